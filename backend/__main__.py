@@ -1,0 +1,143 @@
+"""The command line: `python -m backend serve`, `python -m backend policy check`."""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from backend import __version__
+from backend.core.commands import parse
+from backend.core.decisions import Decision
+from backend.core.policy import Place, Profile, ProfileError
+from backend.profiles import load_profile
+from backend.settings import Settings, SettingsError, load_settings
+
+EXIT_USAGE = 2
+EXIT_DENIED = 126
+SHUTDOWN_BOUND = 3  # seconds that open requests get when the server stops; commands have a grace of their own
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        code: int = options.run(options)
+    except (SettingsError, ProfileError) as error:
+        print(f"gatepost: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="gatepost", description="One guarded gate through which commands run.")
+    parser.add_argument("--version", action="version", version=f"gatepost {__version__}")
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+    serve = verbs.add_parser("serve", help="serve the terminal")
+    serve.add_argument("--host", help="address to listen on (GATEPOST_HOST, 127.0.0.1)")
+    serve.add_argument("--port", type=int, help="port to listen on (PORT, 8000)")
+    serve.add_argument("--data-dir", type=Path, help="folder of recordings and workspace (GATEPOST_DATA_DIR, data)")
+    serve.set_defaults(run=_serve)
+    policy = verbs.add_parser("policy", help="ask the policy").add_subparsers(required=True, metavar="VERB")
+    check = policy.add_parser("check", help="judge command lines without running them")
+    check.add_argument("--profile", default="terminal", help="a shipped profile, or the path of a TOML file")
+    check.add_argument("--json", action="store_true", help="print JSON on a terminal too")
+    check.add_argument("lines", nargs="*", metavar="LINE", help="a command line; without any, they come from standard input")
+    check.set_defaults(run=_check)
+    return parser
+
+
+def _serve(options: argparse.Namespace) -> int:
+    import uvicorn  # only this verb needs the web server
+
+    from backend.server import create_app
+
+    given = {name: getattr(options, name) for name in ("host", "port", "data_dir")}
+    settings = load_settings(**{name: value for name, value in given.items() if value is not None})
+    application = create_app(settings)
+    server = _announcing(uvicorn.Server)(
+        uvicorn.Config(
+            application,
+            host=settings.host,
+            port=settings.port,
+            loop="asyncio",  # uvloop forks the whole process for every command
+            ws="websockets-sansio",
+            ws_max_size=64 * 1024,
+            ws_per_message_deflate=settings.compression,
+            proxy_headers=False,  # addresses are counted by TRUSTED_PROXY_HOPS
+            server_header=False,
+            access_log=False,
+            log_config=None,
+            workers=1,  # the limits are counted in this process
+            timeout_graceful_shutdown=SHUTDOWN_BOUND,
+        )
+    )
+    server.run()
+    return 0 if server.started else 1
+
+
+def _announcing(base: Any) -> Any:
+    """The server class that tells, once it listens, how to reach it."""
+
+    class Server(base):  # type: ignore[misc]
+        async def startup(self, sockets: Any = None) -> None:
+            await super().startup(sockets)
+            if self.started:
+                port = self.servers[0].sockets[0].getsockname()[1]
+                print(_welcome(self.config.host, port), file=sys.stderr, flush=True)
+
+    return Server
+
+
+def _welcome(host: str, port: int) -> str:
+    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+    return (
+        f"\nGatepost {__version__} is ready.\n\n"
+        f"  page   http://{shown}:{port}/\n"
+        f"  wscat  wscat -c ws://{shown}:{port}/ws/terminal -x '{{\"command\":\"help\"}}' -w 2\n"
+        f"  curl   curl -s http://{shown}:{port}/health\n"
+    )
+
+
+def _check(options: argparse.Namespace) -> int:
+    profile = load_profile(options.profile)
+    settings = load_settings()
+    lines: Iterable[str] = options.lines or (line.rstrip("\n") for line in sys.stdin)
+    plain = sys.stdout.isatty() and not options.json
+    allowed = True
+    for line in lines:
+        verdict = judge(profile, line, settings)
+        allowed &= verdict["allowed"]
+        print(_sentence(verdict) if plain else json.dumps(verdict, ensure_ascii=False), flush=True)
+    return 0 if allowed else EXIT_DENIED
+
+
+def judge(profile: Profile, line: str, settings: Settings) -> dict[str, Any]:
+    """The verdict of `policy check`: globs are judged as they are written, links are not followed."""
+    script = profile.check_length(line) or parse(line)
+    if isinstance(script, Decision):
+        return _verdict(line, script, ())
+    root = PurePosixPath(settings.workspace_dir)
+    decision = profile.check_count(len(script.words)) or profile.decide(script.argv, Place(root, root))
+    return _verdict(line, decision, script.argv)
+
+
+def _verdict(line: str, decision: Decision, argv: tuple[str, ...]) -> dict[str, Any]:
+    return {
+        "command": line,
+        "allowed": decision.allowed,
+        "rule": decision.rule,
+        "reason": decision.reason,
+        "risk": str(decision.risk),
+        "argv": list(argv),
+    }
+
+
+def _sentence(verdict: dict[str, Any]) -> str:
+    word = "allowed" if verdict["allowed"] else "denied"
+    return f"{word:<8} {verdict['rule']:<20} {verdict['command']}\n{'':8} {verdict['reason']}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,85 @@
+"""How many and how often. The counters themselves are handed in, so that every front shares the same ones."""
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+from typing import Protocol, Self
+
+from backend.core.decisions import Decision, Risk
+
+UNITS = {"second": 1, "minute": 60, "hour": 3600, "day": 86400}
+RATE = re.compile(r"(\d+)\s*/\s*(?:(\d+)\s*)?(second|minute|hour|day)s?")
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """So many times in so many seconds, in a moving window."""
+
+    count: int
+    seconds: int
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read `10/5 minutes`, `30/minute`. Raises ValueError."""
+        found = RATE.fullmatch(text.strip())
+        if not found or not int(found[1]) or found[2] == "0":
+            raise ValueError(f"{text!r} is not a rate such as '10/5 minutes' or '120/minute'")
+        return cls(int(found[1]), int(found[2] or 1) * UNITS[found[3]])
+
+    def __str__(self) -> str:
+        unit = max((name for name in UNITS if self.seconds % UNITS[name] == 0), key=lambda name: UNITS[name])
+        number = self.seconds // UNITS[unit]
+        return f"{self.count} in {f'{number} {unit}s' if number > 1 else f'a {unit}'}"
+
+
+class RateLimiter(Protocol):
+    """Counts against one Rate, shared by all who hold it."""
+
+    @property
+    def rate(self) -> Rate: ...
+
+    async def hit(self, key: str) -> float:
+        """Count one for `key`: 0.0 when it is admitted, else the seconds until it would be."""
+        ...
+
+
+async def check_rate(limiter: RateLimiter, keys: tuple[str, ...]) -> Decision | None:
+    """Refuse when any of `keys` has used up its window; the first key is counted first."""
+    for key in keys:
+        if wait := await limiter.hit(key):
+            return Decision.deny(
+                "limits.rate",
+                f"Too many commands: {limiter.rate} are allowed. The next one is taken in {round(wait + 0.5)} s.",
+                "Wait, then send it again.",
+                risk=Risk.SAFE,
+                retry_after=wait,
+            )
+    return None
+
+
+class Slots:
+    """How many commands run at once, for each principal and in all."""
+
+    def __init__(self, per_principal: int, total: int) -> None:
+        self.per_principal = per_principal
+        self.total = total
+        self.taken: Counter[str] = Counter()
+
+    def take(self, principal: str) -> Decision | None:
+        """Take a slot, or say why there is none."""
+        if self.taken[principal] >= self.per_principal:
+            return self._busy("limits.concurrency", f"{self.per_principal} of your commands are running")
+        if self.taken.total() >= self.total:
+            return self._busy("limits.busy", f"All {self.total} places of this server are taken")
+        self.taken[principal] += 1
+        return None
+
+    def release(self, principal: str) -> None:
+        """Give a slot back."""
+        self.taken[principal] -= 1
+        if not self.taken[principal]:
+            del self.taken[principal]
+
+    def _busy(self, rule: str, reason: str) -> Decision:
+        hint = "Wait for one to end, or cancel it."
+        return Decision.deny(rule, f"{reason}.", hint, risk=Risk.SAFE, retry_after=1.0)

@@ -1,0 +1,84 @@
+"""Bytes of a program, cut into lines and written as JSON text, a whole read at a time.
+
+Most output is plain ASCII and needs no escaping, so one pass over a read at C speed replaces the line ends; the rest
+goes line by line. What comes out is the inside of a JSON array of strings: `"first","second"`.
+"""
+
+import codecs
+from collections.abc import Iterable
+from dataclasses import dataclass
+from json.encoder import encode_basestring
+
+LINE_LIMIT = 1 << 20  # bytes of one line that are held back before it is passed on in parts
+PLAIN = bytes(set(range(0x20, 0x7F)) - set(b'"\\')) + b"\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """Lines ready for a message. `items` is the inside of a JSON array with `count` strings.
+
+    With `partial` there is one string, and its line has not ended.
+    """
+
+    items: bytes
+    count: int
+    partial: bool = False
+
+
+def encode_lines(ended: bytes) -> Lines:
+    """Encode whole lines; `ended` ends in LF. Bytes that are not UTF-8 become U+FFFD."""
+    if not ended.translate(None, PLAIN):
+        return Lines(b'"' + ended[:-1].replace(b"\n", b'","') + b'"', ended.count(b"\n"))
+    texts = ended.decode("utf-8", "replace").split("\n")[:-1]
+    return Lines(_join(texts), len(texts))
+
+
+def _join(texts: Iterable[str]) -> bytes:
+    return ",".join(map(encode_basestring, texts)).encode()
+
+
+class LineAssembler:
+    """Cuts the reads of one stream into lines; what follows the last line end waits for more."""
+
+    def __init__(self) -> None:
+        self._tail: list[bytes] = []
+        self._held = 0
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    @property
+    def pending(self) -> bool:
+        """Whether the start of a line waits for its end."""
+        return self._held > 0
+
+    def feed(self, data: bytes) -> list[Lines]:
+        """Take a read; returns what can be passed on, in order."""
+        end = data.rfind(b"\n") + 1
+        if not end:
+            self._hold(data)
+            return self.flush() if self._held >= LINE_LIMIT else []
+        ready = [self._finish(data[:end])]
+        self._hold(data[end:])
+        return ready
+
+    def flush(self, *, final: bool = False) -> list[Lines]:
+        """Pass on what waits as a partial line. A character that is cut in two waits on, unless this is `final`."""
+        held = self._take()
+        text = self._decoder.decode(held, final)
+        if waiting := self._decoder.getstate()[0]:
+            self._hold(waiting)
+        self._decoder.reset()
+        return [Lines(_join([text]), 1, partial=True)] if text else []
+
+    def _finish(self, ended: bytes) -> Lines:
+        return encode_lines(self._take() + ended if self._held else ended)
+
+    def _hold(self, data: bytes) -> None:
+        if data:
+            self._tail.append(data)
+            self._held += len(data)
+
+    def _take(self) -> bytes:
+        held = b"".join(self._tail)
+        self._tail.clear()
+        self._held = 0
+        return held

@@ -1,0 +1,37 @@
+"""The commands that Gatepost answers by itself, in the same way as any other: judged, recorded, followed."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from backend.core.gateway import Control, Executor, Order, Outcome, Status
+from backend.core.output import encode_lines
+from backend.core.policy import Profile
+from backend.core.recording import Recorder
+
+CLEAR = "CLEAR_SCREEN"  # the line on which the first browser client clears its screen
+
+
+@dataclass(frozen=True, slots=True)
+class Builtins:
+    """Answers the commands in `texts`, hands every other to `otherwise`."""
+
+    texts: Mapping[str, Callable[[], str]]
+    otherwise: Executor
+
+    async def run(self, order: Order, recorder: Recorder, control: Control) -> Outcome:
+        """Write the text as standard output."""
+        text = self.texts.get(order.argv[0])
+        if text is None:
+            return await self.otherwise.run(order, recorder, control)
+        data = f"{text()}\n".encode()
+        recorder.lines("stdout", encode_lines(data))
+        return Outcome(Status.SUCCEEDED, 0, stdout_bytes=len(data))
+
+
+def help_text(profile: Profile) -> str:
+    """What a profile allows, for a person."""
+    width = max((len(name) for name in profile.programs), default=0)
+    lines = [f"{profile.name}: {profile.summary}", "", "Commands:"]
+    lines += [f"  {name:<{width}}  {program.summary}" for name, program in sorted(profile.programs.items())]
+    lines += ["", "Files are named relative to the workspace; * ? [ ] expand in it.", "Quote what should be taken as it is: echo 'a;b'"]
+    return "\n".join(lines)

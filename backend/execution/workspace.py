@@ -1,0 +1,163 @@
+"""The folder that commands run in: folders entered, globs expanded, links followed to see where they lead.
+
+These are checks before the act: a file can change between the check and the use. They keep honest commands honest.
+"""
+
+import os
+import re
+import stat
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+from backend.core.commands import Word
+from backend.core.decisions import Decision
+
+EXPANSION_LIMIT = 1000  # words a line may grow to; every one of them is judged
+
+
+class FolderWorkspace:
+    """A workspace that is a folder of this machine."""
+
+    def __init__(self, folder: Path) -> None:
+        self.root = PurePosixPath(os.path.realpath(folder))
+
+    def enter(self, cwd: str) -> PurePosixPath | Decision:
+        """The folder `cwd` names, links resolved."""
+        if "\0" in cwd:
+            return _outside("The folder")
+        full = PurePosixPath(os.path.realpath(self.root / cwd))
+        if not full.is_relative_to(self.root):
+            return _outside(cwd)
+        if not os.path.isdir(full):
+            return Decision.deny("path.missing", f"There is no folder {cwd} in the workspace.", "See `ls`.")
+        return full
+
+    def expand(self, words: tuple[Word, ...], cwd: PurePosixPath) -> tuple[str, ...] | Decision:
+        """The words with their globs expanded; a glob that matches nothing stays as it is, as in a shell."""
+        expanded: list[str] = []
+        for word in words:
+            expanded.extend(self._matches(word, cwd) or [word.text] if word.is_glob else [word.text])
+            if len(expanded) > EXPANSION_LIMIT:
+                return Decision.deny(
+                    "limits.expansion",
+                    f"{word.text} matches too many files; a command grows to {EXPANSION_LIMIT} words at most.",
+                    "Name fewer files.",
+                )
+        return tuple(expanded)
+
+    def check(self, paths: tuple[str, ...], cwd: PurePosixPath) -> Decision | None:
+        """Refuse the first path whose links lead out of the workspace."""
+        for path in paths:
+            if not self._inside(cwd / path):
+                return _outside(path, "path.link", " through a link")
+        return None
+
+    def _inside(self, path: PurePosixPath) -> bool:
+        return PurePosixPath(os.path.realpath(path)).is_relative_to(self.root)
+
+    def _matches(self, word: Word, cwd: PurePosixPath) -> list[str]:
+        found = [""]
+        for part, matcher in _parts(word):
+            found = [path for start in found for path in self._step(start, part, matcher, cwd)]
+        # A file named like an option must stay a file.
+        return sorted(f"./{path}" if path.startswith("-") else path for path in found)
+
+    def _step(self, start: str, part: str, matcher: re.Pattern[str] | None, cwd: PurePosixPath) -> Iterator[str]:
+        if matcher is None:
+            path = start + part
+            if os.path.lexists(cwd / path) or not path.strip("/"):
+                yield path
+            return
+        for name in self._names(cwd / start):
+            if matcher.fullmatch(name) and (not name.startswith(".") or part.startswith(".")):
+                yield start + name
+
+    def _names(self, folder: PurePosixPath) -> list[str]:
+        """What a folder holds; nothing where it cannot be read or lies outside."""
+        if not self._inside(folder):
+            return []
+        try:
+            return [name for name in os.listdir(folder) if _is_text(name)]
+        except OSError:
+            return []
+
+
+def _is_text(name: str) -> bool:
+    """Names that are not UTF-8 cannot be shown or judged, so no glob finds them."""
+    return name.isprintable() or not any("\ud800" <= char <= "\udfff" or ord(char) < 32 for char in name)
+
+
+def _parts(word: Word) -> Iterator[tuple[str, re.Pattern[str] | None]]:
+    """The word cut at its slashes: each name with its matcher, each run of slashes as it is."""
+    position = 0
+    for part in re.findall("/+|[^/]+", word.text):
+        active = frozenset(at - position for at in word.active if position <= at < position + len(part))
+        yield part, _matcher(part, active)
+        position += len(part)
+
+
+def _matcher(part: str, active: frozenset[int]) -> re.Pattern[str] | None:
+    """A regular expression for one name, None where nothing in it is active."""
+    if not any(part[at] in "*?[" for at in active):
+        return None
+    pattern, at = [], 0
+    while at < len(part):
+        piece, length = _piece(part, at, active)
+        pattern.append(piece)
+        at += length
+    return re.compile("".join(pattern), re.DOTALL)
+
+
+def _piece(part: str, at: int, active: frozenset[int]) -> tuple[str, int]:
+    if at in active:
+        match part[at]:
+            case "*":
+                return ".*", 1
+            case "?":
+                return ".", 1
+            case "[":
+                return _bracket(part, at, active) or (r"\[", 1)
+            case _:
+                pass
+    return re.escape(part[at]), 1
+
+
+def _bracket(part: str, start: int, active: frozenset[int]) -> tuple[str, int] | None:
+    """A bracket expression and its length; None where it is never closed and so stands for itself."""
+    at = start + 1
+    negated = at < len(part) and at in active and part[at] == "!"
+    first = at + negated
+    end = first + 1
+    while end < len(part) and not (part[end] == "]" and end in active):
+        end += 1
+    if end >= len(part):
+        return None
+    members = _members(part, first, end, active)
+    return (f"[{'^' if negated else ''}{members}]" if members else "(?!)"), end - start + 1
+
+
+def _members(part: str, first: int, end: int, active: frozenset[int]) -> str:
+    members, at = [], first
+    while at < end:
+        if at + 2 < end and at + 1 in active and part[at + 1] == "-":
+            if part[at] <= part[at + 2]:
+                members.append(f"{re.escape(part[at])}-{re.escape(part[at + 2])}")
+            at += 3
+        else:
+            members.append(re.escape(part[at]))
+            at += 1
+    return "".join(members)
+
+
+def _outside(path: str, rule: str = "path.outside", how: str = "") -> Decision:
+    return Decision.deny(rule, f"{path} leads out of the workspace{how}.", "Name files inside the workspace.")
+
+
+def prepare_workspace(folder: Path) -> None:
+    """Make the folder and, in a new one, a file to look at."""
+    if folder.exists():
+        return
+    folder.mkdir(parents=True, mode=0o755)
+    welcome = folder / "welcome.txt"
+    welcome.write_text("This is your workspace: commands run here and see the files you put here.\n")
+    welcome.chmod(stat.S_IRUSR | stat.S_IWUSR | stat.S_IRGRP | stat.S_IROTH)

@@ -1,0 +1,1 @@
+"""The shipped policy profiles, as TOML."""

@@ -1,0 +1,151 @@
+"""The settings: the only reader of the environment. A bad value stops the start and is named.
+
+Values come from the environment, then from a `.env` file in the current folder. Every setting stands in the table of
+docs/settings.md, which a test compares with this class.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from backend.core.limits import Rate
+
+SHORTEST_TOKEN = 16
+
+
+class SettingsError(Exception):
+    """The environment holds a value that cannot be used; the message names it."""
+
+
+class Settings(BaseSettings):
+    """What an operator can set. The names in the environment are the aliases."""
+
+    model_config = SettingsConfigDict(env_file=".env", extra="ignore", frozen=True, populate_by_name=True)
+
+    host: str = Field("127.0.0.1", alias="GATEPOST_HOST", description="Address that `serve` listens on")
+    port: int = Field(8000, alias="PORT", ge=0, le=65535, description="Port that `serve` listens on")
+    data_dir: Path = Field(Path("data"), alias="GATEPOST_DATA_DIR", description="Folder of recordings and workspace")
+    workspace: Path | None = Field(
+        None, alias="GATEPOST_WORKSPACE", description="Folder that commands run in; empty is `workspace` in the data folder"
+    )
+    profile: str = Field(
+        "terminal", alias="GATEPOST_PROFILE", description="Policy profile: a shipped one, or the path of a TOML file"
+    )
+    access_token: SecretStr | None = Field(
+        None, alias="GATEPOST_ACCESS_TOKEN", description="Token that the terminal and the recordings ask for; empty is none"
+    )
+    access_token_file: Path | None = Field(
+        None, alias="GATEPOST_ACCESS_TOKEN_FILE", description="File that holds the access token"
+    )
+    allowed_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), alias="GATEPOST_ALLOWED_ORIGINS", description="Further origins whose pages may connect, with commas between"
+    )
+    command_rate: str = Field(
+        "10/5 minutes", alias="GATEPOST_COMMAND_RATE", description="Commands for each connection and for each address"
+    )
+    http_rate: str = Field("120/minute", alias="GATEPOST_HTTP_RATE", description="HTTP requests for each address")
+    command_timeout: float = Field(
+        60, alias="GATEPOST_COMMAND_TIMEOUT", gt=0, description="Seconds a command may run"
+    )
+    output_limit: int = Field(
+        10 * 2**20, alias="GATEPOST_OUTPUT_LIMIT", ge=1024, description="Bytes a command may write"
+    )
+    concurrent_per_principal: int = Field(
+        4, alias="GATEPOST_CONCURRENT_PER_PRINCIPAL", ge=1, description="Commands at once for each connection"
+    )
+    concurrent_total: int = Field(
+        32, alias="GATEPOST_CONCURRENT_TOTAL", ge=1, description="Commands at once in all"
+    )
+    detach_grace: float = Field(
+        60, alias="GATEPOST_DETACH_GRACE", ge=0, description="Seconds a command goes on with nobody watching"
+    )
+    retention_days: float = Field(
+        30, alias="GATEPOST_RETENTION_DAYS", gt=0, description="Days a recording is kept"
+    )
+    retention_bytes: int = Field(
+        2**30, alias="GATEPOST_RETENTION_BYTES", ge=0, description="Bytes of recordings that are kept; the oldest go first"
+    )
+    connections_per_address: int = Field(
+        20, alias="GATEPOST_CONNECTIONS_PER_ADDRESS", ge=1, description="Terminal connections from one address"
+    )
+    connections_total: int = Field(
+        1000, alias="GATEPOST_CONNECTIONS_TOTAL", ge=1, description="Terminal connections in all"
+    )
+    trusted_proxy_hops: int = Field(
+        0, alias="TRUSTED_PROXY_HOPS", ge=0, description="Proxies in front whose X-Forwarded-For entries count, from the right"
+    )
+    metrics: bool = Field(True, alias="GATEPOST_METRICS", description="Whether /metrics answers")
+    compression: bool = Field(
+        False, alias="GATEPOST_COMPRESSION", description="permessage-deflate for `serve`; doubles the memory of a socket"
+    )
+    log_level: str = Field("info", alias="LOG_LEVEL", description="debug, info, warning or error")
+    pyguard_command: str = Field(
+        "pyguard", alias="PYGUARD_COMMAND", description="Command line that `pyguard` stands for"
+    )
+    anthropic_api_key: SecretStr | None = Field(
+        None, alias="ANTHROPIC_API_KEY", description="Handed to pyguard and to no other program"
+    )
+    groq_api_key: SecretStr | None = Field(
+        None, alias="GROQ_API_KEY", description="Handed to pyguard and to no other program"
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _empty_is_default(cls, value: Any, info: Any) -> Any:
+        """An empty variable means the default, as in a .env file with the value left out."""
+        return cls.model_fields[info.field_name].default if value == "" else value
+
+    @field_validator("allowed_origins", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return tuple(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value
+
+    @field_validator("command_rate", "http_rate")
+    @classmethod
+    def _is_rate(cls, value: str) -> str:
+        Rate.parse(value)
+        return value
+
+    @field_validator("log_level")
+    @classmethod
+    def _is_level(cls, value: str) -> str:
+        if value.lower() not in {"debug", "info", "warning", "error"}:
+            raise ValueError("must be debug, info, warning or error")
+        return value.lower()
+
+    @model_validator(mode="after")
+    def _check_token(self) -> Self:
+        token = self.token
+        if token is not None and len(token) < SHORTEST_TOKEN:
+            raise ValueError(f"GATEPOST_ACCESS_TOKEN must have at least {SHORTEST_TOKEN} characters")
+        return self
+
+    @property
+    def token(self) -> str | None:
+        """The access token from wherever it was given."""
+        if self.access_token_file:
+            return self.access_token_file.read_text().strip()
+        return self.access_token.get_secret_value() if self.access_token else None
+
+    @property
+    def workspace_dir(self) -> Path:
+        """The folder that commands run in, absolute."""
+        return (self.workspace or self.data_dir / "workspace").absolute()
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Read the settings. Raises SettingsError, which names each variable that is wrong and not its value."""
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        lines = [f"{'.'.join(map(str, item['loc'])) or 'settings'}: {item['msg']}" for item in error.errors()]
+        raise SettingsError("\n".join(lines)) from None
+    except OSError as error:
+        raise SettingsError(f"GATEPOST_ACCESS_TOKEN_FILE: {error.strerror}") from None
+
+
+def env_names() -> list[str]:
+    """The names of all settings in the environment."""
+    return [str(field.alias) for field in Settings.model_fields.values()]

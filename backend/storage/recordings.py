@@ -1,0 +1,257 @@
+"""Recordings as files: one of newline-delimited JSON for each execution, named by its id, which sorts by time.
+
+The executor's end appends; any number of viewers read behind it, each at its own pace and from the file, so a slow
+viewer costs no memory and a late one sees the same bytes.
+"""
+
+import asyncio
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from backend.core.errors import RecordingError
+from backend.core.messages import Complete, Problem
+from backend.core.recording import Send, after, first_seq, read_batch
+
+BLOCK = 32 * 1024  # bytes a viewer reads at a time, unless one line is longer
+NAME = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")
+
+
+class RecordingFile:
+    """One recording. `live` while its execution runs."""
+
+    def __init__(self, path: Path, fd: int = -1) -> None:
+        self.path = path
+        self._fd = fd
+        self._size = 0
+        self._unwritten = b""
+        self._waiting: set[asyncio.Future[None]] = set()
+
+    @property
+    def live(self) -> bool:
+        return self._fd >= 0
+
+    def append(self, line: bytes) -> None:
+        """Add stored lines, all of them or none. Raises RecordingError."""
+        try:
+            written = os.write(self._fd, line)
+            while written < len(line):
+                written += os.write(self._fd, line[written:])
+        except OSError as error:
+            with suppress(OSError):
+                os.ftruncate(self._fd, self._size)
+            raise RecordingError(f"The recording cannot be written: {error.strerror}.") from error
+        self._size += len(line)
+        self._wake()
+
+    def end(self, line: bytes) -> None:
+        """Add the last line; when the disk refuses it, viewers get it from memory."""
+        try:
+            self.append(line)
+        except RecordingError:
+            self._unwritten = line
+        os.close(self._fd)
+        self._fd = -1
+        self._wake()
+
+    async def follow(self, after_seq: int, send: Send) -> None:
+        """Send blocks of whole stored lines numbered above `after_seq`, live, until the recording ends."""
+        await self._send_from(after_seq, send, wait=True)
+
+    async def copy(self, send: Send) -> None:
+        """Send what is stored now, in blocks of whole lines."""
+        await self._send_from(0, send, wait=False)
+
+    async def _send_from(self, after_seq: int, send: Send, *, wait: bool) -> None:
+        with _reading(self.path) as fd:
+            offset, wanted = _seek(fd, after_seq), after_seq
+            while True:
+                live = self.live and wait
+                if block := _read_block(fd, offset):
+                    offset += len(block)
+                    if kept := after(block, wanted) if wanted else block:
+                        wanted = 0
+                        await send(kept)
+                elif live:
+                    await self._growth()
+                else:
+                    break
+        if self._unwritten:
+            await send(self._unwritten)
+
+    async def _growth(self) -> None:
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiting.add(waiter)
+        try:
+            await waiter
+        finally:
+            self._waiting.discard(waiter)
+
+    def _wake(self) -> None:
+        for waiter in self._waiting:
+            if not waiter.done():
+                waiter.set_result(None)
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """How long and how much is kept: seconds and bytes."""
+
+    age: float
+    size: int
+
+
+class RecordingFolder:
+    """All recordings of this server."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._live: dict[str, RecordingFile] = {}
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    def create(self, execution: str) -> RecordingFile:
+        """Begin a recording. Raises RecordingError."""
+        path = self._path(execution)
+        try:
+            fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise RecordingError(f"The recording cannot be begun: {error.strerror}.") from error
+        recording = RecordingFile(path, fd)
+        self._live = {name: file for name, file in self._live.items() if file.live}
+        self._live[execution] = recording
+        return recording
+
+    def find(self, execution: str) -> RecordingFile | None:
+        """A recording by its id; one that a crash cut off is closed as `lost` first."""
+        if not NAME.fullmatch(execution):
+            return None
+        if known := self._live.get(execution):
+            return known
+        path = self._path(execution)
+        if not path.exists():
+            return None
+        _mend(path, execution)
+        return RecordingFile(path)
+
+    def writable(self) -> bool:
+        """Whether a new recording could be begun."""
+        return os.access(self.folder, os.W_OK | os.X_OK)
+
+    def prune(self, retention: Retention, now: float) -> int:
+        """Delete what is too old, then the oldest until the rest is small enough; returns how many went."""
+        kept = sorted(self._ended(), key=lambda item: item[0].name, reverse=True)
+        total, gone = 0, 0
+        for path, info in kept:
+            total += info.st_size
+            if total > retention.size or now - info.st_mtime > retention.age:
+                path.unlink(missing_ok=True)
+                gone += 1
+        return gone
+
+    def _ended(self) -> Iterator[tuple[Path, os.stat_result]]:
+        for path in self.folder.glob("*.ndjson"):
+            file = self._live.get(path.stem)
+            if file is None or not file.live:
+                with suppress(FileNotFoundError):
+                    yield path, path.stat()
+
+    def _path(self, execution: str) -> Path:
+        return self.folder / f"{execution}.ndjson"
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[int]:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _read_block(fd: int, offset: int) -> bytes:
+    """Whole lines from `offset` on: about BLOCK bytes, or one line where it is longer; empty at the end."""
+    size = BLOCK
+    while True:
+        data = os.pread(fd, size, offset)
+        if end := data.rfind(b"\n") + 1:
+            return data[:end]
+        if len(data) < size:
+            return b""
+        size *= 2
+
+
+def _seek(fd: int, seq: int) -> int:
+    """The start of a line at or shortly before the first one numbered above `seq`, by bisection."""
+    low, high = 0, os.fstat(fd).st_size
+    while seq and high - low > BLOCK:
+        middle = (low + high) // 2
+        start, line = _line_after(fd, middle)
+        if not line or start >= high or first_seq(line) > seq:
+            high = middle
+        else:
+            low = start
+    return low
+
+
+def _line_after(fd: int, offset: int) -> tuple[int, bytes]:
+    """The first line that begins after `offset`, at least as much of it as holds its number."""
+    while piece := os.pread(fd, BLOCK, offset):
+        if found := piece.find(b"\n") + 1:
+            start = offset + found
+            return start, os.pread(fd, 256, start)
+        offset += len(piece)
+    return offset, b""
+
+
+def _mend(path: Path, execution: str) -> None:
+    """Give a recording that has no end one: its server died while the command ran."""
+    with path.open("r+b") as file:
+        size = file.seek(0, os.SEEK_END)
+        whole = _line_start(file.fileno(), size)
+        last = _last_line(file.fileno(), whole)
+        if b'"type":"complete"' in last[:32]:
+            return
+        file.truncate(whole)
+        file.seek(whole)
+        file.write(_lost(execution, last))
+
+
+def _line_start(fd: int, before: int) -> int:
+    """The offset behind the last LF before `before`."""
+    while before > 0:
+        begin = max(0, before - BLOCK)
+        if found := os.pread(fd, before - begin, begin).rfind(b"\n") + 1:
+            return begin + found
+        before = begin
+    return 0
+
+
+def _last_line(fd: int, whole: int) -> bytes:
+    start = _line_start(fd, whole - 1) if whole else 0
+    return os.pread(fd, whole - start, start).rstrip(b"\n")
+
+
+def _lost(execution: str, last: bytes) -> bytes:
+    batch = read_batch(last)
+    seq = first_seq(last) + (len(batch.lines) if batch else 1)
+    ms = int(found[1]) if (found := re.search(rb'"ms":(\d+)', last)) else 0
+    problem = Problem(
+        execution=execution, seq=seq, ms=ms, rule="server.lost", message="❌ The server died while the command ran."
+    )
+    complete = Complete(
+        execution=execution,
+        seq=seq + 1,
+        ms=ms,
+        status="lost",
+        exit_code=None,
+        signal=None,
+        duration_ms=ms,
+        timed_out=False,
+        truncated=False,
+        stdout_bytes=0,
+        stderr_bytes=0,
+    )
+    return problem.encode() + b"\n" + complete.encode() + b"\n"

@@ -1,0 +1,95 @@
+"""Who may come in: the address, the origin, the number of connections, the access token. Shared by all web fronts."""
+
+import hmac
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from backend.core.addresses import LOOPBACK_NAMES, client_address, origin_allowed
+from backend.core.decisions import Decision, Risk
+from backend.core.limits import RateLimiter
+
+Scope = Mapping[str, Any]
+
+
+def headers_of(scope: Scope, name: bytes) -> list[str]:
+    """All values of a header, in order."""
+    return [value.decode("latin-1") for key, value in scope["headers"] if key == name]
+
+
+@dataclass(slots=True)
+class Connections:
+    """The open sockets, for each address and in all."""
+
+    per_address: int
+    total: int
+    open: Counter[str] = field(default_factory=Counter)
+
+    def enter(self, address: str) -> bool:
+        """Count a socket in; False when there are too many."""
+        if self.open[address] >= self.per_address or self.count >= self.total:
+            return False
+        self.open[address] += 1
+        return True
+
+    def leave(self, address: str) -> None:
+        """Count it out."""
+        self.open[address] -= 1
+        if not self.open[address]:
+            del self.open[address]
+
+    @property
+    def count(self) -> int:
+        return self.open.total()
+
+
+@dataclass(slots=True)
+class Door:
+    """The checks before a request reaches the gateway. Without a `token` nobody is asked for one."""
+
+    connections: Connections
+    allowed_origins: tuple[str, ...]
+    trusted_hops: int
+    token: str | None
+    token_failures: RateLimiter
+
+    def address(self, scope: Scope) -> str:
+        """Where a connection comes from, behind as many proxies as are trusted."""
+        peer = scope["client"][0] if scope.get("client") else "unknown"
+        return client_address(peer, headers_of(scope, b"x-forwarded-for"), self.trusted_hops)
+
+    def origin_allowed(self, scope: Scope) -> bool:
+        """Whether the page that opens this socket may."""
+        origins, hosts = headers_of(scope, b"origin"), headers_of(scope, b"host")
+        if len(origins) > 1 or len(hosts) != 1:
+            return False
+        local = scope["server"][0] if scope.get("server") else None
+        loopback = local in LOOPBACK_NAMES and not self.trusted_hops
+        return origin_allowed(origins[0] if origins else None, hosts[0], self.allowed_origins, loopback=loopback)
+
+    def bearer(self, scope: Scope) -> str | None:
+        """The token in the Authorization header."""
+        for value in headers_of(scope, b"authorization"):
+            kind, _, token = value.partition(" ")
+            if kind.lower() == "bearer":
+                return token.strip()
+        return None
+
+    async def check_token(self, token: str | None, address: str) -> Decision | None:
+        """Refuse a missing or wrong token; wrong ones are limited for each address."""
+        if self.token is None:
+            return None
+        if token is None:
+            return _unauthorised("auth.required", "This server asks for an access token.")
+        if hmac.compare_digest(token.encode(), self.token.encode()):
+            return None
+        if wait := await self.token_failures.hit(f"token:{address}"):
+            reason = f"Too many wrong tokens from this address; wait {round(wait + 0.5)} s."
+            return Decision.deny("auth.limited", reason, risk=Risk.SAFE, retry_after=wait)
+        return _unauthorised("auth.wrong", "The access token is wrong.")
+
+
+def _unauthorised(rule: str, reason: str) -> Decision:
+    hint = "Send it as 'Authorization: Bearer ...' or as the first message, {\"type\":\"auth\",\"token\":\"...\"}."
+    return Decision.deny(rule, reason, hint, risk=Risk.SAFE)
