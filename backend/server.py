@@ -134,7 +134,7 @@ def _lifespan(settings: Settings, gateway: Gateway, recordings: RecordingFolder)
 
 
 async def _prune(recordings: RecordingFolder, retention: Retention) -> None:
-    log = structlog.stdlib.get_logger("gatepost")
+    log = structlog.get_logger()
     while True:
         try:
             if gone := await asyncio.to_thread(recordings.prune, retention, time.time()):

@@ -19,22 +19,22 @@ DURATIONS = (0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600)  # seconds
 def configure_logs(level: str) -> None:
     """Send every log of this process, uvicorn's too, to standard output as JSON."""
     stamp = structlog.processors.TimeStamper(fmt="iso", utc=True, key="time")
-    shared: list[Any] = [structlog.stdlib.add_log_level, structlog.stdlib.add_logger_name, stamp]
-    handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
-            processors=[
-                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.format_exc_info,
-                structlog.processors.JSONRenderer(),
-            ],
-        )
-    )
+    finish: list[Any] = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        logger_factory=structlog.stdlib.LoggerFactory(),
+        processors=[structlog.processors.add_log_level, stamp, *finish],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),
+        logger_factory=structlog.WriteLoggerFactory(sys.stdout),
         cache_logger_on_first_use=True,
+    )
+    _adopt_foreign_logs(level, [structlog.stdlib.add_log_level, structlog.stdlib.add_logger_name, stamp], finish)
+
+
+def _adopt_foreign_logs(level: str, prepare: list[Any], finish: list[Any]) -> None:
+    """Give the logs of libraries the same shape."""
+    handler = logging.StreamHandler(sys.stdout)
+    unwrap = structlog.stdlib.ProcessorFormatter.remove_processors_meta
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(foreign_pre_chain=prepare, processors=[unwrap, *finish])
     )
     root = logging.getLogger()
     root.handlers = [handler]
@@ -52,7 +52,7 @@ class Telemetry:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self._log = structlog.stdlib.get_logger("gatepost")
+        self._log = structlog.get_logger()
         self._executions = Counter(
             "gatepost_executions_total", "Commands that ended", ["result"], registry=self.registry
         )
@@ -77,7 +77,7 @@ class Telemetry:
     def started(self, execution: Execution) -> None:
         self._decisions.labels("allowed", execution.decision.rule).inc()
         self._running.inc()
-        self._log.info(
+        self._log.debug(
             "started", execution=execution.id, program=execution.argv[0], rule=execution.decision.rule, **_who(execution.request)
         )
 
@@ -88,9 +88,12 @@ class Telemetry:
         self._log.info(
             "ended",
             execution=execution.id,
+            program=execution.argv[0],
+            rule=execution.decision.rule,
             status=str(outcome.status),
             exit_code=outcome.exit_code,
             duration_ms=int(seconds * 1000),
+            **_who(execution.request),
         )
 
     def broke(self, execution: Execution, error: Exception) -> None:

@@ -41,7 +41,7 @@ class Processes:
 
     def left(self, pid: int) -> list[int]:
         """Processes of a command whose parent has died; their own children are not listed."""
-        return [child for child in _children(os.getpid()) if self._owner(child) == pid]
+        return [child for child in _own_children() if self._owner(child) == pid]
 
     async def kill(self, pid: int) -> bool:
         """SIGKILL a command's whole tree until none is left but its first process, which the caller waits for.
@@ -75,6 +75,13 @@ class Processes:
                 return session
         mark = _mark(child)
         return next((pid for pid, execution in self._live.items() if execution == mark), None)
+
+
+def _own_children() -> list[int]:
+    """The children of this process: its first thread has them all, as it starts them and orphans are given to it."""
+    me = os.getpid()
+    with open(f"/proc/{me}/task/{me}/children", "rb", buffering=0) as file:
+        return list(map(int, file.readall().split()))
 
 
 def _children(pid: int) -> list[int]:

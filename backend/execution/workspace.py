@@ -23,6 +23,8 @@ class FolderWorkspace:
 
     def enter(self, cwd: str) -> PurePosixPath | Decision:
         """The folder `cwd` names, links resolved."""
+        if cwd == ".":
+            return self.root
         if "\0" in cwd:
             return _outside("The folder")
         full = PurePosixPath(os.path.realpath(self.root / cwd))

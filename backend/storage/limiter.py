@@ -1,12 +1,54 @@
-"""The counters behind the limits, in the memory of this process."""
+"""The counters behind the limits, in the memory of this process.
+
+The strategy is that of `limits.aio`, so a shared store can take the place of this one. Its own memory store is not
+used: at every hit it looks through all keys, with a thread for each, so its cost grows with the number of visitors.
+"""
 
 import time
+from collections import deque
 
 from limits import RateLimitItem, RateLimitItemPerSecond
 from limits.aio.storage import MemoryStorage
 from limits.aio.strategies import MovingWindowRateLimiter
 
 from backend.core.limits import Rate
+
+SWEEP_EVERY = 1024  # hits between two searches for windows that have run out
+
+
+class WindowStorage(MemoryStorage):
+    """Moving windows as queues of times; a hit costs the same however many keys and entries there are."""
+
+    STORAGE_SCHEME = ["async+windows"]  # noqa: RUF012 - the library declares it as a list
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._windows: dict[str, deque[float]] = {}
+        self._hits = 0
+
+    async def acquire_entry(self, key: str, limit: int, expiry: int, amount: int = 1) -> bool:
+        """Count `amount` for `key` unless that would make more than `limit` in `expiry` seconds."""
+        oldest = time.time() - expiry
+        self._sweep(oldest)
+        window = self._windows.setdefault(key, deque())
+        while window and window[0] <= oldest:
+            window.popleft()
+        if len(window) + amount > limit:
+            return False
+        window.extend([time.time()] * amount)
+        return True
+
+    async def get_moving_window(self, key: str, limit: int, expiry: int) -> tuple[float, int]:
+        """The time of the oldest entry that counts, and how many there are."""
+        now = time.time()
+        counted = [at for at in self._windows.get(key, ()) if at > now - expiry]
+        return (counted[0] if counted else now), len(counted)
+
+    def _sweep(self, oldest: float) -> None:
+        """Forget windows in which nothing counts any more, so that visitors who left take no memory."""
+        self._hits += 1
+        if self._hits % SWEEP_EVERY == 0:
+            self._windows = {key: window for key, window in self._windows.items() if window and window[-1] > oldest}
 
 
 class MovingWindow:
@@ -16,7 +58,7 @@ class MovingWindow:
         self.rate = rate
         self._namespace = namespace
         self._item: RateLimitItem = RateLimitItemPerSecond(rate.count, rate.seconds)
-        self._strategy = MovingWindowRateLimiter(MemoryStorage())
+        self._strategy = MovingWindowRateLimiter(WindowStorage())
 
     async def hit(self, key: str) -> float:
         """Count one for `key`: 0.0 when admitted, else the seconds until the window has room."""

@@ -70,7 +70,8 @@ class RecordingFile:
             offset, wanted = _seek(fd, after_seq), after_seq
             while True:
                 live = self.live and wait
-                if block := _read_block(fd, offset):
+                size = self._size if self.live else os.fstat(fd).st_size
+                if block := _read_block(fd, offset, size):
                     offset += len(block)
                     if kept := after(block, wanted) if wanted else block:
                         wanted = 0
@@ -171,16 +172,17 @@ def _reading(path: Path) -> Iterator[int]:
         os.close(fd)
 
 
-def _read_block(fd: int, offset: int) -> bytes:
-    """Whole lines from `offset` on: about BLOCK bytes, or one line where it is longer; empty at the end."""
-    size = BLOCK
-    while True:
-        data = os.pread(fd, size, offset)
-        if end := data.rfind(b"\n") + 1:
-            return data[:end]
-        if len(data) < size:
+def _read_block(fd: int, offset: int, end: int) -> bytes:
+    """Whole lines between `offset` and `end`: about BLOCK bytes, or one line where it is longer; empty at the end."""
+    length = BLOCK
+    while offset < end:
+        data = os.pread(fd, min(length, end - offset), offset)
+        if whole := data.rfind(b"\n") + 1:
+            return data[:whole]
+        if len(data) < length:
             return b""
-        size *= 2
+        length *= 2
+    return b""
 
 
 def _seek(fd: int, seq: int) -> int:

@@ -38,6 +38,7 @@ from backend.transports.frames import AsgiSend, block_writer
 PATH = "/ws/terminal"
 FRAME_LIMIT = 64 * 1024  # bytes
 WAITING_LIMIT = 16  # commands that wait for their turn on one connection
+FAST_BLOCK = 4096  # bytes; smaller blocks are not worth another turn of the loop
 AUTH_TIMEOUT = 5.0  # seconds for the first message of a client that must prove itself
 WAKING_TIME = 10.0  # seconds after its start in which the service says that it has just woken
 CLOSE_TOO_BIG, CLOSE_UNAUTHORISED = 1009, 4001
@@ -269,8 +270,9 @@ class Session:
     async def _deliver(self, block: bytes) -> None:
         if not await self._writer.write(block):
             raise ClientGone
-        # A fast stream must leave the loop to the other sockets between two blocks.
-        await asyncio.sleep(0)
+        if len(block) > FAST_BLOCK:
+            # A fast stream must leave the loop to the other sockets between two blocks.
+            await asyncio.sleep(0)
 
     async def _attach(self, message: Attach) -> None:
         if message.execution in self._following:
