@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
@@ -56,6 +57,8 @@ def _serve(options: argparse.Namespace) -> int:
     given = {name: getattr(options, name) for name in ("host", "port", "data_dir")}
     settings = load_settings(**{name: value for name, value in given.items() if value is not None})
     application = create_app(settings)
+    if os.geteuid() == 0:
+        print("gatepost: warning: started as root, so commands run as root; use another user or the container", file=sys.stderr)
     server = _announcing(uvicorn.Server)(
         uvicorn.Config(
             application,

@@ -89,7 +89,7 @@ class RecordingResponse(Response):
 
 def add_routes(app: FastAPI, facts: Facts, door: Door, rate: str, page_folder: Path) -> None:
     """Put all HTTP routes on the application."""
-    limiter = Limiter(key_func=lambda request: door.address(request.scope), headers_enabled=True)
+    limiter = Limiter(key_func=lambda request: door.address(request.scope), strategy="moving-window", headers_enabled=True)
     app.state.limiter = limiter
     app.add_exception_handler(RateLimitExceeded, _rate_limit_exceeded_handler)  # type: ignore[arg-type]
     app.include_router(_health_routes(facts, door))
