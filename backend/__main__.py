@@ -44,7 +44,9 @@ def _parser() -> argparse.ArgumentParser:
     check = policy.add_parser("check", help="judge command lines without running them")
     check.add_argument("--profile", default="terminal", help="a shipped profile, or the path of a TOML file")
     check.add_argument("--json", action="store_true", help="print JSON on a terminal too")
-    check.add_argument("lines", nargs="*", metavar="LINE", help="a command line; without any, they come from standard input")
+    check.add_argument(
+        "lines", nargs="*", metavar="LINE", help="a command line; without any, they come from standard input"
+    )
     check.set_defaults(run=_check)
     return parser
 
@@ -58,7 +60,10 @@ def _serve(options: argparse.Namespace) -> int:
     settings = load_settings(**{name: value for name, value in given.items() if value is not None})
     application = create_app(settings)
     if os.geteuid() == 0:
-        print("gatepost: warning: started as root, so commands run as root; use another user or the container", file=sys.stderr)
+        print(
+            "gatepost: warning: started as root, so commands run as root; use another user or the container",
+            file=sys.stderr,
+        )
     server = _announcing(uvicorn.Server)(
         uvicorn.Config(
             application,
@@ -98,7 +103,7 @@ def _welcome(host: str, port: int) -> str:
     return (
         f"\nGatepost {__version__} is ready.\n\n"
         f"  page   http://{shown}:{port}/\n"
-        f"  wscat  wscat -c ws://{shown}:{port}/ws/terminal -x '{{\"command\":\"help\"}}' -w 2\n"
+        f'  wscat  wscat -c ws://{shown}:{port}/ws/terminal -x \'{{"command":"help"}}\' -w 2\n'
         f"  curl   curl -s http://{shown}:{port}/health\n"
     )
 

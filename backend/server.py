@@ -57,7 +57,11 @@ def create_app(settings: Settings) -> FastAPI:
     gateway = _gateway(settings, load_profile(settings.profile), recordings, telemetry)
     door = _door(settings)
     app = FastAPI(
-        title=NAME, version=__version__, lifespan=_lifespan(settings, gateway, recordings), docs_url=None, redoc_url=None
+        title=NAME,
+        version=__version__,
+        lifespan=_lifespan(settings, gateway, recordings),
+        docs_url=None,
+        redoc_url=None,
     )
     facts = Facts(
         name=NAME,
@@ -72,9 +76,7 @@ def create_app(settings: Settings) -> FastAPI:
     return app
 
 
-def _gateway(
-    settings: Settings, profile: Profile, recordings: RecordingFolder, telemetry: Telemetry
-) -> Gateway:
+def _gateway(settings: Settings, profile: Profile, recordings: RecordingFolder, telemetry: Telemetry) -> Gateway:
     prepare_workspace(settings.workspace_dir)
     local = LocalExecutor(Processes(), {"pyguard": _pyguard(settings)})
     return Gateway(

@@ -28,13 +28,17 @@ class Settings(BaseSettings):
     port: int = Field(8000, alias="PORT", ge=0, le=65535, description="Port that `serve` listens on")
     data_dir: Path = Field(Path("data"), alias="GATEPOST_DATA_DIR", description="Folder of recordings and workspace")
     workspace: Path | None = Field(
-        None, alias="GATEPOST_WORKSPACE", description="Folder that commands run in; empty is `workspace` in the data folder"
+        None,
+        alias="GATEPOST_WORKSPACE",
+        description="Folder that commands run in; empty is `workspace` in the data folder",
     )
     profile: str = Field(
         "terminal", alias="GATEPOST_PROFILE", description="Policy profile: a shipped one, or the path of a TOML file"
     )
     access_token: SecretStr | None = Field(
-        None, alias="GATEPOST_ACCESS_TOKEN", description="Token that the terminal and the recordings ask for; empty is none"
+        None,
+        alias="GATEPOST_ACCESS_TOKEN",
+        description="Token that the terminal and the recordings ask for; empty is none",
     )
     access_token_file: Path | None = Field(
         None, alias="GATEPOST_ACCESS_TOKEN_FILE", description="File that holds the access token"
@@ -46,26 +50,23 @@ class Settings(BaseSettings):
         "10/5 minutes", alias="GATEPOST_COMMAND_RATE", description="Commands for each connection and for each address"
     )
     http_rate: str = Field("120/minute", alias="GATEPOST_HTTP_RATE", description="HTTP requests for each address")
-    command_timeout: float = Field(
-        60, alias="GATEPOST_COMMAND_TIMEOUT", gt=0, description="Seconds a command may run"
-    )
+    command_timeout: float = Field(60, alias="GATEPOST_COMMAND_TIMEOUT", gt=0, description="Seconds a command may run")
     output_limit: int = Field(
         10 * 2**20, alias="GATEPOST_OUTPUT_LIMIT", ge=1024, description="Bytes a command may write"
     )
     concurrent_per_principal: int = Field(
         4, alias="GATEPOST_CONCURRENT_PER_PRINCIPAL", ge=1, description="Commands at once for each connection"
     )
-    concurrent_total: int = Field(
-        32, alias="GATEPOST_CONCURRENT_TOTAL", ge=1, description="Commands at once in all"
-    )
+    concurrent_total: int = Field(32, alias="GATEPOST_CONCURRENT_TOTAL", ge=1, description="Commands at once in all")
     detach_grace: float = Field(
         60, alias="GATEPOST_DETACH_GRACE", ge=0, description="Seconds a command goes on with nobody watching"
     )
-    retention_days: float = Field(
-        30, alias="GATEPOST_RETENTION_DAYS", gt=0, description="Days a recording is kept"
-    )
+    retention_days: float = Field(30, alias="GATEPOST_RETENTION_DAYS", gt=0, description="Days a recording is kept")
     retention_bytes: int = Field(
-        2**30, alias="GATEPOST_RETENTION_BYTES", ge=0, description="Bytes of recordings that are kept; the oldest go first"
+        2**30,
+        alias="GATEPOST_RETENTION_BYTES",
+        ge=0,
+        description="Bytes of recordings that are kept; the oldest go first",
     )
     connections_per_address: int = Field(
         20, alias="GATEPOST_CONNECTIONS_PER_ADDRESS", ge=1, description="Terminal connections from one address"
@@ -74,11 +75,16 @@ class Settings(BaseSettings):
         1000, alias="GATEPOST_CONNECTIONS_TOTAL", ge=1, description="Terminal connections in all"
     )
     trusted_proxy_hops: int = Field(
-        0, alias="TRUSTED_PROXY_HOPS", ge=0, description="Proxies in front whose X-Forwarded-For entries count, from the right"
+        0,
+        alias="TRUSTED_PROXY_HOPS",
+        ge=0,
+        description="Proxies in front whose X-Forwarded-For entries count, from the right",
     )
     metrics: bool = Field(True, alias="GATEPOST_METRICS", description="Whether /metrics answers")
     compression: bool = Field(
-        False, alias="GATEPOST_COMPRESSION", description="permessage-deflate for `serve`; doubles the memory of a socket"
+        False,
+        alias="GATEPOST_COMPRESSION",
+        description="permessage-deflate for `serve`; doubles the memory of a socket",
     )
     log_level: str = Field("info", alias="LOG_LEVEL", description="debug, info, warning or error")
     pyguard_command: str = Field(

@@ -33,9 +33,7 @@ def _adopt_foreign_logs(level: str, prepare: list[Any], finish: list[Any]) -> No
     """Give the logs of libraries the same shape."""
     handler = logging.StreamHandler(sys.stdout)
     unwrap = structlog.stdlib.ProcessorFormatter.remove_processors_meta
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(foreign_pre_chain=prepare, processors=[unwrap, *finish])
-    )
+    handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=prepare, processors=[unwrap, *finish]))
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
@@ -63,9 +61,7 @@ class Telemetry:
         self._decisions = Counter(
             "gatepost_policy_decisions_total", "Verdicts by rule", ["decision", "rule"], registry=self.registry
         )
-        self._limited = Counter(
-            "gatepost_rate_limited_total", "Commands over the rate limit", registry=self.registry
-        )
+        self._limited = Counter("gatepost_rate_limited_total", "Commands over the rate limit", registry=self.registry)
         self.connections = Gauge("gatepost_ws_connections", "Open terminal sockets", registry=self.registry)
 
     def refused(self, request: Request, decision: Decision) -> None:
@@ -78,7 +74,11 @@ class Telemetry:
         self._decisions.labels("allowed", execution.decision.rule).inc()
         self._running.inc()
         self._log.debug(
-            "started", execution=execution.id, program=execution.argv[0], rule=execution.decision.rule, **_who(execution.request)
+            "started",
+            execution=execution.id,
+            program=execution.argv[0],
+            rule=execution.decision.rule,
+            **_who(execution.request),
         )
 
     def ended(self, execution: Execution, outcome: Outcome, seconds: float) -> None:

@@ -27,7 +27,9 @@ OPERATORS = {
 }
 
 # Bidirectional controls, separators and invisible characters make a line read differently from what it does.
-HIDDEN = re.compile("[\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e0fff]")
+HIDDEN = re.compile(
+    "[\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e0fff]"
+)
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 SURROGATE = re.compile("[\ud800-\udfff]")
 # Joiners are part of emoji and of several scripts, but between ASCII letters they only hide.
@@ -186,7 +188,7 @@ class _Lexer:
                 case "\\":
                     self._escaped_in_double_quotes()
                 case "$" if self._expands():
-                    self._refuse("syntax.expansion", "$ starts a variable or a substitution, also inside \" \"")
+                    self._refuse("syntax.expansion", '$ starts a variable or a substitution, also inside " "')
                 case "`":
                     self._refuse("syntax.substitution", '` starts a command substitution, also inside " "')
                 case char:

@@ -1,7 +1,7 @@
 """The errors of Gatepost. What is expected (denied, timed out, cancelled) is a value, not an error.
 
-    GatepostError
-    └── RecordingError      the recording cannot be written
+GatepostError
+└── RecordingError      the recording cannot be written
 """
 
 

@@ -360,7 +360,9 @@ class Gateway:
         with suppress(RecordingError):
             if reason is Stop.OUTPUT_LIMIT:
                 limit = self.terms.output_limit
-                recorder.add(Truncated(limit_bytes=limit, message=f"Output over {limit} bytes; the command was stopped."))
+                recorder.add(
+                    Truncated(limit_bytes=limit, message=f"Output over {limit} bytes; the command was stopped.")
+                )
             if problem := _problem(outcome, reason, self.terms, recorder):
                 recorder.add(problem)
         recorder.end(_complete(outcome, reason, seconds, dry_run=execution.request.dry_run))
@@ -399,9 +401,7 @@ class Gateway:
     def _await_viewer(self, execution: Execution) -> None:
         """A command that nobody watches is stopped after the grace."""
         loop = asyncio.get_running_loop()
-        execution.abandon = loop.call_later(
-            self.terms.detach_grace, execution.control.stop, Stop.ABANDONED
-        )
+        execution.abandon = loop.call_later(self.terms.detach_grace, execution.control.stop, Stop.ABANDONED)
 
     async def close(self) -> None:
         """Stop everything that runs and wait for its end; nothing new is let in."""

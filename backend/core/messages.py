@@ -99,9 +99,7 @@ ClientMessage = (
     | Annotated[Auth, Tag("auth")]
     | Annotated[Ping, Tag("ping")]
 )
-CLIENT_MESSAGE: TypeAdapter[ClientMessage] = TypeAdapter(
-    Annotated[ClientMessage, Discriminator(_client_tag)]
-)
+CLIENT_MESSAGE: TypeAdapter[ClientMessage] = TypeAdapter(Annotated[ClientMessage, Discriminator(_client_tag)])
 
 
 class Waking(Message):
@@ -242,6 +240,4 @@ ServerMessage = (
     | Annotated[Problem, Tag("problem")]
     | Annotated[Complete, Tag("complete")]
 )
-SERVER_MESSAGE: TypeAdapter[ServerMessage] = TypeAdapter(
-    Annotated[ServerMessage, Discriminator(_server_tag)]
-)
+SERVER_MESSAGE: TypeAdapter[ServerMessage] = TypeAdapter(Annotated[ServerMessage, Discriminator(_server_tag)])

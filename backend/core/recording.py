@@ -72,9 +72,7 @@ class Recorder:
         self._log.end(self._line(message))
 
     def _line(self, message: ExecutionMessage) -> bytes:
-        numbered = message.model_copy(
-            update={"execution": self.execution, "seq": self._next, "ms": self.elapsed_ms}
-        )
+        numbered = message.model_copy(update={"execution": self.execution, "seq": self._next, "ms": self.elapsed_ms})
         self._next += 1
         return numbered.encode() + b"\n"
 
@@ -98,9 +96,7 @@ class Batch:
 
     def from_seq(self, seq: int) -> "Batch":
         """The lines numbered `seq` and higher."""
-        return Batch(
-            self.stream, self.execution, seq, self.ms, self.partial, self.lines[seq - self.seq :]
-        )
+        return Batch(self.stream, self.execution, seq, self.ms, self.partial, self.lines[seq - self.seq :])
 
     def encode(self) -> bytes:
         """The stored line, without its line end."""
@@ -137,9 +133,7 @@ def read_batch(line: bytes) -> Batch | None:
     found = BATCH.match(line)
     if not found:
         return None
-    return Batch(
-        found[1], found[2], int(found[3]), int(found[4]), found[5] is not None, _split(line[found.end() : -2])
-    )
+    return Batch(found[1], found[2], int(found[3]), int(found[4]), found[5] is not None, _split(line[found.end() : -2]))
 
 
 def _split(items: bytes) -> list[bytes]:
@@ -156,7 +150,6 @@ def after(block: bytes, seq: int) -> bytes:
         first = first_seq(line)
         if first > seq:
             kept.append(line)
-        elif batch := read_batch(line):
-            if first + len(batch.lines) - 1 > seq:
-                kept.append(batch.from_seq(seq + 1).encode())
+        elif (batch := read_batch(line)) and first + len(batch.lines) - 1 > seq:
+            kept.append(batch.from_seq(seq + 1).encode())
     return b"".join(line + b"\n" for line in kept)

@@ -33,5 +33,9 @@ def help_text(profile: Profile) -> str:
     width = max((len(name) for name in profile.programs), default=0)
     lines = [f"{profile.name}: {profile.summary}", "", "Commands:"]
     lines += [f"  {name:<{width}}  {program.summary}" for name, program in sorted(profile.programs.items())]
-    lines += ["", "Files are named relative to the workspace; * ? [ ] expand in it.", "Quote what should be taken as it is: echo 'a;b'"]
+    lines += [
+        "",
+        "Files are named relative to the workspace; * ? [ ] expand in it.",
+        "Quote what should be taken as it is: echo 'a;b'",
+    ]
     return "\n".join(lines)

@@ -106,7 +106,9 @@ def _mark(pid: int) -> str:
     except OSError:
         return ""
     head = f"{MARK}=".encode()
-    return next((variable[len(head) :].decode("ascii", "replace") for variable in variables if variable.startswith(head)), "")
+    return next(
+        (variable[len(head) :].decode("ascii", "replace") for variable in variables if variable.startswith(head)), ""
+    )
 
 
 def _signal(pid: int, number: signal.Signals) -> None:

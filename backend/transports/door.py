@@ -91,5 +91,5 @@ class Door:
 
 
 def _unauthorised(rule: str, reason: str) -> Decision:
-    hint = "Send it as 'Authorization: Bearer ...' or as the first message, {\"type\":\"auth\",\"token\":\"...\"}."
+    hint = 'Send it as \'Authorization: Bearer ...\' or as the first message, {"type":"auth","token":"..."}.'
     return Decision.deny(rule, reason, hint, risk=Risk.SAFE)

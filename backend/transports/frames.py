@@ -16,7 +16,7 @@ AsgiSend = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 TEXT_FRAME = 0x81  # FIN and opcode 1
 PIECE = 32 * 1024  # bytes written in one turn of the loop, at least
-NUMBERS = [b'%03d}' % number for number in range(1000)]
+NUMBERS = [b"%03d}" % number for number in range(1000)]
 
 
 class BlockWriter(Protocol):

@@ -72,7 +72,9 @@ class SecurityHeaders:
 class RecordingResponse(Response):
     """A recording sent as it is read, each block converted on its way."""
 
-    def __init__(self, recording: StoredRecording, convert: Callable[[bytes], bytes], media_type: str, name: str) -> None:
+    def __init__(
+        self, recording: StoredRecording, convert: Callable[[bytes], bytes], media_type: str, name: str
+    ) -> None:
         super().__init__(media_type=media_type, headers={"content-disposition": f'attachment; filename="{name}"'})
         del self.headers["content-length"]
         self._recording = recording
@@ -89,7 +91,9 @@ class RecordingResponse(Response):
 
 def add_routes(app: FastAPI, facts: Facts, door: Door, rate: str, page_folder: Path) -> None:
     """Put all HTTP routes on the application."""
-    limiter = Limiter(key_func=lambda request: door.address(request.scope), strategy="moving-window", headers_enabled=True)
+    limiter = Limiter(
+        key_func=lambda request: door.address(request.scope), strategy="moving-window", headers_enabled=True
+    )
     app.state.limiter = limiter
     app.add_exception_handler(RateLimitExceeded, _rate_limit_exceeded_handler)  # type: ignore[arg-type]
     app.include_router(_health_routes(facts, door))

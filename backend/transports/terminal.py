@@ -84,16 +84,16 @@ class TerminalSocket:
         else:
             await self._serve(scope, receive, send, address)
 
-    async def _serve(
-        self, scope: MutableMapping[str, Any], receive: AsgiReceive, send: AsgiSend, address: str
-    ) -> None:
+    async def _serve(self, scope: MutableMapping[str, Any], receive: AsgiReceive, send: AsgiSend, address: str) -> None:
         self.service.connected(1)
         try:
             await receive()
             subprotocol = next((name for name in scope["subprotocols"] if name in {BATCH, LINES}), None)
             await send({"type": "websocket.accept", "subprotocol": subprotocol})
             principal = Principal(f"visitor:{self.service.new_id()}", address)
-            session = Session(self.gateway, self.door, self.service, principal, receive, send, batches=subprotocol == BATCH)
+            session = Session(
+                self.gateway, self.door, self.service, principal, receive, send, batches=subprotocol == BATCH
+            )
             with suppress(ClientGone):
                 await session.run(self.door.bearer(scope))
         finally:
@@ -341,7 +341,9 @@ class Session:
 
 
 def _invalid(what: str) -> Decision:
-    return Decision.deny("frame.invalid", f"The frame cannot be understood: {what}.", 'Send for example {"command":"help"}.')
+    return Decision.deny(
+        "frame.invalid", f"The frame cannot be understood: {what}.", 'Send for example {"command":"help"}.'
+    )
 
 
 def _unknown(execution: str) -> Decision:
