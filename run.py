@@ -126,7 +126,16 @@ def install(file: Path) -> None:
     shown = file.relative_to(ROOT)
     print(f"Installing {shown} ...", file=sys.stderr, flush=True)
     begun = time.monotonic()
-    command = [python_of(VENV), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", file]
+    command: list[str | Path] = [
+        python_of(VENV),
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        "-r",
+        file,
+    ]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     if done.returncode:
         raise SetupError(

@@ -1,0 +1,106 @@
+// The terminal view. All text goes through xterm, never into HTML; nothing the emulator answers leaves the page.
+
+import { Terminal } from "./vendor/xterm.mjs";
+import { FitAddon } from "./vendor/addon-fit.mjs";
+
+const SCROLLBACK = 10_000; // lines
+const PIECE = 256 * 1024; // characters handed to xterm at a time, so that the page stays responsive
+
+const DARK = {
+  background: "#131c18", foreground: "#dfe9e3", cursor: "#131c18", selectionBackground: "#2f5544",
+  scrollbarSliderBackground: "#93a59b40", overviewRulerBorder: "#131c18",
+  black: "#26342d", red: "#ff9a8f", green: "#8fe0bd", yellow: "#f2b866", blue: "#93c5fd", magenta: "#d8b4fe",
+  cyan: "#7fd8e0", white: "#dfe9e3", brightBlack: "#93a59b", brightRed: "#ffb4ab", brightGreen: "#b2f0d3",
+  brightYellow: "#ffd59a", brightBlue: "#bfdbfe", brightMagenta: "#e9d5ff", brightCyan: "#b0eef3", brightWhite: "#ffffff",
+};
+const LIGHT = {
+  background: "#fffdf8", foreground: "#1d2a24", cursor: "#fffdf8", selectionBackground: "#bfe3d2",
+  scrollbarSliderBackground: "#56645c40", overviewRulerBorder: "#fffdf8",
+  black: "#1d2a24", red: "#a3262a", green: "#0b6b4b", yellow: "#8a5200", blue: "#1d4ed8", magenta: "#86198f",
+  cyan: "#0e6673", white: "#56645c", brightBlack: "#56645c", brightRed: "#b3282d", brightGreen: "#0b6b4b",
+  brightYellow: "#8a5200", brightBlue: "#1d4ed8", brightMagenta: "#86198f", brightCyan: "#0e6673", brightWhite: "#1d2a24",
+};
+
+export const style = {
+  accent: (text) => `\x1b[32m${text}\x1b[0m`,
+  strong: (text) => `\x1b[1m${text}\x1b[0m`,
+  faint: (text) => `\x1b[90m${text}\x1b[0m`,
+  refused: (text) => `\x1b[33m${text}\x1b[0m`,
+  problem: (text) => `\x1b[31m${text}\x1b[0m`,
+};
+
+export class Screen {
+  constructor(element) {
+    this.terminal = new Terminal({
+      disableStdin: true,
+      scrollback: SCROLLBACK,
+      fontFamily: getComputedStyle(document.documentElement).getPropertyValue("--mono"),
+      fontSize: window.innerWidth < 620 ? 13 : 15,
+      lineHeight: 1.25,
+      cursorInactiveStyle: "none",
+      overviewRuler: { width: 10 },
+      minimumContrastRatio: 4.5,
+      // A link in the output must not open anything by itself.
+      linkHandler: { activate: () => {} },
+    });
+    this.fit = new FitAddon();
+    this.terminal.loadAddon(this.fit);
+    this.terminal.open(element);
+    this.waiting = [];
+    this.writing = false;
+    this.atStart = true; // of a line
+    this.empty = true;
+    new ResizeObserver(() => this.fit.fit()).observe(element);
+    this.fit.fit();
+  }
+
+  // Lines of output; with `partial` the line goes on with the next call.
+  lines(lines, partial, paint = (text) => text) {
+    const text = lines.join("\r\n");
+    this.atStart = !partial;
+    this.write(paint(text) + (partial ? "" : "\r\n"));
+  }
+
+  // A line of the page's own, on a line of its own.
+  say(text) {
+    this.write(`${this.atStart ? "" : "\r\n"}${text}\r\n`);
+    this.atStart = true;
+  }
+
+  // The line that begins a command.
+  command(text) {
+    if (!this.empty) this.say("");
+    this.say(`${style.accent("$")} ${style.strong(text)}`);
+  }
+
+  write(text) {
+    this.empty = false;
+    for (let at = 0; at < text.length; at += PIECE) this.waiting.push(text.slice(at, at + PIECE));
+    if (!this.writing) this.next();
+  }
+
+  next() {
+    const text = this.waiting.shift();
+    this.writing = text !== undefined;
+    if (this.writing) this.terminal.write(text, () => this.next());
+  }
+
+  clear() {
+    this.waiting.length = 0;
+    this.terminal.reset();
+    this.atStart = true;
+    this.empty = true;
+  }
+
+  get selection() {
+    return this.terminal.getSelection();
+  }
+
+  paint(dark) {
+    this.terminal.options.theme = dark ? DARK : LIGHT;
+  }
+
+  readAloud(on) {
+    this.terminal.options.screenReaderMode = on;
+  }
+}
