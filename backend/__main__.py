@@ -89,6 +89,11 @@ def _announcing(base: Any) -> Any:
     """The server class that tells, once it listens, how to reach it."""
 
     class Server(base):  # type: ignore[misc]
+        async def shutdown(self, sockets: Any = None) -> None:
+            await super().shutdown(sockets)
+            # uvicorn would raise the signal once more, so that an orderly end looked like a crash.
+            self._captured_signals.clear()
+
         async def startup(self, sockets: Any = None) -> None:
             await super().startup(sockets)
             if self.started:

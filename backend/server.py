@@ -23,7 +23,7 @@ from backend.execution.local import LocalExecutor, OutsideProgram
 from backend.execution.processes import Processes
 from backend.execution.workspace import FolderWorkspace, prepare_workspace
 from backend.profiles import load_profile
-from backend.settings import Settings, load_settings
+from backend.settings import Settings, SettingsError, load_settings
 from backend.storage.limiter import MovingWindow
 from backend.storage.recordings import RecordingFolder, Retention
 from backend.telemetry import Telemetry, configure_logs
@@ -53,7 +53,7 @@ def create_app(settings: Settings) -> FastAPI:
     """The application. Raises SettingsError or ProfileError for settings that cannot be used."""
     configure_logs(settings.log_level)
     telemetry = Telemetry()
-    recordings = RecordingFolder(settings.data_dir.absolute() / "recordings")
+    recordings = _folders(settings)
     gateway = _gateway(settings, load_profile(settings.profile), recordings, telemetry)
     door = _door(settings)
     app = FastAPI(
@@ -76,8 +76,19 @@ def create_app(settings: Settings) -> FastAPI:
     return app
 
 
+def _folders(settings: Settings) -> RecordingFolder:
+    """Make the folders; what cannot be made is a wrong setting."""
+    try:
+        prepare_workspace(settings.workspace_dir)
+    except OSError as error:
+        raise SettingsError(f"GATEPOST_WORKSPACE: {settings.workspace_dir}: {error.strerror}") from error
+    try:
+        return RecordingFolder(settings.data_dir.absolute() / "recordings")
+    except OSError as error:
+        raise SettingsError(f"GATEPOST_DATA_DIR: {settings.data_dir}: {error.strerror}") from error
+
+
 def _gateway(settings: Settings, profile: Profile, recordings: RecordingFolder, telemetry: Telemetry) -> Gateway:
-    prepare_workspace(settings.workspace_dir)
     local = LocalExecutor(Processes(), {"pyguard": _pyguard(settings)})
     return Gateway(
         profile=profile,

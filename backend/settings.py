@@ -4,6 +4,7 @@ Values come from the environment, then from a `.env` file in the current folder.
 docs/settings.md, which a test compares with this class.
 """
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -112,6 +113,12 @@ class Settings(BaseSettings):
     @classmethod
     def _is_rate(cls, value: str) -> str:
         Rate.parse(value)
+        return value
+
+    @field_validator("pyguard_command")
+    @classmethod
+    def _is_command_line(cls, value: str) -> str:
+        shlex.split(value)
         return value
 
     @field_validator("log_level")

@@ -41,8 +41,8 @@ def _adopt_foreign_logs(level: str, prepare: list[Any], finish: list[Any]) -> No
         logger = logging.getLogger(name)
         logger.handlers = []
         logger.propagate = True
-        # At `info` uvicorn writes the whole URL of each socket, and people put secrets into URLs.
-        logger.setLevel("DEBUG" if level == "debug" else "WARNING")
+        # Below this uvicorn writes URLs, and at `debug` every header and frame: secrets are among them.
+        logger.setLevel("WARNING")
 
 
 class Telemetry:

@@ -1,4 +1,4 @@
-"""The one path of a command: parse, limits, policy, recording, executor.
+"""The one path of a command: limits, parse, policy, recording, executor.
 
     submit(request) -> Refused | Execution
 
@@ -266,15 +266,11 @@ class Gateway:
         """Every check before a command, in the order in which they protect each other."""
         if self.closing:
             return Decision.deny("server.stopping", "The server is stopping.", "Connect again in a moment.")
-        if refusal := self.profile.check_length(request.command):
-            return refusal
-        script = parse(request.command)
         principal = request.principal
         if refusal := await check_rate(self.limiter, (principal.name, principal.address)):
             return refusal
-        if isinstance(script, Decision):
-            return script
-        return self._judge(request, script)
+        script = self.profile.check_length(request.command) or parse(request.command)
+        return script if isinstance(script, Decision) else self._judge(request, script)
 
     def _judge(self, request: Request, script: Script) -> _Admitted | Decision:
         if refusal := self.profile.check_count(len(script.words)) or self._check_timeout(request):

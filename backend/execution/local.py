@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from backend.core.errors import RecordingError
@@ -127,10 +128,10 @@ class _Child:
                 stderr=pipes.child_stderr,
                 start_new_session=True,
             )
+            self.pidfd = _pidfd(process)
             stdin, stdout, stderr = pipes.take()
         self.process = process
         self.pid = process.pid
-        self.pidfd = os.pidfd_open(process.pid)
         self.streams = [
             _Stream(self.loop, stdout, "stdout", recorder, control, self.budget),
             _Stream(self.loop, stderr, "stderr", recorder, control, self.budget),
@@ -163,13 +164,13 @@ class _Child:
             await processes.kill(self.pid)
 
     async def _finish(self, processes: Processes, stopping: list[asyncio.Task[None]]) -> Outcome:
+        os.close(self.pidfd)
         for task in stopping:
             await task
         if processes.left(self.pid):
             await processes.kill(self.pid)
         _, status, _ = os.wait4(self.pid, 0)
         self.process.returncode = os.waitstatus_to_exitcode(status)
-        os.close(self.pidfd)
         if self.stdin:
             self.stdin.close()
         for stream in self.streams:
@@ -187,30 +188,60 @@ class _Child:
 
 
 class _Pipes:
-    """The pipes of one child: its ends close on leaving, ours are taken or closed with them."""
+    """The pipes of one child. On leaving, its ends close; so do ours, unless they were taken."""
 
     def __init__(self, *, stdin: bool) -> None:
-        self.stdout, self.child_stdout = os.pipe()
-        self.stderr, self.child_stderr = os.pipe()
-        self.child_stdin, self.stdin = os.pipe() if stdin else (os.open(os.devnull, os.O_RDONLY), -1)
-        self.taken = False
+        self.theirs, self.ours = ExitStack(), ExitStack()
+        with ExitStack() as undo:
+            undo.callback(self._close)
+            self.stdout, self.child_stdout = self._pipe()
+            self.stderr, self.child_stderr = self._pipe()
+            self.child_stdin, self.stdin = self._stdin_pipe() if stdin else (self._null(), -1)
+            undo.pop_all()
 
     def __enter__(self) -> "_Pipes":
         return self
 
     def take(self) -> tuple[int, int, int]:
         """Our ends (stdin or -1, stdout, stderr), not blocking; the caller closes them."""
-        self.taken = True
-        for end in (self.stdin, self.stdout, self.stderr):
-            if end >= 0:
-                os.set_blocking(end, False)
+        self.ours.pop_all()
         return self.stdin, self.stdout, self.stderr
 
     def __exit__(self, *_: object) -> None:
-        ours = () if self.taken else (self.stdin, self.stdout, self.stderr)
-        for end in (self.child_stdin, self.child_stdout, self.child_stderr, *ours):
-            if end >= 0:
-                os.close(end)
+        self._close()
+
+    def _close(self) -> None:
+        self.theirs.close()
+        self.ours.close()
+
+    def _pipe(self) -> tuple[int, int]:
+        reading, writing = os.pipe()
+        self.ours.callback(os.close, reading)
+        self.theirs.callback(os.close, writing)
+        os.set_blocking(reading, False)
+        return reading, writing
+
+    def _stdin_pipe(self) -> tuple[int, int]:
+        reading, writing = os.pipe()
+        self.theirs.callback(os.close, reading)
+        self.ours.callback(os.close, writing)
+        os.set_blocking(writing, False)
+        return reading, writing
+
+    def _null(self) -> int:
+        null = os.open(os.devnull, os.O_RDONLY)
+        self.theirs.callback(os.close, null)
+        return null
+
+
+def _pidfd(process: subprocess.Popen[bytes]) -> int:
+    """A descriptor that tells the end of a process; one that cannot be watched may not run."""
+    try:
+        return os.pidfd_open(process.pid)
+    except OSError:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        raise
 
 
 class _Budget:

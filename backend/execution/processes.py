@@ -24,6 +24,9 @@ class Processes:
     def __init__(self) -> None:
         self._live: dict[int, str] = {}
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        # The first thread has all children: it starts them, and orphans are given to it. The file stays open, so that
+        # processes can be found, and ended, also when no descriptor is left.
+        self._children = os.open(f"/proc/{os.getpid()}/task/{os.getpid()}/children", os.O_RDONLY | os.O_CLOEXEC)
 
     def add(self, pid: int, execution: str) -> None:
         """A command was started; `pid` leads its session."""
@@ -41,7 +44,8 @@ class Processes:
 
     def left(self, pid: int) -> list[int]:
         """Processes of a command whose parent has died; their own children are not listed."""
-        return [child for child in _own_children() if self._owner(child) == pid]
+        children = map(int, os.pread(self._children, 65536, 0).split())
+        return [child for child in children if self._owner(child) == pid]
 
     async def kill(self, pid: int) -> bool:
         """SIGKILL a command's whole tree until none is left but its first process, which the caller waits for.
@@ -75,13 +79,6 @@ class Processes:
                 return session
         mark = _mark(child)
         return next((pid for pid, execution in self._live.items() if execution == mark), None)
-
-
-def _own_children() -> list[int]:
-    """The children of this process: its first thread has them all, as it starts them and orphans are given to it."""
-    me = os.getpid()
-    with open(f"/proc/{me}/task/{me}/children", "rb", buffering=0) as file:
-        return list(map(int, file.readall().split()))
 
 
 def _children(pid: int) -> list[int]:

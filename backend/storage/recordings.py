@@ -129,11 +129,11 @@ class RecordingFolder:
         """A recording by its id; one that a crash cut off is closed as `lost` first."""
         if not NAME.fullmatch(execution):
             return None
-        if known := self._live.get(execution):
-            return known
         path = self._path(execution)
         if not path.exists():
             return None
+        if known := self._live.get(execution):
+            return known
         _mend(path, execution)
         return RecordingFile(path)
 

@@ -96,11 +96,17 @@ def add_routes(app: FastAPI, facts: Facts, door: Door, rate: str, page_folder: P
     )
     app.state.limiter = limiter
     app.add_exception_handler(RateLimitExceeded, _rate_limit_exceeded_handler)  # type: ignore[arg-type]
+    app.add_exception_handler(Exception, _failed)
     app.include_router(_health_routes(facts, door))
     app.include_router(_page_routes(facts, limiter, rate, page_folder))
     app.include_router(_recording_routes(facts, door, limiter, rate))
     app.mount("/static", StaticFiles(directory=page_folder), name="static")
     app.add_middleware(SecurityHeaders)
+
+
+async def _failed(request: Request, error: Exception) -> JSONResponse:
+    """The answer when Gatepost itself fails: it is made outside of all middleware, so it brings its own headers."""
+    return JSONResponse({"detail": "Gatepost failed; its log says why."}, 500, SECURITY_HEADERS)
 
 
 def _health_routes(facts: Facts, door: Door) -> APIRouter:

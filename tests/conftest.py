@@ -1,0 +1,39 @@
+"""Fixtures: real servers for end-to-end tests, each ended with the test or module that asked for it."""
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.serving import ANY_PROGRAM, Server, clean_up, processes_of, start
+
+StartServer = Callable[..., Server]
+
+
+def _end(server: Server) -> None:
+    if server.process.poll() is None:
+        server.stop()
+    clean_up([process for process in processes_of(server) if process.state != "Z"])
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server on which `pyguard WORDS` runs WORDS, without tight rates; shared by a module."""
+    running = start(tmp_path_factory.mktemp("server"), ANY_PROGRAM)
+    yield running
+    _end(running)
+
+
+@pytest.fixture
+def start_server(tmp_path: Path) -> Iterator[StartServer]:
+    """Starts servers with settings of their own: `start_server({"NAME": "value"})`. The data folder is the same each time."""
+    started: list[Server] = []
+
+    def begin(env: Mapping[str, str] | None = None, **options: Any) -> Server:
+        started.append(running := start(tmp_path, {**ANY_PROGRAM, **(env or {})}, **options))
+        return running
+
+    yield begin
+    for running in started:
+        _end(running)

@@ -1,0 +1,62 @@
+"""What is kept of what ran: not for ever, and never at the price of what runs."""
+
+import os
+import time
+from pathlib import Path
+
+from tests.client import output, terminal
+from tests.conftest import StartServer
+from tests.serving import Server, wait_until
+
+
+async def _record(server: Server, count: int) -> list[str]:
+    async with terminal(server) as client:
+        return [(await client.run("pyguard seq 2000"))[0]["execution"] for _ in range(count)]
+
+
+def _kept(server: Server) -> list[str]:
+    return sorted(path.stem for path in server.recordings.glob("*.ndjson"))
+
+
+async def test_over_the_size_the_oldest_go(start_server: StartServer) -> None:
+    server = start_server()
+    executions = await _record(server, 5)
+    size = (server.recordings / f"{executions[-1]}.ndjson").stat().st_size
+    server.stop()
+    server = start_server({"GATEPOST_RETENTION_BYTES": str(int(size * 2.5))})
+    wait_until(lambda: _kept(server) == executions[-2:], "the oldest three to go")
+    path = "/api/executions/{}/recording"
+    assert [server.get(path.format(id)).status for id in executions] == [404, 404, 404, 200, 200]
+    async with terminal(server) as client:
+        await client.send(type="attach", execution=executions[0])
+        assert (await client.receive())["rule"] == "execution.unknown"
+        assert output(await client.attach(executions[-1])).startswith("1\n2\n")
+
+
+async def test_over_the_age_they_go(start_server: StartServer) -> None:
+    server = start_server()
+    old, young = await _record(server, 2)
+    server.stop()
+    yesterday = time.time() - 2 * 86400
+    os.utime(server.recordings / f"{old}.ndjson", (yesterday, yesterday))
+    server = start_server({"GATEPOST_RETENTION_DAYS": "1"})
+    wait_until(lambda: _kept(server) == [young], "the older one to go")
+
+
+async def test_a_recording_that_was_deleted_is_unknown_and_no_fault(server: Server) -> None:
+    [execution] = await _record(server, 1)
+    (server.recordings / f"{execution}.ndjson").unlink()
+    assert server.get(f"/api/executions/{execution}/recording").status == 404
+    async with terminal(server) as client:
+        await client.send(type="attach", execution=execution)
+        assert (await client.receive(2))["rule"] == "execution.unknown"
+    assert "Traceback" not in server.logs
+
+
+async def test_other_files_in_the_folder_are_left_alone(start_server: StartServer, tmp_path: Path) -> None:
+    folder = tmp_path / "data" / "recordings"
+    folder.mkdir(parents=True)
+    (folder / "notes.txt").write_text("x" * 5000)
+    server = start_server({"GATEPOST_RETENTION_BYTES": "0"})
+    await _record(server, 1)
+    assert (folder / "notes.txt").exists()

@@ -1,0 +1,129 @@
+"""The ways in: the real wscat as the README has it, and plain uvicorn."""
+
+import asyncio
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from websockets.asyncio.client import connect
+
+from tests.client import BATCH, LINES, output, terminal
+from tests.conftest import StartServer
+from tests.needs import need
+from tests.serving import ROOT, Server
+
+TOKEN = "token-for-wscat-0123"
+
+# The application, with a word on standard error about how each socket is written to.
+PROBE = """
+import sys
+from backend.transports import terminal
+choose = terminal.block_writer
+def tell(*args, **options):
+    writer = choose(*args, **options)
+    print("WRITER", type(writer).__name__, file=sys.stderr, flush=True)
+    return writer
+terminal.block_writer = tell
+"""
+
+
+def _wscat(server: Server, *words: str, hold: float = 2) -> list[dict]:
+    """`sleep N | wscat ...` of the README: with its input closed, wscat would end at once."""
+    need(found := shutil.which("wscat"), "wscat")
+    with subprocess.Popen(["sleep", str(hold)], stdout=subprocess.PIPE) as pause:
+        done = subprocess.run(
+            [str(found), "-c", server.ws_url, *words],
+            stdin=pause.stdout,
+            capture_output=True,
+            text=True,
+            timeout=20,
+            env={"PATH": os.environ["PATH"], "HOME": str(server.folder)},
+        )
+        pause.terminate()
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+
+
+async def test_wscat_runs_a_command(server: Server) -> None:
+    messages = await asyncio.to_thread(_wscat, server, "-x", '{"command":"pwd"}', "-w", "1")
+    assert [message["type"] for message in messages if message["type"] != "waking"] == [
+        "ready", "started", "stdout", "complete",
+    ]  # fmt: skip
+    assert output(messages) == f"{server.workspace}\n"
+
+
+async def test_wscat_may_ask_for_a_subprotocol(server: Server) -> None:
+    words = ("-s", BATCH, "-x", '{"command":"pyguard seq 3"}', "-w", "1")
+    messages = await asyncio.to_thread(_wscat, server, *words)
+    assert output(messages) == "1\n2\n3\n"
+
+
+async def test_wscat_proves_itself_by_header(start_server: StartServer) -> None:
+    server = start_server({"GATEPOST_ACCESS_TOKEN": TOKEN})
+    words = ("-H", f"Authorization: Bearer {TOKEN}", "-x", '{"command":"echo in"}', "-w", "1")
+    assert output(await asyncio.to_thread(_wscat, server, *words)) == "in\n"
+
+
+@pytest.mark.parametrize("words", ["backend serve", "uvicorn backend.server:app --port PORT"], ids=["serve", "uvicorn"])
+async def test_both_ways_to_start_write_frames_directly(start_server: StartServer, tmp_path: Path, words: str) -> None:
+    (tmp_path / "sitecustomize.py").write_text(PROBE)
+    env = {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    server = start_server(env, command=[sys.executable, "-m", *words.split()], cwd=ROOT)
+    for subprotocol in (LINES, BATCH):
+        async with terminal(server, subprotocol) as client:
+            assert output(await client.run("pyguard seq 3000")) == "".join(f"{n}\n" for n in range(1, 3001))
+    assert server.stderr.count("WRITER DirectWriter") == 2
+    assert "MessageWriter" not in server.stderr
+
+
+async def test_with_compression_the_same_comes(start_server: StartServer) -> None:
+    server = start_server({"GATEPOST_COMPRESSION": "true"})
+    async with connect(server.ws_url) as socket:
+        await socket.send(json.dumps({"command": "pyguard seq 3000"}))
+        messages = []
+        while not messages or messages[-1]["type"] != "complete":
+            messages.append(json.loads(await asyncio.wait_for(socket.recv(), 10)))
+        assert output(messages) == "".join(f"{n}\n" for n in range(1, 3001))
+
+
+async def test_the_port_of_the_command_line_wins_over_the_environment(start_server: StartServer) -> None:
+    """The server answers on PORT of the command line; the variable names another one."""
+    words = [sys.executable, "-m", "backend", "serve", "--port", "PORT"]
+    server = start_server({"PORT": "1"}, command=words)
+    assert server.get("/healthz").status == 200
+
+
+@pytest.mark.parametrize(
+    "env",
+    [
+        {"GATEPOST_COMMAND_RATE": "often"},
+        {"GATEPOST_ACCESS_TOKEN": "short"},
+        {"GATEPOST_PROFILE": "nowhere"},
+        {"GATEPOST_COMMAND_TIMEOUT": "0"},
+        {"TRUSTED_PROXY_HOPS": "-1"},
+        {"GATEPOST_ACCESS_TOKEN_FILE": "/no/such/file"},
+        {"PYGUARD_COMMAND": "python3 'x"},
+        {"GATEPOST_WORKSPACE": "/dev/null/x"},
+    ],
+    ids=lambda env: next(iter(env)),
+)
+async def test_a_setting_that_cannot_be_used_stops_the_start_and_is_named(env: dict[str, str], tmp_path: Path) -> None:
+    done = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-m", "backend", "serve", "--port", "0", "--data-dir", str(tmp_path)],
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **env},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=10,
+    )
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    [name] = env
+    if name != "GATEPOST_PROFILE":
+        assert name in done.stderr
+    assert "short" not in done.stderr.replace("shorter", "")

@@ -1,0 +1,231 @@
+"""A real Gatepost server in a process of its own, and a look at the processes that it leaves."""
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+START_BOUND = 15.0  # seconds
+STOP_BOUND = 10.0  # seconds; what a platform gives a process between SIGTERM and SIGKILL
+
+# `pyguard WORDS` runs WORDS as they are, so that a test can run what the profile does not list.
+ANY_PROGRAM = {
+    "PYGUARD_COMMAND": "env",
+    "GATEPOST_COMMAND_RATE": "100000/minute",
+    "GATEPOST_HTTP_RATE": "100000/minute",
+    "GATEPOST_CONNECTIONS_PER_ADDRESS": "100",
+}
+
+
+def wait_until(condition: Callable[[], Any], what: str, bound: float = 10.0) -> Any:
+    """The first true value of `condition`; fails after `bound` seconds."""
+    end = time.monotonic() + bound
+    while not (value := condition()):
+        assert time.monotonic() < end, f"waited {bound:g} s in vain for {what}"
+        time.sleep(0.02)
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What an HTTP request got."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+@dataclass(slots=True)
+class Server:
+    """A server that runs, with its logs in `folder`."""
+
+    process: subprocess.Popen[bytes]
+    folder: Path
+    data_dir: Path
+    port: int
+    began: float = field(default_factory=time.monotonic)
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def ws_url(self) -> str:
+        return f"ws://127.0.0.1:{self.port}/ws/terminal"
+
+    @property
+    def workspace(self) -> Path:
+        return self.data_dir / "workspace"
+
+    @property
+    def recordings(self) -> Path:
+        return self.data_dir / "recordings"
+
+    @property
+    def stdout(self) -> str:
+        return (self.folder / "stdout.log").read_text()
+
+    @property
+    def stderr(self) -> str:
+        return (self.folder / "stderr.log").read_text()
+
+    @property
+    def logs(self) -> str:
+        """Everything it wrote, for failure messages and canaries."""
+        return f"--- stdout\n{self.stdout}\n--- stderr\n{self.stderr}"
+
+    def get(self, path: str, headers: Mapping[str, str] | None = None, method: str = "GET") -> Answer:
+        """Ask for `path` exactly as it is written."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        try:
+            connection.request(method, path, headers=dict(headers or {}))
+            answer = connection.getresponse()
+            return Answer(answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read())
+        finally:
+            connection.close()
+
+    def recording(self, execution: str) -> list[dict[str, Any]]:
+        """The messages that are kept of an execution, read from its file."""
+        text = (self.recordings / f"{execution}.ndjson").read_text()
+        return [json.loads(line) for line in text.splitlines()]
+
+    def stop(self) -> int:
+        """SIGTERM, and the exit code. Fails, and kills it, when it takes longer than a platform waits."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(STOP_BOUND)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise AssertionError(f"the server did not stop within {STOP_BOUND:g} s\n{self.logs}") from None
+
+    def kill(self) -> None:
+        """SIGKILL: what runs in it is on its own from here."""
+        self.process.kill()
+        self.process.wait()
+
+    def resident(self) -> int:
+        """Bytes of memory it holds."""
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmRSS"))
+
+
+def start(
+    folder: Path, env: Mapping[str, str] | None = None, command: list[str] | None = None, cwd: Path | None = None
+) -> Server:
+    """Start a server whose data lies in `folder`, and wait until it answers. It gets nothing of our environment."""
+    port = _free_port()
+    words = command or [sys.executable, "-m", "backend", "serve"]
+    environment = {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(ROOT),
+        "GATEPOST_DATA_DIR": str(folder / "data"),
+        "PORT": str(port),
+        **(env or {}),
+    }
+    with (folder / "stdout.log").open("ab") as out, (folder / "stderr.log").open("ab") as err:
+        process = subprocess.Popen(
+            [word.replace("PORT", str(port)) for word in words],
+            cwd=cwd or folder,  # not the repository: a developer's .env stays out
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=err,
+        )
+    server = Server(process, folder, folder / "data", port)
+    try:
+        wait_until(lambda: _answers(server), "the server's /health", START_BOUND)
+    except AssertionError as error:
+        process.kill()
+        process.wait()
+        raise AssertionError(f"{error}\n{server.logs}") from None
+    return server
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _answers(server: Server) -> bool:
+    assert server.process.poll() is None, f"the server ended with {server.process.returncode}"
+    try:
+        return server.get("/health").status == 200
+    except OSError:
+        return False
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A process as /proc shows it. `state` Z is one that ended and that nobody has waited for."""
+
+    pid: int
+    parent: int
+    state: str
+    command: str
+    environment: str
+
+
+def _process(pid: int) -> Process | None:
+    place = Path(f"/proc/{pid}")
+    try:
+        name, _, rest = (place / "stat").read_text().partition("(")[2].rpartition(")")
+        command = (place / "cmdline").read_bytes().decode(errors="replace").replace("\0", " ").strip()
+        state, parent = rest.split()[:2]
+        environment = (place / "environ").read_bytes().decode(errors="replace")
+    except (OSError, ValueError):
+        return None
+    return Process(pid, int(parent), state, command or name, environment)
+
+
+def all_processes() -> dict[int, Process]:
+    """Every process of this machine that can be seen."""
+    found = (_process(int(entry)) for entry in os.listdir("/proc") if entry.isdigit())
+    return {process.pid: process for process in found if process}
+
+
+def processes_of(server: Server, mark: str = "") -> list[Process]:
+    """What runs for a server: its descendants, zombies too, and whatever has its workspace or `mark` on it."""
+    everything = all_processes()
+
+    def belongs(process: Process) -> bool:
+        if process.pid == server.pid or process.pid == os.getpid():
+            return False
+        if process.state != "Z" and str(server.workspace) in process.environment:
+            return True
+        if mark and process.state != "Z" and mark in process.command:
+            return True
+        above = process
+        while above.parent in everything:
+            if above.parent == server.pid:
+                return True
+            above = everything[above.parent]
+        return False
+
+    return [process for process in everything.values() if belongs(process)]
+
+
+def clean_up(processes: list[Process]) -> None:
+    """End what a test left on purpose, each by its pid."""
+    for process in processes:
+        with suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGKILL)
