@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
@@ -27,6 +27,7 @@ from backend.execution.processes import MARK, Processes
 
 READ_SIZE = 32 * 1024  # bytes; larger reads gain nothing and make other sockets wait
 PARTIAL_DELAY = 0.1  # seconds that the start of a line waits for its end
+PIPE_READS = 33  # reads that empty a pipe of the largest usual size, 1 MiB
 STOP_GRACE = 2.0  # seconds from SIGTERM to SIGKILL
 DRAIN_BOUND = 1.0  # seconds that output is waited for after the last process is gone
 SEARCH_PATH = "/usr/local/bin:/usr/bin:/bin"
@@ -290,23 +291,27 @@ class _Stream:
         self.bytes += len(data)
         granted = self.budget.take(len(data))
         if granted:
-            self._record(lambda: self.assembler.feed(data[:granted]))
-            self._time_partial()
+            self._record(self.assembler.feed(data[:granted]))
+            self._time_partial(fresh=b"\n" in data)
         if granted < len(data):
             self.control.stop(Stop.OUTPUT_LIMIT)
         return True
 
-    def _time_partial(self) -> None:
+    def _time_partial(self, *, fresh: bool) -> None:
+        """Have the start of a line passed on if its end does not come; `fresh` says that it has only just begun."""
+        if fresh and self.timer:
+            self.timer.cancel()
+            self.timer = None
         if self.timer is None and self.assembler.pending:
             self.timer = self.loop.call_later(PARTIAL_DELAY, self._flush)
 
     def _flush(self) -> None:
         self.timer = None
-        self._record(self.assembler.flush)
+        self._record(self.assembler.flush())
 
-    def _record(self, produce: Callable[[], list[Lines]]) -> None:
+    def _record(self, ready: list[Lines]) -> None:
         try:
-            for lines in produce():
+            for lines in ready:
                 self.recorder.lines(self.name, lines)
         except RecordingError:
             self.control.stop(Stop.UNRECORDED)
@@ -319,13 +324,14 @@ class _Stream:
             self.timer.cancel()
         self.loop.remove_reader(self.fd)
         os.close(self.fd)
-        self._record(lambda: self.assembler.flush(final=True))
+        self._record(self.assembler.flush(final=True))
         self.closed.set_result(None)
 
     async def drain(self, bound: float) -> None:
-        """Read what is left, until the pipe closes or `bound` seconds have gone."""
-        while self.open and self._on_readable():
-            pass
+        """Read what is left: what the pipe holds, then until it closes or `bound` seconds have gone."""
+        for _ in range(PIPE_READS):
+            if not (self.open and self._on_readable()):
+                break
         if self.open:
             await asyncio.wait([self.closed], timeout=bound)
             self._close()

@@ -1,0 +1,1 @@
+"""Benchmarks against websocketd, run by hand: `python -m bench`."""

@@ -1,0 +1,243 @@
+"""What is measured. Each function takes the number of rounds and returns figures with their goals."""
+
+import selectors
+import statistics
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.servers import Running, gatepost_server, websocketd_server
+from bench.sockets import BATCH, Client, check_lines, completed, gatepost, timed, websocketd
+
+LINES = 1_000_000
+WIDE_LINES = 100_000
+MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One line of the table. `good` tells whether the goal was met, None where there is none."""
+
+    name: str
+    value: str
+    against: str
+    goal: str = ""
+    good: bool | None = None
+
+
+def streaming(rounds: int) -> list[Figure]:
+    """Lines a second to one client, recorded, against websocketd's best and median."""
+    with gatepost_server("seq") as ours, websocketd_server("seq", "1", str(LINES)) as theirs:
+        command = f"pyguard 1 {LINES}"
+        lines, batch, peer = [], [], []
+        for _ in range(rounds):
+            peer.append(LINES / timed(lambda: _all_of_websocketd(theirs.port)))
+            lines.append(LINES / _stream(ours.port, command, "", LINES))
+            batch.append(LINES / _stream(ours.port, command, BATCH, LINES))
+    figures = [
+        _ratio("`seq 1 1000000`, a message a line", lines, peer, 15),
+        _ratio("`seq 1 1000000`, `gatepost.v1.batch`", batch, peer, 60),
+    ]
+    return figures + _wide(rounds)
+
+
+def _wide(rounds: int) -> list[Figure]:
+    with gatepost_server("true") as ours:
+        file = ours.workspace / "wide.txt"
+        file.write_text("".join(f"{number:0200d}\n" for number in range(WIDE_LINES)))
+        with websocketd_server("cat", str(file)) as theirs:
+            lines, peer = [], []
+            for _ in range(rounds):
+                peer.append(WIDE_LINES / timed(lambda: _all_of_websocketd(theirs.port)))
+                lines.append(WIDE_LINES / _stream(ours.port, "cat wide.txt", "", WIDE_LINES))
+    return [_ratio("200-character lines, a message a line", lines, peer)]
+
+
+def _all_of_websocketd(port: int) -> None:
+    client = websocketd(port)
+    client.drain(lambda _: False, keep=False)
+    client.close()
+
+
+def _stream(port: int, command: str, more: str, lines: int) -> float:
+    client = gatepost(port, more)
+    begun = time.perf_counter()
+    client.send({"command": command})
+    data = client.drain(completed)
+    seconds = time.perf_counter() - begun
+    client.close()
+    check_lines(data, lines)
+    return seconds
+
+
+def _ratio(name: str, ours: list[float], peer: list[float], goal: float = 0) -> Figure:
+    median, best = statistics.median(peer), max(peer)
+    mine = statistics.median(ours)
+    value = f"{mine / 1e6:.2f} M lines/s, {mine / median:.0f}x ({mine / best:.0f}x its best)"
+    against = f"websocketd {median / 1e6:.3f} ({best / 1e6:.3f}) M lines/s"
+    return Figure(name, value, against, f">= {goal:g}x" if goal else "", mine / best >= goal if goal else None)
+
+
+def latency(rounds: int) -> list[Figure]:
+    """`echo hi`: time to the first line, and commands a second on ten connections."""
+    with gatepost_server("true") as ours, websocketd_server("echo", "hi") as theirs:
+        mine, peer, my_rate, peer_rate = [], [], [], []
+        for _ in range(rounds):
+            mine += _echo_gatepost(gatepost(ours.port), 300)
+            peer += [_echo_websocketd(theirs.port) for _ in range(300)]
+            my_rate.append(_rate(lambda: gatepost(ours.port), _again, completed))
+            peer_rate.append(_rate(lambda: websocketd(theirs.port), None, None))
+    ratio = _percentile(mine, 50) / _percentile(peer, 50)
+    rates = statistics.median(my_rate) / statistics.median(peer_rate)
+    return [
+        Figure("`echo hi`, first line", f"{_spread(mine)}, {ratio:.2f}x", _spread(peer), "<= 1.5x", ratio <= 1.5),
+        Figure(
+            "`echo hi` on 10 connections",
+            f"{statistics.median(my_rate):.0f}/s, {rates:.2f}x",
+            f"{statistics.median(peer_rate):.0f}/s",
+            ">= 0.8x",
+            rates >= 0.8,
+        ),
+    ]
+
+
+def _again(client: Client) -> None:
+    client.send({"command": "echo hi"})
+
+
+def _echo_gatepost(client: Client, times: int) -> list[float]:
+    seconds = []
+    for _ in range(times):
+        begun = time.perf_counter()
+        _again(client)
+        data = client.until(b'"type":"stdout"')
+        seconds.append(time.perf_counter() - begun)
+        if not completed(data):
+            client.until(b'"type":"complete"')
+    return seconds
+
+
+def _echo_websocketd(port: int) -> float:
+    begun = time.perf_counter()
+    client = websocketd(port)
+    client.until(b"\x81\x02hi")
+    seconds = time.perf_counter() - begun
+    client.drain(lambda _: False, keep=False)
+    client.close()
+    return seconds
+
+
+def _rate(
+    connect: Callable[[], Client], again: Callable[[Client], None] | None, done: Callable[[bytes], bool] | None
+) -> float:
+    """Commands a second on ten connections. Without `again` each command is a new connection."""
+    selector, count, length = selectors.DefaultSelector(), 0, 2.0
+    for _ in range(10):
+        _begin(selector, connect(), again)
+    begun = time.perf_counter()
+    while time.perf_counter() - begun < length:
+        for key, _ in selector.select(1):
+            client: Client = key.data[0]
+            data = client.socket.recv(65536)
+            key.data[1] = (key.data[1] + data)[-2048:]
+            if not (done(key.data[1]) if done else not data):
+                continue
+            count += 1
+            selector.unregister(client.socket)
+            if again is None:
+                client.close()
+                client = connect()
+            _begin(selector, client, again)
+    for key in list(selector.get_map().values()):
+        key.data[0].close()
+    return count / length
+
+
+def _begin(selector: selectors.BaseSelector, client: Client, again: Callable[[Client], None] | None) -> None:
+    selector.register(client.socket, selectors.EVENT_READ, [client, b""])
+    if again:
+        again(client)
+
+
+def beside(rounds: int) -> list[Figure]:
+    """`echo` while another socket streams at full speed."""
+    with gatepost_server("yes") as ours:
+        stream = gatepost(ours.port)
+        stream.send({"command": "pyguard"})
+        over = threading.Event()
+        reader = threading.Thread(target=lambda: stream.drain(lambda _: over.is_set(), keep=False))
+        reader.start()
+        seconds = _echo_gatepost(gatepost(ours.port), 100 * rounds)
+        over.set()
+        reader.join()
+    worst = _percentile(seconds, 99)
+    return [Figure("`echo hi` beside `yes` at full speed", _spread(seconds), "", "p99 <= 10 ms", worst <= 0.010)]
+
+
+def memory(_: int) -> list[Figure]:
+    """An idle socket, a client that reads nothing, output without line ends."""
+    return [_idle(), _unread(), _endless_line()]
+
+
+def _idle(count: int = 1000) -> Figure:
+    with gatepost_server("true") as ours:
+        gatepost(ours.port).send({"command": "echo hi"})
+        before = ours.memory()
+        clients = [gatepost(ours.port) for _ in range(count)]
+        kib = (ours.memory() - before) / count / 1024
+        for client in clients:
+            client.close()
+    return Figure("memory of an idle socket", f"{kib:.0f} KB", "", "<= 32 KB", kib <= 32)
+
+
+def _unread() -> Figure:
+    with gatepost_server("yes") as ours:
+        _warm(ours)
+        before = ours.memory()
+        client = gatepost(ours.port)
+        client.send({"command": "pyguard"})
+        mib = _peak(ours, before, lambda: time.sleep(10))
+        client.close()
+    return Figure("growth while a client reads nothing of `yes` for 10 s", f"{mib:.1f} MiB", "", "< 8 MiB", mib < 8)
+
+
+def _endless_line() -> Figure:
+    script = Path(__file__).parent / "endless_line.py"
+    with gatepost_server(f"python3 {script}") as ours:
+        _warm(ours)
+        before = ours.memory()
+        client = gatepost(ours.port)
+        client.send({"command": "pyguard"})
+        mib = _peak(ours, before, lambda: client.drain(completed, keep=False))
+        client.close()
+    return Figure("growth over 1 GB without a line end", f"{mib:.1f} MiB", "", "< 8 MiB", mib < 8)
+
+
+def _warm(server: Running) -> None:
+    client = gatepost(server.port)
+    _echo_gatepost(client, 20)
+    client.close()
+
+
+def _peak(server: Running, before: int, action: Callable[[], object]) -> float:
+    """The most that the server grew while `action` ran, in MiB."""
+    thread = threading.Thread(target=action)
+    thread.start()
+    peak = before
+    while thread.is_alive():
+        peak = max(peak, server.memory())
+        thread.join(0.05)
+    return (peak - before) / MIB
+
+
+def _percentile(seconds: list[float], percent: int) -> float:
+    return sorted(seconds)[min(len(seconds) - 1, len(seconds) * percent // 100)]
+
+
+def _spread(seconds: list[float]) -> str:
+    return f"p50 {_percentile(seconds, 50) * 1e3:.2f}, p99 {_percentile(seconds, 99) * 1e3:.2f} ms"
+
+
+MEASURES = {"streaming": streaming, "latency": latency, "beside": beside, "memory": memory}

@@ -1,0 +1,91 @@
+"""The two servers, started on free ports and ended by pid."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+START_BOUND = 20.0  # seconds
+GENEROUS = {
+    "GATEPOST_COMMAND_RATE": "1000000/minute",
+    "GATEPOST_OUTPUT_LIMIT": str(1 << 40),
+    "GATEPOST_CONCURRENT_PER_PRINCIPAL": "64",
+    "GATEPOST_CONCURRENT_TOTAL": "256",
+    "GATEPOST_CONNECTIONS_PER_ADDRESS": "5000",
+    "GATEPOST_CONNECTIONS_TOTAL": "5000",
+    "GATEPOST_DETACH_GRACE": "0",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A server that listens."""
+
+    port: int
+    pid: int
+    workspace: Path
+
+    def memory(self) -> int:
+        """Resident bytes."""
+        pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+@contextmanager
+def gatepost_server(program: str) -> Iterator[Running]:
+    """Gatepost, on which `pyguard WORDS` runs `program WORDS`."""
+    port = _free_port()
+    folder = Path(tempfile.mkdtemp(prefix="gatepost-bench-"))
+    environment = {"PATH": os.environ["PATH"], "PYGUARD_COMMAND": program, **GENEROUS}
+    words = [sys.executable, "-m", "backend", "serve", "--port", str(port), "--data-dir", str(folder)]
+    try:
+        with _running(words, environment, port) as pid:
+            yield Running(port, pid, folder / "workspace")
+    finally:
+        shutil.rmtree(folder)
+
+
+@contextmanager
+def websocketd_server(*words: str) -> Iterator[Running]:
+    """websocketd, which runs `words` at every connection."""
+    port = _free_port()
+    command = ["websocketd", f"--port={port}", "--address=127.0.0.1", "--loglevel=fatal", *words]
+    with _running(command, dict(os.environ), port) as pid:
+        yield Running(port, pid, Path())
+
+
+@contextmanager
+def _running(words: list[str], environment: Mapping[str, str], port: int) -> Iterator[int]:
+    process = subprocess.Popen(words, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        _await(port)
+        yield process.pid
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def _await(port: int) -> None:
+    end = time.monotonic() + START_BOUND
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port)).close()
+            return
+        except OSError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.02)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
