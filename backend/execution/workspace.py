@@ -67,7 +67,8 @@ class FolderWorkspace:
     def _step(self, start: str, part: str, matcher: re.Pattern[str] | None, cwd: PurePosixPath) -> Iterator[str]:
         if matcher is None:
             path = start + part
-            if os.path.lexists(cwd / path) or not path.strip("/"):
+            # As text: a slash at the end asks for a folder, which a path object would forget.
+            if os.path.lexists(os.path.join(cwd, path)):
                 yield path
             return
         for name in self._names(cwd / start):

@@ -1,0 +1,42 @@
+"""The moving window."""
+
+import asyncio
+
+import pytest
+
+from backend.core.limits import Rate
+from backend.storage.limiter import SWEEP_EVERY, MovingWindow, WindowStorage
+
+
+async def test_a_window_takes_so_many_and_no_more() -> None:
+    window = MovingWindow(Rate(3, 60), "t")
+    assert [await window.hit("a") for _ in range(3)] == [0.0, 0.0, 0.0]
+    assert 58 < await window.hit("a") <= 60
+    assert await window.hit("b") == 0.0
+
+
+async def test_what_was_refused_does_not_count() -> None:
+    window = MovingWindow(Rate(1, 1), "t")
+    assert await window.hit("a") == 0.0
+    async with asyncio.timeout(3):
+        while wait := await window.hit("a"):
+            assert wait <= 1
+            await asyncio.sleep(0.05)
+
+
+async def test_two_limits_do_not_share_their_counts() -> None:
+    first, second = MovingWindow(Rate(1, 60), "one"), MovingWindow(Rate(1, 60), "two")
+    assert await first.hit("a") == 0.0
+    assert await second.hit("a") == 0.0
+
+
+async def test_visitors_who_left_take_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr("backend.storage.limiter.time.time", lambda: now)
+    storage = WindowStorage()
+    for number in range(500):
+        await storage.acquire_entry(f"visitor {number}", 1, 10)
+    now = 2000.0
+    for _ in range(SWEEP_EVERY):
+        await storage.acquire_entry("the last", 10**6, 10)
+    assert set(storage._windows) == {"the last"}

@@ -1,0 +1,144 @@
+"""Recordings as files: followed from any point, mended, pruned."""
+
+import asyncio
+import json
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from backend.core.errors import RecordingError
+from backend.core.output import encode_lines
+from backend.core.recording import Recorder, read_batch
+from backend.storage.recordings import RecordingFile, RecordingFolder, Retention
+from tests.core.test_recording import COMPLETE, STARTED
+
+ID = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
+OTHER = "01BRZ3NDEKTSV4RRFFQ69G5FAV"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RecordingFolder:
+    return RecordingFolder(tmp_path / "recordings")
+
+
+def write(folder: RecordingFolder, batches: int = 50, *, end: bool = True, id: str = ID) -> RecordingFile:
+    log = folder.create(id)
+    recorder = Recorder(id, log, lambda: 0.0)
+    recorder.add(STARTED)
+    for number in range(batches):
+        data = "".join(f"{number}-{line}\n" for line in range(number % 7 * 100 + 1))
+        recorder.lines("stdout", encode_lines(data.encode()))
+    if end:
+        recorder.end(COMPLETE)
+    return log
+
+
+async def read(log: RecordingFile, after_seq: int = 0) -> list[dict]:
+    messages: list[dict] = []
+
+    async def send(block: bytes) -> None:
+        assert block.endswith(b"\n")
+        for line in block.splitlines():
+            batch = read_batch(line)
+            messages.extend(map(json.loads, batch.messages() if batch else [line]))
+
+    await log.follow(after_seq, send)
+    return messages
+
+
+async def test_it_is_followed_from_every_number(folder: RecordingFolder) -> None:
+    whole = await read(write(folder))
+    assert [message["seq"] for message in whole] == list(range(1, len(whole) + 1))
+    found = folder.find(ID)
+    assert found
+    for seq in [*range(0, len(whole) + 3, 97), len(whole) - 1, len(whole)]:
+        assert await read(found, seq) == whole[seq:]
+
+
+async def test_many_viewers_see_the_same_while_it_grows(folder: RecordingFolder) -> None:
+    log = folder.create(ID)
+    recorder = Recorder(ID, log, lambda: 0.0)
+    viewers = [asyncio.create_task(read(log, seq)) for seq in (0, 0, 5, 700)]
+    recorder.add(STARTED)
+    for number in range(300):
+        recorder.lines("stdout", encode_lines(f"{number}\n{'x' * (number * 300)}\n\n".encode()))
+        await asyncio.sleep(0)
+    recorder.end(COMPLETE)
+    whole, *others = await asyncio.gather(*viewers)
+    assert len(whole) == 902
+    assert others == [whole, whole[5:], whole[700:]]
+
+
+@pytest.mark.parametrize(
+    "torn", [b"", b'{"type":"stdout","execution":"01AR', b'{"type":"complete","exec', b"\0" * 5000]
+)
+async def test_what_a_crash_cut_off_is_ended_as_lost(folder: RecordingFolder, torn: bytes) -> None:
+    log = write(folder, end=False)
+    log.append(torn)
+    restarted = RecordingFolder(folder.folder)
+    found = restarted.find(ID)
+    assert found
+    messages = await read(found)
+    assert [message["seq"] for message in messages] == list(range(1, len(messages) + 1))
+    assert (messages[-2]["rule"], messages[-1]["status"]) == ("server.lost", "lost")
+    again = restarted.find(ID)
+    assert again
+    assert await read(again) == messages
+
+
+async def test_an_empty_file_is_ended_too(folder: RecordingFolder) -> None:
+    folder.create(ID)
+    found = RecordingFolder(folder.folder).find(ID)
+    assert found
+    assert [message["type"] for message in await read(found)] == ["error", "complete"]
+
+
+def test_what_is_not_kept_is_not_found(folder: RecordingFolder) -> None:
+    for name in (ID, "", "../x", ID.lower(), "x" * 300, f"{ID}\0"):
+        assert folder.find(name) is None
+
+
+def test_the_old_and_the_many_go_and_the_live_stay(folder: RecordingFolder) -> None:
+    ids = [f"01ARZ3NDEKTSV4RRFFQ69G5FA{letter}" for letter in "ABCDEF"]
+    logs = [write(folder, 3, end=id != ids[0], id=id) for id in ids]
+    size = logs[1].path.stat().st_size
+    os.utime(logs[5].path, (1, 1))
+    folder.prune(Retention(age=1e6, size=size * 2 + size // 2), now=logs[1].path.stat().st_mtime)
+    kept = {path.stem for path in folder.folder.iterdir()}
+    assert ids[0] in kept
+    assert ids[5] not in kept
+
+
+def test_the_newest_are_kept_within_the_size(folder: RecordingFolder) -> None:
+    ids = [f"01ARZ3NDEKTSV4RRFFQ69G5FA{letter}" for letter in "ABCDE"]
+    sizes = [write(folder, 3, id=id).path.stat().st_size for id in ids]
+    assert folder.prune(Retention(age=1e12, size=2 * max(sizes)), now=0) == 3
+    assert sorted(path.stem for path in folder.folder.iterdir()) == ids[3:]
+
+
+def test_nobody_else_may_read_it(folder: RecordingFolder) -> None:
+    path = write(folder).path
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+
+
+async def test_a_disk_that_takes_nothing_is_told_and_the_end_comes_from_memory(folder: RecordingFolder) -> None:
+    log = folder.create(ID)
+    recorder = Recorder(ID, log, lambda: 0.0)
+    recorder.add(STARTED)
+    full = os.open("/dev/full", os.O_WRONLY)
+    os.dup2(full, log._fd)
+    os.close(full)
+    with pytest.raises(RecordingError, match="No space left"):
+        recorder.lines("stdout", encode_lines(b"x\n"))
+    recorder.end(COMPLETE)
+    assert [message["type"] for message in await read(log)] == ["started", "complete"]
+
+
+def test_an_id_is_taken_once(folder: RecordingFolder) -> None:
+    folder.create(ID)
+    with pytest.raises(RecordingError, match="File exists"):
+        folder.create(ID)
+    folder.create(OTHER)

@@ -1,0 +1,94 @@
+"""The documents tell the truth: settings, messages, routes, rules and links."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from backend.core import messages
+from backend.settings import Settings
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "bench/README.md"]
+RULE = re.compile(
+    r'"((?:attach|auth|command|execution|frame|limits|option|origin|path|program|recording|server|stdin|syntax)\.[a-z_]+)"'
+)
+
+
+def table(page: str) -> dict[str, list[str]]:
+    """The rows of the tables of a page, by the name in their first cell."""
+    rows = re.findall(r"^\| (.+?) \|(.+)\|$", (ROOT / page).read_text(), re.M)
+    return {name.strip("`"): [cell.strip() for cell in rest.split("|")] for name, rest in rows}
+
+
+def shown(default: object) -> str:
+    if default in (None, ()):
+        return ""
+    return f"`{str(default).lower() if isinstance(default, bool) else default}`"
+
+
+def test_every_setting_stands_in_the_table_with_its_default_and_meaning() -> None:
+    rows = table("docs/settings.md")
+    for field in Settings.model_fields.values():
+        assert rows[str(field.alias)] == [shown(field.default), field.description]
+    assert set(rows) - {"name", "---"} == {str(field.alias) for field in Settings.model_fields.values()}
+
+
+def kinds(union: object) -> set[str]:
+    return {
+        kind for member in get_args(union) for kind in get_args(get_args(member)[0].model_fields["type"].annotation)
+    }
+
+
+def test_every_message_stands_in_the_protocol() -> None:
+    page = (ROOT / "docs/protocol.md").read_text()
+    client, server = page.split("## From the server")
+    for kind in kinds(messages.ClientMessage):
+        assert re.search(rf"^\| .*`{kind}`", client, re.M), kind
+    for kind in kinds(messages.ServerMessage):
+        assert re.search(rf"^\| .*`{kind}`", server, re.M), kind
+
+
+def test_every_field_of_a_message_stands_in_the_protocol() -> None:
+    page = (ROOT / "docs/protocol.md").read_text()
+    for union in (messages.ClientMessage, messages.ServerMessage):
+        for member in get_args(union):
+            for name in get_args(member)[0].model_fields:
+                assert f"`{name}`" in page, name
+
+
+def test_every_rule_stands_in_the_list() -> None:
+    listed = set(table("docs/rules.md"))
+    sources = "".join(path.read_text() for path in (ROOT / "backend").rglob("*.py"))
+    policies = "".join(path.read_text() for path in (ROOT / "backend/policies").glob("*.toml"))
+    found = set(RULE.findall(sources)) | set(RULE.findall(policies))
+    assert len(found) > 30
+    assert found - listed == set()
+    assert {rule for rule in listed if "." in rule and not rule.isupper()} - found == {"allow.NAME", "blocked.NAME"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text()):
+        assert target.startswith("http") or (page.parent / target).exists(), target
+
+
+def test_the_policy_example_prints_what_the_page_says() -> None:
+    page = (ROOT / "docs/rules.md").read_text()
+    command, *said = re.findall(r"^    (?:\$ )?(.+)$", page[page.index("    $ python -m backend policy") :], re.M)[:3]
+    words = [sys.executable, *shlex.split(command)[1:]]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines() == said
+
+
+def test_the_repository_names_no_machine_and_no_registry() -> None:
+    names = "|".join(["/wo" + "rk/", "/ro" + "ot/", "py" + r"pi\.org", "python" + "hosted", "npm" + r"js\.(?:org|com)"])
+    files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split()
+    for name in files:
+        path = ROOT / name
+        if path.suffix not in {".png", ".svg"} and path.exists():
+            assert not re.search(names, path.read_text()), name

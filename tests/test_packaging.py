@@ -1,0 +1,63 @@
+"""What is shipped: pins, the image, the process files."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from backend.settings import env_names
+from tests.needs import need
+
+ROOT = Path(__file__).parent.parent
+
+
+def lines(name: str) -> list[str]:
+    return [line for line in (ROOT / name).read_text().splitlines() if line and not line.startswith(("#", "-r"))]
+
+
+def test_every_requirement_is_pinned() -> None:
+    for line in lines("requirements.txt") + lines("tests/requirements.txt"):
+        assert re.fullmatch(r"[A-Za-z0-9_.-]+==[0-9][^ ]*", line), line
+
+
+def test_uvloop_is_not_among_them() -> None:
+    assert not any("uvloop" in line for line in lines("requirements.txt") + lines("tests/requirements.txt"))
+
+
+def test_the_direct_dependencies_have_a_reason() -> None:
+    reasons = (ROOT / "docs/decisions/dependencies.md").read_text().lower().replace("_", "-")
+    for file in ("requirements.txt", "tests/requirements.txt"):
+        direct = (ROOT / file).read_text().split("# What they bring")[0]
+        for name in re.findall(r"^([A-Za-z][A-Za-z0-9_-]*)==", direct, re.M):
+            assert name.lower().replace("_", "-") in reasons, name
+
+
+def test_the_image_runs_as_a_user_with_a_number() -> None:
+    text = (ROOT / "Dockerfile").read_text()
+    assert re.search(r"^FROM python:3\.14-slim$", text, re.M)
+    assert re.search(r"^USER [1-9]\d*(:[1-9]\d*)?$", text, re.M)
+    assert re.search(r"^HEALTHCHECK .*/health", text, re.M)
+
+
+def test_procfile_and_heroku_run_the_same() -> None:
+    procfile = (ROOT / "Procfile").read_text().strip()
+    run = (ROOT / "heroku.yml").read_text().split("run:")[1].strip()
+    assert run == procfile
+    assert 'TRUSTED_PROXY_HOPS: "1"' in (ROOT / "heroku.yml").read_text()
+
+
+def test_the_example_environment_names_every_setting() -> None:
+    assert re.findall(r"^# ([A-Z_]+)=", (ROOT / ".env.example").read_text(), re.M) == env_names()
+
+
+def test_hadolint_has_nothing_to_say() -> None:
+    hadolint = Path(sys.executable).parent / "hadolint"
+    found = hadolint if hadolint.exists() else shutil.which("hadolint")
+    need(found, "hadolint")
+    done = subprocess.run([str(found), "Dockerfile"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_the_gate_can_be_run() -> None:
+    assert (ROOT / ".ci/run").stat().st_mode & 0o111

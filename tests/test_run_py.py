@@ -1,0 +1,104 @@
+"""run.py: setting up once, handing over, saying what is wrong. The environment it makes is a stand-in here."""
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+import run
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project whose requirements are empty files, so that a real pip has nothing to fetch."""
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "requirements.txt").write_text("")
+    (tmp_path / "tests/requirements.txt").write_text("-r ../requirements.txt\n")
+    monkeypatch.setattr(run, "ROOT", tmp_path)
+    monkeypatch.setattr(run, "VENV", tmp_path / ".venv")
+    monkeypatch.setattr(run, "CORE", tmp_path / "requirements.txt")
+    monkeypatch.setattr(run, "TEST", tmp_path / "tests/requirements.txt")
+    return tmp_path
+
+
+def test_a_python_that_is_too_old_is_told_which_is_needed() -> None:
+    with pytest.raises(run.SetupError, match=r"Python 3\.11 or newer is needed, this is 3\.9"):
+        run.check_python((3, 9))
+    run.check_python((3, 11))
+    run.check_python((3, 14))
+
+
+def test_setting_up_happens_once_and_again_after_a_change(project: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    run.set_up([run.CORE])
+    assert "Installed requirements.txt" in capfd.readouterr().err
+    run.set_up([run.CORE])
+    assert capfd.readouterr().err == ""
+    run.CORE.write_text("# changed\n")
+    run.set_up([run.CORE, run.TEST])
+    said = capfd.readouterr().err
+    assert "Making" not in said
+    assert said.count("Installed") == 2
+
+
+def test_a_half_made_environment_is_made_anew(project: Path) -> None:
+    (project / ".venv/bin").mkdir(parents=True)
+    (project / ".venv/bin/python").write_text("broken")
+    run.set_up([run.CORE])
+    assert run.works(project / ".venv/bin/python")
+
+
+def test_what_pip_says_is_shown_when_it_fails(project: Path) -> None:
+    run.CORE.write_text("this is no requirement\n")
+    with pytest.raises(run.SetupError, match=r"installing requirements\.txt failed:[\s\S]*this is no requirement"):
+        run.set_up([run.CORE])
+    run.CORE.write_text("")
+    run.set_up([run.CORE])
+
+
+def test_a_second_one_waits_for_the_first(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    order = []
+    holding = threading.Event()
+
+    def second() -> None:
+        holding.wait()
+        with run.alone(project / "lock"):
+            order.append("second")
+
+    thread = threading.Thread(target=second)
+    thread.start()
+    with run.alone(project / "lock"):
+        holding.set()
+        while "Waiting" not in capsys.readouterr().err:
+            pass
+        order.append("first")
+    thread.join()
+    assert order == ["first", "second"]
+
+
+@pytest.mark.parametrize(
+    ("given", "becomes", "files"),
+    [
+        ([], ["-m", "backend", "serve"], 1),
+        (["--port", "1"], ["-m", "backend", "serve", "--port", "1"], 1),
+        (["serve", "--port", "1"], ["-m", "backend", "serve", "--port", "1"], 1),
+        (["test", "-k", "x"], ["-m", "pytest", "-k", "x"], 2),
+        (["policy", "check", "ls"], ["-m", "backend", "policy", "check", "ls"], 1),
+        (["setup"], None, 1),
+        (["setup", "--test"], None, 2),
+    ],
+)
+def test_verbs_are_handed_over(
+    monkeypatch: pytest.MonkeyPatch, given: list[str], becomes: list[str] | None, files: int
+) -> None:
+    seen: list[object] = []
+    monkeypatch.setattr(run, "set_up", lambda requirements: seen.append(len(requirements)))
+    monkeypatch.setattr(run, "become", lambda arguments: seen.append(arguments) or 0)
+    assert run.main(given) == 0
+    assert seen == [files, becomes] if becomes else [files]
+
+
+def test_it_tells_how_to_use_it() -> None:
+    done = subprocess.run([sys.executable, run.__file__, "--help"], capture_output=True, text=True, check=True)
+    assert "python3 run.py test" in done.stdout

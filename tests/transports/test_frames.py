@@ -1,0 +1,93 @@
+"""Frames that are built in bulk, read by another implementation."""
+
+import json
+
+import pytest
+from websockets.client import ClientProtocol
+from websockets.frames import Frame
+from websockets.protocol import OPEN
+from websockets.uri import parse_uri
+
+from backend.core.output import encode_lines
+from backend.core.recording import Batch, read_batch
+from backend.transports.frames import BlockWriter, MessageWriter, block_writer, line_frames, payload_frames, pieces
+
+ID = b"01ARZ3NDEKTSV4RRFFQ69G5FAV"
+
+
+def stored(seq: int, texts: list[str], *, partial: bool = False) -> bytes:
+    items = encode_lines("".join(f"{text}\n" for text in texts).encode()).items
+    head = Batch(b"stdout", ID, seq, 12, partial, []).encode().removesuffix(b'""]}')
+    return head + items + b"]}\n"
+
+
+def parse(data: bytes) -> list[str]:
+    """The text messages in a stream of frames, as the websockets library reads them."""
+    protocol = ClientProtocol(parse_uri("ws://x/"), max_size=None)
+    protocol.state = OPEN
+    protocol.reader.feed_data(data)
+    protocol.parser = protocol.parse()
+    next(protocol.parser)
+    protocol.receive_data(b"")
+    return [event.data.decode() for event in protocol.events_received() if isinstance(event, Frame)]
+
+
+@pytest.mark.parametrize("seq", [2, 990, 999, 1000, 1001, 999_995, 1_000_000, 123_456_789])
+def test_a_frame_a_line_says_what_the_messages_say(seq: int) -> None:
+    texts = ["", " ", 'q"', "back\\slash", "é", "x" * 40] + [str(number) for number in range(2500)]
+    block = stored(seq, texts)
+    batch = read_batch(block[:-1])
+    assert batch
+    got = [json.loads(text) for text in parse(b"".join(line_frames(block)))]
+    assert got == [json.loads(message) for message in batch.messages()]
+    assert [message["seq"] for message in got] == list(range(seq, seq + len(texts)))
+    assert [message["line"] for message in got] == texts
+
+
+@pytest.mark.parametrize("seq", [5, 5000])
+def test_every_length_has_its_head(seq: int) -> None:
+    empty = len(next(iter(read_batch(stored(seq, [""])[:-1]).messages())))
+    lengths = [length - empty for length in (124, 125, 126, 127, 65534, 65535, 65536, 65537)]
+    texts = ["x" * length for length in lengths if length >= 0]
+    got = [json.loads(text)["line"] for text in parse(b"".join(line_frames(stored(seq, texts))))]
+    assert got == texts
+
+
+def test_other_messages_and_partial_lines_go_through() -> None:
+    block = b'{"type":"started","seq":1}\n' + stored(2, ["a"], partial=True) + b'{"type":"complete","seq":3}\n'
+    first, second, third = (json.loads(text) for text in parse(b"".join(line_frames(block))))
+    assert (first["type"], second["partial"], second["line"], third["type"]) == ("started", True, "a", "complete")
+
+
+def test_batches_go_as_they_are_stored() -> None:
+    block = stored(2, ["a", "b"]) + stored(4, ["é" * 70_000])
+    assert parse(b"".join(payload_frames(block))) == block.decode().splitlines()
+
+
+def test_pieces_hold_all_frames_in_order() -> None:
+    block = stored(2, [str(number) for number in range(5000)])
+    parts = list(pieces(line_frames(block)))
+    assert len(parts) > 1
+    assert b"".join(parts) == b"".join(line_frames(block))
+
+
+@pytest.mark.parametrize("batches", [True, False])
+async def test_elsewhere_it_goes_message_by_message(batches: bool) -> None:
+    sent = []
+
+    async def send(message: dict) -> None:
+        sent.append(json.loads(message["text"]))
+
+    writer: BlockWriter = block_writer(send, batches=batches)
+    assert isinstance(writer, MessageWriter)
+    assert await writer.write(stored(2, ["a", "b"]) + b'{"type":"complete"}\n')
+    assert [message.get("lines", message.get("line")) for message in sent] == (
+        [["a", "b"], None] if batches else ["a", "b", None]
+    )
+
+
+async def test_a_client_that_has_gone_is_told() -> None:
+    async def send(message: dict) -> None:
+        raise OSError
+
+    assert not await block_writer(send, batches=False).write(stored(2, ["a"]))
