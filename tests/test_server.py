@@ -1,0 +1,78 @@
+"""The application as a value: made from settings, several in one process, none of them sharing anything."""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+import backend.server
+from backend.server import create_app, new_id, utc_now
+from backend.settings import Settings
+
+
+@pytest.fixture(autouse=True)
+def keep_logging() -> Iterator[None]:
+    """Making an application takes over the logs of the process; give them back."""
+    root = logging.getLogger()
+    handlers, level = root.handlers, root.level
+    yield
+    root.handlers, root.level = handlers, level
+
+
+def make(folder: Path, **values: object) -> FastAPI:
+    return create_app(Settings(_env_file=None, data_dir=folder, **values))
+
+
+async def get(app: FastAPI, path: str, **headers: str) -> httpx.Response:
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://gatepost.test") as client:
+        return await client.get(path, headers=headers)
+
+
+async def test_two_applications_live_side_by_side(tmp_path: Path) -> None:
+    first = make(tmp_path / "1", anthropic_api_key="key", http_rate="1/minute")
+    second = make(tmp_path / "2", metrics=False)
+    assert (await get(first, "/health")).json()["api_key_configured"] is True
+    assert (await get(second, "/health")).json()["api_key_configured"] is False
+    assert [(await get(first, "/")).status_code for _ in range(2)] == [200, 429]
+    assert (await get(second, "/")).status_code == 200
+    assert [(await get(app, "/metrics")).status_code for app in (first, second)] == [200, 404]
+
+
+async def test_the_front_door_knows_browsers(tmp_path: Path) -> None:
+    app = make(tmp_path)
+    assert (await get(app, "/", accept="text/html")).headers["content-type"].startswith("text/html")
+    assert (await get(app, "/", accept="*/*")).json()["service"] == "Gatepost"
+
+
+async def test_a_recording_wants_the_token(tmp_path: Path) -> None:
+    app = make(tmp_path, access_token="a token for recordings")
+    path = f"/api/executions/{new_id()}/recording"
+    assert (await get(app, path)).status_code == 401
+    assert (await get(app, path, authorization="Bearer a token for recordings")).status_code == 404
+
+
+def test_the_module_makes_its_application_when_it_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert not (tmp_path / "data").exists()
+    assert isinstance(backend.server.app, FastAPI)
+    assert (tmp_path / "data/recordings").is_dir()
+    with pytest.raises(AttributeError):
+        backend.server.nothing  # noqa: B018
+
+
+def test_ids_are_unlike_and_sort_by_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = {new_id() for _ in range(1000)}
+    assert len(ids) == 1000
+    assert {len(id) for id in ids} == {26}
+    assert max(ids)[:9] <= new_id()[:9]
+    monkeypatch.setattr("backend.server.time.time_ns", lambda: 0)
+    assert new_id().startswith("0000000000")
+
+
+def test_times_are_utc() -> None:
+    assert utc_now().endswith("Z")
+    assert len(utc_now()) == len("2026-01-02T03:04:05.678Z")
