@@ -58,7 +58,7 @@ def _serve(options: argparse.Namespace) -> int:
 
     given = {name: getattr(options, name) for name in ("host", "port", "data_dir")}
     settings = load_settings(**{name: value for name, value in given.items() if value is not None})
-    application = create_app(settings)
+    application = create_app(settings, sole=True)
     if os.geteuid() == 0:
         print(
             "gatepost: warning: started as root, so commands run as root; use another user or the container",

@@ -49,12 +49,15 @@ def utc_now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def create_app(settings: Settings) -> FastAPI:
-    """The application. Raises SettingsError or ProfileError for settings that cannot be used."""
+def create_app(settings: Settings, *, sole: bool = False) -> FastAPI:
+    """The application. Raises SettingsError or ProfileError for settings that cannot be used.
+
+    `sole` says that nothing else in this process starts processes, so that all orphans are the commands'.
+    """
     configure_logs(settings.log_level)
     telemetry = Telemetry()
     recordings = _folders(settings)
-    gateway = _gateway(settings, load_profile(settings.profile), recordings, telemetry)
+    gateway = _gateway(settings, load_profile(settings.profile), recordings, telemetry, Processes(sole=sole))
     door = _door(settings)
     app = FastAPI(
         title=NAME,
@@ -88,8 +91,10 @@ def _folders(settings: Settings) -> RecordingFolder:
         raise SettingsError(f"GATEPOST_DATA_DIR: {settings.data_dir}: {error.strerror}") from error
 
 
-def _gateway(settings: Settings, profile: Profile, recordings: RecordingFolder, telemetry: Telemetry) -> Gateway:
-    local = LocalExecutor(Processes(), {"pyguard": _pyguard(settings)})
+def _gateway(
+    settings: Settings, profile: Profile, recordings: RecordingFolder, telemetry: Telemetry, processes: Processes
+) -> Gateway:
+    local = LocalExecutor(processes, {"pyguard": _pyguard(settings)})
     return Gateway(
         profile=profile,
         workspace=FolderWorkspace(settings.workspace_dir),
@@ -161,5 +166,5 @@ def __getattr__(name: str) -> Any:
     """Make `app` when a server asks for it, so that importing this module reads no settings."""
     if name != "app":
         raise AttributeError(name)
-    globals()["app"] = application = create_app(load_settings())
+    globals()["app"] = application = create_app(load_settings(), sole=True)
     return application

@@ -2,7 +2,8 @@
 
 The service is the reaper of its descendants (PR_SET_CHILD_SUBREAPER): a process whose parent has died becomes the
 service's child, so none can hide by forking twice. It belongs to the command whose session it is in, or whose id
-stands in its environment. Linux only.
+stands in its environment. One that shed both belongs to no command any more; where the service starts nothing but
+commands, it goes at the end of the next one. Linux only.
 """
 
 import asyncio
@@ -19,10 +20,14 @@ KILL_BOUND = 5.0  # seconds; a process that survives SIGKILL so long hangs in th
 
 
 class Processes:
-    """The commands that run, by the id of their first process."""
+    """The commands that run, by the id of their first process.
 
-    def __init__(self) -> None:
+    `sole` says that this process starts nothing but commands, so that an orphan of unknown origin is one of theirs.
+    """
+
+    def __init__(self, *, sole: bool = False) -> None:
         self._live: dict[int, str] = {}
+        self._sole = sole
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         # The first thread has all children: it starts them, and orphans are given to it. The file stays open, so that
         # processes can be found, and ended, also when no descriptor is left.
@@ -45,7 +50,11 @@ class Processes:
     def left(self, pid: int) -> list[int]:
         """Processes of a command whose parent has died; their own children are not listed."""
         children = map(int, os.pread(self._children, 65536, 0).split())
-        return [child for child in children if self._owner(child) == pid]
+        return [child for child in children if child not in self._live and self._belongs(child, pid)]
+
+    def _belongs(self, orphan: int, pid: int) -> bool:
+        owner = self._owner(orphan)
+        return self._sole if owner is None else owner == pid
 
     async def kill(self, pid: int) -> bool:
         """SIGKILL a command's whole tree until none is left but its first process, which the caller waits for.
@@ -70,9 +79,7 @@ class Processes:
         return [*_descendants(pid), *roots, *(below for root in roots for below in _descendants(root))]
 
     def _owner(self, child: int) -> int | None:
-        """The command that an orphan belongs to; None for the commands themselves and for strangers."""
-        if child in self._live:
-            return None
+        """The command that an orphan belongs to; None where nothing tells."""
         with suppress(ProcessLookupError):
             session = os.getsid(child)
             if session in self._live:

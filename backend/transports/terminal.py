@@ -39,6 +39,7 @@ PATH = "/ws/terminal"
 FRAME_LIMIT = 64 * 1024  # bytes
 WAITING_LIMIT = 16  # commands that wait for their turn on one connection
 FAST_BLOCK = 4096  # bytes; smaller blocks are not worth another turn of the loop
+WATCH_LIMIT = 32  # executions that one connection follows at once
 AUTH_TIMEOUT = 5.0  # seconds for the first message of a client that must prove itself
 WAKING_TIME = 10.0  # seconds after its start in which the service says that it has just woken
 CLOSE_TOO_BIG, CLOSE_UNAUTHORISED = 1009, 4001
@@ -278,6 +279,9 @@ class Session:
         if message.execution in self._following:
             reason = "This connection watches that execution already."
             await self._refuse(Decision.deny("attach.twice", reason, "Go on reading."))
+        elif len(self._following) >= WATCH_LIMIT:
+            reason = f"This connection watches {WATCH_LIMIT} executions already."
+            await self._refuse(Decision.deny("limits.watching", reason, "Wait for one to end, or connect once more."))
         else:
             self._watch(message.execution, message.after_seq)
 

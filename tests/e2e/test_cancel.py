@@ -92,7 +92,6 @@ async def test_a_timeout_and_a_flood_leave_nothing_either(server: Server) -> Non
         assert processes_of(server, "sleep 5012") == []
 
 
-@pytest.mark.xfail(strict=True, reason="known by neither session nor environment until the cage holds it")
 async def test_a_child_without_our_environment_in_a_session_of_its_own_is_found(server: Server) -> None:
     async with terminal(server) as client:
         await client.run("pyguard bash -c '(env -i setsid sleep 5013 >/dev/null 2>&1 &); sleep 0.3'")
