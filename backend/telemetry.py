@@ -11,7 +11,8 @@ import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 
 from backend.core.decisions import Decision
-from backend.core.gateway import Execution, Outcome, Request
+from backend.core.executions import Outcome, Request
+from backend.core.gateway import Execution
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # they double the figures and nobody reads them
 DURATIONS = (0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600)  # seconds

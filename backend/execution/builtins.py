@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from backend.core.gateway import Control, Executor, Order, Outcome, Status
+from backend.core.executions import Control, Executor, Order, Outcome, Status
 from backend.core.output import encode_lines
 from backend.core.policy import Profile
 from backend.core.recording import Recorder

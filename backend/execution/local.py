@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from backend.core.errors import RecordingError
-from backend.core.gateway import (
+from backend.core.executions import (
     EXIT_GATEPOST_FAILED,
     EXIT_NOT_FOUND,
     EXIT_SIGNAL_BASE,

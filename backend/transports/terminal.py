@@ -14,7 +14,8 @@ from typing import Any, assert_never
 from pydantic import ValidationError
 
 from backend.core.decisions import Decision
-from backend.core.gateway import Execution, Gateway, Principal, Refused, Request, Stop
+from backend.core.executions import Principal, Request, Stop
+from backend.core.gateway import Execution, Gateway, Refused
 from backend.core.messages import (
     CLIENT_MESSAGE,
     Attach,

@@ -12,20 +12,8 @@ from typing import Any
 import pytest
 
 from backend.core.decisions import Decision
-from backend.core.gateway import (
-    Clock,
-    Control,
-    Execution,
-    Gateway,
-    Order,
-    Outcome,
-    Principal,
-    Refused,
-    Request,
-    Status,
-    Stop,
-    Terms,
-)
+from backend.core.executions import Control, Order, Outcome, Principal, Request, Status, Stop
+from backend.core.gateway import Clock, Execution, Gateway, Refused, Terms
 from backend.core.limits import Rate, Slots
 from backend.core.recording import Recorder
 from backend.execution.local import LocalExecutor, OutsideProgram

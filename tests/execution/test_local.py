@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from backend.core.gateway import Control, Order, Outcome, Status, Stop
+from backend.core.executions import Control, Order, Outcome, Status, Stop
 from backend.core.recording import Recorder, read_batch
 from backend.execution.local import LocalExecutor, OutsideProgram
 from backend.execution.processes import Processes
