@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import resource
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
@@ -58,6 +59,9 @@ def _serve(options: argparse.Namespace) -> int:
 
     given = {name: getattr(options, name) for name in ("host", "port", "data_dir")}
     settings = load_settings(**{name: value for name, value in given.items() if value is not None})
+    # Each socket, viewer and command holds descriptors; the usual soft limit is a remnant of select().
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     application = create_app(settings, sole=True)
     if os.geteuid() == 0:
         print(

@@ -1,6 +1,7 @@
 """Where a request comes from, and whether the page that sent it may."""
 
 from collections.abc import Sequence
+from ipaddress import IPv4Address, ip_address, ip_network
 from urllib.parse import urlsplit
 
 DEFAULT_PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
@@ -15,8 +16,19 @@ def client_address(peer: str, forwarded: Sequence[str], trusted_hops: int) -> st
     """
     entries = [entry.strip() for header in forwarded for entry in header.split(",") if entry.strip()]
     if 0 < trusted_hops <= len(entries):
-        return entries[-trusted_hops][:64]
-    return peer
+        return _network(entries[-trusted_hops][:64])
+    return _network(peer)
+
+
+def _network(address: str) -> str:
+    """What limits count an address as: an IPv6 customer has a whole /64 to choose from."""
+    try:
+        found = ip_address(address)
+    except ValueError:
+        return address
+    if isinstance(found, IPv4Address) or found.is_loopback:
+        return str(found)
+    return str(found.ipv4_mapped or ip_network((found, 64), strict=False))
 
 
 def origin_allowed(origin: str | None, host: str, allowed: Sequence[str], *, loopback: bool) -> bool:

@@ -42,6 +42,10 @@ class RateLimiter(Protocol):
         """Count one for `key`: 0.0 when it is admitted, else the seconds until it would be."""
         ...
 
+    async def wait(self, key: str) -> float:
+        """The same without counting."""
+        ...
+
 
 async def check_rate(limiter: RateLimiter, keys: tuple[str, ...]) -> Decision | None:
     """Refuse when any of `keys` has used up its window; the first key is counted first."""

@@ -34,7 +34,7 @@ class Run(Message):
 
     type: Literal["run"]
     command: str
-    cwd: str = "."
+    cwd: str = Field(default=".", max_length=1024)
     timeout: float | None = Field(default=None, gt=0)
     dry_run: bool = False
     id: ClientId | None = None

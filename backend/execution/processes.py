@@ -2,8 +2,8 @@
 
 The service is the reaper of its descendants (PR_SET_CHILD_SUBREAPER): a process whose parent has died becomes the
 service's child, so none can hide by forking twice. It belongs to the command whose session it is in, or whose id
-stands in its environment. One that shed both belongs to no command any more; where the service starts nothing but
-commands, it goes at the end of the next one. Linux only.
+stands in its environment. One that shed both is claimed by the last command that runs, where the service starts nothing
+but commands. Linux only.
 """
 
 import asyncio
@@ -54,7 +54,7 @@ class Processes:
 
     def _belongs(self, orphan: int, pid: int) -> bool:
         owner = self._owner(orphan)
-        return self._sole if owner is None else owner == pid
+        return owner == pid or (owner is None and self._sole and len(self._live) == 1)
 
     async def kill(self, pid: int) -> bool:
         """SIGKILL a command's whole tree until none is left but its first process, which the caller waits for.

@@ -7,11 +7,13 @@ import os
 import re
 import stat
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path, PurePosixPath
 
 from backend.core.commands import Word
 from backend.core.decisions import Decision
 
+STAR = "*"
 EXPANSION_LIMIT = 1000  # words a line may grow to; every one of them is judged
 
 
@@ -60,7 +62,10 @@ class FolderWorkspace:
     def _matches(self, word: Word, cwd: PurePosixPath) -> list[str]:
         found = [""]
         for part, matcher in _parts(word):
-            found = [path for start in found for path in self._step(start, part, matcher, cwd)]
+            grown = (path for start in found for path in self._step(start, part, matcher, cwd))
+            found = list(islice(grown, EXPANSION_LIMIT + 1))
+            if len(found) > EXPANSION_LIMIT:
+                break
         # A file named like an option must stay a file.
         return sorted(f"./{path}" if path.startswith("-") else path for path in found)
 
@@ -103,19 +108,32 @@ def _matcher(part: str, active: frozenset[int]) -> re.Pattern[str] | None:
     """A regular expression for one name, None where nothing in it is active."""
     if not any(part[at] in "*?[" for at in active):
         return None
-    pattern, at = [], 0
+    pieces, at = [""], 0
     while at < len(part):
         piece, length = _piece(part, at, active)
-        pattern.append(piece)
+        if piece == STAR:
+            pieces.append("")
+        else:
+            pieces[-1] += piece
         at += length
-    return re.compile("".join(pattern), re.DOTALL)
+    return re.compile(_stars_between(pieces), re.DOTALL)
+
+
+def _stars_between(pieces: list[str]) -> str:
+    """The pieces with anything between them. What a star skipped is never taken back (an atomic group): the first
+    place where the next piece fits is as good as any, and the time stays short whatever the glob."""
+    first, *rest = pieces
+    if not rest:
+        return first
+    middle = "".join(f"(?>.*?{piece})" for piece in rest[:-1] if piece)
+    return f"{first}{middle}.*{rest[-1]}"
 
 
 def _piece(part: str, at: int, active: frozenset[int]) -> tuple[str, int]:
     if at in active:
         match part[at]:
             case "*":
-                return ".*", 1
+                return STAR, 1
             case "?":
                 return ".", 1
             case "[":

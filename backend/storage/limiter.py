@@ -64,5 +64,14 @@ class MovingWindow:
         """Count one for `key`: 0.0 when admitted, else the seconds until the window has room."""
         if await self._strategy.hit(self._item, self._namespace, key):
             return 0.0
+        return await self._seconds(key)
+
+    async def wait(self, key: str) -> float:
+        """What `hit` would say, without counting."""
+        if await self._strategy.test(self._item, self._namespace, key):
+            return 0.0
+        return await self._seconds(key)
+
+    async def _seconds(self, key: str) -> float:
         stats = await self._strategy.get_window_stats(self._item, self._namespace, key)
         return max(stats.reset_time - time.time(), 0.001)

@@ -5,6 +5,7 @@ viewer costs no memory and a late one sees the same bytes.
 """
 
 import asyncio
+import fcntl
 import os
 import re
 from collections.abc import Iterator
@@ -120,6 +121,8 @@ class RecordingFolder:
             fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise RecordingError(f"The recording cannot be begun: {error.strerror}.") from error
+        # Tells another server on the same folder that this one is still being written.
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         recording = RecordingFile(path, fd)
         self._live = {name: file for name, file in self._live.items() if file.live}
         self._live[execution] = recording
@@ -211,6 +214,10 @@ def _line_after(fd: int, offset: int) -> tuple[int, bytes]:
 def _mend(path: Path, execution: str) -> None:
     """Give a recording that has no end one: its server died while the command ran."""
     with path.open("r+b") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return
         size = file.seek(0, os.SEEK_END)
         whole = _line_start(file.fileno(), size)
         last = _last_line(file.fileno(), whole)

@@ -82,11 +82,12 @@ class Door:
             return None
         if token is None:
             return _unauthorised("auth.required", "This server asks for an access token.")
-        if hmac.compare_digest(token.encode(), self.token.encode()):
-            return None
-        if wait := await self.token_failures.hit(f"token:{address}"):
+        if wait := await self.token_failures.wait(f"token:{address}"):
             reason = f"Too many wrong tokens from this address; wait {round(wait + 0.5)} s."
             return Decision.deny("auth.limited", reason, risk=Risk.SAFE, retry_after=wait)
+        if hmac.compare_digest(token.encode(), self.token.encode()):
+            return None
+        await self.token_failures.hit(f"token:{address}")
         return _unauthorised("auth.wrong", "The access token is wrong.")
 
 

@@ -105,18 +105,29 @@ class DirectWriter:
     def __init__(self, protocol: Any, encode: Callable[[bytes], Iterator[bytes]]) -> None:
         self._protocol = protocol
         self._encode = encode
+        self._turn = asyncio.Lock()
 
     async def write(self, block: bytes) -> bool:
-        """Write a block; between pieces the loop serves others, and the transport gets below its high-water mark."""
-        protocol = self._protocol
+        """Write a block, a piece at a time; between pieces the loop serves others.
+
+        However many write at once, one piece is handed over at a time, and only while the transport is below its
+        high-water mark: a client that does not read costs one piece.
+        """
         for number, piece in enumerate(pieces(self._encode(block))):
             if number:
                 await asyncio.sleep(0)
-            if protocol.close_sent or protocol.disconnected or protocol.transport.is_closing():
-                return False
-            protocol.transport.write(piece)
-            await protocol.writable.wait()
-        return not protocol.disconnected
+            async with self._turn:
+                if not await self._write(piece):
+                    return False
+        return True
+
+    async def _write(self, piece: bytes) -> bool:
+        protocol = self._protocol
+        await protocol.writable.wait()
+        if protocol.close_sent or protocol.disconnected or protocol.transport.is_closing():
+            return False
+        protocol.transport.write(piece)
+        return True
 
 
 class MessageWriter:

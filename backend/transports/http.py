@@ -180,7 +180,10 @@ def _recording_routes(facts: Facts, door: Door, limiter: Limiter, rate: str) -> 
         if refusal := await door.check_token(door.bearer(request.scope), door.address(request.scope)):
             status = 429 if refusal.rule == "auth.limited" else 401
             raise HTTPException(status, f"{refusal.reason} {refusal.hint}", {"www-authenticate": "Bearer"})
-        found = facts.find_recording(execution)
+        try:
+            found = facts.find_recording(execution)
+        except OSError as error:
+            raise HTTPException(503, f"The recording cannot be read: {error.strerror}.") from error
         if found is None:
             raise HTTPException(404, f"There is no recording of the execution {execution}.")
         if format == "ndjson":

@@ -40,7 +40,7 @@ PATH = "/ws/terminal"
 FRAME_LIMIT = 64 * 1024  # bytes
 WAITING_LIMIT = 16  # commands that wait for their turn on one connection
 FAST_BLOCK = 4096  # bytes; smaller blocks are not worth another turn of the loop
-WATCH_LIMIT = 32  # executions that one connection follows at once
+WATCH_LIMIT = 8  # executions that one connection follows at once
 AUTH_TIMEOUT = 5.0  # seconds for the first message of a client that must prove itself
 WAKING_TIME = 10.0  # seconds after its start in which the service says that it has just woken
 CLOSE_TOO_BIG, CLOSE_UNAUTHORISED = 1009, 4001
@@ -266,8 +266,12 @@ class Session:
 
     async def _follow(self, execution: str, after_seq: int) -> None:
         with suppress(ClientGone):
-            if not await self.gateway.follow(execution, after_seq, self._deliver):
-                await self._refuse(_unknown(execution))
+            try:
+                if not await self.gateway.follow(execution, after_seq, self._deliver):
+                    await self._refuse(_unknown(execution))
+            except OSError as error:
+                reason = f"The recording of {execution} cannot be read: {error.strerror}."
+                await self._refuse(Decision.deny("recording.unavailable", reason, "Try again in a moment."))
 
     async def _deliver(self, block: bytes) -> None:
         if not await self._writer.write(block):

@@ -67,3 +67,19 @@ def test_pages_of_the_same_host_or_listed_may_connect(origin: str | None, host: 
 )
 def test_on_this_machine_a_foreign_name_is_a_rebinding_attack(origin: str, allowed: bool) -> None:
     assert origin_allowed(origin, origin.removeprefix("http://"), [], loopback=True) is allowed
+
+
+@pytest.mark.parametrize(
+    ("peer", "address"),
+    [
+        ("2001:db8::1", "2001:db8::/64"),
+        ("2001:db8::ffff:1", "2001:db8::/64"),
+        ("2001:db8:0:1::1", "2001:db8:0:1::/64"),
+        ("::ffff:10.0.0.1", "10.0.0.1"),
+        ("::1", "::1"),
+        ("10.0.0.1", "10.0.0.1"),
+        ("no address", "no address"),
+    ],
+)
+def test_a_customer_of_ipv6_is_one_address(peer: str, address: str) -> None:
+    assert client_address(peer, [], 0) == address

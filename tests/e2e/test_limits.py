@@ -136,7 +136,7 @@ async def test_a_refused_handshake_takes_no_place(start_server: StartServer) -> 
 async def test_a_connection_watches_so_many_and_no_more(start_server: StartServer) -> None:
     server = start_server({"GATEPOST_CONCURRENT_PER_PRINCIPAL": "40", "GATEPOST_CONCURRENT_TOTAL": "40"})
     async with terminal(server) as owner, terminal(server) as viewer:
-        started = [await owner.start("pyguard sleep 600") for _ in range(33)]
+        started = [await owner.start("pyguard sleep 600") for _ in range(9)]
         for message in started:
             await viewer.send(type="attach", execution=message["execution"])
         await viewer.send(type="ping", id="end")

@@ -96,3 +96,10 @@ def test_a_new_workspace_has_something_to_look_at(tmp_path: Path) -> None:
     (tmp_path / "new/welcome.txt").unlink()
     prepare_workspace(tmp_path / "new")
     assert not (tmp_path / "new/welcome.txt").exists()
+
+
+@pytest.mark.parametrize("glob", ["*" * 60 + "x", "*a" * 40 + "b", "*?" * 40 + "x", "[!z]*" * 40 + "0"])
+def test_no_glob_takes_long(workspace: FolderWorkspace, glob: str) -> None:
+    """With backtracking any of these takes longer than anybody waits."""
+    Path(workspace.root, "a" * 250).touch()
+    assert expand(workspace, glob) == [glob]

@@ -77,6 +77,7 @@ async def test_many_viewers_see_the_same_while_it_grows(folder: RecordingFolder)
 async def test_what_a_crash_cut_off_is_ended_as_lost(folder: RecordingFolder, torn: bytes) -> None:
     log = write(folder, end=False)
     log.append(torn)
+    os.close(log._fd)  # what the death of its server does
     restarted = RecordingFolder(folder.folder)
     found = restarted.find(ID)
     assert found
@@ -89,7 +90,7 @@ async def test_what_a_crash_cut_off_is_ended_as_lost(folder: RecordingFolder, to
 
 
 async def test_an_empty_file_is_ended_too(folder: RecordingFolder) -> None:
-    folder.create(ID)
+    os.close(folder.create(ID)._fd)
     found = RecordingFolder(folder.folder).find(ID)
     assert found
     assert [message["type"] for message in await read(found)] == ["error", "complete"]
@@ -142,3 +143,10 @@ def test_an_id_is_taken_once(folder: RecordingFolder) -> None:
     with pytest.raises(RecordingError, match="File exists"):
         folder.create(ID)
     folder.create(OTHER)
+
+
+async def test_what_another_server_still_writes_is_not_ended(folder: RecordingFolder) -> None:
+    log = write(folder, 3, end=False)
+    stored = log.path.read_bytes()
+    assert RecordingFolder(folder.folder).find(ID)
+    assert log.path.read_bytes() == stored
