@@ -33,22 +33,3 @@ def test_output_never_becomes_html() -> None:
         assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(", path.read_text()), (
             path.name
         )
-
-
-def test_the_page_works_below_a_path() -> None:
-    """What it loads and connects to is named relative to where it lies."""
-    html = (FRONTEND / "index.html").read_text()
-    assert not re.findall(r'(?:src|href)="/', html)
-    assert 'new URL("ws/terminal", document.baseURI)' in (FRONTEND / "main.js").read_text()
-
-
-def test_the_vendored_files_name_no_source_maps() -> None:
-    for path in (FRONTEND / "vendor").glob("*.mjs"):
-        assert "sourceMappingURL" not in path.read_text(), path.name
-
-
-def test_every_module_is_used_and_there() -> None:
-    modules = {path.name for path in FRONTEND.glob("*.js")}
-    imported = {name for path in FRONTEND.glob("*.js") for name in re.findall(r'from "\./(\w+\.js)"', path.read_text())}
-    loaded = set(re.findall(r'src="static/(\w+\.js)"', (FRONTEND / "index.html").read_text()))
-    assert modules == imported | loaded
