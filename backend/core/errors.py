@@ -1,7 +1,8 @@
 """The errors of Gatepost. What is expected (denied, timed out, cancelled) is a value, not an error.
 
 GatepostError
-└── RecordingError      the recording cannot be written
+├── RecordingError      the recording cannot be written
+└── StorageError        the database cannot be reached or does not do what it is told
 """
 
 
@@ -14,3 +15,7 @@ class GatepostError(Exception):
 
 class RecordingError(GatepostError):
     """The recording cannot be written, so nothing may run."""
+
+
+class StorageError(GatepostError):
+    """The database cannot be reached, so nothing may run."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol, assert_never
 
+from backend.core.identity import Principal
 from backend.core.recording import Recorder
 
 STDIN_LIMIT = 1 << 20  # bytes that wait for a program that does not read
@@ -31,14 +32,6 @@ class Stop(StrEnum):
     SHUTDOWN = "shutdown"
     OUTPUT_LIMIT = "output_limit"
     UNRECORDED = "unrecorded"
-
-
-@dataclass(frozen=True, slots=True)
-class Principal:
-    """Who asks. `name` is unique; `address` is where from, for the shared limits."""
-
-    name: str
-    address: str
 
 
 @dataclass(frozen=True, slots=True)

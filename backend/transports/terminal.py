@@ -14,8 +14,9 @@ from typing import Any, assert_never
 from pydantic import ValidationError
 
 from backend.core.decisions import Decision
-from backend.core.executions import Principal, Request, Stop
+from backend.core.executions import Request, Stop
 from backend.core.gateway import Execution, Gateway, Refused
+from backend.core.identity import Principal
 from backend.core.messages import (
     CLIENT_MESSAGE,
     Attach,

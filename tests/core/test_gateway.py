@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from backend.core.decisions import Decision
-from backend.core.executions import Control, Order, Outcome, Principal, Request, Status, Stop
+from backend.core.executions import Control, Order, Outcome, Request, Status, Stop
 from backend.core.gateway import Clock, Execution, Gateway, Refused, Terms
+from backend.core.identity import Principal
 from backend.core.limits import Rate, Slots
 from backend.core.recording import Recorder
 from backend.execution.local import LocalExecutor, OutsideProgram

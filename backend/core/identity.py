@@ -1,0 +1,130 @@
+"""Who asks, and what they may do: roles for people, scopes for their tokens, permissions for both."""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+USER_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+SHORTEST_PASSWORD = 10
+LONGEST_PASSWORD = 256  # characters; hashing more would only cost time
+
+
+class Permission(StrEnum):
+    """What a principal may do; the names of the scopes of tokens."""
+
+    READ = "read"
+    EXECUTE = "execute"
+    ADMIN = "admin"
+
+
+class Role(StrEnum):
+    """What a person is here."""
+
+    ADMIN = "admin"
+    OPERATOR = "operator"
+    VIEWER = "viewer"
+
+    @property
+    def permissions(self) -> frozenset[Permission]:
+        return ROLE_PERMISSIONS[self]
+
+
+ROLE_PERMISSIONS: Mapping[Role, frozenset[Permission]] = {
+    Role.ADMIN: frozenset(Permission),
+    Role.OPERATOR: frozenset({Permission.READ, Permission.EXECUTE}),
+    Role.VIEWER: frozenset({Permission.READ}),
+}
+VISITOR_PERMISSIONS = frozenset({Permission.READ, Permission.EXECUTE})
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """A person or a program with an account. `profile` names the policy of its terminal; times are Unix milliseconds."""
+
+    id: str
+    name: str
+    role: Role
+    profile: str
+    disabled: bool
+    created_ms: int
+    valid_from_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class ApiToken:
+    """A token for programs, without its secret. Times are Unix milliseconds, None for never."""
+
+    id: str
+    user_id: str
+    name: str
+    scopes: frozenset[Permission]
+    created_ms: int
+    expires_ms: int | None
+    revoked_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """What a verified access token (JWT) says. Times are Unix seconds."""
+
+    user_id: str
+    token_id: str
+    issued_at: int
+    expires_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who asks. `name` is unique (`user:ann`, `visitor:…`); `address` is where from, for the shared limits.
+
+    `user` is the account, None for a visitor; `token` is the id of what it proved itself with.
+    """
+
+    name: str
+    address: str
+    permissions: frozenset[Permission] = VISITOR_PERMISSIONS
+    user: User | None = None
+    token: str | None = None
+    token_expires_ms: int | None = None
+
+    def may(self, permission: Permission) -> bool:
+        return permission in self.permissions
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    """A place for commands: a workspace of its own under a policy profile.
+
+    `members` are user ids beside the owner; `allowed_extra` are programs beside those of the profile.
+    """
+
+    id: str
+    name: str
+    owner_id: str
+    members: frozenset[str]
+    profile: str
+    allowed_extra: tuple[str, ...]
+    network: bool
+    metadata_only: bool
+    created_ms: int
+
+    def is_open_to(self, principal: Principal) -> bool:
+        """Whether the project exists for `principal`: its owner, a member, an administrator."""
+        user = principal.user
+        if user is None or not principal.may(Permission.READ):
+            return False
+        return user.role is Role.ADMIN or user.id == self.owner_id or user.id in self.members
+
+
+def scopes_of(text: str) -> frozenset[Permission]:
+    """Read `read execute`. Raises ValueError for a word that is no scope, or for none."""
+    scopes = frozenset(map(Permission, text.split()))
+    if not scopes:
+        raise ValueError("a token needs at least one scope")
+    return scopes
+
+
+def scopes_text(scopes: Iterable[Permission]) -> str:
+    """The scopes as they are stored and shown."""
+    return " ".join(sorted(scopes))

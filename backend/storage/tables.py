@@ -1,0 +1,146 @@
+"""The tables. Times are milliseconds since 1970, UTC; ids of ours are ULIDs, which sort by time."""
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+Id = String(26)
+Millis = BigInteger
+
+users = Table(
+    "users",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("name", String(64), nullable=False, unique=True),
+    Column("password_hash", String(255)),  # none: no login by password yet
+    Column("role", String(16), nullable=False),
+    Column("profile", String(64), nullable=False),
+    Column("disabled", Boolean, nullable=False, default=False),
+    Column("created_ms", Millis, nullable=False),
+    # Tokens issued before this time count for nothing: a changed password, a disabled user.
+    Column("valid_from_ms", Millis, nullable=False),
+)
+
+api_tokens = Table(
+    "api_tokens",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("user_id", Id, ForeignKey("users.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("name", String(64), nullable=False),
+    Column("secret_hash", LargeBinary(32), nullable=False, unique=True),
+    Column("scopes", String(64), nullable=False),  # with blanks between
+    Column("created_ms", Millis, nullable=False),
+    Column("expires_ms", Millis),
+    Column("revoked_ms", Millis),
+)
+
+revoked_tokens = Table(
+    "revoked_tokens",
+    metadata,
+    Column("jti", Id, primary_key=True),
+    Column("expires_ms", Millis, nullable=False, index=True),
+)
+
+login_links = Table(
+    "login_links",
+    metadata,
+    Column("secret_hash", LargeBinary(32), primary_key=True),
+    Column("user_id", Id, ForeignKey("users.id", ondelete="CASCADE"), nullable=False),
+    Column("expires_ms", Millis, nullable=False),
+)
+
+projects = Table(
+    "projects",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("name", String(100), nullable=False),
+    Column("owner_id", Id, ForeignKey("users.id"), nullable=False, index=True),
+    Column("profile", String(64), nullable=False),
+    Column("allowed_extra", Text, nullable=False),  # JSON list of programs
+    Column("network", Boolean, nullable=False),
+    Column("metadata_only", Boolean, nullable=False),
+    Column("created_ms", Millis, nullable=False),
+    Column("deleted_ms", Millis),  # kept, because executions and the audit name it
+)
+
+project_members = Table(
+    "project_members",
+    metadata,
+    Column("project_id", Id, ForeignKey("projects.id", ondelete="CASCADE"), primary_key=True),
+    Column("user_id", Id, ForeignKey("users.id", ondelete="CASCADE"), primary_key=True, index=True),
+)
+
+executions = Table(
+    "executions",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("principal", String(128), nullable=False),
+    Column("user_id", Id),
+    Column("project_id", Id),
+    Column("command", Text, nullable=False),
+    Column("working_dir", Text, nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("exit_code", Integer),
+    Column("duration_ms", BigInteger),
+    Column("risk", String(16), nullable=False),
+    Column("rule", String(64), nullable=False),
+    Column("deletes", Boolean, nullable=False),  # whether rm was among its programs
+    Column("dry_run", Boolean, nullable=False),
+    Column("metadata_only", Boolean, nullable=False),
+    Column("protection", String(8), nullable=False, default=""),
+    Column("folder", Id, nullable=False),  # the data folder that holds its recording
+    Column("created_ms", Millis, nullable=False),
+    Index(None, "project_id", "id"),
+    Index(None, "user_id", "id"),
+    Index(None, "status", "folder"),
+)
+
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    Column("principal", String(128), primary_key=True),
+    Column("key", String(255), primary_key=True),
+    Column("body_hash", LargeBinary(32), nullable=False),
+    Column("execution", Id, nullable=False),
+    Column("created_ms", Millis, nullable=False, index=True),
+)
+
+# Append-only. `body` is the canonical JSON that the hash is over; nothing else is stored of an event.
+audit_events = Table(
+    "audit_events",
+    metadata,
+    Column("seq", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=False),
+    Column("body", Text, nullable=False),
+    Column("hash", LargeBinary(32), nullable=False),
+)
+
+# One row: where the chain begins and ends, signed.
+audit_head = Table(
+    "audit_head",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("first_seq", BigInteger, nullable=False),
+    Column("first_previous", LargeBinary(32), nullable=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("hash", LargeBinary(32), nullable=False),
+    Column("signature", LargeBinary(64), nullable=False),
+)
