@@ -1,8 +1,7 @@
-"""The command line: `python -m backend serve`, `python -m backend policy check`."""
+"""The command line: `python -m backend serve`, `policy check`, and the verbs of accounts."""
 
 import argparse
 import json
-import os
 import resource
 import sys
 from collections.abc import Iterable, Sequence
@@ -10,9 +9,15 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from backend import __version__
+from backend.accounts_cli import add_verbs
+from backend.core.addresses import reachable
+from backend.core.admission import Plan, judge
 from backend.core.commands import parse
 from backend.core.decisions import Decision
-from backend.core.policy import Place, Profile, ProfileError
+from backend.core.errors import GatepostError
+from backend.core.lexer import Word
+from backend.core.policy import Profile, ProfileError
+from backend.core.targets import Target
 from backend.profiles import load_profile
 from backend.settings import Settings, SettingsError, load_settings
 
@@ -26,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         code: int = options.run(options)
-    except (SettingsError, ProfileError) as error:
+    except (SettingsError, ProfileError, GatepostError) as error:
         print(f"gatepost: {error}", file=sys.stderr)
         return EXIT_USAGE
     return code
@@ -49,6 +54,11 @@ def _parser() -> argparse.ArgumentParser:
         "lines", nargs="*", metavar="LINE", help="a command line; without any, they come from standard input"
     )
     check.set_defaults(run=_check)
+    protection = verbs.add_parser("protection", help="try out what holds commands on this machine")
+    protection.add_argument("--data-dir", type=Path, help="folder that the cage is built in (GATEPOST_DATA_DIR, data)")
+    protection.add_argument("--json", action="store_true", help="print JSON on a terminal too")
+    protection.set_defaults(run=_protection)
+    add_verbs(verbs)
     return parser
 
 
@@ -62,12 +72,7 @@ def _serve(options: argparse.Namespace) -> int:
     # Each socket, viewer and command holds descriptors; the usual soft limit is a remnant of select().
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    application = create_app(settings, sole=True)
-    if os.geteuid() == 0:
-        print(
-            "gatepost: warning: started as root, so commands run as root; use another user or the container",
-            file=sys.stderr,
-        )
+    application = create_app(settings)
     server = _announcing(uvicorn.Server)(
         uvicorn.Config(
             application,
@@ -102,19 +107,32 @@ def _announcing(base: Any) -> Any:
             await super().startup(sockets)
             if self.started:
                 port = self.servers[0].sockets[0].getsockname()[1]
-                print(_welcome(self.config.host, port), file=sys.stderr, flush=True)
+                ticket = self.config.app.state.stores.login_link
+                print(_welcome(self.config.host, port, ticket), file=sys.stderr, flush=True)
 
     return Server
 
 
-def _welcome(host: str, port: int) -> str:
-    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+def _welcome(host: str, port: int, ticket: str) -> str:
+    address = f"{reachable(host)}:{port}"
+    login = f"  login  http://{address}/#login={ticket}  (administrator, once, today)\n" if ticket else ""
     return (
         f"\nGatepost {__version__} is ready.\n\n"
-        f"  page   http://{shown}:{port}/\n"
-        f'  wscat  wscat -c ws://{shown}:{port}/ws/terminal -x \'{{"command":"help"}}\' -w 2\n'
-        f"  curl   curl -s http://{shown}:{port}/health\n"
+        f"  page   http://{address}/\n"
+        f"{login}"
+        f'  wscat  wscat -c ws://{address}/ws/terminal -x \'{{"command":"help"}}\' -w 2\n'
+        f"  curl   curl -s http://{address}/health\n"
     )
+
+
+def _protection(options: argparse.Namespace) -> int:
+    from backend.server import protection_of
+
+    settings = load_settings(**({"data_dir": options.data_dir} if options.data_dir else {}))
+    found = protection_of(settings)
+    plain = sys.stdout.isatty() and not options.json
+    print(found.table() if plain else json.dumps(found.as_json()))
+    return 0 if found.meets(settings.protection_minimum) else 1
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -124,20 +142,38 @@ def _check(options: argparse.Namespace) -> int:
     plain = sys.stdout.isatty() and not options.json
     allowed = True
     for line in lines:
-        verdict = judge(profile, line, settings)
+        verdict = judge_line(profile, line, settings)
         allowed &= verdict["allowed"]
         print(_sentence(verdict) if plain else json.dumps(verdict, ensure_ascii=False), flush=True)
     return 0 if allowed else EXIT_DENIED
 
 
-def judge(profile: Profile, line: str, settings: Settings) -> dict[str, Any]:
+class _AsWritten:
+    """A workspace that is not looked at: globs stay as they are, links are not followed."""
+
+    def __init__(self, root: PurePosixPath) -> None:
+        self.root = root
+
+    def enter(self, cwd: str) -> PurePosixPath:
+        return self.root / cwd
+
+    def expand(self, words: tuple[Word, ...], cwd: PurePosixPath) -> tuple[str, ...]:
+        return tuple(word.text for word in words)
+
+    def check(self, paths: tuple[str, ...], cwd: PurePosixPath) -> None:
+        return None
+
+
+def judge_line(profile: Profile, line: str, settings: Settings) -> dict[str, Any]:
     """The verdict of `policy check`: globs are judged as they are written, links are not followed."""
-    script = profile.check_length(line) or parse(line)
+    script = profile.check_length(line) or parse(line, profile.operators, assignments=bool(profile.environment))
     if isinstance(script, Decision):
         return _verdict(line, script, ())
+    if refusal := profile.check_count(len(script.words)):
+        return _verdict(line, refusal, script.argv)
     root = PurePosixPath(settings.workspace_dir)
-    decision = profile.check_count(len(script.words)) or profile.decide(script.argv, Place(root, root))
-    return _verdict(line, decision, script.argv)
+    plan = judge(script, Target(profile, _AsWritten(root)), root)
+    return _verdict(line, plan.decision if isinstance(plan, Plan) else plan, script.argv)
 
 
 def _verdict(line: str, decision: Decision, argv: tuple[str, ...]) -> dict[str, Any]:

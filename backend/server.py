@@ -1,47 +1,86 @@
 """The wiring: `create_app(settings)` puts the parts together, `app` is the application of the environment's settings."""
 
 import asyncio
+import os
 import secrets
 import shlex
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import structlog
 from fastapi import FastAPI
+from limits.aio.storage import Storage
 from prometheus_client import generate_latest
+from slowapi import Limiter
 
 from backend import __version__
-from backend.core.gateway import Clock, Gateway, Terms
+from backend.authentication import Authenticator
+from backend.core.decisions import Decision
+from backend.core.errors import GatepostError, StorageError
+from backend.core.gateway import Clock, Gateway, Rates, Terms
+from backend.core.identity import Role
+from backend.core.ids import ulid
 from backend.core.limits import Rate, Slots
+from backend.core.masking import DEFAULT_PATTERNS, Masks
+from backend.core.output import LineAssembler
 from backend.core.policy import Profile
+from backend.core.targets import Target
+from backend.core.terminal_text import TerminalFilter
+from backend.credentials import Passwords, Signer, Tokens, new_login_link, new_signing_key, secret_hash
+from backend.directory import Places
 from backend.execution.builtins import CLEAR, Builtins, help_text
+from backend.execution.launcher import CageLauncher
 from backend.execution.local import LocalExecutor, OutsideProgram
-from backend.execution.processes import Processes
+from backend.execution.owner import find_owner, give_folder
+from backend.execution.protection import Protection, probe
 from backend.execution.workspace import FolderWorkspace, prepare_workspace
 from backend.profiles import load_profile
+from backend.recovery import recover
 from backend.settings import Settings, SettingsError, load_settings
-from backend.storage.limiter import MovingWindow
+from backend.storage.database import Database, database_url
+from backend.storage.history import HistoryStore
+from backend.storage.idempotency import IdempotencyStore
+from backend.storage.identities import Identities
+from backend.storage.keys import load_or_make
+from backend.storage.ledger import LedgerStore, Stamp
+from backend.storage.limiter import MovingWindow, shared_storage
+from backend.storage.projects import Projects
 from backend.storage.recordings import RecordingFolder, Retention
 from backend.telemetry import Telemetry, configure_logs
+from backend.transports.access import Access
+from backend.transports.agent_api import Agents, agent_routes
+from backend.transports.auth import Login, auth_routes
 from backend.transports.door import Connections, Door
-from backend.transports.http import Facts, add_routes
+from backend.transports.executions_api import Executions, execution_routes
+from backend.transports.http import BODY_LIMIT, Facts, add_routes
+from backend.transports.projects_api import ProjectService, project_routes
+from backend.transports.starting import Starter
 from backend.transports.terminal import Service, TerminalSocket
 
 NAME = "Gatepost"
 PAGE_FOLDER = Path(__file__).parent.parent / "frontend"
-PRUNE_EVERY = 3600.0  # seconds between two looks at the age and size of the recordings
+PRUNE_EVERY = 3600.0  # seconds between two looks at the age and size of what is kept
 TOKEN_FAILURES = Rate(10, 60)
-CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+LOGIN_ATTEMPTS = Rate(10, 300)
+AUDITED_REJECTIONS = Rate(60, 60)
+FIRST_ADMIN = "admin"
+FIRST_LINK_MS = 24 * 3600 * 1000
+DAY_MS = 86_400_000
+
+
+def now_ms() -> int:
+    """Unix milliseconds."""
+    return time.time_ns() // 1_000_000
 
 
 def new_id() -> str:
-    """A ULID: 48 bits of milliseconds and 80 random bits in 26 characters; sorts by time."""
-    number = (time.time_ns() // 1_000_000) << 80 | secrets.randbits(80)
-    return "".join(CROCKFORD[number >> shift & 31] for shift in range(125, -1, -5))
+    """A new ULID."""
+    return ulid(now_ms(), secrets.randbits(80))
 
 
 def utc_now() -> str:
@@ -49,63 +88,160 @@ def utc_now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def create_app(settings: Settings, *, sole: bool = False) -> FastAPI:
-    """The application. Raises SettingsError or ProfileError for settings that cannot be used.
+@dataclass(slots=True)
+class Stores:
+    """Everything that is kept."""
 
-    `sole` says that nothing else in this process starts processes, so that all orphans are the commands'.
-    """
+    database: Database
+    identities: Identities
+    projects: Projects
+    history: HistoryStore
+    keys: IdempotencyStore
+    ledger: LedgerStore
+    recordings: RecordingFolder
+    login_link: str = ""  # the ticket of the first administrator, from the start that made it
+    passwords: Passwords = field(default_factory=Passwords)
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """The cage that commands run in, and what it was found to hold at the start."""
+
+    launcher: CageLauncher
+    protection: Protection
+    owner: tuple[int, int] | None
+
+    def refusal(self) -> Decision | None:
+        """Refuse every command where the kernel cannot hold them as it must."""
+        if self.protection.meets(self.launcher.minimum):
+            return None
+        failed = ", ".join(test.name for test in self.protection.tests if not test.passed)
+        reason = f"Commands can be held at {self.protection.level} here, {self.launcher.minimum} is wanted."
+        hint = "The operator finds why in GET /health/protection or `python -m backend protection`"
+        return Decision.deny(
+            "protection.unavailable", reason, f"{hint}{f' (not held: {failed})' if failed else ''}.", retry_after=60.0
+        )
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The application. Raises SettingsError or ProfileError for settings that cannot be used."""
     configure_logs(settings.log_level)
-    telemetry = Telemetry()
-    recordings = _folders(settings)
-    gateway = _gateway(settings, load_profile(settings.profile), recordings, telemetry, Processes(sole=sole))
-    door = _door(settings)
+    telemetry = Telemetry(time.monotonic)
+    stores = _stores(settings)
+    counters = shared_storage(settings.redis_url.get_secret_value()) if settings.redis_url else None
+    profile = load_profile(settings.profile)
+    guard = _guard(settings)
+    gateway = _gateway(settings, stores, telemetry, counters, guard)
+    places = _places(settings, profile, stores, gateway, guard.owner)
+    door = _door(settings, stores, counters)
     app = FastAPI(
         title=NAME,
         version=__version__,
-        lifespan=_lifespan(settings, gateway, recordings),
+        lifespan=_lifespan(settings, stores, gateway),
         docs_url=None,
         redoc_url=None,
+        max_body_size=BODY_LIMIT,
     )
-    facts = Facts(
-        name=NAME,
-        version=__version__,
-        api_key_configured=settings.anthropic_api_key is not None,
-        checks={"recordings": recordings.writable, "workspace": settings.workspace_dir.is_dir},
-        find_recording=recordings.find,
-        figures=(lambda: generate_latest(telemetry.registry).decode()) if settings.metrics else None,
-    )
-    add_routes(app, facts, door, settings.http_rate, PAGE_FOLDER)
-    app.add_middleware(TerminalSocket, gateway=gateway, door=door, service=_service(telemetry))
+    app.state.stores = stores
+    access = _access(settings, door, places, stores, counters)
+    limiter = add_routes(app, _facts(settings, stores, telemetry, guard), door, access, settings.http_rate, PAGE_FOLDER)
+    _add_api(app, settings, stores, gateway, access, limiter, counters)
+    app.add_middleware(TerminalSocket, gateway=gateway, door=door, directory=places, service=_service(telemetry))
     return app
 
 
-def _folders(settings: Settings) -> RecordingFolder:
-    """Make the folders; what cannot be made is a wrong setting."""
+def _facts(settings: Settings, stores: Stores, telemetry: Telemetry, guard: Guard) -> Facts:
+    return Facts(
+        name=NAME,
+        version=__version__,
+        api_key_configured=settings.anthropic_api_key is not None,
+        checks={"recordings": stores.recordings.writable, "workspace": settings.workspace_dir.is_dir},
+        database=stores.database.check,
+        protection={**guard.protection.as_json(), "minimum": settings.protection_minimum},
+        protected=guard.refusal() is None,
+        find_recording=stores.recordings.find,
+        figures=(lambda: generate_latest(telemetry.registry).decode()) if settings.metrics else None,
+    )
+
+
+def _stores(settings: Settings) -> Stores:
+    """Open what is kept; a folder or key that cannot be had is a wrong setting."""
+    data = settings.data_dir.absolute()
     try:
-        prepare_workspace(settings.workspace_dir)
-    except OSError as error:
-        raise SettingsError(f"GATEPOST_WORKSPACE: {settings.workspace_dir}: {error.strerror}") from error
-    try:
-        return RecordingFolder(settings.data_dir.absolute() / "recordings")
-    except OSError as error:
-        raise SettingsError(f"GATEPOST_DATA_DIR: {settings.data_dir}: {error.strerror}") from error
+        data.mkdir(parents=True, exist_ok=True)
+        recordings = RecordingFolder(data / "recordings")
+        signer = Signer(load_or_make(data / "audit.key", new_signing_key))
+        (data / "audit.pub").write_bytes(signer.public_pem)
+        folder = load_or_make(data / "folder.id", lambda: new_id().encode()).decode()
+    except (OSError, GatepostError) as error:
+        raise SettingsError(f"GATEPOST_DATA_DIR: {settings.data_dir}: {_why(error)}") from error
+    url = settings.database_url.get_secret_value() if settings.database_url else None
+    database = Database(database_url(url, data))
+    return Stores(
+        database=database,
+        identities=Identities(database, now_ms, new_id),
+        projects=Projects(database, now_ms, new_id),
+        history=HistoryStore(database),
+        keys=IdempotencyStore(database, now_ms),
+        ledger=LedgerStore(database, Stamp(now_ms, utc_now, new_id, signer.sign), folder),
+        recordings=recordings,
+    )
+
+
+def _why(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
+def _guard(settings: Settings) -> Guard:
+    """Build the cage and try it out."""
+    owner = find_owner(settings.run_as)
+    launcher = CageLauncher(settings.data_dir.absolute() / "cage", owner, minimum=settings.protection_minimum)
+    return Guard(launcher, probe(launcher), owner)
+
+
+def protection_of(settings: Settings) -> Protection:
+    """What holds commands on this machine. Raises SettingsError or OwnerError."""
+    return _guard(settings).protection
 
 
 def _gateway(
-    settings: Settings, profile: Profile, recordings: RecordingFolder, telemetry: Telemetry, processes: Processes
+    settings: Settings, stores: Stores, telemetry: Telemetry, counters: Storage | None, guard: Guard
 ) -> Gateway:
-    local = LocalExecutor(processes, {"pyguard": _pyguard(settings)})
-    return Gateway(
-        profile=profile,
-        workspace=FolderWorkspace(settings.workspace_dir),
-        limiter=MovingWindow(Rate.parse(settings.command_rate), "commands"),
-        slots=Slots(settings.concurrent_per_principal, settings.concurrent_total),
-        recordings=recordings,
-        executor=Builtins({"help": lambda: help_text(profile), "clear": lambda: CLEAR}, otherwise=local),
-        observer=telemetry,
-        terms=Terms(settings.command_timeout, settings.output_limit, settings.detach_grace),
-        clock=Clock(time.monotonic, utc_now, new_id),
+    masks = Masks.of(settings.masked_values, (*DEFAULT_PATTERNS, *settings.masked_patterns))
+    local = LocalExecutor(
+        guard.launcher,
+        {"pyguard": _pyguard(settings)},
+        readable=(*settings.readable, *_pyguard_folders(settings)),
+        lines=_lines(settings, masks),
+        owner=guard.owner,
     )
+    return Gateway(
+        rates=Rates(
+            MovingWindow(Rate.parse(settings.command_rate), "commands", counters),
+            MovingWindow(Rate.parse(settings.user_rate), "user-commands", counters),
+        ),
+        slots=Slots(settings.concurrent_per_principal, settings.concurrent_total),
+        ledger=stores.ledger,
+        recordings=stores.recordings,
+        executor=Builtins({"help": help_text, "clear": lambda _: CLEAR}, otherwise=local),
+        observer=telemetry,
+        terms=Terms(
+            settings.command_timeout,
+            max(settings.command_timeout, settings.longest_timeout),
+            settings.output_limit,
+            settings.detach_grace,
+        ),
+        clock=Clock(time.monotonic, utc_now, new_id),
+        mask=masks.text,
+        protected=guard.refusal,
+    )
+
+
+def _lines(settings: Settings, masks: Masks) -> Callable[[], LineAssembler]:
+    """What cuts a stream of output into lines: what a terminal would act on goes first, so that it hides no secret."""
+    if settings.raw_output:
+        return lambda: LineAssembler(masks.stream())
+    return lambda: LineAssembler(TerminalFilter(), masks.stream())
 
 
 def _pyguard(settings: Settings) -> OutsideProgram:
@@ -117,14 +253,93 @@ def _pyguard(settings: Settings) -> OutsideProgram:
     )
 
 
-def _door(settings: Settings) -> Door:
+def _pyguard_folders(settings: Settings) -> list[str]:
+    """Where pyguard's own files lie, which it has to read."""
+    words = shlex.split(settings.pyguard_command)
+    return [os.path.dirname(word) for word in words if os.path.isabs(word) and os.path.isfile(word)]
+
+
+def _places(
+    settings: Settings, profile: Profile, stores: Stores, gateway: Gateway, owner: tuple[int, int] | None
+) -> Places:
+    def prepare(folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o755)
+        give_folder(folder, owner)
+
+    try:
+        prepare_workspace(settings.workspace_dir)
+        give_folder(settings.workspace_dir, owner)
+    except OSError as error:
+        raise SettingsError(f"GATEPOST_WORKSPACE: {settings.workspace_dir}: {error.strerror}") from error
+    return Places(
+        visitors=Target(profile, FolderWorkspace(settings.workspace_dir)),
+        projects=stores.projects,
+        history=stores.history,
+        projects_folder=settings.data_dir.absolute() / "projects",
+        prepare=prepare,
+        live_owner=lambda id: found.request.principal if (found := gateway.find(id)) else None,
+    )
+
+
+def _door(settings: Settings, stores: Stores, counters: Storage | None) -> Door:
+    tokens = _tokens(settings)
     return Door(
         connections=Connections(settings.connections_per_address, settings.connections_total),
         allowed_origins=settings.allowed_origins,
         trusted_hops=settings.trusted_proxy_hops,
-        token=settings.token,
-        token_failures=MovingWindow(TOKEN_FAILURES, "tokens"),
+        visitors=settings.visitors,
+        visitor_token=settings.token,
+        authenticator=Authenticator(stores.identities, tokens, now_ms),
+        token_failures=MovingWindow(TOKEN_FAILURES, "tokens", counters),
     )
+
+
+def _tokens(settings: Settings) -> Tokens:
+    """The access tokens, with the key that is set or with one of this data folder."""
+    if settings.secret_key:
+        key = settings.secret_key.get_secret_value().encode()
+    else:
+        try:
+            key = load_or_make(settings.data_dir.absolute() / "tokens.key", lambda: secrets.token_bytes(32))
+        except GatepostError as error:
+            raise SettingsError(f"GATEPOST_DATA_DIR: {error}") from error
+    try:
+        return Tokens(key, time.time, new_id, settings.token_lifetime)
+    except ValueError as error:
+        raise SettingsError(f"GATEPOST_SECRET_KEY: {error}") from error
+
+
+def _access(settings: Settings, door: Door, places: Places, stores: Stores, counters: Storage | None) -> Access:
+    return Access(
+        door=door,
+        directory=places,
+        audit=stores.ledger,
+        requests=MovingWindow(Rate.parse(settings.api_rate), "api", counters),
+        rejections=MovingWindow(AUDITED_REJECTIONS, "rejections"),
+    )
+
+
+def _add_api(
+    app: FastAPI,
+    settings: Settings,
+    stores: Stores,
+    gateway: Gateway,
+    access: Access,
+    limiter: Limiter,
+    counters: Storage | None,
+) -> None:
+    login = Login(
+        accounts=stores.identities,
+        check_password=stores.passwords.check,
+        secret_hash=secret_hash,
+        issue=_tokens(settings).issue,
+        attempts=MovingWindow(LOGIN_ATTEMPTS, "logins", counters),
+    )
+    starter = Starter(gateway, stores.keys, new_id)
+    app.include_router(auth_routes(access, login, limiter, settings.http_rate))
+    app.include_router(agent_routes(Agents(access, gateway, starter, stores.history, now_ms)))
+    app.include_router(execution_routes(Executions(access, gateway, starter, stores.history)))
+    app.include_router(project_routes(ProjectService(access, stores.projects, stores.identities)))
 
 
 def _service(telemetry: Telemetry) -> Service:
@@ -138,33 +353,63 @@ def _service(telemetry: Telemetry) -> Service:
     )
 
 
-def _lifespan(settings: Settings, gateway: Gateway, recordings: RecordingFolder) -> Any:
-    retention = Retention(settings.retention_days * 86400, settings.retention_bytes)
-
+def _lifespan(settings: Settings, stores: Stores, gateway: Gateway) -> Any:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        pruning = asyncio.create_task(_prune(recordings, retention))
+        await stores.database.migrate()
+        await stores.ledger.prepare()
+        await recover(stores.history, stores.recordings, stores.ledger)
+        stores.login_link = await _first_admin(stores)
+        pruning = asyncio.create_task(_prune(settings, stores))
         yield
         pruning.cancel()
         await gateway.close()
+        await stores.ledger.close_writer()
+        await stores.database.close()
+        stores.passwords.close()
 
     return lifespan
 
 
-async def _prune(recordings: RecordingFolder, retention: Retention) -> None:
+async def _first_admin(stores: Stores) -> str:
+    """On a server without accounts make an administrator; the ticket of its login link, else nothing."""
+    if await stores.identities.users():
+        return ""
+    admin = await stores.identities.add_user(FIRST_ADMIN, Role.ADMIN)
+    if admin is None:
+        return ""
+    ticket = new_login_link(secrets.token_bytes)
+    await stores.identities.add_link(secret_hash(ticket), admin.id, now_ms() + FIRST_LINK_MS)
+    return ticket
+
+
+async def _prune(settings: Settings, stores: Stores) -> None:
+    """Forget what is too old, from time to time."""
     log = structlog.get_logger()
+    retention = Retention(settings.retention_days * 86400, settings.retention_bytes)
     while True:
         try:
-            if gone := await asyncio.to_thread(recordings.prune, retention, time.time()):
+            if gone := await asyncio.to_thread(stores.recordings.prune, retention, time.time()):
                 log.info("recordings deleted", count=gone)
-        except OSError as error:
-            log.error("recordings not deleted", reason=error.strerror)
+            await stores.ledger.prune(now_ms() - int(settings.history_days * DAY_MS))
+            if settings.audit_days and (gone := await stores.ledger.prune_audit(_day(settings.audit_days))):
+                log.info("audit events deleted", count=gone)
+            await stores.identities.forget_expired()
+            await stores.keys.forget()
+        except (OSError, StorageError) as error:
+            log.error("old data not deleted", reason=_why(error))
         await asyncio.sleep(PRUNE_EVERY)
+
+
+def _day(days: float) -> str:
+    """The time so many days ago, as events have it."""
+    then = datetime.fromtimestamp(time.time() - days * 86400, UTC)
+    return then.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def __getattr__(name: str) -> Any:
     """Make `app` when a server asks for it, so that importing this module reads no settings."""
     if name != "app":
         raise AttributeError(name)
-    globals()["app"] = application = create_app(load_settings(), sole=True)
+    globals()["app"] = application = create_app(load_settings())
     return application

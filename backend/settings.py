@@ -4,9 +4,12 @@ Values come from the environment, then from a `.env` file in the current folder.
 docs/settings.md, which a test compares with this class.
 """
 
+import os
+import re
 import shlex
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -14,6 +17,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from backend.core.limits import Rate
 
 SHORTEST_TOKEN = 16
+SHORTEST_KEY = 32
 
 
 class SettingsError(Exception):
@@ -28,6 +32,12 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", alias="GATEPOST_HOST", description="Address that `serve` listens on")
     port: int = Field(8000, alias="PORT", ge=0, le=65535, description="Port that `serve` listens on")
     data_dir: Path = Field(Path("data"), alias="GATEPOST_DATA_DIR", description="Folder of recordings and workspace")
+    database_url: SecretStr | None = Field(
+        None, alias="DATABASE_URL", description="PostgreSQL URL; empty is a SQLite file in the data folder"
+    )
+    redis_url: SecretStr | None = Field(
+        None, alias="REDIS_URL", description="Redis that several servers share their limits in; empty counts alone"
+    )
     workspace: Path | None = Field(
         None,
         alias="GATEPOST_WORKSPACE",
@@ -39,10 +49,21 @@ class Settings(BaseSettings):
     access_token: SecretStr | None = Field(
         None,
         alias="GATEPOST_ACCESS_TOKEN",
-        description="Token that the terminal and the recordings ask for; empty is none",
+        description="Token that visitors must prove; empty is none",
     )
     access_token_file: Path | None = Field(
         None, alias="GATEPOST_ACCESS_TOKEN_FILE", description="File that holds the access token"
+    )
+    visitors: bool = Field(
+        True, alias="GATEPOST_VISITORS", description="Whether the terminal takes commands without an account"
+    )
+    secret_key: SecretStr | None = Field(
+        None,
+        alias="GATEPOST_SECRET_KEY",
+        description="Key of the access tokens of accounts, at least 32 bytes; empty makes one in the data folder",
+    )
+    token_lifetime: int = Field(
+        3600, alias="GATEPOST_TOKEN_LIFETIME", ge=60, le=86400, description="Seconds an access token is good for"
     )
     allowed_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (), alias="GATEPOST_ALLOWED_ORIGINS", description="Further origins whose pages may connect, with commas between"
@@ -50,8 +71,13 @@ class Settings(BaseSettings):
     command_rate: str = Field(
         "10/5 minutes", alias="GATEPOST_COMMAND_RATE", description="Commands for each connection and for each address"
     )
+    user_rate: str = Field("30/minute", alias="GATEPOST_USER_RATE", description="Commands for each account")
+    api_rate: str = Field("600/minute", alias="GATEPOST_API_RATE", description="API requests for each account")
     http_rate: str = Field("120/minute", alias="GATEPOST_HTTP_RATE", description="HTTP requests for each address")
     command_timeout: float = Field(60, alias="GATEPOST_COMMAND_TIMEOUT", gt=0, description="Seconds a command may run")
+    longest_timeout: float = Field(
+        300, alias="GATEPOST_LONGEST_TIMEOUT", gt=0, description="Seconds an account may ask for"
+    )
     output_limit: int = Field(
         10 * 2**20, alias="GATEPOST_OUTPUT_LIMIT", ge=1024, description="Bytes a command may write"
     )
@@ -68,6 +94,38 @@ class Settings(BaseSettings):
         alias="GATEPOST_RETENTION_BYTES",
         ge=0,
         description="Bytes of recordings that are kept; the oldest go first",
+    )
+    history_days: float = Field(
+        365, alias="GATEPOST_HISTORY_DAYS", gt=0, description="Days an execution stays in the history"
+    )
+    audit_days: float = Field(
+        0, alias="GATEPOST_AUDIT_DAYS", ge=0, description="Days an event stays in the audit; 0 keeps all"
+    )
+    masked_names: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        alias="GATEPOST_MASKED_NAMES",
+        description="Environment variables whose values are masked in output, audit and logs, with commas between",
+    )
+    masked_patterns: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        alias="GATEPOST_MASKED_PATTERNS",
+        description="Regular expressions of what is masked too, with line ends between",
+    )
+    raw_output: bool = Field(
+        False,
+        alias="GATEPOST_RAW_OUTPUT",
+        description="Whether recordings keep what a terminal would act on; viewers get it filtered all the same",
+    )
+    run_as: str = Field(
+        "nobody", alias="GATEPOST_RUN_AS", description="User that commands run as where the service is root"
+    )
+    protection_minimum: Literal["L0", "L1", "L2"] = Field(
+        "L2", alias="GATEPOST_PROTECTION_MINIMUM", description="Protection below which no command runs"
+    )
+    readable: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        alias="GATEPOST_READABLE",
+        description="Further folders that commands may read and run programs from, with commas between",
     )
     connections_per_address: int = Field(
         20, alias="GATEPOST_CONNECTIONS_PER_ADDRESS", ge=1, description="Terminal connections from one address"
@@ -104,12 +162,27 @@ class Settings(BaseSettings):
         """An empty variable means the default, as in a .env file with the value left out."""
         return cls.model_fields[info.field_name].default if value == "" else value
 
-    @field_validator("allowed_origins", mode="before")
+    @field_validator("allowed_origins", "masked_names", "readable", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         return tuple(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value
 
-    @field_validator("command_rate", "http_rate")
+    @field_validator("masked_patterns", mode="before")
+    @classmethod
+    def _split_lines(cls, value: Any) -> Any:
+        return tuple(filter(None, value.splitlines())) if isinstance(value, str) else value
+
+    @field_validator("masked_patterns")
+    @classmethod
+    def _are_patterns(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for pattern in value:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"a pattern is no regular expression: {error}") from error
+        return value
+
+    @field_validator("command_rate", "http_rate", "user_rate", "api_rate")
     @classmethod
     def _is_rate(cls, value: str) -> str:
         Rate.parse(value)
@@ -133,6 +206,8 @@ class Settings(BaseSettings):
         token = self.token
         if token is not None and len(token) < SHORTEST_TOKEN:
             raise ValueError(f"GATEPOST_ACCESS_TOKEN must have at least {SHORTEST_TOKEN} characters")
+        if self.secret_key and len(self.secret_key.get_secret_value().encode()) < SHORTEST_KEY:
+            raise ValueError(f"GATEPOST_SECRET_KEY must have at least {SHORTEST_KEY} bytes")
         return self
 
     @property
@@ -141,6 +216,16 @@ class Settings(BaseSettings):
         if self.access_token_file:
             return self.access_token_file.read_text().strip()
         return self.access_token.get_secret_value() if self.access_token else None
+
+    @property
+    def masked_values(self) -> tuple[str, ...]:
+        """The secrets of the service itself, and the values of the variables that are to be masked."""
+        own = (self.access_token, self.secret_key, self.anthropic_api_key, self.groq_api_key)
+        values = [secret.get_secret_value() for secret in own if secret]
+        urls = (self.database_url, self.redis_url)
+        values += [urlsplit(url.get_secret_value()).password or "" for url in urls if url]
+        values += [os.environ[name] for name in self.masked_names if os.environ.get(name)]
+        return tuple(values)
 
     @property
     def workspace_dir(self) -> Path:

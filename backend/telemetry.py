@@ -5,14 +5,18 @@ Arguments of commands stay out of both: they may hold secrets. The recording has
 
 import logging
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 
 from backend.core.decisions import Decision
-from backend.core.executions import Outcome, Request
+from backend.core.errors import StorageError
+from backend.core.executions import Outcome, Request, Status
 from backend.core.gateway import Execution
+from backend.core.ledger import Attempt
+from backend.core.suspicion import DANGEROUS, Trace, Watch
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # they double the figures and nobody reads them
 DURATIONS = (0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600)  # seconds
@@ -50,8 +54,10 @@ def _adopt_foreign_logs(level: str, prepare: list[Any], finish: list[Any]) -> No
 class Telemetry:
     """Watches the gateway. One for each application, with a registry of its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float]) -> None:
         self.registry = CollectorRegistry()
+        self._clock = clock
+        self._watch = Watch()
         self._log = structlog.get_logger()
         self._executions = Counter(
             "gatepost_executions_total", "Commands that ended", ["result"], registry=self.registry
@@ -64,6 +70,12 @@ class Telemetry:
             "gatepost_policy_decisions_total", "Verdicts by rule", ["decision", "rule"], registry=self.registry
         )
         self._limited = Counter("gatepost_rate_limited_total", "Commands over the rate limit", registry=self.registry)
+        self._alerts = Counter(
+            "gatepost_alerts_total", "Alerts that opened", ["type", "severity"], registry=self.registry
+        )
+        self._unwritten = Counter(
+            "gatepost_audit_failures_total", "Events that the audit could not take", registry=self.registry
+        )
         self.connections = Gauge("gatepost_ws_connections", "Open terminal sockets", registry=self.registry)
 
     def refused(self, request: Request, decision: Decision) -> None:
@@ -71,15 +83,16 @@ class Telemetry:
         if decision.rule == "limits.rate":
             self._limited.inc()
         self._log.info("refused", rule=decision.rule, risk=str(decision.risk), **_who(request))
+        self._see(request, Trace(failed=True, deletes=False, dangerous=decision.risk in DANGEROUS))
 
     def started(self, execution: Execution) -> None:
-        self._decisions.labels("allowed", execution.decision.rule).inc()
+        self._decisions.labels("allowed", execution.attempt.decision.rule).inc()
         self._running.inc()
         self._log.debug(
             "started",
             execution=execution.id,
-            program=execution.argv[0],
-            rule=execution.decision.rule,
+            program=execution.program,
+            rule=execution.attempt.decision.rule,
             **_who(execution.request),
         )
 
@@ -90,16 +103,33 @@ class Telemetry:
         self._log.info(
             "ended",
             execution=execution.id,
-            program=execution.argv[0],
-            rule=execution.decision.rule,
+            program=execution.program,
+            rule=execution.attempt.decision.rule,
             status=str(outcome.status),
             exit_code=outcome.exit_code,
             duration_ms=int(seconds * 1000),
+            protection=outcome.usage.protection or None,
             **_who(execution.request),
         )
+        attempt = execution.attempt
+        failed = outcome.status is not Status.SUCCEEDED
+        self._see(execution.request, Trace(failed, attempt.deletes, attempt.decision.risk in DANGEROUS))
 
     def broke(self, execution: Execution, error: Exception) -> None:
         self._log.error("execution broke", execution=execution.id, exc_info=error)
+
+    def unwritten(self, attempt: Attempt, error: StorageError) -> None:
+        self._unwritten.inc()
+        self._log.error("audit not written", execution=attempt.id, reason=str(error))
+
+    def _see(self, request: Request, trace: Trace) -> None:
+        """Tell of suspicious activity when it begins."""
+        if request.principal.user is None:
+            return
+        for alert in self._watch.see(request.principal.name, trace, self._clock()):
+            self._alerts.labels(alert.type, alert.severity).inc()
+            details = {"type": alert.type, "severity": alert.severity, "count": alert.count}
+            self._log.warning("alert opened", message=alert.message, **details, **_who(request))
 
 
 def _who(request: Request) -> dict[str, str]:

@@ -17,10 +17,27 @@ def _end(server: Server) -> None:
     clean_up([process for process in processes_of(server) if process.state != "Z"])
 
 
+@pytest.fixture(scope="session", autouse=True)
+def reachable(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Let the user that commands run as pass through the folders of the tests, which pytest closes for others."""
+    base = tmp_path_factory.getbasetemp()
+    for folder in (base, base.parent):
+        folder.chmod(0o711)
+
+
+@pytest.fixture(autouse=True)
+def reachable_folder(request: pytest.FixtureRequest) -> None:
+    """The same for the folder of a test."""
+    if "tmp_path" in request.fixturenames:
+        request.getfixturevalue("tmp_path").chmod(0o711)
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server on which `pyguard WORDS` runs WORDS, without tight rates; shared by a module."""
-    running = start(tmp_path_factory.mktemp("server"), ANY_PROGRAM)
+    folder = tmp_path_factory.mktemp("server")
+    folder.chmod(0o711)
+    running = start(folder, ANY_PROGRAM)
     yield running
     _end(running)
 

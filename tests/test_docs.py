@@ -15,7 +15,8 @@ from backend.settings import Settings
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "bench/README.md"]
 RULE = re.compile(
-    r'"((?:attach|auth|command|execution|frame|limits|option|origin|path|program|recording|server|stdin|syntax)\.[a-z_]+)"'
+    r'"((?:attach|auth|command|environment|execution|frame|idempotency|limits|network|option|origin|path|program|project'
+    r'|protection|recording|request|role|script|server|stdin|storage|syntax)\.[a-z_]+)"'
 )
 
 

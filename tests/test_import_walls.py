@@ -42,6 +42,10 @@ ROOMS = {
     "settings.py": {"backend.core", "pydantic", "pydantic_settings"},
     "profiles.py": {"backend.core"},
     "credentials.py": {"backend.core", "cryptography", "jwt", "pwdlib"},
+    "authentication.py": {"backend.core", "backend.credentials", "backend.storage"},
+    "directory.py": {"backend.core", "backend.execution", "backend.profiles", "backend.storage"},
+    "accounts_cli.py": {"backend.core", "backend.credentials", "backend.settings", "backend.storage"},
+    "recovery.py": {"backend.core", "backend.storage"},
     "telemetry.py": {"backend.core", "structlog", "prometheus_client"},
 }
 EXTRA = {"core/messages.py": {"pydantic"}}
@@ -100,7 +104,7 @@ def test_a_breach_is_found(module: str, source: str) -> None:
 
 
 def test_only_settings_read_the_environment() -> None:
-    for module in MODULES:
+    for module in set(MODULES) - {"settings.py"}:
         source = (BACKEND / module).read_text()
         assert not {"os.environ", "os.getenv", "getenv("} & {
             part for part in ("os.environ", "os.getenv") if part in source

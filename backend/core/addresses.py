@@ -66,3 +66,8 @@ def _host_port(url: str, default: int | None) -> tuple[str, int | None] | None:
         return (parts.hostname, parts.port or default) if parts.hostname else None
     except ValueError:
         return None
+
+
+def reachable(host: str) -> str:
+    """How a URL on this machine names the address that the server listens on."""
+    return {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)

@@ -1,59 +1,40 @@
 """The command line, parsed once.
 
-The words found here are the words that policy judges and that the program gets; no shell ever sees the line. What is
-accepted means the same as in a POSIX shell. What a shell would expand, chain or redirect is refused with advice to
-quote it, except globs, which the workspace expands.
+The words found here are the words that policy judges and that the programs get; no shell ever sees the line. A line is
+a list of steps joined by `&&`, `||` and `;`; a step is a pipeline of commands; a command has words, assignments in
+front of them, and redirections.
 """
 
-import re
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import NoReturn
+from dataclasses import dataclass, field
+from itertools import chain
 
 from backend.core.decisions import Decision
+from backend.core.lexer import MERGE_OPERATOR, Assignment, Operator, Token, Word, tokens
 
-BLANKS = " \t"
-GLOB_STARTS = frozenset("*?[")
-GLOB_CHARACTERS = GLOB_STARTS | frozenset("]!^-")
+__all__ = ["Assignment", "Command", "Redirect", "Script", "Step", "Word", "parse"]
 
-OPERATORS = {
-    ";": "chains commands",
-    "&": "chains commands or sends one to the background",
-    "|": "pipes one command into another",
-    "<": "redirects input",
-    ">": "redirects output",
-    "(": "opens a subshell",
-    ")": "closes a subshell",
-}
-
-# Bidirectional controls, separators and invisible characters make a line read differently from what it does.
-HIDDEN = re.compile(
-    "[\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e0fff]"
-)
-CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-SURROGATE = re.compile("[\ud800-\udfff]")
-# Joiners are part of emoji and of several scripts, but between ASCII letters they only hide.
-STRAY_JOINER = re.compile("(?:^|[\x00-\x7f])[\u200c\u200d]")
-EXPANSION = re.compile(r"[A-Za-z0-9_{(@*#?$!-]")
+NO_OPERATORS: frozenset[str] = frozenset()
+JOINS = frozenset({"&&", "||", ";"})
+CHANGE_FOLDER = "cd"
 
 
 @dataclass(frozen=True, slots=True)
-class Word:
-    """One word after quoting. `active` holds the positions of glob characters in `text` that were not quoted."""
+class Redirect:
+    """`< file`, `> file`, `>> file` for a descriptor; `operator` is `2>&1` where standard error joins standard output."""
 
-    text: str
-    active: frozenset[int] = frozenset()
-
-    @property
-    def is_glob(self) -> bool:
-        return any(self.text[position] in GLOB_STARTS for position in self.active)
+    operator: str
+    descriptor: int
+    target: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Script:
-    """A parsed line: the words of one command; empty for a blank line."""
+class Command:
+    """One program with its arguments."""
 
     words: tuple[Word, ...]
+    assignments: tuple[Assignment, ...] = ()
+    redirects: tuple[Redirect, ...] = ()
 
     @property
     def argv(self) -> tuple[str, ...]:
@@ -61,162 +42,142 @@ class Script:
         return tuple(word.text for word in self.words)
 
 
-class _Refused(Exception):
-    def __init__(self, decision: Decision) -> None:
-        self.decision = decision
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A pipeline, and how it follows on the one before: `&&`, `||`, `;`, or nothing for the first.
+
+    With a `folder` the step is `cd folder`, and nothing is run for it.
+    """
+
+    join: str
+    commands: tuple[Command, ...]
+    folder: str = ""
 
 
-def parse(line: str) -> Script | Decision:
-    """Split `line` into words by POSIX quoting, or say what in it is refused and where (characters, from 1)."""
-    if hidden := hidden_character(line):
-        return hidden
-    try:
-        return Script(tuple(_Lexer(line).words()))
-    except _Refused as refused:
-        return refused.decision
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A parsed line; empty for a blank one."""
+
+    steps: tuple[Step, ...]
+
+    @property
+    def commands(self) -> Iterator[Command]:
+        return chain.from_iterable(step.commands for step in self.steps)
+
+    @property
+    def words(self) -> tuple[Word, ...]:
+        """The words of all commands in order."""
+        return tuple(chain.from_iterable(command.words for command in self.commands))
+
+    @property
+    def argv(self) -> tuple[str, ...]:
+        """The texts of all words, globs not expanded."""
+        return tuple(word.text for word in self.words)
 
 
-def hidden_character(line: str) -> Decision | None:
-    """Refuse what a person cannot see in a line; TAB and LF are judged by the lexer."""
-    for pattern, name in (
-        (SURROGATE, "half a character (a lone surrogate)"),
-        (CONTROL, "a control character"),
-        (HIDDEN, "an invisible or direction-changing character"),
-        (STRAY_JOINER, "an invisible joiner"),
-    ):
-        if found := pattern.search(line):
-            code = ord(found.group()[-1])
-            return Decision.deny(
-                "syntax.character",
-                f"The line holds {name}, U+{code:04X}, at position {found.end()}.",
-                "Remove it and type the line again.",
-            )
-    return None
+def parse(line: str, operators: frozenset[str] = NO_OPERATORS, *, assignments: bool = False) -> Script | Decision:
+    """Read `line`, or say what in it is refused and where.
+
+    `operators` are those that may stand in it, of `| && || ; > >> < 2>&1 cd`; `assignments` permits `NAME=value`.
+    """
+    found = tokens(line, operators, assignments=assignments)
+    if isinstance(found, Decision):
+        return found
+    return _Reader(found, takes_cd=CHANGE_FOLDER in operators).script() if found else Script(())
 
 
-class _Lexer:
-    """One pass over the line, a word at a time."""
+@dataclass(slots=True)
+class _Reader:
+    """Puts tokens together to commands, commands to steps."""
 
-    def __init__(self, line: str) -> None:
-        self.line = line
-        self.at = 0
-        self.text: list[str] = []
-        self.active: set[int] = set()
+    waiting: list[Token]
+    takes_cd: bool
+    steps: list[Step] = field(default_factory=list)
+    commands: list[Command] = field(default_factory=list)
+    join: str = ""
 
-    def words(self) -> Iterator[Word]:
-        while self._skip_blanks():
-            yield self._word()
+    def script(self) -> Script | Decision:
+        self.waiting.reverse()
+        while self.waiting:
+            command = self._command()
+            if isinstance(command, Decision):
+                return command
+            self.commands.append(command)
+            if refusal := self._connect():
+                return refusal
+        return Script(tuple(self.steps))
 
-    def _skip_blanks(self) -> bool:
-        while self.at < len(self.line) and self.line[self.at] in BLANKS:
-            self.at += 1
-        return self.at < len(self.line)
+    def _connect(self) -> Decision | None:
+        """Take the operator behind a command. Only `;` may end a line."""
+        operator = self.waiting.pop() if self.waiting else None
+        match operator:
+            case Operator(text="|"):
+                return None if self.waiting else _incomplete(operator)
+            case Operator(text=text) if not self.waiting and text != ";":
+                return _incomplete(operator)
+        following = operator.text if isinstance(operator, Operator) else ""
+        step = Step(self.join, tuple(self.commands))
+        if self.takes_cd and any(command.words[0].text == CHANGE_FOLDER for command in step.commands):
+            entered = _change_folder(step, following)
+            if isinstance(entered, Decision):
+                return entered
+            step = entered
+        self.steps.append(step)
+        self.commands, self.join = [], following
+        return None
 
-    def _word(self) -> Word:
-        self.text, self.active = [], set()
-        self._check_start()
-        while self.at < len(self.line) and self.line[self.at] not in BLANKS:
-            self._piece(self.line[self.at])
-        return Word("".join(self.text), frozenset(self.active))
+    def _command(self) -> Command | Decision:
+        words: list[Word] = []
+        assignments: list[Assignment] = []
+        redirects: list[Redirect] = []
+        first = self.waiting[-1]
+        while self.waiting:
+            match self.waiting[-1]:
+                case Operator(text=text) if text == "|" or text in JOINS:
+                    break
+                case Operator() as operator:
+                    self.waiting.pop()
+                    redirect = self._redirect(operator)
+                    if isinstance(redirect, Decision):
+                        return redirect
+                    redirects.append(redirect)
+                case Assignment() as assignment:
+                    self.waiting.pop()
+                    assignments.append(assignment)
+                case Word() as word:
+                    self.waiting.pop()
+                    words.append(word)
+        if not words:
+            return _incomplete(first) if isinstance(first, Operator) else _no_program()
+        return Command(tuple(words), tuple(assignments), tuple(redirects))
 
-    def _check_start(self) -> None:
-        match self.line[self.at]:
-            case "~":
-                self._refuse("syntax.tilde", "~ names a home folder")
-            case "#":
-                self._refuse("syntax.comment", "# starts a comment")
-            case _:
-                pass
+    def _redirect(self, operator: Operator) -> Redirect | Decision:
+        if operator.text == MERGE_OPERATOR:
+            return Redirect(operator.text, 2)
+        target = self.waiting.pop() if self.waiting else None
+        if not isinstance(target, Word) or not target.text or target.is_glob:
+            reason = f"{operator.text} wants the name of a file behind it (position {operator.position})."
+            return Decision.deny("syntax.redirect", reason, "Write for example > out.txt; globs are not taken here.")
+        standard = 0 if operator.text == "<" else 1
+        return Redirect(operator.text, operator.descriptor or standard, target.text)
 
-    def _piece(self, char: str) -> None:
-        match char:
-            case "'":
-                self._single_quoted()
-            case '"':
-                self._double_quoted()
-            case "\\":
-                self._escaped()
-            case "$" if self._expands() or self._starts_quote():
-                self._refuse("syntax.expansion", "$ starts a variable or a substitution")
-            case "`":
-                self._refuse("syntax.substitution", "` starts a command substitution")
-            case "{":
-                self._brace()
-            case "\n":
-                self._refuse("syntax.newline", "A line break ends a command", "Send one command a line.")
-            case _ if char in OPERATORS:
-                self._refuse("syntax.operator", f"{char} {OPERATORS[char]}")
-            case _:
-                self._bare(char)
 
-    def _bare(self, char: str) -> None:
-        if char in GLOB_CHARACTERS:
-            self.active.add(len(self.text))
-        self.text.append(char)
-        self.at += 1
+def _change_folder(step: Step, following: str) -> Step | Decision:
+    """`cd DIR` stands alone in its step and goes on with `&&`: what follows must not run where it was not meant."""
+    match step.commands:
+        case (Command(words=(_, folder), assignments=(), redirects=()),) if following == "&&":
+            if folder.text and not folder.is_glob and not folder.text.startswith("-"):
+                return Step(step.join, step.commands, folder.text)
+    reason = "cd is taken as `cd DIR && ...` only; it lasts to the end of the line."
+    return Decision.deny("syntax.cd", reason, "Or name the folder where the command is sent.")
 
-    def _brace(self) -> None:
-        """`{}` is itself in every shell (find uses it); other braces are not the same in all of them."""
-        if self.line[self.at : self.at + 2] != "{}":
-            self._refuse("syntax.brace", "{ starts a brace expansion")
-        self.text.extend("{}")
-        self.at += 2
 
-    def _escaped(self) -> None:
-        if self.at + 1 >= len(self.line):
-            self._refuse("syntax.escape", "The line ends in a backslash", "Quote the backslash: '\\'.")
-        if self.line[self.at + 1] == "\n":
-            self._refuse("syntax.newline", "A line break ends a command", "Send one command a line.")
-        self.text.append(self.line[self.at + 1])
-        self.at += 2
+def _incomplete(operator: Operator) -> Decision:
+    reason = f"{operator.text} needs a command on each side (position {operator.position})."
+    return Decision.deny("syntax.incomplete", reason, "Quote it to use the character itself.")
 
-    def _single_quoted(self) -> None:
-        end = self.line.find("'", self.at + 1)
-        if end < 0:
-            self._refuse("syntax.quote", "A ' is never closed", "Close it with another '.")
-        self.text.extend(self.line[self.at + 1 : end])
-        self.at = end + 1
 
-    def _double_quoted(self) -> None:
-        start = self.at
-        self.at += 1
-        while self.at < len(self.line):
-            match self.line[self.at]:
-                case '"':
-                    self.at += 1
-                    return
-                case "\\":
-                    self._escaped_in_double_quotes()
-                case "$" if self._expands():
-                    self._refuse("syntax.expansion", '$ starts a variable or a substitution, also inside " "')
-                case "`":
-                    self._refuse("syntax.substitution", '` starts a command substitution, also inside " "')
-                case char:
-                    self.text.append(char)
-                    self.at += 1
-        self.at = start
-        self._refuse("syntax.quote", 'A " is never closed', 'Close it with another ".')
-
-    def _escaped_in_double_quotes(self) -> None:
-        following = self.line[self.at + 1 : self.at + 2]
-        if following == "\n":
-            self._refuse("syntax.newline", "A line break after a backslash joins lines", "Put it all on one line.")
-        self.text.extend(following if following and following in '$`"\\' else "\\" + following)
-        self.at += 1 + len(following)
-
-    def _expands(self) -> bool:
-        """A `$` stands for itself unless a name, a parameter or an opening follows (POSIX 2.6)."""
-        return bool(EXPANSION.match(self.line[self.at + 1 : self.at + 2]))
-
-    def _starts_quote(self) -> bool:
-        """`$'` and `$"` mean different things in different shells."""
-        return self.line[self.at + 1 : self.at + 2] in {"'", '"'}
-
-    def _refuse(self, rule: str, what: str, hint: str = "") -> NoReturn:
-        raise _Refused(
-            Decision.deny(
-                rule,
-                f"{what} (position {self.at + 1}); no shell runs here.",
-                hint or "To use the character itself, quote it: put it between ' and '.",
-            )
-        )
+def _no_program() -> Decision:
+    return Decision.deny(
+        "syntax.assignment", "A variable is set for the command behind it, and there is none.", "NAME=value command"
+    )

@@ -1,6 +1,7 @@
 """The errors of Gatepost. What is expected (denied, timed out, cancelled) is a value, not an error.
 
 GatepostError
+├── KeyFileError        a key file cannot be used
 ├── RecordingError      the recording cannot be written
 └── StorageError        the database cannot be reached or does not do what it is told
 """
@@ -11,6 +12,10 @@ class GatepostError(Exception):
 
     def __init__(self, message: str = "") -> None:
         super().__init__(message or (self.__doc__ or "").strip())
+
+
+class KeyFileError(GatepostError):
+    """A key file cannot be read or made, or others may read it."""
 
 
 class RecordingError(GatepostError):

@@ -5,11 +5,14 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol, assert_never
 
+from backend.core.commands import Redirect
 from backend.core.identity import Principal
+from backend.core.policy import Profile
 from backend.core.recording import Recorder
+from backend.core.targets import Target
 
 STDIN_LIMIT = 1 << 20  # bytes that wait for a program that does not read
-EXIT_TIMED_OUT, EXIT_GATEPOST_FAILED, EXIT_NOT_FOUND, EXIT_SIGNAL_BASE = 124, 125, 127, 128
+EXIT_TIMED_OUT, EXIT_GATEPOST_FAILED, EXIT_DENIED, EXIT_NOT_FOUND, EXIT_SIGNAL_BASE = 124, 125, 126, 127, 128
 
 
 class Status(StrEnum):
@@ -20,6 +23,7 @@ class Status(StrEnum):
     FAILED = "failed"
     TIMED_OUT = "timed_out"
     CANCELLED = "cancelled"
+    DENIED = "denied"
     LOST = "lost"
 
 
@@ -36,15 +40,69 @@ class Stop(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A wish to run a command. `timeout` is in seconds, None for the longest that is allowed."""
+    """A wish to run a command. `timeout` is in seconds, None for the longest that is allowed.
+
+    `stdin` keeps standard input open; `detached` commands go on without a viewer; `execution` is the id it is to get,
+    `id` the caller's own word for it.
+    """
 
     principal: Principal
+    target: Target
     command: str
     cwd: str = "."
     timeout: float | None = None
     dry_run: bool = False
     stdin: bool = False
+    detached: bool = False
+    metadata_only: bool = False
     id: str | None = None
+    execution: str | None = None
+
+    @property
+    def hides_output(self) -> bool:
+        """Whether output is neither stored nor shown."""
+        return self.metadata_only or self.target.metadata_only
+
+
+@dataclass(frozen=True, slots=True)
+class Invocation:
+    """One program of a pipeline, judged: exactly this argv, these variables beside the standard ones, these files."""
+
+    argv: tuple[str, ...]
+    environment: tuple[tuple[str, str], ...] = ()
+    redirects: tuple[Redirect, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a command used, and what held it: the level and the layers of protection that were really applied.
+
+    Memory, read and written in bytes; the peak is that of its largest process.
+    """
+
+    cpu_ms: int = 0
+    peak_memory: int = 0
+    read_bytes: int = 0
+    written_bytes: int = 0
+    protection: str = ""
+    layers: tuple[str, ...] = ()
+
+    def plus(self, other: "Usage") -> "Usage":
+        """Both together; the weaker protection counts."""
+        weaker = min(
+            (each for each in (self, other) if each.protection), key=lambda each: each.protection, default=self
+        )
+        return Usage(
+            self.cpu_ms + other.cpu_ms,
+            max(self.peak_memory, other.peak_memory),
+            self.read_bytes + other.read_bytes,
+            self.written_bytes + other.written_bytes,
+            weaker.protection,
+            weaker.layers,
+        )
+
+
+NOTHING_USED = Usage()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,18 +119,30 @@ class Outcome:
     stderr_bytes: int = 0
     problem: str = ""
     rule: str = ""
+    usage: Usage = NOTHING_USED
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What an executor is to do: exactly this argv, in this folder, for so many seconds, for so many bytes."""
+    """What an executor is to do: this pipeline, in this folder, for so many seconds, for so many bytes of output.
+
+    `root` is the workspace, which holds `cwd`; `profile` is what judged it.
+    """
 
     execution: str
-    argv: tuple[str, ...]
+    profile: Profile
+    pipeline: tuple[Invocation, ...]
+    root: str
     cwd: str
     timeout: float
     output_limit: int
     stdin: bool
+    network: bool = False
+
+    @property
+    def argv(self) -> tuple[str, ...]:
+        """The words of the first program."""
+        return self.pipeline[0].argv
 
 
 class Inbox:
@@ -104,12 +174,14 @@ class Control:
         self.stdin = Inbox()
         self.stdin.closed = not stdin
         self.reason: Stop | None = None
+        self.stopped_by = ""
         self.on_stop: Callable[[], None] = lambda: None
+        self.on_signal: Callable[[int], None] = lambda _: None
 
-    def stop(self, reason: Stop) -> None:
-        """Ask for the end; the first reason stays."""
+    def stop(self, reason: Stop, by: str = "") -> None:
+        """Ask for the end; the first reason stays. `by` is the principal who asked."""
         if self.reason is None:
-            self.reason = reason
+            self.reason, self.stopped_by = reason, by
             self.on_stop()
 
 
@@ -119,16 +191,18 @@ class Executor(Protocol):
     async def run(self, order: Order, recorder: Recorder, control: Control) -> Outcome: ...
 
 
-def stopped_outcome(reason: Stop, signal: str | None, code: int, stdout: int, stderr: int) -> Outcome:
+def stopped_outcome(
+    reason: Stop, signal: str | None, code: int, stdout: int, stderr: int, usage: Usage = NOTHING_USED
+) -> Outcome:
     """The outcome of a command that was stopped for `reason`; `code` is what its process ended with."""
     match reason:
         case Stop.TIMED_OUT:
-            return Outcome(Status.TIMED_OUT, EXIT_TIMED_OUT, signal, stdout, stderr)
+            return Outcome(Status.TIMED_OUT, EXIT_TIMED_OUT, signal, stdout, stderr, usage=usage)
         case Stop.CANCELLED | Stop.ABANDONED | Stop.SHUTDOWN:
-            return Outcome(Status.CANCELLED, code, signal, stdout, stderr)
+            return Outcome(Status.CANCELLED, code, signal, stdout, stderr, usage=usage)
         case Stop.OUTPUT_LIMIT:
-            return Outcome(Status.FAILED, code, signal, stdout, stderr)
+            return Outcome(Status.FAILED, code, signal, stdout, stderr, usage=usage)
         case Stop.UNRECORDED:
-            return Outcome(Status.FAILED, EXIT_GATEPOST_FAILED, signal, stdout, stderr)
+            return Outcome(Status.FAILED, EXIT_GATEPOST_FAILED, signal, stdout, stderr, usage=usage)
         case _:
             assert_never(reason)

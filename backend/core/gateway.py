@@ -1,4 +1,4 @@
-"""The one path of a command: limits, parse, policy, recording, executor.
+"""The one path of a command: limits, parse, policy, audit, recording, executor.
 
     submit(request) -> Refused | Execution
 
@@ -9,36 +9,21 @@ Every front calls `submit` and `follow`; every executor only writes to the recor
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Protocol, assert_never
 
-from backend.core.commands import Script, Word, parse
+from backend.core.admission import Plan, judge
+from backend.core.commands import Script, parse
 from backend.core.decisions import Decision
-from backend.core.errors import RecordingError
-from backend.core.executions import EXIT_GATEPOST_FAILED, Control, Executor, Order, Outcome, Request, Status, Stop
+from backend.core.errors import GatepostError, RecordingError, StorageError
+from backend.core.executions import EXIT_GATEPOST_FAILED, Control, Executor, Outcome, Request, Status, Stop
+from backend.core.identity import Permission, Principal
+from backend.core.ledger import Attempt, Ending, Ledger
 from backend.core.limits import RateLimiter, Slots, check_rate
 from backend.core.messages import Complete, Problem, Started, Truncated
-from backend.core.policy import Place, Profile
 from backend.core.recording import Recorder, RecordingLog, Send
-
-
-class Workspace(Protocol):
-    """The folder that commands run in, seen through the file system."""
-
-    root: PurePosixPath
-
-    def enter(self, cwd: str) -> PurePosixPath | Decision:
-        """The absolute folder `cwd` names, read from the root, or why not."""
-        ...
-
-    def expand(self, words: tuple[Word, ...], cwd: PurePosixPath) -> tuple[str, ...] | Decision:
-        """The words with their globs replaced by the names that match."""
-        ...
-
-    def check(self, paths: tuple[str, ...], cwd: PurePosixPath) -> Decision | None:
-        """Refuse paths that lead out of the workspace through links."""
-        ...
+from backend.core.scripts import Bounds, run_script
 
 
 class Recordings(Protocol):
@@ -64,13 +49,16 @@ class Observer(Protocol):
 
     def broke(self, execution: "Execution", error: Exception) -> None: ...
 
+    def unwritten(self, attempt: Attempt, error: StorageError) -> None: ...
+
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The request was refused and nothing ran."""
+    """The request was refused and nothing ran. `execution` is the id under which the history has it."""
 
     request: Request
     decision: Decision
+    execution: str
 
 
 @dataclass(slots=True, eq=False)
@@ -79,8 +67,8 @@ class Execution:
 
     id: str
     request: Request
-    argv: tuple[str, ...]
-    decision: Decision
+    plan: Plan
+    attempt: Attempt
     log: RecordingLog
     control: Control
     viewers: int = 0
@@ -88,12 +76,20 @@ class Execution:
     task: asyncio.Task[None] | None = None
     abandon: asyncio.TimerHandle | None = None
 
+    @property
+    def program(self) -> str:
+        return self.plan.argvs[0][0]
+
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What a command gets at most: seconds to run, bytes to write, seconds without a viewer."""
+    """What a command gets at most: seconds to run, bytes to write, seconds without a viewer.
+
+    `longest` is how many seconds an account may ask for; a visitor gets `timeout` at most.
+    """
 
     timeout: float
+    longest: float
     output_limit: int
     detach_grace: float
 
@@ -108,133 +104,206 @@ class Clock:
 
 
 @dataclass(frozen=True, slots=True)
+class Rates:
+    """How often commands are taken: from a visitor, counted for connection and address, and from an account."""
+
+    visitors: RateLimiter
+    users: RateLimiter
+
+    async def check(self, principal: Principal) -> Decision | None:
+        if principal.user:
+            return await check_rate(self.users, (principal.name,))
+        return await check_rate(self.visitors, (principal.name, principal.address))
+
+
+@dataclass(frozen=True, slots=True)
 class _Admitted:
-    argv: tuple[str, ...]
+    plan: Plan
     cwd: PurePosixPath
-    decision: Decision
 
 
 @dataclass(slots=True)
 class Gateway:
-    """The gate. One for the whole service."""
+    """The gate. One for the whole service.
 
-    profile: Profile
-    workspace: Workspace
-    limiter: RateLimiter
+    `mask` hides secrets in what is kept of a command line; `protected` refuses where the kernel cannot hold commands as
+    it must.
+    """
+
+    rates: Rates
     slots: Slots
+    ledger: Ledger
     recordings: Recordings
     executor: Executor
     observer: Observer
     terms: Terms
     clock: Clock
+    mask: Callable[[str], str]
+    protected: Callable[[], Decision | None]
     live: dict[str, Execution] = field(default_factory=dict)
     closing: bool = False
 
     async def submit(self, request: Request) -> Execution | Refused:
         """Judge a request and start it. The caller follows the execution from here on."""
-        admitted = await self._admit(request)
-        if isinstance(admitted, Decision):
-            return self._refuse(request, admitted)
-        if busy := self.slots.take(request.principal.name):
-            return self._refuse(request, busy)
+        request = replace(request, execution=request.execution or self.clock.new_id())
+        # A caller who goes away must not leave a command between its audit and its start.
+        return await asyncio.shield(asyncio.ensure_future(self._submit(request)))
+
+    async def _submit(self, request: Request) -> Execution | Refused:
         try:
-            return self._start(request, admitted)
-        except RecordingError as error:
+            admitted = await self._admit(request)
+        except StorageError as error:
+            admitted = _unavailable(error)
+        if isinstance(admitted, Decision):
+            return await self._refuse(request, admitted)
+        if busy := self.slots.take(request.principal.name):
+            return await self._refuse(request, busy, admitted.plan)
+        try:
+            return await self._start(request, admitted)
+        except GatepostError as error:
             self.slots.release(request.principal.name)
-            hint = "Ask the operator to look at the disk of the data folder."
-            return self._refuse(request, Decision.deny("recording.unavailable", str(error), hint))
+            return await self._refuse(request, _unavailable(error), admitted.plan)
+
+    def explain(self, request: Request) -> Plan | Decision:
+        """The verdict on a request without running it, counting it or keeping it."""
+        admitted = self._judge_line(request)
+        return admitted if isinstance(admitted, Decision) else admitted.plan
 
     async def _admit(self, request: Request) -> _Admitted | Decision:
         """Every check before a command, in the order in which they protect each other."""
         if self.closing:
             return Decision.deny("server.stopping", "The server is stopping.", "Connect again in a moment.")
-        principal = request.principal
-        if refusal := await check_rate(self.limiter, (principal.name, principal.address)):
-            return refusal
-        script = self.profile.check_length(request.command) or parse(request.command)
+        if not request.principal.may(Permission.EXECUTE):
+            reason = f"{request.principal.name} may look, but not run commands."
+            return Decision.deny("role.forbidden", reason, "Ask an administrator for the role or scope to run them.")
+        return await self.rates.check(request.principal) or self.protected() or self._judge_line(request)
+
+    def _judge_line(self, request: Request) -> _Admitted | Decision:
+        profile = request.target.profile
+        script = profile.check_length(request.command) or parse(
+            request.command, profile.operators, assignments=bool(profile.environment)
+        )
         return script if isinstance(script, Decision) else self._judge(request, script)
 
     def _judge(self, request: Request, script: Script) -> _Admitted | Decision:
-        if refusal := self.profile.check_count(len(script.words)) or self._check_timeout(request):
+        target = request.target
+        if refusal := target.profile.check_count(len(script.words)) or self._check_timeout(request):
             return refusal
-        cwd = self.workspace.enter(request.cwd)
+        cwd = target.workspace.enter(request.cwd)
         if isinstance(cwd, Decision):
             return cwd
-        argv = self.workspace.expand(script.words, cwd)
-        if isinstance(argv, Decision):
-            return argv
-        decision = self.profile.decide(argv, Place(self.workspace.root, cwd))
-        if not decision.allowed:
-            return decision
-        return self.workspace.check(decision.paths, cwd) or _Admitted(argv, cwd, decision)
+        plan = judge(script, target, cwd)
+        return plan if isinstance(plan, Decision) else _Admitted(plan, cwd)
 
     def _check_timeout(self, request: Request) -> Decision | None:
-        if request.timeout is None or request.timeout <= self.terms.timeout:
+        most = self.terms.longest if request.principal.user else self.terms.timeout
+        if request.timeout is None or request.timeout <= most:
             return None
         return Decision.deny(
             "limits.timeout",
-            f"A command may run for at most {self.terms.timeout:g} s; {request.timeout:g} s were asked for.",
+            f"A command may run for at most {most:g} s; {request.timeout:g} s were asked for.",
             "Ask for less, or leave the timeout out.",
         )
 
-    def _refuse(self, request: Request, decision: Decision) -> Refused:
+    async def _refuse(self, request: Request, decision: Decision, plan: Plan | None = None) -> Refused:
         self.observer.refused(request, decision)
-        return Refused(request, decision)
+        attempt = self._attempt(request, decision, plan.argvs if plan else ())
+        try:
+            await self.ledger.refuse(attempt)
+        except StorageError as error:
+            self.observer.unwritten(attempt, error)
+        return Refused(request, decision, attempt.id)
 
-    def _start(self, request: Request, admitted: _Admitted) -> Execution:
-        id = self.clock.new_id()
-        log = self.recordings.create(id)
-        recorder = Recorder(id, log, self.clock.monotonic)
-        order = Order(
-            execution=id,
-            argv=admitted.argv,
-            cwd=str(admitted.cwd),
-            timeout=request.timeout or self.terms.timeout,
-            output_limit=self.terms.output_limit,
-            stdin=request.stdin,
+    def _attempt(self, request: Request, decision: Decision, argvs: tuple[tuple[str, ...], ...]) -> Attempt:
+        return Attempt(
+            id=request.execution or "",
+            principal=request.principal,
+            project=request.target.project,
+            command=self.mask(request.command.strip()[: request.target.profile.max_characters]),
+            argvs=tuple(tuple(map(self.mask, argv)) for argv in argvs),
+            working_dir=self.mask(request.cwd),
+            decision=decision,
+            policy=request.target.profile.hash,
+            dry_run=request.dry_run,
+            metadata_only=request.hides_output,
         )
-        recorder.add(self._started(request, admitted, order))
-        control = Control(stdin=request.stdin)
-        execution = Execution(id, request, admitted.argv, admitted.decision, log, control)
-        self.live[id] = execution
+
+    async def _start(self, request: Request, admitted: _Admitted) -> Execution:
+        """Open the recording and the audit, then begin. Raises RecordingError or StorageError, and nothing runs."""
+        attempt = self._attempt(request, admitted.plan.decision, admitted.plan.argvs)
+        log = self.recordings.create(attempt.id)
+        try:
+            await self.ledger.open(attempt)
+        except StorageError:
+            log.discard()
+            raise
+        recorder = Recorder(attempt.id, log, self.clock.monotonic, muted=request.hides_output)
+        execution = Execution(attempt.id, request, admitted.plan, attempt, log, Control(stdin=request.stdin))
+        self.live[attempt.id] = execution
         self.observer.started(execution)
-        self._await_viewer(execution)
-        execution.task = asyncio.create_task(self._run(execution, order, recorder))
+        if not request.detached:
+            self._await_viewer(execution)
+        execution.task = asyncio.create_task(self._run(execution, admitted.cwd, recorder))
         return execution
 
-    def _started(self, request: Request, admitted: _Admitted, order: Order) -> Started:
-        return Started(
-            command=request.command.strip(),
-            argv=admitted.argv,
-            risk=admitted.decision.risk,
-            rule=admitted.decision.rule,
-            cwd=order.cwd,
-            time=self.clock.utc(),
-            timeout=order.timeout,
-            dry_run=request.dry_run,
-            id=request.id,
-        )
-
-    async def _run(self, execution: Execution, order: Order, recorder: Recorder) -> None:
+    async def _run(self, execution: Execution, cwd: PurePosixPath, recorder: Recorder) -> None:
         begun = self.clock.monotonic()
         outcome = Outcome(Status.FAILED, EXIT_GATEPOST_FAILED, problem="Gatepost failed.", rule="server.failed")
         try:
+            recorder.add(self._started(execution, cwd))
             if execution.request.dry_run:
                 outcome = Outcome(Status.SUCCEEDED, None)
             else:
-                outcome = await self.executor.run(order, recorder, execution.control)
+                outcome = await self._run_script(execution, cwd, recorder)
+        except RecordingError:
+            execution.control.stop(Stop.UNRECORDED)
         except Exception as error:  # the outermost edge of an execution: it must end on record whatever broke
             self.observer.broke(execution, error)
         finally:
-            self._end(execution, outcome, recorder, self.clock.monotonic() - begun)
+            await self._end(execution, outcome, recorder, self.clock.monotonic() - begun)
 
-    def _end(self, execution: Execution, outcome: Outcome, recorder: Recorder, seconds: float) -> None:
+    async def _run_script(self, execution: Execution, cwd: PurePosixPath, recorder: Recorder) -> Outcome:
+        request = execution.request
+        bounds = Bounds(execution.id, request.timeout or self.terms.timeout, self.terms.output_limit, request.stdin)
+        return await run_script(
+            execution.plan,
+            request.target,
+            cwd,
+            bounds,
+            self.executor,
+            recorder,
+            execution.control,
+            self.clock.monotonic,
+        )
+
+    def _started(self, execution: Execution, cwd: PurePosixPath) -> Started:
+        request, attempt = execution.request, execution.attempt
+        return Started(
+            command=attempt.command,
+            argv=tuple(word for argv in attempt.argvs for word in argv),
+            commands=attempt.argvs if len(attempt.argvs) > 1 else None,
+            risk=attempt.decision.risk,
+            rule=attempt.decision.rule,
+            cwd=str(cwd),
+            time=self.clock.utc(),
+            timeout=request.timeout or self.terms.timeout,
+            dry_run=request.dry_run,
+            metadata_only=request.hides_output or None,
+            id=request.id,
+        )
+
+    async def _end(self, execution: Execution, outcome: Outcome, recorder: Recorder, seconds: float) -> None:
         execution.running = False
         if execution.abandon:
             execution.abandon.cancel()
+        reason = execution.control.reason
+        complete = _complete(outcome, reason, seconds, dry_run=execution.request.dry_run)
+        try:
+            await self.ledger.close(execution.attempt, _ending(complete, outcome, execution.control))
+        except StorageError as error:
+            self.observer.unwritten(execution.attempt, error)
         del self.live[execution.id]
         self.slots.release(execution.request.principal.name)
-        reason = execution.control.reason
         with suppress(RecordingError):
             if reason is Stop.OUTPUT_LIMIT:
                 limit = self.terms.output_limit
@@ -243,8 +312,12 @@ class Gateway:
                 )
             if problem := _problem(outcome, reason, self.terms, recorder):
                 recorder.add(problem)
-        recorder.end(_complete(outcome, reason, seconds, dry_run=execution.request.dry_run))
+        recorder.end(complete)
         self.observer.ended(execution, outcome, seconds)
+
+    def find(self, execution: str) -> Execution | None:
+        """One that runs now in this process."""
+        return self.live.get(execution)
 
     async def follow(self, execution: str, after_seq: int, send: Send) -> bool:
         """Send what an execution has recorded after `after_seq`, then what it records, until its end.
@@ -290,6 +363,23 @@ class Gateway:
         await asyncio.gather(*(execution.task for execution in running if execution.task))
 
 
+def _unavailable(error: GatepostError) -> Decision:
+    """Nothing runs that cannot be recorded, audited, or counted."""
+    rule = "recording.unavailable" if isinstance(error, RecordingError) else "storage.unavailable"
+    return Decision.deny(rule, str(error), "Ask the operator to look at the disk and the database.", retry_after=5.0)
+
+
+def _ending(complete: Complete, outcome: Outcome, control: Control) -> Ending:
+    return Ending(
+        status=outcome.status,
+        exit_code=outcome.exit_code,
+        duration_ms=complete.duration_ms,
+        stopped_by=control.stopped_by,
+        protection=outcome.usage.protection,
+        figures={"cpu_ms": outcome.usage.cpu_ms, "layers": list(outcome.usage.layers) or None},
+    )
+
+
 def _problem(outcome: Outcome, reason: Stop | None, terms: Terms, recorder: Recorder) -> Problem | None:
     """What the viewers are told before the end, beside the figures."""
     if outcome.problem:
@@ -324,4 +414,9 @@ def _complete(outcome: Outcome, reason: Stop | None, seconds: float, *, dry_run:
         stdout_bytes=outcome.stdout_bytes,
         stderr_bytes=outcome.stderr_bytes,
         dry_run=dry_run or None,
+        cpu_ms=outcome.usage.cpu_ms,
+        peak_memory_bytes=outcome.usage.peak_memory,
+        read_bytes=outcome.usage.read_bytes,
+        written_bytes=outcome.usage.written_bytes,
+        protection=outcome.usage.protection or None,
     )

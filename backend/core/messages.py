@@ -37,6 +37,7 @@ class Run(Message):
     cwd: str = Field(default=".", max_length=1024)
     timeout: float | None = Field(default=None, gt=0)
     dry_run: bool = False
+    project: ExecutionId | None = None
     id: ClientId | None = None
 
 
@@ -117,6 +118,7 @@ class Ready(Message):
     service: str
     version: str
     profile: str
+    user: str | None = None
 
 
 class Refused(Message):
@@ -161,6 +163,8 @@ class Started(ExecutionMessage):
     time: str
     timeout: float
     dry_run: bool
+    commands: tuple[tuple[str, ...], ...] | None = None
+    metadata_only: bool | None = None
     id: str | None = None
 
 
@@ -208,10 +212,15 @@ class Complete(ExecutionMessage):
     truncated: bool
     stdout_bytes: int
     stderr_bytes: int
+    cpu_ms: int = 0
+    peak_memory_bytes: int = 0
+    read_bytes: int = 0
+    written_bytes: int = 0
+    protection: str | None = None
     dry_run: bool | None = None
 
     def encode(self) -> bytes:
-        """`exit_code` and `signal` are always there: null says that there is none."""
+        """`exit_code`, `signal` and `protection` are always there: null says that there is none."""
         return self.model_dump_json(exclude=None if self.dry_run else {"dry_run"}).encode()
 
 

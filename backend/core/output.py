@@ -2,14 +2,18 @@
 
 Most output is plain ASCII and needs no escaping, so one pass over a read at C speed replaces the line ends; the rest
 goes line by line. What comes out is the inside of a JSON array of strings: `"first","second"`.
+
+Before that, the bytes may be transformed, by one transform after the other: terminal_text, then masking, so that no
+sequence within a secret hides it.
 """
 
 import codecs
 from collections.abc import Iterable
 from dataclasses import dataclass
 from json.encoder import encode_basestring
+from typing import Protocol
 
-LINE_LIMIT = 1 << 20  # bytes of one line that are held back before it is passed on in parts
+LINE_LIMIT = 64 * 1024  # bytes of one line that are held back before it is passed on in parts
 PLAIN = bytes(set(range(0x20, 0x7F)) - set(b'"\\')) + b"\n"
 
 
@@ -37,10 +41,32 @@ def _join(texts: Iterable[str]) -> bytes:
     return ",".join(map(encode_basestring, texts)).encode()
 
 
-class LineAssembler:
-    """Cuts the reads of one stream into lines; what follows the last line end waits for more."""
+class Transform(Protocol):
+    """Changes the bytes of one stream on their way. It may hold some back until it has seen more."""
 
-    def __init__(self) -> None:
+    @property
+    def held(self) -> bool:
+        """Whether something is held back."""
+        ...
+
+    def feed(self, data: bytes) -> bytes:
+        """Take a read; returns what can be passed on."""
+        ...
+
+    def release(self) -> bytes:
+        """No more has come for a while: pass on what need not be held back."""
+        ...
+
+    def finish(self) -> bytes:
+        """The stream has ended: pass on the rest."""
+        ...
+
+
+class LineAssembler:
+    """Cuts the reads of one stream, transformed in the given order, into lines. The start of a line waits for more."""
+
+    def __init__(self, *transforms: Transform) -> None:
+        self._transforms = transforms
         self._tail: list[bytes] = []
         self._held = 0
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
@@ -48,20 +74,31 @@ class LineAssembler:
     @property
     def pending(self) -> bool:
         """Whether the start of a line waits for its end."""
-        return self._held > 0
+        return self._held > 0 or any(transform.held for transform in self._transforms)
 
     def feed(self, data: bytes) -> list[Lines]:
         """Take a read; returns what can be passed on, in order."""
+        for transform in self._transforms:
+            data = transform.feed(data)
+        return self._cut(data)
+
+    def flush(self, *, final: bool = False) -> list[Lines]:
+        """Pass on what waits as a partial line; what is cut in two or may be a secret waits on, unless `final`."""
+        data = b""
+        for transform in self._transforms:
+            data = transform.feed(data) + (transform.finish() if final else transform.release())
+        return self._cut(data) + self._partial(final=final)
+
+    def _cut(self, data: bytes) -> list[Lines]:
         end = data.rfind(b"\n") + 1
         if not end:
             self._hold(data)
-            return self.flush() if self._held >= LINE_LIMIT else []
+            return self._partial() if self._held >= LINE_LIMIT else []
         ready = [self._finish(data[:end])]
         self._hold(data[end:])
         return ready
 
-    def flush(self, *, final: bool = False) -> list[Lines]:
-        """Pass on what waits as a partial line. A character that is cut in two waits on, unless this is `final`."""
+    def _partial(self, *, final: bool = False) -> list[Lines]:
         held = self._take()
         text = self._decoder.decode(held, final)
         if waiting := self._decoder.getstate()[0]:

@@ -1,71 +1,85 @@
 """Policy as a value: which programs a profile lets run, with which options, on which paths.
 
-A `Profile` is read from TOML once; `Profile.decide` is a pure function of tokens. What is not named is refused: a
-program that is not listed, an option that is not listed, an abbreviated option. The shape of a profile:
+A `Profile` is read from TOML once; its verdicts are pure functions of tokens. What is not named is refused: a program
+that is not listed, an option that is not listed, an abbreviated option. The shape of a profile:
 
     name, summary                 words for `help`
+    operators                     what may join commands: some of | && || ; > >> < 2>&1 cd
+    environment                   names that `NAME=value command` may set
+    quirks                        those of all programs, see below
     [limits]                      characters (of the line), arguments (typed words, the program among them)
-    [programs.NAME]               summary, usage, risk, arguments = "listed" | "any", operands = "none" | "text" | "paths",
-                                  flags = options without a value, values = {option = "text" | "path"},
-                                  optional = long options whose value may be left out
+    [kinds]                       NAME = a regular expression that the whole value must match, or
+                                  {pattern, role}, where the role is one of the built-in kinds: text, path,
+                                  target (a file that is written: none of git's own), folder (what other paths may
+                                  be meant from), guess (a path if it looks like one to elsewhere), sed, awk
+    [programs.NAME]               summary, usage, risk, network = true: only where the network is on
+      arguments                   "listed" (the default), "any"
+      flags                       options without a value
+      values                      {option = kind}; "kind?" where the value may be left out
+      optional                    long options whose value is text and may be left out
+      refused                     {option = why}: a better refusal than "not listed"
+      operands, first, unless     the kind of the operands; of the first, unless one of these options is given
+      quirks                      where it does not read options as getopt_long does, see policy_program.Quirk
+      shapes                      instead of all these: patterns for the whole of the arguments, parted by one blank
+      requires                    {option = [options]}: one of which must be there too; "" is the program itself,
+                                  "operand" stands for any operand
+      moderate, online            options that raise the risk; that need the network
+      spares_root                 it may not be given the workspace itself
+      subcommands.NAME            the same keys, without a summary; several names may share one table ("ci install");
+                                  `shared = true` beside it: the options before the subcommand hold after it too
+      like                        instead of all these: the name of a program above, which this is another name for
     [blocked.programs]            NAME = why (a better refusal than "not listed")
     [[blocked.arguments]]         rule, pattern (a regular expression on one token), reason, hint
 """
 
+import hashlib
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from enum import StrEnum
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
-from typing import Any, Self, TypeVar
+from typing import Self
 
 from backend.core.decisions import Decision, Risk
+from backend.core.little_languages import ScriptError, check_awk, check_sed
+from backend.core.policy_file import PROGRAM_NAME, ProfileError, Table, read_programs
+from backend.core.policy_program import Argument, Misuse, Program, Reading, Role, Use
 
-T = TypeVar("T")
-E = TypeVar("E", bound=StrEnum)
+__all__ = ["Place", "Profile", "ProfileError"]
 
-PROGRAM_NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
+OPERATORS = frozenset({"|", "&&", "||", ";", ">", ">>", "<", "2>&1", "cd"})
 
+# Variables that make a program load code, start another or look elsewhere for its files.
+DANGEROUS_VARIABLE = re.compile(
+    "(?i:LD_.*|DYLD_.*|GIT_.*|PYTHON.*|PERL.*|RUBY.*|NPM_CONFIG_.*|YARN_.*|BASH.*|GCONV_PATH|NODE_(?!ENV$).*)"
+    "|PATH|ENV|IFS|HOME|SHELL|SHELLOPTS|PS4|EDITOR|VISUAL|PAGER|BROWSER|LESS.*|TMPDIR|TAR_OPTIONS|TAPE|GREP_.*|UNZIP|ZIP.*"
+    "|POSIXLY_CORRECT|.*_PROXY|.*_proxy|XDG_.*|LOCPATH|NLSPATH|TERMINFO.*|AWK.*|GAWK.*|CURL_.*|WGET.*|SSL_.*|SSH_.*"
+)
+VARIABLE_NAME = re.compile("[A-Za-z_][A-Za-z0-9_]*")
+# Several of the harmless variables name a file when they hold a path.
+VARIABLE_VALUE = re.compile(r"(?!.*\.\.)(?::?[A-Za-z0-9_+*@,.=-][A-Za-z0-9_+*@,.:=/ -]*)?")
 
-class ProfileError(ValueError):
-    """A profile that cannot be used; the message names the place in it."""
-
-
-class Operands(StrEnum):
-    """What a program takes the words that are not options for."""
-
-    NONE = "none"
-    TEXT = "text"
-    PATHS = "paths"
+NULL_DEVICE = "/dev/null"
+DEVICES = PurePosixPath("/dev")
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a command would run: the workspace that confines it and the folder in it. Both absolute."""
+    """Where a command would run: the workspace that confines it and the folder in it, both absolute; with network?"""
 
     root: PurePosixPath
     cwd: PurePosixPath
+    network: bool = False
 
     def holds(self, path: str) -> bool:
         """Whether `path`, read from `cwd`, stays in the workspace as far as its text tells."""
         full = self.cwd / path
         return ".." not in full.parts and full.is_relative_to(self.root)
 
-
-@dataclass(frozen=True, slots=True)
-class Program:
-    """One permitted program and what it may be given. `any_arguments` judges no options, only paths."""
-
-    name: str
-    summary: str
-    usage: str
-    risk: Risk
-    any_arguments: bool
-    operands: Operands
-    flags: frozenset[str]
-    values: Mapping[str, str]
-    optional: frozenset[str]
+    def is_root(self, path: str) -> bool:
+        """Whether `path` is the workspace itself, a folder above it, or the root of all."""
+        full = self.cwd / path
+        return len(full.parts) == 1 or self.root.is_relative_to(full)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,30 +103,47 @@ class Profile:
     programs: Mapping[str, Program]
     blocked_programs: Mapping[str, str]
     blocked_arguments: tuple[BlockedArgument, ...]
+    operators: frozenset[str] = frozenset()
+    environment: frozenset[str] = frozenset()
+    hash: str = ""
 
     @classmethod
     def from_toml(cls, text: str) -> Self:
         """Read a profile; raises ProfileError for anything that is missing, unknown or of the wrong type."""
         try:
-            return cls._from_table(_Table("profile", tomllib.loads(text)))
+            profile = cls._from_table(Table("profile", tomllib.loads(text)))
         except (tomllib.TOMLDecodeError, re.error) as error:
             raise ProfileError(str(error)) from error
+        return replace(profile, hash=hashlib.sha256(text.encode()).hexdigest())
 
     @classmethod
-    def _from_table(cls, table: "_Table") -> Self:
+    def _from_table(cls, table: Table) -> Self:
         limits, blocked = table.table("limits"), table.table("blocked")
         profile = cls(
             name=table.text("name"),
             summary=table.text("summary"),
             max_characters=limits.number("characters"),
             max_arguments=limits.number("arguments"),
-            programs={name: _program(name, spec) for name, spec in table.table("programs").tables()},
+            programs=read_programs(table),
             blocked_programs=blocked.table("programs").texts(),
             blocked_arguments=tuple(map(_blocked_argument, blocked.tables_of("arguments"))),
+            operators=_operators(table),
+            environment=_environment(table),
         )
         for part in (table, limits, blocked):
             part.end()
         return profile
+
+    def with_extra(self, names: Iterable[str]) -> Self:
+        """This profile with further programs of a project: any arguments, high risk. Raises ProfileError."""
+        added = {}
+        for name in names:
+            if name in self.blocked_programs:
+                raise ProfileError(f"{name} is blocked: {self.blocked_programs[name]}")
+            if not PROGRAM_NAME.fullmatch(name):
+                raise ProfileError(f"{name!r} is not the plain name of a program")
+            added[name] = Program(name, "A program of the project", risk=Risk.HIGH, any_arguments=True)
+        return replace(self, programs={**added, **self.programs})
 
     @property
     def allowed(self) -> str:
@@ -146,12 +177,38 @@ class Profile:
         if refusal := self._refuse_name(argv[0]) or self._refuse_token(argv[1:]):
             return refusal
         program = self.programs[argv[0]]
-        read = list(_arguments(program, argv[1:]))
-        for argument in read:
-            if refusal := _refuse_argument(program, argument, place):
-                return refusal
-        paths = tuple(argument.text for argument in read if argument.is_path)
-        return Decision(True, f"allow.{program.name}", program.risk, program.summary, paths=paths)
+        if program.network and not place.network:
+            return _offline(program)
+        reading, arguments = Reading(), []
+        try:
+            for argument in reading.arguments(program, iter(argv[1:])):
+                if refusal := _refuse_path(reading.uses[-1].program, argument, place):
+                    return refusal
+                arguments.append(argument)
+            return _refuse_uses(reading.uses, place) or _allow(program, reading, arguments)
+        except Misuse as misuse:
+            return Decision.deny(misuse.rule, misuse.reason, misuse.hint, risk=Risk.HIGH)
+        except ScriptError as error:
+            return Decision.deny("option.script", f"In the script: {error}.", program.usage, risk=Risk.HIGH)
+
+    def decide_file(self, path: str, place: Place) -> Decision:
+        """The verdict on a file that the line redirects to or from."""
+        allowed = Decision(True, "allow.redirect", Risk.SAFE, "Redirect to or from a file")
+        if path == NULL_DEVICE:
+            return allowed
+        if not path or (place.cwd / path).is_relative_to(DEVICES):
+            return Decision.deny("path.outside", f"{path!r} is not a file of the workspace.", _INSIDE)
+        return _refuse_written(path, place) or replace(allowed, paths=(path,))
+
+    def decide_assignment(self, name: str, value: str) -> Decision:
+        """The verdict on `NAME=value` before a command."""
+        if name not in self.environment:
+            names = f"May be set here: {', '.join(sorted(self.environment))}." if self.environment else "Leave it out."
+            return Decision.deny("environment.unlisted", f"{name} may not be set here.", names, risk=Risk.HIGH)
+        if not VARIABLE_VALUE.fullmatch(value):
+            reason = f"The value of {name} may hold letters, digits and plain signs, and no path to elsewhere."
+            return Decision.deny("environment.value", reason, "Choose a plain value.", risk=Risk.HIGH)
+        return Decision(True, "allow.environment", Risk.SAFE, f"Set {name} for the command")
 
     def _refuse_name(self, name: str) -> Decision | None:
         if name in self.programs:
@@ -172,178 +229,92 @@ class Profile:
         return None
 
 
-@dataclass(frozen=True, slots=True)
-class _Argument:
-    """An argument as its program reads it; `problem` says why it may not be given."""
-
-    text: str
-    is_path: bool = False
-    problem: str = ""
+_INSIDE = "Name files relative to the workspace."
 
 
-def _arguments(program: Program, tokens: tuple[str, ...]) -> Iterator[_Argument]:
-    if program.any_arguments:
-        return map(_guess, tokens)
-    if program.operands is Operands.TEXT and not (program.flags or program.values or program.optional):
-        return (_Argument(token) for token in tokens)
-    return _OptionReader(program, tokens).read()
+def _allow(program: Program, reading: Reading, arguments: list[Argument]) -> Decision:
+    _check_scripts(arguments)
+    rules = sorted((use.risk for use in reading.uses), key=list(Risk).index)
+    return Decision(True, f"allow.{program.name}", rules[-1], program.summary, paths=_paths(arguments))
 
 
-def _guess(token: str) -> _Argument:
-    """For a program whose options are not known: what looks like an absolute path counts as one."""
-    value = token.partition("=")[2] if token.startswith("-") and "=" in token else token
-    return _Argument(value, is_path=value.startswith("/") and not any(map(str.isspace, value)))
+def _paths(arguments: list[Argument]) -> tuple[str, ...]:
+    """All files named; where folders are gone to, also as seen from there: from each, and from one after the other."""
+    paths = [argument.text for argument in arguments if argument.is_path]
+    folders = [PurePosixPath(argument.text) for argument in arguments if argument.role is Role.FOLDER]
+    starts = {*folders, PurePosixPath(*folders)} if folders else set()
+    return (*paths, *(str(start / path) for start in sorted(starts) for path in paths))
 
 
-class _OptionReader:
-    """Reads options as getopt_long does, except that nothing may be abbreviated."""
-
-    def __init__(self, program: Program, tokens: tuple[str, ...]) -> None:
-        self.program = program
-        self.tokens = iter(tokens)
-
-    def read(self) -> Iterator[_Argument]:
-        for token in self.tokens:
-            if token == "--":
-                yield from map(self._operand, self.tokens)
-            elif token.startswith("--"):
-                yield self._long(token)
-            elif token.startswith("-") and token != "-":
-                yield self._short(token)
-            else:
-                yield self._operand(token)
-
-    def _operand(self, token: str) -> _Argument:
-        match self.program.operands:
-            case Operands.NONE:
-                return _Argument(token, problem=f"{self.program.name} takes no operands here")
-            case Operands.TEXT:
-                return _Argument(token)
-            case Operands.PATHS:
-                # A lone dash is standard input.
-                return _Argument(token, is_path=token != "-")
-
-    def _long(self, token: str) -> _Argument:
-        name, equals, value = token.partition("=")
-        if name in self.program.values:
-            return self._value(name, value if equals else next(self.tokens, None))
-        if name in self.program.optional or (name in self.program.flags and not equals):
-            return _Argument(value)
-        return self._unlisted(name)
-
-    def _short(self, token: str) -> _Argument:
-        """A bundle such as `-la`, where the last option may have its value glued on (`-w80`) or following."""
-        for position in range(1, len(token)):
-            name = f"-{token[position]}"
-            if name in self.program.values:
-                return self._value(name, token[position + 1 :] or next(self.tokens, None))
-            if name not in self.program.flags:
-                return self._unlisted(name)
-        return _Argument("")
-
-    def _value(self, name: str, value: str | None) -> _Argument:
-        if value is None:
-            return _Argument("", problem=f"{name} wants a value")
-        return _Argument(value, is_path=self.program.values[name] == "path")
-
-    def _unlisted(self, name: str) -> _Argument:
-        return _Argument("", problem=f"{name} is not an option that {self.program.name} may be given here")
+def _check_scripts(arguments: list[Argument]) -> None:
+    """Scripts given in pieces are read as one, as the program does."""
+    for role, check in ((Role.SED, check_sed), (Role.AWK, check_awk)):
+        pieces = [argument.text for argument in arguments if argument.role is role]
+        if pieces:
+            check("\n".join(pieces))
 
 
-def _refuse_argument(program: Program, argument: _Argument, place: Place) -> Decision | None:
-    if argument.problem:
-        hint = f"Options of {program.name}: {program.usage}" if program.usage else "Leave it out."
-        return Decision.deny("option.unlisted", f"{argument.problem}.", hint, risk=Risk.HIGH)
-    if argument.is_path and not place.holds(argument.text):
-        return Decision.deny(
-            "path.outside", f"{argument.text} lies outside the workspace.", "Name files relative to the workspace."
-        )
+def _refuse_uses(uses: list[Use], place: Place) -> Decision | None:
+    for use in uses:
+        if use.is_online and not place.network:
+            return _offline(use.program)
+        use.check()
     return None
 
 
-def _program(name: str, spec: "_Table") -> Program:
-    if not PROGRAM_NAME.fullmatch(name):
-        raise ProfileError(f"{spec.place}: not the plain name of a program")
-    arguments = spec.text("arguments", "listed")
-    if arguments not in {"listed", "any"}:
-        raise ProfileError(f"{spec.place}.arguments: must be 'listed' or 'any'")
-    program = Program(
-        name=name,
-        summary=spec.text("summary"),
-        usage=spec.text("usage", ""),
-        risk=spec.choice("risk", Risk, Risk.SAFE),
-        any_arguments=arguments == "any",
-        operands=spec.choice("operands", Operands, Operands.NONE),
-        flags=frozenset(spec.strings("flags")),
-        values=spec.table("values").texts(),
-        optional=frozenset(spec.strings("optional")),
-    )
-    if wrong := set(program.values.values()) - {"text", "path"}:
-        raise ProfileError(f"{spec.place}.values: {wrong.pop()!r} is neither 'text' nor 'path'")
-    spec.end()
-    return program
+def _offline(program: Program) -> Decision:
+    reason = f"{program.name} reaches the network, which is off here."
+    return Decision.deny("network.off", reason, "Work with what is in the workspace.", risk=Risk.HIGH)
 
 
-def _blocked_argument(spec: "_Table") -> BlockedArgument:
+def _refuse_path(program: Program, argument: Argument, place: Place) -> Decision | None:
+    if not argument.is_path:
+        return None
+    if program.spares_root and place.is_root(argument.text):
+        return Decision.deny(
+            "path.root", f"{program.name} may not be given the whole workspace.", "Name what is in it."
+        )
+    if argument.role in {Role.TARGET, Role.FOLDER}:
+        return _refuse_written(argument.text, place)
+    return _refuse_outside(argument.text, place)
+
+
+def _refuse_outside(path: str, place: Place) -> Decision | None:
+    if place.holds(path):
+        return None
+    if ".." in PurePosixPath(path).parts:
+        return Decision.deny("path.parent", "'..' leads out of the folder.", "Name files without '..'.")
+    return Decision.deny("path.outside", f"{path} lies outside the workspace.", _INSIDE)
+
+
+def _refuse_written(path: str, place: Place) -> Decision | None:
+    """What is in .git decides which programs git starts: git alone writes there."""
+    if refusal := _refuse_outside(path, place):
+        return refusal
+    if ".git" in (part.lower() for part in (place.cwd / path).relative_to(place.root).parts):
+        return Decision.deny("path.git", f"{path} is one of git's own files.", "Change it with git.")
+    return None
+
+
+def _operators(table: Table) -> frozenset[str]:
+    operators = frozenset(table.strings("operators"))
+    if unknown := operators - OPERATORS:
+        raise ProfileError(f"{table.place}.operators: {sorted(unknown)[0]!r} is none of {' '.join(sorted(OPERATORS))}")
+    return operators
+
+
+def _environment(table: Table) -> frozenset[str]:
+    for name in (names := table.strings("environment")):
+        if not VARIABLE_NAME.fullmatch(name):
+            raise ProfileError(f"{table.place}.environment: {name!r} is not a name")
+        if DANGEROUS_VARIABLE.fullmatch(name):
+            raise ProfileError(f"{table.place}.environment: {name} can change which program runs, or from where")
+    return frozenset(names)
+
+
+def _blocked_argument(spec: Table) -> BlockedArgument:
     blocked = BlockedArgument(
         spec.text("rule"), re.compile(spec.text("pattern")), spec.text("reason"), spec.text("hint", "")
     )
     spec.end()
     return blocked
-
-
-@dataclass(slots=True)
-class _Table:
-    """A TOML table that knows its place in the file and which of its keys were read."""
-
-    place: str
-    data: dict[str, Any]
-    read: set[str] = field(default_factory=set)
-
-    def _get(self, key: str, kind: type[T], default: T | None) -> T:
-        self.read.add(key)
-        value = self.data.get(key, default)
-        if not isinstance(value, kind) or isinstance(value, bool):
-            raise ProfileError(f"{self.place}.{key}: a {kind.__name__} is wanted, found {value!r}")
-        return value
-
-    def text(self, key: str, default: str | None = None) -> str:
-        return self._get(key, str, default)
-
-    def number(self, key: str) -> int:
-        value = self._get(key, int, None)
-        if value < 1:
-            raise ProfileError(f"{self.place}.{key}: must be at least 1")
-        return value
-
-    def choice(self, key: str, kind: type[E], default: E) -> E:
-        text = self.text(key, str(default))
-        if text not in [str(member) for member in kind]:
-            raise ProfileError(f"{self.place}.{key}: must be one of {', '.join(kind)}")
-        return kind(text)
-
-    def strings(self, key: str) -> list[str]:
-        values = self._get(key, list, [])
-        if not all(isinstance(value, str) for value in values):
-            raise ProfileError(f"{self.place}.{key}: a list of strings is wanted")
-        return values
-
-    def table(self, key: str) -> "_Table":
-        return _Table(f"{self.place}.{key}", self._get(key, dict, {}))
-
-    def tables(self) -> Iterator[tuple[str, "_Table"]]:
-        return ((key, self.table(key)) for key in self.data)
-
-    def tables_of(self, key: str) -> Iterator["_Table"]:
-        for number, data in enumerate(self._get(key, list, [])):
-            if not isinstance(data, dict):
-                raise ProfileError(f"{self.place}.{key}[{number}]: a table is wanted")
-            yield _Table(f"{self.place}.{key}[{number}]", data)
-
-    def texts(self) -> dict[str, str]:
-        return {key: self.text(key) for key in self.data}
-
-    def end(self) -> None:
-        """Refuse keys that nothing read: a typing error in a policy must not pass silently."""
-        if unknown := set(self.data) - self.read:
-            raise ProfileError(f"{self.place}: unknown key {sorted(unknown)[0]!r}")

@@ -34,16 +34,25 @@ class RecordingLog(Protocol):
         """Add the last line; viewers get it even if it cannot be kept."""
         ...
 
+    async def copy(self, send: Send) -> None:
+        """Send what is stored now, in blocks of whole lines."""
+        ...
+
+    def discard(self) -> None:
+        """Forget it: nothing was recorded."""
+        ...
+
     async def follow(self, after_seq: int, send: Send) -> None:
         """Send blocks of whole stored lines with a higher number, live, until the end."""
         ...
 
 
 class Recorder:
-    """The writing end: gives every message its number and time."""
+    """The writing end: gives every message its number and time. A muted one keeps no output."""
 
-    def __init__(self, execution: str, log: RecordingLog, clock: Callable[[], float]) -> None:
+    def __init__(self, execution: str, log: RecordingLog, clock: Callable[[], float], *, muted: bool = False) -> None:
         self.execution = execution
+        self._muted = muted
         self._log = log
         self._clock = clock
         self._begun = clock()
@@ -56,6 +65,8 @@ class Recorder:
 
     def lines(self, stream: str, lines: Lines) -> None:
         """Record output of `stdout` or `stderr`. Raises RecordingError."""
+        if self._muted:
+            return
         partial = b'"partial":true,' if lines.partial else b""
         self._log.append(
             b'{"type":"%b","execution":"%b","seq":%d,"ms":%d,%b"lines":[%b]}\n'

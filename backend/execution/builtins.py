@@ -13,17 +13,17 @@ CLEAR = "CLEAR_SCREEN"  # the line on which the first browser client clears its 
 
 @dataclass(frozen=True, slots=True)
 class Builtins:
-    """Answers the commands in `texts`, hands every other to `otherwise`."""
+    """Answers the commands in `texts` where they stand alone, hands every other to `otherwise`."""
 
-    texts: Mapping[str, Callable[[], str]]
+    texts: Mapping[str, Callable[[Profile], str]]
     otherwise: Executor
 
     async def run(self, order: Order, recorder: Recorder, control: Control) -> Outcome:
         """Write the text as standard output."""
         text = self.texts.get(order.argv[0])
-        if text is None:
+        if text is None or len(order.pipeline) > 1 or order.pipeline[0].redirects:
             return await self.otherwise.run(order, recorder, control)
-        data = f"{text()}\n".encode()
+        data = f"{text(order.profile)}\n".encode()
         recorder.lines("stdout", encode_lines(data))
         return Outcome(Status.SUCCEEDED, 0, stdout_bytes=len(data))
 

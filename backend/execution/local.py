@@ -1,10 +1,9 @@
-"""Runs commands on this machine: no shell, a session of their own, a short environment, bounded in time and output."""
+"""Runs pipelines on this machine: no shell, in the cage, a short environment, bounded in time and output."""
 
 import asyncio
 import os
 import signal
-import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
@@ -15,15 +14,19 @@ from backend.core.executions import (
     EXIT_SIGNAL_BASE,
     Control,
     Inbox,
+    Invocation,
     Order,
     Outcome,
     Status,
     Stop,
+    Usage,
     stopped_outcome,
 )
-from backend.core.output import LineAssembler, Lines
+from backend.core.output import LineAssembler, Lines, encode_lines
 from backend.core.recording import Recorder
-from backend.execution.processes import MARK, Processes
+from backend.execution.files import open_inside
+from backend.execution.launcher import cage_environment
+from backend.execution.stages import Bounds, Launched, Launcher, Report, Stage, StageEnd
 
 READ_SIZE = 32 * 1024  # bytes; larger reads gain nothing and make other sockets wait
 PARTIAL_DELAY = 0.1  # seconds that the start of a line waits for its end
@@ -43,27 +46,59 @@ class OutsideProgram:
 
 @dataclass(slots=True)
 class LocalExecutor:
-    """Runs orders as child processes. `outside` maps a program's name to how it is really started."""
+    """Runs orders as child processes.
 
-    processes: Processes
-    outside: Mapping[str, OutsideProgram]
+    `outside` maps a program's name to how it is really started; `readable` are folders beside the standard ones that
+    programs may read; `lines` makes what cuts a stream into lines; `owner` (uid, gid) is who new files belong to.
+    """
+
+    launcher: Launcher
+    outside: Mapping[str, OutsideProgram] = field(default_factory=dict)
+    readable: tuple[str, ...] = ()
+    lines: Callable[[], LineAssembler] = LineAssembler
+    owner: tuple[int, int] | None = None
 
     async def run(self, order: Order, recorder: Recorder, control: Control) -> Outcome:
-        """Run to the end; every process of the command is gone when this returns."""
-        outside = self.outside.get(order.argv[0], OutsideProgram((order.argv[0],)))
-        program = find_program(outside.command[0]) if outside.command else None
-        if program is None:
-            return _not_found(order.argv[0])
-        argv = (*outside.command, *order.argv[1:])
-        try:
-            child = _Child(program, argv, _environment(order, outside), order, recorder, control)
-        except OSError as error:
-            return _not_started(order.argv[0], error)
-        self.processes.add(child.pid, order.execution)
-        try:
-            return await child.watch(self.processes)
-        finally:
-            self.processes.remove(child.pid)
+        """Run to the end; every process of the pipeline is gone when this returns."""
+        programs = [self._program(invocation) for invocation in order.pipeline]
+        for program, invocation in zip(programs, order.pipeline, strict=True):
+            if program is None:
+                return _not_found(invocation.argv[0])
+        with ExitStack() as descriptors:
+            try:
+                wiring = _Wiring(order, descriptors, self.owner)
+            except OSError as error:
+                return _unwired(error, recorder)
+            stages = [
+                self._stage(order, invocation, program, streams)
+                for invocation, program, streams in zip(order.pipeline, programs, wiring.stages, strict=True)
+                if program
+            ]
+            bounds = Bounds(order.root, order.network, self.readable)
+            try:
+                launched = self.launcher.start(stages, bounds)
+            except OSError as error:
+                return _not_started(order.argv[0], error)
+            ours = wiring.take()
+        return await _Running(launched, ours, order, recorder, control, self.lines).watch()
+
+    def _program(self, invocation: Invocation) -> tuple[str, tuple[str, ...]] | None:
+        """The file to execute and the words it gets."""
+        name = invocation.argv[0]
+        outside = self.outside.get(name, OutsideProgram((name,)))
+        path = find_program(outside.command[0]) if outside.command else None
+        return (path, (*outside.command, *invocation.argv[1:])) if path else None
+
+    def _stage(
+        self, order: Order, invocation: Invocation, program: tuple[str, tuple[str, ...]], streams: tuple[int, int, int]
+    ) -> Stage:
+        outside = self.outside.get(invocation.argv[0])
+        environment = {
+            **_environment(order),
+            **dict(invocation.environment),
+            **(outside.environment if outside else {}),
+        }
+        return Stage(invocation.argv[0], program[0], program[1], environment, order.cwd, *streams)
 
 
 def find_program(name: str) -> str | None:
@@ -72,17 +107,18 @@ def find_program(name: str) -> str | None:
     return next((path for path in candidates if os.access(path, os.X_OK) and os.path.isfile(path)), None)
 
 
-def _environment(order: Order, outside: OutsideProgram) -> dict[str, str]:
+def _environment(order: Order) -> dict[str, str]:
     """All that a command gets to see; nothing of the service's own environment."""
     return {
         "PATH": SEARCH_PATH,
-        "HOME": order.cwd,
         "PWD": order.cwd,
         "LC_CTYPE": "C.UTF-8",  # not LANG: loading all categories takes a fifth of the time of `echo`
         "TERM": "xterm-256color",
         "PYTHONUNBUFFERED": "1",
-        MARK: order.execution,
-        **outside.environment,
+        "GATEPOST_EXECUTION_ID": order.execution,
+        "GIT_EDITOR": "true",  # an editor would wait for a terminal for ever
+        "GIT_CEILING_DIRECTORIES": os.path.dirname(order.root),
+        **cage_environment(order.root),
     }
 
 
@@ -102,50 +138,115 @@ def _not_started(name: str, error: OSError) -> Outcome:
     )
 
 
-class _Child:
-    """One running process with its pipes, wired to the recorder on one side and the control on the other."""
+def _unwired(error: OSError, recorder: Recorder) -> Outcome:
+    """A file of a redirection cannot be opened: the message is that of a program, as in a shell."""
+    message = f"{error.filename or 'pipe'}: {error.strerror}\n".encode()
+    recorder.lines("stderr", encode_lines(message))
+    return Outcome(Status.FAILED, 1, stderr_bytes=len(message))
+
+
+@dataclass(frozen=True, slots=True)
+class _Ours:
+    """Our ends of a pipeline's streams, not blocking; stdin is -1 where there is none."""
+
+    stdin: int
+    stdout: int
+    stderr: int
+
+
+class _Wiring:
+    """The descriptors of a pipeline: pipes between its programs, files it is redirected to, pipes to us.
+
+    The children's ends close with `descriptors`, ours too unless they were taken.
+    """
+
+    def __init__(self, order: Order, descriptors: ExitStack, owner: tuple[int, int] | None) -> None:
+        self.theirs, self.ours = descriptors, ExitStack()
+        descriptors.push(self.ours)
+        self.owner = owner
+        stdout, child_stdout = self._pipe_to_us()
+        stderr, child_stderr = self._pipe_to_us()
+        reading, stdin = self._pipe_from_us() if order.stdin else (self._null(), -1)
+        self._taken = _Ours(stdin, stdout, stderr)
+        self.stages: list[tuple[int, int, int]] = []
+        last = len(order.pipeline) - 1
+        for number, invocation in enumerate(order.pipeline):
+            following, writing = self._pipe_between() if number < last else (-1, child_stdout)
+            streams = {0: reading, 1: writing, 2: child_stderr}
+            self._redirect(order, invocation, streams)
+            self.stages.append((streams[0], streams[1], streams[2]))
+            reading = following
+
+    def _redirect(self, order: Order, invocation: Invocation, streams: dict[int, int]) -> None:
+        """Redirections take effect from left to right, as in a shell."""
+        for redirect in invocation.redirects:
+            if redirect.operator == "2>&1":
+                streams[2] = streams[1]
+            else:
+                descriptor = open_inside(order.root, order.cwd, redirect.target, redirect.operator, self.owner)
+                self.theirs.callback(os.close, descriptor)
+                streams[redirect.descriptor] = descriptor
+
+    def take(self) -> _Ours:
+        """Our ends; the caller closes them."""
+        self.ours.pop_all()
+        return self._taken
+
+    def _pipe_to_us(self) -> tuple[int, int]:
+        reading, writing = os.pipe()
+        self.ours.callback(os.close, reading)
+        self.theirs.callback(os.close, writing)
+        os.set_blocking(reading, False)
+        return reading, writing
+
+    def _pipe_from_us(self) -> tuple[int, int]:
+        reading, writing = os.pipe()
+        self.theirs.callback(os.close, reading)
+        self.ours.callback(os.close, writing)
+        os.set_blocking(writing, False)
+        return reading, writing
+
+    def _pipe_between(self) -> tuple[int, int]:
+        reading, writing = os.pipe()
+        self.theirs.callback(os.close, reading)
+        self.theirs.callback(os.close, writing)
+        return reading, writing
+
+    def _null(self) -> int:
+        null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        self.theirs.callback(os.close, null)
+        return null
+
+
+class _Running:
+    """A pipeline that runs, wired to the recorder on one side and the control on the other."""
 
     def __init__(
         self,
-        program: str,
-        argv: tuple[str, ...],
-        environment: dict[str, str],
+        launched: Launched,
+        ours: _Ours,
         order: Order,
         recorder: Recorder,
         control: Control,
+        lines: Callable[[], LineAssembler],
     ) -> None:
         self.loop = asyncio.get_running_loop()
-        self.order = order
-        self.control = control
+        self.launched, self.order, self.control = launched, order, control
         self.budget = _Budget(order.output_limit)
-        with _Pipes(stdin=order.stdin) as pipes:
-            process = subprocess.Popen(
-                argv,
-                executable=program,
-                cwd=order.cwd,
-                env=environment,
-                stdin=pipes.child_stdin,
-                stdout=pipes.child_stdout,
-                stderr=pipes.child_stderr,
-                start_new_session=True,
-            )
-            self.pidfd = _pidfd(process)
-            stdin, stdout, stderr = pipes.take()
-        self.process = process
-        self.pid = process.pid
         self.streams = [
-            _Stream(self.loop, stdout, "stdout", recorder, control, self.budget),
-            _Stream(self.loop, stderr, "stderr", recorder, control, self.budget),
+            _Stream(self.loop, ours.stdout, "stdout", recorder, control, self.budget, lines()),
+            _Stream(self.loop, ours.stderr, "stderr", recorder, control, self.budget, lines()),
         ]
-        self.stdin = _StdinPump(self.loop, stdin, control.stdin) if stdin >= 0 else None
+        self.stdin = _StdinPump(self.loop, ours.stdin, control.stdin) if ours.stdin >= 0 else None
 
-    async def watch(self, processes: Processes) -> Outcome:
+    async def watch(self) -> Outcome:
         """Wait for the end, its own or the one that is asked for."""
         ended = self.loop.create_future()
-        self.loop.add_reader(self.pidfd, _set, ended)
+        self.loop.add_reader(self.launched.pidfd, _set, ended)
         deadline = self.loop.call_later(self.order.timeout, self.control.stop, Stop.TIMED_OUT)
         stopping: list[asyncio.Task[None]] = []
-        self.control.on_stop = lambda: stopping.append(self.loop.create_task(self._stop(processes, ended)))
+        self.control.on_stop = lambda: stopping.append(self.loop.create_task(self._stop(ended)))
+        self.control.on_signal = self.launched.signal
         if self.control.reason:
             self.control.on_stop()
         try:
@@ -153,96 +254,54 @@ class _Child:
         finally:
             deadline.cancel()
             self.control.on_stop = lambda: None
-            self.loop.remove_reader(self.pidfd)
-        return await self._finish(processes, stopping)
-
-    async def _stop(self, processes: Processes, ended: "asyncio.Future[None]") -> None:
-        """The stop ladder: SIGTERM, a grace, SIGKILL. Output that floods gets no grace."""
-        if self.control.reason is not Stop.OUTPUT_LIMIT:
-            processes.terminate(self.pid)
-            await asyncio.wait([ended], timeout=STOP_GRACE)
-        if not ended.done():
-            await processes.kill(self.pid)
-
-    async def _finish(self, processes: Processes, stopping: list[asyncio.Task[None]]) -> Outcome:
-        os.close(self.pidfd)
+            self.control.on_signal = lambda _: None
+            self.loop.remove_reader(self.launched.pidfd)
         for task in stopping:
             await task
-        if processes.left(self.pid):
-            await processes.kill(self.pid)
-        _, status, _ = os.wait4(self.pid, 0)
-        self.process.returncode = os.waitstatus_to_exitcode(status)
+        return await self._finish()
+
+    async def _stop(self, ended: "asyncio.Future[None]") -> None:
+        """The stop ladder: SIGTERM, a grace, SIGKILL. Output that floods gets no grace."""
+        if self.control.reason is not Stop.OUTPUT_LIMIT:
+            self.launched.terminate()
+            await asyncio.wait([ended], timeout=STOP_GRACE)
+        if not ended.done():
+            self.launched.kill()
+
+    async def _finish(self) -> Outcome:
+        report = self.launched.finish()
         if self.stdin:
             self.stdin.close()
         for stream in self.streams:
             await stream.drain(DRAIN_BOUND)
-        return self._outcome(self.process.returncode)
-
-    def _outcome(self, code: int) -> Outcome:
-        name = signal.Signals(-code).name if code < 0 and -code in signal.valid_signals() else None
-        exit_code = EXIT_SIGNAL_BASE - code if code < 0 else code
         stdout, stderr = (stream.bytes for stream in self.streams)
-        if reason := self.control.reason:
-            return stopped_outcome(reason, name, exit_code, stdout, stderr)
-        status = Status.SUCCEEDED if code == 0 else Status.FAILED
-        return Outcome(status, exit_code, name, stdout, stderr)
+        return _outcome(report, self.order, self.control, stdout, stderr)
 
 
-class _Pipes:
-    """The pipes of one child. On leaving, its ends close; so do ours, unless they were taken."""
-
-    def __init__(self, *, stdin: bool) -> None:
-        self.theirs, self.ours = ExitStack(), ExitStack()
-        with ExitStack() as undo:
-            undo.callback(self._close)
-            self.stdout, self.child_stdout = self._pipe()
-            self.stderr, self.child_stderr = self._pipe()
-            self.child_stdin, self.stdin = self._stdin_pipe() if stdin else (self._null(), -1)
-            undo.pop_all()
-
-    def __enter__(self) -> "_Pipes":
-        return self
-
-    def take(self) -> tuple[int, int, int]:
-        """Our ends (stdin or -1, stdout, stderr), not blocking; the caller closes them."""
-        self.ours.pop_all()
-        return self.stdin, self.stdout, self.stderr
-
-    def __exit__(self, *_: object) -> None:
-        self._close()
-
-    def _close(self) -> None:
-        self.theirs.close()
-        self.ours.close()
-
-    def _pipe(self) -> tuple[int, int]:
-        reading, writing = os.pipe()
-        self.ours.callback(os.close, reading)
-        self.theirs.callback(os.close, writing)
-        os.set_blocking(reading, False)
-        return reading, writing
-
-    def _stdin_pipe(self) -> tuple[int, int]:
-        reading, writing = os.pipe()
-        self.theirs.callback(os.close, reading)
-        self.ours.callback(os.close, writing)
-        os.set_blocking(writing, False)
-        return reading, writing
-
-    def _null(self) -> int:
-        null = os.open(os.devnull, os.O_RDONLY)
-        self.theirs.callback(os.close, null)
-        return null
+def _outcome(report: Report, order: Order, control: Control, stdout: int, stderr: int) -> Outcome:
+    """The outcome of a pipeline: with `pipefail`, the last program that failed decides."""
+    for end, invocation in zip(report.ends, order.pipeline, strict=True):
+        if end.error and control.reason is None:
+            return _not_started(invocation.argv[0], OSError(end.error, os.strerror(end.error)))
+    code = _pipefail(report.ends)
+    name = signal.Signals(-code).name if code < 0 and -code in signal.valid_signals() else None
+    exit_code = EXIT_SIGNAL_BASE - code if code < 0 else code
+    usage = Usage(
+        cpu_ms=int(report.usage.cpu_seconds * 1000),
+        peak_memory=report.usage.peak_memory,
+        read_bytes=report.usage.read_bytes,
+        written_bytes=report.usage.written_bytes,
+        protection=report.applied.level,
+        layers=report.applied.layers,
+    )
+    if control.reason:
+        return stopped_outcome(control.reason, name, exit_code, stdout, stderr, usage)
+    status = Status.SUCCEEDED if code == 0 else Status.FAILED
+    return Outcome(status, exit_code, name, stdout, stderr, usage=usage)
 
 
-def _pidfd(process: subprocess.Popen[bytes]) -> int:
-    """A descriptor that tells the end of a process; one that cannot be watched may not run."""
-    try:
-        return os.pidfd_open(process.pid)
-    except OSError:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        raise
+def _pipefail(ends: Sequence[StageEnd]) -> int:
+    return next((end.code for end in reversed(ends) if end.code), 0)
 
 
 class _Budget:
@@ -269,10 +328,11 @@ class _Stream:
         recorder: Recorder,
         control: Control,
         budget: _Budget,
+        assembler: LineAssembler,
     ) -> None:
         self.loop, self.fd, self.name = loop, fd, name
         self.recorder, self.control, self.budget = recorder, control, budget
-        self.assembler = LineAssembler()
+        self.assembler = assembler
         self.bytes = 0
         self.open = True
         self.timer: asyncio.TimerHandle | None = None

@@ -1,4 +1,4 @@
-"""The counters behind the limits, in the memory of this process.
+"""The counters behind the limits: in the memory of this process, or in Redis, shared by several.
 
 The strategy is that of `limits.aio`, so a shared store can take the place of this one. Its own memory store is not
 used: at every hit it looks through all keys, with a thread for each, so its cost grows with the number of visitors.
@@ -6,11 +6,16 @@ used: at every hit it looks through all keys, with a thread for each, so its cos
 
 import time
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from limits import RateLimitItem, RateLimitItemPerSecond
-from limits.aio.storage import MemoryStorage
+from limits.aio.storage import MemoryStorage, Storage
 from limits.aio.strategies import MovingWindowRateLimiter
+from limits.errors import StorageError as LimitsStorageError
+from limits.storage import storage_from_string
 
+from backend.core.errors import StorageError
 from backend.core.limits import Rate
 
 SWEEP_EVERY = 1024  # hits between two searches for windows that have run out
@@ -51,27 +56,47 @@ class WindowStorage(MemoryStorage):
             self._windows = {key: window for key, window in self._windows.items() if window and window[-1] > oldest}
 
 
-class MovingWindow:
-    """Counts against one rate in a moving window; the same object serves every front."""
+def shared_storage(redis_url: str) -> Storage:
+    """Counters in Redis. Connects at the first hit."""
+    storage = storage_from_string(f"async+{redis_url}", implementation="redispy", wrap_exceptions=True)
+    assert isinstance(storage, Storage)
+    return storage
 
-    def __init__(self, rate: Rate, namespace: str) -> None:
+
+class MovingWindow:
+    """Counts against one rate in a moving window; the same object serves every front.
+
+    Its methods raise StorageError when the counters cannot be reached.
+    """
+
+    def __init__(self, rate: Rate, namespace: str, storage: Storage | None = None) -> None:
         self.rate = rate
         self._namespace = namespace
         self._item: RateLimitItem = RateLimitItemPerSecond(rate.count, rate.seconds)
-        self._strategy = MovingWindowRateLimiter(WindowStorage())
+        self._strategy = MovingWindowRateLimiter(storage or WindowStorage())
 
     async def hit(self, key: str) -> float:
         """Count one for `key`: 0.0 when admitted, else the seconds until the window has room."""
-        if await self._strategy.hit(self._item, self._namespace, key):
-            return 0.0
-        return await self._seconds(key)
+        with _storage_errors():
+            if await self._strategy.hit(self._item, self._namespace, key):
+                return 0.0
+            return await self._seconds(key)
 
     async def wait(self, key: str) -> float:
         """What `hit` would say, without counting."""
-        if await self._strategy.test(self._item, self._namespace, key):
-            return 0.0
-        return await self._seconds(key)
+        with _storage_errors():
+            if await self._strategy.test(self._item, self._namespace, key):
+                return 0.0
+            return await self._seconds(key)
 
     async def _seconds(self, key: str) -> float:
         stats = await self._strategy.get_window_stats(self._item, self._namespace, key)
         return max(stats.reset_time - time.time(), 0.001)
+
+
+@contextmanager
+def _storage_errors() -> Iterator[None]:
+    try:
+        yield
+    except LimitsStorageError as error:
+        raise StorageError("The limits cannot be counted: Redis cannot be reached.") from error

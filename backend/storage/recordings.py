@@ -6,12 +6,14 @@ viewer costs no memory and a late one sees the same bytes.
 
 import asyncio
 import fcntl
+import json
 import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from backend.core.errors import RecordingError
 from backend.core.messages import Complete, Problem
@@ -57,6 +59,12 @@ class RecordingFile:
         os.close(self._fd)
         self._fd = -1
         self._wake()
+
+    def discard(self) -> None:
+        """Delete what was only begun."""
+        os.close(self._fd)
+        self._fd = -1
+        self.path.unlink(missing_ok=True)
 
     async def follow(self, after_seq: int, send: Send) -> None:
         """Send blocks of whole stored lines numbered above `after_seq`, live, until the recording ends."""
@@ -139,6 +147,16 @@ class RecordingFolder:
             return known
         _mend(path, execution)
         return RecordingFile(path)
+
+    def last_message(self, execution: str) -> dict[str, Any] | None:
+        """How a recording ended, empty where there is none; None while a server still writes it."""
+        found = self.find(execution)
+        if found is None:
+            return {}
+        with _reading(found.path) as fd:
+            last = _last_line(fd, os.fstat(fd).st_size)
+        message: dict[str, Any] = json.loads(last) if last else {}
+        return message if message.get("type") == "complete" else None
 
     def writable(self) -> bool:
         """Whether a new recording could be begun."""

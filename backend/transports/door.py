@@ -1,4 +1,4 @@
-"""Who may come in: the address, the origin, the number of connections, the access token. Shared by all web fronts."""
+"""Who may come in, and as whom: address, origin, number of connections, token. Shared by all web fronts."""
 
 import hmac
 from collections import Counter
@@ -8,7 +8,9 @@ from typing import Any
 
 from backend.core.addresses import LOOPBACK_NAMES, client_address, origin_allowed
 from backend.core.decisions import Decision, Risk
+from backend.core.identity import Principal
 from backend.core.limits import RateLimiter
+from backend.core.stores import Authenticator
 
 Scope = Mapping[str, Any]
 
@@ -46,12 +48,17 @@ class Connections:
 
 @dataclass(slots=True)
 class Door:
-    """The checks before a request reaches the gateway. Without a `token` nobody is asked for one."""
+    """The checks before a request reaches the gateway.
+
+    Without a token one is a visitor, where `visitors` are let in; with `visitor_token` set they have to prove that one.
+    """
 
     connections: Connections
     allowed_origins: tuple[str, ...]
     trusted_hops: int
-    token: str | None
+    visitors: bool
+    visitor_token: str | None
+    authenticator: Authenticator
     token_failures: RateLimiter
 
     def address(self, scope: Scope) -> str:
@@ -76,19 +83,25 @@ class Door:
                 return token.strip()
         return None
 
-    async def check_token(self, token: str | None, address: str) -> Decision | None:
-        """Refuse a missing or wrong token; wrong ones are limited for each address."""
-        if self.token is None:
-            return None
+    async def identify(self, token: str | None, visitor: Principal) -> Principal | Decision:
+        """Who shows `token`: an account, or `visitor` where it may come in. Raises StorageError."""
         if token is None:
-            return _unauthorised("auth.required", "This server asks for an access token.")
-        if wait := await self.token_failures.wait(f"token:{address}"):
+            if self.visitors and self.visitor_token is None:
+                return visitor
+            return _unauthorised("auth.required", "This server asks for a token.")
+        if wait := await self.token_failures.wait(f"token:{visitor.address}"):
             reason = f"Too many wrong tokens from this address; wait {round(wait + 0.5)} s."
             return Decision.deny("auth.limited", reason, risk=Risk.SAFE, retry_after=wait)
-        if hmac.compare_digest(token.encode(), self.token.encode()):
-            return None
-        await self.token_failures.hit(f"token:{address}")
-        return _unauthorised("auth.wrong", "The access token is wrong.")
+        if self._proves_visitor(token):
+            return visitor
+        if principal := await self.authenticator.principal(token, visitor.address):
+            return principal
+        await self.token_failures.hit(f"token:{visitor.address}")
+        return _unauthorised("auth.wrong", "The token is wrong, or not good any more.")
+
+    def _proves_visitor(self, token: str) -> bool:
+        wanted = self.visitor_token
+        return self.visitors and wanted is not None and hmac.compare_digest(token.encode(), wanted.encode())
 
 
 def _unauthorised(rule: str, reason: str) -> Decision:

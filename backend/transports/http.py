@@ -1,6 +1,6 @@
 """The HTTP routes: the page, health, figures and recordings."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
@@ -9,16 +9,20 @@ from fastapi import APIRouter, FastAPI, HTTPException, Request
 from fastapi import Path as PathParameter
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from fastapi.staticfiles import StaticFiles
-from slowapi import Limiter, _rate_limit_exceeded_handler
-from slowapi.errors import RateLimitExceeded
+from slowapi import Limiter
 from starlette.datastructures import MutableHeaders
 
 from backend.core.asciicast import AsciicastWriter
+from backend.core.decisions import Decision
+from backend.core.identity import Principal
 from backend.core.recording import Send
+from backend.transports.access import Access
 from backend.transports.door import Door
 from backend.transports.frames import AsgiSend
+from backend.transports.problems import Problem, add_problems
 from backend.transports.terminal import AsgiApp, AsgiReceive
 
+BODY_LIMIT = 256 * 1024  # bytes
 SECURITY_HEADERS = {
     "content-security-policy": (
         "default-src 'self'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
@@ -48,6 +52,9 @@ class Facts:
     version: str
     api_key_configured: bool
     checks: Mapping[str, Callable[[], bool]]
+    database: Callable[[], Awaitable[bool]]
+    protection: Mapping[str, Any]
+    protected: bool
     find_recording: Callable[[str], StoredRecording | None]
     figures: Callable[[], str] | None
 
@@ -89,19 +96,20 @@ class RecordingResponse(Response):
         await send({"type": "http.response.body", "body": b""})
 
 
-def add_routes(app: FastAPI, facts: Facts, door: Door, rate: str, page_folder: Path) -> None:
-    """Put all HTTP routes on the application."""
+def add_routes(app: FastAPI, facts: Facts, door: Door, access: Access, rate: str, page_folder: Path) -> Limiter:
+    """Put the routes of the page, of health and of recordings on the application; the limiter of addresses."""
     limiter = Limiter(
         key_func=lambda request: door.address(request.scope), strategy="moving-window", headers_enabled=True
     )
     app.state.limiter = limiter
-    app.add_exception_handler(RateLimitExceeded, _rate_limit_exceeded_handler)  # type: ignore[arg-type]
+    add_problems(app, access.rejected)
     app.add_exception_handler(Exception, _failed)
     app.include_router(_health_routes(facts, door))
     app.include_router(_page_routes(facts, limiter, rate, page_folder))
-    app.include_router(_recording_routes(facts, door, limiter, rate))
+    app.include_router(_recording_routes(facts, access, limiter, rate))
     app.mount("/static", StaticFiles(directory=page_folder), name="static")
     app.add_middleware(SecurityHeaders)
+    return limiter
 
 
 async def _failed(request: Request, error: Exception) -> JSONResponse:
@@ -128,8 +136,15 @@ def _health_routes(facts: Facts, door: Door) -> APIRouter:
     @router.get("/readyz")
     async def ready() -> JSONResponse:
         checks = {name: "ok" if check() else "failed" for name, check in facts.checks.items()}
+        checks["database"] = "ok" if await facts.database() else "failed"
+        checks["protection"] = "ok" if facts.protected else "failed"
         well = all(result == "ok" for result in checks.values())
         return JSONResponse({"status": "ready" if well else "not ready", "checks": checks}, 200 if well else 503)
+
+    @router.get("/health/protection")
+    async def protection() -> JSONResponse:
+        """What holds commands here, as it was tried out at the start; 503 where that is less than they need."""
+        return JSONResponse(dict(facts.protection), 200 if facts.protected else 503)
 
     if figures := facts.figures:
 
@@ -165,7 +180,7 @@ def _page_routes(facts: Facts, limiter: Limiter, rate: str, page_folder: Path) -
     return router
 
 
-def _recording_routes(facts: Facts, door: Door, limiter: Limiter, rate: str) -> APIRouter:
+def _recording_routes(facts: Facts, access: Access, limiter: Limiter, rate: str) -> APIRouter:
     router = APIRouter(prefix="/api", tags=["executions"])
 
     @router.get("/executions/{execution}/recording", response_class=Response)
@@ -177,14 +192,16 @@ def _recording_routes(facts: Facts, door: Door, limiter: Limiter, rate: str) -> 
         version: Literal["2", "3"] = "2",
     ) -> Response:
         """The recording so far: newline-delimited JSON messages, or an asciicast for a player."""
-        if refusal := await door.check_token(door.bearer(request.scope), door.address(request.scope)):
-            status = 429 if refusal.rule == "auth.limited" else 401
-            raise HTTPException(status, f"{refusal.reason} {refusal.hint}", {"www-authenticate": "Bearer"})
+        door = access.door
+        visitor = Principal("visitor", door.address(request.scope))
+        principal = await door.identify(door.bearer(request.scope), visitor)
+        if isinstance(principal, Decision):
+            raise Problem.of(principal)
         try:
             found = facts.find_recording(execution)
         except OSError as error:
             raise HTTPException(503, f"The recording cannot be read: {error.strerror}.") from error
-        if found is None:
+        if found is None or not await access.directory.may_watch(principal, execution):
             raise HTTPException(404, f"There is no recording of the execution {execution}.")
         if format == "ndjson":
             return RecordingResponse(found, bytes, "application/x-ndjson", f"{execution}.ndjson")

@@ -8,15 +8,16 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, assert_never
 
 from pydantic import ValidationError
 
 from backend.core.decisions import Decision
+from backend.core.errors import StorageError
 from backend.core.executions import Request, Stop
 from backend.core.gateway import Execution, Gateway, Refused
-from backend.core.identity import Principal
+from backend.core.identity import Permission, Principal
 from backend.core.messages import (
     CLIENT_MESSAGE,
     Attach,
@@ -34,6 +35,8 @@ from backend.core.messages import (
     Waking,
 )
 from backend.core.messages import Refused as RefusedMessage
+from backend.core.stores import Directory
+from backend.core.targets import Target
 from backend.transports.door import Door
 from backend.transports.frames import AsgiSend, block_writer
 
@@ -42,9 +45,10 @@ FRAME_LIMIT = 64 * 1024  # bytes
 WAITING_LIMIT = 16  # commands that wait for their turn on one connection
 FAST_BLOCK = 4096  # bytes; smaller blocks are not worth another turn of the loop
 WATCH_LIMIT = 8  # executions that one connection follows at once
+RECHECK_EVERY = 5.0  # seconds between two looks whether the token of a live socket is still good
 AUTH_TIMEOUT = 5.0  # seconds for the first message of a client that must prove itself
 WAKING_TIME = 10.0  # seconds after its start in which the service says that it has just woken
-CLOSE_TOO_BIG, CLOSE_UNAUTHORISED = 1009, 4001
+CLOSE_TOO_BIG, CLOSE_TRY_LATER, CLOSE_UNAUTHORISED = 1009, 1013, 4001
 BATCH, LINES = "gatepost.v1.batch", "gatepost.v1.json"
 
 AsgiReceive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -69,10 +73,11 @@ class Service:
 class TerminalSocket:
     """ASGI middleware that answers WS /ws/terminal."""
 
-    def __init__(self, app: AsgiApp, *, gateway: Gateway, door: Door, service: Service) -> None:
+    def __init__(self, app: AsgiApp, *, gateway: Gateway, door: Door, directory: Directory, service: Service) -> None:
         self.app = app
         self.gateway = gateway
         self.door = door
+        self.directory = directory
         self.service = service
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: AsgiReceive, send: AsgiSend) -> None:
@@ -93,10 +98,8 @@ class TerminalSocket:
             await receive()
             subprotocol = next((name for name in scope["subprotocols"] if name in {BATCH, LINES}), None)
             await send({"type": "websocket.accept", "subprotocol": subprotocol})
-            principal = Principal(f"visitor:{self.service.new_id()}", address)
-            session = Session(
-                self.gateway, self.door, self.service, principal, receive, send, batches=subprotocol == BATCH
-            )
+            visitor = Principal(f"visitor:{self.service.new_id()}", address)
+            session = Session(self, visitor, receive, send, batches=subprotocol == BATCH)
             with suppress(ClientGone):
                 await session.run(self.door.bearer(scope))
         finally:
@@ -122,64 +125,88 @@ class Session:
     """One connected client."""
 
     def __init__(
-        self,
-        gateway: Gateway,
-        door: Door,
-        service: Service,
-        principal: Principal,
-        receive: AsgiReceive,
-        send: AsgiSend,
-        *,
-        batches: bool,
+        self, socket: TerminalSocket, visitor: Principal, receive: AsgiReceive, send: AsgiSend, *, batches: bool
     ) -> None:
-        self.gateway = gateway
-        self.door = door
-        self.service = service
-        self.principal = principal
+        self.gateway, self.door = socket.gateway, socket.door
+        self.directory, self.service = socket.directory, socket.service
+        self.principal = visitor
         self._receive = receive
         self._send = send
         self._writer = block_writer(send, batches=batches)
         self._following: dict[str, asyncio.Task[None]] = {}
         self._waiting: deque[str] = deque()
         self._turn: asyncio.Task[None] | None = None
+        self._checking: asyncio.Task[None] | None = None
 
     async def run(self, bearer: str | None) -> None:
         """Serve the client until it goes. Raises ClientGone."""
-        if not await self._authenticate(bearer):
-            return
-        if self.service.uptime() < WAKING_TIME:
-            await self._say(Waking(message="Waking up"))
+        try:
+            if not await self._authenticate(bearer):
+                return
+            if self.service.uptime() < WAKING_TIME:
+                await self._say(Waking(message="Waking up"))
+            await self._welcome()
+            while message := await self._read():
+                if not await self._take(message):
+                    break
+        except StorageError as error:
+            await self._refuse(_unavailable(error))
+            await self._close(CLOSE_TRY_LATER, "storage.unavailable")
+        finally:
+            await self._leave()
+
+    async def _authenticate(self, bearer: str | None) -> bool:
+        """Find out who it is: by the header, else, where one is wanted, by the first message within AUTH_TIMEOUT."""
+        known = await self.door.identify(bearer, self.principal)
+        if isinstance(known, Decision) and bearer is None:
+            await self._refuse(known)
+            try:
+                first = await asyncio.wait_for(self._read(), AUTH_TIMEOUT)
+            except TimeoutError:
+                first = None
+            if isinstance(first, Auth):
+                known = await self.door.identify(first.token, self.principal)
+        return await self._become(known)
+
+    async def _become(self, known: Principal | Decision) -> bool:
+        """Go on as whoever it is; close the socket of somebody who is nobody."""
+        if isinstance(known, Decision):
+            await self._refuse(known)
+            await self._close(CLOSE_UNAUTHORISED, known.rule)
+            return False
+        self.principal = known
+        if known.user:
+            self._checking = asyncio.create_task(self._check())
+        return True
+
+    async def _check(self) -> None:
+        """Close the socket soon after its token is revoked, its user disabled, its time over."""
+        with suppress(ClientGone):
+            while True:
+                await asyncio.sleep(RECHECK_EVERY)
+                with suppress(StorageError):
+                    if not await self.door.authenticator.is_valid(self.principal):
+                        break
+            reason = "Your token is not good any more."
+            await self._refuse(Decision.deny("auth.ended", reason, "Log in again."))
+            await self._close(CLOSE_UNAUTHORISED, "auth.ended")
+
+    async def _welcome(self) -> None:
+        target = await self._target(None)
+        if target is None:
+            raise StorageError("The place of this account is not there.")
         await self._say(
             Ready(
                 message=f"✅ Connected to {self.service.name}. Type help to see what is allowed.",
                 service=self.service.name,
                 version=self.service.version,
-                profile=self.gateway.profile.name,
+                profile=target.profile.name,
+                user=self.principal.user.name if self.principal.user else None,
             )
         )
-        try:
-            while message := await self._read():
-                await self._take(message)
-        finally:
-            await self._leave()
 
-    async def _authenticate(self, bearer: str | None) -> bool:
-        """Ask for the token where one is set: the header, else the first message within AUTH_TIMEOUT."""
-        address = self.principal.address
-        if (refusal := await self.door.check_token(bearer, address)) is None:
-            return True
-        if bearer is None:
-            await self._refuse(refusal)
-            try:
-                first = await asyncio.wait_for(self._read(), AUTH_TIMEOUT)
-            except TimeoutError:
-                first = None
-            token = first.token if isinstance(first, Auth) else None
-            if (refusal := await self.door.check_token(token, address)) is None:
-                return True
-        await self._refuse(refusal)
-        await self._close(CLOSE_UNAUTHORISED, refusal.rule)
-        return False
+    async def _target(self, project: str | None) -> Target | None:
+        return await self.directory.target(self.principal, project)
 
     async def _read(self) -> ClientMessage | None:
         """The next message that can be understood; None when the socket is closed or must be."""
@@ -199,7 +226,8 @@ class Session:
                 except ValidationError as error:
                     await self._refuse(_invalid(_first_problem(error)))
 
-    async def _take(self, message: ClientMessage) -> None:
+    async def _take(self, message: ClientMessage) -> bool:
+        """Do what a message says; False when the socket was closed for it."""
         match message:
             case Command():
                 await self._take_in_turn(message.command)
@@ -212,11 +240,12 @@ class Session:
             case Attach():
                 await self._attach(message)
             case Auth():
-                await self._refuse_auth()
+                return await self._take_auth(message)
             case Ping():
                 await self._say(Pong(id=message.id))
             case _:
                 assert_never(message)
+        return True
 
     async def _take_in_turn(self, line: str) -> None:
         if not line.strip():
@@ -233,25 +262,25 @@ class Session:
         with suppress(ClientGone):
             while self._waiting:
                 line = self._waiting.popleft()
-                if execution := await self._submit(Request(self.principal, line)):
+                if execution := await self._submit(None, line):
                     await self._following[execution.id]
 
     async def _run(self, message: Run) -> None:
-        if not message.command.strip():
-            return
-        await self._submit(
-            Request(
-                self.principal,
-                message.command,
-                cwd=message.cwd,
-                timeout=message.timeout,
-                dry_run=message.dry_run,
-                stdin=True,
-                id=message.id,
-            )
-        )
+        if message.command.strip():
+            await self._submit(message.project, message.command, message)
 
-    async def _submit(self, request: Request) -> Execution | None:
+    async def _submit(self, project: str | None, line: str, run: Run | None = None) -> Execution | None:
+        try:
+            target = await self._target(project)
+        except StorageError as error:
+            await self._refuse(_unavailable(error), line)
+            return None
+        if target is None:
+            await self._refuse(_unknown_project(), line, run.id if run else None)
+            return None
+        request = Request(self.principal, target, line)
+        if run:
+            request = replace(request, cwd=run.cwd, timeout=run.timeout, dry_run=run.dry_run, stdin=True, id=run.id)
         match await self.gateway.submit(request):
             case Refused(decision=decision):
                 await self._refuse(decision, request.command, request.id)
@@ -288,12 +317,17 @@ class Session:
         elif len(self._following) >= WATCH_LIMIT:
             reason = f"This connection watches {WATCH_LIMIT} executions already."
             await self._refuse(Decision.deny("limits.watching", reason, "Wait for one to end, or connect once more."))
-        else:
+        elif await self._may_watch(message.execution):
             self._watch(message.execution, message.after_seq)
+        else:
+            await self._refuse(_unknown(message.execution))
+
+    async def _may_watch(self, execution: str) -> bool:
+        return await self.directory.may_watch(self.principal, execution)
 
     async def _cancel(self, message: Cancel) -> None:
         if execution := self._find(message.execution):
-            execution.control.stop(Stop.CANCELLED)
+            execution.control.stop(Stop.CANCELLED, self.principal.name)
         else:
             await self._refuse(_nothing_runs("cancel"))
 
@@ -311,13 +345,21 @@ class Session:
             await self._refuse(Decision.deny("stdin.full", reason, "Wait until it reads, or cancel it."))
 
     def _find(self, id: str | None) -> Execution | None:
-        """A running execution that this connection watches: the one named, else the newest."""
+        """A running execution that this connection watches and may touch: the one named, else the newest."""
+        if not self.principal.may(Permission.EXECUTE):
+            return None
         mine = [execution for key, execution in self.gateway.live.items() if key in self._following]
         return next((execution for execution in reversed(mine) if id in {None, execution.id}), None)
 
-    async def _refuse_auth(self) -> None:
-        reason = "You are known already." if self.door.token else "This server asks for no token."
-        await self._refuse(Decision.deny("auth.unneeded", reason, "Go on."))
+    async def _take_auth(self, message: Auth) -> bool:
+        """A visitor who shows a token goes on as its account, in that account's own place."""
+        if self.principal.user:
+            await self._refuse(Decision.deny("auth.unneeded", "You are known already.", "Go on."))
+            return True
+        if not await self._become(await self.door.identify(message.token, self.principal)):
+            return False
+        await self._welcome()
+        return True
 
     async def _refuse(self, decision: Decision, command: str | None = None, id: str | None = None) -> None:
         words = " ".join(filter(None, (decision.reason, decision.hint)))
@@ -344,7 +386,7 @@ class Session:
 
     async def _leave(self) -> None:
         """Stop watching; what runs waits for somebody to attach."""
-        tasks = [*self._following.values(), *([self._turn] if self._turn else [])]
+        tasks = [*self._following.values(), *filter(None, (self._turn, self._checking))]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -354,6 +396,14 @@ def _invalid(what: str) -> Decision:
     return Decision.deny(
         "frame.invalid", f"The frame cannot be understood: {what}.", 'Send for example {"command":"help"}.'
     )
+
+
+def _unavailable(error: StorageError) -> Decision:
+    return Decision.deny("storage.unavailable", str(error), "Try again in a moment.", retry_after=5.0)
+
+
+def _unknown_project() -> Decision:
+    return Decision.deny("project.unknown", "There is no such project for you.", "See GET /api/projects.")
 
 
 def _unknown(execution: str) -> Decision:

@@ -192,3 +192,96 @@ def test_positions_are_told() -> None:
     assert isinstance(refusal, Decision)
     assert "position 7" in refusal.reason
     assert os.linesep not in refusal.reason
+
+
+EVERYTHING = frozenset({"|", "&&", "||", ";", ">", ">>", "<", "2>&1", "cd"})
+
+
+def shape(line: str) -> str | list[object]:
+    """A script as plain lists: [join, [argv, assignments, redirects] ...] a step, or the rule of a refusal."""
+    script = parse(line, EVERYTHING, assignments=True)
+    if isinstance(script, Decision):
+        return script.rule
+    return [
+        [
+            step.join,
+            *(
+                [
+                    list(command.argv),
+                    *([f"{each.name}={each.value}" for each in command.assignments],) * bool(command.assignments),
+                    *(f"{each.descriptor}{each.operator}{each.target}" for each in command.redirects),
+                ]
+                for command in step.commands
+            ),
+        ]
+        for step in script.steps
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("ls|wc -l", [["", [["ls"]], [["wc", "-l"]]]]),
+        ("a && b || c; d", [["", [["a"]]], ["&&", [["b"]]], ["||", [["c"]]], [";", [["d"]]]]),
+        ("a;", [["", [["a"]]]]),
+        ("a>x", [["", [["a"], "1>x"]]]),
+        ("a 2>x b", [["", [["a", "b"], "2>x"]]]),
+        ("a b2>x", [["", [["a", "b2"], "1>x"]]]),
+        ("a '2'>x", [["", [["a", "2"], "1>x"]]]),
+        ("> x a 1>>y < z 2>&1", [["", [["a"], "1>x", "1>>y", "0<z", "22>&1"]]]),
+        ("a 2>&1|b", [["", [["a"], "22>&1"], [["b"]]]]),
+        ("CI=1 X='a b' npm t", [["", [["npm", "t"], ["CI=1", "X=a b"]]]]),
+        ("npm X=1", [["", [["npm", "X=1"]]]]),
+        ("a && X=1 b", [["", [["a"]]], ["&&", [["b"], ["X=1"]]]]),
+        ("'X=1' a", [["", [["X=1", "a"]]]]),
+        ("> X=1 a", [["", [["a"], "1>X=1"]]]),
+        ("cd src && ls", [["", [["cd", "src"]]], ["&&", [["ls"]]]]),
+        ("echo 'a && b' \\; \\|", [["", [["echo", "a && b", ";", "|"]]]]),
+        ("echo cd", [["", [["echo", "cd"]]]]),
+        ("&& a", "syntax.incomplete"),
+        ("a &&", "syntax.incomplete"),
+        ("a |", "syntax.incomplete"),
+        ("a | | b", "syntax.incomplete"),
+        ("a ;; b", "syntax.incomplete"),
+        ("a & b", "syntax.operator"),
+        ("a |& b", "syntax.operator"),
+        ("(a)", "syntax.operator"),
+        ("a >", "syntax.redirect"),
+        ("a > | b", "syntax.redirect"),
+        ("a > *", "syntax.redirect"),
+        ("a > ''", "syntax.redirect"),
+        ("a >& b", "syntax.redirect"),
+        ("a &> b", "syntax.operator"),
+        ("a 3> b", "syntax.redirect"),
+        ("a <<b", "syntax.redirect"),
+        ("a <(b)", "syntax.redirect"),
+        ("a 2>&1x", "syntax.redirect"),
+        ("a >| b", "syntax.redirect"),
+        ("X=1", "syntax.assignment"),
+        ("X=~/y a", "syntax.tilde"),
+        ("X=$Y a", "syntax.expansion"),
+        ("cd a", "syntax.cd"),
+        ("cd a; ls", "syntax.cd"),
+        ("cd a || ls", "syntax.cd"),
+        ("cd && ls", "syntax.cd"),
+        ("cd - && ls", "syntax.cd"),
+        ("cd a | ls && ls", "syntax.cd"),
+        ("ls | cd a && ls", "syntax.cd"),
+    ],
+)
+def test_operators(line: str, expected: str | list[object]) -> None:
+    assert shape(line) == expected
+
+
+@given(st.text("ab 12<>&|;='x\"\\\n$", max_size=14))
+@settings(max_examples=3000)
+def test_any_operators_are_taken_or_refused(line: str) -> None:
+    result = parse(line, EVERYTHING, assignments=True)
+    assert isinstance(result, Script) or result.rule.startswith("syntax.")
+
+
+@pytest.mark.parametrize("operator", sorted(EVERYTHING - {"cd"}))
+def test_an_operator_that_is_not_permitted_is_refused(operator: str) -> None:
+    refusal = parse(f"a {operator} b", EVERYTHING - {operator, operator[0] if operator == "2>&1" else operator})
+    assert isinstance(refusal, Decision)
+    assert refusal.rule in {"syntax.operator", "syntax.redirect"}

@@ -5,8 +5,11 @@ import json
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from backend.core.masking import DEFAULT_PATTERNS, Masks
 from backend.core.output import LINE_LIMIT, LineAssembler, Lines, encode_lines
+from backend.core.terminal_text import TerminalFilter
 
+MASKS = Masks.of(["hunter2-Pa55w0rd"], DEFAULT_PATTERNS)
 TEXTS = st.one_of(
     st.binary(max_size=60),
     st.text(max_size=30).map(str.encode),
@@ -66,3 +69,51 @@ def test_a_line_without_end_is_passed_on_in_parts() -> None:
         parts += assembler.feed(b"x" * 32768)
     assert [part.partial for part in parts] == [True, True, True]
     assert all(len(part.items) <= LINE_LIMIT + 32768 + 2 for part in parts)
+
+
+def transformed() -> LineAssembler:
+    return LineAssembler(TerminalFilter(), MASKS.stream())
+
+
+@given(st.lists(TEXTS, max_size=20), st.booleans())
+@settings(max_examples=1000)
+def test_transformed_reads_cut_anywhere_give_the_same_text(reads: list[bytes], flushed: bool) -> None:
+    whole, cut, parts = transformed(), transformed(), []
+    for data in reads:
+        parts += cut.feed(data)
+        if flushed:
+            parts += cut.flush()
+    parts += cut.flush(final=True)
+    assert rejoin(parts) == rejoin(whole.feed(b"".join(reads)) + whole.flush(final=True))
+    assert not cut.pending
+
+
+def test_a_sequence_within_a_secret_does_not_hide_it() -> None:
+    whole = b"a hunter2\x1b]0;x\x07-Pa5\x005w\x1b[1m0rd b\n"
+    for at in range(len(whole) + 1):
+        assembler = transformed()
+        parts = assembler.feed(whole[:at]) + assembler.feed(whole[at:]) + assembler.flush(final=True)
+        assert rejoin(parts) == "a [masked]\x1b[1m b\n"
+
+
+def test_a_prompt_is_passed_on_and_the_start_of_a_secret_waits() -> None:
+    assembler = transformed()
+    assert assembler.feed(b"one\nPassword: ") == [Lines(b'"one"', 1)]
+    assert assembler.pending
+    assert assembler.flush() == [Lines(b'"Password: "', 1, partial=True)]
+    assert not assembler.pending
+    assert assembler.feed(b"hunter2\x1b[") == []
+    assert assembler.flush() == []
+    assert assembler.pending
+    assert assembler.flush(final=True) == [Lines(b'"hunter2"', 1, partial=True)]
+    assert not assembler.pending
+
+
+def test_a_transformed_line_without_end_is_passed_on_in_parts() -> None:
+    assembler, parts = transformed(), []
+    for _ in range(20):
+        parts += assembler.feed(b"x" * 32768)
+    assert len(parts) >= 6
+    assert all(part.partial and len(part.items) <= 2 * LINE_LIMIT for part in parts)
+    parts += assembler.flush(final=True)
+    assert rejoin(parts) == "x" * 20 * 32768

@@ -3,16 +3,23 @@
 import asyncio
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from backend.core.executions import Control, Order, Outcome, Status, Stop
+from backend.core.commands import Command, parse
+from backend.core.decisions import Decision
+from backend.core.executions import Control, Invocation, Order, Outcome, Status, Stop
 from backend.core.recording import Recorder, read_batch
+from backend.execution.launcher import CageLauncher, cage_environment
 from backend.execution.local import LocalExecutor, OutsideProgram
-from backend.execution.processes import Processes
+from backend.execution.owner import find_owner, give_folder
+from backend.profiles import load_profile
+from tests.needs import caged_python
+
+OWNER = find_owner("nobody")
+PROFILE = load_profile("terminal")
 
 
 class Log:
@@ -39,18 +46,33 @@ class Bench:
     """One executor that runs Python as `x`."""
 
     def __init__(self, folder: Path, code: str, environment: dict[str, str] | None = None) -> None:
-        program = OutsideProgram((sys.executable, "-c", code), environment or {})
-        self.executor = LocalExecutor(Processes(), {"x": program})
+        python, readable = caged_python()
+        program = OutsideProgram((python, "-c", code), environment or {})
+        launcher = CageLauncher(folder.parent / "cage", OWNER)
+        self.executor = LocalExecutor(launcher, {"x": program}, readable, owner=OWNER)
+        give_folder(folder, OWNER)
         self.folder = folder
         self.log = Log()
 
     async def run(self, control: Control | None = None, **order: Any) -> Outcome:
-        wanted = {"timeout": 20.0, "output_limit": 1 << 24, "stdin": False, "argv": ("x",), **order}
+        wanted = {"timeout": 20.0, "output_limit": 1 << 24, "stdin": False, **order}
+        pipeline = wanted.pop("pipeline", (Invocation(wanted.pop("argv", ("x",))),))
         recorder = Recorder("01ARZ3NDEKTSV4RRFFQ69G5FAV", self.log, asyncio.get_running_loop().time)
         control = control or Control(stdin=wanted["stdin"])
-        return await self.executor.run(
-            Order(execution="01ARZ3NDEKTSV4RRFFQ69G5FAV", cwd=str(self.folder), **wanted), recorder, control
-        )
+        place = {"root": str(self.folder), "cwd": str(self.folder)}
+        order_ = Order("01ARZ3NDEKTSV4RRFFQ69G5FAV", PROFILE, pipeline, **place, **wanted)
+        return await self.executor.run(order_, recorder, control)
+
+    async def line(self, line: str) -> Outcome:
+        """Run one pipeline as it is written."""
+        script = parse(line, frozenset({"|", ">", ">>", "<", "2>&1"}), assignments=True)
+        assert not isinstance(script, Decision)
+        return await self.run(pipeline=tuple(map(invocation, script.steps[0].commands)))
+
+
+def invocation(command: Command) -> Invocation:
+    assignments = tuple((each.name, each.value) for each in command.assignments)
+    return Invocation(command.argv, assignments, command.redirects)
 
 
 @pytest.mark.parametrize(
@@ -86,8 +108,10 @@ async def test_a_command_sees_only_the_listed_environment(tmp_path: Path, monkey
     bench = Bench(tmp_path, "import os, json; print(json.dumps(dict(os.environ)))", {"KEY": "mine"})
     await bench.run()
     seen = json.loads(bench.log.text("stdout"))
-    wanted = {"PATH", "HOME", "PWD", "LC_CTYPE", "TERM", "PYTHONUNBUFFERED", "GATEPOST_EXECUTION_ID", "KEY"}
-    assert set(seen) == wanted
+    wanted = {"PATH", "PWD", "LC_CTYPE", "TERM", "PYTHONUNBUFFERED", "GATEPOST_EXECUTION_ID", "KEY"}
+    wanted |= {"GIT_EDITOR", "GIT_CEILING_DIRECTORIES"}
+    assert set(seen) == wanted | set(cage_environment(str(tmp_path)))
+    assert seen["HOME"] == str(tmp_path)
     assert "canary" not in str(seen)
 
 
@@ -155,3 +179,61 @@ async def test_bytes_that_are_not_text_are_replaced(tmp_path: Path) -> None:
     bench = Bench(tmp_path, "import os; os.write(1, b'a\\xffb\\n')")
     await bench.run()
     assert bench.log.text("stdout") == "a\ufffdb\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "exit_code", "stdout", "stderr"),
+    [
+        ("printf 'b\\na\\n' | sort | head -1", 0, "a\n", ""),
+        ("printf x > f", 0, "", ""),
+        ("cat < given | wc -c", 0, "6\n", ""),
+        ("cat missing 2>&1 | wc -l", 1, "1\n", ""),
+        ("cat missing | wc -l", 1, "0\n", "cat: missing: No such file or directory\n"),
+        ("cat missing > /dev/null 2>&1", 1, "", ""),
+        ("cat missing 2>&1 > /dev/null", 1, "cat: missing: No such file or directory\n", ""),
+        ("cat missing 2> errors", 1, "", ""),
+        ("seq 1 100000 | head -1", 141, "1\n", ""),
+        ("A=1 B='two words' printenv A B", 0, "1\ntwo words\n", ""),
+        ("cat < missing", 1, "", "missing: No such file or directory\n"),
+        ("cat < out", 1, "", "out: Invalid cross-device link\n"),
+        ("cat < /etc/passwd", 1, "", "/etc/passwd: It lies outside the workspace\n"),
+        ("cat < .", 1, "", ".: Invalid argument\n"),
+        ("echo x > roots", 1, "", "roots: Permission denied\n"),
+    ],
+)
+async def test_pipelines_and_redirections(tmp_path: Path, line: str, exit_code: int, stdout: str, stderr: str) -> None:
+    (tmp_path / "given").write_text("given\n")
+    (tmp_path / "out").symlink_to("/etc/passwd")
+    (tmp_path / "roots").write_text("the service's")
+    (tmp_path / "roots").chmod(0o444)
+    bench = Bench(tmp_path, "")
+    outcome = await bench.line(line)
+    assert (bench.log.text("stdout"), bench.log.text("stderr")) == (stdout, stderr)
+    assert outcome.exit_code == exit_code
+    assert (tmp_path / "roots").read_text() == "the service's"
+
+
+async def test_files_are_made_emptied_and_continued(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, "")
+    for line in ("echo one > f", "echo two >> f", "echo three > g", "echo 3 > g", "cat missing 2>> f"):
+        await bench.line(line)
+    assert (tmp_path / "f").read_text() == "one\ntwo\ncat: missing: No such file or directory\n"
+    assert (tmp_path / "g").read_text() == "3\n"
+    assert OWNER is None or (tmp_path / "f").stat().st_uid == OWNER[0]
+
+
+async def test_a_signal_reaches_every_program_of_a_pipeline(tmp_path: Path) -> None:
+    bench, control = Bench(tmp_path, "import time; print('up'); time.sleep(60)"), Control(stdin=False)
+    running = asyncio.create_task(bench.run(control, pipeline=(Invocation(("x",)), Invocation(("cat",)))))
+    while not bench.log.text("stdout"):
+        await asyncio.sleep(0.01)
+    control.on_signal(10)
+    outcome = await running
+    assert (outcome.exit_code, outcome.signal) == (138, "SIGUSR1")
+
+
+async def test_what_a_command_used_and_what_held_it_is_told(tmp_path: Path) -> None:
+    outcome = await Bench(tmp_path, "sum(range(3_000_000)); b'x' * 50_000_000").run()
+    assert outcome.usage.cpu_ms > 10
+    assert outcome.usage.peak_memory > 40_000_000
+    assert outcome.usage.protection == "L2"

@@ -235,10 +235,13 @@ class TestFrames:
             await client.send(type="ping")
             assert await client.receive() == {"type": "pong"}
 
-    async def test_an_auth_that_nobody_asked_for_is_refused(self, server: Server) -> None:
+    async def test_a_visitor_who_shows_a_wrong_token_is_sent_away(self, server: Server) -> None:
         async with terminal(server) as client:
             await client.send(type="auth", token="x")
-            assert (await client.receive())["rule"] == "auth.unneeded"
+            assert (await client.receive())["rule"] == "auth.wrong"
+            with pytest.raises(ConnectionClosed):
+                await client.receive()
+            assert client.socket.close_code == 4001
 
 
 class TestRun:
@@ -505,7 +508,7 @@ class TestOutput:
         (server.workspace / "bytes.bin").write_bytes(b'a\xffb\n\xc3\n\x00\x1b[31m\x7f"\\\n\xe2\x82\xac\n\xe2\x82')
         async with terminal(server) as client:
             text = output(await client.run("cat bytes.bin"))
-            assert text == 'a\ufffdb\n\ufffd\n\x00\x1b[31m\x7f"\\\n€\n\ufffd'
+            assert text == 'a\ufffdb\n\ufffd\n\x1b[31m"\\\n€\n\ufffd'
 
     async def test_a_character_that_is_cut_in_two_by_time_stays_whole(self, server: Server) -> None:
         async with terminal(server) as client:

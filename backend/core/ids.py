@@ -1,0 +1,29 @@
+"""The ids of everything that is stored: ULIDs, which sort by time."""
+
+LENGTH = 26
+PATTERN = r"^[0-9A-HJKMNP-TV-Z]{26}$"
+CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+
+
+def ulid(milliseconds: int, randomness: int) -> str:
+    """The ULID of a Unix time and 80 random bits."""
+    number = milliseconds << 80 | randomness
+    return "".join(CROCKFORD[number >> shift & 31] for shift in range(125, -1, -5))
+
+
+def is_id(value: object) -> bool:
+    """Whether the tables can hold it as an id."""
+    return isinstance(value, str) and 0 < len(value) <= LENGTH and value.isascii() and value.isprintable()
+
+
+def as_id(value: str) -> str:
+    """The value when it can be an id, else the empty one, which nothing has.
+
+    The databases differ in what they say to a long id or a NUL in it; here both find nothing.
+    """
+    return value if is_id(value) else ""
+
+
+def first_id(milliseconds: int) -> str:
+    """The lowest id of a time: a border for searches."""
+    return ulid(max(milliseconds, 0), 0)

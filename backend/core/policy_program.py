@@ -1,0 +1,320 @@
+"""How a program reads its arguments: options by meaning, operands, subcommands.
+
+What a token means depends on the program, so each program says how it reads its own: what is a flag, what takes a
+value and of which kind, what the operands are. A token that this reading does not know is refused.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from itertools import chain
+from pathlib import PurePosixPath
+
+from backend.core.decisions import Risk
+
+NUMBER_OPTION = re.compile(r"-[0-9]+")
+
+
+class Role(StrEnum):
+    """What a program does with an argument."""
+
+    TEXT = "text"
+    PATH = "path"  # a file that it reads, or at least not one of git's own that it writes
+    TARGET = "target"  # a file that it may write
+    FOLDER = "folder"  # a folder that it goes to and may write in, so that other paths may be meant from there
+    GUESS = "guess"  # not known: what looks like a path to elsewhere counts as a path
+    SED = "sed"  # a script
+    AWK = "awk"  # a script
+
+
+class Quirk(StrEnum):
+    """Where a program does not read its options as getopt_long does."""
+
+    WHOLE = "whole"  # one option a token: nothing is bundled or glued on
+    APART = "apart"  # only digits may be glued on to a short option
+    ORDERED = "ordered"  # after the first operand everything is an operand
+    NO_END = "no-end"  # `--` does not end the options
+    NUMERIC = "numeric"  # `-20` is an option
+    COLON = "colon"  # `--name:value`, as well as `--name=value`
+    TIED = "tied"  # the value of a long option may start with a dash only where = ties it to the option
+    KEY_WORD = "key-word"  # the first word is a bundle of options without a dash
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What a value may be: the whole of it must match the pattern, if there is one."""
+
+    name: str
+    role: Role
+    pattern: re.Pattern[str] | None = None
+
+
+BUILT_IN_KINDS = {"paths": Kind("paths", Role.PATH), **{str(role): Kind(str(role), role) for role in Role}}
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """An option; without a kind it takes no value. An optional value must be glued on."""
+
+    kind: Kind | None = None
+    optional: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """One permitted program, or one of its subcommands, and what it may be given.
+
+    `any_arguments` judges no options, only paths. `requires` maps an option to those of which one must be there as
+    well; "" stands for the program itself and "operand" for any operand.
+    """
+
+    name: str
+    summary: str
+    usage: str = ""
+    risk: Risk = Risk.SAFE
+    network: bool = False
+    any_arguments: bool = False
+    options: Mapping[str, Option] = field(default_factory=dict)
+    refused: Mapping[str, str] = field(default_factory=dict)
+    operands: Kind | None = None
+    first: Kind | None = None
+    unless: frozenset[str] = frozenset()
+    quirks: frozenset[Quirk] = frozenset()
+    shapes: tuple[re.Pattern[str], ...] = ()
+    requires: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    moderate: frozenset[str] = frozenset()
+    online: frozenset[str] = frozenset()
+    spares_root: bool = False
+    subcommands: Mapping[str, "Program"] = field(default_factory=dict)
+
+    @property
+    def takes_anything(self) -> bool:
+        """Whether all words are text, also those with a dash (echo)."""
+        text_only = self.operands is not None and self.operands.role is Role.TEXT and not self.operands.pattern
+        return text_only and not (self.options or self.first or self.subcommands)
+
+
+class Misuse(Exception):
+    """An argument that a program may not be given."""
+
+    def __init__(self, rule: str, reason: str, program: Program) -> None:
+        super().__init__(reason)
+        self.rule = rule
+        self.reason = reason
+        self.hint = f"Options of {program.name}: {program.usage}" if program.usage else "Leave it out."
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """An argument as its program reads it."""
+
+    text: str
+    role: Role
+
+    @property
+    def is_path(self) -> bool:
+        return self.role in {Role.PATH, Role.TARGET, Role.FOLDER}
+
+
+@dataclass(slots=True)
+class Use:
+    """How one command uses a program or a subcommand: the options given, and "operand" if there is one."""
+
+    program: Program
+    given: set[str] = field(default_factory=set)
+
+    @property
+    def is_online(self) -> bool:
+        return self.program.network or bool(self.given & self.program.online)
+
+    @property
+    def risk(self) -> Risk:
+        raised = self.program.risk is Risk.SAFE and self.given & self.program.moderate
+        return Risk.MODERATE if raised else self.program.risk
+
+    def check(self) -> None:
+        """Raise Misuse for an option that another must go with."""
+        for name, others in self.program.requires.items():
+            if (not name or name in self.given) and not self.given & others:
+                wanted = ", ".join(sorted(other for other in others if other != "operand")) or "a word"
+                subject = f"{self.program.name} {name}".strip().replace("operand", "with a word")
+                raise Misuse("option.missing", f"{subject} wants one of: {wanted}.", self.program)
+
+
+@dataclass(slots=True)
+class Reading:
+    """The arguments of one command, read once, and the programs and subcommands that read them."""
+
+    uses: list[Use] = field(default_factory=list)
+
+    def arguments(self, program: Program, tokens: Iterator[str]) -> Iterator[Argument]:
+        """Each argument in turn; raises Misuse at the first that is not permitted."""
+        use = Use(program)
+        self.uses.append(use)
+        if program.any_arguments:
+            return map(_guess, tokens)
+        if program.shapes:
+            return _shaped(program, tokens)
+        if program.takes_anything:
+            return (Argument(token, Role.TEXT) for token in tokens)
+        return _OptionReader(use, tokens, self).read()
+
+
+def _guess(token: str) -> Argument:
+    """For a program whose options are not known: an absolute path or one with `..` counts as a path."""
+    value = token.partition("=")[2] if token.startswith("-") and "=" in token else token
+    leads_out = value.startswith("/") or ".." in PurePosixPath(value).parts
+    return Argument(value, Role.PATH if leads_out and not any(map(str.isspace, value)) else Role.TEXT)
+
+
+def _shaped(program: Program, tokens: Iterator[str]) -> Iterator[Argument]:
+    line = "\0".join(tokens)
+    if not any(shape.fullmatch(line) for shape in program.shapes):
+        raise Misuse("option.unlisted", f"{program.name} may not be given these arguments here.", program)
+    return iter(())
+
+
+class _OptionReader:
+    """Reads options as getopt_long does, except for the quirks of the program, and nothing may be abbreviated."""
+
+    def __init__(self, use: Use, tokens: Iterator[str], reading: Reading) -> None:
+        self.use = use
+        self.program = use.program
+        self.tokens = tokens
+        self.reading = reading
+        self.leading: str | None = None
+
+    def read(self) -> Iterator[Argument]:
+        if Quirk.KEY_WORD in self.program.quirks:
+            yield from self._key_word()
+        for token in self.tokens:
+            if token == "--" and Quirk.NO_END not in self.program.quirks:
+                yield from map(self._operand, self.tokens)
+            elif token in self.program.options or (token.startswith("-") and token != "-"):
+                yield from self._option(token)
+            elif (command := self.program.subcommands.get(token)) and "operand" not in self.use.given:
+                self.use.given.add("operand")
+                yield from self.reading.arguments(command, self.tokens)
+            else:
+                yield from self._operands(token)
+        # An option that comes after the first operand may have given it another meaning: it must be good for both.
+        if self.leading is not None and self.use.given & self.program.unless and self.program.operands:
+            yield self._take(self.program.operands, self.leading, self.program.name)
+
+    def _operands(self, token: str) -> Iterator[Argument]:
+        yield self._operand(token)
+        if Quirk.ORDERED in self.program.quirks:
+            yield from map(self._operand, self.tokens)
+
+    def _operand(self, token: str) -> Argument:
+        is_first = "operand" not in self.use.given
+        self.use.given.add("operand")
+        kind = self.program.operands
+        if is_first and self.program.first and not self.use.given & self.program.unless:
+            kind, self.leading = self.program.first, token
+        if kind is None and self.program.subcommands:
+            name = self.program.name
+            raise Misuse(
+                "program.subcommand", f"{token} is not a subcommand that {name} may be given here.", self.program
+            )
+        if kind is None:
+            raise Misuse("option.unlisted", f"{self.program.name} takes no operands here.", self.program)
+        return self._take(kind, token, self.program.name)
+
+    def _key_word(self) -> Iterator[Argument]:
+        """tar's old way: letters without a dash, whose values follow in the same order."""
+        word = next(self.tokens, "-")
+        if word.startswith("-"):
+            self.tokens = chain([word] if word != "-" else [], self.tokens)
+            return
+        for letter in word:
+            option = self._given(f"-{letter}")
+            if option.kind:
+                yield self._value(option.kind, f"-{letter}", next(self.tokens, None))
+
+    def _option(self, token: str) -> Iterator[Argument]:
+        if token.startswith("--"):
+            return self._long(token)
+        if Quirk.WHOLE in self.program.quirks or token in self.program.options:
+            return self._whole(token)
+        if Quirk.NUMERIC in self.program.quirks and NUMBER_OPTION.fullmatch(token):
+            return iter(())
+        return self._bundle(token)
+
+    def _long(self, token: str) -> Iterator[Argument]:
+        name, sign, value = token, "", ""
+        if found := re.search("[:=]" if Quirk.COLON in self.program.quirks else "=", token):
+            name, sign, value = token[: found.start()], found.group(), token[found.end() :]
+        option = self._given(name)
+        if sign and not option.kind:
+            raise self._unlisted(f"{name}=")
+        if option.kind and (sign or not option.optional):
+            yield self._value(option.kind, name, value) if sign else self._following(option.kind, name)
+
+    def _whole(self, token: str) -> Iterator[Argument]:
+        option = self._given(token)
+        if option.kind and not option.optional:
+            yield self._following(option.kind, token)
+
+    def _bundle(self, token: str) -> Iterator[Argument]:
+        """A bundle such as `-la`, where the last option may have its value glued on (`-w80`) or following."""
+        for position in range(1, len(token)):
+            name, glued = f"-{token[position]}", token[position + 1 :]
+            option = self._given(name)
+            if option.kind is None:
+                continue
+            if glued:
+                yield self._glued(option.kind, name, glued)
+            elif not option.optional:
+                yield self._following(option.kind, name)
+            return
+
+    def _glued(self, kind: Kind, name: str, value: str) -> Argument:
+        if Quirk.APART in self.program.quirks and not value.isdecimal():
+            raise Misuse("option.value", f"The value of {name} must stand apart.", self.program)
+        # Some programs take -c=FILE for FILE, others for =FILE.
+        if value.startswith("=") and kind.role is not Role.TEXT:
+            raise Misuse("option.value", f"The value of {name} must not start with =.", self.program)
+        return self._value(kind, name, value)
+
+    def _following(self, kind: Kind, name: str) -> Argument:
+        """A value that stands apart. If it starts with a dash, the program may take it for the next option."""
+        value = next(self.tokens, None)
+        is_file = kind.role in {Role.PATH, Role.TARGET, Role.FOLDER}
+        is_tied = Quirk.TIED in self.program.quirks and name.startswith("--")
+        has_dash = value is not None and value.startswith("-") and value != "-"
+        if has_dash and (is_file or is_tied):
+            raise Misuse(
+                "option.value", f"After {name} a dash starts an option: write ={value} or ./{value}.", self.program
+            )
+        return self._value(kind, name, value)
+
+    def _value(self, kind: Kind, name: str, value: str | None) -> Argument:
+        if value is None:
+            raise Misuse("option.unlisted", f"{name} wants a value.", self.program)
+        return self._take(kind, value, name)
+
+    def _take(self, kind: Kind, text: str, what: str) -> Argument:
+        if kind.pattern and not kind.pattern.fullmatch(text):
+            raise Misuse("option.value", f"{what} takes only this kind of value here: {kind.name}.", self.program)
+        if kind.role is Role.GUESS:
+            return _guess(text)
+        # A lone dash is standard input or output.
+        return Argument(text, Role.TEXT if text == "-" else kind.role)
+
+    def _given(self, name: str) -> Option:
+        if name not in self.program.options:
+            raise self._unlisted(name)
+        self.use.given.add(name)
+        return self.program.options[name]
+
+    def _unlisted(self, name: str) -> Misuse:
+        program = self.program
+        if why := program.refused.get(name):
+            return Misuse("option.unlisted", f"{name} may not be given to {program.name}: {why}.", program)
+        if full := [full for full in program.options if len(name) > 2 and full.startswith(name)]:
+            return Misuse(
+                "option.unlisted", f"{name} is an abbreviation: write it in full ({', '.join(full)}).", program
+            )
+        return Misuse("option.unlisted", f"{name} is not an option that {program.name} may be given here.", program)

@@ -1,0 +1,96 @@
+"""Suspicious activity: what the commands of one user in a window look like, as pure rules over records."""
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from backend.core.decisions import Risk
+from backend.core.executions import Status
+from backend.core.ledger import Record
+
+WINDOW_MINUTES = 5
+MANY_COMMANDS = 50
+ENOUGH_FOR_A_RATE = 10
+FAILURE_RATE = 0.5
+MANY_DELETIONS = 10
+MANY_AT_HIGH_RISK = 5
+DANGEROUS = frozenset({Risk.HIGH, Risk.BLOCKED})
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """What the rules look at in one attempt."""
+
+    failed: bool
+    deletes: bool
+    dangerous: bool
+
+    @classmethod
+    def of(cls, record: Record) -> "Trace":
+        failed = record.status not in {Status.SUCCEEDED, Status.RUNNING}
+        return cls(failed, record.deletes, record.risk in DANGEROUS)
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """Something unusual. `count` is how often; `severity` is medium or high."""
+
+    type: str
+    severity: str
+    message: str
+    count: int
+
+
+def alerts(traces: Sequence[Trace]) -> list[Alert]:
+    """The alerts for the attempts of one user within one window."""
+    return list(_alerts(traces))
+
+
+def _alerts(traces: Sequence[Trace]) -> Iterator[Alert]:
+    total = len(traces)
+    failed = _count(trace.failed for trace in traces)
+    deletions = _count(trace.deletes for trace in traces)
+    dangerous = _count(trace.dangerous for trace in traces)
+    if total > MANY_COMMANDS:
+        yield Alert("rapid_execution", "high", f"{total} commands in {WINDOW_MINUTES} minutes", total)
+    if total >= ENOUGH_FOR_A_RATE and failed / total > FAILURE_RATE:
+        yield Alert("high_failure_rate", "medium", f"{failed} of {total} commands failed", failed)
+    if deletions > MANY_DELETIONS:
+        yield Alert("excessive_deletions", "high", f"{deletions} commands that delete", deletions)
+    if dangerous > MANY_AT_HIGH_RISK:
+        yield Alert("high_risk_activity", "high", f"{dangerous} commands at high risk", dangerous)
+
+
+def _count(flags: Iterable[bool]) -> int:
+    return sum(flags)
+
+
+@dataclass(slots=True)
+class _Recent:
+    traces: deque[tuple[float, Trace]] = field(default_factory=deque)
+    open: frozenset[str] = frozenset()
+
+
+class Watch:
+    """Looks at attempts as they come and tells of alerts that open; one that stays open is told once."""
+
+    def __init__(self) -> None:
+        self._users: dict[str, _Recent] = {}
+
+    def see(self, user: str, trace: Trace, now: float) -> list[Alert]:
+        """The alerts that this attempt opens. `now` is in seconds."""
+        recent = self._users.setdefault(user, _Recent())
+        recent.traces.append((now, trace))
+        oldest = now - WINDOW_MINUTES * 60
+        while recent.traces[0][0] < oldest:
+            recent.traces.popleft()
+        found = alerts([each for _, each in recent.traces])
+        opened = [alert for alert in found if alert.type not in recent.open]
+        recent.open = frozenset(alert.type for alert in found)
+        self._forget(oldest)
+        return opened
+
+    def _forget(self, oldest: float) -> None:
+        """Users who have gone take no memory."""
+        for user in [user for user, recent in self._users.items() if recent.traces[-1][0] < oldest]:
+            del self._users[user]

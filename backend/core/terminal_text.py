@@ -1,0 +1,79 @@
+"""Output as data: text and colours pass, all else that a terminal would act on is dropped.
+
+What passes: plain text, TAB, LF, CR, BS, and SGR sequences (CSI with digits, `;` and `:` up to `m`).
+
+What goes: strings for the terminal with what they carry (OSC, DCS, APC, PM, SOS), every other CSI sequence, ESC with
+what belongs to it, C1 controls, the other C0 controls and DEL, and the signs that reorder a line for the eye (bidi).
+Bytes that are not UTF-8 become U+FFFD; those of them that are C1 controls to an 8-bit terminal go.
+"""
+
+import codecs
+import re
+
+PASSING = bytes(range(0x20, 0x7F)) + b"\t\n\r\b"
+STRING_LIMIT = 4096  # characters of a string without an end that are dropped before output resumes
+SEQUENCE_LIMIT = 256  # parameters of one sequence; real ones have a few dozen at most
+BIDI = "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
+
+# Undecodable bytes are read as U+DC80..U+DCFF (surrogateescape).
+_STRING = rf"[^\x07\x18\x1a\x1b\x80-\x9f]{{0,{STRING_LIMIT}}}"
+_CSI = rf"[0-?]{{0,{SEQUENCE_LIMIT}}}[ -/]{{0,{SEQUENCE_LIMIT}}}"
+_ESCAPE = rf"[ -/]{{0,{SEQUENCE_LIMIT}}}"
+_STRING_END = r"(?:\x07|\x1b\\|\x9c)?"
+# Begins with a set of characters, because `re` finds those several times faster than anything else.
+_ACTIVE = re.compile(
+    rf"[\x00-\x07\x0b\x0c\x0e-\x1f\x7f-\x9f{BIDI}\udc80-\udc9f]"
+    rf"(?:(?<=\x1b)(?:\[(?![0-9:;]{{0,{SEQUENCE_LIMIT}}}m){_CSI}[@-~]?|[\]PX^_]{_STRING}{_STRING_END}"
+    rf"|(?!\[){_ESCAPE}[0-~]?)"
+    rf"|(?<=[\x90\x98\x9d-\x9f]){_STRING}{_STRING_END}|(?<=\x9b){_CSI}[@-~]?"
+    rf"|(?<![\x1b\x90\x98\x9b\x9d-\x9f])[\x00-\x07\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f]*)"
+)
+_UNFINISHED = re.compile(
+    rf"[\x1b\x90\x98\x9b\x9d-\x9f]"
+    rf"(?:(?<=\x1b)(?:\[{_CSI}|[\]PX^_]{_STRING}\x1b?|{_ESCAPE})|(?<=\x9b){_CSI}|(?<=[\x90\x98\x9d-\x9f]){_STRING}\x1b?)\Z"
+)
+_LONGEST = STRING_LIMIT + 3  # characters of an unfinished sequence: its start, the string, the ESC of its end
+_UNDECODABLE = re.compile("[\udc80-\udcff]")
+
+
+class TerminalFilter:
+    """The filter of one stream. It holds back sequences and characters that are not complete, never plain text."""
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
+        self._sequence = ""
+        self._cut = False  # within a character
+
+    def feed(self, data: bytes) -> bytes:
+        """Take a read; returns what may pass."""
+        if not self._cut and not self._sequence and not data.translate(None, PASSING):
+            return data
+        text = self._sequence + self._decoder.decode(data)
+        self._cut = bool(self._decoder.getstate()[0])
+        unfinished = _UNFINISHED.search(text, max(0, len(text) - _LONGEST))
+        end = unfinished.start() if unfinished else len(text)
+        self._sequence = text[end:]
+        return _passing(text[:end])
+
+    @property
+    def held(self) -> bool:
+        """Whether a sequence or a character waits for its end."""
+        return self._cut or self._sequence != ""
+
+    def release(self) -> bytes:
+        """Nothing: what is held back is not complete."""
+        return b""
+
+    def finish(self) -> bytes:
+        """The stream has ended; what was not completed is judged as it is."""
+        text = self._sequence + self._decoder.decode(b"", final=True)
+        self._sequence, self._cut = "", False
+        return _passing(text)
+
+
+def _passing(text: str) -> bytes:
+    kept = _ACTIVE.sub("", text)
+    try:
+        return kept.encode()
+    except UnicodeEncodeError:
+        return _UNDECODABLE.sub("\ufffd", kept).encode()

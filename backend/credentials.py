@@ -1,0 +1,205 @@
+"""What a client proves itself with: access tokens (JWT), passwords, secrets of tokens and links; and our own signature.
+
+Only the hashing of passwords takes time (a tenth of a second); `Passwords` does it in threads of its own.
+"""
+
+import asyncio
+import base64
+import hashlib
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import jwt
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+    load_pem_public_key,
+)
+from pwdlib import PasswordHash
+from pwdlib.hashers.argon2 import Argon2Hasher
+
+from backend.core.identity import LONGEST_PASSWORD, SHORTEST_PASSWORD, Claims
+from backend.core.ids import is_id
+
+ISSUER = AUDIENCE = "gatepost"
+ALGORITHM = "HS256"
+SHORTEST_KEY = 32  # bytes; a shorter one is weaker than the hash
+LONGEST_TOKEN = 4096  # characters; ours have about 300
+LONGEST_LIFE = 24 * 3600  # seconds between iat and exp that any token may have
+CLOCK_SKEW = 60  # seconds that iat may lie ahead
+API_TOKEN_PREFIX = "gp_"
+LOGIN_LINK_PREFIX = "gl_"
+SECRET_BYTES = 32
+
+_argon2 = PasswordHash((Argon2Hasher(),))
+# Of a password nobody has, with the parameters of `_argon2`: a name that does not exist costs the same work.
+_NOBODYS_HASH = "$argon2id$v=19$m=65536,t=3,p=4$q0VMqoLuVOcPwjSm4+OSPw$PHQ6j1jXQNGx0nbQFhRhSMMvpEJQgD4kAs81zKVPpB4"
+
+
+class Tokens:
+    """Issues and verifies access tokens, signed with one key. Times are Unix seconds."""
+
+    def __init__(self, key: bytes, clock: Callable[[], float], new_id: Callable[[], str], lifetime: int = 3600) -> None:
+        """Raises ValueError for a short key, for one that is a public key's file, or for a life over a day."""
+        if len(key) < SHORTEST_KEY:
+            raise ValueError(f"the key for access tokens must have at least {SHORTEST_KEY} bytes")
+        if not 0 < lifetime <= LONGEST_LIFE:
+            raise ValueError(f"an access token must live 1 to {LONGEST_LIFE} seconds")
+        try:
+            jwt.encode({}, key, ALGORITHM)
+        except jwt.InvalidKeyError as error:
+            raise ValueError("the key for access tokens must be random bytes, not a PEM or SSH key") from error
+        self.lifetime = lifetime
+        self._key = key
+        self._clock = clock
+        self._new_id = new_id
+
+    def issue(self, user_id: str) -> tuple[str, Claims]:
+        """A new token for the account, and what it says."""
+        now = int(self._clock())
+        claims = Claims(user_id, self._new_id(), now, now + self.lifetime)
+        payload = {
+            "iss": ISSUER,
+            "aud": AUDIENCE,
+            "sub": claims.user_id,
+            "jti": claims.token_id,
+            "iat": claims.issued_at,
+            "exp": claims.expires_at,
+        }
+        return jwt.encode(payload, self._key, ALGORITHM), claims
+
+    def verify(self, token: str) -> Claims | None:
+        """What the token says, None when it counts for nothing. Raises nothing, whatever the string."""
+        if len(token) > LONGEST_TOKEN or not token.isascii():
+            return None
+        try:
+            payload = self._decode(token)
+        except jwt.PyJWTError:
+            return None
+        return _claims(payload, self._clock())
+
+    def _decode(self, token: str) -> dict[str, Any]:
+        payload: dict[str, Any] = jwt.decode(
+            token,
+            self._key,
+            algorithms=[ALGORITHM],
+            issuer=ISSUER,
+            audience=AUDIENCE,
+            options={
+                "require": ["exp", "iat", "aud", "iss", "sub", "jti"],
+                "verify_exp": False,  # PyJWT has a clock of its own; the times are judged by ours
+                "verify_iat": False,
+                "verify_nbf": False,
+            },
+        )
+        return payload
+
+
+def _claims(payload: Mapping[str, Any], now: float) -> Claims | None:
+    """Judge the times and types of a payload whose signature is good."""
+    issued, expires, not_before = payload["iat"], payload["exp"], payload.get("nbf", 0)
+    if not all(type(each) is int for each in (issued, expires, not_before)):
+        return None
+    if not (is_id(payload["sub"]) and is_id(payload["jti"])):
+        return None
+    if not_before > now or issued > now + CLOCK_SKEW or expires <= now or expires - issued > LONGEST_LIFE:
+        return None
+    return Claims(payload["sub"], payload["jti"], issued, expires)
+
+
+def hash_password(password: str) -> str:
+    """Its argon2id hash, after about 0.1 s. Raises ValueError for a password that is too short or too long."""
+    if not SHORTEST_PASSWORD <= len(password) <= LONGEST_PASSWORD:
+        raise ValueError(f"a password must have {SHORTEST_PASSWORD} to {LONGEST_PASSWORD} characters")
+    return _argon2.hash(password)
+
+
+def verify_password(password: str, hashed: str | None) -> bool:
+    """Whether the password is the one of the hash, after about 0.1 s; without a hash, False after the same time."""
+    try:
+        encoded = password[: LONGEST_PASSWORD + 1].encode()
+    except UnicodeEncodeError:  # half a surrogate pair, which no password has
+        encoded = b""
+    return _argon2.verify(encoded, hashed or _NOBODYS_HASH) and hashed is not None
+
+
+class Passwords:
+    """Hashes and verifies in threads of its own, so that logins neither stop the loop nor take every processor.
+
+    A request that goes away while its password is hashed keeps its thread: the number at once is never exceeded.
+    """
+
+    def __init__(self, at_once: int = 2) -> None:
+        self._threads = ThreadPoolExecutor(at_once, thread_name_prefix="passwords")
+
+    async def hash(self, password: str) -> str:
+        """`hash_password`, in a thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, hash_password, password)
+
+    async def check(self, password: str, hashed: str | None) -> bool:
+        """`verify_password`, in a thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, verify_password, password, hashed)
+
+    def close(self) -> None:
+        self._threads.shutdown(cancel_futures=True)
+
+
+def new_api_token(random: Callable[[int], bytes]) -> str:
+    """A secret for programs: `gp_` and 43 characters that may stand in a URL."""
+    return API_TOKEN_PREFIX + _characters(random(SECRET_BYTES))
+
+
+def new_login_link(random: Callable[[int], bytes]) -> str:
+    """A secret for one login: `gl_` and 43 characters that may stand in a URL."""
+    return LOGIN_LINK_PREFIX + _characters(random(SECRET_BYTES))
+
+
+def _characters(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def secret_hash(secret: str) -> bytes:
+    """What is stored of a token or link, 32 bytes. No salt: the secrets are random, and are looked up by it."""
+    return hashlib.sha256(secret.encode(errors="surrogatepass")).digest()
+
+
+class Signer:
+    """Signs with an Ed25519 key; a signature has 64 bytes."""
+
+    def __init__(self, private_key_pem: bytes) -> None:
+        """Raises ValueError for what is no Ed25519 private key in PEM."""
+        key = load_pem_private_key(private_key_pem, password=None)
+        if not isinstance(key, Ed25519PrivateKey):
+            raise ValueError("the signing key must be an Ed25519 key")
+        self._key = key
+
+    def sign(self, data: bytes) -> bytes:
+        return self._key.sign(data)
+
+    @property
+    def public_pem(self) -> bytes:
+        """What others verify with."""
+        return self._key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+
+
+def new_signing_key() -> bytes:
+    """A new Ed25519 private key, as PEM."""
+    return Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def verify_signature(public_pem: bytes, data: bytes, signature: bytes) -> bool:
+    """Whether the signature is that of the key over the data. Raises ValueError for what is no Ed25519 public key."""
+    key = load_pem_public_key(public_pem)
+    if not isinstance(key, Ed25519PublicKey):
+        raise ValueError("the public key must be an Ed25519 key")
+    try:
+        key.verify(signature, data)
+    except InvalidSignature:
+        return False
+    return True

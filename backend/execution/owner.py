@@ -1,0 +1,49 @@
+"""Who commands run as where the service is root, and the folders that have to be theirs."""
+
+import os
+import pwd
+import stat
+from pathlib import Path
+
+from backend.core.errors import GatepostError
+
+
+class OwnerError(GatepostError):
+    """The user that commands should run as cannot be used."""
+
+
+def find_owner(name: str) -> tuple[int, int] | None:
+    """The uid and gid of a user, by name or number; None where the service is not root and cannot change.
+
+    Raises OwnerError for a user that is not there, and for root.
+    """
+    if os.geteuid() != 0:
+        return None
+    try:
+        found = pwd.getpwuid(int(name)) if name.isdigit() else pwd.getpwnam(name)
+        owner = (found.pw_uid, found.pw_gid)
+    except KeyError:
+        if not name.isdigit():
+            raise OwnerError(f"there is no user {name}") from None
+        owner = (int(name), int(name))
+    if owner[0] == 0:
+        raise OwnerError("commands never run as root")
+    return owner
+
+
+def give_folder(folder: Path, owner: tuple[int, int] | None) -> None:
+    """Make a folder the owner's. What lies in it stays whose it is."""
+    if owner and folder.stat().st_uid != owner[0]:
+        os.chown(folder, *owner)
+
+
+def closed_parent(folder: Path, owner: tuple[int, int] | None) -> Path | None:
+    """The first folder above `folder` that the owner may not pass through; None when it can be reached."""
+    if owner is None:
+        return None
+    for parent in reversed(folder.absolute().parents):
+        info = parent.stat()
+        passes = stat.S_IXUSR if info.st_uid == owner[0] else stat.S_IXGRP if info.st_gid == owner[1] else stat.S_IXOTH
+        if not info.st_mode & passes:
+            return parent
+    return None

@@ -1,0 +1,40 @@
+"""After a server died: what ran then is written down as lost, or as it ended."""
+
+from backend.core.decisions import Decision
+from backend.core.executions import Status
+from backend.core.identity import Principal
+from backend.core.ledger import Attempt, Ending, Record
+from backend.storage.history import HistoryStore
+from backend.storage.ledger import LedgerStore
+from backend.storage.recordings import RecordingFolder
+
+
+async def recover(history: HistoryStore, recordings: RecordingFolder, ledger: LedgerStore) -> int:
+    """Close every execution of this data folder that no server runs any more; how many there were."""
+    closed = 0
+    for record in await history.running(ledger.folder):
+        last = recordings.last_message(record.id)
+        if last is None:
+            continue  # another server on this folder runs it
+        ending = Ending(
+            status=Status(last.get("status", Status.LOST)),
+            exit_code=last.get("exit_code"),
+            duration_ms=last.get("duration_ms", 0),
+            protection=last.get("protection") or "",
+        )
+        await ledger.close(_attempt(record), ending)
+        closed += 1
+    return closed
+
+
+def _attempt(record: Record) -> Attempt:
+    return Attempt(
+        id=record.id,
+        principal=Principal(record.principal, ""),
+        project=record.project_id,
+        command=record.command,
+        argvs=(),
+        working_dir=record.working_dir,
+        decision=Decision(True, record.rule, record.risk, ""),
+        policy="",
+    )

@@ -1,0 +1,82 @@
+"""Reads the history: pages, figures, single records. `backend.storage.ledger` writes it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Row, case, func, select
+
+from backend.core.decisions import Risk
+from backend.core.executions import Status
+from backend.core.ids import first_id
+from backend.core.ledger import Record
+from backend.core.stores import Filter, Stats
+from backend.storage.database import Database
+from backend.storage.tables import executions as table
+
+MOST = 1000  # records that `since` returns
+COLUMNS = [column for column in table.c if column.name != "folder"]
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryStore:
+    """The history in the database. Every method raises StorageError."""
+
+    database: Database
+
+    async def get(self, execution: str) -> Record | None:
+        """One record."""
+        async with self.database.begin() as connection:
+            row = (await connection.execute(select(*COLUMNS).where(table.c.id == execution))).one_or_none()
+        return _record(row) if row else None
+
+    async def page(self, wanted: Filter) -> Sequence[Record]:
+        """Records, newest first. Ids sort by time, so the index of a project or a user answers by itself."""
+        query = select(*COLUMNS).order_by(table.c.id.desc()).limit(wanted.limit)
+        if wanted.user_id is not None:
+            query = query.where(table.c.user_id == wanted.user_id)
+        if wanted.project_ids is not None:
+            query = query.where(table.c.project_id.in_(sorted(wanted.project_ids)))
+        if wanted.status is not None:
+            query = query.where(table.c.status == str(wanted.status))
+        if wanted.before is not None:
+            query = query.where(table.c.id < wanted.before)
+        async with self.database.begin() as connection:
+            return [_record(row) for row in await connection.execute(query)]
+
+    async def stats(self, user_id: str, since_ms: int) -> Stats:
+        """Figures over a user's commands since a time."""
+        succeeded = table.c.status == str(Status.SUCCEEDED)
+        unfinished = table.c.status == str(Status.RUNNING)
+        dangerous = table.c.risk.in_([str(Risk.HIGH), str(Risk.BLOCKED)])
+        query = select(
+            func.count(),
+            func.coalesce(func.sum(case((succeeded, 1), else_=0)), 0),
+            func.coalesce(func.sum(case((succeeded | unfinished, 0), else_=1)), 0),
+            func.coalesce(func.sum(case((dangerous, 1), else_=0)), 0),
+            func.coalesce(func.avg(table.c.duration_ms), 0),
+        ).where(table.c.user_id == user_id, table.c.id >= first_id(since_ms))
+        async with self.database.begin() as connection:
+            total, successful, failed, high, average = (await connection.execute(query)).one()
+        return Stats(total, int(successful), int(failed), int(high), float(average))
+
+    async def since(self, user_id: str, since_ms: int) -> Sequence[Record]:
+        """A user's records since a time, newest first, at most MOST."""
+        query = (
+            select(*COLUMNS)
+            .where(table.c.user_id == user_id, table.c.id >= first_id(since_ms))
+            .order_by(table.c.id.desc())
+            .limit(MOST)
+        )
+        async with self.database.begin() as connection:
+            return [_record(row) for row in await connection.execute(query)]
+
+    async def running(self, folder: str) -> Sequence[Record]:
+        """Records without an end whose recordings lie in the data folder `folder`."""
+        query = select(*COLUMNS).where(table.c.status == str(Status.RUNNING), table.c.folder == folder)
+        async with self.database.begin() as connection:
+            return [_record(row) for row in await connection.execute(query)]
+
+
+def _record(row: Row[tuple[object, ...]]) -> Record:
+    values = dict(row._mapping)
+    return Record(**{**values, "status": Status(values["status"]), "risk": Risk(values["risk"])})

@@ -1,0 +1,62 @@
+"""Idempotency keys: the first request with a key starts the command, every other one gets the same execution."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sqlalchemy import delete, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from backend.core.stores import Claim
+from backend.storage.database import Database
+from backend.storage.tables import executions
+from backend.storage.tables import idempotency_keys as table
+
+ORPHANED_AFTER = 10_000  # milliseconds after which a key whose command never began belongs to whoever asks
+KEPT = 24 * 3600 * 1000  # milliseconds that a key is remembered
+
+
+@dataclass(frozen=True, slots=True)
+class IdempotencyStore:
+    """The keys in the database. Every method raises StorageError."""
+
+    database: Database
+    now_ms: Callable[[], int]
+
+    async def claim(self, principal: str, key: str, body_hash: bytes, execution: str) -> Claim:
+        """Take a key for `execution`, or tell whose it is."""
+        row = {"principal": principal, "key": key, "body_hash": body_hash, "execution": execution}
+        try:
+            async with self.database.begin() as connection:
+                await connection.execute(insert(table).values(**row, created_ms=self.now_ms()))
+        except IntegrityError:
+            return await self._known(principal, key, body_hash, execution)
+        return Claim(execution, mine=True, same_body=True)
+
+    async def _known(self, principal: str, key: str, body_hash: bytes, execution: str) -> Claim:
+        mine = (table.c.principal == principal) & (table.c.key == key)
+        async with self.database.begin() as connection:
+            row = (await connection.execute(select(table).where(mine))).one_or_none()
+            if row is None:  # it was given back just now
+                return Claim("", mine=False, same_body=True)
+            same = bytes(row.body_hash) == body_hash
+            begun = (await connection.execute(select(executions.c.id).where(executions.c.id == row.execution))).first()
+            if same and not begun and self.now_ms() - row.created_ms > ORPHANED_AFTER:
+                # Its server died before the command began: nothing ran, so it may begin now.
+                taken = await connection.execute(
+                    update(table)
+                    .where(mine, table.c.execution == row.execution)
+                    .values(execution=execution, created_ms=self.now_ms())
+                )
+                if taken.rowcount == 1:
+                    return Claim(execution, mine=True, same_body=True)
+        return Claim(row.execution if begun else "", mine=False, same_body=same)
+
+    async def release(self, principal: str, key: str) -> None:
+        """Give a key back: nothing was started."""
+        async with self.database.begin() as connection:
+            await connection.execute(delete(table).where(table.c.principal == principal, table.c.key == key))
+
+    async def forget(self) -> None:
+        """Delete keys that are too old to come again."""
+        async with self.database.begin() as connection:
+            await connection.execute(delete(table).where(table.c.created_ms < self.now_ms() - KEPT))

@@ -1,0 +1,189 @@
+"""Accounts, their API tokens and login links, and the access tokens that were revoked before their time."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from sqlalchemy import Row, delete, exists, insert, or_, select, update
+from sqlalchemy.exc import IntegrityError
+
+from backend.core.identity import USER_NAME, ApiToken, Permission, Role, User, scopes_of, scopes_text
+from backend.core.ids import as_id
+from backend.storage.database import Database
+from backend.storage.tables import api_tokens, login_links, revoked_tokens, users
+
+LONGEST_NAME = 64  # characters of the name of a token or profile
+
+
+def checked_name(name: str, longest: int = LONGEST_NAME) -> str:
+    """The name without blanks around it. Raises ValueError when it is empty, too long, or holds control characters."""
+    name = name.strip()
+    if not (0 < len(name) <= longest and name.isprintable()):
+        raise ValueError(f"a name must have 1 to {longest} printable characters")
+    return name
+
+
+@contextmanager
+def known_users() -> Iterator[None]:
+    """Turn the database's refusal of a user id that it does not know into a ValueError."""
+    try:
+        yield
+    except IntegrityError:
+        raise ValueError("there is no such user") from None
+
+
+class Identities:
+    """The accounts and what they prove themselves with. Times are Unix milliseconds; StorageError comes from all."""
+
+    def __init__(self, database: Database, now_ms: Callable[[], int], new_id: Callable[[], str]) -> None:
+        self._database = database
+        self._now_ms = now_ms
+        self._new_id = new_id
+
+    async def add_user(
+        self, name: str, role: Role, profile: str = "agent", password_hash: str | None = None
+    ) -> User | None:
+        """Add an account; None when the name is taken. Raises ValueError for a name that no account may have."""
+        if not USER_NAME.fullmatch(name):
+            raise ValueError("a user name must have 1 to 64 of a-z 0-9 . _ - and begin with a letter or digit")
+        now = self._now_ms()
+        user = User(self._new_id(), name, role, checked_name(profile), False, now, now)
+        row = {each: getattr(user, each) for each in User.__slots__}
+        try:
+            async with self._database.begin() as connection:
+                await connection.execute(insert(users).values(**row, password_hash=password_hash))
+        except IntegrityError:
+            return None
+        return user
+
+    async def user(self, id: str) -> User | None:
+        """The account with this id."""
+        async with self._database.begin() as connection:
+            row = (await connection.execute(select(users).where(users.c.id == as_id(id)))).one_or_none()
+        return _user(row) if row else None
+
+    async def user_named(self, name: str) -> User | None:
+        """The account with this name."""
+        found = await self.password_hash_of(name)
+        return found[0] if found else None
+
+    async def users(self) -> list[User]:
+        """All accounts, by name."""
+        async with self._database.begin() as connection:
+            return list(map(_user, await connection.execute(select(users).order_by(users.c.name))))
+
+    async def password_hash_of(self, name: str) -> tuple[User, str | None] | None:
+        """The account and the hash of its password, None where it has none; None for a name that nobody has."""
+        if not USER_NAME.fullmatch(name):  # PostgreSQL cannot even be asked for some strings
+            return None
+        async with self._database.begin() as connection:
+            row = (await connection.execute(select(users).where(users.c.name == name))).one_or_none()
+        return (_user(row), row.password_hash) if row else None
+
+    async def set_password(self, user_id: str, password_hash: str) -> bool:
+        """Set it, and end the access tokens that were issued before; False when there is no such account."""
+        return await self._change(user_id, password_hash=password_hash, valid_from_ms=self._now_ms())
+
+    async def set_disabled(self, user_id: str, disabled: bool) -> bool:
+        """Close or open an account; older access tokens end with both. False when there is no such account."""
+        return await self._change(user_id, disabled=disabled, valid_from_ms=self._now_ms())
+
+    async def set_role(self, user_id: str, role: Role) -> bool:
+        """Change what an account may do, at once. False when there is no such account."""
+        return await self._change(user_id, role=role)
+
+    async def _change(self, user_id: str, **values: Any) -> bool:
+        async with self._database.begin() as connection:
+            done = await connection.execute(update(users).where(users.c.id == as_id(user_id)).values(**values))
+        return done.rowcount == 1
+
+    async def revoke(self, jti: str, expires_ms: int) -> None:
+        """End an access token before its time; it is forgotten when it would have ended by itself."""
+        with suppress(IntegrityError):  # revoked already
+            async with self._database.begin() as connection:
+                await connection.execute(insert(revoked_tokens).values(jti=jti, expires_ms=expires_ms))
+
+    async def is_revoked(self, token_id: str) -> bool:
+        """Whether an access token, by its jti, or an API token, by its id, was revoked."""
+        access = exists().where(revoked_tokens.c.jti == as_id(token_id))
+        api = exists().where(api_tokens.c.id == as_id(token_id), api_tokens.c.revoked_ms.is_not(None))
+        async with self._database.begin() as connection:
+            return bool((await connection.execute(select(or_(access, api)))).scalar_one())
+
+    async def forget_expired(self) -> None:
+        """Delete what ended by itself: revoked access tokens and login links."""
+        now = self._now_ms()
+        async with self._database.begin() as connection:
+            await connection.execute(delete(revoked_tokens).where(revoked_tokens.c.expires_ms <= now))
+            await connection.execute(delete(login_links).where(login_links.c.expires_ms <= now))
+
+    async def add_token(
+        self, user_id: str, name: str, scopes: Iterable[Permission], secret_hash: bytes, expires_ms: int | None
+    ) -> ApiToken:
+        """Add an API token. Raises ValueError for a bad name, no scopes, or an unknown user."""
+        text = scopes_text(scopes)
+        token = ApiToken(
+            self._new_id(), as_id(user_id), checked_name(name), scopes_of(text), self._now_ms(), expires_ms, None
+        )
+        row = {each: getattr(token, each) for each in ApiToken.__slots__}
+        with known_users():
+            async with self._database.begin() as connection:
+                await connection.execute(insert(api_tokens).values({**row, "scopes": text, "secret_hash": secret_hash}))
+        return token
+
+    async def tokens(self, user_id: str | None = None) -> list[ApiToken]:
+        """The API tokens of an account, or all; the oldest first, ended ones too."""
+        query = select(api_tokens).order_by(api_tokens.c.created_ms, api_tokens.c.id)
+        if user_id is not None:
+            query = query.where(api_tokens.c.user_id == as_id(user_id))
+        async with self._database.begin() as connection:
+            return list(map(_token, await connection.execute(query)))
+
+    async def token_by_secret(self, secret_hash: bytes) -> tuple[ApiToken, User] | None:
+        """The API token with this secret and its account; None when it ended or the account is disabled."""
+        async with self._database.begin() as connection:
+            row = (
+                await connection.execute(select(api_tokens).where(api_tokens.c.secret_hash == secret_hash))
+            ).one_or_none()
+            if row is None or not self._counts(token := _token(row)):
+                return None
+            owner = (await connection.execute(select(users).where(users.c.id == token.user_id))).one()
+        return None if owner.disabled else (token, _user(owner))
+
+    def _counts(self, token: ApiToken) -> bool:
+        return token.revoked_ms is None and (token.expires_ms is None or token.expires_ms > self._now_ms())
+
+    async def revoke_token(self, id: str) -> bool:
+        """End an API token; False when there is none with this id, or it was revoked before."""
+        standing = update(api_tokens).where(api_tokens.c.id == as_id(id), api_tokens.c.revoked_ms.is_(None))
+        async with self._database.begin() as connection:
+            done = await connection.execute(standing.values(revoked_ms=self._now_ms()))
+        return done.rowcount == 1
+
+    async def add_link(self, secret_hash: bytes, user_id: str, expires_ms: int) -> None:
+        """Add a login link. Raises ValueError for an unknown user."""
+        link = {"secret_hash": secret_hash, "user_id": as_id(user_id), "expires_ms": expires_ms}
+        with known_users():
+            async with self._database.begin() as connection:
+                await connection.execute(insert(login_links).values(link))
+
+    async def take_link(self, secret_hash: bytes) -> User | None:
+        """Use up a login link: its account for the first who comes in time, None for all others."""
+        taken = delete(login_links).where(login_links.c.secret_hash == secret_hash)
+        async with self._database.begin() as connection:
+            link = (
+                await connection.execute(taken.returning(login_links.c.user_id, login_links.c.expires_ms))
+            ).one_or_none()
+            if link is None or link.expires_ms <= self._now_ms():
+                return None
+            owner = (await connection.execute(select(users).where(users.c.id == link.user_id))).one()
+        return None if owner.disabled else _user(owner)
+
+
+def _user(row: Row[Any]) -> User:
+    return User(row.id, row.name, Role(row.role), row.profile, row.disabled, row.created_ms, row.valid_from_ms)
+
+
+def _token(row: Row[Any]) -> ApiToken:
+    scopes = scopes_of(row.scopes)
+    return ApiToken(row.id, row.user_id, row.name, scopes, row.created_ms, row.expires_ms, row.revoked_ms)

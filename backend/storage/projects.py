@@ -1,0 +1,142 @@
+"""Projects: places for commands, with an owner, members and a policy profile."""
+
+import json
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from sqlalchemy import ColumnElement, Row, delete, insert, or_, select, true, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from backend.core.identity import Project, Role, User
+from backend.core.ids import as_id
+from backend.storage.database import Database
+from backend.storage.identities import checked_name, known_users
+from backend.storage.tables import project_members, projects
+
+LONGEST_NAME = 100  # characters
+
+
+class Projects:
+    """The projects that were not deleted; of the others only the row stays. StorageError comes from all."""
+
+    def __init__(self, database: Database, now_ms: Callable[[], int], new_id: Callable[[], str]) -> None:
+        self._database = database
+        self._now_ms = now_ms
+        self._new_id = new_id
+
+    async def add(
+        self,
+        name: str,
+        owner_id: str,
+        profile: str = "agent",
+        allowed_extra: Iterable[str] = (),
+        network: bool = False,
+        metadata_only: bool = False,
+    ) -> Project:
+        """Add a project. Raises ValueError for a bad name or an unknown owner."""
+        project = Project(
+            id=self._new_id(),
+            name=checked_name(name, LONGEST_NAME),
+            owner_id=as_id(owner_id),
+            members=frozenset(),
+            profile=checked_name(profile),
+            allowed_extra=tuple(allowed_extra),
+            network=network,
+            metadata_only=metadata_only,
+            created_ms=self._now_ms(),
+        )
+        row = {each: getattr(project, each) for each in Project.__slots__ if each != "members"}
+        with known_users():
+            async with self._database.begin() as connection:
+                await connection.execute(
+                    insert(projects).values({**row, "allowed_extra": _text(project.allowed_extra)})
+                )
+        return project
+
+    async def get(self, id: str) -> Project | None:
+        """The project with this id, None when there is none or it was deleted."""
+        async with self._database.begin() as connection:
+            return next(iter(await _find(connection, projects.c.id == as_id(id))), None)
+
+    async def visible_to(self, user: User) -> list[Project]:
+        """The projects that exist for `user`, the oldest first: all for an administrator, else own and joined ones."""
+        joined = select(project_members.c.project_id).where(project_members.c.user_id == user.id)
+        theirs = or_(projects.c.owner_id == user.id, projects.c.id.in_(joined))
+        async with self._database.begin() as connection:
+            return await _find(connection, true() if user.role is Role.ADMIN else theirs)
+
+    async def change(
+        self,
+        id: str,
+        *,
+        name: str | None = None,
+        profile: str | None = None,
+        allowed_extra: Iterable[str] | None = None,
+        network: bool | None = None,
+        metadata_only: bool | None = None,
+        members: frozenset[str] | None = None,
+    ) -> Project | None:
+        """Change what is given; the project as it then is, None when there is none.
+
+        Raises ValueError for a bad name or an unknown member, and then changes nothing.
+        """
+        given = {
+            "name": None if name is None else checked_name(name, LONGEST_NAME),
+            "profile": None if profile is None else checked_name(profile),
+            "allowed_extra": None if allowed_extra is None else _text(tuple(allowed_extra)),
+            "network": network,
+            "metadata_only": metadata_only,
+        }
+        # Each column is set, if only to itself: the row is then locked, and two changes come one after the other.
+        values = {column: projects.c[column] if value is None else value for column, value in given.items()}
+        standing = update(projects).where(projects.c.id == as_id(id), projects.c.deleted_ms.is_(None))
+        with known_users():
+            async with self._database.begin() as connection:
+                if not (await connection.execute(standing.values(values))).rowcount:
+                    return None
+                if members is not None:
+                    await _set_members(connection, id, members)
+                return (await _find(connection, projects.c.id == as_id(id)))[0]
+
+    async def delete(self, id: str) -> bool:
+        """Delete a project; False when there is none. Its row is kept, because executions and the audit name it."""
+        standing = update(projects).where(projects.c.id == as_id(id), projects.c.deleted_ms.is_(None))
+        async with self._database.begin() as connection:
+            return (await connection.execute(standing.values(deleted_ms=self._now_ms()))).rowcount == 1
+
+
+async def _set_members(connection: AsyncConnection, id: str, members: frozenset[str]) -> None:
+    """Make these the members. The owner is none, so that it does not stand there twice."""
+    owner = (await connection.execute(select(projects.c.owner_id).where(projects.c.id == as_id(id)))).scalar_one()
+    await connection.execute(delete(project_members).where(project_members.c.project_id == id))
+    if rows := [{"project_id": id, "user_id": as_id(member)} for member in sorted(members - {owner})]:
+        await connection.execute(insert(project_members), rows)
+
+
+async def _find(connection: AsyncConnection, condition: ColumnElement[bool]) -> list[Project]:
+    """The projects that stand and fulfil the condition, with their members."""
+    standing = condition & projects.c.deleted_ms.is_(None)
+    rows = (await connection.execute(select(projects).where(standing).order_by(projects.c.id))).all()
+    found = select(project_members).join(projects).where(standing)
+    members: dict[str, set[str]] = {}
+    for member in await connection.execute(found):
+        members.setdefault(member.project_id, set()).add(member.user_id)
+    return [_project(row, frozenset(members.get(row.id, ()))) for row in rows]
+
+
+def _project(row: Row[Any], members: frozenset[str]) -> Project:
+    return Project(
+        id=row.id,
+        name=row.name,
+        owner_id=row.owner_id,
+        members=members,
+        profile=row.profile,
+        allowed_extra=tuple(json.loads(row.allowed_extra)),
+        network=row.network,
+        metadata_only=row.metadata_only,
+        created_ms=row.created_ms,
+    )
+
+
+def _text(programs: tuple[str, ...]) -> str:
+    return json.dumps(list(programs))

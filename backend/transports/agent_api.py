@@ -1,0 +1,274 @@
+"""The agent API: run a command and get its output, the history, figures and alerts of it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query
+from pydantic import BaseModel, Field
+
+from backend.core import executions as core
+from backend.core.executions import Status
+from backend.core.gateway import Execution, Gateway
+from backend.core.identity import Permission, Principal
+from backend.core.ledger import Record
+from backend.core.stores import Filter, History
+from backend.core.suspicion import WINDOW_MINUTES, Trace, alerts
+from backend.core.transcript import Transcript
+from backend.transports.access import Access, JsonOnly
+from backend.transports.problems import Problem
+from backend.transports.starting import KEY_HEADER, Starter
+
+DAY_MS = 86_400_000
+
+
+class Execute(BaseModel):
+    """A command to run to its end. `timeout` is in seconds; `metadata_only` keeps no output."""
+
+    project_id: str = Field(min_length=1, max_length=64)
+    command: str = Field(min_length=1, max_length=1000)
+    working_dir: str = Field(default=".", max_length=1024)
+    timeout: int = Field(default=60, ge=1, le=300)
+    dry_run: bool = False
+    metadata_only: bool = False
+
+
+class Executed(BaseModel):
+    """How a command ended. `exit_code` is null where nothing ran."""
+
+    success: bool
+    command: str
+    stdout: str
+    stderr: str
+    exit_code: int | None
+    duration_ms: int
+    risk_level: str
+    dry_run: bool
+    command_id: str
+    message: str
+    status: str
+    rule: str
+    timed_out: bool
+    truncated: bool
+    protection: str | None
+
+
+class HistoryEntry(BaseModel):
+    """One attempt. `created_at` is UTC."""
+
+    id: str
+    user_id: str | None
+    project_id: str | None
+    command: str
+    working_dir: str
+    success: bool
+    exit_code: int | None
+    duration_ms: int | None
+    risk_level: str
+    dry_run: bool
+    created_at: str
+    status: str
+    rule: str
+
+
+class StatsAnswer(BaseModel):
+    """Figures over the commands of the caller."""
+
+    total_commands: int
+    successful_commands: int
+    failed_commands: int
+    high_risk_commands: int
+    average_duration_ms: float
+    period_days: int
+
+
+class AlertEntry(BaseModel):
+    """Something unusual."""
+
+    type: str
+    severity: str
+    message: str
+    count: int
+
+
+class AlertsAnswer(BaseModel):
+    """What is suspicious in the commands of a user in the last minutes."""
+
+    user_id: str
+    time_window_minutes: int
+    total_commands: int
+    is_suspicious: bool
+    alerts: list[AlertEntry]
+
+
+@dataclass(frozen=True, slots=True)
+class Agents:
+    """What the routes of the agent API work with."""
+
+    access: Access
+    gateway: Gateway
+    starter: Starter
+    history: History
+    now_ms: Callable[[], int]
+
+
+def iso(unix_ms: int) -> str:
+    """A time in milliseconds as ISO 8601 in UTC, with Z."""
+    return datetime.fromtimestamp(unix_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def entry(record: Record) -> HistoryEntry:
+    """A record as the API shows it."""
+    return HistoryEntry(
+        id=record.id,
+        user_id=record.user_id,
+        project_id=record.project_id,
+        command=record.command,
+        working_dir=record.working_dir,
+        success=record.success,
+        exit_code=record.exit_code,
+        duration_ms=record.duration_ms,
+        risk_level=record.risk,
+        dry_run=record.dry_run,
+        created_at=iso(record.created_ms),
+        status=record.status,
+        rule=record.rule,
+    )
+
+
+def agent_routes(agents: Agents) -> APIRouter:
+    """The routes under /api/agent."""
+    router = APIRouter(prefix="/api/agent", tags=["agent"])
+    _add_execute(router, agents)
+    _add_history(router, agents)
+    _add_alerts(router, agents)
+    return router
+
+
+def _add_execute(router: APIRouter, agents: Agents) -> None:
+    access = agents.access
+
+    @router.get("/health")
+    async def health() -> dict[str, Any]:
+        """Whether the agent API is there, and what it does."""
+        names = ("command_execution", "audit_logging", "rate_limiting", "command_validation")
+        return {"status": "healthy", "service": "agent-api", "features": dict.fromkeys(names, True)}
+
+    @router.post("/execute")
+    async def execute(
+        principal: Annotated[Principal, Depends(access.caller)], body: Execute, _: JsonOnly, key: KEY_HEADER = None
+    ) -> Executed:
+        """Run a command and wait for its end. A command that fails is answered with 200 and `success: false`."""
+        request = core.Request(
+            principal,
+            await access.target(principal, body.project_id),
+            body.command,
+            cwd=body.working_dir,
+            timeout=body.timeout,
+            dry_run=body.dry_run,
+            detached=True,
+            metadata_only=body.metadata_only,
+        )
+        started = await agents.starter.start(request, key, body.model_dump_json())
+        return await _result(agents, started)
+
+
+def _add_history(router: APIRouter, agents: Agents) -> None:
+    access = agents.access
+    reader = Depends(access.needs(Permission.READ))
+
+    @router.get("/history/{project_id}")
+    async def history(
+        principal: Annotated[Principal, reader], project_id: str, limit: Annotated[int, Query(ge=1, le=200)] = 50
+    ) -> list[HistoryEntry]:
+        """Attempts in a project, newest first."""
+        await access.target(principal, project_id)
+        records = await agents.history.page(Filter(project_ids=frozenset({project_id}), limit=limit))
+        return [entry(record) for record in records]
+
+    @router.get("/stats")
+    async def stats(
+        principal: Annotated[Principal, reader], days: Annotated[int, Query(ge=1, le=30)] = 7
+    ) -> StatsAnswer:
+        """Figures over the caller's own commands."""
+        found = await agents.history.stats(_user_id(principal), agents.now_ms() - days * DAY_MS)
+        return StatsAnswer(
+            total_commands=found.total,
+            successful_commands=found.successful,
+            failed_commands=found.failed,
+            high_risk_commands=found.high_risk,
+            average_duration_ms=round(found.average_duration_ms, 3),
+            period_days=days,
+        )
+
+
+def _add_alerts(router: APIRouter, agents: Agents) -> None:
+    reader = Depends(agents.access.needs(Permission.READ))
+
+    @router.get("/alerts")
+    async def suspicious(principal: Annotated[Principal, reader], user_id: str | None = None) -> AlertsAnswer:
+        """What is suspicious in the last five minutes: of the caller, or, for administrators, of any user."""
+        wanted = user_id or _user_id(principal)
+        if wanted != _user_id(principal) and not principal.may(Permission.ADMIN):
+            raise Problem(403, "role.forbidden", "Only administrators see the alerts of others.")
+        records = await agents.history.since(wanted, agents.now_ms() - WINDOW_MINUTES * 60_000)
+        found = [AlertEntry(**_fields(alert)) for alert in alerts([Trace.of(record) for record in records])]
+        return AlertsAnswer(
+            user_id=wanted,
+            time_window_minutes=WINDOW_MINUTES,
+            total_commands=len(records),
+            is_suspicious=bool(found),
+            alerts=found,
+        )
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    return {name: getattr(value, name) for name in value.__slots__}
+
+
+def _user_id(principal: Principal) -> str:
+    return principal.user.id if principal.user else ""
+
+
+async def _result(agents: Agents, started: Execution | str) -> Executed:
+    """Wait for the end of an execution and put its output together; a repeated request gets that of the first."""
+    id = started if isinstance(started, str) else started.id
+    transcript = Transcript()
+    if not await agents.gateway.follow(id, 0, transcript.take):
+        raise Problem(410, "execution.forgotten", "The output of this execution is not kept any more.")
+    if isinstance(started, Execution) and started.task:
+        await started.task
+    begun, complete = transcript.last("started"), transcript.last("complete")
+    problem = transcript.last("error")
+    return Executed(
+        success=complete.get("status") == Status.SUCCEEDED,
+        command=begun.get("command", ""),
+        stdout="".join(transcript.stdout),
+        stderr="".join(transcript.stderr),
+        exit_code=complete.get("exit_code"),
+        duration_ms=complete.get("duration_ms", 0),
+        risk_level=begun.get("risk", ""),
+        dry_run=begun.get("dry_run", False),
+        command_id=id,
+        message=problem.get("message") or _message(begun, complete),
+        status=complete.get("status", ""),
+        rule=begun.get("rule", ""),
+        timed_out=complete.get("timed_out", False),
+        truncated=complete.get("truncated", False),
+        protection=complete.get("protection"),
+    )
+
+
+def _message(begun: dict[str, Any], complete: dict[str, Any]) -> str:
+    if begun.get("dry_run"):
+        return "The command would be allowed; nothing was run."
+    if complete.get("truncated"):
+        return "The command was stopped: it wrote more than is kept."
+    match complete.get("status"):
+        case Status.SUCCEEDED:
+            return "The command succeeded."
+        case Status.CANCELLED:
+            return "The command was cancelled."
+        case _:
+            return f"The command failed with exit code {complete.get('exit_code')}."

