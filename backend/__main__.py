@@ -1,6 +1,7 @@
 """The command line: `python -m backend serve`, `policy check`, and the verbs of accounts."""
 
 import argparse
+import asyncio
 import json
 import resource
 import sys
@@ -65,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
 def _serve(options: argparse.Namespace) -> int:
     import uvicorn  # only this verb needs the web server
 
-    from backend.server import create_app
+    from backend.server import create_app  # imports everything, which other verbs do without
 
     given = {name: getattr(options, name) for name in ("host", "port", "data_dir")}
     settings = load_settings(**{name: value for name, value in given.items() if value is not None})
@@ -73,6 +74,7 @@ def _serve(options: argparse.Namespace) -> int:
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     application = create_app(settings)
+    asyncio.run(_reach(settings))
     server = _announcing(uvicorn.Server)(
         uvicorn.Config(
             application,
@@ -92,6 +94,18 @@ def _serve(options: argparse.Namespace) -> int:
     )
     server.run()
     return 0 if server.started else 1
+
+
+async def _reach(settings: Settings) -> None:
+    """Bring the database up to date before anything is served. Raises StorageError, for a message without a trace."""
+    from backend.storage.database import Database, database_url
+
+    url = settings.database_url.get_secret_value() if settings.database_url else None
+    database = Database(database_url(url, settings.data_dir))
+    try:
+        await database.migrate()
+    finally:
+        await database.close()
 
 
 def _announcing(base: Any) -> Any:

@@ -1,6 +1,7 @@
 """The wiring: `create_app(settings)` puts the parts together, `app` is the application of the environment's settings."""
 
 import asyncio
+import hashlib
 import os
 import secrets
 import shlex
@@ -36,7 +37,7 @@ from backend.directory import Places
 from backend.execution.builtins import CLEAR, Builtins, help_text
 from backend.execution.launcher import CageLauncher
 from backend.execution.local import LocalExecutor, OutsideProgram
-from backend.execution.owner import find_owner, give_folder
+from backend.execution.owner import closed_parent, find_owner, give_folder
 from backend.execution.protection import Protection, probe
 from backend.execution.workspace import FolderWorkspace, prepare_workspace
 from backend.profiles import load_profile
@@ -68,6 +69,7 @@ PRUNE_EVERY = 3600.0  # seconds between two looks at the age and size of what is
 TOKEN_FAILURES = Rate(10, 60)
 LOGIN_ATTEMPTS = Rate(10, 300)
 AUDITED_REJECTIONS = Rate(60, 60)
+SHARED_FOLDER = Path("/var/lib/gatepost")
 FIRST_ADMIN = "admin"
 FIRST_LINK_MS = 24 * 3600 * 1000
 DAY_MS = 86_400_000
@@ -144,18 +146,23 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.stores = stores
     access = _access(settings, door, places, stores, counters)
-    limiter = add_routes(app, _facts(settings, stores, telemetry, guard), door, access, settings.http_rate, PAGE_FOLDER)
+    limiter = add_routes(
+        app, _facts(settings, stores, telemetry, guard, places), door, access, settings.http_rate, PAGE_FOLDER
+    )
     _add_api(app, settings, stores, gateway, access, limiter, counters)
     app.add_middleware(TerminalSocket, gateway=gateway, door=door, directory=places, service=_service(telemetry))
     return app
 
 
-def _facts(settings: Settings, stores: Stores, telemetry: Telemetry, guard: Guard) -> Facts:
+def _facts(settings: Settings, stores: Stores, telemetry: Telemetry, guard: Guard, places: Places) -> Facts:
     return Facts(
         name=NAME,
         version=__version__,
         api_key_configured=settings.anthropic_api_key is not None,
-        checks={"recordings": stores.recordings.writable, "workspace": settings.workspace_dir.is_dir},
+        checks={
+            "recordings": stores.recordings.writable,
+            "workspace": lambda: os.path.isdir(places.visitors.workspace.root),
+        },
         database=stores.database.check,
         protection={**guard.protection.as_json(), "minimum": settings.protection_minimum},
         protected=guard.refusal() is None,
@@ -234,6 +241,7 @@ def _gateway(
         clock=Clock(time.monotonic, utc_now, new_id),
         mask=masks.text,
         protected=guard.refusal,
+        raw=settings.raw_output,
     )
 
 
@@ -266,19 +274,36 @@ def _places(
         folder.mkdir(parents=True, exist_ok=True, mode=0o755)
         give_folder(folder, owner)
 
+    base = _workspaces(settings, owner)
+    workspace = settings.workspace_dir if settings.workspace else base / "workspace"
     try:
-        prepare_workspace(settings.workspace_dir)
-        give_folder(settings.workspace_dir, owner)
+        prepare_workspace(workspace)
+        give_folder(workspace, owner)
     except OSError as error:
-        raise SettingsError(f"GATEPOST_WORKSPACE: {settings.workspace_dir}: {error.strerror}") from error
+        raise SettingsError(f"GATEPOST_WORKSPACE: {workspace}: {error.strerror}") from error
+    if closed := closed_parent(workspace, owner):
+        raise SettingsError(f"GATEPOST_WORKSPACE: {settings.run_as} may not pass through {closed}; chmod o+x {closed}")
     return Places(
-        visitors=Target(profile, FolderWorkspace(settings.workspace_dir)),
+        visitors=Target(profile, FolderWorkspace(workspace)),
         projects=stores.projects,
         history=stores.history,
-        projects_folder=settings.data_dir.absolute() / "projects",
+        projects_folder=base / "projects",
         prepare=prepare,
         live_owner=lambda id: found.request.principal if (found := gateway.find(id)) else None,
     )
+
+
+def _workspaces(settings: Settings, owner: tuple[int, int] | None) -> Path:
+    """Where workspaces lie: in the data folder, unless who commands run as cannot get there (in root's home)."""
+    data = settings.data_dir.absolute()
+    closed = closed_parent(data / "workspace", owner)
+    if closed is None:
+        return data
+    elsewhere = SHARED_FOLDER / hashlib.sha256(os.fsencode(data)).hexdigest()[:12]
+    elsewhere.mkdir(parents=True, exist_ok=True, mode=0o755)
+    reason = f"{settings.run_as} may not pass through {closed}"
+    structlog.get_logger().warning("workspaces lie elsewhere", folder=str(elsewhere), reason=reason)
+    return elsewhere
 
 
 def _door(settings: Settings, stores: Stores, counters: Storage | None) -> Door:

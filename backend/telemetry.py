@@ -43,6 +43,7 @@ def _adopt_foreign_logs(level: str, prepare: list[Any], finish: list[Any]) -> No
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
+    logging.getLogger("alembic").setLevel("WARNING")
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
         logger = logging.getLogger(name)
         logger.handlers = []

@@ -35,9 +35,7 @@ def reachable_folder(request: pytest.FixtureRequest) -> None:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server on which `pyguard WORDS` runs WORDS, without tight rates; shared by a module."""
-    folder = tmp_path_factory.mktemp("server")
-    folder.chmod(0o711)
-    running = start(folder, ANY_PROGRAM)
+    running = start(tmp_path_factory.mktemp("server"), ANY_PROGRAM)
     yield running
     _end(running)
 

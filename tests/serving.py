@@ -132,6 +132,7 @@ def start(
     folder: Path, env: Mapping[str, str] | None = None, command: list[str] | None = None, cwd: Path | None = None
 ) -> Server:
     """Start a server whose data lies in `folder`, and wait until it answers. It gets nothing of our environment."""
+    folder.chmod(0o711)  # commands run as another user where the tests are root
     port = _free_port()
     words = command or [sys.executable, "-m", "backend", "serve"]
     environment = {

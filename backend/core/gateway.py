@@ -24,6 +24,9 @@ from backend.core.limits import RateLimiter, Slots, check_rate
 from backend.core.messages import Complete, Problem, Started, Truncated
 from backend.core.recording import Recorder, RecordingLog, Send
 from backend.core.scripts import Bounds, run_script
+from backend.core.viewing import harmless
+
+FIRST_VIEWER = 1.0  # seconds that whoever started a command has to begin watching, however short the grace
 
 
 class Recordings(Protocol):
@@ -127,7 +130,7 @@ class Gateway:
     """The gate. One for the whole service.
 
     `mask` hides secrets in what is kept of a command line; `protected` refuses where the kernel cannot hold commands as
-    it must.
+    it must; `raw` recordings are filtered for their viewers.
     """
 
     rates: Rates
@@ -140,6 +143,7 @@ class Gateway:
     clock: Clock
     mask: Callable[[str], str]
     protected: Callable[[], Decision | None]
+    raw: bool = False
     live: dict[str, Execution] = field(default_factory=dict)
     closing: bool = False
 
@@ -242,7 +246,7 @@ class Gateway:
         self.live[attempt.id] = execution
         self.observer.started(execution)
         if not request.detached:
-            self._await_viewer(execution)
+            self._await_viewer(execution, max(self.terms.detach_grace, FIRST_VIEWER))
         execution.task = asyncio.create_task(self._run(execution, admitted.cwd, recorder))
         return execution
 
@@ -327,6 +331,7 @@ class Gateway:
         log = self.recordings.find(execution)
         if log is None:
             return False
+        send = harmless(send) if self.raw else send
         watched = self.live.get(execution)
         if watched is None:
             await log.follow(after_seq, send)
@@ -338,6 +343,14 @@ class Gateway:
             self._leave(watched)
         return True
 
+    async def read(self, execution: str, send: Send) -> bool:
+        """Send what an execution has recorded until now. False when there is no such execution."""
+        log = self.recordings.find(execution)
+        if log is None:
+            return False
+        await log.copy(harmless(send) if self.raw else send)
+        return True
+
     def _come(self, execution: Execution) -> None:
         execution.viewers += 1
         if execution.abandon:
@@ -347,12 +360,12 @@ class Gateway:
     def _leave(self, execution: Execution) -> None:
         execution.viewers -= 1
         if not execution.viewers and execution.running:
-            self._await_viewer(execution)
+            self._await_viewer(execution, self.terms.detach_grace)
 
-    def _await_viewer(self, execution: Execution) -> None:
+    def _await_viewer(self, execution: Execution, grace: float) -> None:
         """A command that nobody watches is stopped after the grace."""
         loop = asyncio.get_running_loop()
-        execution.abandon = loop.call_later(self.terms.detach_grace, execution.control.stop, Stop.ABANDONED)
+        execution.abandon = loop.call_later(grace, execution.control.stop, Stop.ABANDONED)
 
     async def close(self) -> None:
         """Stop everything that runs and wait for its end; nothing new is let in."""

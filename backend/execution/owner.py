@@ -42,6 +42,8 @@ def closed_parent(folder: Path, owner: tuple[int, int] | None) -> Path | None:
     if owner is None:
         return None
     for parent in reversed(folder.absolute().parents):
+        if not parent.exists():
+            break  # it will be made, open
         info = parent.stat()
         passes = stat.S_IXUSR if info.st_uid == owner[0] else stat.S_IXGRP if info.st_gid == owner[1] else stat.S_IXOTH
         if not info.st_mode & passes:

@@ -353,10 +353,11 @@ class Session:
 
     async def _take_auth(self, message: Auth) -> bool:
         """A visitor who shows a token goes on as its account, in that account's own place."""
-        if self.principal.user:
+        known = None if self.principal.user else await self.door.identify(message.token, self.principal)
+        if known is None or known is self.principal:
             await self._refuse(Decision.deny("auth.unneeded", "You are known already.", "Go on."))
             return True
-        if not await self._become(await self.door.identify(message.token, self.principal)):
+        if not await self._become(known):
             return False
         await self._welcome()
         return True

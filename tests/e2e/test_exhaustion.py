@@ -12,9 +12,9 @@ SERVE = f"exec {sys.executable} -m backend serve"
 
 
 async def test_a_disk_that_takes_no_more_stops_the_command_and_the_viewer_is_told(start_server: StartServer) -> None:
-    server = start_server(command=["bash", "-c", f"ulimit -f 64; {SERVE}"])  # blocks of 1 KiB for each file
+    server = start_server(command=["bash", "-c", f"ulimit -f 2048; {SERVE}"])  # blocks of 1 KiB for each file
     async with terminal(server) as client:
-        replies = await client.run("pyguard bash -c 'seq 100000; sleep 30'")
+        replies = await client.run("pyguard bash -c 'seq 500000; sleep 30'")
         assert_gapless(replies)
         assert replies[-2]["rule"] == "recording.unavailable"
         assert (replies[-1]["status"], replies[-1]["exit_code"]) == ("failed", 125)
@@ -39,7 +39,7 @@ async def test_without_a_place_for_recordings_nothing_runs(server: Server) -> No
 
 async def test_without_descriptors_commands_fail_and_nothing_leaks(start_server: StartServer) -> None:
     env = {"GATEPOST_CONCURRENT_PER_PRINCIPAL": "50", "GATEPOST_CONCURRENT_TOTAL": "50"}
-    server = start_server(env, command=["bash", "-c", f"ulimit -n 40; {SERVE}"])
+    server = start_server(env, command=["bash", "-c", f"ulimit -n 50; {SERVE}"])
     async with terminal(server) as client:
         before = _descriptors(server)
         for _ in range(30):
