@@ -167,6 +167,9 @@ class Gateway:
         except GatepostError as error:
             self.slots.release(request.principal.name)
             return await self._refuse(request, _unavailable(error), admitted.plan)
+        except BaseException:
+            self.slots.release(request.principal.name)
+            raise
 
     def explain(self, request: Request) -> Plan | Decision:
         """The verdict on a request without running it, counting it or keeping it."""
@@ -370,10 +373,10 @@ class Gateway:
     async def close(self) -> None:
         """Stop everything that runs and wait for its end; nothing new is let in."""
         self.closing = True
-        running = list(self.live.values())
-        for execution in running:
-            execution.control.stop(Stop.SHUTDOWN)
-        await asyncio.gather(*(execution.task for execution in running if execution.task))
+        while running := list(self.live.values()):
+            for execution in running:
+                execution.control.stop(Stop.SHUTDOWN)
+            await asyncio.gather(*(execution.task for execution in running if execution.task))
 
 
 def _unavailable(error: GatepostError) -> Decision:

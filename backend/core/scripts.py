@@ -6,7 +6,17 @@ from pathlib import PurePosixPath
 
 from backend.core.admission import Plan, Verdict, judge_step
 from backend.core.decisions import Decision
-from backend.core.executions import EXIT_DENIED, Control, Executor, Order, Outcome, Status
+from backend.core.executions import (
+    EXIT_DENIED,
+    EXIT_GATEPOST_FAILED,
+    Control,
+    Executor,
+    Order,
+    Outcome,
+    Status,
+    Stop,
+    stopped_outcome,
+)
 from backend.core.output import encode_lines
 from backend.core.recording import Recorder
 from backend.core.targets import Target
@@ -53,7 +63,9 @@ async def run_script(
     end = clock() + bounds.timeout
     progress = _Progress(Outcome(Status.SUCCEEDED, 0), cwd)
     for number, step in enumerate(plan.script.steps):
-        if number and (progress.skips(step.join) or control.reason or not progress.goes_on):
+        if number and control.reason:
+            return _stopped(control.reason, progress.outcome)
+        if number and (progress.skips(step.join) or not progress.goes_on):
             continue
         verdict = judge_step(step, target, progress.cwd) if number else plan.first
         if isinstance(verdict, Decision):
@@ -101,6 +113,14 @@ def _added(before: Outcome, outcome: Outcome) -> Outcome:
         stderr_bytes=before.stderr_bytes + outcome.stderr_bytes,
         usage=before.usage.plus(outcome.usage),
     )
+
+
+def _stopped(reason: Stop, before: Outcome) -> Outcome:
+    """What is asked to stop between two steps stops as it would within one."""
+    if before.status not in {Status.SUCCEEDED, Status.FAILED}:
+        return before
+    code = EXIT_GATEPOST_FAILED if before.exit_code is None else before.exit_code
+    return stopped_outcome(reason, before.signal, code, before.stdout_bytes, before.stderr_bytes, before.usage)
 
 
 def _denied(decision: Decision, before: Outcome) -> Outcome:

@@ -393,3 +393,12 @@ async def test_the_verdict_is_explained_without_running(make: Callable[..., Hous
     assert plan.argvs == (("cat", "welcome.txt"),)
     assert gateway.explain(Request(ANN, gateway.target, "rm x")).rule == "blocked.rm"
     assert not gateway.observer.seen
+
+
+async def test_a_line_that_is_cancelled_starts_no_further_step(make: Callable[..., House]) -> None:
+    gateway = make("agent")
+    execution = await start(gateway, "tail -f welcome.txt; touch made || touch made2")
+    execution.control.stop(Stop.CANCELLED, "user:ann")
+    complete = (await messages(gateway, execution))[-1]
+    assert complete["status"] == "cancelled"
+    assert not list(Path(gateway.target.workspace.root).glob("made*"))
