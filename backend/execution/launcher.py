@@ -177,7 +177,8 @@ class CageLauncher:
     """Starts pipelines in the cage.
 
     `run_as` (uid, gid) is who the programs run as; wanted where the service is root. A program whose confinement falls
-    short of `minimum` is not executed. The cage is built into `cache`, a folder that nobody else may write to.
+    short of `minimum` is not executed. The cage that came with the service is used; without it, one is built into
+    `cache`, a folder that nobody else may write to.
     """
 
     cache: Path
@@ -503,30 +504,65 @@ def _guarding(guarded: int) -> _Cases:
     }
 
 
+def prebuild() -> Path:
+    """Compile the cage beside its source, for an image in which there is no compiler. Raises OSError or SubprocessError."""
+    path, compiler = prebuilt_path(), _compiler()
+    if compiler is None:
+        raise FileNotFoundError(errno.ENOENT, "a C compiler is wanted", COMPILER_PATH)
+    _make(path, compiler)
+    return path
+
+
+def prebuilt_path() -> Path:
+    """Where a cage that came with the service lies; one of another source or machine has another name."""
+    return SOURCES / f"cage-{_digest(platform.machine())}"
+
+
 def _build(folder: Path) -> Path | None:
-    """The compiled cage, made if it is not there yet; None where it cannot be."""
-    source = (SOURCES / "cage.c").read_bytes()
-    found = (shutil.which(name, path=COMPILER_PATH) for name in COMPILERS)
-    compiler = next((path for path in found if path), None)
+    """The compiled cage: the one that came with the service, or one of our own; None where there is neither."""
+    return _usable(prebuilt_path()) or _compile(folder)
+
+
+def _compile(folder: Path) -> Path | None:
+    """A cage in `folder`, made if it is not there yet."""
+    compiler = _compiler()
     if compiler is None:
         return None
-    about = " ".join((compiler, *FLAGS, platform.machine())).encode()
-    path = folder / f"cage-{hashlib.sha256(about + source).hexdigest()[:16]}"
+    path = folder / f"cage-{_digest(compiler, *FLAGS, platform.machine())}"
     with suppress(OSError, subprocess.SubprocessError):
         if not _trusted(path):
-            _make(path, [compiler, *FLAGS, "-x", "c", str(SOURCES / "cage.c")])
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _make(path, compiler)
+    return _usable(path)
+
+
+def _usable(path: Path) -> Path | None:
+    with suppress(OSError, subprocess.SubprocessError):
         if _runs(path):
             return path
     return None
 
 
-def _make(path: Path, compile_: list[str]) -> None:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+def _compiler() -> str | None:
+    found = (shutil.which(name, path=COMPILER_PATH) for name in COMPILERS)
+    return next((path for path in found if path), None)
+
+
+def _digest(*about: str) -> str:
+    """Tells cages apart by their source and how they were made."""
+    return hashlib.sha256(" ".join(about).encode() + (SOURCES / "cage.c").read_bytes()).hexdigest()[:16]
+
+
+def _make(path: Path, compiler: str) -> None:
     made = path.with_name(f"{path.name}.{os.getpid()}")
     environment = {"PATH": COMPILER_PATH, "TMPDIR": str(path.parent)}
     try:
         subprocess.run(
-            [*compile_, "-o", str(made)], env=environment, check=True, capture_output=True, timeout=BUILD_BOUND
+            [compiler, *FLAGS, "-x", "c", str(SOURCES / "cage.c"), "-o", str(made)],
+            env=environment,
+            check=True,
+            capture_output=True,
+            timeout=BUILD_BOUND,
         )
         made.chmod(0o755)
         made.replace(path)

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import stat
 import time
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from backend.execution import launcher as module
-from backend.execution.launcher import CageLauncher, cage_environment, landlock_abi, syscall_filter
+from backend.execution.launcher import CageLauncher, cage_environment, landlock_abi, prebuild, syscall_filter
 from backend.execution.stages import Bounds, Stage
 from tests.execution.caged import ROOT, RUN_AS, Cage, folder, program, read_all, wait
 from tests.needs import need
@@ -47,6 +48,51 @@ def test_a_cage_that_others_may_write_to_is_made_anew(tmp_path: Path) -> None:
     path.chmod(0o777)
     assert CageLauncher(tmp_path, RUN_AS).kind == "compiled"
     assert path.read_bytes().startswith(b"\x7fELF")
+
+
+@pytest.fixture
+def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the sources, which a cage can be put beside."""
+    place = tmp_path / "sources"
+    place.mkdir(mode=0o755)
+    for name in ("cage.c", "cage.py"):
+        shutil.copy(module.SOURCES / name, place)
+    monkeypatch.setattr(module, "SOURCES", place)
+    return place
+
+
+def test_a_cage_that_came_with_the_service_is_used(
+    sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled(tmp_path / "cache")
+    made = prebuild()
+    monkeypatch.setattr(module, "COMPILERS", ("no-such-compiler",))
+    launcher = CageLauncher(tmp_path / "none", RUN_AS)
+    assert launcher.command == (str(made),)
+    assert made.parent == sources
+    assert not (tmp_path / "none").exists()
+    with folder() as workspace:
+        assert Cage(launcher, workspace).run(["echo", "x"]).text == "x\n"
+
+
+def test_one_of_another_source_or_that_others_may_write_to_is_not(
+    sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled(tmp_path / "cache")
+    made = prebuild()
+    monkeypatch.setattr(module, "COMPILERS", ("no-such-compiler",))
+    made.chmod(0o777)
+    assert CageLauncher(tmp_path, RUN_AS).kind == "python"
+    made.chmod(0o755)
+    with (sources / "cage.c").open("a") as file:
+        file.write("/* changed */\n")
+    assert CageLauncher(tmp_path, RUN_AS).kind == "python"
+
+
+def test_without_a_compiler_none_can_be_shipped(sources: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "COMPILERS", ("no-such-compiler",))
+    with pytest.raises(FileNotFoundError):
+        prebuild()
 
 
 def test_a_cage_that_does_not_run_is_not_used(tmp_path: Path) -> None:
