@@ -1,0 +1,9 @@
+"""`python without_compiler.py WORD ...`: `python -m backend WORD ...` on a machine that seems to have no C compiler."""
+
+import runpy
+
+from backend.execution import launcher
+
+if __name__ == "__main__":
+    launcher.COMPILERS = ()
+    runpy.run_module("backend", run_name="__main__", alter_sys=True)
