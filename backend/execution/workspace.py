@@ -29,8 +29,8 @@ class FolderWorkspace:
             return self.root
         if "\0" in cwd:
             return _outside("The folder")
-        full = PurePosixPath(os.path.realpath(self.root / cwd))
-        if not full.is_relative_to(self.root):
+        full = _resolved(self.root / cwd)
+        if full is None or not full.is_relative_to(self.root):
             return _outside(cwd)
         if not os.path.isdir(full):
             return Decision.deny("path.missing", f"There is no folder {cwd} in the workspace.", "See `ls`.")
@@ -57,7 +57,8 @@ class FolderWorkspace:
         return None
 
     def _inside(self, path: PurePosixPath) -> bool:
-        return PurePosixPath(os.path.realpath(path)).is_relative_to(self.root)
+        full = _resolved(path)
+        return full is not None and full.is_relative_to(self.root)
 
     def _matches(self, word: Word, cwd: PurePosixPath) -> list[str]:
         found = [""]
@@ -88,6 +89,14 @@ class FolderWorkspace:
             return [name for name in os.listdir(folder) if _is_text(name)]
         except OSError:
             return []
+
+
+def _resolved(path: PurePosixPath) -> PurePosixPath | None:
+    """Where a path leads, links resolved; None when a link in it was exchanged for something else meanwhile."""
+    try:
+        return PurePosixPath(os.path.realpath(path))
+    except OSError:
+        return None
 
 
 def _is_text(name: str) -> bool:

@@ -20,7 +20,7 @@ from tests.client import Terminal, output, terminal
 from tests.conftest import StartServer
 from tests.e2e.open_gate import attack, give, open_policy
 from tests.needs import need
-from tests.serving import Server, all_processes, clean_up, processes_of, wait_until
+from tests.serving import Process, Server, all_processes, clean_up, processes_of, wait_until
 from tests.storage.conftest import SERVER as POSTGRESQL
 from tests.storage.conftest import postgresql as postgresql
 
@@ -170,10 +170,14 @@ attempt("by link", lambda: read("there/secret"))
     assert [path.name for path in other.iterdir()] == ["secret"]
 
 
+def _named(server: Server, command: str) -> list[Process]:
+    return [process for process in processes_of(server) if process.command == command]
+
+
 async def test_a_command_is_never_root_has_no_socket_and_kills_nobody(planted: Server) -> None:
     async with terminal(planted) as victim, terminal(planted) as client:
         await victim.start("sleep 9001")
-        [sleep] = [process for process in processes_of(planted) if process.command == "sleep 9001"]
+        [sleep] = wait_until(lambda: _named(planted, "sleep 9001"), "the program to be executed")
         script = f"""
 attempt("root", lambda: 0 in (*os.getresuid(), *os.getresgid(), *os.getgroups()))
 attempt("become root", lambda: os.setuid(0) is None)
