@@ -138,7 +138,11 @@ for number, path in enumerate({[str(path) for path in files]!r}):
     attempt("by link " + path, lambda: read("symbolic%d" % number))
     attempt("to link " + path, lambda: open("symbolic%d" % number, "ab", buffering=0).write(b"x"))
 """
-        keys = {name: (data / name).read_bytes() for name in ("tokens.key", "audit.key", "folder.id") if (data / name).exists()}
+        keys = {
+            name: (data / name).read_bytes()
+            for name in ("tokens.key", "audit.key", "folder.id")
+            if (data / name).exists()
+        }
         worked, _ = await attack(client, planted, script)
     if os.geteuid():  # told as a gap: of the service's own user, modes can be changed
         worked = {name: got for name, got in worked.items() if not name.startswith("mode ")}
@@ -244,7 +248,9 @@ async def test_200_kills_several_at_once_leave_no_process(begin: Begin) -> None:
         left += len(found)
         clean_up([process for process in found if process.state != "Z"])
     cuts = statistics.quantiles(seconds, n=100)
-    print(f"{len(seconds)} kills, {left} processes left, gone after p50 {cuts[49] * 1e3:.0f} p99 {cuts[98] * 1e3:.0f} ms")
+    print(
+        f"{len(seconds)} kills, {left} processes left, gone after p50 {cuts[49] * 1e3:.0f} p99 {cuts[98] * 1e3:.0f} ms"
+    )
     assert (len(seconds), left) == (ROUNDS * CONNECTIONS * AT_ONCE, 0)
     assert cuts[98] < 3
 
