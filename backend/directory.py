@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from backend.core.identity import Principal, Project
+from backend.core.identity import Permission, Principal, Project
 from backend.core.policy import Profile, ProfileError
 from backend.core.stores import History, Projects
 from backend.core.targets import Target, Workspace
@@ -80,19 +80,24 @@ class Places:
         return ""
 
     async def may_watch(self, principal: Principal, execution: str) -> bool:
-        """Whether an execution exists for a principal. Raises StorageError.
+        """Whether a principal may look at an execution. Raises StorageError.
 
-        A visitor's is open to whoever knows its id; that of an account to itself, its project and administrators.
+        A visitor's is open to whoever knows its id; that of an account to itself, its project and administrators. One
+        that the history has forgotten was anybody's, so only administrators still see it.
         """
+        if not principal.may(Permission.READ):
+            return False
         owner = self.live_owner(execution)
         if owner is not None and (owner.user is None or owner.name == principal.name):
             return True
         record = await self.history.get(execution)
-        if record is None or record.user_id is None:
+        if record is None or principal.may(Permission.ADMIN):
+            return principal.may(Permission.ADMIN)
+        if record.user_id is None:
             return True
         if principal.user is None:
             return False
-        if principal.user.role == "admin" or principal.user.id == record.user_id:
+        if principal.user.id == record.user_id:
             return True
         project = await self.projects.get(record.project_id) if record.project_id else None
         return project is not None and project.is_open_to(principal)

@@ -110,11 +110,14 @@ class Project:
     created_ms: int
 
     def is_open_to(self, principal: Principal) -> bool:
-        """Whether the project exists for `principal`: its owner, a member, an administrator."""
+        """Whether the project exists for `principal`: its owner, a member, an administrator.
+
+        A token of an administrator without the scope `admin` is that of any other account.
+        """
         user = principal.user
-        if user is None or not principal.may(Permission.READ):
+        if user is None:
             return False
-        return user.role is Role.ADMIN or user.id == self.owner_id or user.id in self.members
+        return principal.may(Permission.ADMIN) or user.id == self.owner_id or user.id in self.members
 
 
 def scopes_of(text: str) -> frozenset[Permission]:

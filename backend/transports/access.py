@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, Request
+from pydantic import BaseModel, ConfigDict
 
 from backend.core.audit import Kind
 from backend.core.decisions import Decision
@@ -19,6 +20,13 @@ from backend.transports.problems import Problem
 
 WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
 JSON = "application/json"
+FORMS = frozenset({"application/x-www-form-urlencoded", "multipart/form-data"})
+
+
+class Body(BaseModel):
+    """What a client sends. A field that is not known is refused: a misspelt `dry_run` must not run the command."""
+
+    model_config = ConfigDict(extra="forbid")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +92,21 @@ async def json_only(request: Request) -> None:
     """Refuse bodies of another type: a page of another origin can send those without asking."""
     if request.method not in WITH_BODY:
         return
-    sent = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    sent = _type_of(request)
     if sent != JSON and (sent or request.headers.get("content-length", "0") != "0"):
         raise Problem(415, "request.type", f"A body of {JSON} is wanted.", hint=f"Send 'Content-Type: {JSON}'.")
 
 
+async def form_only(request: Request) -> None:
+    """Refuse what is not a form."""
+    if _type_of(request) not in FORMS:
+        detail = "A form is wanted, as in OAuth 2: username and password."
+        raise Problem(415, "request.type", detail, hint="Send 'Content-Type: application/x-www-form-urlencoded'.")
+
+
+def _type_of(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
 JsonOnly = Annotated[None, Depends(json_only)]
+FormOnly = Annotated[None, Depends(form_only)]

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, Field
 
 from backend.core import executions as core
+from backend.core import ids
 from backend.core.executions import Status
 from backend.core.gateway import Execution, Gateway
 from backend.core.identity import Permission, Principal
@@ -16,14 +17,14 @@ from backend.core.ledger import Record
 from backend.core.stores import Filter, History
 from backend.core.suspicion import WINDOW_MINUTES, Trace, alerts
 from backend.core.transcript import Transcript
-from backend.transports.access import Access, JsonOnly
-from backend.transports.problems import Problem
-from backend.transports.starting import KEY_HEADER, Starter
+from backend.transports.access import Access, Body, JsonOnly
+from backend.transports.problems import WITH_BODY, Problem, described
+from backend.transports.starting import KEY_HEADER, STARTING, Starter, Wish
 
 DAY_MS = 86_400_000
 
 
-class Execute(BaseModel):
+class Execute(Body):
     """A command to run to its end. `timeout` is in seconds; `metadata_only` keeps no output."""
 
     project_id: str = Field(min_length=1, max_length=64)
@@ -155,14 +156,16 @@ def _add_execute(router: APIRouter, agents: Agents) -> None:
         names = ("command_execution", "audit_logging", "rate_limiting", "command_validation")
         return {"status": "healthy", "service": "agent-api", "features": dict.fromkeys(names, True)}
 
-    @router.post("/execute")
+    @router.post("/execute", responses=described(*WITH_BODY, *STARTING, 410))
     async def execute(
         principal: Annotated[Principal, Depends(access.caller)], body: Execute, _: JsonOnly, key: KEY_HEADER = None
     ) -> Executed:
         """Run a command and wait for its end. A command that fails is answered with 200 and `success: false`."""
         request = core.Request(
             principal,
-            await access.target(principal, body.project_id),
+            await agents.starter.target(
+                access.directory, Wish(principal, body.project_id, body.command, body.working_dir)
+            ),
             body.command,
             cwd=body.working_dir,
             timeout=body.timeout,
@@ -178,7 +181,7 @@ def _add_history(router: APIRouter, agents: Agents) -> None:
     access = agents.access
     reader = Depends(access.needs(Permission.READ))
 
-    @router.get("/history/{project_id}")
+    @router.get("/history/{project_id}", responses=described(403, 404, 422))
     async def history(
         principal: Annotated[Principal, reader], project_id: str, limit: Annotated[int, Query(ge=1, le=200)] = 50
     ) -> list[HistoryEntry]:
@@ -187,7 +190,7 @@ def _add_history(router: APIRouter, agents: Agents) -> None:
         records = await agents.history.page(Filter(project_ids=frozenset({project_id}), limit=limit))
         return [entry(record) for record in records]
 
-    @router.get("/stats")
+    @router.get("/stats", responses=described(403, 422))
     async def stats(
         principal: Annotated[Principal, reader], days: Annotated[int, Query(ge=1, le=30)] = 7
     ) -> StatsAnswer:
@@ -206,8 +209,10 @@ def _add_history(router: APIRouter, agents: Agents) -> None:
 def _add_alerts(router: APIRouter, agents: Agents) -> None:
     reader = Depends(agents.access.needs(Permission.READ))
 
-    @router.get("/alerts")
-    async def suspicious(principal: Annotated[Principal, reader], user_id: str | None = None) -> AlertsAnswer:
+    @router.get("/alerts", responses=described(403, 422))
+    async def suspicious(
+        principal: Annotated[Principal, reader], user_id: Annotated[str | None, Query(pattern=ids.PATTERN)] = None
+    ) -> AlertsAnswer:
         """What is suspicious in the last five minutes: of the caller, or, for administrators, of any user."""
         wanted = user_id or _user_id(principal)
         if wanted != _user_id(principal) and not principal.may(Permission.ADMIN):

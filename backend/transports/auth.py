@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Protocol
 
 from fastapi import APIRouter, Depends, Form, Request, Response
 from pydantic import BaseModel, Field
@@ -11,8 +11,8 @@ from slowapi import Limiter
 from backend.core.audit import Kind
 from backend.core.identity import LONGEST_PASSWORD, Claims, Permission, Principal, User
 from backend.core.limits import RateLimiter
-from backend.transports.access import Access, JsonOnly
-from backend.transports.problems import Problem
+from backend.transports.access import Access, Body, FormOnly, JsonOnly
+from backend.transports.problems import WITH_BODY, Problem, described
 
 
 class Accounts(Protocol):
@@ -46,7 +46,7 @@ class Token(BaseModel):
     expires_in: int
 
 
-class Ticket(BaseModel):
+class Ticket(Body):
     """The secret of a one-time login link."""
 
     ticket: str = Field(max_length=200)
@@ -71,13 +71,14 @@ def auth_routes(access: Access, login: Login, limiter: Limiter, rate: str) -> AP
 
 
 def _add_login(router: APIRouter, access: Access, login: Login, limiter: Limiter, rate: str) -> None:
-    @router.post("/token", responses=_PROBLEMS)
+    @router.post("/token", responses=described(*WITH_BODY))
     @limiter.limit(rate)
     async def token(
         request: Request,
         response: Response,
         username: Annotated[str, Form(max_length=64)],
         password: Annotated[str, Form(max_length=LONGEST_PASSWORD)],
+        _: FormOnly,
     ) -> Token:
         """Exchange a name and a password (a form, as in OAuth 2) for an access token."""
         address = access.door.address(request.scope)
@@ -91,7 +92,7 @@ def _add_login(router: APIRouter, access: Access, login: Login, limiter: Limiter
             raise Problem(401, "auth.password", "The name or the password is wrong.", recorded=True)
         return await _welcome(access, login, user, address, "password")
 
-    @router.post("/link", responses=_PROBLEMS)
+    @router.post("/link", responses=described(*WITH_BODY))
     @limiter.limit(rate)
     async def link(request: Request, response: Response, body: Ticket, _: JsonOnly) -> Token:
         """Exchange the ticket of a one-time login link for an access token."""
@@ -107,7 +108,7 @@ def _add_login(router: APIRouter, access: Access, login: Login, limiter: Limiter
 
 
 def _add_session(router: APIRouter, access: Access, login: Login) -> None:
-    @router.post("/revoke", status_code=204, responses=_PROBLEMS)
+    @router.post("/revoke", status_code=204, responses=described())
     async def revoke(request: Request, principal: Annotated[Principal, Depends(access.caller)]) -> None:
         """End the token that this request shows."""
         bearer = access.door.bearer(request.scope) or ""
@@ -117,21 +118,13 @@ def _add_session(router: APIRouter, access: Access, login: Login) -> None:
             await login.accounts.revoke(principal.token, principal.token_expires_ms or 0)
         await access.audit.note(Kind.LOGOUT, principal.name, principal.address, {"token": principal.token})
 
-    @router.get("/me", responses=_PROBLEMS)
+    @router.get("/me", responses=described())
     async def me(principal: Annotated[Principal, Depends(access.caller)]) -> Me:
         """Whose token this is."""
         user = principal.user
         assert user is not None, "the API has no visitors"
         permissions = sorted(principal.permissions)
         return Me(id=user.id, name=user.name, role=user.role, profile=user.profile, permissions=permissions)
-
-
-_PROBLEMS: dict[int | str, dict[str, Any]] = {
-    401: {"description": "The token, name or password is wrong"},
-    415: {"description": "Another type of body is wanted"},
-    429: {"description": "Too many attempts"},
-    503: {"description": "The database cannot be reached"},
-}
 
 
 async def _count(login: Login, address: str, name: str) -> None:

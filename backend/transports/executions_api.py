@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field
 from backend.core import executions as core
 from backend.core import ids
 from backend.core.admission import Plan
+from backend.core.errors import StorageError
 from backend.core.executions import Status, Stop
 from backend.core.gateway import Execution, Gateway
 from backend.core.identity import Permission, Principal
@@ -21,12 +22,13 @@ from backend.core.ledger import Record
 from backend.core.recording import first_seq, read_batch
 from backend.core.stores import Filter, History
 from backend.core.transcript import Slice
-from backend.transports.access import Access, JsonOnly
+from backend.transports.access import Access, Body, JsonOnly
 from backend.transports.agent_api import HistoryEntry, entry
-from backend.transports.problems import Problem
-from backend.transports.starting import KEY_HEADER, Starter
+from backend.transports.problems import WITH_BODY, Problem, described
+from backend.transports.starting import KEY_HEADER, STARTING, Starter, Wish
 
 KEEP_ALIVE = 15.0  # seconds of silence after which a stream says that it lives
+RECHECK_EVERY = 5.0  # seconds between two looks whether the token of a stream is still good
 BLOCKS_WAITING = 4  # blocks between the recording and a slow reader
 LONGEST_SLICE = 1 << 20  # bytes
 
@@ -34,7 +36,13 @@ ExecutionId = Annotated[str, PathParameter(pattern=ids.PATTERN)]
 SIGNALS = {name: getattr(signal, f"SIG{name}") for name in ("HUP", "INT", "QUIT", "TERM", "KILL", "USR1", "USR2")}
 
 
-class Start(BaseModel):
+class EventStream(StreamingResponse):
+    """Server-sent events."""
+
+    media_type = "text/event-stream"
+
+
+class Start(Body):
     """A command to start. Without `project_id` it runs in the caller's own place; `timeout` is in seconds."""
 
     project_id: str | None = Field(default=None, min_length=1, max_length=64)
@@ -71,20 +79,20 @@ class Output(BaseModel):
     total_size: int
 
 
-class Input(BaseModel):
+class Input(Body):
     """Text for the standard input, and whether it is the last."""
 
     data: str = Field(default="", max_length=65536)
     close: bool = False
 
 
-class Signal(BaseModel):
+class Signal(Body):
     """A signal for all processes of a command."""
 
     signal: Literal["HUP", "INT", "QUIT", "TERM", "KILL", "USR1", "USR2"]
 
 
-class Question(BaseModel):
+class Question(Body):
     """A command to judge without running it."""
 
     project_id: str | None = Field(default=None, min_length=1, max_length=64)
@@ -116,12 +124,15 @@ class Executions:
         """A record that exists for the caller. Raises Problem."""
         record = await self.history.get(id)
         if record is None or not await self.access.directory.may_watch(principal, id):
-            raise Problem(404, "execution.unknown", f"There is no execution {id} for you.")
+            raise _unknown(id)
         return record
 
     async def running(self, principal: Principal, id: str) -> Execution:
         """One that runs and that the caller may touch. Raises Problem."""
-        record = await self.record(principal, id)
+        record = await self.history.get(id)
+        mine = record is not None and record.principal == principal.name
+        if record is None or not (mine or await self.access.directory.may_watch(principal, id)):
+            raise _unknown(id)
         if not principal.may(Permission.EXECUTE):
             raise Problem(403, "role.forbidden", "You may look at this execution, but not touch it.")
         found = self.gateway.find(id)
@@ -131,6 +142,10 @@ class Executions:
             where = "runs in another server process" if elsewhere else "does not run any more"
             raise Problem(409, rule, f"The execution {id} {where}.")
         return found
+
+
+def _unknown(id: str) -> Problem:
+    return Problem(404, "execution.unknown", f"There is no execution {id} for you.")
 
 
 def execution_routes(executions: Executions) -> APIRouter:
@@ -147,7 +162,7 @@ def execution_routes(executions: Executions) -> APIRouter:
 def _add_starting(router: APIRouter, executions: Executions) -> None:
     access = executions.access
 
-    @router.post("/executions", status_code=202)
+    @router.post("/executions", status_code=202, responses=described(*WITH_BODY, *STARTING))
     async def start(
         principal: Annotated[Principal, Depends(access.caller)],
         body: Start,
@@ -158,7 +173,9 @@ def _add_starting(router: APIRouter, executions: Executions) -> None:
         """Start a command and return at once."""
         request = core.Request(
             principal,
-            await access.target(principal, body.project_id),
+            await executions.starter.target(
+                access.directory, Wish(principal, body.project_id, body.command, body.working_dir)
+            ),
             body.command,
             cwd=body.working_dir,
             timeout=body.timeout,
@@ -169,15 +186,16 @@ def _add_starting(router: APIRouter, executions: Executions) -> None:
         )
         started = await executions.starter.start(request, key, body.model_dump_json())
         id = started if isinstance(started, str) else started.id
+        known = await executions.history.get(id) if isinstance(started, str) else None
         url = f"/api/executions/{id}"
         response.headers["location"] = url
-        return Started(id=id, status=Status.RUNNING, url=url)
+        return Started(id=id, status=known.status if known else Status.RUNNING, url=url)
 
 
 def _add_explaining(router: APIRouter, executions: Executions) -> None:
     access = executions.access
 
-    @router.post("/policy/explain", tags=["policy"])
+    @router.post("/policy/explain", tags=["policy"], responses=described(*WITH_BODY, 403, 404))
     async def explain(
         principal: Annotated[Principal, Depends(access.needs(Permission.READ))], body: Question, _: JsonOnly
     ) -> Explained:
@@ -200,7 +218,7 @@ def _add_looking(router: APIRouter, executions: Executions) -> None:
     access = executions.access
     reader = Depends(access.needs(Permission.READ))
 
-    @router.get("/executions")
+    @router.get("/executions", responses=described(403, 404, 422))
     async def page(
         principal: Annotated[Principal, reader],
         project_id: Annotated[str | None, Query(max_length=64)] = None,
@@ -215,7 +233,7 @@ def _add_looking(router: APIRouter, executions: Executions) -> None:
         more = found[limit - 1].id if len(found) > limit else None
         return Page(executions=[entry(record) for record in found[:limit]], next_before=more)
 
-    @router.get("/executions/{execution}")
+    @router.get("/executions/{execution}", responses=described(403, 404, 422))
     async def one(principal: Annotated[Principal, reader], execution: ExecutionId) -> HistoryEntry:
         """One execution."""
         return entry(await executions.record(principal, execution))
@@ -224,7 +242,7 @@ def _add_looking(router: APIRouter, executions: Executions) -> None:
 def _add_reading(router: APIRouter, executions: Executions) -> None:
     reader = Depends(executions.access.needs(Permission.READ))
 
-    @router.get("/executions/{execution}/output")
+    @router.get("/executions/{execution}/output", responses=described(403, 404, 422))
     async def output(
         principal: Annotated[Principal, reader],
         execution: ExecutionId,
@@ -245,7 +263,7 @@ def _add_reading(router: APIRouter, executions: Executions) -> None:
             total_size=part.total,
         )
 
-    @router.get("/executions/{execution}/events", response_class=StreamingResponse)
+    @router.get("/executions/{execution}/events", response_class=EventStream, responses=described(403, 404, 410, 422))
     async def events(
         principal: Annotated[Principal, reader],
         execution: ExecutionId,
@@ -256,7 +274,7 @@ def _add_reading(router: APIRouter, executions: Executions) -> None:
         if executions.gateway.recordings.find(execution) is None:
             raise Problem(410, "execution.forgotten", "Nothing of this execution was recorded, or it is not kept.")
         stream = _events(executions, principal, execution, int(last_event_id or 0))
-        return StreamingResponse(stream, media_type="text/event-stream", headers={"cache-control": "no-store"})
+        return EventStream(stream, headers={"cache-control": "no-store"})
 
 
 async def _scoped(
@@ -286,24 +304,45 @@ async def _read(gateway: Gateway, execution: str, part: Slice) -> None:
 
 
 async def _events(executions: Executions, principal: Principal, id: str, after_seq: int) -> AsyncIterator[bytes]:
-    """Server-sent events; the number of the last line of each is its id."""
+    """Server-sent events; the number of the last line of each is its id. They end with the token that they came by."""
     blocks: asyncio.Queue[bytes] = asyncio.Queue(BLOCKS_WAITING)
     following = asyncio.create_task(executions.gateway.follow(id, after_seq, blocks.put))
+    clock = asyncio.get_running_loop().time
+    spoke = checked = clock()
     try:
         while not (following.done() and blocks.empty()):
-            getting = asyncio.create_task(blocks.get())
-            await asyncio.wait([getting, following], timeout=KEEP_ALIVE, return_when=asyncio.FIRST_COMPLETED)
-            if getting.done():
-                yield _as_events(getting.result())
+            block = await _next(blocks, following, RECHECK_EVERY)
+            if clock() - checked >= RECHECK_EVERY:
+                checked = clock()
+                if not await _still_valid(executions, principal):
+                    return
+            if block:
+                yield _as_events(block)
+            elif clock() - spoke >= KEEP_ALIVE:
+                yield b": still here\n\n"
+            else:
                 continue
-            getting.cancel()
-            if following.done():
-                continue
-            yield b": still here\n\n"
-            if not await executions.access.door.authenticator.is_valid(principal):
-                return
+            spoke = clock()
     finally:
         following.cancel()
+
+
+async def _still_valid(executions: Executions, principal: Principal) -> bool:
+    """Whether a token is good yet; while nobody can tell, it is."""
+    try:
+        return await executions.access.door.authenticator.is_valid(principal)
+    except StorageError:
+        return True
+
+
+async def _next(blocks: asyncio.Queue[bytes], following: asyncio.Task[bool], seconds: float) -> bytes:
+    """The next block; empty when none comes in time, or none will."""
+    getting = asyncio.create_task(blocks.get())
+    await asyncio.wait([getting, following], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    if getting.done():
+        return getting.result()
+    getting.cancel()
+    return b""
 
 
 def _as_events(block: bytes) -> bytes:
@@ -319,14 +358,14 @@ def _last_seq(line: bytes) -> int:
 def _add_touching(router: APIRouter, executions: Executions) -> None:
     caller = Depends(executions.access.caller)
 
-    @router.post("/executions/{execution}/cancel", status_code=202)
+    @router.post("/executions/{execution}/cancel", status_code=202, responses=described(403, 404, 409, 422))
     async def cancel(principal: Annotated[Principal, caller], execution: ExecutionId) -> dict[str, str]:
         """Stop a command: SIGTERM, and SIGKILL two seconds later."""
         found = await executions.running(principal, execution)
         found.control.stop(Stop.CANCELLED, principal.name)
         return {"id": execution, "status": "cancelling"}
 
-    @router.post("/executions/{execution}/stdin", status_code=202)
+    @router.post("/executions/{execution}/stdin", status_code=202, responses=described(*WITH_BODY, 403, 404, 409))
     async def stdin(
         principal: Annotated[Principal, caller], execution: ExecutionId, body: Input, _: JsonOnly
     ) -> dict[str, Any]:
@@ -340,7 +379,7 @@ def _add_touching(router: APIRouter, executions: Executions) -> None:
             inbox.close()
         return {"id": execution, "waiting_bytes": len(inbox.waiting)}
 
-    @router.post("/executions/{execution}/signal", status_code=202)
+    @router.post("/executions/{execution}/signal", status_code=202, responses=described(*WITH_BODY, 403, 404, 409))
     async def send_signal(
         principal: Annotated[Principal, caller], execution: ExecutionId, body: Signal, _: JsonOnly
     ) -> dict[str, str]:

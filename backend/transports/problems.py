@@ -7,14 +7,34 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 from slowapi.errors import RateLimitExceeded
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from backend.core.decisions import Decision
 from backend.core.errors import StorageError
 
 MEDIA_TYPE = "application/problem+json"
+TRY_AGAIN = 5.0  # seconds that a client is told to wait for a server that cannot do it now
 Rejected = Callable[[Request, int, str], Awaitable[None]]
+Responses = dict[int | str, dict[str, Any]]
+
+MEANINGS = {
+    400: "The command did not pass, or the request cannot be read",
+    401: "The token, name or password is missing, wrong, or not good any more",
+    403: "The role or the scopes of the token do not allow it",
+    404: "It does not exist for the caller",
+    409: "Not in this state",
+    410: "It is not kept any more",
+    413: "The body is too large",
+    415: "Another type of body is wanted",
+    422: "A field is missing, unknown or cannot be",
+    429: "Too many; Retry-After says when the next is taken",
+    503: "The server cannot do it now; Retry-After says when to try again",
+}
+EVERYWHERE = (401, 429, 503)
+WITH_BODY = (400, 413, 415, 422)
 
 # What a refusal is in HTTP, by the start of its rule; every other is a command that did not pass.
 STATUS_OF_RULE = {
@@ -31,6 +51,28 @@ STATUS_OF_RULE = {
     "storage.": 503,
     "protection.": 503,
 }
+
+
+class ProblemDetails(BaseModel):
+    """An error as problem+json. `rule` names what refused, `hint` says what to do."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+    rule: str
+    hint: str | None = None
+    risk: str | None = None
+    command_id: str | None = None
+    errors: list[dict[str, str]] | None = None
+
+
+def described(*statuses: int) -> Responses:
+    """What a route answers beside its success, for the description: these statuses and those of every route."""
+    content = {MEDIA_TYPE: {"schema": ProblemDetails.model_json_schema()}}
+    return {
+        status: {"description": MEANINGS[status], "content": content} for status in sorted({*EVERYWHERE, *statuses})
+    }
 
 
 class Problem(Exception):
@@ -77,8 +119,8 @@ class Problem(Exception):
             **self.extra,
         }
         headers = {"www-authenticate": "Bearer"} if self.status == 401 else {}
-        if self.retry_after:
-            headers["retry-after"] = str(max(1, round(self.retry_after + 0.5)))
+        if wait := self.retry_after or (TRY_AGAIN if self.status == 503 else 0.0):
+            headers["retry-after"] = str(max(1, round(wait + 0.5)))
         return JSONResponse(body, self.status, headers, MEDIA_TYPE)
 
 
@@ -104,13 +146,34 @@ def add_problems(app: FastAPI, rejected: Rejected) -> None:
         return await answer(request, Problem(429, "limits.requests", detail, retry_after=_seconds(error)))
 
     async def unavailable(request: Request, error: StorageError) -> JSONResponse:
-        return Problem(503, "storage.unavailable", str(error), hint="Try again in a moment.", retry_after=5).response()
+        return Problem(503, "storage.unavailable", str(error), hint="Try again in a moment.").response()
 
     app.add_exception_handler(Problem, answer)  # type: ignore[arg-type]
     app.add_exception_handler(RequestValidationError, invalid)  # type: ignore[arg-type]
     app.add_exception_handler(HTTPException, http)  # type: ignore[arg-type]
     app.add_exception_handler(RateLimitExceeded, limited)  # type: ignore[arg-type]
     app.add_exception_handler(StorageError, unavailable)  # type: ignore[arg-type]
+    if app.max_body_size is not None:
+        app.add_middleware(BodyLimit, limit=app.max_body_size, answer=answer)
+
+
+class BodyLimit:
+    """ASGI middleware that answers a body which says that it is too large; one that says nothing is cut as it comes."""
+
+    def __init__(self, app: ASGIApp, limit: int, answer: Callable[[Request, Problem], Awaitable[JSONResponse]]) -> None:
+        self.app, self.limit, self.answer = app, limit, answer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or not self._is_too_large(Request(scope)):
+            await self.app(scope, receive, send)
+            return
+        detail = f"The body is larger than {self.limit} bytes."
+        response = await self.answer(Request(scope, receive), Problem(413, "limits.body", detail))
+        await response(scope, receive, send)
+
+    def _is_too_large(self, request: Request) -> bool:
+        length = request.headers.get("content-length", "")
+        return length.isdecimal() and int(length[:20]) > self.limit
 
 
 def _seconds(error: RateLimitExceeded) -> float:

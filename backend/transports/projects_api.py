@@ -8,11 +8,11 @@ from fastapi import APIRouter, Depends
 from pydantic import BaseModel, Field
 
 from backend.core.audit import Kind
-from backend.core.identity import Permission, Principal, Project, Role, User
+from backend.core.identity import Permission, Principal, Project, User
 from backend.core.stores import Projects
-from backend.transports.access import Access, JsonOnly
+from backend.transports.access import Access, Body, JsonOnly
 from backend.transports.agent_api import iso
-from backend.transports.problems import Problem
+from backend.transports.problems import WITH_BODY, Problem, described
 
 PROFILE = "agent"
 Name = Annotated[str, Field(min_length=1, max_length=100)]
@@ -22,18 +22,18 @@ T = TypeVar("T")
 ProfileName = Annotated[str, Field(min_length=1, max_length=64)]
 
 
-class NewProject(BaseModel):
+class NewProject(Body):
     """A project to make. `members` are names of accounts; what widens the policy is for administrators."""
 
     name: Name
     profile: ProfileName = PROFILE
-    allowed_extra: Programs = []
+    allowed_extra: Programs = Field(default_factory=list)
     network: bool = False
     metadata_only: bool = False
-    members: Members = []
+    members: Members = Field(default_factory=list)
 
 
-class ProjectChange(BaseModel):
+class ProjectChange(Body):
     """What to change; what is left out stays."""
 
     name: Name | None = None
@@ -85,7 +85,7 @@ class ProjectService:
         """One that the caller may change: its own, or any for an administrator. Raises Problem."""
         found = await self.visible(principal, id)
         user = principal.user
-        mine = user is not None and (user.id == found.owner_id or user.role is Role.ADMIN)
+        mine = principal.may(Permission.ADMIN) or (user is not None and user.id == found.owner_id)
         if not (mine and principal.may(Permission.EXECUTE)):
             raise Problem(403, "role.forbidden", "Only its owner and administrators change a project.")
         return found
@@ -139,13 +139,13 @@ def _add_making(router: APIRouter, service: ProjectService) -> None:
     reader = Depends(service.access.needs(Permission.READ))
     worker = Depends(service.access.needs(Permission.EXECUTE))
 
-    @router.get("")
+    @router.get("", responses=described(403))
     async def list_projects(principal: Annotated[Principal, reader]) -> list[ProjectEntry]:
         """The projects that exist for the caller."""
         found = await service.projects.visible_to(principal.user) if principal.user else []
-        return [await service.entry(project) for project in found]
+        return [await service.entry(project) for project in found if project.is_open_to(principal)]
 
-    @router.post("", status_code=201)
+    @router.post("", status_code=201, responses=described(*WITH_BODY, 403))
     async def create(principal: Annotated[Principal, worker], body: NewProject, _: JsonOnly) -> ProjectEntry:
         """Make a project; the caller owns it."""
         wider = body.network or bool(body.allowed_extra) or body.profile != PROFILE
@@ -163,12 +163,12 @@ def _add_making(router: APIRouter, service: ProjectService) -> None:
 def _add_keeping(router: APIRouter, service: ProjectService) -> None:
     reader = Depends(service.access.needs(Permission.READ))
 
-    @router.get("/{project_id}")
+    @router.get("/{project_id}", responses=described(403, 404, 422))
     async def one(principal: Annotated[Principal, reader], project_id: str) -> ProjectEntry:
         """One project."""
         return await service.entry(await service.visible(principal, project_id))
 
-    @router.patch("/{project_id}")
+    @router.patch("/{project_id}", responses=described(*WITH_BODY, 403, 404))
     async def change(
         principal: Annotated[Principal, reader], project_id: str, body: ProjectChange, _: JsonOnly
     ) -> ProjectEntry:
@@ -177,7 +177,11 @@ def _add_keeping(router: APIRouter, service: ProjectService) -> None:
         changes = body.model_dump(exclude_none=True)
         extra = changes.get("allowed_extra", list(found.allowed_extra))
         profile = changes.get("profile", found.profile)
-        wider = changes.get("network") or profile != found.profile or not set(extra) <= set(found.allowed_extra)
+        wider = (
+            (body.network and not found.network)
+            or profile != found.profile
+            or not set(extra) <= set(found.allowed_extra)
+        )
         service.check(principal, profile, extra, wider=bool(wider))
         if body.members is not None:
             changes["members"] = await service.members(body.members)
@@ -187,7 +191,7 @@ def _add_keeping(router: APIRouter, service: ProjectService) -> None:
         await _note(service, Kind.PROJECT_CHANGED, principal, changed)
         return await service.entry(changed)
 
-    @router.delete("/{project_id}", status_code=204)
+    @router.delete("/{project_id}", status_code=204, responses=described(403, 404, 422))
     async def delete(principal: Annotated[Principal, reader], project_id: str) -> None:
         """Delete a project. Its workspace and its history are kept for the operator."""
         found = await service.own(principal, project_id)

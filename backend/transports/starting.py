@@ -8,11 +8,17 @@ from typing import Annotated
 
 from fastapi import Header
 
+from backend.core.decisions import Decision
+from backend.core.errors import StorageError
 from backend.core.executions import Request
 from backend.core.gateway import Execution, Gateway, Refused
-from backend.core.stores import Idempotency
+from backend.core.identity import Principal
+from backend.core.ledger import Attempt
+from backend.core.stores import Directory, Idempotency
+from backend.core.targets import Target
 from backend.transports.problems import Problem
 
+STARTING = (400, 403, 404, 409)  # what starting a command can be answered with, beside what every route can
 TRIES, WAIT = 50, 0.1  # looks at a key that another request has just taken, and seconds between them
 
 KEY_HEADER = Annotated[
@@ -28,12 +34,65 @@ KEY_HEADER = Annotated[
 
 
 @dataclass(frozen=True, slots=True)
+class Wish:
+    """A command for a project, whose place has yet to be found."""
+
+    principal: Principal
+    project: str | None
+    command: str
+    cwd: str = "."
+
+
+async def find_target(gateway: Gateway, directory: Directory, wish: Wish) -> Target | Refused:
+    """Where a command is to run. One for a project that is not there is counted and kept like any other attempt.
+
+    Raises StorageError.
+    """
+    if found := await directory.target(wish.principal, wish.project):
+        return found
+    own = await directory.target(wish.principal, None)
+    if own is None:
+        raise StorageError("The place of this account is not there.")
+    request = Request(wish.principal, own, wish.command, cwd=wish.cwd)
+    unknown = Decision.deny(
+        "project.unknown", f"There is no project {wish.project!r} for you.", "See GET /api/projects."
+    )
+    return await _refuse(gateway, request, await gateway.rates.check(wish.principal) or unknown)
+
+
+async def _refuse(gateway: Gateway, request: Request, decision: Decision) -> Refused:
+    gateway.observer.refused(request, decision)
+    attempt = Attempt(
+        id=gateway.clock.new_id(),
+        principal=request.principal,
+        project=None,
+        command=gateway.mask(request.command.strip()[: request.target.profile.max_characters]),
+        argvs=(),
+        working_dir=gateway.mask(request.cwd),
+        decision=decision,
+        policy=request.target.profile.hash,
+    )
+    try:
+        await gateway.ledger.refuse(attempt)
+    except StorageError as error:
+        gateway.observer.unwritten(attempt, error)
+    return Refused(request, decision, attempt.id)
+
+
+@dataclass(frozen=True, slots=True)
 class Starter:
     """The one way of the API to the gateway."""
 
     gateway: Gateway
     keys: Idempotency
     new_id: Callable[[], str]
+
+    async def target(self, directory: Directory, wish: Wish) -> Target:
+        """Where a command is to run. Raises Problem for a project that does not exist for its principal."""
+        found = await find_target(self.gateway, directory, wish)
+        if isinstance(found, Refused):
+            raise _problem(found)
+        return found
 
     async def start(self, request: Request, key: str | None, body: str) -> Execution | str:
         """Start a command, or find the one that the same key started before: its id. Raises Problem."""
@@ -65,7 +124,11 @@ class Starter:
         match await self.gateway.submit(request):
             case Execution() as execution:
                 return execution
-            case Refused(decision=decision, execution=id):
-                problem = Problem.of(decision, recorded=True)
-                problem.extra = {**problem.extra, "command_id": id}
-                raise problem
+            case Refused() as refused:
+                raise _problem(refused)
+
+
+def _problem(refused: Refused) -> Problem:
+    problem = Problem.of(refused.decision, recorded=True)
+    problem.extra = {**problem.extra, "command_id": refused.execution}
+    return problem

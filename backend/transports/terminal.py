@@ -36,9 +36,9 @@ from backend.core.messages import (
 )
 from backend.core.messages import Refused as RefusedMessage
 from backend.core.stores import Directory
-from backend.core.targets import Target
 from backend.transports.door import Door
 from backend.transports.frames import AsgiSend, block_writer
+from backend.transports.starting import Wish, find_target
 
 PATH = "/ws/terminal"
 FRAME_LIMIT = 64 * 1024  # bytes
@@ -192,7 +192,7 @@ class Session:
             await self._close(CLOSE_UNAUTHORISED, "auth.ended")
 
     async def _welcome(self) -> None:
-        target = await self._target(None)
+        target = await self.directory.target(self.principal, None)
         if target is None:
             raise StorageError("The place of this account is not there.")
         await self._say(
@@ -204,9 +204,6 @@ class Session:
                 user=self.principal.user.name if self.principal.user else None,
             )
         )
-
-    async def _target(self, project: str | None) -> Target | None:
-        return await self.directory.target(self.principal, project)
 
     async def _read(self) -> ClientMessage | None:
         """The next message that can be understood; None when the socket is closed or must be."""
@@ -270,13 +267,14 @@ class Session:
             await self._submit(message.project, message.command, message)
 
     async def _submit(self, project: str | None, line: str, run: Run | None = None) -> Execution | None:
+        wish = Wish(self.principal, project, line, run.cwd if run else ".")
         try:
-            target = await self._target(project)
+            target = await find_target(self.gateway, self.directory, wish)
         except StorageError as error:
-            await self._refuse(_unavailable(error), line)
+            await self._refuse(_unavailable(error), line, run.id if run else None)
             return None
-        if target is None:
-            await self._refuse(_unknown_project(), line, run.id if run else None)
+        if isinstance(target, Refused):
+            await self._refuse(target.decision, line, run.id if run else None)
             return None
         request = Request(self.principal, target, line)
         if run:
@@ -326,16 +324,14 @@ class Session:
         return await self.directory.may_watch(self.principal, execution)
 
     async def _cancel(self, message: Cancel) -> None:
-        if execution := self._find(message.execution):
+        if execution := await self._touch(message):
             execution.control.stop(Stop.CANCELLED, self.principal.name)
-        else:
-            await self._refuse(_nothing_runs("cancel"))
 
     async def _feed(self, message: Stdin | StdinClose) -> None:
-        execution = self._find(message.execution)
+        execution = await self._touch(message)
         if execution is None:
-            await self._refuse(_nothing_runs(message.type))
-        elif isinstance(message, StdinClose):
+            return
+        if isinstance(message, StdinClose):
             execution.control.stdin.close()
         elif execution.control.stdin.closed:
             reason = "The standard input of this command is closed."
@@ -344,12 +340,17 @@ class Session:
             reason = "The command does not read its input, and no more of it is kept."
             await self._refuse(Decision.deny("stdin.full", reason, "Wait until it reads, or cancel it."))
 
-    def _find(self, id: str | None) -> Execution | None:
+    async def _touch(self, message: Cancel | Stdin | StdinClose) -> Execution | None:
         """A running execution that this connection watches and may touch: the one named, else the newest."""
         if not self.principal.may(Permission.EXECUTE):
+            reason = "You may look at this execution, but not touch it."
+            await self._refuse(Decision.deny("role.forbidden", reason))
             return None
         mine = [execution for key, execution in self.gateway.live.items() if key in self._following]
-        return next((execution for execution in reversed(mine) if id in {None, execution.id}), None)
+        found = next((each for each in reversed(mine) if message.execution in {None, each.id}), None)
+        if found is None:
+            await self._refuse(_nothing_runs(message.type))
+        return found
 
     async def _take_auth(self, message: Auth) -> bool:
         """A visitor who shows a token goes on as its account, in that account's own place."""
@@ -401,10 +402,6 @@ def _invalid(what: str) -> Decision:
 
 def _unavailable(error: StorageError) -> Decision:
     return Decision.deny("storage.unavailable", str(error), "Try again in a moment.", retry_after=5.0)
-
-
-def _unknown_project() -> Decision:
-    return Decision.deny("project.unknown", "There is no such project for you.", "See GET /api/projects.")
 
 
 def _unknown(execution: str) -> Decision:
