@@ -19,8 +19,16 @@ PACKAGES = {
         "LICENSE": "LICENSE-xterm",
     },
     "@xterm/addon-fit@0.11.0": {"lib/addon-fit.mjs": "addon-fit.mjs", "LICENSE": "LICENSE-addon-fit"},
+    "swagger-ui-dist@5.35.0": {
+        "swagger-ui-bundle.js": "swagger-ui-bundle.js",
+        "swagger-ui.css": "swagger-ui.css",
+        "LICENSE": "LICENSE-swagger-ui",
+        "NOTICE": "NOTICE-swagger-ui",
+        # The licences of what is bundled in it, under the name that its first line gives.
+        "swagger-ui-bundle.js.LICENSE.txt": "swagger-ui-bundle.js.LICENSE.txt",
+    },
 }
-SOURCE_MAP = re.compile(rb"\n?//# sourceMappingURL=\S+\s*$")
+SOURCE_MAP = re.compile(rb"\n?(//# sourceMappingURL=\S+|/\*# sourceMappingURL=\S+?\s*\*/)\s*$")
 HEAD = """\
 # Vendored files
 
@@ -41,7 +49,9 @@ def main() -> None:
 def vendor(package: str, files: dict[str, str]) -> list[str]:
     """Copy the files of one package; returns their rows of the table."""
     with tempfile.TemporaryDirectory() as folder:
-        subprocess.run(["npm", "install", "--silent", "--no-save", "--prefix", folder, package], check=True)
+        # Scripts of packages are not run: some report the installation to their makers.
+        options = ["--silent", "--no-save", "--ignore-scripts", "--prefix", folder]
+        subprocess.run(["npm", "install", *options, package], check=True)
         source = Path(folder, "node_modules", package.rpartition("@")[0])
         licence = json.loads((source / "package.json").read_text())["license"]
         rows = []

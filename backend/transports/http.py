@@ -17,6 +17,7 @@ from backend.core.decisions import Decision
 from backend.core.identity import Principal
 from backend.core.recording import Send
 from backend.transports.access import Access
+from backend.transports.description import describe
 from backend.transports.door import Door
 from backend.transports.frames import AsgiSend
 from backend.transports.problems import Problem, add_problems
@@ -107,6 +108,7 @@ def add_routes(app: FastAPI, facts: Facts, door: Door, access: Access, rate: str
     app.include_router(_health_routes(facts, door))
     app.include_router(_page_routes(facts, limiter, rate, page_folder))
     app.include_router(_recording_routes(facts, access, limiter, rate))
+    describe(app)
     app.mount("/static", StaticFiles(directory=page_folder), name="static")
     app.add_middleware(SecurityHeaders)
     return limiter
@@ -171,6 +173,12 @@ def _page_routes(facts: Facts, limiter: Limiter, rate: str, page_folder: Path) -
             "status": "running",
             "endpoints": {"terminal": "/ws/terminal", "health": "/health", "page": "/ (with Accept: text/html)"},
         }
+
+    @router.get("/docs", include_in_schema=False)
+    @limiter.limit(rate)
+    async def docs(request: Request) -> FileResponse:
+        """The routes, described and to be tried out."""
+        return FileResponse(page_folder / "docs.html", headers={"cache-control": "no-cache"})
 
     @router.get("/favicon.ico", include_in_schema=False)
     @limiter.limit(rate)

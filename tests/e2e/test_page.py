@@ -2,15 +2,18 @@
 
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from playwright.async_api import Browser, BrowserContext, Page, async_playwright
 
 from tests.needs import need
-from tests.serving import Server, processes_of, wait_until
+from tests.serving import ROOT, Server, processes_of, wait_until
 
 CHROMIUM = os.environ.get("CHROMIUM_PATH") or shutil.which("chromium") or "/usr/bin/chromium"
 FLAGS = [
@@ -24,6 +27,7 @@ FLAGS = [
 ]
 COUNTER = "for n in $(seq 40); do echo step $n; sleep 0.1; done\n"
 WAIT = 10_000  # ms
+PASSWORD = "a password of the page tests"
 # Sockets can be closed from the test, as when a network drops them.
 CUTTABLE = """
   window.WebSocket = class extends WebSocket {
@@ -62,6 +66,11 @@ class Visit:
     async def state(self, name: str) -> None:
         await self.page.wait_for_selector(f"#state[data-state={name}]", timeout=WAIT)
 
+    def is_clean(self) -> None:
+        """Nothing was complained about, no other host was asked."""
+        assert self.complaints == []
+        assert self.hosts == {f"127.0.0.1:{self.server.port}"}
+
 
 @pytest.fixture
 async def browser() -> AsyncIterator[Browser]:
@@ -73,17 +82,39 @@ async def browser() -> AsyncIterator[Browser]:
 
 
 async def open_page(context: BrowserContext, server: Server) -> Visit:
-    """Open the page with the terminal's text readable, and collect complaints and hosts."""
+    """Open the page as a visitor."""
+    visit = await new_visit(context, server)
+    await visit.page.goto(server.url)
+    await visit.state("ready")
+    return visit
+
+
+async def new_visit(context: BrowserContext, server: Server) -> Visit:
+    """An empty page where the terminal's text will be readable; complaints and hosts are collected."""
     await context.add_init_script("localStorage.setItem('gatepost.reader', 'true')")
     await context.add_init_script(CUTTABLE)
     page = await context.new_page()
     visit = Visit(page, server)
     page.on("console", lambda message: visit.complaints.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: visit.complaints.append(str(error)))
-    page.on("request", lambda request: visit.hosts.add(request.url.split("/")[2]))
-    await page.goto(server.url)
-    await visit.state("ready")
+    page.on("request", lambda request: visit.hosts.update(urlsplit(request.url).netloc.split() or ()))
     return visit
+
+
+def cli(server: Server, *words: str, entered: str = "") -> str:
+    """Run a verb of the command line on the data of a server; what it prints."""
+    command = [sys.executable, "-m", "backend", *words, "--data-dir", str(server.data_dir)]
+    env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "PORT": str(server.port)}
+    done = subprocess.run(
+        command, cwd=server.folder, env=env, input=entered, capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
+
+
+def account(server: Server, name: str, *options: str) -> str:
+    """Add an account; an API token of it."""
+    cli(server, "user", "add", name, "--password-stdin", *options, entered=f"{PASSWORD}\n")
+    return cli(server, "token", "create", "--user", name, "--name", "tests")
 
 
 @pytest.fixture
@@ -92,8 +123,7 @@ async def visit(browser: Browser, server: Server) -> AsyncIterator[Visit]:
     context = await browser.new_context(viewport={"width": 1000, "height": 1600})
     visit = await open_page(context, server)
     yield visit
-    assert visit.complaints == []
-    assert visit.hosts == {f"127.0.0.1:{server.port}"}
+    visit.is_clean()
     await context.close()
 
 
@@ -200,6 +230,37 @@ async def test_clear_empties_the_screen_without_asking_the_server(visit: Visit) 
     await visit.state("ready")
     await visit.type("clear")
     await visit.shows(lambda text: "remember me" not in text)
+
+
+async def test_the_description_of_the_api_renders_and_a_token_tries_it_out(browser: Browser, server: Server) -> None:
+    token = account(server, "docs-reader")
+    context = await browser.new_context()
+    visit = await new_visit(context, server)
+    page = visit.page
+    await page.goto(f"{server.url}/docs")
+    await page.wait_for_selector(".opblock", timeout=WAIT)
+    paths = server.get("/openapi.json").json["paths"]
+    assert await page.locator(".opblock").count() == sum(map(len, paths.values()))
+    await page.click("button.authorize")
+    await page.fill(".modal-ux input", token)
+    await page.click(".modal-ux button.authorize")
+    await page.click(".modal-ux .btn-done")
+    await page.click("#operations-login-me_api_auth_me_get .opblock-summary-control")
+    await page.click(".try-out__btn")
+    await page.click("button.execute")
+    await page.get_by_text('"name": "docs-reader"').first.wait_for(timeout=WAIT)
+    visit.is_clean()
+    await context.close()
+
+
+async def test_the_description_of_the_api_fits_a_phone(browser: Browser, server: Server) -> None:
+    context = await browser.new_context(viewport={"width": 360, "height": 740})
+    visit = await new_visit(context, server)
+    await visit.page.goto(f"{server.url}/docs")
+    await visit.page.wait_for_selector(".opblock", timeout=WAIT)
+    assert await visit.page.evaluate("document.documentElement.scrollWidth") <= 360
+    visit.is_clean()
+    await context.close()
 
 
 @pytest.mark.parametrize(("width", "height"), [(320, 640), (360, 740), (820, 1180), (1920, 1080)])

@@ -1,0 +1,98 @@
+"""The OpenAPI document: the routes, what they are for, how to log in, and what errors look like."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from fastapi import FastAPI
+
+ABOUT = (
+    "Programs and agents run commands here: each is judged by a policy, runs without a shell in the workspace of a "
+    "project, and is recorded. Log in with *Authorize*: an API token (`gp_…`), or the access token that "
+    "`POST /api/auth/token` gives."
+)
+TAGS = {
+    "login": "Exchange a password or a login link for an access token, look whose a token is, end it.",
+    "agent": "Run a command and wait for its output; the history, figures and alerts of commands.",
+    "executions": "Start a command in the background; follow, read, feed, signal and cancel it.",
+    "policy": "Ask what would be allowed.",
+    "projects": "The places where commands run, each with members and a policy.",
+    "health": "What probes ask.",
+    "page": "What a browser gets.",
+}
+# The routes under /api that want no token, and the one that shows some recordings without.
+NO_TOKEN = frozenset({"/api/auth/token", "/api/auth/link", "/api/agent/health"})
+MAYBE_TOKEN = frozenset({"/api/executions/{execution}/recording"})
+BEARER = {
+    "type": "http",
+    "scheme": "bearer",
+    "description": "An API token (`gp_…`), or an access token from `POST /api/auth/token`.",
+}
+PROBLEM: dict[str, Any] = {
+    "title": "Problem",
+    "description": "An error (RFC 9457): `rule` is for programs, `detail` for people.",
+    "type": "object",
+    "required": ["type", "title", "status", "detail", "rule"],
+    "properties": {
+        "type": {"type": "string"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string"},
+        "rule": {"type": "string"},
+        "hint": {"type": "string"},
+        "risk": {"type": "string"},
+        "command_id": {"type": "string"},
+        "errors": {"type": "array", "items": {"type": "object"}},
+    },
+}
+PROBLEM_ANSWER = {
+    "description": "What went wrong",
+    "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
+}
+
+
+def describe(app: FastAPI) -> None:
+    """Let the application's OpenAPI document say what its routes alone do not."""
+    plain = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            complete(plain())
+        return app.openapi_schema or {}
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+def complete(document: dict[str, Any]) -> None:
+    """Put the tags, the token and the errors into a document."""
+    document["info"]["description"] = ABOUT
+    used = {tag for _, operation in _operations(document) for tag in operation["tags"]}
+    document["tags"] = [{"name": name, "description": text} for name, text in TAGS.items() if name in used]
+    components = document.setdefault("components", {})
+    components["securitySchemes"] = {"bearer": BEARER}
+    schemas = components.setdefault("schemas", {})
+    for replaced in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(replaced, None)
+    schemas["Problem"] = PROBLEM
+    for path, operation in _operations(document):
+        operation["tags"] = operation["tags"][-1:]
+        if text := operation.get("description"):
+            operation["summary"] = text.partition(". ")[0].rstrip(".")
+        if path.startswith("/api/"):
+            _complete_operation(path, operation)
+
+
+def _operations(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for path, methods in document["paths"].items():
+        for operation in methods.values():
+            yield path, operation
+
+
+def _complete_operation(path: str, operation: dict[str, Any]) -> None:
+    """Say whether a token is wanted, and that errors are problems."""
+    if path not in NO_TOKEN:
+        operation["security"] = [{"bearer": []}, *([{}] if path in MAYBE_TOKEN else [])]
+    answers = operation["responses"]
+    answers.pop("422", None)
+    for code in [code for code in answers if int(code) >= 400]:
+        answers[code] = {**PROBLEM_ANSWER, "description": answers[code]["description"]}
+    answers["default"] = PROBLEM_ANSWER
