@@ -10,7 +10,10 @@ from backend.storage.recordings import RecordingFolder
 
 
 async def recover(history: HistoryStore, recordings: RecordingFolder, ledger: LedgerStore) -> int:
-    """Close every execution of this data folder that no server runs any more; how many there were."""
+    """Close every execution of this data folder that no server runs any more; how many there were.
+
+    Several servers may do so at once, and while others run commands: each ending is written once.
+    """
     closed = 0
     for record in await history.running(ledger.folder):
         last = recordings.last_message(record.id)
@@ -22,7 +25,7 @@ async def recover(history: HistoryStore, recordings: RecordingFolder, ledger: Le
             duration_ms=last.get("duration_ms", 0),
             protection=last.get("protection") or "",
         )
-        await ledger.close(_attempt(record), ending)
+        await ledger.close(_attempt(record), ending, once=True)
         closed += 1
     return closed
 

@@ -8,9 +8,9 @@ without the key. Everything here is pure; `backend.storage.ledger` stores it.
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Self
 
 GENESIS = bytes(32)
 
@@ -38,6 +38,7 @@ class Kind(StrEnum):
     PROJECT_CHANGED = "project_changed"
     PROJECT_DELETED = "project_deleted"
     PRUNED = "pruned"
+    CHAIN_BROKEN = "chain_broken"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,10 @@ class Event:
     fields: Mapping[str, Any]
 
     def body(self, seq: int) -> str:
-        """The canonical text: keys sorted, no blanks, without fields that are None."""
+        """The canonical text: keys sorted, no blanks, without fields that are None.
+
+        Half a surrogate pair, which no database takes, stands there as its escape.
+        """
         content = {
             **{name: value for name, value in self.fields.items() if value is not None},
             "event_id": self.id,
@@ -62,7 +66,8 @@ class Event:
             "actor": self.actor,
             "address": self.address,
         }
-        return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return text.encode("utf-8", "backslashreplace").decode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +77,34 @@ class Link:
     seq: int
     body: str
     hash: bytes
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """What its text says, empty when it says nothing that can be read."""
+        try:
+            found = json.loads(self.body)
+        except (ValueError, RecursionError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+
+@dataclass(frozen=True, slots=True)
+class Anchor:
+    """A place in the chain that was noted: the number of an event and its hash."""
+
+    seq: int
+    hash: bytes
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read `SEQ:HASH`. Raises ValueError."""
+        seq, _, digest = text.strip().partition(":")
+        if not (seq.isascii() and seq.isdecimal() and len(seq) < 20 and len(digest) == 64):
+            raise ValueError("an anchor is written SEQ:HASH, with the 64 hexadecimal digits of the hash")
+        return cls(int(seq), bytes.fromhex(digest))
+
+    def __str__(self) -> str:
+        return f"{self.seq}:{self.hash.hex()}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +118,17 @@ class Head:
 
     def statement(self) -> bytes:
         """What is signed."""
-        numbers = f"{self.first_seq}:{self.first_previous.hex()}:{self.seq}:{self.hash.hex()}"
-        return f"gatepost audit head {numbers}".encode()
+        return f"gatepost audit head {self.first_seq}:{self.first_previous.hex()}:{self.end}".encode()
+
+    @property
+    def start(self) -> Anchor:
+        """The place before the first event."""
+        return Anchor(self.first_seq - 1, self.first_previous)
+
+    @property
+    def end(self) -> Anchor:
+        """The place of the last event."""
+        return Anchor(self.seq, self.hash)
 
 
 EMPTY = Head(1, GENESIS, 0, GENESIS)
@@ -110,42 +152,72 @@ def extend(head: Head, events: Iterable[Event]) -> tuple[Head, list[Link]]:
 
 @dataclass(slots=True)
 class Verifier:
-    """Goes through a chain link by link. `problem` is the first thing that is wrong, empty while all is well."""
+    """Goes through a chain link by link. `problem` is the first thing that is wrong, empty while all is well.
+
+    `at` is the place that it has come to: the start of the chain, or that of a part of it. `anchors` are places that
+    somebody noted before; `breaks` are the numbers of the events which tell that a noted place was gone.
+    """
 
     head: Head
-    seq: int = 0
-    hash: bytes = GENESIS
+    anchors: tuple[Anchor, ...] = ()
+    at: Anchor = Anchor(0, GENESIS)
     problem: str = ""
+    taken: int = 0
+    breaks: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.seq, self.hash = self.head.first_seq - 1, self.head.first_previous
+        if not self.at.seq:
+            self.at = self.head.start
+        self.problem = "" if self.at.seq >= self.head.first_seq else self._beginning()
+        self._check_anchors()
+
+    def _beginning(self) -> str:
+        return "" if self.at == self.head.start else f"the chain does not begin at event {self.head.first_seq}"
 
     def take(self, link: Link) -> bool:
-        """Check the next link; False at the first that is wrong."""
-        if link.seq != self.seq + 1:
-            missing = f"{self.seq + 1}" if link.seq == self.seq + 2 else f"{self.seq + 1} to {link.seq - 1}"
-            self.problem = f"event {missing} is missing"
-        elif f'"seq":{link.seq},' not in link.body:
-            self.problem = f"event {link.seq} stands in the place of another"
-        elif link_hash(self.hash, link.body) != link.hash:
-            self.problem = f"event {link.seq} was changed, or the one before it"
-        else:
-            self.seq, self.hash = link.seq, link.hash
-            return True
-        return False
+        """Check the next link; False at the first that is wrong, and from there on."""
+        self.problem = self.problem or self._look(link)
+        if self.problem:
+            return False
+        self.at = Anchor(link.seq, link.hash)
+        self.taken += 1
+        self._check_anchors()
+        return not self.problem
 
-    def finish(self, signed: Callable[[bytes], bool], anchor: tuple[int, bytes] | None = None) -> str:
+    def _look(self, link: Link) -> str:
+        wanted = self.at.seq + 1
+        if link.seq < wanted:
+            return f"event {link.seq} stands where event {wanted} should be"
+        if link.seq > wanted:
+            missing = f"event {wanted} is" if link.seq == wanted + 1 else f"events {wanted} to {link.seq - 1} are"
+            return f"{missing} missing"
+        if link_hash(self.at.hash, link.body) != link.hash:
+            return f"event {link.seq} was changed, or the one before it"
+        # Whoever makes a chain anew can give an event another place; what it says of its own place must agree.
+        content = link.content
+        if type(content.get("seq")) is not int or content["seq"] != link.seq:
+            return f"event {link.seq} stands in the place of another"
+        if content.get("kind") == Kind.CHAIN_BROKEN:
+            self.breaks.append(link.seq)
+        return ""
+
+    def _check_anchors(self) -> None:
+        for anchor in self.anchors:
+            if anchor.seq == self.at.seq and anchor.hash != self.at.hash and not self.problem:
+                self.problem = f"event {anchor.seq} is not the one that was noted: the chain was made anew"
+
+    def finish(self, signed: Callable[[bytes], bool]) -> str:
         """The verdict after the last link: empty when the chain is whole.
 
-        `signed` tells whether the signature of the head is good for a statement; `anchor` is a place in the chain
-        (its number and hash) that somebody noted before.
+        `signed` tells whether the signature of the head is good for a statement.
         """
         if self.problem:
             return self.problem
         if not signed(self.head.statement()):
-            return "the signature of the head is wrong"
-        if (self.seq, self.hash) != (self.head.seq, self.head.hash):
-            return f"the chain ends at event {self.seq}, its signed head at {self.head.seq}: the tail was changed"
-        if anchor and self.head.seq < anchor[0]:
-            return f"the chain ends at event {self.seq}, but event {anchor[0]} was there: the tail was cut off"
+            return "the signature of the head is wrong: the head was changed, or signed with another key"
+        if self.at != self.head.end:
+            return f"the chain ends at event {self.at.seq}, its signed head at {self.head.seq}: the tail was changed"
+        last = max((anchor.seq for anchor in self.anchors), default=0)
+        if self.head.seq < last:
+            return f"the chain ends at event {self.at.seq}, but event {last} was there: the tail was cut off"
         return ""

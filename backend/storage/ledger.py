@@ -2,30 +2,35 @@
 
 One writer a process takes whatever waits, chains it and writes it in one transaction, so that a hundred commands at
 once cost one flush. Several processes share one chain: the head moves only from where it was read, and who comes
-second reads it again.
+second locks it and reads it again. A head that this server's key did not sign is never built on.
 """
 
 import asyncio
-import json
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, delete, insert, select, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError
 
-from backend.core.audit import EMPTY, Event, Head, Kind, Link, Verifier, extend
+from backend.core.audit import EMPTY, Anchor, Event, Head, Kind, Link, extend
 from backend.core.errors import StorageError
 from backend.core.executions import Status
+from backend.core.floods import Flood, Floods
 from backend.core.ledger import Attempt, Ending
+from backend.storage.anchor import AnchorFile
+from backend.storage.chain import Chain, SignedHead, read_head
 from backend.storage.database import Database
 from backend.storage.tables import audit_events, audit_head, executions
 
 BATCH = 256  # jobs written in one transaction, at most
-TRIES = 20  # times that another process may be faster
-PAGE = 5000  # events read at a time
+ITSELF = "gatepost"  # the actor of what the service does by itself
+
+# Refusals that come before the rate is counted, or because of it: whoever repeats them fills the disk.
+UNBOUNDED = frozenset({"limits.rate", "role.forbidden", "server.stopping", "storage.unavailable"})
 
 INSERT_EXECUTION = insert(executions)
 INSERT_EVENT = insert(audit_events)
@@ -42,8 +47,11 @@ CLOSE_EXECUTION = (
 MOVE_HEAD = (
     update(audit_head)
     .where(audit_head.c.id == 1, audit_head.c.seq == bindparam("old_seq"), audit_head.c.hash == bindparam("old_hash"))
+    .where(audit_head.c.first_seq == bindparam("old_first"))  # another process may have cut the beginning off
     .values(seq=bindparam("new_seq"), hash=bindparam("new_hash"), signature=bindparam("new_signature"))
 )
+# Takes the lock of SQLite's one writer, which it would not give to a transaction that has begun by reading.
+TOUCH_HEAD = update(audit_head).where(audit_head.c.id == 1).values(id=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,37 +66,66 @@ class Stamp:
 
 @dataclass(slots=True)
 class _Job:
-    """Rows that belong together, and who waits for them."""
+    """Rows that belong together, and who waits for them. With `once` they are written for what still runs only."""
 
     done: "asyncio.Future[None]"
     events: tuple[Event, ...] = ()
     opened: Mapping[str, Any] | None = None
     closed: Mapping[str, Any] | None = None
+    once: bool = False
 
 
 @dataclass(slots=True)
 class LedgerStore:
-    """The ledger of this process. `folder` is the id of the data folder that holds the recordings."""
+    """The ledger of this process. `folder` is the id of the data folder that holds the recordings.
+
+    `anchor` notes the end of the chain outside of the database; `floods` bounds what repeats without end.
+    """
 
     database: Database
     stamp: Stamp
     folder: str
+    anchor: AnchorFile | None = None
+    floods: Floods = field(default_factory=Floods)
     _waiting: list[_Job] = field(default_factory=list)
     _writer: asyncio.Task[None] | None = None
     _head: Head | None = None
 
     async def prepare(self) -> None:
-        """Make the head of a new chain. Raises StorageError."""
+        """Make the head of a new chain, and see whether the noted end of an older one is there still.
+
+        When it is not, the audit says so from here on. Raises StorageError, also for a head that was changed.
+        """
         with suppress(IntegrityError):
             await self.database.write(self._make_head)
+        noted = await self.anchor.read() if self.anchor else None
+        if noted and (lost := await self._lost(noted)):
+            await self.note(Kind.CHAIN_BROKEN, ITSELF, "", {"noted": str(noted), "reason": lost})
 
     def _make_head(self, connection: Connection) -> None:
-        if _read_head(connection) is None:
+        found = read_head(connection)
+        if found is None:
             connection.execute(insert(audit_head).values(id=1, **self._head_row(EMPTY)))
+        else:
+            self._trusted(found)
+
+    async def _lost(self, noted: Anchor) -> str:
+        """Why a noted place is not in the chain any more; empty when it is, or was pruned."""
+        chain = Chain(self.database)
+        found = await chain.head()
+        if found is None or found.head.seq < noted.seq:
+            return f"The audit ends before event {noted.seq}, which was there."
+        if noted.seq < found.head.first_seq:
+            return ""
+        link = await chain.find(noted.seq)
+        return "" if link and link.hash == noted.hash else f"Event {noted.seq} is not the one that was noted."
 
     async def refuse(self, attempt: Attempt) -> None:
-        """Write a request that was refused. Raises StorageError."""
-        kind = Kind.RATE_LIMITED if attempt.decision.rule == "limits.rate" else Kind.DENIED
+        """Write a request that was refused; of a flood only the beginning. Raises StorageError."""
+        rule = attempt.decision.rule
+        if rule in UNBOUNDED and not self._admits(rule, attempt.principal.address):
+            return
+        kind = Kind.RATE_LIMITED if rule == "limits.rate" else Kind.DENIED
         events = (self._event(kind, attempt, {"reason": attempt.decision.reason, **attempt.fields}),)
         await self._write(events, opened=self._row(attempt, Status.DENIED))
 
@@ -99,8 +136,8 @@ class LedgerStore:
             events.append(self._event(Kind.STARTED, attempt, {"execution": attempt.id}))
         await self._write(tuple(events), opened=self._row(attempt, Status.RUNNING))
 
-    async def close(self, attempt: Attempt, ending: Ending) -> None:
-        """Write how it ended. Raises StorageError."""
+    async def close(self, attempt: Attempt, ending: Ending, *, once: bool = False) -> None:
+        """Write how it ended; with `once` only if nobody has. Raises StorageError."""
         fields = {
             "execution": attempt.id,
             "status": str(ending.status),
@@ -121,7 +158,7 @@ class LedgerStore:
             "new_duration_ms": ending.duration_ms,
             "new_protection": ending.protection,
         }
-        await self._write(tuple(events), closed=closed)
+        await self._write(tuple(events), closed=closed, once=once)
 
     async def note(self, kind: Kind, actor: str, address: str, fields: Mapping[str, Any]) -> None:
         """Write an event that is not about a command: a login, a rejected request. Raises StorageError."""
@@ -132,6 +169,30 @@ class LedgerStore:
         who = attempt.principal
         return Event(self.stamp.new_id(), self.stamp.utc(), kind, who.name, who.address, fields)
 
+    def _admits(self, rule: str, address: str) -> bool:
+        """Whether a refusal is to be written. What is not will be counted, at the latest when the writer closes."""
+        now = self.stamp.now_ms()
+        self._tell(self.floods.over(now))
+        if self.floods.admit((rule, address), now):
+            return True
+        # Nobody may come any more who makes us look at the floods again.
+        asyncio.get_running_loop().call_later(self.floods.window / 1000, self._tell_ended)
+        return False
+
+    def _tell_ended(self) -> None:
+        self._tell(self.floods.over(self.stamp.now_ms()))
+
+    def _tell(self, floods: list[Flood]) -> list["asyncio.Future[None]"]:
+        """Write how many refusals of a flood were not written."""
+        return [self._put((self._flood_event(flood),)).done for flood in floods]
+
+    def _flood_event(self, flood: Flood) -> Event:
+        rule, address = flood.key
+        kind = Kind.RATE_LIMITED if rule == "limits.rate" else Kind.DENIED
+        since = datetime.fromtimestamp(flood.began_ms / 1000, UTC).isoformat(timespec="milliseconds")
+        fields = {"rule": rule, "suppressed": flood.suppressed, "since": since.replace("+00:00", "Z")}
+        return Event(self.stamp.new_id(), self.stamp.utc(), kind, ITSELF, address, fields)
+
     def _row(self, attempt: Attempt, status: Status) -> Mapping[str, Any]:
         who, decision = attempt.principal, attempt.decision
         return {
@@ -139,8 +200,8 @@ class LedgerStore:
             "principal": who.name,
             "user_id": who.user.id if who.user else None,
             "project_id": attempt.project,
-            "command": attempt.command,
-            "working_dir": attempt.working_dir,
+            "command": _storable(attempt.command),
+            "working_dir": _storable(attempt.working_dir),
             "status": str(status),
             "exit_code": None,
             "duration_ms": None,
@@ -160,12 +221,24 @@ class LedgerStore:
         *,
         opened: Mapping[str, Any] | None = None,
         closed: Mapping[str, Any] | None = None,
+        once: bool = False,
     ) -> None:
-        job = _Job(asyncio.get_running_loop().create_future(), events, opened, closed)
+        await self._put(events, opened, closed, once).done
+
+    def _put(
+        self,
+        events: tuple[Event, ...],
+        opened: Mapping[str, Any] | None = None,
+        closed: Mapping[str, Any] | None = None,
+        once: bool = False,
+    ) -> _Job:
+        """Let the writer write it next. What a caller who goes away has put there is written all the same."""
+        job = _Job(asyncio.get_running_loop().create_future(), events, opened, closed, once)
+        job.done.add_done_callback(_look_at)
         self._waiting.append(job)
         if self._writer is None or self._writer.done():
             self._writer = asyncio.create_task(self._work())
-        await job.done
+        return job
 
     async def _work(self) -> None:
         """Write until nothing waits; what comes in meanwhile goes into the next transaction together."""
@@ -174,34 +247,61 @@ class LedgerStore:
             try:
                 await self._commit(jobs)
             except Exception as error:
-                for job in jobs:
-                    if not job.done.done():
-                        job.done.set_exception(_storage_error(error))
-            else:
-                for job in jobs:
-                    if not job.done.done():
-                        job.done.set_result(None)
+                if len(jobs) > 1 and not _is_down(error):
+                    # One of them cannot be written; the others must not fall with it.
+                    for job in jobs:
+                        await self._commit_alone(job)
+                else:
+                    _fail(jobs, error)
+
+    async def _commit_alone(self, job: _Job) -> None:
+        try:
+            await self._commit([job])
+        except Exception as error:
+            _fail([job], error)
 
     async def _commit(self, jobs: list[_Job]) -> None:
-        for _ in range(TRIES):
-            self._head = await self.database.write(lambda connection: self._append(connection, jobs))
-            if self._head:
-                return
-        raise StorageError("The audit is written by too many at once.")
+        self._head = await self.database.write(partial(self._append, jobs=jobs))
+        if self.anchor:
+            self.anchor.note(self._head.end)
+        for job in jobs:
+            if not job.done.done():
+                job.done.set_result(None)
 
-    def _append(self, connection: Connection, jobs: list[_Job]) -> Head | None:
-        """Write all jobs in the transaction of `connection`; None when another process has moved the head."""
-        head = self._head or _read_head(connection, lock=True)
-        if head is None:
-            raise StorageError("The audit has no head; the database was not prepared.")
-        after, links = extend(head, (event for job in jobs for event in job.events))
-        if not self._move(connection, head, after):
-            return None
+    def _append(self, connection: Connection, jobs: list[_Job]) -> Head:
+        """Write all jobs in the transaction of `connection`; returns the new head."""
+        if self._head and not any(job.once for job in jobs):
+            after, links = _extend(self._head, jobs)
+            if self._move(connection, self._head, after):
+                _insert(connection, jobs, links)
+                return after
+        head = self._locked_head(connection)
+        jobs = [job for job in jobs if not job.once or _is_running(connection, job)]
+        after, links = _extend(head, jobs)
+        self._move(connection, head, after)
         _insert(connection, jobs, links)
         return after
 
+    def _locked_head(self, connection: Connection) -> Head:
+        """The head as another process left it, which cannot move until the end of the transaction."""
+        if self.database.sqlite:
+            connection.execute(TOUCH_HEAD)
+        found = read_head(connection, lock=True)
+        if found is None:
+            raise StorageError("The audit has no head; the database was not prepared.")
+        return self._trusted(found)
+
+    def _trusted(self, found: SignedHead) -> Head:
+        """The head, when this server's key signed it (its signatures are the same each time) and it did not go back."""
+        if self.stamp.sign(found.head.statement()) != found.signature:
+            raise StorageError("The head of the audit is not signed with this server's key.")
+        if self._head and found.head.seq < self._head.seq:
+            raise StorageError(f"The audit has lost its end: event {self._head.seq} was there.")
+        return found.head
+
     def _move(self, connection: Connection, old: Head, new: Head) -> bool:
         values = {
+            "old_first": old.first_seq,
             "old_seq": old.seq,
             "old_hash": old.hash,
             "new_seq": new.seq,
@@ -219,89 +319,87 @@ class LedgerStore:
             "signature": self.stamp.sign(head.statement()),
         }
 
-    async def events(self) -> AsyncIterator[Link]:
-        """All events that are kept, in order."""
-        after = -1
-        while True:
-            query = select(audit_events).where(audit_events.c.seq > after).order_by(audit_events.c.seq).limit(PAGE)
-            async with self.database.begin() as connection:
-                rows = (await connection.execute(query)).all()
-            for seq, body, hash in rows:
-                yield Link(seq, body, hash)
-            if len(rows) < PAGE:
-                return
-            after = rows[-1].seq
-
-    async def verify(
-        self, signed: Callable[[bytes, bytes], bool], anchor: tuple[int, bytes] | None = None
-    ) -> tuple[Head, str]:
-        """Go through the whole chain: its head, and what is wrong with it (empty when nothing is).
-
-        `signed(statement, signature)` tells whether a signature is good. Commands may be written meanwhile: what comes
-        after the head that was read first is not looked at.
-        """
-        async with self.database.begin() as connection:
-            row = (await connection.execute(select(audit_head))).one_or_none()
-        if row is None:
-            return EMPTY, "the audit has no head"
-        head = Head(row.first_seq, row.first_previous, row.seq, row.hash)
-        verifier = Verifier(head)
-        async for link in self.events():
-            if link.seq > head.seq and await self._has_moved(head):
-                break
-            if not verifier.take(link):
-                break
-            if anchor and link.seq == anchor[0] and link.hash != anchor[1]:
-                return head, f"event {link.seq} is not the one that was noted: the chain was made anew"
-        return head, verifier.finish(lambda statement: signed(statement, row.signature), anchor)
-
-    async def _has_moved(self, head: Head) -> bool:
-        """Whether events were written since `head` was read; otherwise what stands behind it was put there."""
-        now = await self.database.write(_read_head)
-        return now is not None and now.seq > head.seq
-
-    async def prune(self, before_ms: int) -> None:
-        """Forget executions that began before a time. Raises StorageError."""
+    async def prune(self, before_ms: int) -> int:
+        """Forget executions that began before a time; how many. Raises StorageError."""
         old = (executions.c.created_ms < before_ms) & (executions.c.status != str(Status.RUNNING))
         async with self.database.begin() as connection:
-            await connection.execute(delete(executions).where(old))
+            gone = (await connection.execute(delete(executions).where(old))).rowcount
+        if gone:
+            await self.note(Kind.PRUNED, ITSELF, "", {"executions": gone, "before_ms": before_ms})
+        return gone
 
     async def prune_audit(self, before: str) -> int:
         """Cut events from before a time (ISO 8601, UTC) off the start of the chain; how many. Raises StorageError."""
         last: Link | None = None
-        async for link in self.events():
-            if json.loads(link.body)["time"] >= before:
+        async for link in Chain(self.database).links():
+            if str(link.content.get("time", before)) >= before:
                 break
             last = link
         if last is None:
             return 0
-        self._head = None
-        return await self.database.write(partial(self._cut, last=last))
+        return await self.database.write(partial(self._cut, last=last, before=before))
 
-    def _cut(self, connection: Connection, last: Link) -> int:
-        """Let the chain begin behind `last`."""
-        head = _read_head(connection, lock=True)
-        if head is None or last.seq > head.seq:
+    def _cut(self, connection: Connection, last: Link, before: str) -> int:
+        """Let the chain begin behind `last`, and end with the event that says so."""
+        head = self._locked_head(connection)
+        if not head.first_seq <= last.seq <= head.seq:
             return 0
-        shorter = Head(last.seq + 1, last.hash, head.seq, head.hash)
-        connection.execute(update(audit_head).values(self._head_row(shorter)))
+        gone = last.seq - head.first_seq + 1
+        fields = {"first": head.first_seq, "last": last.seq, "last_hash": last.hash.hex(), "before": before}
+        event = Event(self.stamp.new_id(), self.stamp.utc(), Kind.PRUNED, ITSELF, "", fields)
+        after, links = extend(Head(last.seq + 1, last.hash, head.seq, head.hash), [event])
+        connection.execute(update(audit_head).values(self._head_row(after)))
         connection.execute(delete(audit_events).where(audit_events.c.seq <= last.seq))
-        return last.seq - head.first_seq + 1
+        _insert(connection, [], links)
+        return gone
 
     async def close_writer(self) -> None:
-        """Wait until everything is written."""
+        """Write what is left, and wait for it. Raises nothing: who waits for a row is told."""
+        await asyncio.gather(*self._tell(self.floods.end()), return_exceptions=True)
         if self._writer:
             await self._writer
+        if self.anchor:
+            await self.anchor.close()
 
 
-def _read_head(connection: Connection, *, lock: bool = False) -> Head | None:
-    query = select(audit_head)
-    row = connection.execute(query.with_for_update() if lock else query).one_or_none()
-    return Head(row.first_seq, row.first_previous, row.seq, row.hash) if row else None
+def _look_at(done: "asyncio.Future[None]") -> None:
+    """Take an error that nobody waits for any more, so that asyncio does not complain of it."""
+    if not done.cancelled():
+        done.exception()
+
+
+def _fail(jobs: list[_Job], error: Exception) -> None:
+    for job in jobs:
+        if not job.done.done():
+            job.done.set_exception(_storage_error(error))
+
+
+def _is_down(error: Exception) -> bool:
+    """Whether the database fails, and not what was to be written."""
+    cause = error.__cause__ or error
+    if isinstance(cause, DBAPIError) and cause.connection_invalidated:
+        return True
+    return isinstance(cause, StorageError | OperationalError | InterfaceError | OSError)
+
+
+def _storable(text: str) -> str:
+    """The text without what PostgreSQL refuses: NUL, and halves of surrogate pairs."""
+    return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
+
+
+def _is_running(connection: Connection, job: _Job) -> bool:
+    key = job.closed["key"] if job.closed else ""
+    query = select(executions.c.id).where(executions.c.id == key, executions.c.status == str(Status.RUNNING))
+    return connection.execute(query).first() is not None
+
+
+def _extend(head: Head, jobs: list[_Job]) -> tuple[Head, list[Link]]:
+    return extend(head, (event for job in jobs for event in job.events))
 
 
 def _insert(connection: Connection, jobs: list[_Job], links: list[Link]) -> None:
-    connection.execute(INSERT_EVENT, [{"seq": each.seq, "body": each.body, "hash": each.hash} for each in links])
+    if events := [{"seq": each.seq, "body": each.body, "hash": each.hash} for each in links]:
+        connection.execute(INSERT_EVENT, events)
     if opened := [dict(job.opened) for job in jobs if job.opened]:
         connection.execute(INSERT_EXECUTION, opened)
     if closed := [dict(job.closed) for job in jobs if job.closed]:
