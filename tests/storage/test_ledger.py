@@ -7,19 +7,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import delete, func, insert, select, text, update
 
 from backend.core.audit import Anchor, Kind
 from backend.core.errors import StorageError
 from backend.core.executions import Status
+from backend.core.floods import Floods
+from backend.core.identity import Principal
 from backend.core.ledger import Ending
 from backend.credentials import Signer, new_signing_key, verify_signature
+from backend.storage.anchor import AnchorFile, read_anchor
 from backend.storage.chain import Chain, Verdict
 from backend.storage.database import Database
 from backend.storage.history import HistoryStore
-from backend.storage.ledger import LedgerStore
+from backend.storage.ledger import LedgerStore, Stamp
+from backend.storage.tables import audit_events, audit_head
 from tests.serving import ROOT
-from tests.storage.writing import ENDED, attempt, refusal, store
+from tests.storage.writing import ENDED, attempt, new_id, refusal, store
 
 SIGNER = Signer(new_signing_key())
 
@@ -209,3 +213,283 @@ async def test_an_ending_is_written_once_by_all_who_find_it_missing(new_url: str
     await whole(database)
     for ledger in ledgers:
         await ledger.database.close()
+
+
+async def change(database: Database, *statements: Any) -> None:
+    """What somebody with the database in hand can do."""
+    async with database.begin() as connection:
+        for statement in statements:
+            await connection.execute(statement)
+
+
+EVENT = audit_events.c
+
+
+def at(seq: int) -> Any:
+    return update(audit_events).where(EVENT.seq == seq)
+
+
+MOVED = [at(5).values(seq=99), at(6).values(seq=5), at(99).values(seq=6)]
+COPIED = insert(audit_events).from_select(
+    ["seq", "body", "hash"], select(EVENT.seq + 4, EVENT.body, EVENT.hash).where(EVENT.seq == 8)
+)
+
+
+@pytest.mark.parametrize(
+    ("statements", "said"),
+    [
+        ([at(5).values(body=func.replace(EVENT.body, "echo 2", "echo 3"))], "event 5 was changed"),
+        ([at(5).values(hash=bytes(32))], "event 5 was changed"),
+        ([delete(audit_events).where(EVENT.seq == 5)], "event 5 is missing"),
+        ([delete(audit_events).where(EVENT.seq > 7)], "the chain ends at event 7, its signed head at 10"),
+        ([delete(audit_events).where(EVENT.seq <= 2)], "events 1 to 2 are missing"),
+        ([delete(audit_events)], "the chain ends at event 0, its signed head at 10"),
+        (MOVED, "event 5 was changed"),
+        ([COPIED], "event 11 is missing"),
+        ([insert(audit_events).values(seq=-3, body="{}", hash=bytes(32))], "event -3 stands where event 1 should be"),
+        ([update(audit_head).values(seq=9)], "the signature of the head is wrong"),
+        ([update(audit_head).values(first_seq=2)], "event 1 stands where event 2 should be"),
+        ([update(audit_head).values(signature=bytes(64))], "the signature of the head is wrong"),
+        ([delete(audit_head)], "the audit has no head"),
+        ([update(audit_head).values(id=2)], "the head of the audit cannot be read"),
+    ],
+)
+async def test_what_is_changed_in_the_database_is_found(
+    database: Database, ledger: LedgerStore, statements: list[Any], said: str
+) -> None:
+    for number in range(5):
+        await ledger.open(attempt(f"echo {number}"))
+    await whole(database)
+    await change(database, *statements)
+    found = (await verify(database)).problem
+    assert found.startswith(said), found
+
+
+async def test_any_byte_of_the_file_of_a_body_that_is_flipped_is_found(tmp_path: Path) -> None:
+    database = Database(f"sqlite+aiosqlite:///{tmp_path}/gatepost.db")
+    await database.migrate()
+    ledger = store(database, SIGNER)
+    await ledger.prepare()
+    await ledger.open(attempt("echo ä\ufffd"))
+    good = bytes(
+        await database.write(
+            lambda one: one.execute(text("select cast(body as blob) from audit_events")).scalars().first()
+        )
+    )
+    for place in range(len(good)):
+        bad = good[:place] + bytes([good[place] ^ 0x80]) + good[place + 1 :]
+        for value in (bad, bad.decode("utf-8", "replace")):
+            await change(
+                database, text("update audit_events set body = cast(:v as text) where seq = 1").bindparams(v=value)
+            )
+            assert (await verify(database)).problem == "event 1 was changed, or the one before it"
+    await change(database, text("update audit_events set body = :v, hash = 'x' where seq = 1").bindparams(v=good))
+    assert (await verify(database)).problem == "event 1 was changed, or the one before it"
+    await change(database, text("update audit_head set seq = 'many'"))
+    assert (await verify(database)).problem == "the head of the audit cannot be read: it was changed"
+    await database.close()
+
+
+async def saved(database: Database) -> Any:
+    async with database.begin() as connection:
+        return (await connection.execute(select(audit_head))).one()
+
+
+async def cut_back(database: Database, head: Any) -> None:
+    await change(
+        database, delete(audit_events).where(EVENT.seq > head.seq), update(audit_head).values(**dict(head._mapping))
+    )
+
+
+async def test_an_older_head_with_its_tail_cut_off_is_found_by_the_anchor(
+    database: Database, ledger: LedgerStore
+) -> None:
+    await ledger.open(attempt())
+    older = await saved(database)
+    await ledger.open(attempt())
+    newer = await saved(database)
+    await cut_back(database, older)
+    await whole(database)
+    noted = Anchor(newer.seq, bytes(newer.hash))
+    assert (
+        await verify(database, noted)
+    ).problem == "the chain ends at event 2, but event 4 was there: the tail was cut off"
+    with pytest.raises(StorageError, match="event 4 was there"):
+        await ledger.open(attempt())
+
+
+async def test_a_head_that_was_changed_is_not_built_on(database: Database, ledger: LedgerStore) -> None:
+    await ledger.open(attempt())
+    await change(database, delete(audit_events).where(EVENT.seq > 1), update(audit_head).values(seq=1, hash=bytes(32)))
+    for each in (ledger, store(database, SIGNER)):
+        with pytest.raises(StorageError, match="not signed with this server's key"):
+            await each.open(attempt())
+        with pytest.raises(StorageError, match="not signed with this server's key"):
+            await each.prepare()
+    assert "signature" in (await verify(database)).problem
+
+
+async def test_a_second_key_is_not_taken(database: Database, ledger: LedgerStore) -> None:
+    with pytest.raises(StorageError, match="not signed with this server's key"):
+        await store(database, Signer(new_signing_key())).prepare()
+
+
+async def test_a_chain_made_anew_without_the_key_is_found(database: Database, ledger: LedgerStore) -> None:
+    await ledger.open(attempt())
+    forger = store(database, Signer(new_signing_key()))
+    await change(database, delete(audit_events), delete(audit_head))
+    await forger.prepare()
+    await forger.open(attempt("echo nothing happened"))
+    assert (await verify(database)).problem.startswith("the signature of the head is wrong")
+
+
+async def test_the_anchor_follows_the_chain_and_a_start_without_it_is_on_record(
+    database: Database, tmp_path: Path
+) -> None:
+    path = tmp_path / "audit.anchor"
+    ledger = store(database, SIGNER, anchor=AnchorFile(path))
+    await ledger.prepare()
+    await ledger.open(attempt())
+    older = await saved(database)
+    for _ in range(5):
+        await ledger.open(attempt())
+    await ledger.close_writer()
+    noted = read_anchor(path)
+    assert noted
+    assert noted.seq == 12
+    assert (await verify(database, noted)).problem == ""
+    assert [each.name for each in tmp_path.iterdir() if "anchor" in each.name] == ["audit.anchor"]
+
+    again = store(database, SIGNER, anchor=AnchorFile(path))
+    await again.prepare()
+    assert (await whole(database)).breaks == ()
+    await again.close_writer()
+
+    await cut_back(database, older)
+    await whole(database)
+    assert "tail was cut off" in (await verify(database, noted)).problem
+    late = store(database, SIGNER, anchor=AnchorFile(path))
+    await late.prepare()
+    await late.close_writer()
+    verdict = await whole(database)
+    assert verdict.breaks == (3,)
+    assert (await bodies(database))[-1]["noted"] == str(noted)
+    assert read_anchor(path) == verdict.head.end
+
+
+async def test_an_anchor_that_cannot_be_written_stops_nothing(database: Database, tmp_path: Path) -> None:
+    ledger = store(database, SIGNER, anchor=AnchorFile(tmp_path / "gone" / "audit.anchor"))
+    await ledger.prepare()
+    await ledger.open(attempt())
+    await ledger.close_writer()
+    assert read_anchor(tmp_path / "gone" / "audit.anchor") is None
+
+
+async def test_the_anchor_is_written_within_a_second_of_the_last_event(database: Database, tmp_path: Path) -> None:
+    path = tmp_path / "audit.anchor"
+    ledger = store(database, SIGNER, anchor=AnchorFile(path))
+    await ledger.prepare()
+    for _ in range(3):
+        await ledger.open(attempt())
+    async with asyncio.timeout(10):
+        while (noted := read_anchor(path)) is None or noted.seq < 6:
+            await asyncio.sleep(0.02)
+    await ledger.close_writer()
+
+
+async def test_a_flood_is_written_at_its_beginning_and_counted(database: Database) -> None:
+    now = 1_700_000_000_000
+    stamp = Stamp(lambda: now, lambda: "2026-01-02T03:04:05.678Z", new_id, SIGNER.sign)
+    ledger = LedgerStore(database, stamp, "F", floods=Floods(most=3))
+    await ledger.prepare()
+    limited = [
+        attempt(decision=refusal("limits.rate"), principal=Principal(f"visitor:{n}", "10.0.0.1")) for n in range(50)
+    ]
+    for each in limited:
+        await ledger.refuse(each)
+    await ledger.refuse(attempt(decision=refusal("limits.rate"), principal=Principal("visitor:a", "10.0.0.2")))
+    for _ in range(5):
+        await ledger.refuse(attempt("rm x", decision=refusal("blocked.rm")))
+    events = await bodies(database)
+    assert [event["kind"] for event in events] == ["rate_limited"] * 4 + ["denied"] * 5
+    assert await HistoryStore(database).get(limited[2].id)
+    assert await HistoryStore(database).get(limited[3].id) is None
+    now += 60_000
+    await ledger.refuse(limited[4])
+    told = [event for event in await bodies(database) if "suppressed" in event]
+    await ledger.close_writer()
+    assert [(each["suppressed"], each["address"], each["rule"], each["since"]) for each in told] == [
+        (47, "10.0.0.1", "limits.rate", "2023-11-14T22:13:20.000Z")
+    ]
+    await whole(database)
+
+
+@pytest.mark.parametrize("close", [True, False])
+async def test_a_flood_is_told_at_its_end_though_nobody_comes_any_more(database: Database, close: bool) -> None:
+    ledger = store(database, SIGNER, floods=Floods(most=1, window=60_000 if close else 100))
+    await ledger.prepare()
+    for _ in range(3):
+        await ledger.refuse(attempt(decision=refusal("role.forbidden")))
+    if close:
+        await ledger.close_writer()
+    async with asyncio.timeout(10):
+        while not [event for event in await bodies(database) if "suppressed" in event]:
+            await asyncio.sleep(0.02)
+    assert (await bodies(database))[-1]["kind"] == "denied"
+
+
+async def test_old_executions_go_and_the_running_stay(database: Database, ledger: LedgerStore) -> None:
+    ended, running = attempt(), attempt()
+    for each in (ended, running):
+        await ledger.open(each)
+    await ledger.close(ended, ENDED)
+    assert await ledger.prune(0) == 0
+    assert await ledger.prune(1 << 50) == 1
+    history = HistoryStore(database)
+    assert await history.get(ended.id) is None
+    assert await history.get(running.id)
+    assert (await bodies(database))[-1] | {"kind": "pruned", "executions": 1} == (await bodies(database))[-1]
+    await whole(database)
+
+
+async def test_old_events_are_cut_off_on_record_and_the_rest_verifies(new_url: str, database: Database) -> None:
+    times = iter(f"2026-01-{day:02}T00:00:00.000Z" for day in range(1, 29))
+    stamp = Stamp(lambda: 0, lambda: next(times), new_id, SIGNER.sign)
+    ledger, other = LedgerStore(database, stamp, "F"), LedgerStore(Database(new_url), stamp, "F")
+    await ledger.prepare()
+    for _ in range(10):
+        await ledger.note(Kind.LOGIN, "user:ann", "10.0.0.1", {})
+    await other.note(Kind.LOGIN, "user:ann", "10.0.0.1", {})
+    fifth = [link async for link in Chain(database).links()][4]
+    assert await ledger.prune_audit("2026-01-01T00:00:00.000Z") == 0
+    assert await ledger.prune_audit("2026-01-06T00:00:00.000Z") == 5
+    assert (await whole(database)).head.first_seq == 6
+    told = (await bodies(database))[-1]
+    assert (told["kind"], told["first"], told["last"], told["last_hash"]) == ("pruned", 1, 5, fifth.hash.hex())
+    assert (await verify(database, Anchor(5, fifth.hash), Anchor(3, bytes(32)))).problem == ""
+    # Another process has the older head in mind, and goes on.
+    await other.note(Kind.LOGIN, "user:ann", "10.0.0.1", {})
+    await ledger.note(Kind.LOGIN, "user:ann", "10.0.0.1", {})
+    assert (await whole(database)).events == 11 - 5 + 3
+    assert await other.prune_audit("2027") == 9
+    verdict = await whole(database)
+    assert (verdict.events, verdict.head.first_seq, verdict.head.seq) == (1, 15, 15)
+    await other.database.close()
+
+
+async def test_it_verifies_while_others_write_and_prune(new_url: str, database: Database) -> None:
+    ledger = store(Database(new_url), SIGNER)
+    await ledger.prepare()
+    writing = asyncio.create_task(_write_and_prune(ledger))
+    verdicts = []
+    while not writing.done():
+        verdicts.append((await verify(database)).problem)
+    await writing
+    assert set(verdicts) == {""}
+    await ledger.database.close()
+
+
+async def _write_and_prune(ledger: LedgerStore) -> None:
+    for _ in range(30):
+        await asyncio.gather(*(ledger.note(Kind.LOGIN, "user:ann", "10.0.0.1", {}) for _ in range(20)))
+        await ledger.prune_audit("2027")
