@@ -20,6 +20,7 @@ from backend.core.messages import Complete, Problem
 from backend.core.recording import Send, after, first_seq, read_batch
 
 BLOCK = 32 * 1024  # bytes a viewer reads at a time, unless one line is longer
+POLL = 0.05  # seconds between two looks at a file that another process writes
 NAME = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")
 
 
@@ -29,6 +30,7 @@ class RecordingFile:
     def __init__(self, path: Path, fd: int = -1) -> None:
         self.path = path
         self._fd = fd
+        self._ours = fd >= 0
         self._size = 0
         self._unwritten = b""
         self._waiting: set[asyncio.Future[None]] = set()
@@ -77,22 +79,34 @@ class RecordingFile:
     async def _send_from(self, after_seq: int, send: Send, *, wait: bool) -> None:
         with _reading(self.path) as fd:
             offset, wanted = _seek(fd, after_seq), after_seq
+            growing = wait
             while True:
-                live = self.live and wait
+                growing = growing and self._grows(fd)
                 size = self._size if self.live else os.fstat(fd).st_size
                 if block := _read_block(fd, offset, size):
                     offset += len(block)
                     if kept := after(block, wanted) if wanted else block:
                         wanted = 0
                         await send(kept)
-                elif live:
+                elif growing:
                     await self._growth()
                 else:
                     break
         if self._unwritten:
             await send(self._unwritten)
 
+    def _grows(self, fd: int) -> bool:
+        """Whether more may come, asked before the size is read. What the death of another process cut off is ended."""
+        if self.live or _is_locked(fd):
+            return True
+        if not self._ours:
+            _mend(self.path, self.path.stem)
+        return False
+
     async def _growth(self) -> None:
+        if not self.live:
+            await asyncio.sleep(POLL)
+            return
         waiter = asyncio.get_running_loop().create_future()
         self._waiting.add(waiter)
         try:
@@ -129,8 +143,8 @@ class RecordingFolder:
             fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise RecordingError(f"The recording cannot be begun: {error.strerror}.") from error
-        # Tells another server on the same folder that this one is still being written.
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Tells another server on the same folder that this one is still being written. It may be looking just now.
+        fcntl.flock(fd, fcntl.LOCK_EX)
         recording = RecordingFile(path, fd)
         self._live = {name: file for name, file in self._live.items() if file.live}
         self._live[execution] = recording
@@ -168,7 +182,8 @@ class RecordingFolder:
         total, gone = 0, 0
         for path, info in kept:
             total += info.st_size
-            if total > retention.size or now - info.st_mtime > retention.age:
+            too_much = total > retention.size or now - info.st_mtime > retention.age
+            if too_much and not _is_written(path):
                 path.unlink(missing_ok=True)
                 gone += 1
         return gone
@@ -182,6 +197,22 @@ class RecordingFolder:
 
     def _path(self, execution: str) -> Path:
         return self.folder / f"{execution}.ndjson"
+
+
+def _is_locked(fd: int) -> bool:
+    """Whether a server holds the lock of a file that it writes."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    fcntl.flock(fd, fcntl.LOCK_UN)
+    return False
+
+
+def _is_written(path: Path) -> bool:
+    with suppress(FileNotFoundError), _reading(path) as fd:
+        return _is_locked(fd)
+    return False
 
 
 @contextmanager
@@ -231,11 +262,10 @@ def _line_after(fd: int, offset: int) -> tuple[int, bytes]:
 
 def _mend(path: Path, execution: str) -> None:
     """Give a recording that has no end one: its server died while the command ran."""
-    with path.open("r+b") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+    with suppress(FileNotFoundError), path.open("r+b") as file:
+        if _is_locked(file.fileno()):
             return
+        fcntl.flock(file, fcntl.LOCK_EX)  # against others who mend it; they need no time
         size = file.seek(0, os.SEEK_END)
         whole = _line_start(file.fileno(), size)
         last = _last_line(file.fileno(), whole)

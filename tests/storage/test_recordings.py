@@ -4,6 +4,9 @@ import asyncio
 import json
 import os
 import stat
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,9 +16,27 @@ from backend.core.output import encode_lines
 from backend.core.recording import Recorder, read_batch
 from backend.storage.recordings import RecordingFile, RecordingFolder, Retention
 from tests.core.test_recording import COMPLETE, STARTED
+from tests.serving import ROOT
 
 ID = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
 OTHER = "01BRZ3NDEKTSV4RRFFQ69G5FAV"
+
+# Another server: writes a recording, a step for each line that it reads.
+ELSEWHERE = """
+import sys
+from pathlib import Path
+from backend.storage.recordings import RecordingFolder
+from tests.storage.test_recordings import COMPLETE, ID, STARTED, Recorder, encode_lines
+log = RecordingFolder(Path(sys.argv[1])).create(ID)
+recorder = Recorder(ID, log, lambda: 0.0)
+recorder.add(STARTED)
+print(flush=True)
+for line in sys.stdin:
+    if line == "end\\n":
+        recorder.end(COMPLETE)
+    else:
+        recorder.lines("stdout", encode_lines(line.encode()))
+"""
 
 
 @pytest.fixture
@@ -150,3 +171,51 @@ async def test_what_another_server_still_writes_is_not_ended(folder: RecordingFo
     stored = log.path.read_bytes()
     assert RecordingFolder(folder.folder).find(ID)
     assert log.path.read_bytes() == stored
+
+
+@pytest.fixture
+def elsewhere(folder: RecordingFolder) -> Iterator["subprocess.Popen[bytes]"]:
+    words = [sys.executable, "-c", ELSEWHERE, str(folder.folder)]
+    with subprocess.Popen(words, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0) as process:
+        assert process.stdout
+        process.stdout.readline()
+        yield process
+        process.kill()
+
+
+async def test_what_another_process_writes_is_followed_to_its_end(
+    folder: RecordingFolder, elsewhere: "subprocess.Popen[bytes]"
+) -> None:
+    assert elsewhere.stdin
+    assert folder.last_message(ID) is None
+    found = folder.find(ID)
+    assert found
+    seen: asyncio.Queue[bytes] = asyncio.Queue()
+    following = asyncio.create_task(found.follow(1, seen.put))
+    for word in (b"one\n", b"two\n"):
+        elsewhere.stdin.write(word)
+        assert word.strip() in await asyncio.wait_for(seen.get(), 10)
+        assert not following.done()
+    assert folder.prune(Retention(age=0, size=0), now=1e12) == 0
+    elsewhere.stdin.write(b"three\nend\n")
+    await asyncio.wait_for(following, 10)
+    rest = b"".join(seen.get_nowait() for _ in range(seen.qsize()))
+    assert rest.count(b"three") == 1
+    assert rest.count(b'"status":"succeeded"') == 1
+    assert (folder.last_message(ID) or {})["status"] == "succeeded"
+    assert folder.prune(Retention(age=0, size=0), now=1e12) == 1
+
+
+async def test_what_a_process_that_dies_wrote_ends_as_lost_for_all_who_follow(
+    folder: RecordingFolder, elsewhere: "subprocess.Popen[bytes]"
+) -> None:
+    found, other = folder.find(ID), RecordingFolder(folder.folder).find(ID)
+    assert found
+    assert other
+    following = [asyncio.create_task(read(each)) for each in (found, other)]
+    await asyncio.sleep(0)
+    elsewhere.kill()
+    elsewhere.wait()
+    first, second = await asyncio.wait_for(asyncio.gather(*following), 10)
+    assert first == second
+    assert (first[-1]["status"], len(first)) == ("lost", 3)
