@@ -378,7 +378,6 @@ static long take_limits(void)
     long failed = limit(RLIMIT_CPU, cage.cpu, cage.cpu + 1);
     failed = failed ? failed : limit(RLIMIT_DATA, cage.data, cage.data);
     failed = failed ? failed : limit(RLIMIT_FSIZE, cage.file_size, cage.file_size);
-    failed = failed ? failed : limit(RLIMIT_NPROC, cage.processes, cage.processes);
     failed = failed ? failed : limit(RLIMIT_NOFILE, cage.open_files, cage.open_files);
     return failed ? failed : limit(RLIMIT_CORE, 0, 0);
 }
@@ -470,6 +469,10 @@ static int confine(int index)
     if (abi && (ruleset = make_ruleset(abi)) < 0)
         refuse(index, ruleset);
     if ((failed = drop_rights()))
+        refuse(index, failed);
+    /* Not before the change of uid: a user who has so many processes already could execute nothing more, so that one
+     * command which forks without end would keep all others from starting. */
+    if ((failed = limit(RLIMIT_NPROC, cage.processes, cage.processes)))
         refuse(index, failed);
     long uid = CALL(__NR_getuid);
     int locked = !CALL(__NR_prctl, PR_SET_NO_NEW_PRIVS, 1);

@@ -216,7 +216,7 @@ class Cage:
         while more := {pid for pid, (parent, _) in found.items() if parent in ours and pid not in ours}:
             ours |= more
         ours.remove(self.me)
-        alive = [pid for pid in ours if found[pid][1] not in "ZX"]
+        alive = [pid for pid in sorted(ours) if found[pid][1] not in "ZX"]  # a parent before it sees its child die
         for pid in alive:
             try_quietly(os.kill, pid, number)
         return sum(found[pid][1] != "T" for pid in alive)
@@ -266,6 +266,7 @@ class Cage:
         abi = landlock_abi()
         ruleset = self.make_ruleset(abi) if abi else -1
         self.drop_rights()
+        take_limit(resource.RLIMIT_NPROC, self.limits[3])  # not before: see cage.c
         layers = ["session", "rlimits", f"uid:{os.getuid()}"]
         locked = try_quietly(prctl, PR_SET_NO_NEW_PRIVS, 1)
         fenced = abi > 0 and try_quietly(call, LANDLOCK_RESTRICT_SELF, ruleset, 0)
@@ -278,19 +279,13 @@ class Cage:
         return level
 
     def take_limits(self) -> None:
-        """Never above what is permitted already."""
-        cpu, data, file_size, processes, open_files = self.limits
-        for what, soft, hard in (
-            (resource.RLIMIT_CPU, cpu, cpu + 1),
-            (resource.RLIMIT_DATA, data, data),
-            (resource.RLIMIT_FSIZE, file_size, file_size),
-            (resource.RLIMIT_NPROC, processes, processes),
-            (resource.RLIMIT_NOFILE, open_files, open_files),
-            (resource.RLIMIT_CORE, 0, 0),
-        ):
-            most = resource.getrlimit(what)[1]
-            hard = hard if most == resource.RLIM_INFINITY else min(hard, most)
-            resource.setrlimit(what, (min(soft, hard), hard))
+        """All but that of processes."""
+        cpu, data, file_size, _, open_files = self.limits
+        take_limit(resource.RLIMIT_CPU, cpu, cpu + 1)
+        take_limit(resource.RLIMIT_DATA, data)
+        take_limit(resource.RLIMIT_FSIZE, file_size)
+        take_limit(resource.RLIMIT_NOFILE, open_files)
+        take_limit(resource.RLIMIT_CORE, 0)
 
     def make_ruleset(self, abi: int) -> int:
         """Rules are opened before the uid is dropped: what lies behind a private folder can be named still."""
@@ -330,6 +325,14 @@ class Cage:
         prctl(PR_SET_PDEATHSIG, SIGKILL)
         if os.getppid() != self.me:
             raise OSError(ESRCH, "the supervisor has gone")
+
+
+def take_limit(what: int, soft: int, hard: int = -1) -> None:
+    """Never above what is permitted already."""
+    most = resource.getrlimit(what)[1]
+    hard = soft if hard < 0 else hard
+    hard = hard if most == resource.RLIM_INFINITY else min(hard, most)
+    resource.setrlimit(what, (min(soft, hard), hard))
 
 
 def execute(stage: Stage) -> None:

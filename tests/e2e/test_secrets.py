@@ -1,19 +1,18 @@
 """The keys of the service reach pyguard and nobody else."""
 
 import json
-from pathlib import Path
 
 import pytest
 
 from tests.client import Terminal, output, terminal
 from tests.conftest import StartServer
-from tests.serving import Server, processes_of
+from tests.serving import Process, Server, processes_of, wait_until
 
 KEYS = {"ANTHROPIC_API_KEY": "canary-anthropic-5f2e", "GROQ_API_KEY": "canary-groq-81bc"}
 OTHERS = {
     "AWS_SECRET_ACCESS_KEY": "canary-aws-77d1",
     "GATEPOST_ACCESS_TOKEN": "canary-access-token-3a",
-    "DATABASE_URL": "postgres://u:canary-password-c4@db/x",
+    "GATEPOST_SECRET_KEY": "canary-key-of-the-access-tokens-c4",
 }
 BEARER = {"Authorization": f"Bearer {OTHERS['GATEPOST_ACCESS_TOKEN']}"}
 
@@ -23,31 +22,43 @@ def secretive(start_server: StartServer) -> Server:
     return start_server({**KEYS, **OTHERS})
 
 
-async def _environment_of_a_cat(client: Terminal, server: Server) -> dict[str, str]:
-    await client.start("cat")
-    [cat] = [process for process in processes_of(server) if process.command == "cat"]
-    environment = Path(f"/proc/{cat.pid}/environ").read_text()
+def _cats(server: Server) -> list[Process]:
+    return [process for process in processes_of(server) if process.command == "cat"]
+
+
+async def _environment_of(client: Terminal, server: Server, line: str) -> dict[str, str]:
+    """Of a `cat` that waits for input."""
+    await client.start(line)
+    [cat] = wait_until(lambda: _cats(server), "the program to be executed")
     await client.send(type="stdin_close")
     await client.reply()
-    return dict(item.split("=", 1) for item in environment.split("\0") if item)
+    return dict(item.split("=", 1) for item in cat.environment.split("\0") if item)
 
 
 async def test_a_command_gets_a_short_environment_without_any_secret(secretive: Server) -> None:
     async with terminal(secretive, additional_headers=BEARER) as client:
-        environment = await _environment_of_a_cat(client, secretive)
-    assert set(environment) <= {
-        "PATH", "HOME", "PWD", "LC_CTYPE", "TERM", "PYTHONUNBUFFERED", "GATEPOST_EXECUTION_ID"
-    }  # fmt: skip
+        environment = await _environment_of(client, secretive, "cat")
+    assert set(environment) == {
+        *("PATH", "HOME", "PWD", "TMPDIR", "LC_CTYPE", "TERM", "PYTHONUNBUFFERED", "GATEPOST_EXECUTION_ID"),
+        *("GIT_EDITOR", "GIT_CEILING_DIRECTORIES", "GIT_CONFIG_NOSYSTEM", "GIT_CONFIG_GLOBAL", "GIT_TERMINAL_PROMPT"),
+        *("npm_config_cache", "npm_config_globalconfig", "npm_config_update_notifier"),
+    }
     assert "canary" not in json.dumps(environment)
 
 
 async def test_pyguard_gets_its_keys_and_nothing_else_of_ours(secretive: Server) -> None:
     async with terminal(secretive, additional_headers=BEARER) as client:
-        text = output(await client.run("pyguard env"))
-    for name, value in KEYS.items():
-        assert f"{name}={value}\n" in text
+        environment = await _environment_of(client, secretive, "pyguard cat")
+    assert KEYS.items() <= environment.items()
     for value in OTHERS.values():
-        assert value not in text
+        assert value not in json.dumps(environment)
+
+
+async def test_keys_that_pyguard_prints_are_masked(secretive: Server) -> None:
+    async with terminal(secretive, additional_headers=BEARER) as client:
+        replies = await client.run("pyguard env")
+    assert {f"{name}=[masked]" for name in KEYS} <= set(output(replies).splitlines())
+    assert "canary" not in json.dumps([replies, secretive.recording(replies[0]["execution"])])
 
 
 async def test_the_environment_of_the_server_cannot_be_read_by_path(secretive: Server) -> None:

@@ -15,6 +15,7 @@ import pytest
 from backend.execution.launcher import CageLauncher
 from tests.execution.caged import BOUND, ROOT, RUN_AS, Cage, folder, give, marked, program, read_all, shell, wait
 from tests.needs import need
+from tests.serving import wait_until
 
 REPOSITORY = Path(__file__).parents[2]
 KILLS = 50
@@ -269,7 +270,7 @@ def test_when_the_service_is_killed_nothing_is_left(cage: Cage) -> None:
     for pidfd in pidfds:
         wait(pidfd)
         os.close(pidfd)
-    assert marked(mark) == []
+    wait_until(lambda: not marked(mark), "the rest to go")
 
 
 def test_the_cage_is_out_of_reach_of_its_programs(cage: Cage) -> None:
