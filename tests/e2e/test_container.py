@@ -1,0 +1,103 @@
+"""The image, with as little as a container can be given. Wants a Docker engine: `docker version` has to answer."""
+
+import json
+import os
+import secrets
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.client import output
+from tests.serving import wait_until
+
+pytestmark = pytest.mark.container
+
+ROOT = Path(__file__).parent.parent.parent
+VISITOR = (Path(__file__).parent / "in_container.py").read_text()
+BUILD_BOUND = 900.0  # seconds; the base image and packages may have to be fetched
+BOUND = 60.0
+NARROW = (
+    *("--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--network", "none"),
+    *("--pids-limit", "128", "--memory", "512m", "--tmpfs", "/tmp"),
+)
+SECRET = "planted-in-the-container"
+ATTACK = """
+id -u
+for pid in /proc/[0-9]* 1 self; do cat /proc/${pid##*/}/environ; done 2>/dev/null
+cat /data/gatepost.db /data/tokens.key /data/audit.key /data/recordings/* /app/backend/server.py 2>/dev/null
+ls /data /app 2>/dev/null
+echo x > /data/new; echo x > /tmp/new; kill -9 1; kill -9 -1
+"""
+
+
+def docker(*words: str, given: str | None = None, bound: float = BOUND) -> str:
+    """What it prints; fails with what it complains of."""
+    done = subprocess.run(["docker", *words], input=given, capture_output=True, text=True, timeout=bound, check=False)
+    assert done.returncode == 0, f"{' '.join(words)}\n{done.stdout}{done.stderr}"
+    return done.stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def image() -> str:
+    """The image of this source."""
+    if not shutil.which("docker") or subprocess.run(["docker", "version"], capture_output=True, check=False).returncode:
+        pytest.skip("no Docker engine answers")
+    docker("build", "--network", "host", "-t", "gatepost-test", str(ROOT), bound=BUILD_BOUND)
+    return "gatepost-test"
+
+
+@pytest.fixture(params=["compiled", "python"])
+def container(request: pytest.FixtureRequest, image: str) -> Iterator[str]:
+    """One that runs, with the cage that the image brings and without it."""
+    name = f"gatepost-test-{secrets.token_hex(4)}"
+    words = ["-e", f"CANARY={SECRET}", "-e", "PYGUARD_COMMAND=env", "-e", "GATEPOST_COMMAND_RATE=100/minute"]
+    if request.param == "python":
+        cage = docker("run", "--rm", "--network", "none", image, "sh", "-c", "ls /app/backend/execution/cage-*")
+        words += ["-v", f"{os.devnull}:{cage}:ro"]
+    docker("run", "-d", "--name", name, *NARROW, *words, image)
+    try:
+        wait_until(lambda: "is ready" in _logs(name), "the container to be ready", BOUND)
+        assert _protection(name)["kind"] == request.param
+        yield name
+    finally:
+        docker("rm", "-f", "-v", name)
+
+
+def _logs(name: str) -> str:
+    done = subprocess.run(["docker", "logs", name], capture_output=True, text=True, timeout=BOUND, check=False)
+    return done.stdout + done.stderr
+
+
+def _protection(name: str) -> Any:
+    return json.loads(docker("exec", name, "python", "-m", "backend", "protection", "--json"))
+
+
+def _run(name: str, *lines: tuple[str, str]) -> list[list[dict[str, Any]]]:
+    told = docker("exec", "-i", name, "python", "-c", VISITOR, given=json.dumps(lines))
+    return [json.loads(line) for line in told.splitlines()]
+
+
+def test_commands_are_held_as_on_a_machine(container: str) -> None:
+    found = _protection(container)
+    assert found["level"] == "L2"
+    assert [test["name"] for test in found["tests"] if not test["passed"]] == []
+    assert found["uid"] == 10001
+    print(f"{found['kind']}: {', '.join(found['layers'])}; {len(found['tests'])} attempts held")
+
+
+def test_a_command_runs_and_gets_nothing_of_the_service(container: str) -> None:
+    [echo, attack, after] = _run(container, ("echo hi", ""), ("pyguard sh", ATTACK), ("echo still here", ""))
+    assert (output(echo), echo[-1]["protection"]) == ("hi\n", "L2")
+    assert output(attack) == "10001\n"
+    assert SECRET not in json.dumps(attack)
+    assert output(after) == "still here\n"
+    print(f"echo hi took {echo[-1]['duration_ms']} ms")
+
+
+def test_it_stops_in_order(container: str) -> None:
+    docker("stop", "-t", "10", container)
+    assert docker("inspect", "-f", "{{.State.ExitCode}}", container) == "0"
