@@ -1,7 +1,10 @@
 """After a server died: what ran then is written down as lost, or as it ended."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from backend.core.decisions import Decision
-from backend.core.executions import Status
+from backend.core.executions import Status, Usage
 from backend.core.identity import Principal
 from backend.core.ledger import Attempt, Ending, Record
 from backend.storage.history import HistoryStore
@@ -23,11 +26,21 @@ async def recover(history: HistoryStore, recordings: RecordingFolder, ledger: Le
             status=Status(last.get("status", Status.LOST)),
             exit_code=last.get("exit_code"),
             duration_ms=last.get("duration_ms", 0),
-            protection=last.get("protection") or "",
+            usage=_usage(last),
         )
         await ledger.close(_attempt(record), ending, once=True)
         closed += 1
     return closed
+
+
+def _usage(last: Mapping[str, Any]) -> Usage:
+    return Usage(
+        cpu_ms=last.get("cpu_ms", 0),
+        peak_memory=last.get("peak_memory_bytes", 0),
+        read_bytes=last.get("read_bytes", 0),
+        written_bytes=last.get("written_bytes", 0),
+        protection=last.get("protection") or "",
+    )
 
 
 def _attempt(record: Record) -> Attempt:

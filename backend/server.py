@@ -56,7 +56,7 @@ from backend.telemetry import Telemetry, configure_logs
 from backend.transports.access import Access
 from backend.transports.agent_api import Agents, agent_routes
 from backend.transports.auth import Login, auth_routes
-from backend.transports.door import Connections, Door
+from backend.transports.door import Connections, Door, Rejections
 from backend.transports.executions_api import Executions, execution_routes
 from backend.transports.http import BODY_LIMIT, Facts, add_routes
 from backend.transports.projects_api import ProjectService, project_routes
@@ -150,7 +150,14 @@ def create_app(settings: Settings) -> FastAPI:
         app, _facts(settings, stores, telemetry, guard, places), door, access, settings.http_rate, PAGE_FOLDER
     )
     _add_api(app, settings, stores, gateway, access, limiter, counters)
-    app.add_middleware(TerminalSocket, gateway=gateway, door=door, directory=places, service=_service(telemetry))
+    app.add_middleware(
+        TerminalSocket,
+        gateway=gateway,
+        door=door,
+        directory=places,
+        rejections=access.rejections,
+        service=_service(telemetry),
+    )
     return app
 
 
@@ -340,7 +347,7 @@ def _access(settings: Settings, door: Door, places: Places, stores: Stores, coun
         directory=places,
         audit=stores.ledger,
         requests=MovingWindow(Rate.parse(settings.api_rate), "api", counters),
-        rejections=MovingWindow(AUDITED_REJECTIONS, "rejections"),
+        rejections=Rejections(stores.ledger, MovingWindow(AUDITED_REJECTIONS, "rejections")),
     )
 
 

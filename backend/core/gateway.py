@@ -391,8 +391,7 @@ def _ending(complete: Complete, outcome: Outcome, control: Control) -> Ending:
         exit_code=outcome.exit_code,
         duration_ms=complete.duration_ms,
         stopped_by=control.stopped_by,
-        protection=outcome.usage.protection,
-        figures={"cpu_ms": outcome.usage.cpu_ms, "layers": list(outcome.usage.layers) or None},
+        usage=outcome.usage,
     )
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from backend.core.decisions import Decision, Risk
-from backend.core.executions import Status
+from backend.core.executions import NOTHING_USED, Status, Usage
 from backend.core.identity import Principal
 
 
@@ -49,19 +49,18 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How an execution ended. `stopped_by` is the principal who cancelled it; `protection` what really held it."""
+    """How an execution ended. `stopped_by` is the principal who cancelled it; `usage` is what it used and what held it."""
 
     status: Status
     exit_code: int | None
     duration_ms: int
     stopped_by: str = ""
-    protection: str = ""
-    figures: Mapping[str, Any] | None = None
+    usage: Usage = NOTHING_USED
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A row of the history. `created_ms` is in Unix milliseconds; no `duration_ms` where nothing has ended or run."""
+    """A row of the history. `created_ms` is in Unix milliseconds; no figures where nothing has ended or run."""
 
     id: str
     principal: str
@@ -78,6 +77,10 @@ class Record:
     dry_run: bool
     metadata_only: bool
     protection: str
+    cpu_ms: int | None
+    peak_memory_bytes: int | None
+    read_bytes: int | None
+    written_bytes: int | None
     created_ms: int
 
     @property

@@ -42,6 +42,10 @@ CLOSE_EXECUTION = (
         exit_code=bindparam("new_exit_code"),
         duration_ms=bindparam("new_duration_ms"),
         protection=bindparam("new_protection"),
+        cpu_ms=bindparam("new_cpu_ms"),
+        peak_memory_bytes=bindparam("new_peak_memory"),
+        read_bytes=bindparam("new_read_bytes"),
+        written_bytes=bindparam("new_written_bytes"),
     )
 )
 MOVE_HEAD = (
@@ -143,8 +147,10 @@ class LedgerStore:
             "status": str(ending.status),
             "exit_code": ending.exit_code,
             "duration_ms": ending.duration_ms,
-            "protection": ending.protection or None,
-            **(ending.figures or {}),
+            "protection": ending.usage.protection or None,
+            "layers": list(ending.usage.layers) or None,
+            "cpu_ms": ending.usage.cpu_ms,
+            "peak_memory_bytes": ending.usage.peak_memory,
         }
         kind = Kind.LOST if ending.status is Status.LOST else Kind.FINISHED
         events = [self._event(kind, attempt, fields)]
@@ -156,7 +162,11 @@ class LedgerStore:
             "new_status": str(ending.status),
             "new_exit_code": ending.exit_code,
             "new_duration_ms": ending.duration_ms,
-            "new_protection": ending.protection,
+            "new_protection": ending.usage.protection,
+            "new_cpu_ms": ending.usage.cpu_ms,
+            "new_peak_memory": ending.usage.peak_memory,
+            "new_read_bytes": ending.usage.read_bytes,
+            "new_written_bytes": ending.usage.written_bytes,
         }
         await self._write(tuple(events), closed=closed, once=once)
 
@@ -211,6 +221,10 @@ class LedgerStore:
             "dry_run": attempt.dry_run,
             "metadata_only": attempt.metadata_only,
             "protection": "",
+            "cpu_ms": None,
+            "peak_memory_bytes": None,
+            "read_bytes": None,
+            "written_bytes": None,
             "folder": self.folder,
             "created_ms": self.stamp.now_ms(),
         }

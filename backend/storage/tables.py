@@ -107,6 +107,10 @@ executions = Table(
     Column("dry_run", Boolean, nullable=False),
     Column("metadata_only", Boolean, nullable=False),
     Column("protection", String(8), nullable=False, default=""),
+    Column("cpu_ms", BigInteger),
+    Column("peak_memory_bytes", BigInteger),
+    Column("read_bytes", BigInteger),
+    Column("written_bytes", BigInteger),
     Column("folder", Id, nullable=False),  # the data folder that holds its recording
     Column("created_ms", Millis, nullable=False),
     Index(None, "project_id", "id"),

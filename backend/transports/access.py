@@ -1,21 +1,18 @@
 """Who calls the API, whether it may, and what it asks for: the checks that every route shares."""
 
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, Request
 from pydantic import BaseModel, ConfigDict
 
-from backend.core.audit import Kind
 from backend.core.decisions import Decision
-from backend.core.errors import StorageError
 from backend.core.identity import Permission, Principal
 from backend.core.limits import RateLimiter
 from backend.core.stores import AuditLog, Directory
 from backend.core.targets import Target
-from backend.transports.door import Door
+from backend.transports.door import Door, Rejections
 from backend.transports.problems import Problem
 
 WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
@@ -31,13 +28,13 @@ class Body(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """The checks of the API. `rejections` bounds how many bad requests of one address the audit takes."""
+    """The checks of the API."""
 
     door: Door
     directory: Directory
     audit: AuditLog
     requests: RateLimiter
-    rejections: RateLimiter
+    rejections: Rejections
 
     async def caller(self, request: Request) -> Principal:
         """The account behind a request. Raises Problem."""
@@ -81,11 +78,9 @@ class Access:
         if not request.url.path.startswith("/api/"):
             return
         principal: Principal | None = getattr(request.state, "principal", None)
-        fields = {"method": request.method, "path": request.url.path[:200], "status": status, "rule": rule}
-        with suppress(StorageError):
-            if not await self.rejections.hit(address):
-                actor = principal.name if principal else "unknown"
-                await self.audit.note(Kind.REJECTED, actor, address, fields)
+        actor = principal.name if principal else "unknown"
+        path = request.url.path[:200]
+        await self.rejections.note(actor, address, method=request.method, path=path, status=status, rule=rule)
 
 
 async def json_only(request: Request) -> None:

@@ -71,6 +71,11 @@ class HistoryEntry(BaseModel):
     created_at: str
     status: str
     rule: str
+    protection: str | None
+    cpu_ms: int | None
+    peak_memory_bytes: int | None
+    read_bytes: int | None
+    written_bytes: int | None
 
 
 class StatsAnswer(BaseModel):
@@ -135,6 +140,11 @@ def entry(record: Record) -> HistoryEntry:
         created_at=iso(record.created_ms),
         status=record.status,
         rule=record.rule,
+        protection=record.protection or None,
+        cpu_ms=record.cpu_ms,
+        peak_memory_bytes=record.peak_memory_bytes,
+        read_bytes=record.read_bytes,
+        written_bytes=record.written_bytes,
     )
 
 

@@ -3,14 +3,17 @@
 import hmac
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from backend.core.addresses import LOOPBACK_NAMES, client_address, origin_allowed
+from backend.core.audit import Kind
 from backend.core.decisions import Decision, Risk
+from backend.core.errors import StorageError
 from backend.core.identity import Principal
 from backend.core.limits import RateLimiter
-from backend.core.stores import Authenticator
+from backend.core.stores import AuditLog, Authenticator
 
 Scope = Mapping[str, Any]
 
@@ -44,6 +47,20 @@ class Connections:
     @property
     def count(self) -> int:
         return self.open.total()
+
+
+@dataclass(frozen=True, slots=True)
+class Rejections:
+    """Writes bad requests to the audit; of a flood from one address, as much as `rate` lets through."""
+
+    audit: AuditLog
+    rate: RateLimiter
+
+    async def note(self, actor: str, address: str, **what: str | int) -> None:
+        """Write one; never raises, since whoever asked is refused in any case."""
+        with suppress(StorageError):
+            if not await self.rate.hit(address):
+                await self.audit.note(Kind.REJECTED, actor, address, what)
 
 
 @dataclass(slots=True)
@@ -89,13 +106,14 @@ class Door:
             if self.visitors and self.visitor_token is None:
                 return visitor
             return _unauthorised("auth.required", "This server asks for a token.")
+        # An account's token is too long to be guessed; whoever has one is not kept out by others at its address.
+        if principal := await self.authenticator.principal(token, visitor.address):
+            return principal
         if wait := await self.token_failures.wait(f"token:{visitor.address}"):
             reason = f"Too many wrong tokens from this address; wait {round(wait + 0.5)} s."
             return Decision.deny("auth.limited", reason, risk=Risk.SAFE, retry_after=wait)
         if self._proves_visitor(token):
             return visitor
-        if principal := await self.authenticator.principal(token, visitor.address):
-            return principal
         await self.token_failures.hit(f"token:{visitor.address}")
         return _unauthorised("auth.wrong", "The token is wrong, or not good any more.")
 

@@ -36,7 +36,7 @@ from backend.core.messages import (
 )
 from backend.core.messages import Refused as RefusedMessage
 from backend.core.stores import Directory
-from backend.transports.door import Door
+from backend.transports.door import Door, Rejections
 from backend.transports.frames import AsgiSend, block_writer
 from backend.transports.starting import Wish, find_target
 
@@ -73,11 +73,21 @@ class Service:
 class TerminalSocket:
     """ASGI middleware that answers WS /ws/terminal."""
 
-    def __init__(self, app: AsgiApp, *, gateway: Gateway, door: Door, directory: Directory, service: Service) -> None:
+    def __init__(
+        self,
+        app: AsgiApp,
+        *,
+        gateway: Gateway,
+        door: Door,
+        directory: Directory,
+        rejections: Rejections,
+        service: Service,
+    ) -> None:
         self.app = app
         self.gateway = gateway
         self.door = door
         self.directory = directory
+        self.rejections = rejections
         self.service = service
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: AsgiReceive, send: AsgiSend) -> None:
@@ -86,6 +96,7 @@ class TerminalSocket:
             return
         address = self.door.address(scope)
         if not self.door.origin_allowed(scope):
+            await self.rejections.note("unknown", address, path=PATH, status=403, rule="origin.foreign")
             await _deny(scope, receive, send, 403, "origin.foreign", "Pages of this origin may not connect.")
         elif not self.door.connections.enter(address):
             await _deny(scope, receive, send, 429, "limits.connections", "Too many connections; close one.")
@@ -128,7 +139,7 @@ class Session:
         self, socket: TerminalSocket, visitor: Principal, receive: AsgiReceive, send: AsgiSend, *, batches: bool
     ) -> None:
         self.gateway, self.door = socket.gateway, socket.door
-        self.directory, self.service = socket.directory, socket.service
+        self.directory, self.service, self.rejections = socket.directory, socket.service, socket.rejections
         self.principal = visitor
         self._receive = receive
         self._send = send
@@ -171,6 +182,7 @@ class Session:
     async def _become(self, known: Principal | Decision) -> bool:
         """Go on as whoever it is; close the socket of somebody who is nobody."""
         if isinstance(known, Decision):
+            await self._rejected(known.rule)
             await self._refuse(known)
             await self._close(CLOSE_UNAUTHORISED, known.rule)
             return False
@@ -178,6 +190,9 @@ class Session:
         if known.user:
             self._checking = asyncio.create_task(self._check())
         return True
+
+    async def _rejected(self, rule: str) -> None:
+        await self.rejections.note(self.principal.name, self.principal.address, path=PATH, rule=rule)
 
     async def _check(self) -> None:
         """Close the socket soon after its token is revoked, its user disabled, its time over."""
@@ -213,14 +228,17 @@ class Session:
                 return None
             text = event.get("text")
             if text is None:
+                await self._rejected("frame.invalid")
                 await self._refuse(_invalid("a text frame is wanted, this one is binary"))
             elif len(text) > FRAME_LIMIT or len(text.encode()) > FRAME_LIMIT:
+                await self._rejected("limits.frame")
                 await self._close(CLOSE_TOO_BIG, "limits.frame")
                 return None
             else:
                 try:
                     return CLIENT_MESSAGE.validate_json(text)
                 except ValidationError as error:
+                    await self._rejected("frame.invalid")
                     await self._refuse(_invalid(_first_problem(error)))
 
     async def _take(self, message: ClientMessage) -> bool:

@@ -11,7 +11,7 @@ from sqlalchemy import delete, func, insert, select, text, update
 
 from backend.core.audit import Anchor, Kind
 from backend.core.errors import StorageError
-from backend.core.executions import Status
+from backend.core.executions import Status, Usage
 from backend.core.floods import Floods
 from backend.core.identity import Principal
 from backend.core.ledger import Ending
@@ -59,7 +59,7 @@ async def test_a_command_is_a_row_and_events(database: Database, ledger: LedgerS
     found = await history.get(one.id)
     assert found
     assert (found.status, found.command, found.principal) == (Status.RUNNING, one.command, "user:ann")
-    await ledger.close(one, Ending(Status.CANCELLED, 143, 12, "user:bob", "L2", {"cpu_ms": 3, "layers": None}))
+    await ledger.close(one, Ending(Status.CANCELLED, 143, 12, "user:bob", Usage(3, protection="L2")))
     found = await history.get(one.id)
     assert found
     assert (found.status, found.exit_code, found.duration_ms, found.protection) == (Status.CANCELLED, 143, 12, "L2")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from backend.core.decisions import Decision, Risk
-from backend.core.executions import Status
+from backend.core.executions import Status, Usage
 from backend.core.identity import Principal
 from backend.core.ids import ulid
 from backend.core.ledger import Attempt, Ending
@@ -25,7 +25,7 @@ from backend.storage.ledger import LedgerStore, Stamp
 FOLDER = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
 ANN = Principal("user:ann", "10.0.0.1")
 ALLOWED = Decision(True, "allow.echo", Risk.SAFE, "")
-ENDED = Ending(Status.SUCCEEDED, 0, 12, protection="L2")
+ENDED = Ending(Status.SUCCEEDED, 0, 12, usage=Usage(protection="L2"))
 
 _numbers = itertools.count()
 
