@@ -6,6 +6,7 @@ import secrets
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +23,7 @@ from backend.storage.identities import Identities
 from tests.serving import ANY_PROGRAM, Server, clean_up, processes_of, start, wait_until
 
 PASSWORD = "canary-password-7f3a9c"
-SECRET_KEY = "canary-secret-key-for-access-tokens-0123456789"
+SECRET_KEY = "canary-secret-key-for-access-tokens-" + "0123456789" * 3
 VISITOR_TOKEN = "canary-visitor-token-51d2"
 HASH = hash_password(PASSWORD)
 READ, EXECUTE = frozenset({Permission.READ}), frozenset({Permission.EXECUTE})
@@ -140,7 +141,17 @@ async def with_accounts(data_dir: Path, work: Any) -> Any:
 
 
 def accounts(data_dir: Path, work: Any) -> Any:
-    return asyncio.run(with_accounts(data_dir, work))
+    """The same for a test that is no coroutine, and for a fixture, under which a loop may run."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(lambda: asyncio.run(with_accounts(data_dir, work))).result()
+
+
+def age(data_dir: Path, user_id: str) -> None:
+    """Let an account be a minute older than it is. A token that was issued within the second of a change outlives it."""
+    database = sqlite3.connect(data_dir / "gatepost.db")
+    with database:
+        database.execute("update users set valid_from_ms = valid_from_ms - 60000 where id = ?", (user_id,))
+    database.close()
 
 
 async def new_link(identities: Identities, user_id: str, minutes: int = 15) -> str:
