@@ -16,11 +16,14 @@ export class Connection {
     document.addEventListener("visibilitychange", () => document.hidden || this.hurry());
   }
 
+  // Connects, anew if there is a connection; the end of the old one is not told.
   open() {
     clearTimeout(this.timer);
     this.timer = 0;
+    const old = this.socket;
     const socket = new WebSocket(this.url, [PROTOCOL]);
     this.socket = socket;
+    old?.close();
     socket.addEventListener("open", () => this.on.opened());
     socket.addEventListener("message", (event) => this.on.message(JSON.parse(event.data)));
     socket.addEventListener("close", (event) => this.lost(socket, event.code));

@@ -4,6 +4,11 @@ const LIMIT = 200;
 
 export class History {
   constructor(store) {
+    this.use(store);
+  }
+
+  // Go on with the commands that are kept in another place.
+  use(store) {
     this.store = store;
     this.lines = store.get("history", []).filter((line) => typeof line === "string");
     this.rewind();

@@ -1,15 +1,18 @@
 // Wiring: the elements of the page, the session and the connection.
 
+import { Account } from "./account.js";
+import { whyUnprotected } from "./api.js";
 import { Connection } from "./connection.js";
 import { History } from "./history.js";
 import { Screen } from "./screen.js";
 import { Session } from "./session.js";
 import { lasting, thisTab } from "./storage.js";
+import { takeTicket, ticketAtStart } from "./ticket.js";
 
 const element = (id) => document.getElementById(id);
 const line = element("line");
 const screen = new Screen(element("screen"));
-const history = new History(lasting);
+const history = new History(thisTab.get("login", null) === null ? lasting : thisTab);
 
 const view = {
   screen,
@@ -29,12 +32,40 @@ const view = {
       element(id).hidden = !shown;
     }
   },
+  ready(message) {
+    element("token-dialog").close();
+    account.ready(message);
+    whyUnprotected().then((reason) => show("unprotected", reason));
+  },
   askToken(problem) {
     element("token-problem").textContent = problem;
     view.state("offline", "Access token needed");
-    if (!element("token-dialog").open) element("token-dialog").showModal();
+    if (!anyDialog()) element("token-dialog").showModal();
+  },
+  loggedOut(reason) {
+    account.leave();
+    notice(`You are logged out. ${reason}`);
+  },
+  unprotected(reason) {
+    whyUnprotected().then((more) => show("unprotected", more ?? reason));
+  },
+  projectGone() {
+    account.offerProjects();
   },
 };
+
+const anyDialog = () => document.querySelector("dialog[open]") !== null;
+
+// A line of its own above the terminal; without text it goes.
+function show(id, text) {
+  element(id).textContent = text ?? "";
+  element(id).hidden = !text;
+}
+
+function notice(text) {
+  element("notice-text").textContent = text;
+  element("notice").hidden = !text;
+}
 
 const session = new Session(view, thisTab);
 const url = new URL("ws/terminal", document.baseURI);
@@ -52,6 +83,17 @@ const connection = new Connection(url.href, {
 });
 session.use(connection);
 
+const account = new Account({ session, screen, history, notice, focus: () => line.focus({ preventScroll: true }) });
+
+function logInBy(ticket) {
+  view.state("connecting", "Logging in");
+  account.logInBy(ticket).then((known) => {
+    if (known) return;
+    if (session.ready) session.show();
+    else connection.open();
+  });
+}
+
 function stateText(text) {
   if (text && element("state-text").textContent !== text) element("state-text").textContent = text;
 }
@@ -66,14 +108,18 @@ function tick() {
   }
 }
 
+// False when the text was not taken.
 function submit(text) {
+  let taken = true;
   if (session.busy) {
-    session.input(text);
+    taken = session.input(text);
   } else if (text.trim()) {
-    if (session.run(text.trim())) history.add(text.trim());
+    taken = session.run(text.trim(), account.project);
+    if (taken) history.add(text.trim());
     element("welcome").hidden = true;
   }
   tick();
+  return taken;
 }
 
 function walk(step) {
@@ -100,7 +146,7 @@ const selecting = () => screen.selection || line.selectionStart !== line.selecti
 document.addEventListener("keydown", (event) => {
   const control = event.ctrlKey && !event.altKey && !event.metaKey && !event.shiftKey;
   const inPrompt = event.target === line || !/^(INPUT|SELECT|TEXTAREA|BUTTON)$/.test(event.target.tagName);
-  if (!inPrompt || event.isComposing || element("token-dialog").open) return;
+  if (!inPrompt || event.isComposing || anyDialog()) return;
   const action = control ? controlKeys[event.key.toLowerCase()] : event.target === line ? keys[event.key] : undefined;
   // With something selected, Ctrl-C copies as everywhere.
   if (!action || (control && event.key.toLowerCase() === "c" && selecting())) return;
@@ -110,9 +156,7 @@ document.addEventListener("keydown", (event) => {
 
 element("prompt").addEventListener("submit", (event) => {
   event.preventDefault();
-  const text = line.value;
-  line.value = "";
-  submit(text);
+  if (submit(line.value)) line.value = "";
 });
 element("welcome").addEventListener("click", (event) => {
   const command = event.target.dataset.command;
@@ -127,6 +171,14 @@ element("screen").addEventListener("mouseup", () => screen.selection || line.foc
 element("token-form").addEventListener("submit", () => {
   session.prove(element("token").value);
   element("token").value = "";
+});
+element("notice-close").addEventListener("click", () => {
+  notice("");
+  line.focus();
+});
+window.addEventListener("hashchange", () => {
+  const ticket = takeTicket();
+  if (ticket) logInBy(ticket);
 });
 
 const darkWanted = window.matchMedia("(prefers-color-scheme: dark)");
@@ -153,4 +205,5 @@ screen.readAloud(element("reader").checked);
 element("welcome").hidden = session.current !== null;
 setInterval(tick, 500);
 line.focus({ preventScroll: true });
-connection.open();
+if (ticketAtStart) logInBy(ticketAtStart);
+else connection.open();

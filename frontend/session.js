@@ -10,14 +10,20 @@ const FRAME_LIMIT = 60_000; // characters of input sent at once; a frame holds 6
 const plain = (text) => String(text ?? "").replace(/[\x00-\x1f\x7f-\x9f]/g, " ");
 
 export class Session {
-  // `view` has: screen, state(name, text), announce(text), running(boolean), askToken(problem)
+  // `view` has: screen, state(name, text), announce(text), running(boolean), ready(message), askToken(problem),
+  // loggedOut(reason), unprotected(reason), projectGone()
   constructor(view, store) {
     this.view = view;
     this.store = store;
-    this.asked = null; // a command that was sent and not yet answered
+    this.asked = null; // { id, command }: sent and not yet answered
+    this.stopping = false; // what was asked is to be cancelled as soon as it starts
     this.current = null; // { id, seq, command, since }
     this.ready = false;
-    this.token = store.get("token", null);
+    this.sent = 0; // commands; the number of each is its id
+    this.login = store.get("login", null); // the access token of an account
+    this.token = store.get("token", null); // what visitors prove
+    this.problem = ""; // with that token
+    this.refusal = null; // why the server will not have us: { rule, text }
     const kept = store.get("execution", null);
     // After a reload the screen is empty, so everything is asked for again.
     if (kept) this.current = { id: kept, seq: 0, command: null, since: Date.now() };
@@ -33,7 +39,7 @@ export class Session {
 
   // From the page.
 
-  run(command) {
+  run(command, project) {
     const { screen } = this.view;
     if (!this.ready) {
       screen.say(style.refused("Not connected yet; nothing was sent."));
@@ -44,18 +50,22 @@ export class Session {
       screen.clear();
       return true;
     }
-    this.asked = command;
-    this.connection.send({ type: "run", command });
+    this.sent += 1;
+    this.asked = { id: String(this.sent), command };
+    this.connection.send({ type: "run", command, id: this.asked.id, ...(project ? { project } : {}) });
     this.show();
     return true;
   }
 
+  // False when there is nothing yet that could read it.
   input(line) {
+    if (!this.current) return false;
     this.view.screen.say(style.faint(plain(line)));
     const text = `${line}\n`;
     for (let at = 0; at < text.length; at += FRAME_LIMIT / 4) {
       this.connection.send({ type: "stdin", data: text.slice(at, at + FRAME_LIMIT / 4) });
     }
+    return true;
   }
 
   endInput() {
@@ -63,9 +73,11 @@ export class Session {
   }
 
   cancel() {
-    if (!this.current) return;
+    if (!this.busy || this.stopping) return;
     this.view.screen.say(style.faint("^C"));
-    this.connection.send({ type: "cancel", execution: this.current.id });
+    if (this.current) this.connection.send({ type: "cancel", execution: this.current.id });
+    else this.stopping = true;
+    this.show();
   }
 
   prove(token) {
@@ -74,25 +86,65 @@ export class Session {
     this.connection.open();
   }
 
+  // The token that was entered is that of an account.
+  keep(token) {
+    this.login = token;
+    this.token = null;
+    this.store.set("login", token);
+    this.store.remove("token");
+  }
+
+  // Go on as the account of `login`, or as a visitor where it is null.
+  become(login) {
+    this.login = login;
+    if (login === null) {
+      this.store.remove("login");
+      this.drop();
+      this.forget();
+    } else {
+      this.store.set("login", login);
+    }
+    this.ready = false;
+    this.abandon();
+    this.view.state("connecting", "Connecting");
+    this.connection.open();
+  }
+
   // From the connection.
 
   opened() {
-    if (this.token !== null) this.connection.send({ type: "auth", token: this.token });
+    this.refusal = null;
+    const token = this.login ?? this.token;
+    if (token !== null) this.connection.send({ type: "auth", token });
   }
 
   closed(code) {
     this.ready = false;
+    this.abandon();
+    if (isUnauthorised(code)) this.turnedAway();
+    this.show();
+  }
+
+  abandon() {
     if (this.asked !== null) {
-      this.asked = null;
       this.view.screen.say(style.refused("The connection was lost before the command was answered; it may have run."));
     }
-    if (isUnauthorised(code)) {
-      const problem = this.token === null ? "" : "That token was not accepted.";
+    this.drop();
+  }
+
+  turnedAway() {
+    if (this.refusal?.rule === "auth.limited") {
+      this.view.announce(this.refusal.text);
+      this.connection.retry();
+    } else if (this.login !== null) {
+      this.view.loggedOut(this.refusal?.text ?? "");
+      this.become(null);
+    } else if (this.token !== null) {
+      this.problem = "That token was not accepted.";
       this.token = null;
       this.store.remove("token");
-      this.view.askToken(problem);
+      this.connection.open();
     }
-    this.show();
   }
 
   message(message) {
@@ -112,9 +164,14 @@ export class Session {
     this.view.state("connecting", plain(message.message));
   }
 
-  on_ready() {
+  on_ready(message) {
+    // Where visitors are let in they are welcomed first; the welcome of the account follows.
+    if (this.login !== null && !message.user) return;
+    if (this.login === null && message.user) this.keep(this.token);
     this.ready = true;
+    this.problem = "";
     this.connection.settled();
+    this.view.ready(message);
     if (this.current) {
       this.connection.send({ type: "attach", execution: this.current.id, after_seq: this.current.seq });
     }
@@ -125,10 +182,11 @@ export class Session {
     const again = this.current !== null;
     if (again && (message.execution !== this.current.id || this.current.seq > 0)) return;
     if (again) this.view.screen.command(plain(message.command));
-    this.asked = null;
     const since = again ? Date.parse(message.time) : Date.now();
     this.current = { id: message.execution, seq: message.seq, command: message.command, since };
     this.store.set("execution", message.execution);
+    if (this.stopping) this.connection.send({ type: "cancel", execution: this.current.id });
+    this.drop();
     this.show();
   }
 
@@ -153,14 +211,28 @@ export class Session {
       this.tell(style.problem, plain(message.message).replace(/^❌ /, ""));
       return;
     }
-    if (message.rule === "auth.required") return;
+    if (message.rule.startsWith("auth.")) {
+      this.on_stranger(message);
+      return;
+    }
     if (message.rule === "execution.unknown") this.forget();
     this.refuse(message);
+    if (message.rule === "protection.unavailable") this.view.unprotected(plain(message.reason));
+    if (message.rule === "project.unknown") this.view.projectGone();
+  }
+
+  // The server wants to know who this is, or does not believe it. What it says last before it closes is why.
+  on_stranger(message) {
+    this.refusal = { rule: message.rule, text: plain(message.reason ?? message.message) };
+    const unknown = this.login === null && this.token === null;
+    if (message.rule === "auth.required" && unknown) this.view.askToken(this.problem);
   }
 
   refuse(message) {
     const { screen } = this.view;
-    if (message.command !== undefined && message.command === this.asked) this.asked = null;
+    // Not every refusal brings the id back.
+    const { id, command } = this.asked ?? {};
+    if (message.id === id || (message.id === undefined && message.command === command)) this.drop();
     screen.say(style.refused(`✕ Refused by ${plain(message.rule)}`));
     screen.say(`  ${plain(message.reason ?? message.message)}`);
     if (message.hint) screen.say(style.faint(`  ${plain(message.hint)}`));
@@ -180,6 +252,12 @@ export class Session {
     this.view.announce(text);
   }
 
+  // What was asked is answered, or never will be.
+  drop() {
+    this.asked = null;
+    this.stopping = false;
+  }
+
   forget() {
     this.current = null;
     this.store.remove("execution");
@@ -190,6 +268,7 @@ export class Session {
     this.view.running(this.busy);
     if (!this.ready) return;
     if (this.current) this.view.state("running", "");
+    else if (this.asked) this.view.state("sent", this.stopping ? "Stops as soon as it starts" : "Sent, not yet answered");
     else this.view.state("ready", "Ready");
   }
 }

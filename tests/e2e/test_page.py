@@ -1,16 +1,20 @@
 """The page in a real browser: Debian's Chromium, driven by Playwright, against a real server."""
 
+import asyncio
+import json
 import os
 import shutil
 import subprocess
 import sys
+import urllib.request
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.async_api import Browser, BrowserContext, Page, async_playwright
+from playwright.async_api import Browser, BrowserContext, Page, WebSocketRoute, async_playwright
 
 from tests.needs import need
 from tests.serving import ROOT, Server, processes_of, wait_until
@@ -303,4 +307,343 @@ async def test_a_server_with_a_token_asks_for_it(browser: Browser, start_server)
     await page.fill("#token", "a token of the page tests")
     await page.press("#token", "Enter")
     await page.wait_for_selector("#state[data-state=ready]", timeout=WAIT)
+    await context.close()
+
+
+@pytest.fixture(scope="module")
+def ann(server: Server) -> str:
+    """An account with a password; an API token of it."""
+    return account(server, "ann")
+
+
+async def log_in(visit: Visit, name: str, password: str = PASSWORD) -> None:
+    """Fill in the form. All tests of this module together may do so ten times, which the server counts."""
+    await visit.page.click("#log-in")
+    await visit.page.fill("#login-name", name)
+    await visit.page.fill("#login-password", password)
+    await visit.page.press("#login-password", "Enter")
+
+
+async def is_known(visit: Visit, who: str) -> None:
+    await visit.page.locator("#who", has_text=who).wait_for(timeout=WAIT)
+    await visit.state("ready")
+
+
+async def is_visitor(visit: Visit) -> None:
+    await visit.page.wait_for_selector("#log-in:not([hidden])", timeout=WAIT)
+    await visit.state("ready")
+    assert not await visit.page.is_visible("#who")
+    assert await visit.page.evaluate("sessionStorage.getItem('gatepost.login')") is None
+
+
+async def kept_login(visit: Visit) -> str:
+    return json.loads(await visit.page.evaluate("sessionStorage.getItem('gatepost.login')"))
+
+
+async def test_a_login_link_logs_in_once_and_leaves_no_trace(browser: Browser, server: Server, ann: str) -> None:
+    link = cli(server, "user", "link", "ann")
+    ticket = link.partition("#login=")[2]
+    context = await browser.new_context()
+    visit = await new_visit(context, server)
+    sent: list[str] = []
+    visit.page.on("websocket", lambda socket: socket.on("framesent", lambda text: sent.append(text)))
+    await visit.page.goto(link)
+    await is_known(visit, "ann · agent")
+    assert visit.page.url == f"{server.url}/"
+    token = await kept_login(visit)
+    assert json.loads(sent[0]) == {"type": "auth", "token": token}
+    stored = await visit.page.evaluate("JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie])")
+    assert ticket not in stored
+    assert token not in await visit.page.evaluate("JSON.stringify([{...localStorage}, document.cookie])")
+    await visit.page.reload()
+    await is_known(visit, "ann · agent")
+    assert await kept_login(visit) == token
+    visit.is_clean()
+
+    other = await new_visit(context, server)
+    await other.page.goto(link)
+    await other.page.get_by_text("This login link was used already").wait_for(timeout=WAIT)
+    await is_visitor(other)
+    assert other.page.url == f"{server.url}/"
+    await other.page.click("#notice-close")
+    assert not await other.page.is_visible("#notice")
+    await context.close()
+
+
+async def test_a_login_link_works_in_a_page_that_is_open(visit: Visit, ann: str) -> None:
+    await visit.page.goto(cli(visit.server, "user", "link", "ann"))  # only the fragment changes: no load
+    await is_known(visit, "ann · agent")
+    assert visit.page.url == f"{visit.server.url}/"
+
+
+async def test_the_form_logs_in_by_keyboard_alone(visit: Visit, ann: str) -> None:
+    await visit.page.focus("#log-in")
+    await visit.page.keyboard.press("Enter")
+    await visit.page.keyboard.type("ann")
+    await visit.page.keyboard.press("Tab")
+    await visit.page.keyboard.type(PASSWORD)
+    await visit.page.keyboard.press("Enter")
+    await is_known(visit, "ann · agent")
+    assert await visit.page.evaluate("document.activeElement.id") == "line"
+    assert await visit.page.input_value("#login-password") == ""
+    await visit.page.keyboard.type("echo typed on")
+    await visit.page.keyboard.press("Enter")
+    await visit.shows(lambda text: text.count("typed on") == 2)
+
+
+async def test_a_wrong_password_is_answered_kindly(browser: Browser, server: Server, ann: str) -> None:
+    context = await browser.new_context()
+    visit = await open_page(context, server)
+    await log_in(visit, "ann", "not this one")
+    await visit.page.get_by_text("The name or the password is wrong.").wait_for(timeout=WAIT)
+    assert await visit.page.evaluate("document.activeElement.id") == "login-password"
+    await visit.page.keyboard.press("Escape")
+    await is_visitor(visit)
+    await context.close()
+
+
+async def test_logging_out_ends_the_token_and_empties_the_page(visit: Visit, ann: str) -> None:
+    await log_in(visit, "ann")
+    await is_known(visit, "ann · agent")
+    token = await kept_login(visit)
+    bearer = {"Authorization": f"Bearer {token}"}
+    assert visit.server.get("/api/auth/me", bearer).json["name"] == "ann"
+    await visit.type("echo only for ann")
+    await visit.sees("only for ann")
+    await visit.state("ready")
+    await visit.page.click("#log-out")
+    await visit.page.get_by_text("You are logged out.").wait_for(timeout=WAIT)
+    await is_visitor(visit)
+    await visit.shows(lambda text: "only for ann" not in text)
+    await visit.page.press("#line", "ArrowUp")
+    assert await visit.page.input_value("#line") == ""
+    for _ in range(WAIT // 50):
+        if visit.server.get("/api/auth/me", bearer).status == 401:
+            break
+        await visit.page.wait_for_timeout(50)
+    assert visit.server.get("/api/auth/me", bearer).status == 401
+    assert "only for ann" not in await visit.page.evaluate("JSON.stringify([{...localStorage}, {...sessionStorage}])")
+
+
+async def test_an_account_that_is_closed_goes_back_to_visitor_with_a_notice(visit: Visit) -> None:
+    account(visit.server, "leaver")
+    await log_in(visit, "leaver")
+    await is_known(visit, "leaver · agent")
+    cli(visit.server, "user", "disable", "leaver")
+    await visit.page.get_by_text("You are logged out. Your token is not good any more.").wait_for(timeout=WAIT)
+    await is_visitor(visit)
+    await visit.type("echo still here")
+    await visit.sees("still here")
+
+
+async def test_commands_run_in_the_project_that_is_chosen(visit: Visit, ann: str) -> None:
+    made = make_project(visit.server, ann, "Shop <b>front</b>")
+    await log_in(visit, "ann")
+    await is_known(visit, "ann · agent")
+    await visit.page.wait_for_selector("#project-label:not([hidden])", timeout=WAIT)
+    assert await visit.page.locator("#project b").count() == 0
+    await visit.page.select_option("#project", label="Shop <b>front</b>")
+    await visit.type("echo made here > made.txt")
+    await visit.state("ready")
+    wait_until(lambda: (visit.server.data_dir / "projects" / made / "made.txt").exists(), "the file in the project")
+    await visit.page.reload()
+    await is_known(visit, "ann · agent")
+    await visit.page.wait_for_selector("#project-label:not([hidden])", timeout=WAIT)
+    await visit.type("cat made.txt")
+    await visit.sees("made here")
+    await visit.page.select_option("#project", label="none")
+    await visit.type("cat made.txt")
+    await visit.sees("No such file")
+
+
+def make_project(server: Server, token: str, name: str) -> str:
+    """A project of the token's account; its id."""
+    headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+    request = urllib.request.Request(f"{server.url}/api/projects", json.dumps({"name": name}).encode(), headers)
+    with urllib.request.urlopen(request) as answer:
+        made: str = json.load(answer)["id"]
+    return made
+
+
+async def test_a_server_without_visitors_lets_one_log_in(browser: Browser, start_server) -> None:
+    server = start_server({"GATEPOST_VISITORS": "false"})
+    token = account(server, "ann")
+    context = await browser.new_context()
+    visit = await new_visit(context, server)
+    await visit.page.goto(server.url)
+    await visit.page.wait_for_selector("#token-dialog[open]", timeout=WAIT)
+    await visit.page.click("#token-login")
+    await visit.page.fill("#login-name", "ann")
+    await visit.page.fill("#login-password", PASSWORD)
+    await visit.page.click("#login-send")
+    await is_known(visit, "ann · agent")
+    await visit.page.click("#log-out")
+    await visit.page.wait_for_selector("#token-dialog[open]", timeout=WAIT)
+    # The token of a program works too; leaving the page does not end it.
+    await visit.page.fill("#token", token)
+    await visit.page.press("#token", "Enter")
+    await is_known(visit, "ann · agent")
+    await visit.page.click("#log-out")
+    await visit.page.wait_for_selector("#token-dialog[open]", timeout=WAIT)
+    assert server.get("/api/auth/me", {"Authorization": f"Bearer {token}"}).status == 200
+    await context.close()
+
+
+@dataclass
+class Held:
+    """A socket whose `started` waits for the test; `sent` is what the page said."""
+
+    sent: list[dict[str, Any]] = field(default_factory=list)
+    let_go: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def route(self, page: Page) -> None:
+        async def pass_on(socket: WebSocketRoute, text: str | bytes) -> None:
+            if json.loads(text)["type"] == "started":
+                await self.let_go.wait()
+            socket.send(text)
+
+        def connect(socket: WebSocketRoute) -> None:
+            server = socket.connect_to_server()
+            waiting: asyncio.Queue[str | bytes] = asyncio.Queue()
+
+            async def deliver() -> None:
+                while True:
+                    await pass_on(socket, await waiting.get())
+
+            self.delivering = asyncio.create_task(deliver())
+            server.on_message(waiting.put_nowait)
+
+            def said(text: str | bytes) -> None:
+                self.sent.append(json.loads(text))
+                server.send(text)
+
+            socket.on_message(said)
+
+        await page.route_web_socket("**/ws/terminal", connect)
+
+
+@pytest.fixture
+async def held(browser: Browser, server: Server) -> AsyncIterator[tuple[Visit, Held]]:
+    context = await browser.new_context(viewport={"width": 1000, "height": 1600})
+    visit = await new_visit(context, server)
+    held = Held()
+    await held.route(visit.page)
+    await visit.page.goto(server.url)
+    await visit.state("ready")
+    yield visit, held
+    held.delivering.cancel()
+    assert visit.complaints == []
+    await context.close()
+
+
+async def test_between_sending_and_the_answer_the_page_says_that_it_was_sent(held: tuple[Visit, Held]) -> None:
+    visit, socket = held
+    await visit.type("echo at last")
+    await visit.state("sent")
+    assert "Sent" in await visit.page.inner_text("#state-text")
+    await visit.type("too early")
+    assert await visit.page.input_value("#line") == "too early"  # nothing could read it yet
+    socket.let_go.set()
+    await visit.sees("at last")
+    await visit.state("ready")
+
+
+async def test_stop_before_the_start_cancels_as_soon_as_it_starts(held: tuple[Visit, Held]) -> None:
+    visit, socket = held
+    await visit.type("pyguard sleep 601")
+    await visit.state("sent")
+    await visit.page.click("#stop")
+    assert "Stops" in await visit.page.inner_text("#state-text")
+    assert [message["type"] for message in socket.sent] == ["run"]
+    socket.let_go.set()
+    await visit.sees("Cancelled after")
+    await visit.state("ready")
+    assert [message["type"] for message in socket.sent] == ["run", "cancel"]
+    wait_until(lambda: not processes_of(visit.server, "sleep 601"), "the command to be gone")
+
+
+async def test_a_refusal_forgets_the_stop(held: tuple[Visit, Held]) -> None:
+    visit, socket = held
+    socket.let_go.set()
+    await visit.type("rm -rf /")
+    await visit.sees("Refused by blocked.rm")
+    await visit.state("ready")
+    await visit.type("echo runs to its end")
+    await visit.sees("runs to its end")
+    assert "cancel" not in [message["type"] for message in socket.sent]
+
+
+UNPROTECTED = {
+    "level": "L0",
+    "minimum": "L2",
+    "tests": [
+        {"name": "read a file outside", "needed_for": "L2", "passed": False, "detail": "it was read"},
+        {"name": "outlive the command", "needed_for": "L0", "passed": True, "detail": "it was ended"},
+    ],
+}
+
+
+async def test_a_server_that_cannot_hold_commands_says_so_in_words(browser: Browser, server: Server) -> None:
+    context = await browser.new_context(viewport={"width": 360, "height": 740})
+    visit = await new_visit(context, server)
+    await visit.page.route("**/health/protection", lambda route: route.fulfill(status=503, json=UNPROTECTED))
+    await visit.page.goto(server.url)
+    banner = visit.page.locator("#unprotected")
+    await banner.wait_for(timeout=WAIT)
+    text = await banner.inner_text()
+    assert "No command can run here now." in text
+    assert "at level L0; L2 is wanted" in text
+    assert "Not prevented: read a file outside." in text
+    assert await visit.page.evaluate("document.documentElement.scrollWidth") <= 360
+    await context.close()
+
+
+async def test_a_refusal_for_want_of_protection_shows_the_reason(browser: Browser, server: Server) -> None:
+    context = await browser.new_context()
+    visit = await new_visit(context, server)
+    reason = "Commands can be held at L0 here, L2 is wanted."
+
+    def serve(socket: WebSocketRoute) -> None:
+        refusal = {"type": "error", "rule": "protection.unavailable", "message": reason, "reason": reason}
+
+        def answer(text: str | bytes) -> None:
+            asked = json.loads(text)
+            socket.send(json.dumps({**refusal, "command": asked["command"], "id": asked["id"]}))
+
+        socket.on_message(answer)
+        socket.send(json.dumps({"type": "ready", "message": "", "service": "", "version": "", "profile": "terminal"}))
+
+    await visit.page.route_web_socket("**/ws/terminal", serve)
+    await visit.page.goto(server.url)
+    await visit.state("ready")
+    assert not await visit.page.is_visible("#unprotected")
+    await visit.type("ls")
+    await visit.page.locator("#unprotected", has_text=reason).wait_for(timeout=WAIT)
+    await visit.sees("Refused by protection.unavailable")
+    await visit.state("ready")
+    await context.close()
+
+
+@pytest.mark.parametrize(("width", "height"), [(320, 640), (360, 740), (1280, 900)])
+async def test_the_page_fits_when_logged_in(
+    browser: Browser, server: Server, ann: str, width: int, height: int
+) -> None:
+    make_project(server, ann, "A project with quite a long name, as people give them to projects")
+    context = await browser.new_context(viewport={"width": width, "height": height})
+    await context.add_init_script(f"sessionStorage.setItem('gatepost.login', '\"{ann}\"')")
+    visit = await open_page(context, server)
+    await is_known(visit, "ann · agent")
+    await visit.page.wait_for_selector("#project-label:not([hidden])", timeout=WAIT)
+    await visit.type("echo fits")
+    await visit.sees("fits")
+    assert await visit.page.evaluate("document.documentElement.scrollWidth") <= width
+    for id in ("who", "project", "log-out", "send"):
+        box = await visit.page.locator(f"#{id}").bounding_box()
+        assert box
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= width
+        assert box["y"] + box["height"] <= height
+    screen = await visit.page.locator("#screen").bounding_box()
+    assert screen
+    assert screen["height"] > height / 3
     await context.close()
