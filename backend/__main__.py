@@ -1,4 +1,4 @@
-"""The command line: `python -m backend serve`, `policy check`, and the verbs of accounts."""
+"""The command line: `python -m backend serve`, `policy check`, and the verbs of accounts and of the audit."""
 
 import argparse
 import asyncio
@@ -9,8 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from backend import __version__
-from backend.accounts_cli import add_verbs
+from backend import __version__, accounts_cli, audit_cli
 from backend.core.addresses import reachable
 from backend.core.admission import Plan, judge
 from backend.core.commands import parse
@@ -59,7 +58,8 @@ def _parser() -> argparse.ArgumentParser:
     protection.add_argument("--data-dir", type=Path, help="folder that the cage is built in (GATEPOST_DATA_DIR, data)")
     protection.add_argument("--json", action="store_true", help="print JSON on a terminal too")
     protection.set_defaults(run=_protection)
-    add_verbs(verbs)
+    accounts_cli.add_verbs(verbs)
+    audit_cli.add_verbs(verbs)
     return parser
 
 

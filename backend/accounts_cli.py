@@ -1,6 +1,7 @@
 """The verbs of accounts: `user add|list|disable|enable|passwd|link`, `token create|list|revoke`.
 
-They work on the settings' database, while the server runs too. Exit codes: 0 done, 1 it cannot be done, 2 wrong usage.
+They work on the settings' database, while the server runs too, and write what they change to the audit, as the user of
+this machine who runs them. Exit codes: 0 done, 1 it cannot be done, 2 wrong usage.
 The database is imported only by a verb that runs, because other verbs share this command line.
 """
 
@@ -10,6 +11,8 @@ import argparse
 import asyncio
 import getpass
 import json
+import os
+import pwd
 import secrets
 import sys
 import time
@@ -20,13 +23,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backend.core.addresses import reachable
+from backend.core.audit import Kind
 from backend.core.errors import GatepostError
 from backend.core.identity import ApiToken, Permission, Role, User, scopes_of, scopes_text
 from backend.core.ids import ulid
 from backend.settings import Settings, load_settings
 
 if TYPE_CHECKING:
+    from backend.storage.database import Database
     from backend.storage.identities import Identities
+    from backend.storage.ledger import LedgerStore
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -41,7 +47,12 @@ class Job:
     options: argparse.Namespace
     settings: Settings
     identities: Identities
+    ledger: LedgerStore
     password_hash: str | None
+
+    async def note(self, kind: Kind, **fields: Any) -> None:
+        """Write what was done to the audit. Raises StorageError."""
+        await self.ledger.note(kind, f"cli:{_os_user()}", "", fields)
 
     async def user(self, name: str) -> User:
         """The account with this name; the verb ends when there is none."""
@@ -180,15 +191,42 @@ async def _with_database(verb: Verb, options: argparse.Namespace, settings: Sett
     from backend.storage.database import Database, database_url
     from backend.storage.identities import Identities
 
+    _make_folder(settings.data_dir)
     url = settings.database_url.get_secret_value() if settings.database_url else None
-    if url is None:
-        _make_folder(settings.data_dir)
     database = Database(database_url(url, settings.data_dir))
     try:
         await database.migrate()
-        await verb(Job(options, settings, Identities(database, _now_ms, _new_id), hashed))
+        ledger = _ledger(settings, database)
+        if verb not in (_user_list, _token_list):
+            await ledger.prepare()  # before the change: what could not be written down is not done
+        await verb(Job(options, settings, Identities(database, _now_ms, _new_id), ledger, hashed))
+        await ledger.close_writer()
     finally:
         await database.close()
+
+
+def _ledger(settings: Settings, database: Database) -> LedgerStore:
+    """The audit, which is signed with the key of the data folder. Raises KeyFileError."""
+    from backend.credentials import Signer, new_signing_key
+    from backend.storage.anchor import AnchorFile
+    from backend.storage.keys import load_or_make
+    from backend.storage.ledger import LedgerStore, Stamp
+
+    folder = settings.data_dir
+    signer = Signer(load_or_make(folder / "audit.key", new_signing_key))
+    public = folder / "audit.pub"
+    if not public.exists():
+        public.write_bytes(signer.public_pem)
+    stamp = Stamp(_now_ms, _utc_now, _new_id, signer.sign)
+    return LedgerStore(database, stamp, "", AnchorFile(folder / "audit.anchor"))
+
+
+def _os_user() -> str:
+    """Who runs this; not what the environment says."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())
 
 
 def _make_folder(path: Path) -> None:
@@ -200,6 +238,10 @@ def _make_folder(path: Path) -> None:
 
 def _now_ms() -> int:
     return time.time_ns() // 1_000_000
+
+
+def _utc_now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _new_id() -> str:
@@ -214,6 +256,7 @@ async def _user_add(job: Job) -> None:
         raise Refusal(str(error), EXIT_USAGE) from None
     if user is None:
         raise Refusal(f"the name {options.name} is taken")
+    await job.note(Kind.USER_CREATED, user=user.name, role=str(user.role), profile=user.profile)
     print(f"Added {user.name}, {user.role}.")
 
 
@@ -242,6 +285,7 @@ async def _set_disabled(job: Job, disabled: bool) -> None:
     user = await job.user(job.options.name)
     if user.disabled is not disabled:
         await job.identities.set_disabled(user.id, disabled)
+        await job.note(Kind.USER_CHANGED, user=user.name, change=_state(disabled))
     print(f"{user.name} is {_state(disabled)}.")
 
 
@@ -249,6 +293,7 @@ async def _user_passwd(job: Job) -> None:
     user = await job.user(job.options.name)
     assert job.password_hash
     await job.identities.set_password(user.id, job.password_hash)
+    await job.note(Kind.USER_CHANGED, user=user.name, change="password")
     print(f"{user.name} has a new password.")
 
 
@@ -260,6 +305,7 @@ async def _user_link(job: Job) -> None:
         raise Refusal(f"{user.name} is disabled")
     link = new_login_link(secrets.token_bytes)
     await job.identities.add_link(secret_hash(link), user.id, _now_ms() + LINK_MINUTES * 60_000)
+    await job.note(Kind.LINK_CREATED, user=user.name, minutes=LINK_MINUTES)
     page = job.options.url or f"http://{reachable(job.settings.host)}:{job.settings.port}"
     # A fragment is sent to no server, so the secret stands in no log.
     print(f"{page.rstrip('/')}/#login={link}")
@@ -276,6 +322,8 @@ async def _token_create(job: Job) -> None:
         token = await job.identities.add_token(user.id, options.name, options.scopes, secret_hash(secret), ends)
     except ValueError as error:
         raise Refusal(str(error), EXIT_USAGE) from None
+    scopes = scopes_text(token.scopes)
+    await job.note(Kind.TOKEN_CREATED, user=user.name, token=token.id, name=token.name, scopes=scopes)
     print(f"gatepost: token {token.id} of {user.name}; it is shown only now:", file=sys.stderr, flush=True)
     print(secret)
 
@@ -302,6 +350,7 @@ def _end(token: ApiToken) -> str:
 async def _token_revoke(job: Job) -> None:
     if not await job.identities.revoke_token(job.options.id):
         raise Refusal(f"there is no token {job.options.id}, or it was revoked before")
+    await job.note(Kind.TOKEN_REVOKED, token=job.options.id)
     print(f"The token {job.options.id} is revoked.")
 
 

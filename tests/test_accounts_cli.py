@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pty
+import pwd
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
@@ -259,3 +260,44 @@ def test_a_slip_at_the_terminal_changes_nothing(tmp_path: Path, ask: Ask, typed:
     assert code == 1
     assert message in shown
     assert ask(lambda identities: identities.password_hash_of("ann"))[1] is None
+
+
+def test_what_the_verbs_change_is_in_the_audit(capsys: pytest.CaptureFixture[str]) -> None:
+    add()
+    assert main(["user", "disable", "ann"]) == 0
+    assert main(["user", "disable", "ann"]) == 0
+    assert main(["user", "enable", "ann"]) == 0
+    assert main(["user", "link", "ann"]) == 0
+    link = capsys.readouterr().out.strip().splitlines()[-1].partition("=")[2]
+    assert main(["token", "create", "--user", "ann", "--name", "ci"]) == 0
+    said = capsys.readouterr()
+    id, secret = said.err.split()[2], said.out.strip()
+    assert main(["token", "revoke", id]) == 0
+    assert main(["token", "revoke", id]) == 1
+    assert main(["audit", "verify"]) == 0
+    capsys.readouterr()
+    assert main(["audit", "export"]) == 0
+    text = capsys.readouterr().out
+    events = [json.loads(json.loads(line)["body"]) for line in text.splitlines()[1:-1]]
+    assert [event["kind"] for event in events] == [
+        "user_created",
+        "user_changed",
+        "user_changed",
+        "link_created",
+        "token_created",
+        "token_revoked",
+    ]
+    assert {event["actor"] for event in events} == {f"cli:{pwd.getpwuid(os.getuid()).pw_name}"}
+    assert [event.get("change") for event in events[:3]] == [None, "disabled", "enabled"]
+    assert (events[4]["token"], events[4]["user"], events[4]["scopes"]) == (id, "ann", "execute read")
+    assert secret not in text
+    assert link not in text
+
+
+def test_with_the_key_of_another_server_nothing_is_changed(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    add()
+    (tmp_path / "data/audit.key").unlink()
+    assert main(["user", "disable", "ann"]) == 1
+    assert "not signed with this server's key" in capsys.readouterr().err
+    assert main(["user", "list", "--json"]) == 0
+    assert not last_object(capsys)["disabled"]

@@ -45,6 +45,7 @@ ROOMS = {
     "authentication.py": {"backend.core", "backend.credentials", "backend.storage"},
     "directory.py": {"backend.core", "backend.execution", "backend.profiles", "backend.storage"},
     "accounts_cli.py": {"backend.core", "backend.credentials", "backend.settings", "backend.storage"},
+    "audit_cli.py": {"backend.core", "backend.credentials", "backend.settings", "backend.storage"},
     "recovery.py": {"backend.core", "backend.storage"},
     "telemetry.py": {"backend.core", "structlog", "prometheus_client"},
 }

@@ -7,7 +7,7 @@ without the key. Everything here is pure; `backend.storage.ledger` stores it.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Self
@@ -150,6 +150,19 @@ def extend(head: Head, events: Iterable[Event]) -> tuple[Head, list[Link]]:
     return Head(head.first_seq, head.first_previous, seq, last), links
 
 
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What was found: how many events are good, and what is wrong (empty when nothing is).
+
+    `breaks` are the numbers of the events which tell that a place noted before was gone when a server started.
+    """
+
+    head: Head
+    events: int
+    problem: str
+    breaks: Sequence[int] = ()
+
+
 @dataclass(slots=True)
 class Verifier:
     """Goes through a chain link by link. `problem` is the first thing that is wrong, empty while all is well.
@@ -206,13 +219,12 @@ class Verifier:
             if anchor.seq == self.at.seq and anchor.hash != self.at.hash and not self.problem:
                 self.problem = f"event {anchor.seq} is not the one that was noted: the chain was made anew"
 
-    def finish(self, signed: Callable[[bytes], bool]) -> str:
-        """The verdict after the last link: empty when the chain is whole.
+    def finish(self, signed: Callable[[bytes], bool]) -> Verdict:
+        """The verdict after the last link. `signed` tells whether the signature of the head is good for a statement."""
+        problem = self.problem or self._check_head(signed)
+        return Verdict(self.head, self.taken, problem, tuple(self.breaks))
 
-        `signed` tells whether the signature of the head is good for a statement.
-        """
-        if self.problem:
-            return self.problem
+    def _check_head(self, signed: Callable[[bytes], bool]) -> str:
         if not signed(self.head.statement()):
             return "the signature of the head is wrong: the head was changed, or signed with another key"
         if self.at != self.head.end:

@@ -3,13 +3,13 @@
 Whoever changed the database may have left anything in it, so what is read here is not taken to be what was written.
 """
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, LargeBinary, cast, select
 
-from backend.core.audit import EMPTY, Anchor, Head, Link, Verifier
+from backend.core.audit import EMPTY, Anchor, Head, Link, Verdict, Verifier
 from backend.core.errors import StorageError
 from backend.storage.database import Database
 from backend.storage.tables import audit_events, audit_head
@@ -30,19 +30,6 @@ class SignedHead:
 
     head: Head
     signature: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What was found: how many events are good, and what is wrong (empty when nothing is).
-
-    `breaks` are the numbers of the events which tell that a place noted before was gone when a server started.
-    """
-
-    head: Head
-    events: int
-    problem: str
-    breaks: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +96,7 @@ class Chain:
                 break
             if verifier.taken % PAGE == 0:
                 progress(verifier.taken)
-        problem = verifier.finish(lambda statement: signed(statement, found.signature))
-        return Verdict(found.head, verifier.taken, problem, tuple(verifier.breaks))
+        return verifier.finish(lambda statement: signed(statement, found.signature))
 
     async def _has_moved(self, head: Head) -> bool:
         """Whether events were written since `head` was read; otherwise what stands behind it was put there."""

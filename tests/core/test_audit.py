@@ -30,7 +30,7 @@ def problem(head: Head, links: list[Link], signature: bytes, *anchors: Anchor) -
     for link in links:
         if not verifier.take(link):
             break
-    return verifier.finish(lambda statement: signature == SIGNED + statement)
+    return verifier.finish(lambda statement: signature == SIGNED + statement).problem
 
 
 def remade(links: list[Link], previous: bytes = GENESIS) -> list[Link]:
@@ -155,7 +155,7 @@ def test_what_broke_before_is_remembered() -> None:
     head, links = extend(EMPTY, [event(1), replace(event(2), kind=Kind.CHAIN_BROKEN)])
     verifier = Verifier(head)
     assert all(map(verifier.take, links))
-    assert verifier.breaks == [2]
+    assert verifier.finish(lambda _: True).breaks == (2,)
 
 
 CHANGES = st.sampled_from(["flip", "drop", "swap", "copy", "cut", "hash", "renumber", "remake"])

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import delete, func, insert, select, text, update
 
-from backend.core.audit import Anchor, Kind
+from backend.core.audit import Anchor, Kind, Verdict
 from backend.core.errors import StorageError
 from backend.core.executions import Status, Usage
 from backend.core.floods import Floods
@@ -17,7 +17,7 @@ from backend.core.identity import Principal
 from backend.core.ledger import Ending
 from backend.credentials import Signer, new_signing_key, verify_signature
 from backend.storage.anchor import AnchorFile, read_anchor
-from backend.storage.chain import Chain, Verdict
+from backend.storage.chain import Chain
 from backend.storage.database import Database
 from backend.storage.history import HistoryStore
 from backend.storage.ledger import LedgerStore, Stamp

@@ -1,0 +1,275 @@
+"""The verbs of the audit: `audit verify` and `audit export`.
+
+Exit codes of `verify`: 0 the chain is whole, 1 it was tampered with, 2 it cannot be looked at.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from backend.core import exports
+from backend.core.audit import EMPTY, Anchor, Head, Link, Verdict, Verifier
+from backend.core.errors import GatepostError
+from backend.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from backend.storage.chain import Chain, SignedHead
+
+EXIT_TAMPERED = 1
+EXIT_USAGE = 2
+PATIENCE = 1.0  # seconds before progress is shown
+SHOW_EVERY = 5000  # lines
+
+Parsers = Any  # argparse's own type for subparsers is private
+Verify = Callable[[bytes, bytes], bool]
+
+
+class Refusal(GatepostError):
+    """The verb cannot do what it is told."""
+
+
+def add_verbs(verbs: Parsers) -> None:
+    """Add `audit` to the command line."""
+    audit = verbs.add_parser("audit", help="verify and export the audit").add_subparsers(required=True, metavar="VERB")
+    verify = _add(audit, "verify", _verify, "tell whether the audit is as it was written")
+    verify.add_argument("--file", type=Path, help="a JSON lines export to verify, instead of the database")
+    verify.add_argument(
+        "--public-key", type=Path, metavar="FILE", help="key to verify with (audit.pub in the data folder)"
+    )
+    verify.add_argument(
+        "--anchor",
+        type=_anchor,
+        action="append",
+        default=[],
+        metavar="SEQ:HASH",
+        help="a place noted before; may be given more than once",
+    )
+    verify.add_argument("--json", action="store_true", help="print a JSON object")
+    export = _add(audit, "export", _export, "print the events")
+    export.add_argument("--format", choices=["jsonl", "syslog", "csv"], default="jsonl", help="(jsonl)")
+    export.add_argument("--after", type=_seq, default=0, metavar="SEQ", help="only events with higher numbers")
+    export.add_argument("--since", type=_time, metavar="TIME", help="only from the first event at or after it")
+
+
+def _add(verbs: Parsers, name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = verbs.add_parser(name, help=text, description=text)
+    parser.add_argument("--data-dir", type=Path, help="folder of the database and the key (GATEPOST_DATA_DIR, data)")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _anchor(text: str) -> Anchor:
+    try:
+        return Anchor.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _seq(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) < 19):
+        raise argparse.ArgumentTypeError("must be the number of an event")
+    return int(text)
+
+
+def _time(text: str) -> str:
+    """A time as events have it; one without a zone is UTC."""
+    try:
+        then = datetime.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError("must be a time such as 2026-01-31 or 2026-01-31T12:00:00Z") from None
+    then = then.replace(tzinfo=UTC) if then.tzinfo is None else then.astimezone(UTC)
+    return then.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    return load_settings(**({} if options.data_dir is None else {"data_dir": options.data_dir}))
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from backend.credentials import verify_signature
+
+    if options.file and not options.public_key:
+        raise Refusal("--file wants --public-key too: the key that was handed over, not one that lies beside the file")
+    path = options.public_key or _settings(options).data_dir / "audit.pub"
+    key = _read_key(path)
+    begun = time.monotonic()
+    try:
+        check: Verify = lambda statement, signature: verify_signature(key, statement, signature)  # noqa: E731
+        verdict = _verify_file(options, check) if options.file else asyncio.run(_verify_database(options, check))
+    except ValueError as error:
+        raise Refusal(f"{path}: {error}") from None
+    _tell(options, verdict, max(time.monotonic() - begun, 1e-6))
+    return EXIT_TAMPERED if verdict.problem else 0
+
+
+def _read_key(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise Refusal(f"{path}: {error.strerror}") from None
+
+
+async def _verify_database(options: argparse.Namespace, check: Verify) -> Verdict:
+    from backend.storage.anchor import read_anchor
+
+    # The noted place first: the chain that is read after it has it, or has lost it.
+    noted = read_anchor(_settings(options).data_dir / "audit.anchor")
+    anchors = (*options.anchor, *((noted,) if noted else ()))
+    with _progress() as show:
+        async with _open(options) as chain:
+            return await chain.verify(check, anchors, show)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[int], None]]:
+    """Shows how many events are done, on a terminal and once it has taken a while."""
+    begun, shown = time.monotonic(), False
+
+    def show(done: int) -> None:
+        nonlocal shown
+        if sys.stderr.isatty() and time.monotonic() - begun > PATIENCE:
+            shown = True
+            print(f"\r{done} events ...", end="", file=sys.stderr, flush=True)
+
+    try:
+        yield show
+    finally:
+        if shown:
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+
+@asynccontextmanager
+async def _open(options: argparse.Namespace) -> AsyncIterator[Chain]:
+    """The audit of the settings' database, which is not made where there is none."""
+    from backend.storage.chain import Chain
+    from backend.storage.database import Database, database_url
+
+    settings = _settings(options)
+    if settings.database_url is None and not (settings.data_dir / "gatepost.db").exists():
+        raise Refusal(f"GATEPOST_DATA_DIR: there is no database in {settings.data_dir}")
+    database = Database(
+        database_url(settings.database_url.get_secret_value() if settings.database_url else None, settings.data_dir)
+    )
+    try:
+        yield Chain(database)
+    finally:
+        await database.close()
+
+
+def _verify_file(options: argparse.Namespace, check: Verify) -> Verdict:
+    """Verify an export, line by line."""
+    try:
+        with options.file.open("rb") as file, _progress() as show:
+            return _verify_lines(file, tuple(options.anchor), check, show)
+    except OSError as error:
+        raise Refusal(f"{options.file}: {error.strerror}") from None
+
+
+def _verify_lines(file: BinaryIO, anchors: tuple[Anchor, ...], check: Verify, show: Callable[[int], None]) -> Verdict:
+    count, last = 0, b""
+    for count, last in enumerate(file, 1):  # noqa: B007 - what is left after the loop is wanted
+        pass
+    verifier, number = None, count
+    try:
+        head, signature = exports.read_last_line(last)
+        file.seek(0)
+        number = 1
+        verifier = Verifier(head, anchors, exports.read_first_line(file.readline()))
+        for number in range(2, count):
+            if not verifier.take(exports.read_json_line(file.readline())):
+                break
+            if number % SHOW_EVERY == 0:
+                show(number)
+    except ValueError as error:
+        return Verdict(EMPTY, verifier.taken if verifier else 0, f"line {number} is not as it was written: {error}")
+    return verifier.finish(lambda statement: check(statement, signature))
+
+
+def _tell(options: argparse.Namespace, verdict: Verdict, seconds: float) -> None:
+    if options.json:
+        print(json.dumps(_as_json(verdict, seconds)))
+        return
+    rate = f"{verdict.events} events in {seconds:.2f} s, {verdict.events / seconds:.0f} a second"
+    if verdict.problem:
+        print(f"TAMPERED: {verdict.problem}\n{rate}")
+    else:
+        print(f"The audit is as it was written.\n{rate}\nhead {verdict.head.end}")
+    for seq in verdict.breaks:
+        print(f"NOTE: event {seq} tells that a place noted before was gone when a server started")
+
+
+def _as_json(verdict: Verdict, seconds: float) -> dict[str, Any]:
+    return {
+        "verified": not verdict.problem,
+        "problem": verdict.problem,
+        "events": verdict.events,
+        "first_seq": verdict.head.first_seq,
+        "head": str(verdict.head.end),
+        "breaks": list(verdict.breaks),
+        "seconds": round(seconds, 3),
+        "events_per_second": round(verdict.events / seconds),
+    }
+
+
+def _export(options: argparse.Namespace) -> int:
+    try:
+        asyncio.run(_print_events(options))
+        sys.stdout.flush()
+    except BrokenPipeError:  # who reads has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+async def _print_events(options: argparse.Namespace) -> None:
+    async with _open(options) as chain:
+        found = await chain.head()
+        if found is None:
+            raise Refusal("the audit has no head")
+        if options.after > found.head.seq:
+            raise Refusal(f"the audit ends at event {found.head.seq}")
+        events = _selected(chain, found.head, options.after, options.since or "")
+        if options.format == "jsonl":
+            await _print_json_lines(events, found)
+            return
+        if options.format == "csv":
+            _print(exports.csv_head())
+        line = exports.csv_line if options.format == "csv" else exports.syslog_line
+        async for _, link in events:
+            _print(line(link))
+
+
+async def _print_json_lines(events: AsyncIterator[tuple[Anchor, Link]], found: SignedHead) -> None:
+    begun = False
+    async for before, link in events:
+        if not begun:
+            _print(exports.first_line(before))
+            begun = True
+        _print(exports.json_line(link))
+    if not begun:
+        _print(exports.first_line(found.head.end))
+    _print(exports.last_line(found.head, found.signature))
+
+
+async def _selected(chain: Chain, head: Head, after: int, since: str) -> AsyncIterator[tuple[Anchor, Link]]:
+    """The events to export up to the head, each with the place before it."""
+    before = head.start
+    async for link in chain.links(max(after, head.first_seq - 1) - 1, head.seq):
+        wanted = link.seq > after and link.seq >= head.first_seq
+        if wanted and (not since or str(link.content.get("time")) >= since):
+            since = ""  # what follows is exported whatever its time: a chain has no gaps
+            yield before, link
+        before = Anchor(link.seq, link.hash)
+
+
+def _print(line: str) -> None:
+    sys.stdout.buffer.write(f"{line}\n".encode())
