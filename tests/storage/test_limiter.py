@@ -4,8 +4,10 @@ import asyncio
 
 import pytest
 
+from backend.core.errors import StorageError
 from backend.core.limits import Rate
-from backend.storage.limiter import SWEEP_EVERY, MovingWindow, WindowStorage
+from backend.storage.limiter import SWEEP_EVERY, MovingWindow, WindowStorage, shared_storage
+from tests.redis_server import running_redis
 
 
 async def test_a_window_takes_so_many_and_no_more() -> None:
@@ -40,3 +42,17 @@ async def test_visitors_who_left_take_no_memory(monkeypatch: pytest.MonkeyPatch)
     for _ in range(SWEEP_EVERY):
         await storage.acquire_entry("the last", 10**6, 10)
     assert set(storage._windows) == {"the last"}
+
+
+async def test_a_window_in_redis_is_shared_exactly() -> None:
+    with running_redis() as redis:
+        windows = [MovingWindow(Rate(30, 60), "t", shared_storage(redis.url)) for _ in range(4)]
+        waits = await asyncio.gather(*(windows[number % 4].hit("ann") for number in range(100)))
+        assert waits.count(0.0) == 30
+        assert all(0 < wait <= 60 for wait in waits if wait)
+        assert await windows[0].hit("bob") == 0.0
+        assert await windows[1].wait("ann") > 0
+        redis.stop()
+        for asked in (windows[0].hit, windows[0].wait):
+            with pytest.raises(StorageError, match="Redis cannot be reached"):
+                await asked("bob")
