@@ -46,7 +46,8 @@ async def test_visitors_who_left_take_no_memory(monkeypatch: pytest.MonkeyPatch)
 
 async def test_a_window_in_redis_is_shared_exactly() -> None:
     with running_redis() as redis:
-        windows = [MovingWindow(Rate(30, 60), "t", shared_storage(redis.url)) for _ in range(4)]
+        storages = [shared_storage(redis.url) for _ in range(4)]
+        windows = [MovingWindow(Rate(30, 60), "t", storage) for storage in storages]
         waits = await asyncio.gather(*(windows[number % 4].hit("ann") for number in range(100)))
         assert waits.count(0.0) == 30
         assert all(0 < wait <= 60 for wait in waits if wait)
@@ -56,3 +57,5 @@ async def test_a_window_in_redis_is_shared_exactly() -> None:
         for asked in (windows[0].hit, windows[0].wait):
             with pytest.raises(StorageError, match="Redis cannot be reached"):
                 await asked("bob")
+        for storage in storages:
+            await storage.bridge.storage.aclose()  # type: ignore[attr-defined]
