@@ -133,6 +133,7 @@ static void close_file(int fd) { CALL(__NR_close, fd); }
 static int fork_here(void) { return (int)CALL(__NR_clone, SIGCHLD); }
 
 /* Numbers that old headers lack; they are the same on all architectures. */
+#define NR_CLONE3 435
 #define NR_CLOSE_RANGE 436
 #define NR_LANDLOCK_CREATE_RULESET 444
 #define NR_LANDLOCK_ADD_RULE 445
@@ -155,6 +156,8 @@ static int fork_here(void) { return (int)CALL(__NR_clone, SIGCHLD); }
 #define MAX_FILTER 4096
 #define MAX_PROCESSES 65536 /* of the whole machine, looked through when a command is told to end */
 #define SUPERVISOR_PID 0xC0DEDEADu /* stands in the filter for the pid that only this program knows */
+#define MAX_GROUPS 2
+#define INTO_CGROUP (1ull << 33) /* CLONE_INTO_CGROUP */
 #define RESCAN 50000000 /* nanoseconds until processes told to die are looked for again */
 #define DIRECT_ROUNDS 2 /* of killing, before processes are stopped first: a fork bomb outruns plain kills */
 #define FREEZE_PASSES 200
@@ -172,13 +175,15 @@ struct entry { uint64_t inode; int64_t offset; uint16_t length; uint8_t type; ch
 
 struct rule { const char *path; uint64_t rights; int required; };
 struct stage { char *executable, *cwd, **argv, **env; int fds[3], pid; };
+struct group { int folder, joined; const char *join, *layers; };
 struct process { int pid, parent; char state, ours; };
 
 static struct {
-    int minimum, control, status, network, nrules, nstages, signals, io, server, self;
+    int minimum, control, status, network, nrules, nstages, ngroups, signals, io, server, self;
     long long uid, gid, cpu, data, file_size, processes, open_files;
     struct rule rules[MAX_RULES];
     struct stage stages[MAX_STAGES];
+    struct group groups[MAX_GROUPS];
     struct sock_fprog filter;
     struct sock_filter instructions[MAX_FILTER];
 } cage;
@@ -267,6 +272,16 @@ static void take_stage(struct stage *stage)
         bad_spec();
 }
 
+static void take_groups(void)
+{
+    cage.ngroups = take_count(MAX_GROUPS);
+    for (int i = 0; i < cage.ngroups; i++) {
+        cage.groups[i].folder = (int)take_number();
+        cage.groups[i].join = take(NULL);
+        cage.groups[i].layers = take(NULL);
+    }
+}
+
 static void read_spec(int fd)
 {
     struct stat about;
@@ -275,7 +290,7 @@ static void read_spec(int fd)
     cursor = map((size_t)about.st_size, fd);
     spec_end = cursor + about.st_size;
     close_file(fd);
-    if (!same(take(NULL), "cage 1"))
+    if (!same(take(NULL), "cage 2"))
         bad_spec();
     cage.minimum = take_count(3);
     cage.server = (int)take_number();
@@ -288,6 +303,7 @@ static void read_spec(int fd)
     cage.file_size = take_number();
     cage.processes = take_number();
     cage.open_files = take_number();
+    take_groups();
     cage.network = take_count(1);
     cage.nrules = take_count(MAX_RULES);
     for (int i = 0; i < cage.nrules; i++) {
@@ -380,6 +396,20 @@ static long take_limits(void)
     failed = failed ? failed : limit(RLIMIT_FSIZE, cage.file_size, cage.file_size);
     failed = failed ? failed : limit(RLIMIT_NOFILE, cage.open_files, cage.open_files);
     return failed ? failed : limit(RLIMIT_CORE, 0, 0);
+}
+
+/* A control group that cannot be joined is not told; the program runs without it. */
+static void join_groups(void)
+{
+    for (int i = 0; i < cage.ngroups; i++) {
+        struct group *group = &cage.groups[i];
+        if (group->joined)
+            continue;
+        int fd = (int)CALL(__NR_openat, group->folder, group->join, O_WRONLY | O_CLOEXEC, 0);
+        group->joined = fd >= 0 && CALL(__NR_write, fd, "0", 1) == 1;
+        if (fd >= 0)
+            close_file(fd);
+    }
 }
 
 /* When memory runs out, the kernel is to choose a command, not the service. */
@@ -492,6 +522,11 @@ static int confine(int index)
     if (fenced)
         add_number(&line, abi);
     add(&line, filtered ? ",seccomp" : "");
+    for (int i = 0; i < cage.ngroups; i++)
+        if (cage.groups[i].joined) {
+            add(&line, ",");
+            add(&line, cage.groups[i].layers);
+        }
     tell(&line);
     return level;
 }
@@ -502,6 +537,7 @@ static void run_stage(int index)
     struct stage *stage = &cage.stages[index];
     long failed;
     CALL(__NR_setpgid, 0, cage.stages[0].pid);
+    join_groups();
     CALL(__NR_prctl, PR_SET_DUMPABLE, 1); /* else our own entries in /proc are closed to us */
     clean_signals();
     CALL(__NR_umask, 022);
@@ -599,10 +635,24 @@ static int signal_all(int number)
     return running;
 }
 
+/* Born in its control group where that is possible: to join one by cgroup.procs may take 15 ms. */
+static int fork_stage(void)
+{
+    for (int i = 0; i < cage.ngroups; i++)
+        if (same(cage.groups[i].join, "cgroup.procs")) {
+            uint64_t how[11] = {[0] = INTO_CGROUP, [4] = SIGCHLD, [10] = (uint64_t)cage.groups[i].folder};
+            int pid = (int)CALL(NR_CLONE3, how, sizeof how);
+            cage.groups[i].joined = pid == 0;
+            if (pid >= 0)
+                return pid;
+        }
+    return fork_here();
+}
+
 static void start_stages(void)
 {
     for (int i = 0; i < cage.nstages; i++) {
-        int pid = fork_here();
+        int pid = fork_stage();
         if (pid == 0)
             run_stage(i);
         if (pid < 0)
@@ -614,6 +664,8 @@ static void start_stages(void)
     for (int i = 0; i < cage.nstages; i++)
         for (int k = 0; k < 3; k++)
             close_file(cage.stages[i].fds[k]);
+    for (int i = 0; i < cage.ngroups; i++)
+        close_file(cage.groups[i].folder);
     CALL(__NR_prctl, PR_SET_DUMPABLE, 0);
 }
 
@@ -734,7 +786,7 @@ void enter(long *words)
     if (words[0] != 2)
         exit_now(BAD_SPEC);
     if (same(argv[1], "--version"))
-        exit_now(CALL(__NR_write, 1, "cage 1\n", 7) != 7);
+        exit_now(CALL(__NR_write, 1, "cage 2\n", 7) != 7);
     cage.self = (int)CALL(__NR_getpid);
     read_spec((int)to_number(argv[1], NULL));
     stand_guard();

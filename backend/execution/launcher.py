@@ -24,6 +24,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Literal
 
+from backend.execution import cgroups
 from backend.execution.stages import Applied, Bounds, Launched, Report, Stage, StageEnd, Usage
 
 Kind = Literal["compiled", "python"]
@@ -31,7 +32,7 @@ Kind = Literal["compiled", "python"]
 LIBC = ctypes.CDLL(None, use_errno=True)
 
 SOURCES = Path(__file__).parent
-VERSION = "cage 1"
+VERSION = "cage 2"
 COMPILERS = ("cc", "gcc", "clang")
 COMPILER_PATH = "/usr/local/bin:/usr/bin:/bin"
 FLAGS = ("-O2", "-s", "-static", "-nostdlib", "-ffreestanding", "-fno-stack-protector", "-fno-pie", "-no-pie")
@@ -142,7 +143,8 @@ class CageLimits:
 
     `memory` is what a process may write to privately (RLIMIT_DATA): address space is not counted, since node reserves
     tens of GiB of it, nor is memory shared with others. `processes` counts all processes and threads of the user that
-    the programs run as, those of other commands too; it has no effect for root.
+    the programs run as, those of other commands too; it has no effect for root. Where there are control groups, it is also
+    the bound of all processes of one command, and `memory_total` that of their memory.
     """
 
     cpu_seconds: int = 600
@@ -150,6 +152,7 @@ class CageLimits:
     file_size: int = 1 << 30  # bytes
     processes: int = 256
     open_files: int = 1024
+    memory_total: int = 2 << 30  # bytes
 
 
 def cage_environment(home: str = "") -> dict[str, str]:
@@ -186,6 +189,7 @@ class CageLauncher:
     limits: CageLimits = field(default_factory=CageLimits)
     minimum: str = "L2"
     compiled: bool = True  # False: the one in Python also where there is a compiler
+    groups: cgroups.Groups = field(default_factory=cgroups.here)
     command: tuple[str, ...] = field(init=False)
     kind: Kind = field(init=False)
 
@@ -204,15 +208,18 @@ class CageLauncher:
             stages = [_above_stdio(stage, theirs) for stage in stages]
             spec = os.memfd_create("cage")
             theirs.callback(os.close, spec)
-            _write(spec, self._spec(stages, bounds, control_read, status_write))
+            group = self.groups.make(self.limits.processes, self.limits.memory_total)
+            ours.callback(group.remove)
+            theirs.callback(group.close)
+            _write(spec, self._spec(stages, bounds, control_read, status_write, group))
             process = subprocess.Popen(
                 [*self.command, str(spec)],
                 env={},
-                pass_fds={spec, control_read, status_write, *_descriptors(stages)},
+                pass_fds={spec, control_read, status_write, *group.descriptors, *_descriptors(stages)},
             )
             pidfd = _pidfd(process)
             ours.pop_all()
-        return _Running(process, pidfd, control, status, len(stages))
+        return _Running(process, pidfd, control, status, len(stages), group)
 
     def _demand(self) -> None:
         """Refuse before anything is started what the cage would refuse anyway."""
@@ -223,7 +230,7 @@ class CageLauncher:
         if self.minimum >= "L3":
             raise OSError(errno.ENOSYS, "namespaces are not applied")
 
-    def _spec(self, stages: Sequence[Stage], bounds: Bounds, control: int, status: int) -> bytes:
+    def _spec(self, stages: Sequence[Stage], bounds: Bounds, control: int, status: int, group: cgroups.Group) -> bytes:
         rules = _rules(bounds)
         limits = self.limits
         scoped = bool(self.run_as and os.geteuid() == 0) or landlock_abi() >= LANDLOCK_SIGNALS
@@ -236,6 +243,9 @@ class CageLauncher:
             *(self.run_as or (-1, -1)),
         ]
         spec += [limits.cpu_seconds, limits.memory, limits.file_size, limits.processes, limits.open_files]
+        spec += [len(group.members)]
+        for member in group.members:
+            spec += [member.folder, member.join, member.layers]
         spec += [int(bounds.network), len(rules)]
         head = b"".join(map(_field, spec)) + b"".join(_rule(*rule) for rule in rules)
         spec = [syscall_filter(bounds.network, None if scoped else os.getpid()), len(stages)]
@@ -249,9 +259,18 @@ class CageLauncher:
 class _Running:
     """A pipeline in the cage, seen from the service."""
 
-    def __init__(self, process: subprocess.Popen[bytes], pidfd: int, control: int, status: int, stages: int) -> None:
+    def __init__(
+        self,
+        process: subprocess.Popen[bytes],
+        pidfd: int,
+        control: int,
+        status: int,
+        stages: int,
+        group: cgroups.Group,
+    ) -> None:
         self.pidfd = pidfd
         self._process, self._control, self._status, self._stages = process, control, status, stages
+        self._group = group
         self._told = b""
         os.set_blocking(control, False)
         os.set_blocking(status, False)
@@ -277,6 +296,7 @@ class _Running:
     def finish(self) -> Report:
         self._read()
         self._process.wait()
+        self._group.remove()
         for descriptor in (self._control, self._status, self.pidfd):
             os.close(descriptor)
         lines = list(self._lines())

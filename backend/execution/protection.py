@@ -84,7 +84,7 @@ def probe(launcher: CageLauncher) -> Protection:
 
 
 def _protection(kind: Kind, applied: Applied, tests: Sequence[SelfTest]) -> Protection:
-    values = dict(layer.split(":") for layer in applied.layers if ":" in layer)
+    values = dict(layer.split(":") for layer in applied.layers if layer.startswith(("landlock:", "uid:")))
     abi, uid = int(values.get("landlock", 0)), int(values.get("uid", os.getuid()))
     failed = [test.needed_for for test in tests if not test.passed]
     reached = [level for level in LEVELS if level <= applied.level and not any(need <= level for need in failed)]
@@ -95,15 +95,16 @@ def _protection(kind: Kind, applied: Applied, tests: Sequence[SelfTest]) -> Prot
         kind=kind,
         uid=uid,
         tests=tuple(tests),
-        gaps=tuple(_gaps(abi, same_user=uid == os.geteuid())),
+        gaps=tuple(_gaps(abi, same_user=uid == os.geteuid(), together="cgroup:memory" in applied.layers)),
     )
 
 
-def _gaps(abi: int, *, same_user: bool) -> list[str]:
+def _gaps(abi: int, *, same_user: bool, together: bool) -> list[str]:
+    each = "processor time is" if together else "memory and processor time are"
     gaps = [
         "commands in one workspace at the same time are not kept apart",
         "names and sizes of files outside can be asked for, and times of those that everybody may write to be changed",
-        "memory and processor time are bounded for each process, not for all of a command together",
+        f"{each} bounded for each process, not for all of a command together",
         "a command that has the network reaches sockets in the file system as far as its user may",
     ]
     if same_user:

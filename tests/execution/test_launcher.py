@@ -44,7 +44,7 @@ def test_the_cage_is_built_once(tmp_path: Path) -> None:
 
 def test_a_cage_that_others_may_write_to_is_made_anew(tmp_path: Path) -> None:
     path = Path(compiled(tmp_path).command[0])
-    path.write_text("#!/bin/sh\necho cage 1\n")
+    path.write_text("#!/bin/sh\necho cage 2\n")
     path.chmod(0o777)
     assert CageLauncher(tmp_path, RUN_AS).kind == "compiled"
     assert path.read_bytes().startswith(b"\x7fELF")
