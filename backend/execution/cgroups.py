@@ -14,7 +14,7 @@ import os
 import re
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
@@ -38,6 +38,16 @@ FILES = {
 }
 TRIED = {"memory": 1 << 30, "pids": 100}
 FIXED = {"memory.swap.max": 0, "memory.oom.group": 1}
+CURRENT = {
+    (1, "memory"): "memory.usage_in_bytes",
+    (2, "memory"): "memory.current",
+    (1, "pids"): "pids.current",
+    (2, "pids"): "pids.current",
+}
+# Making a group and removing it takes 0.2 ms or more, so a few are used again. Files that commands left in memory stay
+# charged: above this part of the bound the next command would miss it.
+IDLE = 8
+CLEAN = {"memory": 1 / 8, "pids": 0}
 PATIENCE = (0.0, 0.001, 0.004)  # seconds to wait for killed processes before a group is left for later
 
 
@@ -51,6 +61,26 @@ class Member:
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """A folder of one command, and the bounds in it that took effect."""
+
+    path: Path
+    version: int
+    bounds: Mapping[str, int]
+
+    def open(self) -> Member:
+        """OSError where the folder has gone."""
+        folder = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        return Member(folder, JOIN[self.version], ",".join(f"cgroup:{each}" for each in self.bounds))
+
+    def is_clean(self) -> bool:
+        """Whether another command may have it: nothing runs in it, and next to nothing stays charged to it."""
+        used = {each: _words(self.path / CURRENT[self.version, each]) for each in self.bounds}
+        charged = all(words and int(words[0]) <= self.bounds[each] * CLEAN[each] for each, words in used.items())
+        return charged and not _words(self.path / "cgroup.procs")
+
+
+@dataclass(frozen=True, slots=True)
 class Branch:
     """A folder that belongs to this service, in which groups can be made."""
 
@@ -58,39 +88,47 @@ class Branch:
     version: int
     controllers: tuple[str, ...]
 
-    def make(self, name: str, bounds: dict[str, int]) -> Member | None:
+    def make(self, name: str, bounds: Mapping[str, int]) -> Part | None:
         """A group with the bounds by controller; None where it cannot be made, or nothing is bounded by it."""
         path = self.folder / name
         try:
             path.mkdir()
         except OSError:
             return None
-        try:
-            folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except OSError:
-            _remove(path)
-            return None
-        held = [each for each in self.controllers if self._bound(folder, each, bounds[each])]
+        held = {each: bounds[each] for each in self.controllers if self._bound(path, each, bounds[each])}
         if not held:
-            os.close(folder)
             _remove(path)
             return None
-        return Member(folder, JOIN[self.version], ",".join(f"cgroup:{each}" for each in held))
+        return Part(path, self.version, held)
 
-    def _bound(self, folder: int, controller: str, bound: int) -> bool:
+    def _bound(self, path: Path, controller: str, bound: int) -> bool:
         bounding, *helping = FILES[self.version, controller]
-        held = _write_in(folder, bounding, bound)
+        held = _took(path / bounding, bound)
         for name in helping:
-            _write_in(folder, name, FIXED.get(name, bound))
+            _took(path / name, FIXED.get(name, bound))
         return held
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Group:
-    """The group of one command: one folder for each branch."""
+    """The group of one command: a folder for each branch, open until the cage has them."""
 
+    home: "Groups"
+    bounds: Mapping[str, int]
+    parts: tuple[Part, ...]
     members: tuple[Member, ...] = ()
-    paths: tuple[Path, ...] = ()
+
+    def open(self) -> bool:
+        """Whether all that was made is there still."""
+        members: list[Member] = []
+        try:
+            for part in self.parts:
+                members.append(part.open())
+        except OSError:
+            return False
+        finally:
+            self.members = tuple(members)
+        return True
 
     @property
     def descriptors(self) -> set[int]:
@@ -101,30 +139,50 @@ class Group:
         """The descriptors, once the cage has them."""
         for member in self.members:
             os.close(member.folder)
+        self.members = ()
+
+    def release(self) -> None:
+        """After the command. What is left in it, of a cage that was killed, is killed."""
+        surplus = [self]
+        if self.parts and all(part.is_clean() for part in self.parts):
+            self.home.idle.append(self)
+            surplus = self.home.idle[:-IDLE]
+            del self.home.idle[:-IDLE]
+        for group in surplus:
+            group.remove()
 
     def remove(self) -> None:
-        """After the command. What is left in it, of a cage that was killed, is killed."""
-        for path in self.paths:
-            if not _remove(path):
-                _late.add(path)
+        """It may take until the next command where processes have to be killed."""
+        for part in self.parts:
+            if not _remove(part.path):
+                _late.add(part.path)
 
 
 @dataclass(frozen=True, slots=True)
 class Groups:
-    """Makes the groups of commands."""
+    """Makes the groups of commands; a few are used again."""
 
     branches: tuple[Branch, ...] = ()
+    idle: list[Group] = field(default_factory=list)
     numbers: Iterator[int] = field(default_factory=count)
 
-    def make(self, processes: int, memory: int) -> Group:
+    def take(self, processes: int, memory: int) -> Group:
         """A group with these bounds (bytes of memory), as far as they can be had."""
         for path in list(_late):
             if _remove(path, ()):
                 _late.discard(path)
+        bounds = {"memory": memory, "pids": processes}
+        for group in [each for each in self.idle if each.bounds == bounds]:
+            self.idle.remove(group)
+            if group.open():
+                return group
+            group.close()
+            group.remove()
         name = str(next(self.numbers))
-        made = [(each, each.make(name, {"memory": memory, "pids": processes})) for each in self.branches]
-        members = [(branch.folder / name, member) for branch, member in made if member]
-        return Group(tuple(member for _, member in members), tuple(path for path, _ in members))
+        made = (branch.make(name, bounds) for branch in self.branches)
+        group = Group(self, bounds, tuple(part for part in made if part))
+        group.open()
+        return group
 
 
 _late: set[Path] = set()  # groups that could not be removed yet
@@ -193,9 +251,8 @@ def _try(own: Path, folder: Path, version: int, controllers: tuple[str, ...]) ->
     tried = Branch(folder, version, controllers).make("0", TRIED)
     if tried is None:
         return ()
-    os.close(tried.folder)
-    _remove(folder / "0")
-    return tuple(layer.removeprefix("cgroup:") for layer in tried.layers.split(","))
+    _remove(tried.path)
+    return tuple(tried.bounds)
 
 
 def _lock(folder: Path) -> int:
@@ -293,22 +350,19 @@ def _kill(path: Path) -> None:
 
 
 def _write(path: Path, text: str) -> None:
-    with open(path, "wb", buffering=0) as file:
-        file.write(text.encode())
-
-
-def _write_in(folder: int, name: str, value: int) -> bool:
-    """Whether the file in the folder took the value."""
+    file = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
-        file = os.open(name, os.O_WRONLY | os.O_CLOEXEC, dir_fd=folder)
-    except OSError:
-        return False
-    try:
-        os.write(file, str(value).encode())
-    except OSError:
-        return False
+        os.write(file, text.encode())
     finally:
         os.close(file)
+
+
+def _took(path: Path, value: int) -> bool:
+    """Whether the file took the value."""
+    try:
+        _write(path, str(value))
+    except OSError:
+        return False
     return True
 
 

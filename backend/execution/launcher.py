@@ -208,8 +208,8 @@ class CageLauncher:
             stages = [_above_stdio(stage, theirs) for stage in stages]
             spec = os.memfd_create("cage")
             theirs.callback(os.close, spec)
-            group = self.groups.make(self.limits.processes, self.limits.memory_total)
-            ours.callback(group.remove)
+            group = self.groups.take(self.limits.processes, self.limits.memory_total)
+            ours.callback(group.release)
             theirs.callback(group.close)
             _write(spec, self._spec(stages, bounds, control_read, status_write, group))
             process = subprocess.Popen(
@@ -296,7 +296,7 @@ class _Running:
     def finish(self) -> Report:
         self._read()
         self._process.wait()
-        self._group.remove()
+        self._group.release()
         for descriptor in (self._control, self._status, self.pidfd):
             os.close(descriptor)
         lines = list(self._lines())
