@@ -1,7 +1,7 @@
 """Suspicious activity: what the commands of one user in a window look like, as pure rules over records."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from backend.core.decisions import Risk
@@ -14,6 +14,7 @@ ENOUGH_FOR_A_RATE = 10
 FAILURE_RATE = 0.5
 MANY_DELETIONS = 10
 MANY_AT_HIGH_RISK = 5
+MOST = 10_000  # attempts of a user that are remembered; a flood takes no more memory
 DANGEROUS = frozenset({Risk.HIGH, Risk.BLOCKED})
 
 
@@ -41,38 +42,55 @@ class Alert:
     count: int
 
 
-def alerts(traces: Sequence[Trace]) -> list[Alert]:
+@dataclass(slots=True)
+class Tally:
+    """How many attempts of each sort there are in a window."""
+
+    total: int = 0
+    failed: int = 0
+    deletions: int = 0
+    dangerous: int = 0
+
+    def add(self, trace: Trace, times: int = 1) -> None:
+        """Count an attempt; -1 times takes it out again."""
+        self.total += times
+        self.failed += times * trace.failed
+        self.deletions += times * trace.deletes
+        self.dangerous += times * trace.dangerous
+
+    def alerts(self) -> Iterator[Alert]:
+        """What is unusual in these."""
+        total, failed = self.total, self.failed
+        if total > MANY_COMMANDS:
+            yield Alert("rapid_execution", "high", f"{total} commands in {WINDOW_MINUTES} minutes", total)
+        if total >= ENOUGH_FOR_A_RATE and failed / total > FAILURE_RATE:
+            yield Alert("high_failure_rate", "medium", f"{failed} of {total} commands failed", failed)
+        if self.deletions > MANY_DELETIONS:
+            yield Alert("excessive_deletions", "high", f"{self.deletions} commands that delete", self.deletions)
+        if self.dangerous > MANY_AT_HIGH_RISK:
+            yield Alert("high_risk_activity", "high", f"{self.dangerous} commands at high risk", self.dangerous)
+
+
+def alerts(traces: Iterable[Trace]) -> list[Alert]:
     """The alerts for the attempts of one user within one window."""
-    return list(_alerts(traces))
-
-
-def _alerts(traces: Sequence[Trace]) -> Iterator[Alert]:
-    total = len(traces)
-    failed = _count(trace.failed for trace in traces)
-    deletions = _count(trace.deletes for trace in traces)
-    dangerous = _count(trace.dangerous for trace in traces)
-    if total > MANY_COMMANDS:
-        yield Alert("rapid_execution", "high", f"{total} commands in {WINDOW_MINUTES} minutes", total)
-    if total >= ENOUGH_FOR_A_RATE and failed / total > FAILURE_RATE:
-        yield Alert("high_failure_rate", "medium", f"{failed} of {total} commands failed", failed)
-    if deletions > MANY_DELETIONS:
-        yield Alert("excessive_deletions", "high", f"{deletions} commands that delete", deletions)
-    if dangerous > MANY_AT_HIGH_RISK:
-        yield Alert("high_risk_activity", "high", f"{dangerous} commands at high risk", dangerous)
-
-
-def _count(flags: Iterable[bool]) -> int:
-    return sum(flags)
+    tally = Tally()
+    for trace in traces:
+        tally.add(trace)
+    return list(tally.alerts())
 
 
 @dataclass(slots=True)
 class _Recent:
     traces: deque[tuple[float, Trace]] = field(default_factory=deque)
+    tally: Tally = field(default_factory=Tally)
     open: frozenset[str] = frozenset()
 
 
 class Watch:
-    """Looks at attempts as they come and tells of alerts that open; one that stays open is told once."""
+    """Looks at attempts as they come and tells of alerts that open; one that stays open is told once.
+
+    An attempt costs the same however many came before it.
+    """
 
     def __init__(self) -> None:
         self._users: dict[str, _Recent] = {}
@@ -81,10 +99,11 @@ class Watch:
         """The alerts that this attempt opens. `now` is in seconds."""
         recent = self._users.setdefault(user, _Recent())
         recent.traces.append((now, trace))
+        recent.tally.add(trace)
         oldest = now - WINDOW_MINUTES * 60
-        while recent.traces[0][0] < oldest:
-            recent.traces.popleft()
-        found = alerts([each for _, each in recent.traces])
+        while recent.traces[0][0] < oldest or len(recent.traces) > MOST:
+            recent.tally.add(recent.traces.popleft()[1], -1)
+        found = list(recent.tally.alerts())
         opened = [alert for alert in found if alert.type not in recent.open]
         recent.open = frozenset(alert.type for alert in found)
         self._forget(oldest)
