@@ -231,7 +231,7 @@ def _os_user() -> str:
 
 def _make_folder(path: Path) -> None:
     try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.mkdir(mode=0o711, parents=True, exist_ok=True)  # commands of another user pass through to their workspace
     except OSError as error:
         raise Refusal(f"GATEPOST_DATA_DIR: {path}: {error.strerror}") from None
 
