@@ -16,6 +16,8 @@ ROOT = Path(__file__).resolve().parent.parent
 START_BOUND = 20.0  # seconds
 GENEROUS = {
     "GATEPOST_COMMAND_RATE": "1000000/minute",
+    "GATEPOST_API_RATE": "1000000/minute",
+    "GATEPOST_HTTP_RATE": "1000000/minute",
     "GATEPOST_OUTPUT_LIMIT": str(1 << 40),
     "GATEPOST_CONCURRENT_PER_PRINCIPAL": "64",
     "GATEPOST_CONCURRENT_TOTAL": "256",
@@ -31,7 +33,12 @@ class Running:
 
     port: int
     pid: int
-    workspace: Path
+    data: Path
+
+    @property
+    def workspace(self) -> Path:
+        """Where the commands run."""
+        return self.data / "workspace"
 
     def memory(self) -> int:
         """Resident bytes."""
@@ -44,11 +51,12 @@ def gatepost_server(program: str) -> Iterator[Running]:
     """Gatepost, on which `pyguard WORDS` runs `program WORDS`."""
     port = _free_port()
     folder = Path(tempfile.mkdtemp(prefix="gatepost-bench-"))
+    folder.chmod(0o711)  # for the user that commands run as
     environment = {"PATH": os.environ["PATH"], "PYGUARD_COMMAND": program, **GENEROUS}
     words = [sys.executable, "-m", "backend", "serve", "--port", str(port), "--data-dir", str(folder)]
     try:
         with _running(words, environment, port) as pid:
-            yield Running(port, pid, folder / "workspace")
+            yield Running(port, pid, folder)
     finally:
         shutil.rmtree(folder)
 

@@ -767,7 +767,8 @@ static void stand_guard(void)
     const uint64_t all = ~0ull, news = 1ull << (SIGCHLD - 1) | 1ull << (SIGHUP - 1);
     const struct handling standard = {.handler = 0};
     CALL(__NR_setsid);
-    CALL(__NR_prctl, PR_SET_CHILD_SUBREAPER, 1);
+    if (CALL(__NR_prctl, PR_SET_CHILD_SUBREAPER, 1))
+        exit_now(BAD_SPEC);
     CALL(__NR_prctl, PR_SET_PDEATHSIG, SIGHUP); /* not SIGKILL: the command is to be killed first */
     CALL(__NR_rt_sigaction, SIGCHLD, &standard, 0, 8); /* ignored, it would let children vanish unseen */
     CALL(__NR_rt_sigprocmask, SIG_SETMASK, &all, 0, 8);

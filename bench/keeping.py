@@ -1,0 +1,168 @@
+"""What it costs to keep records: the audit and history of a command, a page of a long history, the check of the chain."""
+
+import asyncio
+import http.client
+import json
+import os
+import sqlite3
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+from backend.core.audit import EMPTY, Event, Kind, extend
+from backend.core.decisions import Decision, Risk
+from backend.core.executions import Status
+from backend.core.identity import Principal
+from backend.core.ids import ulid
+from backend.core.ledger import Attempt, Ending
+from backend.core.messages import Complete
+from backend.core.recording import Recorder
+from backend.credentials import Signer, new_signing_key, verify_signature
+from backend.server import new_id, now_ms, utc_now
+from backend.storage.database import Database, database_url
+from backend.storage.ledger import LedgerStore, Stamp
+from backend.storage.recordings import RecordingFolder
+from bench.servers import ROOT, Running, gatepost_server
+
+ROWS, PROJECTS, EVENTS, COMMANDS, PAGES = 1_000_000, 20, 200_000, 300, 100
+ROW = "insert into executions values (?,'user:bench',?,?,'echo hi','.','succeeded',0,2,'safe','allow.echo',0,0,0,'L2','x',?)"
+EVENT = "insert into audit_events values (?,?,?)"
+HEAD = "update audit_head set seq = ?, hash = ?, signature = ?"
+
+
+@asynccontextmanager
+async def _ledger(folder: Path, signer: Signer) -> AsyncIterator[LedgerStore]:
+    database = Database(database_url(None, folder))
+    await database.migrate()
+    ledger = LedgerStore(database, Stamp(now_ms, utc_now, new_id, signer.sign), "bench")
+    await ledger.prepare()
+    try:
+        yield ledger
+    finally:
+        await ledger.close_writer()
+        await database.close()
+
+
+def keeping_seconds() -> list[float]:
+    """Of each command: what is written to the history, the audit and the recording, the flushes to the disk included."""
+    return asyncio.run(_keep_commands())
+
+
+async def _keep_commands() -> list[float]:
+    seconds = []
+    with tempfile.TemporaryDirectory(prefix="gatepost-bench-") as name:
+        recordings = RecordingFolder(Path(name) / "recordings")
+        async with _ledger(Path(name), Signer(new_signing_key())) as ledger:
+            for _ in range(COMMANDS):
+                begun = time.perf_counter()
+                await _keep(ledger, recordings)
+                seconds.append(time.perf_counter() - begun)
+    return seconds
+
+
+async def _keep(ledger: LedgerStore, recordings: RecordingFolder) -> None:
+    decision = Decision(True, "allow.echo", Risk.SAFE, "It is allowed.")
+    attempt = Attempt(
+        new_id(), Principal("socket:bench", "127.0.0.1"), None, "echo hi", (("echo", "hi"),), ".", decision, "policy"
+    )
+    log = recordings.create(attempt.id)
+    await ledger.open(attempt)
+    await ledger.close(attempt, Ending(Status.SUCCEEDED, 0, 2, protection="L2"))
+    Recorder(attempt.id, log, time.monotonic).end(_complete())
+
+
+def _complete() -> Complete:
+    return Complete(
+        status=Status.SUCCEEDED,
+        exit_code=0,
+        signal=None,
+        duration_ms=2,
+        timed_out=False,
+        truncated=False,
+        stdout_bytes=3,
+        stderr_bytes=0,
+    )
+
+
+def verified_per_second(rounds: int) -> float:
+    """Events a second of a chain in SQLite."""
+    return asyncio.run(_verify(rounds))
+
+
+async def _verify(rounds: int) -> float:
+    signer, rates = Signer(new_signing_key()), []
+    with tempfile.TemporaryDirectory(prefix="gatepost-bench-") as name:
+        async with _ledger(Path(name), signer) as ledger:
+            _make_chain(Path(name) / "gatepost.db", signer)
+            for _ in range(rounds):
+                begun = time.perf_counter()
+                _, problem = await ledger.verify(partial(verify_signature, signer.public_pem))
+                rates.append(EVENTS / (time.perf_counter() - begun))
+                if problem:
+                    raise AssertionError(problem)
+    return statistics.median(rates)
+
+
+def _make_chain(path: Path, signer: Signer) -> None:
+    fields = {"execution": new_id(), "command": "ls -la src", "argv": [["ls", "-la", "src"]], "rule": "allow.ls"}
+    more = {"project": new_id(), "policy": "f" * 64, "risk": "safe", "working_dir": "."}
+    event = Event(new_id(), utc_now(), Kind.SUBMITTED, "user:bench", "127.0.0.1", {**fields, **more})
+    with sqlite3.connect(path) as database:
+        head, links = extend(EMPTY, (event for _ in range(EVENTS)))
+        database.executemany(EVENT, ((link.seq, link.body, link.hash) for link in links))
+        database.execute(HEAD, (head.seq, head.hash, signer.sign(head.statement())))
+    database.close()
+
+
+def page_seconds() -> list[float]:
+    """Of each `GET /api/agent/history/{project}` on a server whose history is long."""
+    with gatepost_server("true") as server:
+        token = _administrator(server)
+        project = _ask(server, token, "POST", "/api/projects", {"name": "bench"})["id"]
+        with sqlite3.connect(server.data / "gatepost.db", timeout=30) as database:
+            database.executemany(ROW, _rows(project))
+        database.close()
+        seconds = []
+        for _ in range(PAGES):
+            begun = time.perf_counter()
+            page = _ask(server, token, "GET", f"/api/agent/history/{project}", None)
+            seconds.append(time.perf_counter() - begun)
+            if len(page) != 50:
+                raise AssertionError(f"{len(page)} records")
+    return seconds
+
+
+def _rows(project: str) -> Iterator[tuple[str, str, str, int]]:
+    owners = [project, *(ulid(0, number) for number in range(1, PROJECTS))]
+    first = now_ms() - ROWS * 1000
+    for number in range(ROWS):
+        made = first + number * 1000
+        yield ulid(made, number), f"user{number % 7}", owners[number % PROJECTS], made
+
+
+def _administrator(server: Running) -> str:
+    """A token of the account that the server made."""
+    words = ["token", "create", "--user", "admin", "--name", "bench", "--scopes", "read execute admin"]
+    environment = {"PATH": os.environ["PATH"]}
+    command = [sys.executable, "-m", "backend", *words, "--data-dir", str(server.data)]
+    done = subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True)
+    return done.stdout.split()[-1]
+
+
+def _ask(server: Running, token: str, method: str, path: str, body: object) -> dict[str, str]:
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+    headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+    connection.request(method, path, json.dumps(body) if body else None, headers)
+    answer = connection.getresponse()
+    text = answer.read()
+    connection.close()
+    if answer.status >= 300:
+        raise AssertionError(f"{path}: {answer.status} {text!r}")
+    found: dict[str, str] = json.loads(text)
+    return found
