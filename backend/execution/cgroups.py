@@ -328,8 +328,8 @@ def _remove_tree(folder: Path) -> None:
 
 
 def _remove_own(folder: Path, service: int) -> None:
-    """At the end of the service, not of a fork of it. Under version 2 it is in there itself: the next one sweeps."""
-    if os.getpid() == service and not (folder / SERVICE).exists():
+    """At the end of the service, not of a fork of it. Under version 2 it is in there itself: the next one removes that."""
+    if os.getpid() == service:
         _remove_tree(folder)
 
 
