@@ -17,7 +17,7 @@ from pathlib import Path
 
 from backend.core.audit import EMPTY, Event, Kind, extend
 from backend.core.decisions import Decision, Risk
-from backend.core.executions import Status
+from backend.core.executions import Status, Usage
 from backend.core.identity import Principal
 from backend.core.ids import ulid
 from backend.core.ledger import Attempt, Ending
@@ -25,6 +25,7 @@ from backend.core.messages import Complete
 from backend.core.recording import Recorder
 from backend.credentials import Signer, new_signing_key, verify_signature
 from backend.server import new_id, now_ms, utc_now
+from backend.storage.chain import Chain
 from backend.storage.database import Database, database_url
 from backend.storage.ledger import LedgerStore, Stamp
 from backend.storage.recordings import RecordingFolder
@@ -73,7 +74,7 @@ async def _keep(ledger: LedgerStore, recordings: RecordingFolder) -> None:
     )
     log = recordings.create(attempt.id)
     await ledger.open(attempt)
-    await ledger.close(attempt, Ending(Status.SUCCEEDED, 0, 2, protection="L2"))
+    await ledger.close(attempt, Ending(Status.SUCCEEDED, 0, 2, usage=Usage(protection="L2")))
     Recorder(attempt.id, log, time.monotonic).end(_complete())
 
 
@@ -102,10 +103,10 @@ async def _verify(rounds: int) -> float:
             _make_chain(Path(name) / "gatepost.db", signer)
             for _ in range(rounds):
                 begun = time.perf_counter()
-                _, problem = await ledger.verify(partial(verify_signature, signer.public_pem))
+                verdict = await Chain(ledger.database).verify(partial(verify_signature, signer.public_pem))
                 rates.append(EVENTS / (time.perf_counter() - begun))
-                if problem:
-                    raise AssertionError(problem)
+                if verdict.problem:
+                    raise AssertionError(verdict.problem)
     return statistics.median(rates)
 
 
