@@ -338,11 +338,11 @@ async def _still_valid(executions: Executions, principal: Principal) -> bool:
 async def _next(blocks: asyncio.Queue[bytes], following: asyncio.Task[bool], seconds: float) -> bytes:
     """The next block; empty when none comes in time, or none will."""
     getting = asyncio.create_task(blocks.get())
-    await asyncio.wait([getting, following], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-    if getting.done():
-        return getting.result()
-    getting.cancel()
-    return b""
+    try:
+        await asyncio.wait([getting, following], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        return getting.result() if getting.done() else b""
+    finally:
+        getting.cancel()
 
 
 def _as_events(block: bytes) -> bytes:

@@ -155,6 +155,8 @@ def add_problems(app: FastAPI, rejected: Rejected) -> None:
     app.add_exception_handler(StorageError, unavailable)  # type: ignore[arg-type]
     if app.max_body_size is not None:
         app.add_middleware(BodyLimit, limit=app.max_body_size, answer=answer)
+        # FastAPI would answer outside of all middleware, in plain text and without our headers. Its routes still count.
+        app.max_body_size = None
 
 
 class BodyLimit:

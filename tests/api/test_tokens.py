@@ -185,7 +185,7 @@ class TestEnding:
     async def _end(self, world: World, change: str, user: str, token: str) -> float:
         """Open a socket, end its token by `change`; the seconds until it is closed."""
         async with terminal(world.server, additional_headers=world.headers(token)) as client:
-            await client.send(type="run", command="tail -f /dev/null")
+            await client.send(type="run", command="cat")
             await client.receive()
             began = time.monotonic()
             await with_accounts(

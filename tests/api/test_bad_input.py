@@ -1,0 +1,211 @@
+"""Whatever is sent to the API: an answer that says what is wrong, on record, and never a failure of the server."""
+
+import json
+import socket
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.api.world import World, address
+
+NEVER = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
+JSON = {"Content-Type": "application/json"}
+
+# Every route that takes a body, with one that is good.
+BODIES: dict[tuple[str, str], dict[str, Any]] = {
+    ("POST", "/api/agent/execute"): {"project_id": "{project}", "command": "pwd", "dry_run": True},
+    ("POST", "/api/executions"): {"command": "pwd", "dry_run": True},
+    ("POST", "/api/policy/explain"): {"command": "pwd"},
+    ("POST", f"/api/executions/{NEVER}/stdin"): {"data": "x"},
+    ("POST", f"/api/executions/{NEVER}/signal"): {"signal": "INT"},
+    ("POST", "/api/projects"): {"name": "x"},
+    ("PATCH", "/api/projects/{project}"): {"metadata_only": False},
+    ("POST", "/api/auth/link"): {"ticket": "gl_x"},
+}
+# What is no JSON object of any of them, and what may answer it.
+MALFORMED: dict[str, tuple[bytes, set[int]]] = {
+    "cut off": (b'{"command":', {422}),
+    "nothing": (b"", {415, 422}),
+    "a list": (b"[]", {422}),
+    "null": (b"null", {422}),
+    "a string": (b'"pwd"', {422}),
+    "not UTF-8": (b'{"command":"\xff"}', {400, 422}),
+    "half a surrogate": (b'{"command":"\\ud800","name":"\\udfff","data":"\\ud800","ticket":"\\ud800"}', {422}),
+    "deep": (b"[" * 100_000, {400, 422}),
+    "a number without end": (b'{"timeout":' + b"9" * 10_000 + b"}", {400, 422}),
+    "NaN": (b'{"timeout":NaN,"command":Infinity}', {422}),
+    "the same twice": (b'{"command":"a","command":null}', {422}),
+    "XML": (b"<x/>", {422}),
+    "NUL": (b"\0", {422}),
+}
+TYPES = ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "application/xml", "nonsense", None)
+STRINGS = (
+    "\0",
+    "a\0b",
+    "\u202e",
+    "\x1b]0;x\x07",
+    "../../etc/passwd",
+    "'; drop table users; --",
+    "%s%n",
+    "🎉" * 20,
+    "\ufffe",
+)
+
+
+def _assert_problem(answer: httpx.Response, *statuses: int) -> None:
+    assert answer.status_code in statuses, (answer.status_code, answer.text)
+    assert answer.headers["content-type"] == "application/problem+json"
+    body = answer.json()
+    assert body["status"] == answer.status_code
+    assert body["rule"]
+    assert body["detail"]
+
+
+def _recorded(world: World, origin: str, status: int) -> None:
+    """The audit has it, from this address."""
+    (event,) = world.events(kind="rejected", address=origin)
+    assert (event["status"], event["path"].startswith("/api/"), bool(event["rule"])) == (status, True, True)
+
+
+@pytest.mark.parametrize("route", BODIES, ids=" ".join)
+class TestBodies:
+    """Each route that takes a body."""
+
+    def test_the_good_one_is_understood(self, world: World, route: tuple[str, str]) -> None:
+        """The control: what the others change is what is wrong with them."""
+        answer = self._send(world, route, json.dumps(self._good(world, route)).encode(), JSON)
+        assert answer.status_code not in {400, 413, 415, 422}, answer.text
+
+    @pytest.mark.parametrize("name", MALFORMED)
+    def test_what_is_malformed(self, world: World, route: tuple[str, str], name: str) -> None:
+        data, statuses = MALFORMED[name]
+        origin = address()
+        answer = self._send(world, route, data, {**JSON, "X-Forwarded-For": origin})
+        _assert_problem(answer, *statuses)
+        _recorded(world, origin, answer.status_code)
+
+    @pytest.mark.parametrize("type", TYPES)
+    def test_another_type_is_415(self, world: World, route: tuple[str, str], type: str | None) -> None:
+        """A page of another origin can send some of these without asking."""
+        origin = address()
+        headers = {"X-Forwarded-For": origin, **({"Content-Type": type} if type else {})}
+        answer = self._send(world, route, json.dumps(self._good(world, route)).encode(), headers)
+        _assert_problem(answer, 415)
+        _recorded(world, origin, 415)
+
+    @pytest.mark.parametrize("chunked", [False, True], ids=["with its length", "in chunks"])
+    def test_a_large_one_is_413(self, world: World, route: tuple[str, str], chunked: bool) -> None:
+        data = json.dumps({**self._good(world, route), "x": "x" * 300_000}).encode()
+        origin = address()
+        answer = self._send(world, route, iter([data]) if chunked else data, {**JSON, "X-Forwarded-For": origin})
+        _assert_problem(answer, 413)
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        _recorded(world, origin, 413)
+
+    def test_an_unknown_field_is_422(self, world: World, route: tuple[str, str]) -> None:
+        answer = self._send(world, route, json.dumps({**self._good(world, route), "unknown": 1}).encode(), JSON)
+        _assert_problem(answer, 422)
+        assert "unknown" in answer.json()["detail"]
+
+    @pytest.mark.parametrize("text", STRINGS, ids=ascii)
+    def test_odd_strings_in_every_field_break_nothing(self, world: World, route: tuple[str, str], text: str) -> None:
+        good = self._good(world, route)
+        for name in {*good, "working_dir", "profile", "members", "allowed_extra"} - {"name"}:
+            value = [text] if name in {"members", "allowed_extra"} else text
+            answer = self._send(world, route, json.dumps({**good, name: value}).encode(), JSON)
+            assert answer.status_code < 500, (name, answer.text)
+            if answer.status_code >= 400:
+                _assert_problem(answer, answer.status_code)
+
+    def _good(self, world: World, route: tuple[str, str]) -> dict[str, Any]:
+        good = BODIES[route]
+        return {key: world.project if value == "{project}" else value for key, value in good.items()}
+
+    def _send(self, world: World, route: tuple[str, str], data: Any, headers: dict[str, str]) -> httpx.Response:
+        method, path = route
+        return world.ask("ann", method, path.format(project=world.project), content=data, headers=headers)
+
+
+FORMS = [
+    ("application/x-www-form-urlencoded", b"username=ann", 422),
+    ("application/x-www-form-urlencoded", b"username=ann&password=" + b"x" * 300, 422),
+    ("application/x-www-form-urlencoded", b"username=" + b"x" * 65 + b"&password=x", 422),
+    ("application/x-www-form-urlencoded", b"username=%00&password=%ed%a0%80", 401),
+    ("application/x-www-form-urlencoded", b"a=1&" * 2000, 400),
+    ("application/x-www-form-urlencoded", b"username=ann&password=" + b"x" * 300_000, 413),
+    ("application/json", b'{"username":"ann","password":"x"}', 415),
+    ("text/plain", b"username=ann&password=x", 415),
+    ("multipart/form-data", b"x", 400),
+    ("multipart/form-data; boundary=x", b"garbage", 400),
+    ("multipart/form-data; boundary=x", b'--x\r\ncontent-disposition: form-data; name="username"; filename="f"\r\n\r\na\r\n--x--\r\n', 422),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("type", "data", "status"), FORMS)
+def test_a_bad_form_of_the_login(world: World, type: str, data: bytes, status: int) -> None:
+    answer = world.ask(None, "POST", "/api/auth/token", content=data, headers={"Content-Type": type})
+    _assert_problem(answer, status)
+
+
+IDS = ["..%2f..%2fetc%2fpasswd", "%2e%2e", "%00", NEVER + "%00", NEVER + "%0a", NEVER.lower(), NEVER[:-1], "x" * 300,
+       "%ff", "*", "%d9%a1" * 26, "'%20or%201=1", "..;", "%5c..%5c"]  # fmt: skip
+WITH_ID = [("GET", "/api/executions/{}"), ("GET", "/api/executions/{}/output"), ("GET", "/api/executions/{}/events"),
+           ("GET", "/api/executions/{}/recording"), ("POST", "/api/executions/{}/cancel"), ("GET", "/api/projects/{}"),
+           ("DELETE", "/api/projects/{}"), ("GET", "/api/agent/history/{}"), ("GET", "/api/agent/alerts?user_id={}"),
+           ("GET", "/api/executions?before={}"), ("GET", "/api/executions?project_id={}")]  # fmt: skip
+
+
+@pytest.mark.parametrize(("method", "path"), WITH_ID)
+def test_an_odd_id_is_404_or_422_and_on_record(world: World, method: str, path: str) -> None:
+    for id in IDS:
+        origin = address()
+        answer = world.ask("root", method, path.format(id), headers={"X-Forwarded-For": origin})
+        if path.startswith("/api/projects/{}") and id == "%2e%2e":
+            continue  # the client itself shortens such a path
+        _assert_problem(answer, 404, 405, 422)
+        _recorded(world, origin, answer.status_code)
+
+
+@pytest.mark.parametrize("path", ["/api/agent/execute", "/api/executions", "/api/projects", "/api/auth/token"])
+@pytest.mark.parametrize("method", ["PUT", "TRACE", "OPTIONS", "DELETE", "BREW"])
+def test_a_wrong_method_is_405(world: World, method: str, path: str) -> None:
+    origin = address()
+    answer = world.ask("ann", method, path, headers={"X-Forwarded-For": origin})
+    _assert_problem(answer, 405)
+    assert answer.headers["allow"]
+    _recorded(world, origin, 405)
+
+
+def test_huge_headers_break_nothing(world: World) -> None:
+    for headers in (
+        {"X-Big": "x" * 60_000},
+        {"Authorization": "Bearer " + "x" * 60_000},
+        {"Idempotency-Key": "x" * 60_000},
+    ):
+        answer = world.ask("ann" if "Authorization" not in headers else None, "GET", "/api/auth/me", headers=headers)
+        assert answer.status_code in {200, 401}
+    with socket.create_connection(("127.0.0.1", world.server.port), timeout=10) as raw:
+        raw.settimeout(10)
+        try:
+            raw.sendall(b"GET /api/auth/me HTTP/1.1\r\nHost: x\r\n" + b"X: " + b"y" * 5_000_000)
+            answer = raw.recv(100)
+        except ConnectionError:
+            answer = b""
+    assert answer == b"" or b" 4" in answer[:12]
+    assert world.ask("ann", "GET", "/api/auth/me").status_code == 200
+
+
+def test_the_record_of_a_flood_ends(world: World) -> None:
+    """Of a flood from one address the audit takes the beginning only."""
+    origin = address()
+    for _ in range(80):
+        assert world.ask("ann", "GET", "/api/nowhere", headers={"X-Forwarded-For": origin}).status_code == 404
+    assert len(world.events(kind="rejected", address=origin)) == 60
+
+
+def test_nothing_of_all_this_broke_the_server(world: World) -> None:
+    """Stands last in this module: what came before is in the log."""
+    assert "Traceback" not in world.server.logs
+    errors = [line for line in world.server.stdout.splitlines() if json.loads(line)["level"] == "error"]
+    assert not errors
