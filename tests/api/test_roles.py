@@ -278,3 +278,14 @@ async def test_nobody_gets_no_terminal(world: World, who: str | None) -> None:
             await client.send(type="run", command="pwd")
         await client.socket.wait_closed()
         assert client.socket.close_code == 4001
+
+
+async def test_a_project_that_is_not_there_is_on_record_from_the_terminal_too(world: World) -> None:
+    never = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
+    async with terminal(world.server, additional_headers=world.headers("bob")) as client:
+        (refusal,) = await client.run("echo to nowhere", project=never, id="mine")
+        assert (refusal["rule"], refusal["id"], refusal["command"]) == ("project.unknown", "mine", "echo to nowhere")
+    (newest,) = world.ask("bob", "GET", "/api/executions?limit=1").json()["executions"]
+    assert (newest["command"], newest["rule"], newest["status"]) == ("echo to nowhere", "project.unknown", "denied")
+    (event,) = world.events(kind="denied", execution=newest["id"])
+    assert (event["actor"], never in event["reason"]) == ("user:bob", True)
