@@ -573,6 +573,62 @@ async def test_a_refusal_forgets_the_stop(held: tuple[Visit, Held]) -> None:
     assert "cancel" not in [message["type"] for message in socket.sent]
 
 
+READY = {"type": "ready", "message": "", "service": "Gatepost", "version": "0", "profile": "terminal"}
+
+
+async def stage(browser: Browser, server: Server, connect: Callable[[WebSocketRoute], object]) -> Visit:
+    """The page of somebody who is logged in, on a socket that `connect` plays."""
+    context = await browser.new_context()
+    await context.add_init_script(
+        """sessionStorage.getItem('gatepost.login') ?? sessionStorage.setItem('gatepost.login', '"a token"')"""
+    )
+    visit = await new_visit(context, server)
+    await visit.page.route("**/api/projects", lambda route: route.fulfill(json=[]))
+    await visit.page.route_web_socket("**/ws/terminal", connect)
+    await visit.page.goto(server.url)
+    return visit
+
+
+async def test_somebody_logged_in_is_not_ready_before_the_server_knows_who_it_is(
+    browser: Browser, server: Server
+) -> None:
+    sockets: list[WebSocketRoute] = []
+
+    def connect(socket: WebSocketRoute) -> None:
+        sockets.append(socket)
+        socket.on_message(lambda _: None)
+        socket.send(json.dumps(READY))
+
+    visit = await stage(browser, server, connect)
+    await visit.page.wait_for_timeout(300)
+    await visit.type("echo too early")
+    await visit.sees("Not connected yet; nothing was sent.")
+    sockets[0].send(json.dumps({**READY, "user": "ann", "profile": "agent"}))
+    await is_known(visit, "ann · agent")
+    await visit.page.context.close()
+
+
+async def test_too_many_wrong_tokens_of_others_do_not_end_a_login(browser: Browser, server: Server) -> None:
+    tries: list[str] = []
+    refusal = {"type": "error", "rule": "auth.limited", "message": "", "reason": "Too many wrong tokens; wait 9 s."}
+
+    def connect(socket: WebSocketRoute) -> None:
+        async def said(text: str | bytes) -> None:
+            tries.append(json.loads(text)["token"])
+            if len(tries) == 1:
+                socket.send(json.dumps(refusal))
+                await socket.close(code=4001, reason="auth.limited")
+            else:
+                socket.send(json.dumps({**READY, "user": "ann", "profile": "agent"}))
+
+        socket.on_message(said)
+
+    visit = await stage(browser, server, connect)
+    await is_known(visit, "ann · agent")
+    assert tries == ["a token", "a token"]
+    await visit.page.context.close()
+
+
 UNPROTECTED = {
     "level": "L0",
     "minimum": "L2",
