@@ -189,10 +189,10 @@ def test_a_token_is_shown_once_listed_and_revoked(ask: Ask, capsys: pytest.Captu
     assert capsys.readouterr().out.splitlines()[1].split() == [token.id, "ann", "ci", "read", "revoked"]
 
 
-def test_the_data_folder_is_made_for_its_owner_only(tmp_path: Path) -> None:
+def test_the_data_folder_shows_nothing_to_others_who_pass_through(tmp_path: Path) -> None:
     add("ann", "--data-dir", "other/folder")
     assert (tmp_path / "other/folder/gatepost.db").exists()
-    assert (tmp_path / "other/folder").stat().st_mode & 0o777 == 0o700
+    assert (tmp_path / "other/folder").stat().st_mode & 0o777 == 0o711
 
 
 def test_a_database_that_is_down_is_1_and_its_url_stays_secret(

@@ -40,6 +40,11 @@ class Floods:
         window.suppressed += 1
         return False
 
+    @property
+    def counting(self) -> bool:
+        """Whether there is a flood that was not told yet."""
+        return any(window.suppressed for window in self._windows.values())
+
     def over(self, now: int) -> list[Flood]:
         """The floods whose window has ended, once each; their windows are forgotten, and so are the quiet ones."""
         # They stand in the order in which they began, so the first that goes on is followed by others that do.

@@ -94,6 +94,7 @@ class LedgerStore:
     _waiting: list[_Job] = field(default_factory=list)
     _writer: asyncio.Task[None] | None = None
     _head: Head | None = None
+    _timer: asyncio.TimerHandle | None = None
 
     async def prepare(self) -> None:
         """Make the head of a new chain, and see whether the noted end of an older one is there still.
@@ -185,12 +186,19 @@ class LedgerStore:
         self._tell(self.floods.over(now))
         if self.floods.admit((rule, address), now):
             return True
-        # Nobody may come any more who makes us look at the floods again.
-        asyncio.get_running_loop().call_later(self.floods.window / 1000, self._tell_ended)
+        self._watch_floods()
         return False
 
+    def _watch_floods(self) -> None:
+        """Look at the floods after a while, though nobody may come any more who makes us."""
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(self.floods.window / 1000, self._tell_ended)
+
     def _tell_ended(self) -> None:
+        self._timer = None
         self._tell(self.floods.over(self.stamp.now_ms()))
+        if self.floods.counting:
+            self._watch_floods()
 
     def _tell(self, floods: list[Flood]) -> list["asyncio.Future[None]"]:
         """Write how many refusals of a flood were not written."""
@@ -369,6 +377,8 @@ class LedgerStore:
 
     async def close_writer(self) -> None:
         """Write what is left, and wait for it. Raises nothing: who waits for a row is told."""
+        if self._timer:
+            self._timer.cancel()
         await asyncio.gather(*self._tell(self.floods.end()), return_exceptions=True)
         if self._writer:
             await self._writer

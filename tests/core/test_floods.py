@@ -9,9 +9,11 @@ def test_so_many_are_let_through_in_a_window_and_the_rest_is_counted() -> None:
     floods = Floods(most=3, window=1000)
     assert [floods.admit(ANN, 100) for _ in range(5)] == [True] * 3 + [False] * 2
     assert floods.admit(BOB, 100)
+    assert floods.counting
     assert floods.over(1099) == []
     assert floods.over(1100) == [Flood(ANN, 100, 2)]
     assert floods.over(9999) == []
+    assert not floods.counting
     assert floods.admit(ANN, 1100)
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from backend.core.ledger import Ending
 from backend.credentials import Signer, new_signing_key, verify_signature
 from backend.storage.anchor import AnchorFile, read_anchor
 from backend.storage.chain import Chain
-from backend.storage.database import Database
+from backend.storage.database import Database, database_url
 from backend.storage.history import HistoryStore
 from backend.storage.ledger import LedgerStore, Stamp
 from backend.storage.tables import audit_events, audit_head
@@ -198,6 +199,41 @@ async def test_a_database_that_fails_is_told_and_the_chain_goes_on(database: Dat
         await connection.execute(text("alter table elsewhere rename to executions"))
     await ledger.open(attempt())
     assert (await whole(database)).events == 4
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder on a disk of a megabyte."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("no disk can be mounted here; tests/e2e/test_crash.py bounds the size of files instead")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+async def test_a_full_disk_is_told_and_the_chain_goes_on_when_there_is_room(small_disk: Path) -> None:
+    database = Database(database_url(None, small_disk))
+    await database.migrate()
+    ledger = store(database, SIGNER)
+    await ledger.prepare()
+    written = []
+    with pytest.raises(StorageError, match="full"):
+        for _ in range(5000):
+            one = attempt("x" * 900)
+            await ledger.open(one)
+            written.append(one.id)
+    results = await asyncio.gather(*(ledger.open(attempt("x" * 900)) for _ in range(50)), return_exceptions=True)
+    assert {type(result) for result in results} == {StorageError}
+    assert {event.get("execution") for event in await bodies(database)} == set(written)
+    await whole(database)
+    subprocess.run(["mount", "-o", "remount,size=8m", str(small_disk)], check=True)
+    await ledger.open(attempt())
+    assert (await whole(database)).events == 2 * len(written) + 2
+    await database.close()
 
 
 async def test_an_ending_is_written_once_by_all_who_find_it_missing(new_url: str, database: Database) -> None:
