@@ -16,14 +16,14 @@ from backend.profiles import load_profile
 class Places:
     """The directory of this server.
 
-    `visitors` is where those without an account are; `projects_folder` holds a workspace for each project, made by
+    `visitors` is where those without an account are; `folder` holds a workspace for each account and project, made by
     `prepare`; `live_owner` tells who started what runs here now.
     """
 
     visitors: Target
     projects: Projects
     history: History
-    projects_folder: Path
+    folder: Path
     prepare: Callable[[Path], None]
     live_owner: Callable[[str], Principal | None]
     _workspaces: dict[str, Workspace] = field(default_factory=dict)
@@ -37,7 +37,7 @@ class Places:
         if principal.user is None:
             return self.visitors
         profile = self._profile(principal.user.profile)
-        return Target(profile, self.visitors.workspace) if profile else None
+        return Target(profile, self._workspace(f"accounts/{principal.user.id}")) if profile else None
 
     def _project_target(self, project: Project) -> Target | None:
         try:
@@ -45,17 +45,17 @@ class Places:
             judged = profile.with_extra(project.allowed_extra) if profile else None
         except ProfileError:
             return None
-        workspace = self._workspace(project.id)
+        workspace = self._workspace(f"projects/{project.id}")
         if judged is None:
             return None
         return Target(judged, workspace, project.id, project.network, project.metadata_only)
 
-    def _workspace(self, project: str) -> Workspace:
-        if project not in self._workspaces:
-            folder = self.projects_folder / project
+    def _workspace(self, name: str) -> Workspace:
+        if name not in self._workspaces:
+            folder = self.folder / name
             self.prepare(folder)
-            self._workspaces[project] = FolderWorkspace(folder)
-        return self._workspaces[project]
+            self._workspaces[name] = FolderWorkspace(folder)
+        return self._workspaces[name]
 
     def _profile(self, name: str) -> Profile | None:
         """A profile by its name; that of the visitors may be a file, and is known by its own name too."""

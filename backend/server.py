@@ -66,6 +66,7 @@ from backend.transports.terminal import Service, TerminalSocket
 NAME = "Gatepost"
 PAGE_FOLDER = Path(__file__).parent.parent / "frontend"
 PRUNE_EVERY = 3600.0  # seconds between two looks at the age and size of what is kept
+ENDINGS_EVERY = 5.0  # seconds
 TOKEN_FAILURES = Rate(10, 60)
 LOGIN_ATTEMPTS = Rate(10, 300)
 AUDITED_REJECTIONS = Rate(60, 60)
@@ -112,9 +113,19 @@ class Guard:
     launcher: CageLauncher
     protection: Protection
     owner: tuple[int, int] | None
+    data_dir: Path
+    disk_margin: int
 
     def refusal(self) -> Decision | None:
-        """Refuse every command where the kernel cannot hold them as it must."""
+        """Refuse every command where the kernel cannot hold them as it must, or the disk is nearly full."""
+        disk = os.statvfs(self.data_dir)
+        if disk.f_bavail * disk.f_frsize < self.disk_margin:
+            reason = f"The disk of the server has less than {self.disk_margin} bytes left."
+            return Decision.deny("storage.full", reason, "The operator has to make room.", retry_after=60.0)
+        return self.unprotected()
+
+    def unprotected(self) -> Decision | None:
+        """Refuse where the kernel cannot hold commands as it must."""
         if self.protection.meets(self.launcher.minimum):
             return None
         failed = ", ".join(test.name for test in self.protection.tests if not test.passed)
@@ -172,7 +183,7 @@ def _facts(settings: Settings, stores: Stores, telemetry: Telemetry, guard: Guar
         },
         database=stores.database.check,
         protection={**guard.protection.as_json(), "minimum": settings.protection_minimum},
-        protected=guard.refusal() is None,
+        protected=guard.unprotected() is None,
         find_recording=stores.recordings.find,
         figures=(lambda: generate_latest(telemetry.registry).decode()) if settings.metrics else None,
     )
@@ -210,7 +221,7 @@ def _guard(settings: Settings) -> Guard:
     """Build the cage and try it out."""
     owner = find_owner(settings.run_as)
     launcher = CageLauncher(settings.data_dir.absolute() / "cage", owner, minimum=settings.protection_minimum)
-    return Guard(launcher, probe(launcher), owner)
+    return Guard(launcher, probe(launcher), owner, settings.data_dir.absolute(), settings.disk_margin)
 
 
 def protection_of(settings: Settings) -> Protection:
@@ -282,6 +293,12 @@ def _places(
         give_folder(folder, owner)
 
     base = _workspaces(settings, owner)
+    for name, folder in (
+        ("GATEPOST_WORKSPACE", settings.workspace),
+        *(("GATEPOST_READABLE", f) for f in settings.readable),
+    ):
+        if folder and settings.data_dir.absolute().is_relative_to(Path(folder).absolute()):
+            raise SettingsError(f"{name}: {folder} holds the data folder, which commands must not see")
     workspace = settings.workspace_dir if settings.workspace else base / "workspace"
     try:
         prepare_workspace(workspace)
@@ -294,7 +311,7 @@ def _places(
         visitors=Target(profile, FolderWorkspace(workspace)),
         projects=stores.projects,
         history=stores.history,
-        projects_folder=base / "projects",
+        folder=base,
         prepare=prepare,
         live_owner=lambda id: found.request.principal if (found := gateway.find(id)) else None,
     )
@@ -392,9 +409,10 @@ def _lifespan(settings: Settings, stores: Stores, gateway: Gateway) -> Any:
         await stores.ledger.prepare()
         await recover(stores.history, stores.recordings, stores.ledger)
         stores.login_link = await _first_admin(stores)
-        pruning = asyncio.create_task(_prune(settings, stores))
+        tasks = [asyncio.create_task(_prune(settings, stores)), asyncio.create_task(_write_endings(gateway))]
         yield
-        pruning.cancel()
+        for task in tasks:
+            task.cancel()
         await gateway.close()
         await stores.ledger.close_writer()
         await stores.database.close()
@@ -413,6 +431,13 @@ async def _first_admin(stores: Stores) -> str:
     ticket = new_login_link(secrets.token_bytes)
     await stores.identities.add_link(secret_hash(ticket), admin.id, now_ms() + FIRST_LINK_MS)
     return ticket
+
+
+async def _write_endings(gateway: Gateway) -> None:
+    """Write down ends that the database did not take when they came."""
+    while True:
+        await asyncio.sleep(ENDINGS_EVERY)
+        await gateway.write_endings()
 
 
 async def _prune(settings: Settings, stores: Stores) -> None:

@@ -18,6 +18,10 @@ from backend.core.limits import Rate
 
 SHORTEST_TOKEN = 16
 SHORTEST_KEY = 32
+URL_SCHEMES = {
+    "database_url": ("postgres", "postgresql", "postgresql+asyncpg", "sqlite", "sqlite+aiosqlite"),
+    "redis_url": ("redis", "rediss", "redis+unix"),
+}
 
 
 class SettingsError(Exception):
@@ -53,6 +57,12 @@ class Settings(BaseSettings):
     )
     access_token_file: Path | None = Field(
         None, alias="GATEPOST_ACCESS_TOKEN_FILE", description="File that holds the access token"
+    )
+    disk_margin: int = Field(
+        64 * 2**20,
+        alias="GATEPOST_DISK_MARGIN",
+        ge=0,
+        description="Free bytes on the disk of the data folder below which no command runs",
     )
     visitors: bool = Field(
         True, alias="GATEPOST_VISITORS", description="Whether the terminal takes commands without an account"
@@ -188,6 +198,14 @@ class Settings(BaseSettings):
         Rate.parse(value)
         return value
 
+    @field_validator("database_url", "redis_url")
+    @classmethod
+    def _is_url(cls, value: SecretStr | None, info: Any) -> SecretStr | None:
+        """Checked here, where the message can leave the value out."""
+        if value is not None:
+            _check_url(value.get_secret_value(), URL_SCHEMES[info.field_name])
+        return value
+
     @field_validator("pyguard_command")
     @classmethod
     def _is_command_line(cls, value: str) -> str:
@@ -220,8 +238,9 @@ class Settings(BaseSettings):
     @property
     def masked_values(self) -> tuple[str, ...]:
         """The secrets of the service itself, and the values of the variables that are to be masked."""
-        own = (self.access_token, self.secret_key, self.anthropic_api_key, self.groq_api_key)
+        own = (self.secret_key, self.anthropic_api_key, self.groq_api_key)
         values = [secret.get_secret_value() for secret in own if secret]
+        values.append(self.token or "")
         urls = (self.database_url, self.redis_url)
         values += [urlsplit(url.get_secret_value()).password or "" for url in urls if url]
         values += [os.environ[name] for name in self.masked_names if os.environ.get(name)]
@@ -231,6 +250,16 @@ class Settings(BaseSettings):
     def workspace_dir(self) -> Path:
         """The folder that commands run in, absolute."""
         return (self.workspace or self.data_dir / "workspace").absolute()
+
+
+def _check_url(url: str, schemes: tuple[str, ...]) -> None:
+    try:
+        parts = urlsplit(url)
+        known = parts.scheme in schemes and (parts.port is None or parts.port > 0)
+    except ValueError:
+        known = False
+    if not known:
+        raise ValueError(f"must be a URL that begins with {' or '.join(f'{scheme}://' for scheme in schemes)}")
 
 
 def load_settings(**overrides: Any) -> Settings:

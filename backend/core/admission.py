@@ -31,7 +31,7 @@ class Plan:
     """A line that may run. `decision` is that of its riskiest command; `argvs` are all commands, globs expanded."""
 
     script: Script
-    first: Verdict
+    verdicts: tuple[Verdict, ...]
     decision: Decision
     argvs: tuple[tuple[str, ...], ...]
 
@@ -47,7 +47,7 @@ def judge(script: Script, target: Target, cwd: PurePosixPath) -> Plan | Decision
         cwd = cwd / step.folder
     decision = riskiest(verdict.decision for verdict in verdicts if verdict.invocations)
     argvs = tuple(invocation.argv for verdict in verdicts for invocation in verdict.invocations)
-    return Plan(script, verdicts[0], decision, argvs)
+    return Plan(script, tuple(verdicts), decision, argvs)
 
 
 def judge_step(step: Step, target: Target, cwd: PurePosixPath) -> Verdict | Decision:

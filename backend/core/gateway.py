@@ -10,10 +10,11 @@ import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import PurePosixPath
 from typing import Protocol, assert_never
 
-from backend.core.admission import Plan, judge
+from backend.core.admission import Plan, Verdict, judge
 from backend.core.commands import Script, parse
 from backend.core.decisions import Decision
 from backend.core.errors import GatepostError, RecordingError, StorageError
@@ -26,6 +27,7 @@ from backend.core.recording import Recorder, RecordingLog, Send
 from backend.core.scripts import Bounds, run_script
 from backend.core.viewing import harmless
 
+ENDING_BOUND = 5.0  # seconds that the end of a command waits for the audit
 FIRST_VIEWER = 1.0  # seconds that whoever started a command has to begin watching, however short the grace
 
 
@@ -145,13 +147,19 @@ class Gateway:
     protected: Callable[[], Decision | None]
     raw: bool = False
     live: dict[str, Execution] = field(default_factory=dict)
+    starting: set[asyncio.Future[Execution | Refused]] = field(default_factory=set)
+    unwritten: list[tuple[Attempt, Ending]] = field(default_factory=list)
+    ending: set[asyncio.Future[None]] = field(default_factory=set)
     closing: bool = False
 
     async def submit(self, request: Request) -> Execution | Refused:
         """Judge a request and start it. The caller follows the execution from here on."""
         request = replace(request, execution=request.execution or self.clock.new_id())
         # A caller who goes away must not leave a command between its audit and its start.
-        return await asyncio.shield(asyncio.ensure_future(self._submit(request)))
+        starting = asyncio.ensure_future(self._submit(request))
+        self.starting.add(starting)
+        starting.add_done_callback(self.starting.discard)
+        return await asyncio.shield(starting)
 
     async def _submit(self, request: Request) -> Execution | Refused:
         try:
@@ -159,7 +167,7 @@ class Gateway:
         except StorageError as error:
             admitted = _unavailable(error)
         if isinstance(admitted, Decision):
-            return await self._refuse(request, admitted)
+            return await self._refuse(request, self._masked(admitted))
         if busy := self.slots.take(request.principal.name):
             return await self._refuse(request, busy, admitted.plan)
         try:
@@ -174,7 +182,11 @@ class Gateway:
     def explain(self, request: Request) -> Plan | Decision:
         """The verdict on a request without running it, counting it or keeping it."""
         admitted = self._judge_line(request)
-        return admitted if isinstance(admitted, Decision) else admitted.plan
+        return self._masked(admitted) if isinstance(admitted, Decision) else admitted.plan
+
+    def _masked(self, decision: Decision) -> Decision:
+        """Reasons repeat words of the line."""
+        return replace(decision, reason=self.mask(decision.reason), hint=self.mask(decision.hint))
 
     async def _admit(self, request: Request) -> _Admitted | Decision:
         """Every check before a command, in the order in which they protect each other."""
@@ -244,7 +256,7 @@ class Gateway:
         except StorageError:
             log.discard()
             raise
-        recorder = Recorder(attempt.id, log, self.clock.monotonic, muted=request.hides_output)
+        recorder = Recorder(attempt.id, log, self.clock.monotonic, mask=self.mask, muted=request.hides_output)
         execution = Execution(attempt.id, request, admitted.plan, attempt, log, Control(stdin=request.stdin))
         self.live[attempt.id] = execution
         self.observer.started(execution)
@@ -264,6 +276,8 @@ class Gateway:
                 outcome = await self._run_script(execution, cwd, recorder)
         except RecordingError:
             execution.control.stop(Stop.UNRECORDED)
+        except StorageError as error:
+            outcome = replace(outcome, problem=str(error), rule="storage.unavailable")
         except Exception as error:  # the outermost edge of an execution: it must end on record whatever broke
             self.observer.broke(execution, error)
         finally:
@@ -281,7 +295,13 @@ class Gateway:
             recorder,
             execution.control,
             self.clock.monotonic,
+            partial(self._announce, execution),
         )
+
+    async def _announce(self, execution: Execution, verdict: Verdict) -> None:
+        """Audit a step that runs with other words than those that were judged first. Raises StorageError."""
+        argvs = tuple(tuple(map(self.mask, each.argv)) for each in verdict.invocations)
+        await self.ledger.step(execution.attempt, argvs, verdict.decision)
 
     def _started(self, execution: Execution, cwd: PurePosixPath) -> Started:
         request, attempt = execution.request, execution.attempt
@@ -305,10 +325,8 @@ class Gateway:
             execution.abandon.cancel()
         reason = execution.control.reason
         complete = _complete(outcome, reason, seconds, dry_run=execution.request.dry_run)
-        try:
-            await self.ledger.close(execution.attempt, _ending(complete, outcome, execution.control))
-        except StorageError as error:
-            self.observer.unwritten(execution.attempt, error)
+        outcome = replace(outcome, problem=self.mask(outcome.problem)) if outcome.problem else outcome
+        await self._write_ending(execution.attempt, _ending(complete, outcome, execution.control))
         del self.live[execution.id]
         self.slots.release(execution.request.principal.name)
         with suppress(RecordingError):
@@ -321,6 +339,26 @@ class Gateway:
                 recorder.add(problem)
         recorder.end(complete)
         self.observer.ended(execution, outcome, seconds)
+
+    async def _write_ending(self, attempt: Attempt, ending: Ending) -> None:
+        """Close the audit of an execution; a database that does not answer holds nobody up for long."""
+        writing = asyncio.ensure_future(self._close_attempt(attempt, ending))
+        self.ending.add(writing)
+        writing.add_done_callback(self.ending.discard)
+        await asyncio.wait({writing}, timeout=ENDING_BOUND)
+
+    async def _close_attempt(self, attempt: Attempt, ending: Ending) -> None:
+        try:
+            await self.ledger.close(attempt, ending)
+        except StorageError as error:
+            self.observer.unwritten(attempt, error)
+            self.unwritten.append((attempt, ending))
+
+    async def write_endings(self) -> None:
+        """Try once more what could not be written; to be called from time to time."""
+        waiting, self.unwritten = self.unwritten, []
+        for attempt, ending in waiting:
+            await self._close_attempt(attempt, ending)
 
     def find(self, execution: str) -> Execution | None:
         """One that runs now in this process."""
@@ -373,10 +411,12 @@ class Gateway:
     async def close(self) -> None:
         """Stop everything that runs and wait for its end; nothing new is let in."""
         self.closing = True
+        await asyncio.gather(*self.starting, return_exceptions=True)
         while running := list(self.live.values()):
             for execution in running:
                 execution.control.stop(Stop.SHUTDOWN)
             await asyncio.gather(*(execution.task for execution in running if execution.task))
+        await self.write_endings()
 
 
 def _unavailable(error: GatepostError) -> Decision:

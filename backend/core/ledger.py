@@ -99,6 +99,10 @@ class Ledger(Protocol):
         """It is about to run."""
         ...
 
+    async def step(self, attempt: Attempt, argvs: tuple[tuple[str, ...], ...], decision: Decision) -> None:
+        """A later step of it is about to run with these words, which are others than those judged first."""
+        ...
+
     async def close(self, attempt: Attempt, ending: Ending) -> None:
         """It has ended."""
         ...

@@ -13,7 +13,7 @@ from json.encoder import encode_basestring
 from typing import Protocol
 
 from backend.core.messages import ExecutionMessage
-from backend.core.output import Lines
+from backend.core.output import Lines, encode_lines
 
 Send = Callable[[bytes], Awaitable[None]]
 
@@ -50,8 +50,17 @@ class RecordingLog(Protocol):
 class Recorder:
     """The writing end: gives every message its number and time. A muted one keeps no output."""
 
-    def __init__(self, execution: str, log: RecordingLog, clock: Callable[[], float], *, muted: bool = False) -> None:
+    def __init__(
+        self,
+        execution: str,
+        log: RecordingLog,
+        clock: Callable[[], float],
+        *,
+        mask: Callable[[str], str] = str,
+        muted: bool = False,
+    ) -> None:
         self.execution = execution
+        self._mask = mask
         self._muted = muted
         self._log = log
         self._clock = clock
@@ -73,6 +82,12 @@ class Recorder:
             % (stream.encode(), self.execution.encode(), self._next, self.elapsed_ms, partial, lines.items)
         )
         self._next += lines.count
+
+    def say(self, stream: str, text: str) -> int:
+        """Record a line of our own, as a program would have written it; how many bytes. Raises RecordingError."""
+        data = f"{self._mask(text)}\n".encode("utf-8", "replace")
+        self.lines(stream, encode_lines(data))
+        return len(data)
 
     def add(self, message: ExecutionMessage) -> None:
         """Record any other message. Raises RecordingError."""

@@ -1,6 +1,6 @@
 """Runs the steps of a line one after another: what `&&`, `||`, `;` and `cd` mean."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
@@ -17,7 +17,6 @@ from backend.core.executions import (
     Stop,
     stopped_outcome,
 )
-from backend.core.output import encode_lines
 from backend.core.recording import Recorder
 from backend.core.targets import Target
 
@@ -58,8 +57,12 @@ async def run_script(
     recorder: Recorder,
     control: Control,
     clock: Callable[[], float],
+    announce: Callable[[Verdict], Awaitable[None]],
 ) -> Outcome:
-    """Run a judged line to its end. The outcome is that of the last step that ran, with the output of all."""
+    """Run a judged line to its end. The outcome is that of the last step that ran, with the output of all.
+
+    `announce` is told before a step runs with other words than those that were judged first.
+    """
     end = clock() + bounds.timeout
     progress = _Progress(Outcome(Status.SUCCEEDED, 0), cwd)
     for number, step in enumerate(plan.script.steps):
@@ -67,9 +70,11 @@ async def run_script(
             return _stopped(control.reason, progress.outcome)
         if number and (progress.skips(step.join) or not progress.goes_on):
             continue
-        verdict = judge_step(step, target, progress.cwd) if number else plan.first
+        verdict = judge_step(step, target, progress.cwd) if number else plan.verdicts[0]
         if isinstance(verdict, Decision):
             return _denied(verdict, progress.outcome)
+        if verdict.invocations != plan.verdicts[number].invocations:
+            await announce(verdict)
         if step.folder:
             _enter(step.folder, target, progress, recorder)
             continue
@@ -97,9 +102,8 @@ def _enter(folder: str, target: Target, progress: _Progress, recorder: Recorder)
     """`cd`: its message is that of a program, so that `cd x && y` fails as it would in a shell."""
     entered = target.workspace.enter(str(progress.cwd / folder))
     if isinstance(entered, Decision):
-        message = f"cd: {folder}: No such folder\n".encode()
-        recorder.lines("stderr", encode_lines(message))
-        failed = Outcome(Status.FAILED, 1, stderr_bytes=len(message))
+        size = recorder.say("stderr", f"cd: {folder}: No such folder")
+        failed = Outcome(Status.FAILED, 1, stderr_bytes=size)
         progress.outcome = _added(progress.outcome, failed)
     else:
         progress.cwd = entered

@@ -22,7 +22,7 @@ from backend.core.executions import (
     Usage,
     stopped_outcome,
 )
-from backend.core.output import LineAssembler, Lines, encode_lines
+from backend.core.output import LineAssembler, Lines
 from backend.core.recording import Recorder
 from backend.execution.files import open_inside
 from backend.execution.launcher import cage_environment
@@ -140,9 +140,8 @@ def _not_started(name: str, error: OSError) -> Outcome:
 
 def _unwired(error: OSError, recorder: Recorder) -> Outcome:
     """A file of a redirection cannot be opened: the message is that of a program, as in a shell."""
-    message = f"{error.filename or 'pipe'}: {error.strerror}\n".encode()
-    recorder.lines("stderr", encode_lines(message))
-    return Outcome(Status.FAILED, 1, stderr_bytes=len(message))
+    size = recorder.say("stderr", f"{error.filename or 'pipe'}: {error.strerror}")
+    return Outcome(Status.FAILED, 1, stderr_bytes=size)
 
 
 @dataclass(frozen=True, slots=True)

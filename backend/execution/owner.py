@@ -19,13 +19,14 @@ def find_owner(name: str) -> tuple[int, int] | None:
     """
     if os.geteuid() != 0:
         return None
+    number = int(name) if name.isascii() and name.isdecimal() and int(name) < 1 << 31 else None
     try:
-        found = pwd.getpwuid(int(name)) if name.isdigit() else pwd.getpwnam(name)
+        found = pwd.getpwnam(name) if number is None else pwd.getpwuid(number)
         owner = (found.pw_uid, found.pw_gid)
     except KeyError:
-        if not name.isdigit():
+        if number is None:
             raise OwnerError(f"there is no user {name}") from None
-        owner = (int(name), int(name))
+        owner = (number, number)
     if owner[0] == 0:
         raise OwnerError("commands never run as root")
     return owner

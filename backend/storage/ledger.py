@@ -17,6 +17,7 @@ from sqlalchemy import Connection, bindparam, delete, insert, select, update
 from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError
 
 from backend.core.audit import EMPTY, Anchor, Event, Head, Kind, Link, extend
+from backend.core.decisions import Decision
 from backend.core.errors import StorageError
 from backend.core.executions import Status
 from backend.core.floods import Flood, Floods
@@ -140,6 +141,12 @@ class LedgerStore:
         if not attempt.dry_run:
             events.append(self._event(Kind.STARTED, attempt, {"execution": attempt.id}))
         await self._write(tuple(events), opened=self._row(attempt, Status.RUNNING))
+
+    async def step(self, attempt: Attempt, argvs: tuple[tuple[str, ...], ...], decision: Decision) -> None:
+        """Write a later step that is about to run with other words than were judged first. Raises StorageError."""
+        argv = [list(each) for each in argvs]
+        fields = {"execution": attempt.id, "argv": argv, "rule": decision.rule, "risk": str(decision.risk)}
+        await self._write((self._event(Kind.STARTED, attempt, fields),))
 
     async def close(self, attempt: Attempt, ending: Ending, *, once: bool = False) -> None:
         """Write how it ended; with `once` only if nobody has. Raises StorageError."""

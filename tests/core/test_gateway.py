@@ -67,6 +67,9 @@ class Book:
     async def open(self, attempt: Attempt) -> None:
         self._write("opened", attempt.id, attempt.command)
 
+    async def step(self, attempt: Attempt, argvs: tuple[tuple[str, ...], ...], decision: Decision) -> None:
+        self._write("step", attempt.id, argvs)
+
     async def close(self, attempt: Attempt, ending: Ending) -> None:
         self._write("closed", attempt.id, str(ending.status))
 
@@ -402,3 +405,39 @@ async def test_a_line_that_is_cancelled_starts_no_further_step(make: Callable[..
     complete = (await messages(gateway, execution))[-1]
     assert complete["status"] == "cancelled"
     assert not list(Path(gateway.target.workspace.root).glob("made*"))
+
+
+async def test_a_step_with_other_words_is_written_before_it_runs(make: Callable[..., House]) -> None:
+    gateway = make("agent")
+    execution = await start(gateway, "touch q1 q2; echo q*; echo same")
+    assert execution.task
+    await execution.task
+    assert [line[0] for line in gateway.ledger.lines] == ["opened", "step", "closed"]
+    assert gateway.ledger.lines[1][2] == (("echo", "q1", "q2"),)
+
+
+async def test_an_end_that_could_not_be_written_is_written_later(make: Callable[..., House]) -> None:
+    gateway = make()
+    execution = await start(gateway, "pyguard sleep 0.1")
+    gateway.ledger.full = True
+    assert execution.task
+    await execution.task
+    assert gateway.ledger.lines == [("opened", execution.id, "pyguard sleep 0.1")]
+    await gateway.gateway.write_endings()
+    gateway.ledger.full = False
+    await gateway.gateway.write_endings()
+    assert gateway.ledger.lines[-1] == ("closed", execution.id, "succeeded")
+    assert not gateway.gateway.unwritten
+
+
+@pytest.mark.parametrize("command", ["cat /hunter2/x", "ls --hunter2", "cat < hunter2", "cd hunter2 && ls"])
+async def test_no_secret_comes_back_in_a_reason_or_an_error(make: Callable[..., House], command: str) -> None:
+    gateway = make("agent")
+    result = await gateway.submit(Request(ANN, gateway.target, command))
+    if isinstance(result, Refused):
+        assert "hunter2" not in result.decision.reason + result.decision.hint
+        assert "[masked]" in result.decision.reason
+    else:
+        told = json.dumps(await messages(gateway, result))
+        assert "[masked]: No such" in told
+        assert "hunter2" not in told
