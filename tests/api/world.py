@@ -194,8 +194,8 @@ def populate(world: World) -> None:
         world.tokens["disabled program"], _ = await new_token(identities, dora, READ | EXECUTE)
 
     accounts(world.server.data_dir, people)
-    for name in USERS:
-        world.tokens[name] = login(world.server, name).json()["access_token"]
+    world.tokens |= {name: access_token(id) for name, id in world.users.items()}
+    world.tokens["ann"] = login(world.server, "ann").json()["access_token"]
     world.tokens["disabled"] = world.tokens["dora"]
     world.tokens["visitor"] = VISITOR_TOKEN
     accounts(world.server.data_dir, lambda identities: identities.set_disabled(world.users["dora"], True))
