@@ -43,6 +43,7 @@ from backend.execution.workspace import FolderWorkspace, prepare_workspace
 from backend.profiles import load_profile
 from backend.recovery import recover
 from backend.settings import Settings, SettingsError, load_settings
+from backend.storage.anchor import AnchorFile
 from backend.storage.database import Database, database_url
 from backend.storage.history import HistoryStore
 from backend.storage.idempotency import IdempotencyStore
@@ -66,7 +67,7 @@ from backend.transports.terminal import Service, TerminalSocket
 NAME = "Gatepost"
 PAGE_FOLDER = Path(__file__).parent.parent / "frontend"
 PRUNE_EVERY = 3600.0  # seconds between two looks at the age and size of what is kept
-ENDINGS_EVERY = 5.0  # seconds
+RECOVER_EVERY = 30.0  # seconds between two looks for executions that ended without being written down
 TOKEN_FAILURES = Rate(10, 60)
 LOGIN_ATTEMPTS = Rate(10, 300)
 AUDITED_REJECTIONS = Rate(60, 60)
@@ -208,7 +209,9 @@ def _stores(settings: Settings) -> Stores:
         projects=Projects(database, now_ms, new_id),
         history=HistoryStore(database),
         keys=IdempotencyStore(database, now_ms),
-        ledger=LedgerStore(database, Stamp(now_ms, utc_now, new_id, signer.sign), folder),
+        ledger=LedgerStore(
+            database, Stamp(now_ms, utc_now, new_id, signer.sign), folder, AnchorFile(data / "audit.anchor")
+        ),
         recordings=recordings,
     )
 
@@ -409,10 +412,10 @@ def _lifespan(settings: Settings, stores: Stores, gateway: Gateway) -> Any:
         await stores.ledger.prepare()
         await recover(stores.history, stores.recordings, stores.ledger)
         stores.login_link = await _first_admin(stores)
-        tasks = [asyncio.create_task(_prune(settings, stores)), asyncio.create_task(_write_endings(gateway))]
+        chores = [asyncio.create_task(chore) for chore in (_prune(settings, stores), _recover(stores))]
         yield
-        for task in tasks:
-            task.cancel()
+        for chore in chores:
+            chore.cancel()
         await gateway.close()
         await stores.ledger.close_writer()
         await stores.database.close()
@@ -433,13 +436,6 @@ async def _first_admin(stores: Stores) -> str:
     return ticket
 
 
-async def _write_endings(gateway: Gateway) -> None:
-    """Write down ends that the database did not take when they came."""
-    while True:
-        await asyncio.sleep(ENDINGS_EVERY)
-        await gateway.write_endings()
-
-
 async def _prune(settings: Settings, stores: Stores) -> None:
     """Forget what is too old, from time to time."""
     log = structlog.get_logger()
@@ -456,6 +452,16 @@ async def _prune(settings: Settings, stores: Stores) -> None:
         except (OSError, StorageError) as error:
             log.error("old data not deleted", reason=_why(error))
         await asyncio.sleep(PRUNE_EVERY)
+
+
+async def _recover(stores: Stores) -> None:
+    """Close what another server of this folder left when it died, and what could not be written when it ended."""
+    while True:
+        await asyncio.sleep(RECOVER_EVERY)
+        try:
+            await recover(stores.history, stores.recordings, stores.ledger)
+        except (OSError, StorageError) as error:
+            structlog.get_logger().error("endings not written", reason=_why(error))
 
 
 def _day(days: float) -> str:

@@ -148,7 +148,6 @@ class Gateway:
     raw: bool = False
     live: dict[str, Execution] = field(default_factory=dict)
     starting: set[asyncio.Future[Execution | Refused]] = field(default_factory=set)
-    unwritten: list[tuple[Attempt, Ending]] = field(default_factory=list)
     ending: set[asyncio.Future[None]] = field(default_factory=set)
     closing: bool = False
 
@@ -351,14 +350,8 @@ class Gateway:
         try:
             await self.ledger.close(attempt, ending)
         except StorageError as error:
+            # Its recording tells how it ended, so this can be made up for; see `backend.recovery`.
             self.observer.unwritten(attempt, error)
-            self.unwritten.append((attempt, ending))
-
-    async def write_endings(self) -> None:
-        """Try once more what could not be written; to be called from time to time."""
-        waiting, self.unwritten = self.unwritten, []
-        for attempt, ending in waiting:
-            await self._close_attempt(attempt, ending)
 
     def find(self, execution: str) -> Execution | None:
         """One that runs now in this process."""
@@ -416,7 +409,6 @@ class Gateway:
             for execution in running:
                 execution.control.stop(Stop.SHUTDOWN)
             await asyncio.gather(*(execution.task for execution in running if execution.task))
-        await self.write_endings()
 
 
 def _unavailable(error: GatepostError) -> Decision:

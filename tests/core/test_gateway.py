@@ -416,18 +416,16 @@ async def test_a_step_with_other_words_is_written_before_it_runs(make: Callable[
     assert gateway.ledger.lines[1][2] == (("echo", "q1", "q2"),)
 
 
-async def test_an_end_that_could_not_be_written_is_written_later(make: Callable[..., House]) -> None:
+async def test_an_end_that_cannot_be_audited_is_an_end_all_the_same(make: Callable[..., House]) -> None:
     gateway = make()
     execution = await start(gateway, "pyguard sleep 0.1")
     gateway.ledger.full = True
     assert execution.task
     await execution.task
     assert gateway.ledger.lines == [("opened", execution.id, "pyguard sleep 0.1")]
-    await gateway.gateway.write_endings()
-    gateway.ledger.full = False
-    await gateway.gateway.write_endings()
-    assert gateway.ledger.lines[-1] == ("closed", execution.id, "succeeded")
-    assert not gateway.gateway.unwritten
+    assert "unwritten The disk is full." in gateway.observer.seen
+    assert (await messages(gateway, execution))[-1]["status"] == "succeeded"
+    assert not gateway.slots.taken
 
 
 @pytest.mark.parametrize("command", ["cat /hunter2/x", "ls --hunter2", "cat < hunter2", "cd hunter2 && ls"])
