@@ -40,7 +40,7 @@ FAMILIES = (
     "setsid sleep {mark} & echo up; wait",
     "( (setsid sleep {mark} &) & ); echo up; sleep {mark}",
     'setsid bash -c "sleep {mark} & sleep {mark} & exit"; echo up; sleep {mark}',
-    "(env -i setsid sleep {mark} >/dev/null 2>&1 &); setsid setsid sleep {mark} & echo up; wait",
+    "(env -i setsid sleep {mark} >/dev/null 2>&1 &); setsid sleep {mark} & echo up; wait",
 )
 ROUNDS, CONNECTIONS, AT_ONCE = 25, 2, 4  # 200 kills
 
