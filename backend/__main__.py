@@ -67,6 +67,7 @@ def _serve(options: argparse.Namespace) -> int:
     import uvicorn  # only this verb needs the web server
 
     from backend.server import create_app  # imports everything, which other verbs do without
+    from backend.transports.patience import bounded_protocol
 
     given = {name: getattr(options, name) for name in ("host", "port", "data_dir")}
     settings = load_settings(**{name: value for name, value in given.items() if value is not None})
@@ -81,6 +82,7 @@ def _serve(options: argparse.Namespace) -> int:
             host=settings.host,
             port=settings.port,
             loop="asyncio",  # uvloop forks the whole process for every command
+            http=bounded_protocol(hard // 2),
             ws="websockets-sansio",
             ws_max_size=64 * 1024,
             ws_per_message_deflate=settings.compression,

@@ -70,6 +70,7 @@ PRUNE_EVERY = 3600.0  # seconds between two looks at the age and size of what is
 RECOVER_EVERY = 30.0  # seconds between two looks for executions that ended without being written down
 TOKEN_FAILURES = Rate(10, 60)
 LOGIN_ATTEMPTS = Rate(10, 300)
+LOGIN_ATTEMPTS_ON_NAME = Rate(100, 300)  # so many that strangers do not easily keep somebody out
 AUDITED_REJECTIONS = Rate(60, 60)
 SHARED_FOLDER = Path("/var/lib/gatepost")
 FIRST_ADMIN = "admin"
@@ -159,7 +160,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.stores = stores
     access = _access(settings, door, places, stores, counters)
     limiter = add_routes(
-        app, _facts(settings, stores, telemetry, guard, places), door, access, settings.http_rate, PAGE_FOLDER
+        app, _facts(settings, stores, telemetry, guard, places, counters), door, access, settings.http_rate, PAGE_FOLDER
     )
     _add_api(app, settings, stores, gateway, access, limiter, counters)
     app.add_middleware(
@@ -173,7 +174,14 @@ def create_app(settings: Settings) -> FastAPI:
     return app
 
 
-def _facts(settings: Settings, stores: Stores, telemetry: Telemetry, guard: Guard, places: Places) -> Facts:
+def _facts(
+    settings: Settings,
+    stores: Stores,
+    telemetry: Telemetry,
+    guard: Guard,
+    places: Places,
+    counters: Storage | None,
+) -> Facts:
     return Facts(
         name=NAME,
         version=__version__,
@@ -182,7 +190,7 @@ def _facts(settings: Settings, stores: Stores, telemetry: Telemetry, guard: Guar
             "recordings": stores.recordings.writable,
             "workspace": lambda: os.path.isdir(places.visitors.workspace.root),
         },
-        database=stores.database.check,
+        stores={"database": stores.database.check, **({"redis": counters.check} if counters else {})},
         protection={**guard.protection.as_json(), "minimum": settings.protection_minimum},
         protected=guard.unprotected() is None,
         find_recording=stores.recordings.find,
@@ -386,6 +394,7 @@ def _add_api(
         secret_hash=secret_hash,
         issue=_tokens(settings).issue,
         attempts=MovingWindow(LOGIN_ATTEMPTS, "logins", counters),
+        attempts_on_name=MovingWindow(LOGIN_ATTEMPTS_ON_NAME, "login-names", counters),
     )
     starter = Starter(gateway, stores.keys, new_id)
     app.include_router(auth_routes(access, login, limiter, settings.http_rate))

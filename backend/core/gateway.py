@@ -21,6 +21,7 @@ from backend.core.errors import GatepostError, RecordingError, StorageError
 from backend.core.executions import EXIT_GATEPOST_FAILED, Control, Executor, Outcome, Request, Status, Stop
 from backend.core.identity import Permission, Principal
 from backend.core.ledger import Attempt, Ending, Ledger
+from backend.core.lexer import GLOB_STARTS
 from backend.core.limits import RateLimiter, Slots, check_rate
 from backend.core.messages import Complete, Problem, Started, Truncated
 from backend.core.recording import Recorder, RecordingLog, Send
@@ -178,9 +179,9 @@ class Gateway:
             self.slots.release(request.principal.name)
             raise
 
-    def explain(self, request: Request) -> Plan | Decision:
+    async def explain(self, request: Request) -> Plan | Decision:
         """The verdict on a request without running it, counting it or keeping it."""
-        admitted = self._judge_line(request)
+        admitted = await self._judge_line(request)
         return self._masked(admitted) if isinstance(admitted, Decision) else admitted.plan
 
     def _masked(self, decision: Decision) -> Decision:
@@ -194,9 +195,15 @@ class Gateway:
         if not request.principal.may(Permission.EXECUTE):
             reason = f"{request.principal.name} may look, but not run commands."
             return Decision.deny("role.forbidden", reason, "Ask an administrator for the role or scope to run them.")
-        return await self.rates.check(request.principal) or self.protected() or self._judge_line(request)
+        return await self.rates.check(request.principal) or self.protected() or await self._judge_line(request)
 
-    def _judge_line(self, request: Request) -> _Admitted | Decision:
+    async def _judge_line(self, request: Request) -> _Admitted | Decision:
+        """Globs look through folders, which can take a while: then others are served meanwhile."""
+        if GLOB_STARTS.isdisjoint(request.command):
+            return self._parse_and_judge(request)
+        return await asyncio.to_thread(self._parse_and_judge, request)
+
+    def _parse_and_judge(self, request: Request) -> _Admitted | Decision:
         profile = request.target.profile
         script = profile.check_length(request.command) or parse(
             request.command, profile.operators, assignments=bool(profile.environment)

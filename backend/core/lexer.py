@@ -36,6 +36,7 @@ STRAY_JOINER = re.compile("(?:^|[\x00-\x7f])[\u200c\u200d]")
 EXPANSION = re.compile(r"[A-Za-z0-9_{(@*#?$!-]")
 ASSIGNMENT = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=")
 MERGE = re.compile(r"2>&1(?![^ \t\n;&|<>()])")
+UNLIKE_BRACKET = re.compile(r"\[(\^|!?[^]\s]*\[[:.=])")
 # In order: of two that fit, the longer one is meant.
 KNOWN_OPERATORS = ("&&", "||", ">>", ";", "|", ">", "<")
 MERGE_OPERATOR = "2>&1"
@@ -209,6 +210,8 @@ class _Lexer:
                 self._bare(char)
 
     def _bare(self, char: str) -> None:
+        if char == "[" and UNLIKE_BRACKET.match(self.line, self.at):
+            self._refuse("syntax.bracket", "Character classes in globs and [^...] do not mean the same everywhere")
         if char in GLOB_CHARACTERS:
             self.active.add(len(self.text))
         self.text.append(char)

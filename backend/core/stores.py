@@ -65,8 +65,8 @@ class Idempotency(Protocol):
         """Take the key for `execution`, or tell who has it."""
         ...
 
-    async def release(self, principal: str, key: str) -> None:
-        """Give it back: nothing was started."""
+    async def release(self, principal: str, key: str, execution: str) -> None:
+        """Give it back: nothing was started. One that stands for another execution by now stays."""
         ...
 
 

@@ -14,6 +14,8 @@ from backend.core.commands import Word
 from backend.core.decisions import Decision
 
 STAR = "*"
+SEARCH_LIMIT = 20_000  # names that the globs of a command may be compared with
+FOLDER_COST = 20  # reading a folder costs as much as so many names
 EXPANSION_LIMIT = 1000  # words a line may grow to; every one of them is judged
 
 
@@ -39,12 +41,13 @@ class FolderWorkspace:
     def expand(self, words: tuple[Word, ...], cwd: PurePosixPath) -> tuple[str, ...] | Decision:
         """The words with their globs expanded; a glob that matches nothing stays as it is, as in a shell."""
         expanded: list[str] = []
+        search = _Search(self)
         for word in words:
-            expanded.extend(self._matches(word, cwd) or [word.text] if word.is_glob else [word.text])
-            if len(expanded) > EXPANSION_LIMIT:
+            expanded.extend(search.matches(word, cwd) or [word.text] if word.is_glob else [word.text])
+            if len(expanded) > EXPANSION_LIMIT or search.left < 0:
                 return Decision.deny(
                     "limits.expansion",
-                    f"{word.text} matches too many files; a command grows to {EXPANSION_LIMIT} words at most.",
+                    f"{word.text} looks at or matches too many files; a command grows to {EXPANSION_LIMIT} words at most.",
                     "Name fewer files.",
                 )
         return tuple(expanded)
@@ -52,43 +55,14 @@ class FolderWorkspace:
     def check(self, paths: tuple[str, ...], cwd: PurePosixPath) -> Decision | None:
         """Refuse the first path whose links lead out of the workspace."""
         for path in paths:
-            if not self._inside(cwd / path):
+            if not self.holds(cwd / path):
                 return _outside(path, "path.link", " through a link")
         return None
 
-    def _inside(self, path: PurePosixPath) -> bool:
+    def holds(self, path: PurePosixPath) -> bool:
+        """Whether a path stays inside, links followed."""
         full = _resolved(path)
         return full is not None and full.is_relative_to(self.root)
-
-    def _matches(self, word: Word, cwd: PurePosixPath) -> list[str]:
-        found = [""]
-        for part, matcher in _parts(word):
-            grown = (path for start in found for path in self._step(start, part, matcher, cwd))
-            found = list(islice(grown, EXPANSION_LIMIT + 1))
-            if len(found) > EXPANSION_LIMIT:
-                break
-        # A file named like an option must stay a file.
-        return sorted(f"./{path}" if path.startswith("-") else path for path in found)
-
-    def _step(self, start: str, part: str, matcher: re.Pattern[str] | None, cwd: PurePosixPath) -> Iterator[str]:
-        if matcher is None:
-            path = start + part
-            # As text: a slash at the end asks for a folder, which a path object would forget.
-            if os.path.lexists(os.path.join(cwd, path)):
-                yield path
-            return
-        for name in self._names(cwd / start):
-            if matcher.fullmatch(name) and (not name.startswith(".") or part.startswith(".")):
-                yield start + name
-
-    def _names(self, folder: PurePosixPath) -> list[str]:
-        """What a folder holds; nothing where it cannot be read or lies outside."""
-        if not self._inside(folder):
-            return []
-        try:
-            return [name for name in os.listdir(folder) if _is_text(name)]
-        except OSError:
-            return []
 
 
 def _resolved(path: PurePosixPath) -> PurePosixPath | None:
@@ -97,6 +71,55 @@ def _resolved(path: PurePosixPath) -> PurePosixPath | None:
         return PurePosixPath(os.path.realpath(path))
     except OSError:
         return None
+
+
+class _Search:
+    """The globs of one command; `left` is how much more they may look at before the command is refused."""
+
+    def __init__(self, workspace: FolderWorkspace) -> None:
+        self.workspace = workspace
+        self.left = SEARCH_LIMIT
+        self._known: dict[str, list[str]] = {}
+
+    def matches(self, word: Word, cwd: PurePosixPath) -> list[str]:
+        found = [""]
+        for part, matcher in _parts(word):
+            grown = (path for start in found for path in self._step(start, part, matcher, cwd))
+            found = list(islice(grown, EXPANSION_LIMIT + 1))
+            if len(found) > EXPANSION_LIMIT or self.left < 0:
+                break
+        # A file named like an option must stay a file.
+        return sorted(f"./{path}" if path.startswith("-") else path for path in found)
+
+    def _step(self, start: str, part: str, matcher: re.Pattern[str] | None, cwd: PurePosixPath) -> Iterator[str]:
+        self.left -= 1
+        if self.left < 0:
+            return
+        if matcher is None:
+            path = start + part
+            # As text: a slash at the end asks for a folder, which a path object would forget.
+            if os.path.lexists(os.path.join(cwd, path)):
+                yield path
+            return
+        for name in self._names(os.path.join(cwd, start)):
+            if matcher.fullmatch(name) and (not name.startswith(".") or part.startswith(".")):
+                yield start + name
+
+    def _names(self, folder: str) -> list[str]:
+        """What a folder holds; nothing where it cannot be read or lies outside."""
+        if folder not in self._known:
+            self.left -= FOLDER_COST
+            self._known[folder] = self._read(folder)
+        self.left -= len(self._known[folder])
+        return self._known[folder]
+
+    def _read(self, folder: str) -> list[str]:
+        if not self.workspace.holds(PurePosixPath(folder)):
+            return []
+        try:
+            return [name for name in os.listdir(folder) if _is_text(name)]
+        except OSError:
+            return []
 
 
 def _is_text(name: str) -> bool:

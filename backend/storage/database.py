@@ -23,6 +23,12 @@ T = TypeVar("T")
 MIGRATIONS = Path(__file__).parent / "migrations"
 MIGRATION_LOCK = 0x6761746570  # any number that is ours alone
 BUSY_TIMEOUT = 5000  # milliseconds that SQLite waits for another writer
+# Seconds after which a server that hangs counts as one that is gone.
+POSTGRES_PATIENCE = {
+    "pool_pre_ping": True,
+    "pool_timeout": 10,
+    "connect_args": {"timeout": 5, "command_timeout": 10},
+}
 PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", f"busy_timeout={BUSY_TIMEOUT}")
 
 
@@ -39,8 +45,9 @@ class Database:
     """An engine and its transactions. `close` ends its connections and threads."""
 
     def __init__(self, url: str) -> None:
-        self.engine: AsyncEngine = create_async_engine(url, pool_pre_ping=not url.startswith("sqlite"))
-        self.sqlite = self.engine.dialect.name == "sqlite"
+        self.sqlite = make_url(url).get_backend_name() == "sqlite"
+        patience: dict[str, Any] = {} if self.sqlite else POSTGRES_PATIENCE
+        self.engine: AsyncEngine = create_async_engine(url, **patience)
         self._writer: Engine | None = None
         if self.sqlite:
             _make_private(make_url(url).database)

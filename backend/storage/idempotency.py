@@ -51,10 +51,11 @@ class IdempotencyStore:
                     return Claim(execution, mine=True, same_body=True)
         return Claim(row.execution if begun else "", mine=False, same_body=same)
 
-    async def release(self, principal: str, key: str) -> None:
-        """Give a key back: nothing was started."""
+    async def release(self, principal: str, key: str, execution: str) -> None:
+        """Give a key back: nothing was started. One that stands for another execution by now stays."""
+        mine = (table.c.principal == principal) & (table.c.key == key) & (table.c.execution == execution)
         async with self.database.begin() as connection:
-            await connection.execute(delete(table).where(table.c.principal == principal, table.c.key == key))
+            await connection.execute(delete(table).where(mine))
 
     async def forget(self) -> None:
         """Delete keys that are too old to come again."""

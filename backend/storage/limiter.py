@@ -18,6 +18,7 @@ from limits.storage import storage_from_string
 from backend.core.errors import StorageError
 from backend.core.limits import Rate
 
+REDIS_PATIENCE = 3.0  # seconds after which a Redis that hangs counts as one that is gone
 SWEEP_EVERY = 1024  # hits between two searches for windows that have run out
 
 
@@ -58,7 +59,13 @@ class WindowStorage(MemoryStorage):
 
 def shared_storage(redis_url: str) -> Storage:
     """Counters in Redis. Connects at the first hit."""
-    storage = storage_from_string(f"async+{redis_url}", implementation="redispy", wrap_exceptions=True)
+    storage = storage_from_string(
+        f"async+{redis_url}",
+        implementation="redispy",
+        wrap_exceptions=True,
+        socket_timeout=REDIS_PATIENCE,
+        socket_connect_timeout=REDIS_PATIENCE,
+    )
     assert isinstance(storage, Storage)
     return storage
 

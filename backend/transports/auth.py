@@ -29,13 +29,14 @@ class Accounts(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """What logging in takes. `attempts` counts for each address and for each name."""
+    """What logging in takes. `attempts` counts for each address, `attempts_on_name` for each name."""
 
     accounts: Accounts
     check_password: Callable[[str, str | None], Awaitable[bool]]
     secret_hash: Callable[[str], bytes]
     issue: Callable[[str], tuple[str, Claims]]
     attempts: RateLimiter
+    attempts_on_name: RateLimiter
 
 
 class Token(BaseModel):
@@ -129,10 +130,9 @@ def _add_session(router: APIRouter, access: Access, login: Login) -> None:
 
 async def _count(login: Login, address: str, name: str) -> None:
     """Count an attempt, for the address it comes from and for the name it tries."""
-    keys = [f"address:{address}", *([f"name:{name}"] if name else [])]
-    for key in keys:
-        if wait := await login.attempts.hit(key):
-            detail = f"Too many attempts to log in: {login.attempts.rate} are allowed."
+    for limiter, key in ((login.attempts, address), (login.attempts_on_name, name)):
+        if key and (wait := await limiter.hit(key)):
+            detail = f"Too many attempts to log in: {limiter.rate} are allowed."
             raise Problem(429, "auth.limited", detail, retry_after=wait)
 
 

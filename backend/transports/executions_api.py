@@ -201,7 +201,7 @@ def _add_explaining(router: APIRouter, executions: Executions) -> None:
     ) -> Explained:
         """The verdict on a command, without running it."""
         target = await access.target(principal, body.project_id)
-        verdict = executions.gateway.explain(core.Request(principal, target, body.command, cwd=body.working_dir))
+        verdict = await executions.gateway.explain(core.Request(principal, target, body.command, cwd=body.working_dir))
         plan = verdict if isinstance(verdict, Plan) else None
         decision = verdict.decision if isinstance(verdict, Plan) else verdict
         return Explained(

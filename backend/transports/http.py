@@ -53,7 +53,7 @@ class Facts:
     version: str
     api_key_configured: bool
     checks: Mapping[str, Callable[[], bool]]
-    database: Callable[[], Awaitable[bool]]
+    stores: Mapping[str, Callable[[], Awaitable[bool]]]
     protection: Mapping[str, Any]
     protected: bool
     find_recording: Callable[[str], StoredRecording | None]
@@ -138,7 +138,8 @@ def _health_routes(facts: Facts, door: Door) -> APIRouter:
     @router.get("/readyz")
     async def ready() -> JSONResponse:
         checks = {name: "ok" if check() else "failed" for name, check in facts.checks.items()}
-        checks["database"] = "ok" if await facts.database() else "failed"
+        for name, answers in facts.stores.items():
+            checks[name] = "ok" if await answers() else "failed"
         checks["protection"] = "ok" if facts.protected else "failed"
         well = all(result == "ok" for result in checks.values())
         return JSONResponse({"status": "ready" if well else "not ready", "checks": checks}, 200 if well else 503)

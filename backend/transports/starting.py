@@ -117,7 +117,7 @@ class Starter:
         try:
             return await self._submit(request)
         except Problem:
-            await self.keys.release(request.principal.name, key)
+            await self.keys.release(request.principal.name, key, request.execution or "")
             raise
 
     async def _submit(self, request: Request) -> Execution:

@@ -195,16 +195,26 @@ class Session:
         await self.rejections.note(self.principal.name, self.principal.address, path=PATH, rule=rule)
 
     async def _check(self) -> None:
-        """Close the socket soon after its token is revoked, its user disabled, its time over."""
+        """Close the socket soon after its token is revoked, its user disabled, its time over.
+
+        What it may not watch any more, for somebody left a project, is not sent any more.
+        """
         with suppress(ClientGone):
             while True:
                 await asyncio.sleep(RECHECK_EVERY)
                 with suppress(StorageError):
                     if not await self.door.authenticator.is_valid(self.principal):
                         break
+                    await self._unwatch()
             reason = "Your token is not good any more."
             await self._refuse(Decision.deny("auth.ended", reason, "Log in again."))
             await self._close(CLOSE_UNAUTHORISED, "auth.ended")
+
+    async def _unwatch(self) -> None:
+        for execution, task in list(self._following.items()):
+            if not await self._may_watch(execution):
+                task.cancel()
+                await self._refuse(_unknown(execution))
 
     async def _welcome(self) -> None:
         target = await self.directory.target(self.principal, None)
@@ -366,8 +376,9 @@ class Session:
             return None
         mine = [execution for key, execution in self.gateway.live.items() if key in self._following]
         found = next((each for each in reversed(mine) if message.execution in {None, each.id}), None)
-        if found is None:
+        if found is None or not await self._may_watch(found.id):
             await self._refuse(_nothing_runs(message.type))
+            return None
         return found
 
     async def _take_auth(self, message: Auth) -> bool:

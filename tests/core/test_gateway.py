@@ -392,9 +392,9 @@ async def test_a_detached_command_needs_no_viewer(make: Callable[..., House]) ->
 
 async def test_the_verdict_is_explained_without_running(make: Callable[..., House]) -> None:
     gateway = make()
-    plan = gateway.explain(Request(ANN, gateway.target, "cat *.txt"))
+    plan = await gateway.explain(Request(ANN, gateway.target, "cat *.txt"))
     assert plan.argvs == (("cat", "welcome.txt"),)
-    assert gateway.explain(Request(ANN, gateway.target, "rm x")).rule == "blocked.rm"
+    assert (await gateway.explain(Request(ANN, gateway.target, "rm x"))).rule == "blocked.rm"
     assert not gateway.observer.seen
 
 

@@ -103,3 +103,17 @@ def test_no_glob_takes_long(workspace: FolderWorkspace, glob: str) -> None:
     """With backtracking any of these takes longer than anybody waits."""
     Path(workspace.root, "a" * 250).touch()
     assert expand(workspace, glob) == [glob]
+
+
+def test_a_search_through_many_folders_is_given_up(tmp_path: Path) -> None:
+    (tmp_path / "e").mkdir()
+    (tmp_path / "e/n").symlink_to(".")
+    (tmp_path / "d").mkdir()
+    for number in range(300):
+        (tmp_path / f"d/l{number}").symlink_to("../e")
+    workspace = FolderWorkspace(tmp_path)
+    script = parse("echo d/*" + "/n*" * 36 + "/zz*")
+    assert isinstance(script, Script)
+    refusal = workspace.expand(script.words, workspace.root)
+    assert isinstance(refusal, Decision)
+    assert refusal.rule == "limits.expansion"

@@ -45,8 +45,10 @@ async def test_keys_are_those_of_a_principal(keys: IdempotencyStore) -> None:
 
 async def test_what_was_given_back_is_free(keys: IdempotencyStore) -> None:
     await keys.claim("user:ann", "k", BODY, FIRST)
-    await keys.release("user:ann", "k")
-    await keys.release("user:ann", "k")
+    await keys.release("user:ann", "k", SECOND)
+    assert not (await keys.claim("user:ann", "k", BODY, SECOND)).mine
+    await keys.release("user:ann", "k", FIRST)
+    await keys.release("user:ann", "k", FIRST)
     assert (await keys.claim("user:ann", "k", OTHER, SECOND)).mine
 
 

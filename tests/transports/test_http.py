@@ -2,6 +2,7 @@
 
 import json
 import random
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -419,3 +420,27 @@ def _python(script: str, folder: Path, *words: str) -> Any:
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
+
+
+class TestPatience:
+    """A request has to come whole within some seconds."""
+
+    @pytest.mark.parametrize(
+        "half",
+        [
+            b"GET /health HTTP/1.1\r\nHost: x\r\n",
+            b"",
+            b"POST /api/agent/execute HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{",
+        ],
+    )
+    def test_half_a_request_is_closed(self, server: Server, half: bytes) -> None:
+        with socket.create_connection(("127.0.0.1", server.port), 5) as sent:
+            sent.settimeout(20)
+            sent.sendall(half)
+            while sent.recv(4096):
+                pass
+
+    async def test_a_socket_is_not_a_request_that_does_not_end(self, server: Server) -> None:
+        async with terminal(server) as client:
+            messages = await client.run("pyguard sleep 11", bound=20)
+            assert messages[-1]["status"] == "succeeded"
