@@ -210,6 +210,7 @@ class TestEvents:
         seen: list[Any] = []
         after: str | None = None
         while not seen or seen[-1]["type"] != "complete":
+            assert len(seen) < 20, seen
             with _events(world, execution, after) as events:
                 id, message = next(events)  # one event, then the connection drops
             seen.append(message)
