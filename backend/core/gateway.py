@@ -400,7 +400,7 @@ class Gateway:
 
     def _leave(self, execution: Execution) -> None:
         execution.viewers -= 1
-        if not execution.viewers and execution.running:
+        if not execution.viewers and execution.running and not execution.request.detached:
             self._await_viewer(execution, self.terms.detach_grace)
 
     def _await_viewer(self, execution: Execution, grace: float) -> None:

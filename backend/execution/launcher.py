@@ -17,6 +17,7 @@ import stat
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
@@ -142,8 +143,8 @@ class CageLimits:
     """What each process may use. Beyond, the kernel refuses or kills.
 
     `memory` is what a process may write to privately (RLIMIT_DATA): address space is not counted, since node reserves
-    tens of GiB of it, nor is memory shared with others. `processes` counts all processes and threads of the user that
-    the programs run as, those of other commands too; it has no effect for root. Where there are control groups, it is also
+    tens of GiB of it, nor is memory shared with others. `processes` are those that a command may have beside the processes
+    and threads that its user had when it started; it has no effect for root. Where there are control groups, it is also
     the bound of all processes of one command, and `memory_total` that of their memory.
     """
 
@@ -242,7 +243,8 @@ class CageLauncher:
             status,
             *(self.run_as or (-1, -1)),
         ]
-        spec += [limits.cpu_seconds, limits.memory, limits.file_size, limits.processes, limits.open_files]
+        processes = _headcount(self.run_as[0] if self.run_as else os.geteuid()) + limits.processes
+        spec += [limits.cpu_seconds, limits.memory, limits.file_size, processes, limits.open_files]
         spec += [len(group.members)]
         for member in group.members:
             spec += [member.folder, member.join, member.layers]
@@ -254,6 +256,21 @@ class CageLauncher:
             spec += [len(stage.argv), *stage.argv, len(stage.environment)]
             spec += [f"{name}={value}" for name, value in stage.environment.items()]
         return head + b"".join(map(_field, spec))
+
+
+def _headcount(uid: int) -> int:
+    """Processes and threads of a user now, as the kernel counts them against its limit; looked up once a second."""
+    return _count(uid, int(time.monotonic()))
+
+
+@lru_cache(maxsize=8)
+def _count(uid: int, second: int) -> int:
+    total = 0
+    for entry in os.scandir("/proc"):
+        with suppress(OSError):
+            if entry.name.isdigit() and entry.stat().st_uid == uid:
+                total += os.stat(f"/proc/{entry.name}/task").st_nlink - 2
+    return total
 
 
 class _Running:

@@ -24,6 +24,7 @@ from backend.execution.stages import Applied, Bounds, Launched, Stage
 LEVELS = ("L0", "L1", "L2")
 BOUND = 1.0  # seconds that the attempts may take, together
 FEW = 16  # processes that an attempt to fork is permitted
+MANY = 512  # that it tries to start
 CANARY = b"canary"
 
 
@@ -77,8 +78,8 @@ def probe(launcher: CageLauncher) -> Protection:
         stay = _Attempt(free, place.root, "outlive the command", "L0", "stay")
         tests = [attempt.test(end) for attempt in attempts]
         tests.append(stay.gone(end))
-        # By itself, since what it is permitted is counted over all processes of the user.
-        forks = _Attempt(few, place.root, f"start more than {FEW} processes", "L1", "forks", str(2 * FEW))
+        # By itself, since what it is permitted depends on all processes of the user; others of them may end meanwhile.
+        forks = _Attempt(few, place.root, f"start more than {FEW} processes", "L1", "forks", str(MANY))
         tests.append(forks.test(end))
     return _protection(launcher.kind, attempts[0].applied, tests)
 

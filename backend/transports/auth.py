@@ -102,7 +102,7 @@ def _add_login(router: APIRouter, access: Access, login: Login, limiter: Limiter
         user = await login.accounts.take_link(login.secret_hash(body.ticket))
         if user is None or user.disabled:
             await access.audit.note(Kind.LOGIN_FAILED, "unknown", address, {"method": "link"})
-            hint = "`python -m backend user link NAME` makes a new one."
+            hint = "`python3 run.py user link NAME` makes a new one."
             detail = "This login link was used already, or its time is over."
             raise Problem(401, "auth.link", detail, hint=hint, recorded=True)
         return await _welcome(access, login, user, address, "link")

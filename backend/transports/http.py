@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
 
-from fastapi import APIRouter, FastAPI, HTTPException, Request
+from fastapi import APIRouter, FastAPI, Request
 from fastapi import Path as PathParameter
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from fastapi.staticfiles import StaticFiles
@@ -116,7 +116,9 @@ def add_routes(app: FastAPI, facts: Facts, door: Door, access: Access, rate: str
 
 async def _failed(request: Request, error: Exception) -> JSONResponse:
     """The answer when Gatepost itself fails: it is made outside of all middleware, so it brings its own headers."""
-    return JSONResponse({"detail": "Gatepost failed; its log says why."}, 500, SECURITY_HEADERS)
+    response = Problem(500, "server.failed", "Gatepost failed; its log says why.").response()
+    response.headers.update(SECURITY_HEADERS)
+    return response
 
 
 def _health_routes(facts: Facts, door: Door) -> APIRouter:
@@ -209,9 +211,9 @@ def _recording_routes(facts: Facts, access: Access, limiter: Limiter, rate: str)
         try:
             found = facts.find_recording(execution)
         except OSError as error:
-            raise HTTPException(503, f"The recording cannot be read: {error.strerror}.") from error
+            raise Problem(503, "recording.unavailable", f"The recording cannot be read: {error.strerror}.") from error
         if found is None or not await access.directory.may_watch(principal, execution):
-            raise HTTPException(404, f"There is no recording of the execution {execution}.")
+            raise Problem(404, "execution.unknown", f"There is no recording of the execution {execution} for you.")
         if format == "ndjson":
             return RecordingResponse(found, bytes, "application/x-ndjson", f"{execution}.ndjson")
         cast = AsciicastWriter(3 if version == "3" else 2)

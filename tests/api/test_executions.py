@@ -356,7 +356,6 @@ class TestIdempotency:
         assert world.ask("ann", "POST", "/api/executions", body, headers=headers).status_code == 422
 
 
-@pytest.mark.xfail(strict=True, reason="Gateway._leave counts a viewer of a detached command as its last one")
 def test_a_detached_command_goes_on_when_a_viewer_leaves(tmp_path: Path) -> None:
     with running_world(tmp_path, {"GATEPOST_DETACH_GRACE": "0"}) as world:
         execution = world.start("ann", "pyguard bash -c 'echo up; sleep 2; echo done'")
