@@ -92,7 +92,6 @@ def _complete_operation(path: str, operation: dict[str, Any]) -> None:
     if path not in NO_TOKEN:
         operation["security"] = [{"bearer": []}, *([{}] if path in MAYBE_TOKEN else [])]
     answers = operation["responses"]
-    answers.pop("422", None)
     for code in [code for code in answers if int(code) >= 400]:
         answers[code] = {**PROBLEM_ANSWER, "description": answers[code]["description"]}
     answers["default"] = PROBLEM_ANSWER

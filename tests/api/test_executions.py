@@ -57,7 +57,8 @@ class TestStarting:
         id = answer.json()["id"]
         assert world.ended(id) == "succeeded"
         assert _get(world, id)["project_id"] is None
-        assert _get(world, id, "/output")["data"] == f"{world.server.workspace}\n"
+        place = world.server.data_dir / "accounts" / _get(world, id)["user_id"]
+        assert _get(world, id, "/output")["data"] == f"{place}\n"
 
     @pytest.mark.parametrize("seconds", [0, -1, 86401, 1.5])
     def test_a_timeout_that_cannot_be_is_422_and_one_too_long_400(self, world: World, seconds: float) -> None:
