@@ -32,7 +32,12 @@ from backend.storage.recordings import RecordingFolder
 from bench.servers import ROOT, Running, gatepost_server
 
 ROWS, PROJECTS, EVENTS, COMMANDS, PAGES = 1_000_000, 20, 200_000, 300, 100
-ROW = "insert into executions values (?,'user:bench',?,?,'echo hi','.','succeeded',0,2,'safe','allow.echo',0,0,0,'L2','x',?)"
+ROW = """
+insert into executions
+  (id, principal, user_id, project_id, command, working_dir, status, exit_code, duration_ms, risk, rule, deletes, dry_run,
+   metadata_only, protection, folder, created_ms)
+values (?,'user:bench',?,?,'echo hi','.','succeeded',0,2,'safe','allow.echo',0,0,0,'L2','x',?)
+"""
 EVENT = "insert into audit_events values (?,?,?)"
 HEAD = "update audit_head set seq = ?, hash = ?, signature = ?"
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from backend.execution import launcher as module
-from backend.execution.launcher import CageLauncher, cage_environment, landlock_abi, prebuild, syscall_filter
+from backend.execution.confinement import syscall_filter
+from backend.execution.launcher import CageLauncher, cage_environment, landlock_abi, prebuild
 from backend.execution.stages import Bounds, Stage
 from tests.execution.caged import ROOT, RUN_AS, Cage, folder, program, read_all, wait
 from tests.needs import need

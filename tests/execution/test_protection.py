@@ -63,7 +63,7 @@ def test_a_cage_that_does_not_start(tmp_path: Path) -> None:
 def test_a_cage_that_does_not_confine_is_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The layers are applied, but they permit everything."""
     everything = [("/", (1 << 15) - 1, 1)]
-    monkeypatch.setattr("backend.execution.launcher._rules", lambda bounds: everything)
+    monkeypatch.setattr("backend.execution.launcher.landlock_rules", lambda bounds: everything)
     found = probe(replace(CageLauncher(tmp_path, RUN_AS)))
     assert found.level == "L1"
     failed = {test.name for test in found.tests if not test.passed}
