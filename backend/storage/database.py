@@ -38,7 +38,8 @@ def database_url(url: str | None, data_dir: Path) -> str:
         return f"sqlite+aiosqlite:///{data_dir.absolute() / 'gatepost.db'}"
     scheme, separator, rest = url.partition("://")
     driver = {"postgres": "postgresql+asyncpg", "postgresql": "postgresql+asyncpg", "sqlite": "sqlite+aiosqlite"}
-    return f"{driver.get(scheme, scheme)}{separator}{rest}"
+    # What libpq calls sslmode, asyncpg calls ssl.
+    return f"{driver.get(scheme, scheme)}{separator}{rest.replace('sslmode=', 'ssl=')}"
 
 
 class Database:

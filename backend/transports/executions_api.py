@@ -291,16 +291,13 @@ async def _scoped(
 
 async def _read(gateway: Gateway, execution: str, part: Slice) -> None:
     """Read what is stored now. A long recording leaves the loop to others between its blocks."""
-    recording = gateway.recordings.find(execution)
-    if recording is None:
-        part.ended = True
-        return
 
     async def take(block: bytes) -> None:
         await part.take(block)
         await asyncio.sleep(0)
 
-    await recording.copy(take)
+    if not await gateway.read(execution, take):
+        part.ended = True
 
 
 async def _events(executions: Executions, principal: Principal, id: str, after_seq: int) -> AsyncIterator[bytes]:

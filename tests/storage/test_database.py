@@ -125,6 +125,7 @@ async def test_postgresql_that_is_down_is_a_storage_error(place: str, tmp_path: 
         ("postgres://a:b@c/d", "postgresql+asyncpg://a:b@c/d"),
         ("postgresql://a:b@c/d", "postgresql+asyncpg://a:b@c/d"),
         ("postgresql+asyncpg://c/d", "postgresql+asyncpg://c/d"),
+        ("postgres://a:b@c/d?sslmode=require", "postgresql+asyncpg://a:b@c/d?ssl=require"),
         ("sqlite:////tmp/x.db", "sqlite+aiosqlite:////tmp/x.db"),
         ("", "sqlite+aiosqlite:////data/gatepost.db"),
         (None, "sqlite+aiosqlite:////data/gatepost.db"),
