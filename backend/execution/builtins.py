@@ -38,4 +38,6 @@ def help_text(profile: Profile) -> str:
         "Files are named relative to the workspace; * ? [ ] expand in it.",
         "Quote what should be taken as it is: echo 'a;b'",
     ]
+    if profile.operators:
+        lines.append(f"Between commands and files: {' '.join(sorted(profile.operators))}")
     return "\n".join(lines)

@@ -70,7 +70,9 @@ def planted(request: pytest.FixtureRequest, begin: Begin) -> Iterator[Server]:
     """A server with secrets, on each kind of cage, and with a database that has a password."""
     if request.param == "postgresql":
         need(importlib.util.find_spec(POSTGRESQL), POSTGRESQL)
-        uri = request.getfixturevalue("postgresql").get_uri()
+        postgres, name = request.getfixturevalue("postgresql"), f"cage_{os.urandom(4).hex()}"
+        postgres.psql(f"create database {name};")  # a database belongs to one data folder
+        uri = postgres.get_uri(database=name)
         secret = uri.replace("postgres:@", "postgres:planted-password@")
         assert secret != uri
         yield begin({"DATABASE_URL": secret})
