@@ -305,7 +305,7 @@ class LedgerStore:
                 _insert(connection, jobs, links)
                 return after
         head = self._locked_head(connection)
-        jobs = [job for job in jobs if not job.once or _is_running(connection, job)]
+        jobs = _without_ended(connection, jobs)
         after, links = _extend(head, jobs)
         self._move(connection, head, after)
         _insert(connection, jobs, links)
@@ -418,8 +418,19 @@ def _storable(text: str) -> str:
     return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
 
 
-def _is_running(connection: Connection, job: _Job) -> bool:
-    key = job.closed["key"] if job.closed else ""
+def _without_ended(connection: Connection, jobs: list[_Job]) -> list[_Job]:
+    """The jobs, without endings of what has ended already or ends twice among them."""
+    kept, ending = [], set()
+    for job in jobs:
+        key = job.closed["key"] if job.closed else ""
+        if job.once and (key in ending or not _is_running(connection, key)):
+            continue
+        ending.add(key)
+        kept.append(job)
+    return kept
+
+
+def _is_running(connection: Connection, key: str) -> bool:
     query = select(executions.c.id).where(executions.c.id == key, executions.c.status == str(Status.RUNNING))
     return connection.execute(query).first() is not None
 

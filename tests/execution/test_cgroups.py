@@ -159,8 +159,9 @@ def test_a_group_is_used_again_once_nothing_is_in_it(cage: Cage) -> None:
     os.close(output)
     launched.finish()
     assert all(path.exists() and (path / "cgroup.procs").read_text() == "" for path in paths)
+    idle = _idle_paths()
     launched, output = cage.start(["true"])
-    assert [part.path for part in group_of(launched).parts] in [paths, *_idle_paths()]
+    assert [part.path for part in group_of(launched).parts] in [paths, *idle]
     wait(launched.pidfd)
     os.close(output)
     launched.finish()
