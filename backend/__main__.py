@@ -102,8 +102,7 @@ async def _reach(settings: Settings) -> None:
     """Bring the database up to date before anything is served. Raises StorageError, for a message without a trace."""
     from backend.storage.database import Database, database_url
 
-    url = settings.database_url.get_secret_value() if settings.database_url else None
-    database = Database(database_url(url, settings.data_dir))
+    database = Database(database_url(settings.database, settings.data_dir))
     try:
         await database.migrate()
     finally:

@@ -192,8 +192,7 @@ async def _with_database(verb: Verb, options: argparse.Namespace, settings: Sett
     from backend.storage.identities import Identities
 
     _make_folder(settings.data_dir)
-    url = settings.database_url.get_secret_value() if settings.database_url else None
-    database = Database(database_url(url, settings.data_dir))
+    database = Database(database_url(settings.database, settings.data_dir))
     try:
         await database.migrate()
         ledger = _ledger(settings, database)

@@ -157,9 +157,7 @@ async def _open(options: argparse.Namespace) -> AsyncIterator[Chain]:
     settings = _settings(options)
     if settings.database_url is None and not (settings.data_dir / "gatepost.db").exists():
         raise Refusal(f"GATEPOST_DATA_DIR: there is no database in {settings.data_dir}")
-    database = Database(
-        database_url(settings.database_url.get_secret_value() if settings.database_url else None, settings.data_dir)
-    )
+    database = Database(database_url(settings.database, settings.data_dir))
     try:
         yield Chain(database)
     finally:

@@ -149,7 +149,8 @@ def create_app(settings: Settings) -> FastAPI:
     guard = _guard(settings)
     gateway = _gateway(settings, stores, telemetry, counters, guard)
     places = _places(settings, profile, stores, gateway, guard.owner)
-    door = _door(settings, stores, counters)
+    tokens = _tokens(settings)
+    door = _door(settings, stores, counters, tokens)
     app = FastAPI(
         title=NAME,
         version=__version__,
@@ -163,7 +164,7 @@ def create_app(settings: Settings) -> FastAPI:
     limiter = add_routes(
         app, _facts(settings, stores, telemetry, guard, places, counters), door, access, settings.http_rate, PAGE_FOLDER
     )
-    _add_api(app, settings, stores, gateway, access, limiter, counters)
+    _add_api(app, settings, stores, gateway, access, limiter, counters, tokens)
     app.add_middleware(
         TerminalSocket,
         gateway=gateway,
@@ -210,8 +211,7 @@ def _stores(settings: Settings) -> Stores:
         folder = load_or_make(data / "folder.id", lambda: new_id().encode()).decode()
     except (OSError, GatepostError) as error:
         raise SettingsError(f"GATEPOST_DATA_DIR: {settings.data_dir}: {_why(error)}") from error
-    url = settings.database_url.get_secret_value() if settings.database_url else None
-    database = Database(database_url(url, data))
+    database = Database(database_url(settings.database, data))
     return Stores(
         database=database,
         identities=Identities(database, now_ms, new_id),
@@ -347,8 +347,7 @@ def _workspaces(settings: Settings, owner: tuple[int, int] | None) -> Path:
     return elsewhere
 
 
-def _door(settings: Settings, stores: Stores, counters: Storage | None) -> Door:
-    tokens = _tokens(settings)
+def _door(settings: Settings, stores: Stores, counters: Storage | None, tokens: Tokens) -> Door:
     return Door(
         connections=Connections(settings.connections_per_address, settings.connections_total),
         allowed_origins=settings.allowed_origins,
@@ -393,12 +392,13 @@ def _add_api(
     access: Access,
     limiter: Limiter,
     counters: Storage | None,
+    tokens: Tokens,
 ) -> None:
     login = Login(
         accounts=stores.identities,
         check_password=stores.passwords.check,
         secret_hash=secret_hash,
-        issue=_tokens(settings).issue,
+        issue=tokens.issue,
         attempts=MovingWindow(LOGIN_ATTEMPTS, "logins", counters),
         attempts_on_name=MovingWindow(LOGIN_ATTEMPTS_ON_NAME, "login-names", counters),
     )

@@ -236,6 +236,11 @@ class Settings(BaseSettings):
         return self.access_token.get_secret_value() if self.access_token else None
 
     @property
+    def database(self) -> str | None:
+        """The URL of the database in clear, None for the file in the data folder."""
+        return self.database_url.get_secret_value() if self.database_url else None
+
+    @property
     def masked_values(self) -> tuple[str, ...]:
         """The secrets of the service itself, and the values of the variables that are to be masked."""
         own = (self.secret_key, self.anthropic_api_key, self.groq_api_key)

@@ -230,6 +230,10 @@ class Gateway:
             "Ask for less, or leave the timeout out.",
         )
 
+    async def refuse(self, request: Request, decision: Decision) -> Refused:
+        """Count and keep a request that cannot be judged, since what it is for is not there."""
+        return await self._refuse(replace(request, execution=self.clock.new_id()), decision)
+
     async def _refuse(self, request: Request, decision: Decision, plan: Plan | None = None) -> Refused:
         self.observer.refused(request, decision)
         attempt = self._attempt(request, decision, plan.argvs if plan else ())

@@ -120,6 +120,12 @@ class Batch:
     partial: bool
     lines: list[bytes]
 
+    @property
+    def texts(self) -> list[str]:
+        """The lines as they are to be read."""
+        texts: list[str] = json.loads(b'["' + b'","'.join(self.lines) + b'"]')
+        return texts
+
     def from_seq(self, seq: int) -> "Batch":
         """The lines numbered `seq` and higher."""
         return Batch(self.stream, self.execution, seq, self.ms, self.partial, self.lines[seq - self.seq :])

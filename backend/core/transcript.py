@@ -10,9 +10,7 @@ from backend.core.recording import Batch, read_batch
 
 def batch_text(batch: Batch) -> str:
     """The text of a batch, with its line ends."""
-    inner = b'","'.join(batch.lines)
-    texts: list[str] = json.loads(b'["' + inner + b'"]')
-    return "\n".join(texts) + ("" if batch.partial else "\n")
+    return "\n".join(batch.texts) + ("" if batch.partial else "\n")
 
 
 def pieces(block: bytes) -> Iterator[tuple[str, str]]:

@@ -1,6 +1,5 @@
 """What viewers get of a recording that keeps everything: the same messages, without what a terminal would act on."""
 
-import json
 from dataclasses import replace
 from json.encoder import encode_basestring
 
@@ -24,6 +23,5 @@ def harmless(send: Send) -> Send:
 
 def _filter(batch: Batch, terminal: TerminalFilter) -> Batch:
     end = b"" if batch.partial else b"\n"
-    texts = json.loads(b'["' + b'","'.join(batch.lines) + b'"]')
-    passed = [terminal.feed(text.encode() + end).removesuffix(end) for text in texts]
+    passed = [terminal.feed(text.encode() + end).removesuffix(end) for text in batch.texts]
     return replace(batch, lines=[encode_basestring(text.decode("utf-8", "replace"))[1:-1].encode() for text in passed])

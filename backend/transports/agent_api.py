@@ -8,7 +8,6 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, Field
 
-from backend.core import executions as core
 from backend.core import ids
 from backend.core.executions import Status
 from backend.core.gateway import Execution, Gateway
@@ -19,7 +18,7 @@ from backend.core.suspicion import WINDOW_MINUTES, Trace, alerts
 from backend.core.transcript import Transcript
 from backend.transports.access import Access, Body, JsonOnly
 from backend.transports.problems import WITH_BODY, Problem, described
-from backend.transports.starting import KEY_HEADER, STARTING, Starter, Wish
+from backend.transports.starting import KEY_HEADER, STARTING, Starter
 
 DAY_MS = 86_400_000
 
@@ -171,19 +170,7 @@ def _add_execute(router: APIRouter, agents: Agents) -> None:
         principal: Annotated[Principal, Depends(access.caller)], body: Execute, _: JsonOnly, key: KEY_HEADER = None
     ) -> Executed:
         """Run a command and wait for its end. A command that fails is answered with 200 and `success: false`."""
-        request = core.Request(
-            principal,
-            await agents.starter.target(
-                access.directory, Wish(principal, body.project_id, body.command, body.working_dir)
-            ),
-            body.command,
-            cwd=body.working_dir,
-            timeout=body.timeout,
-            dry_run=body.dry_run,
-            detached=True,
-            metadata_only=body.metadata_only,
-        )
-        started = await agents.starter.start(request, key, body.model_dump_json())
+        started = await agents.starter.start(access.directory, principal, body, key)
         return await _result(agents, started)
 
 

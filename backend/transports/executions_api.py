@@ -25,7 +25,7 @@ from backend.core.transcript import Slice
 from backend.transports.access import Access, Body, JsonOnly
 from backend.transports.agent_api import HistoryEntry, entry
 from backend.transports.problems import WITH_BODY, Problem, described
-from backend.transports.starting import KEY_HEADER, STARTING, Starter, Wish
+from backend.transports.starting import KEY_HEADER, STARTING, Starter
 
 KEEP_ALIVE = 15.0  # seconds of silence after which a stream says that it lives
 RECHECK_EVERY = 5.0  # seconds between two looks whether the token of a stream is still good
@@ -171,20 +171,7 @@ def _add_starting(router: APIRouter, executions: Executions) -> None:
         key: KEY_HEADER = None,
     ) -> Started:
         """Start a command and return at once."""
-        request = core.Request(
-            principal,
-            await executions.starter.target(
-                access.directory, Wish(principal, body.project_id, body.command, body.working_dir)
-            ),
-            body.command,
-            cwd=body.working_dir,
-            timeout=body.timeout,
-            dry_run=body.dry_run,
-            stdin=body.stdin,
-            detached=True,
-            metadata_only=body.metadata_only,
-        )
-        started = await executions.starter.start(request, key, body.model_dump_json())
+        started = await executions.starter.start(access.directory, principal, body, key, stdin=body.stdin)
         id = started if isinstance(started, str) else started.id
         known = await executions.history.get(id) if isinstance(started, str) else None
         url = f"/api/executions/{id}"

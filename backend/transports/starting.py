@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Annotated
+from typing import Annotated, Protocol
 
 from fastapi import Header
 
@@ -13,7 +13,6 @@ from backend.core.errors import StorageError
 from backend.core.executions import Request
 from backend.core.gateway import Execution, Gateway, Refused
 from backend.core.identity import Principal
-from backend.core.ledger import Attempt
 from backend.core.stores import Directory, Idempotency
 from backend.core.targets import Target
 from backend.transports.problems import Problem
@@ -43,6 +42,30 @@ class Wish:
     cwd: str = "."
 
 
+class Startable(Protocol):
+    """The body of a request that starts a command."""
+
+    @property
+    def project_id(self) -> str | None: ...
+
+    @property
+    def command(self) -> str: ...
+
+    @property
+    def working_dir(self) -> str: ...
+
+    @property
+    def timeout(self) -> int | None: ...
+
+    @property
+    def dry_run(self) -> bool: ...
+
+    @property
+    def metadata_only(self) -> bool: ...
+
+    def model_dump_json(self) -> str: ...
+
+
 async def find_target(gateway: Gateway, directory: Directory, wish: Wish) -> Target | Refused:
     """Where a command is to run. One for a project that is not there is counted and kept like any other attempt.
 
@@ -57,26 +80,7 @@ async def find_target(gateway: Gateway, directory: Directory, wish: Wish) -> Tar
     unknown = Decision.deny(
         "project.unknown", f"There is no project {wish.project!r} for you.", "See GET /api/projects."
     )
-    return await _refuse(gateway, request, await gateway.rates.check(wish.principal) or unknown)
-
-
-async def _refuse(gateway: Gateway, request: Request, decision: Decision) -> Refused:
-    gateway.observer.refused(request, decision)
-    attempt = Attempt(
-        id=gateway.clock.new_id(),
-        principal=request.principal,
-        project=None,
-        command=gateway.mask(request.command.strip()[: request.target.profile.max_characters]),
-        argvs=(),
-        working_dir=gateway.mask(request.cwd),
-        decision=decision,
-        policy=request.target.profile.hash,
-    )
-    try:
-        await gateway.ledger.refuse(attempt)
-    except StorageError as error:
-        gateway.observer.unwritten(attempt, error)
-    return Refused(request, decision, attempt.id)
+    return await gateway.refuse(request, await gateway.rates.check(wish.principal) or unknown)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,15 +91,28 @@ class Starter:
     keys: Idempotency
     new_id: Callable[[], str]
 
-    async def target(self, directory: Directory, wish: Wish) -> Target:
-        """Where a command is to run. Raises Problem for a project that does not exist for its principal."""
-        found = await find_target(self.gateway, directory, wish)
-        if isinstance(found, Refused):
-            raise _problem(found)
-        return found
-
-    async def start(self, request: Request, key: str | None, body: str) -> Execution | str:
+    async def start(
+        self, directory: Directory, principal: Principal, body: Startable, key: str | None, *, stdin: bool = False
+    ) -> Execution | str:
         """Start a command, or find the one that the same key started before: its id. Raises Problem."""
+        wish = Wish(principal, body.project_id, body.command, body.working_dir)
+        target = await find_target(self.gateway, directory, wish)
+        if isinstance(target, Refused):
+            raise _problem(target)
+        request = Request(
+            principal,
+            target,
+            body.command,
+            cwd=body.working_dir,
+            timeout=body.timeout,
+            dry_run=body.dry_run,
+            stdin=stdin,
+            detached=True,
+            metadata_only=body.metadata_only,
+        )
+        return await self._start_once(request, key, body.model_dump_json())
+
+    async def _start_once(self, request: Request, key: str | None, body: str) -> Execution | str:
         if key is None:
             return await self._submit(request)
         principal = request.principal.name
