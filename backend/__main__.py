@@ -11,8 +11,7 @@ from typing import Any
 
 from backend import __version__, accounts_cli, audit_cli
 from backend.core.addresses import reachable
-from backend.core.admission import Plan, judge
-from backend.core.commands import parse
+from backend.core.admission import Plan, judge, read
 from backend.core.decisions import Decision
 from backend.core.errors import GatepostError
 from backend.core.lexer import Word
@@ -181,7 +180,7 @@ class _AsWritten:
 
 def judge_line(profile: Profile, line: str, settings: Settings) -> dict[str, Any]:
     """The verdict of `policy check`: globs are judged as they are written, links are not followed."""
-    script = profile.check_length(line) or parse(line, profile.operators, assignments=bool(profile.environment))
+    script = read(line, profile)
     if isinstance(script, Decision):
         return _verdict(line, script, ())
     if refusal := profile.check_count(len(script.words)):

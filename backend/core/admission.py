@@ -8,10 +8,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from backend.core.commands import Command, Script, Step
+from backend.core.commands import Command, Script, Step, parse
 from backend.core.decisions import Decision, Risk
 from backend.core.executions import Invocation
-from backend.core.policy import Place
+from backend.core.policy import Place, Profile
 from backend.core.targets import Target
 
 RISKS = list(Risk)
@@ -34,6 +34,11 @@ class Plan:
     verdicts: tuple[Verdict, ...]
     decision: Decision
     argvs: tuple[tuple[str, ...], ...]
+
+
+def read(line: str, profile: Profile) -> Script | Decision:
+    """Read a line as far as its profile permits: its length, its operators, its assignments."""
+    return profile.check_length(line) or parse(line, profile.operators, assignments=bool(profile.environment))
 
 
 def judge(script: Script, target: Target, cwd: PurePosixPath) -> Plan | Decision:

@@ -14,8 +14,8 @@ from functools import partial
 from pathlib import PurePosixPath
 from typing import Protocol, assert_never
 
-from backend.core.admission import Plan, Verdict, judge
-from backend.core.commands import Script, parse
+from backend.core.admission import Plan, Verdict, judge, read
+from backend.core.commands import Script
 from backend.core.decisions import Decision
 from backend.core.errors import GatepostError, RecordingError, StorageError
 from backend.core.executions import EXIT_GATEPOST_FAILED, Control, Executor, Outcome, Request, Status, Stop
@@ -204,10 +204,7 @@ class Gateway:
         return await asyncio.to_thread(self._parse_and_judge, request)
 
     def _parse_and_judge(self, request: Request) -> _Admitted | Decision:
-        profile = request.target.profile
-        script = profile.check_length(request.command) or parse(
-            request.command, profile.operators, assignments=bool(profile.environment)
-        )
+        script = read(request.command, request.target.profile)
         return script if isinstance(script, Decision) else self._judge(request, script)
 
     def _judge(self, request: Request, script: Script) -> _Admitted | Decision:
