@@ -104,8 +104,8 @@ async def test_an_ending_that_could_not_be_written_is_the_true_one_after_the_nex
         with locked(server):
             await api.post(f"/api/executions/{execution}/stdin", json={"data": "go\n", "close": True})
             wait_until(lambda: server.recording(execution)[-1]["type"] == "complete", "its end", 20)
-        assert await status(api, execution) == "running"
-        server.kill()
+            assert await status(api, execution) == "running"
+            server.kill()  # before the database takes the ending after all
     server = start_server()
     async with client(server, token) as api:
         found = (await api.get(f"/api/executions/{execution}")).json()
