@@ -32,6 +32,7 @@ READ_SIZE = 32 * 1024  # bytes; larger reads gain nothing and make other sockets
 PARTIAL_DELAY = 0.1  # seconds that the start of a line waits for its end
 PIPE_READS = 33  # reads that empty a pipe of the largest usual size, 1 MiB
 STOP_GRACE = 2.0  # seconds from SIGTERM to SIGKILL
+EXIT_UNWIRED = 1  # of a program whose redirection failed, as in a shell
 DRAIN_BOUND = 1.0  # seconds that output is waited for after the last process is gone
 SEARCH_PATH = "/usr/local/bin:/usr/bin:/bin"
 
@@ -60,27 +61,32 @@ class LocalExecutor:
 
     async def run(self, order: Order, recorder: Recorder, control: Control) -> Outcome:
         """Run to the end; every process of the pipeline is gone when this returns."""
+        started = self._start(order, recorder)
+        if isinstance(started, Outcome):
+            return started
+        return await _Running(started, order, recorder, control, self.lines).watch()
+
+    def _start(self, order: Order, recorder: Recorder) -> "_Started | Outcome":
+        """The pipeline, or the outcome where there is nothing to wait for."""
         programs = [self._program(invocation) for invocation in order.pipeline]
         for program, invocation in zip(programs, order.pipeline, strict=True):
             if program is None:
                 return _not_found(invocation.argv[0])
         with ExitStack() as descriptors:
             try:
-                wiring = _Wiring(order, descriptors, self.owner)
-            except OSError as error:
-                return _unwired(error, recorder)
-            stages = [
-                self._stage(order, invocation, program, streams)
-                for invocation, program, streams in zip(order.pipeline, programs, wiring.stages, strict=True)
-                if program
-            ]
-            bounds = Bounds(order.root, order.network, self.readable)
-            try:
-                launched = self.launcher.start(stages, bounds)
+                wiring = _Wiring(order, descriptors, self.owner, recorder)
+                stages = {
+                    number: self._stage(order, order.pipeline[number], program, streams)
+                    for number, (program, streams) in enumerate(zip(programs, wiring.stages, strict=True))
+                    if program and streams
+                }
+                if not stages:
+                    return Outcome(Status.FAILED, EXIT_UNWIRED, stderr_bytes=wiring.said)
+                bounds = Bounds(order.root, order.network, self.readable)
+                launched = self.launcher.start(list(stages.values()), bounds)
             except OSError as error:
                 return _not_started(order.argv[0], error)
-            ours = wiring.take()
-        return await _Running(launched, ours, order, recorder, control, self.lines).watch()
+            return _Started(launched, wiring.take(), tuple(stages), wiring.said)
 
     def _program(self, invocation: Invocation) -> tuple[str, tuple[str, ...]] | None:
         """The file to execute and the words it gets."""
@@ -90,7 +96,7 @@ class LocalExecutor:
         return (path, (*outside.command, *invocation.argv[1:])) if path else None
 
     def _stage(
-        self, order: Order, invocation: Invocation, program: tuple[str, tuple[str, ...]], streams: tuple[int, int, int]
+        self, order: Order, invocation: Invocation, program: tuple[str, tuple[str, ...]], streams: "_Streams"
     ) -> Stage:
         outside = self.outside.get(invocation.argv[0])
         environment = {
@@ -138,10 +144,7 @@ def _not_started(name: str, error: OSError) -> Outcome:
     )
 
 
-def _unwired(error: OSError, recorder: Recorder) -> Outcome:
-    """A file of a redirection cannot be opened: the message is that of a program, as in a shell."""
-    size = recorder.say("stderr", f"{error.filename or 'pipe'}: {error.strerror}")
-    return Outcome(Status.FAILED, 1, stderr_bytes=size)
+_Streams = tuple[int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,27 +156,46 @@ class _Ours:
     stderr: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Started:
+    """A pipeline that runs. `numbers` are the places of its programs in the order, of which some may lack their files.
+
+    `said` are the bytes of the messages about these.
+    """
+
+    launched: Launched
+    ours: _Ours
+    numbers: tuple[int, ...]
+    said: int
+
+
 class _Wiring:
     """The descriptors of a pipeline: pipes between its programs, files it is redirected to, pipes to us.
 
-    The children's ends close with `descriptors`, ours too unless they were taken.
+    The children's ends close with `descriptors`, ours too unless they were taken. A program whose file cannot be opened has
+    no streams: as in a shell it does not run, with a message as if it were its own, while the others do.
     """
 
-    def __init__(self, order: Order, descriptors: ExitStack, owner: tuple[int, int] | None) -> None:
+    def __init__(self, order: Order, descriptors: ExitStack, owner: tuple[int, int] | None, recorder: Recorder) -> None:
         self.theirs, self.ours = descriptors, ExitStack()
         descriptors.push(self.ours)
         self.owner = owner
+        self.said = 0
         stdout, child_stdout = self._pipe_to_us()
         stderr, child_stderr = self._pipe_to_us()
         reading, stdin = self._pipe_from_us() if order.stdin else (self._null(), -1)
         self._taken = _Ours(stdin, stdout, stderr)
-        self.stages: list[tuple[int, int, int]] = []
+        self.stages: list[_Streams | None] = []
         last = len(order.pipeline) - 1
         for number, invocation in enumerate(order.pipeline):
             following, writing = self._pipe_between() if number < last else (-1, child_stdout)
             streams = {0: reading, 1: writing, 2: child_stderr}
-            self._redirect(order, invocation, streams)
-            self.stages.append((streams[0], streams[1], streams[2]))
+            try:
+                self._redirect(order, invocation, streams)
+                self.stages.append((streams[0], streams[1], streams[2]))
+            except OSError as error:
+                self.said += recorder.say("stderr", f"{error.filename or 'file'}: {error.strerror}")
+                self.stages.append(None)
             reading = following
 
     def _redirect(self, order: Order, invocation: Invocation, streams: dict[int, int]) -> None:
@@ -222,15 +244,15 @@ class _Running:
 
     def __init__(
         self,
-        launched: Launched,
-        ours: _Ours,
+        started: _Started,
         order: Order,
         recorder: Recorder,
         control: Control,
         lines: Callable[[], LineAssembler],
     ) -> None:
+        ours = started.ours
         self.loop = asyncio.get_running_loop()
-        self.launched, self.order, self.control = launched, order, control
+        self.launched, self.started, self.order, self.control = started.launched, started, order, control
         self.budget = _Budget(order.output_limit)
         self.streams = [
             _Stream(self.loop, ours.stdout, "stdout", recorder, control, self.budget, lines()),
@@ -274,15 +296,22 @@ class _Running:
         for stream in self.streams:
             await stream.drain(DRAIN_BOUND)
         stdout, stderr = (stream.bytes for stream in self.streams)
-        return _outcome(report, self.order, self.control, stdout, stderr)
+        return _outcome(report, self._ends(report), self.order, self.control, stdout, stderr + self.started.said)
+
+    def _ends(self, report: Report) -> list[StageEnd]:
+        """How each program ended, also those that did not begin."""
+        ran = dict(zip(self.started.numbers, report.ends, strict=True))
+        return [ran.get(number, StageEnd(EXIT_UNWIRED)) for number in range(len(self.order.pipeline))]
 
 
-def _outcome(report: Report, order: Order, control: Control, stdout: int, stderr: int) -> Outcome:
+def _outcome(
+    report: Report, ends: Sequence[StageEnd], order: Order, control: Control, stdout: int, stderr: int
+) -> Outcome:
     """The outcome of a pipeline: with `pipefail`, the last program that failed decides."""
-    for end, invocation in zip(report.ends, order.pipeline, strict=True):
+    for end, invocation in zip(ends, order.pipeline, strict=True):
         if end.error and control.reason is None:
             return _not_started(invocation.argv[0], OSError(end.error, os.strerror(end.error)))
-    code = _pipefail(report.ends)
+    code = _pipefail(ends)
     name = signal.Signals(-code).name if code < 0 and -code in signal.valid_signals() else None
     exit_code = EXIT_SIGNAL_BASE - code if code < 0 else code
     usage = Usage(
