@@ -23,6 +23,7 @@ CLONE_INTO_CGROUP = 1 << 33
 CAPABILITY_VERSION = 0x20080522
 SFD_CLOEXEC, SFD_NONBLOCK = 0o2000000, 0o4000
 SIG_DFL, SIG_SETMASK, SIGNALS = None, 2, 64
+RT_SIGACTION = {"x86_64": 13, "aarch64": 134}
 SIGHUP, SIGKILL, SIGCHLD, SIGSTOP = 1, 9, 17, 19
 SUPERVISOR_PID = 0xC0DEDEAD
 RESCAN = 0.05  # seconds
@@ -395,8 +396,9 @@ def try_quietly(function: object, *words: object) -> bool:
 
 def clean_signals() -> None:
     """As a program expects them; the interpreter ignores SIGPIPE and SIGXFSZ, the service may more."""
-    for number in range(1, SIGNALS + 1):
-        libc.signal(number, SIG_DFL)
+    standard = (ctypes.c_uint64 * 4)()
+    for number in range(1, SIGNALS + 1):  # not by the C library, which keeps two of them for itself
+        try_quietly(call, RT_SIGACTION[os.uname().machine], number, standard, 0, 8)
     checked(libc.sigprocmask(SIG_SETMASK, SignalSet(), None))
 
 

@@ -368,9 +368,15 @@ def _took(path: Path, value: int) -> bool:
 
 def _words(path: Path) -> list[str]:
     try:
-        return path.read_text().split()
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return []
+    try:
+        return b"".join(iter(lambda: os.read(file, 65536), b"")).decode().split()
+    except OSError:
+        return []
+    finally:
+        os.close(file)
 
 
 def _unescaped(word: str) -> str:

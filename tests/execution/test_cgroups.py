@@ -194,7 +194,7 @@ def test_what_a_killed_cage_leaves_is_killed(cage: Cage) -> None:
     wait(output)
     until(lambda: len(marked(mark)) == 2)
     paths = [part.path for part in group_of(launched).parts]
-    os.kill(launched._process.pid, signal.SIGKILL)  # type: ignore[attr-defined]
+    os.kill(launched._pid, signal.SIGKILL)  # type: ignore[attr-defined]
     wait(launched.pidfd)
     launched.finish()
     os.close(output)
