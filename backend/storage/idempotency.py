@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
+from backend.core.executions import Status
 from backend.core.stores import Claim
 from backend.storage.database import Database
 from backend.storage.tables import executions
@@ -39,7 +40,9 @@ class IdempotencyStore:
             if row is None:  # it was given back just now
                 return Claim("", mine=False, same_body=True)
             same = bytes(row.body_hash) == body_hash
-            begun = (await connection.execute(select(executions.c.id).where(executions.c.id == row.execution))).first()
+            # One that was refused is in the history too, and its key is about to be given back.
+            ran = (executions.c.id == row.execution) & (executions.c.status != str(Status.DENIED))
+            begun = (await connection.execute(select(executions.c.id).where(ran))).first()
             if same and not begun and self.now_ms() - row.created_ms > ORPHANED_AFTER:
                 # Its server died before the command began: nothing ran, so it may begin now.
                 taken = await connection.execute(

@@ -10,7 +10,7 @@ from backend.credentials import Signer, new_signing_key
 from backend.storage.database import Database
 from backend.storage.idempotency import KEPT, ORPHANED_AFTER, IdempotencyStore
 from tests.storage.conftest import Clock
-from tests.storage.writing import attempt, store
+from tests.storage.writing import attempt, refusal, store
 
 BODY, OTHER = bytes(32), b"o" * 32
 FIRST, SECOND = ulid(1, 1), ulid(1, 2)
@@ -35,6 +35,17 @@ async def test_the_first_has_it_and_the_others_wait_for_what_it_starts(
     await begin(database, FIRST)
     assert await keys.claim("user:ann", "k", BODY, SECOND) == Claim(FIRST, mine=False, same_body=True)
     assert (await keys.claim("user:ann", "k", OTHER, SECOND)).same_body is False
+
+
+async def test_one_that_was_refused_is_not_what_a_key_stands_for(keys: IdempotencyStore, database: Database) -> None:
+    """Between the record of the refusal and the release of the key, others ask with it."""
+    await keys.claim("user:ann", "k", BODY, FIRST)
+    ledger = store(database, Signer(new_signing_key()))
+    await ledger.prepare()
+    await ledger.refuse(attempt(id=FIRST, decision=refusal()))
+    assert await keys.claim("user:ann", "k", BODY, SECOND) == Claim("", mine=False, same_body=True)
+    await keys.release("user:ann", "k", FIRST)
+    assert (await keys.claim("user:ann", "k", BODY, SECOND)).mine
 
 
 async def test_keys_are_those_of_a_principal(keys: IdempotencyStore) -> None:
