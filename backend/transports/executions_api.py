@@ -288,7 +288,7 @@ async def _read(gateway: Gateway, execution: str, part: Slice) -> None:
 
 
 async def _events(executions: Executions, principal: Principal, id: str, after_seq: int) -> AsyncIterator[bytes]:
-    """Server-sent events; the number of the last line of each is its id. They end with the token that they came by."""
+    """Server-sent events; the number of the last line of each is its id. They end with the right to see them."""
     blocks: asyncio.Queue[bytes] = asyncio.Queue(BLOCKS_WAITING)
     following = asyncio.create_task(executions.gateway.follow(id, after_seq, blocks.put))
     clock = asyncio.get_running_loop().time
@@ -298,7 +298,7 @@ async def _events(executions: Executions, principal: Principal, id: str, after_s
             block = await _next(blocks, following, RECHECK_EVERY)
             if clock() - checked >= RECHECK_EVERY:
                 checked = clock()
-                if not await _still_valid(executions, principal):
+                if not await _may_go_on(executions, principal, id):
                     return
             if block:
                 yield _as_events(block)
@@ -311,10 +311,12 @@ async def _events(executions: Executions, principal: Principal, id: str, after_s
         following.cancel()
 
 
-async def _still_valid(executions: Executions, principal: Principal) -> bool:
-    """Whether a token is good yet; while nobody can tell, it is."""
+async def _may_go_on(executions: Executions, principal: Principal, id: str) -> bool:
+    """Whether its token is good yet and the execution still exists for it; while nobody can tell, it does."""
+    access = executions.access
     try:
-        return await executions.access.door.authenticator.is_valid(principal)
+        valid = await access.door.authenticator.is_valid(principal)
+        return valid and await access.directory.may_watch(principal, id)
     except StorageError:
         return True
 

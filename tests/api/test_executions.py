@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -236,6 +237,19 @@ class TestEvents:
         answer = world.ask("ann", "GET", f"/api/executions/{execution}/events", headers=headers)
         assert answer.status_code == 422
 
+    def test_they_end_for_who_leaves_the_project(self, world: World) -> None:
+        project = new_project(world, members=["cleo"])
+        script = "while :; do echo tick; sleep 0.1; done"
+        execution = world.start("ann", f"pyguard bash -c '{script}'", project_id=project)
+        began = time.monotonic()
+        with _events(world, execution, who="cleo") as events:
+            assert next(events)[1]["type"] == "started"
+            world.ask("ann", "PATCH", f"/api/projects/{project}", {"members": []})
+            for _ in events:
+                assert time.monotonic() - began < 12, "they go on"
+        assert world.status(execution) == "running"
+        _post(world, execution, "cancel")
+
     def test_a_viewer_who_leaves_stops_nothing(self, world: World) -> None:
         execution = world.start("ann", "cat", stdin=True)
         with _events(world, execution) as events:
@@ -344,6 +358,12 @@ class TestIdempotency:
             answer = _start(world, "ann", "again", command="sudo ls")
             assert (answer.status_code, answer.json()["rule"]) == (400, "blocked.sudo")
         assert _start(world, "ann", "again", command="pwd").status_code == 202
+
+    def test_of_many_refused_at_once_each_is_told_why(self, world: World) -> None:
+        with ThreadPoolExecutor(12) as threads:
+            asked = [threads.submit(_start, world, "ann", f"no-{n % 5}", command="sudo ls") for n in range(60)]
+            answers = [each.result() for each in asked]
+        assert Counter((each.status_code, each.json()["rule"]) for each in answers) == {(400, "blocked.sudo"): 60}
 
     def test_the_key_of_another_is_another(self, world: World) -> None:
         ids = {_start(world, who, "shared", command="pwd").json()["id"] for who in ("ann", "cleo", "root")}
