@@ -47,6 +47,7 @@ FAST_BLOCK = 4096  # bytes; smaller blocks are not worth another turn of the loo
 WATCH_LIMIT = 8  # executions that one connection follows at once
 RECHECK_EVERY = 5.0  # seconds between two looks whether the token of a live socket is still good
 AUTH_TIMEOUT = 5.0  # seconds for the first message of a client that must prove itself
+TELL_TIMEOUT = 1.0  # seconds for a word to a client that may not read: what guards the socket waits no longer
 WAKING_TIME = 10.0  # seconds after its start in which the service says that it has just woken
 CLOSE_TOO_BIG, CLOSE_TRY_LATER, CLOSE_UNAUTHORISED = 1009, 1013, 4001
 BATCH, LINES = "gatepost.v1.batch", "gatepost.v1.json"
@@ -148,6 +149,7 @@ class Session:
         self._waiting: deque[str] = deque()
         self._turn: asyncio.Task[None] | None = None
         self._checking: asyncio.Task[None] | None = None
+        self._ended = asyncio.Event()
 
     async def run(self, bearer: str | None) -> None:
         """Serve the client until it goes. Raises ClientGone."""
@@ -157,14 +159,38 @@ class Session:
             if self.service.uptime() < WAKING_TIME:
                 await self._say(Waking(message="Waking up"))
             await self._welcome()
-            while message := await self._read():
-                if not await self._take(message):
-                    break
+            await self._converse()
         except StorageError as error:
             await self._refuse(_unavailable(error))
             await self._close(CLOSE_TRY_LATER, "storage.unavailable")
         finally:
             await self._leave()
+
+    async def _converse(self) -> None:
+        """Take messages until the client goes, or may stay no longer; then nothing it sends counts any more."""
+        taking, ending = asyncio.create_task(self._take_all()), asyncio.create_task(self._ended.wait())
+        try:
+            await asyncio.wait({taking, ending}, return_when=asyncio.FIRST_COMPLETED)
+            if taking.done():
+                taking.result()
+        finally:
+            taking.cancel()
+            ending.cancel()
+        if self._ended.is_set():
+            await self._dismiss()
+
+    async def _dismiss(self) -> None:
+        """Close the socket of somebody whose token ended."""
+        await self._leave()
+        await self._tell(Decision.deny("auth.ended", "Your token is not good any more.", "Log in again."))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(TELL_TIMEOUT):
+                await self._close(CLOSE_UNAUTHORISED, "auth.ended")
+
+    async def _take_all(self) -> None:
+        while message := await self._read():
+            if not await self._take(message):
+                break
 
     async def _authenticate(self, bearer: str | None) -> bool:
         """Find out who it is: by the header, else, where one is wanted, by the first message within AUTH_TIMEOUT."""
@@ -195,26 +221,29 @@ class Session:
         await self.rejections.note(self.principal.name, self.principal.address, path=PATH, rule=rule)
 
     async def _check(self) -> None:
-        """Close the socket soon after its token is revoked, its user disabled, its time over.
+        """End the session soon after its token is revoked, its user disabled, its time over.
 
         What it may not watch any more, for somebody left a project, is not sent any more.
         """
         with suppress(ClientGone):
-            while True:
+            while not self._ended.is_set():
                 await asyncio.sleep(RECHECK_EVERY)
                 with suppress(StorageError):
-                    if not await self.door.authenticator.is_valid(self.principal):
-                        break
-                    await self._unwatch()
-            reason = "Your token is not good any more."
-            await self._refuse(Decision.deny("auth.ended", reason, "Log in again."))
-            await self._close(CLOSE_UNAUTHORISED, "auth.ended")
+                    if await self.door.authenticator.is_valid(self.principal):
+                        await self._unwatch()
+                    else:
+                        self._ended.set()
 
     async def _unwatch(self) -> None:
         for execution, task in list(self._following.items()):
             if not await self._may_watch(execution):
                 task.cancel()
-                await self._refuse(_unknown(execution))
+                await self._tell(_unknown(execution))
+
+    async def _tell(self, decision: Decision) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(TELL_TIMEOUT):
+                await self._refuse(decision)
 
     async def _welcome(self) -> None:
         target = await self.directory.target(self.principal, None)

@@ -40,7 +40,7 @@ from tests.api.world import (
 )
 from tests.client import terminal
 from tests.conftest import StartServer
-from tests.serving import all_processes
+from tests.serving import all_processes, wait_until
 
 HOUR = 3600
 NOW = int(time.time())
@@ -199,6 +199,24 @@ class TestEnding:
             assert messages[-1]["rule"] == "auth.ended"
             return time.monotonic() - began
 
+    async def test_who_does_not_read_is_let_go_too(self, world: World) -> None:
+        """No word reaches them, and what they send does not count any more."""
+        user, token = await with_accounts(world.server.data_dir, lambda identities: _person(identities, world, "deaf"))
+        project = await asyncio.to_thread(_place, world, token)
+        before = self._sockets(world)
+        async with terminal(world.server, additional_headers=world.headers(token)) as client:
+            # Much more than the buffers between us take; the client reads some frames ahead, and no further.
+            await client.send(type="run", project=project, command="pyguard seq 1000000")
+            await client.until("stdout")
+            await with_accounts(world.server.data_dir, lambda identities: identities.set_disabled(user, True))
+            await asyncio.to_thread(wait_until, lambda: self._sockets(world) == before, "the end of the session", 12)
+            await client.send(type="run", project=project, command="touch late.txt")
+        commands = [entry["command"] for entry in world.ask("root", "GET", f"/api/agent/history/{project}").json()]
+        assert commands == ["pyguard seq 1000000"]
+
+    def _sockets(self, world: World) -> int:
+        return int(world.server.get("/health").json["active_connections"])
+
     async def _end_stream(self, world: World, token: str) -> float:
         """The same for server-sent events of a command that writes all the time."""
         execution = await asyncio.to_thread(self._ticking, world, token)
@@ -219,9 +237,9 @@ class TestEnding:
         return seconds
 
     def _ticking(self, world: World, token: str) -> str:
-        project = world.ask(token, "POST", "/api/projects", {"name": "Stream"}).json()["id"]
-        world.ask("root", "PATCH", f"/api/projects/{project}", {"allowed_extra": ["pyguard"]})
-        return world.start(token, "pyguard bash -c 'while :; do echo tick; sleep 0.1; done'", project_id=project)
+        return world.start(
+            token, "pyguard bash -c 'while :; do echo tick; sleep 0.1; done'", project_id=_place(world, token)
+        )
 
     def test_a_new_password_ends_logins_and_not_programs(self, world: World) -> None:
         _, token = accounts(world.server.data_dir, lambda identities: _person(identities, world, "changer"))
@@ -230,6 +248,13 @@ class TestEnding:
         accounts(world.server.data_dir, lambda identities: identities.set_password(user, HASH))
         assert world.ask(token, "GET", "/api/auth/me").status_code == 401
         assert world.ask(program, "GET", "/api/auth/me").status_code == 200
+
+
+def _place(world: World, token: str) -> str:
+    """A project of the account in which `pyguard WORDS` runs WORDS."""
+    project = str(world.ask(token, "POST", "/api/projects", {"name": "Stream"}).json()["id"])
+    world.ask("root", "PATCH", f"/api/projects/{project}", {"allowed_extra": ["pyguard"]})
+    return project
 
 
 async def _person(identities: Identities, world: World, name: str, change: str = "") -> tuple[str, str]:
