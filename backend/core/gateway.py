@@ -385,13 +385,13 @@ class Gateway:
             self._leave(watched)
         return True
 
-    async def read(self, execution: str, send: Send) -> bool:
-        """Send what an execution has recorded until now. False when there is no such execution."""
+    async def read(self, execution: str, send: Send, begin: int, end: int | None) -> int | None:
+        """Send what an execution has recorded until now between two places, and say where the next line is to come.
+
+        See `RecordingLog.copy`. None when there is no such execution.
+        """
         log = self.recordings.find(execution)
-        if log is None:
-            return False
-        await log.copy(harmless(send) if self.raw else send)
-        return True
+        return await log.copy(harmless(send) if self.raw else send, begin, end) if log else None
 
     def _come(self, execution: Execution) -> None:
         execution.viewers += 1

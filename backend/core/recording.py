@@ -34,8 +34,11 @@ class RecordingLog(Protocol):
         """Add the last line; viewers get it even if it cannot be kept."""
         ...
 
-    async def copy(self, send: Send) -> None:
-        """Send what is stored now, in blocks of whole lines."""
+    async def copy(self, send: Send, begin: int = 0, end: int | None = None) -> int:
+        """Send what is stored now from `begin`, the place of a line, to `end`, in blocks of whole lines.
+
+        The place behind what was sent; places are bytes of what is stored.
+        """
         ...
 
     def discard(self) -> None:

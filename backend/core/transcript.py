@@ -1,16 +1,35 @@
-"""Reads a recording back into text: what a program wrote, put together again from the stored lines."""
+"""Reads a recording back into text: what a program wrote, put together again from the stored lines.
+
+Whoever reads a long one slice by slice does not have it read from its beginning each time: an index remembers how much
+output stands before some places of it.
+"""
 
 import json
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
-from backend.core.recording import Batch, read_batch
+from backend.core.recording import Batch, Send, read_batch
+
+SEGMENT = 256 * 1024  # stored bytes between two marks of an index, at least
+REACH = 4 * SEGMENT  # at most; no stored line is as long as the difference
+COMPLETE = b'{"type":"complete"'  # within output the quotes are escaped
+
+# Sends the blocks between two places of a recording and returns where it stopped; None when there is no recording.
+Read = Callable[[Send, int, int | None], Awaitable[int | None]]
 
 
 def batch_text(batch: Batch) -> str:
     """The text of a batch, with its line ends."""
     return "\n".join(batch.texts) + ("" if batch.partial else "\n")
+
+
+def batch_size(batch: Batch) -> int:
+    """The bytes of its text in UTF-8."""
+    stored = b"\n".join(batch.lines)
+    return len(batch_text(batch).encode()) if b"\\" in stored else len(stored) + (not batch.partial)
 
 
 def pieces(block: bytes) -> Iterator[tuple[str, str]]:
@@ -57,7 +76,7 @@ class Slice:
         for stream, text in pieces(block):
             if stream in self.streams:
                 self._add(text.encode())
-        self.ended = self.ended or b'{"type":"complete"' in block
+        self.ended = self.ended or COMPLETE in block
 
     def _add(self, data: bytes) -> None:
         start, end = self.offset - self.total, self.offset + self.limit - self.total
@@ -83,6 +102,69 @@ class Slice:
         while cut and len(joined) - cut < 3 and joined[cut - 1] & 0xC0 == 0x80:
             cut -= 1
         return joined[: cut - 1] if cut and joined[cut - 1] >= 0xC0 and not _is_whole(joined[cut - 1 :]) else joined
+
+
+@dataclass(slots=True)
+class Count:
+    """How much output of each stream was looked at, in bytes of UTF-8."""
+
+    sizes: Counter[str] = field(default_factory=Counter)
+    ended: bool = False
+
+    async def take(self, block: bytes) -> None:
+        """Look at a block of stored lines."""
+        for line in block.splitlines():
+            if batch := read_batch(line):
+                self.sizes[batch.stream.decode()] += batch_size(batch)
+        self.ended = self.ended or COMPLETE in block
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """The place of a line: the bytes that are stored before it, and the output that is in them."""
+
+    stored: int = 0
+    stdout: int = 0
+    stderr: int = 0
+    ended: bool = False
+
+    def size(self, streams: frozenset[str]) -> int:
+        """Bytes of output of these streams."""
+        return self.stdout * ("stdout" in streams) + self.stderr * ("stderr" in streams)
+
+
+@dataclass(slots=True)
+class Index:
+    """The marks of one recording, from its beginning to less than a segment before its end."""
+
+    marks: list[Mark] = field(default_factory=lambda: [Mark()])
+
+    async def extend(self, read: Read) -> None:
+        """Set marks in what has come since."""
+        while True:
+            last, count = self.marks[-1], Count()
+            end = await read(count.take, last.stored, last.stored + REACH)
+            if end is None or end - last.stored < SEGMENT:
+                return
+            if last is self.marks[-1]:  # not when somebody else was faster
+                stdout, stderr = last.stdout + count.sizes["stdout"], last.stderr + count.sizes["stderr"]
+                self.marks.append(Mark(end, stdout, stderr, count.ended))
+
+    def segments(self, streams: frozenset[str], begin: int, end: int) -> Iterator[tuple[Mark, int | None]]:
+        """Where what lies between two offsets of the output is stored, and what no mark stands behind yet."""
+        for mark, following in pairwise(self.marks):
+            if mark.size(streams) < end and following.size(streams) > begin:
+                yield mark, following.stored
+        yield self.marks[-1], None
+
+
+async def read_slice(read: Read, index: Index, part: Slice) -> None:
+    """Fill a slice, reading as little as the index permits. Without a recording it is empty and ended."""
+    await index.extend(read)
+    for mark, end in list(index.segments(part.streams, part.offset, part.offset + part.limit)):
+        part.total, part.ended = mark.size(part.streams), mark.ended
+        if await read(part.take, mark.stored, end) is None:
+            part.ended = True
 
 
 def _is_whole(character: bytes) -> bool:

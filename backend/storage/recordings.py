@@ -70,20 +70,11 @@ class RecordingFile:
 
     async def follow(self, after_seq: int, send: Send) -> None:
         """Send blocks of whole stored lines numbered above `after_seq`, live, until the recording ends."""
-        await self._send_from(after_seq, send, wait=True)
-
-    async def copy(self, send: Send) -> None:
-        """Send what is stored now, in blocks of whole lines."""
-        await self._send_from(0, send, wait=False)
-
-    async def _send_from(self, after_seq: int, send: Send, *, wait: bool) -> None:
         with _reading(self.path) as fd:
             offset, wanted = _seek(fd, after_seq), after_seq
-            growing = wait
             while True:
-                growing = growing and self._grows(fd)
-                size = self._size if self.live else os.fstat(fd).st_size
-                if block := _read_block(fd, offset, size):
+                growing = self._grows(fd)
+                if block := _read_block(fd, offset, self._stored(fd)):
                     offset += len(block)
                     if kept := after(block, wanted) if wanted else block:
                         wanted = 0
@@ -94,6 +85,23 @@ class RecordingFile:
                     break
         if self._unwritten:
             await send(self._unwritten)
+
+    async def copy(self, send: Send, begin: int = 0, end: int | None = None) -> int:
+        """Send what is stored now from `begin`, the place of a line, to `end`, in blocks of whole lines.
+
+        The place behind what was sent; places are bytes of what is stored.
+        """
+        with _reading(self.path) as fd:
+            stored = self._stored(fd)
+            while block := _read_block(fd, begin, stored if end is None else min(stored, end)):
+                begin += len(block)
+                await send(block)
+        if self._unwritten and end is None:
+            await send(self._unwritten)
+        return begin
+
+    def _stored(self, fd: int) -> int:
+        return self._size if self.live else os.fstat(fd).st_size
 
     def _grows(self, fd: int) -> bool:
         """Whether more may come, asked before the size is read. What the death of another process cut off is ended."""

@@ -2,8 +2,9 @@
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Header, Query, Response
@@ -19,9 +20,9 @@ from backend.core.executions import Status, Stop
 from backend.core.gateway import Execution, Gateway
 from backend.core.identity import Permission, Principal
 from backend.core.ledger import Record
-from backend.core.recording import first_seq, read_batch
+from backend.core.recording import Send, first_seq, read_batch
 from backend.core.stores import Filter, History
-from backend.core.transcript import Slice
+from backend.core.transcript import Index, Read, Slice, read_slice
 from backend.transports.access import Access, Body, JsonOnly
 from backend.transports.agent_api import HistoryEntry, entry
 from backend.transports.problems import WITH_BODY, Problem, described
@@ -31,6 +32,7 @@ KEEP_ALIVE = 15.0  # seconds of silence after which a stream says that it lives
 RECHECK_EVERY = 5.0  # seconds between two looks whether the token of a stream is still good
 BLOCKS_WAITING = 4  # blocks between the recording and a slow reader
 LONGEST_SLICE = 1 << 20  # bytes
+INDEXES = 64  # recordings whose index is remembered, those that were read last
 
 ExecutionId = Annotated[str, PathParameter(pattern=ids.PATTERN)]
 SIGNALS = {name: getattr(signal, f"SIG{name}") for name in ("HUP", "INT", "QUIT", "TERM", "KILL", "USR1", "USR2")}
@@ -113,12 +115,13 @@ class Explained(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Executions:
-    """What the routes work with."""
+    """What the routes work with. `index` is what is known of where in a recording which output stands."""
 
     access: Access
     gateway: Gateway
     starter: Starter
     history: History
+    index: Callable[[str], Index] = field(default_factory=lambda: lru_cache(INDEXES)(lambda _: Index()))
 
     async def record(self, principal: Principal, id: str) -> Record:
         """A record that exists for the caller. Raises Problem."""
@@ -241,7 +244,7 @@ def _add_reading(router: APIRouter, executions: Executions) -> None:
         await executions.record(principal, execution)
         streams = frozenset({"stdout", "stderr"} if stream == "both" else {stream})
         part = Slice(streams, offset, limit)
-        await _read(executions.gateway, execution, part)
+        await read_slice(_reading(executions.gateway, execution), executions.index(execution), part)
         return Output(
             data=part.data,
             offset=offset,
@@ -276,15 +279,17 @@ async def _scoped(
     return Filter(None if everyone else user_id, None, wanted.status, wanted.before, wanted.limit)
 
 
-async def _read(gateway: Gateway, execution: str, part: Slice) -> None:
-    """Read what is stored now. A long recording leaves the loop to others between its blocks."""
+def _reading(gateway: Gateway, execution: str) -> Read:
+    """Reads what is stored now. A long recording leaves the loop to others between its blocks."""
 
-    async def take(block: bytes) -> None:
-        await part.take(block)
-        await asyncio.sleep(0)
+    async def read(send: Send, begin: int, end: int | None) -> int | None:
+        async def take(block: bytes) -> None:
+            await send(block)
+            await asyncio.sleep(0)
 
-    if not await gateway.read(execution, take):
-        part.ended = True
+        return await gateway.read(execution, take, begin, end)
+
+    return read
 
 
 async def _events(executions: Executions, principal: Principal, id: str, after_seq: int) -> AsyncIterator[bytes]:

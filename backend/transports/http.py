@@ -40,8 +40,8 @@ SECURITY_HEADERS = {
 class StoredRecording(Protocol):
     """A recording that can be read."""
 
-    async def copy(self, send: Send) -> None:
-        """Send what is stored now, in blocks of whole lines."""
+    async def copy(self, send: Send) -> int:
+        """Send what is stored now, in blocks of whole lines; how many bytes."""
         ...
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from backend.core.errors import RecordingError
 from backend.core.output import encode_lines
-from backend.core.recording import Recorder, read_batch
+from backend.core.recording import Recorder, Send, read_batch
 from backend.storage.recordings import RecordingFile, RecordingFolder, Retention
 from tests.core.test_recording import COMPLETE, STARTED
 from tests.serving import ROOT
@@ -76,6 +76,24 @@ async def test_it_is_followed_from_every_number(folder: RecordingFolder) -> None
     assert found
     for seq in [*range(0, len(whole) + 3, 97), len(whole) - 1, len(whole)]:
         assert await read(found, seq) == whole[seq:]
+
+
+async def test_a_stretch_is_whole_lines_between_two_places(folder: RecordingFolder) -> None:
+    log, stored = write(folder), (folder.folder / f"{ID}.ndjson").read_bytes()
+    places = [0, *(at + 1 for at, byte in enumerate(stored) if byte == 10)]
+    for begin in places[::9]:
+        for end in (begin, begin + 10, begin + 700, places[-2], len(stored), len(stored) + 99):
+            blocks: list[bytes] = []
+            stop = await log.copy(_into(blocks), begin, end)
+            assert stop == max(place for place in places if place <= max(begin, end))
+            assert b"".join(blocks) == stored[begin:stop]
+
+
+def _into(blocks: list[bytes]) -> Send:
+    async def send(block: bytes) -> None:
+        blocks.append(block)
+
+    return send
 
 
 async def test_many_viewers_see_the_same_while_it_grows(folder: RecordingFolder) -> None:
