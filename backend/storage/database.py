@@ -14,6 +14,7 @@ from alembic.config import Config
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from backend.core.errors import StorageError
@@ -115,10 +116,13 @@ def _storage_errors() -> Iterator[None]:
         yield
     except IntegrityError:
         raise
+    except PoolTimeout as error:
+        raise StorageError("The database cannot be reached: all its connections are busy.") from error
     except SQLAlchemyError as error:
         raise StorageError(f"The database cannot do it: {_reason(error)}.") from error
     except OSError as error:
-        raise StorageError(f"The database cannot be reached: {error.strerror or error}.") from error
+        why = error.strerror or str(error) or "it does not answer in time"
+        raise StorageError(f"The database cannot be reached: {why}.") from error
 
 
 def _make_private(path: str | None) -> None:

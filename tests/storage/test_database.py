@@ -1,6 +1,8 @@
 """The database itself: migrations, and what happens when it is not there."""
 
 import asyncio
+import contextlib
+import socket
 import subprocess
 import sys
 import threading
@@ -117,6 +119,23 @@ async def test_a_file_that_is_no_database_is_a_storage_error(tmp_path: Path) -> 
 @pytest.mark.parametrize("place", ["postgres://nobody@127.0.0.1:1/none", "postgresql://u@/none?host=/nowhere"])
 async def test_postgresql_that_is_down_is_a_storage_error(place: str, tmp_path: Path) -> None:
     await refused(database_url(place, tmp_path))
+
+
+async def test_postgresql_that_does_not_answer_is_a_storage_error_that_says_so(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        database = Database(database_url(f"postgres://u@127.0.0.1:{port}/d?sslmode=disable", tmp_path))
+        with pytest.raises(StorageError, match="does not answer in time"):
+            await database.migrate()
+        await database.close()
+
+
+async def test_connections_that_are_all_busy_are_a_storage_error_that_says_so(database: Database) -> None:
+    database.engine.sync_engine.pool._timeout = 0.01  # type: ignore[attr-defined]
+    async with contextlib.AsyncExitStack() as stack:
+        with pytest.raises(StorageError, match="connections are busy"):
+            while True:
+                await stack.enter_async_context(database.begin())
 
 
 @pytest.mark.parametrize(
