@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from sqlalchemy import Row, delete, exists, insert, or_, select, update
+from sqlalchemy import Row, Select, delete, exists, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from backend.core.identity import USER_NAME, ApiToken, Permission, Role, User, scopes_of, scopes_text
@@ -66,6 +66,19 @@ class Identities:
         """The account with this name."""
         found = await self.password_hash_of(name)
         return found[0] if found else None
+
+    async def names_of(self, ids: Iterable[str]) -> dict[str, str]:
+        """The names of accounts by their ids; what is no id of an account is left out."""
+        return await self._pairs(select(users.c.id, users.c.name).where(users.c.id.in_(set(map(as_id, ids)))))
+
+    async def ids_of(self, names: Iterable[str]) -> dict[str, str]:
+        """The ids of accounts by their names; what is nobody's name is left out."""
+        known = {name for name in names if USER_NAME.fullmatch(name)}
+        return await self._pairs(select(users.c.name, users.c.id).where(users.c.name.in_(known)))
+
+    async def _pairs(self, query: Select[str, str]) -> dict[str, str]:
+        async with self._database.begin() as connection:
+            return dict((await connection.execute(query)).all())
 
     async def users(self) -> list[User]:
         """All accounts, by name."""

@@ -1,6 +1,6 @@
 """Projects: places for commands, each with its members, workspace and policy."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Protocol, TypeVar
 
@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends
 from pydantic import BaseModel, Field
 
 from backend.core.audit import Kind
-from backend.core.identity import Permission, Principal, Project, User
+from backend.core.identity import Permission, Principal, Project
 from backend.core.stores import Projects
 from backend.transports.access import Access, Body, JsonOnly
 from backend.transports.agent_api import iso
@@ -59,11 +59,11 @@ class ProjectEntry(BaseModel):
 
 
 class Users(Protocol):
-    """The accounts, by name and id."""
+    """The accounts. What is not known is left out."""
 
-    async def user(self, id: str) -> User | None: ...
+    async def names_of(self, ids: Iterable[str]) -> Mapping[str, str]: ...
 
-    async def user_named(self, name: str) -> User | None: ...
+    async def ids_of(self, names: Iterable[str]) -> Mapping[str, str]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,31 +92,22 @@ class ProjectService:
 
     async def members(self, names: list[str]) -> frozenset[str]:
         """The ids of accounts. Raises Problem for a name that is nobody's."""
-        found = []
+        found = await self.users.ids_of(names)
         for name in names:
-            user = await self.users.user_named(name)
-            if user is None:
-                raise Problem(422, "project.member", f"There is no account {name[:64]!r}.")
-            found.append(user.id)
-        return frozenset(found)
+            if name not in found:
+                raise Problem(
+                    422, "project.member", f"There is no account {name!r}.", hint="Names are as in `user list`."
+                )
+        return frozenset(found.values())
 
     async def entry(self, project: Project) -> ProjectEntry:
-        names = [await self._name(id) for id in sorted(project.members)]
-        return ProjectEntry(
-            id=project.id,
-            name=project.name,
-            owner=await self._name(project.owner_id),
-            members=sorted(names),
-            profile=project.profile,
-            allowed_extra=list(project.allowed_extra),
-            network=project.network,
-            metadata_only=project.metadata_only,
-            created_at=iso(project.created_ms),
-        )
+        return (await self.entries([project]))[0]
 
-    async def _name(self, id: str) -> str:
-        user = await self.users.user(id)
-        return user.name if user else ""
+    async def entries(self, projects: Sequence[Project]) -> list[ProjectEntry]:
+        """Projects as the API shows them; the names of all accounts in them are asked for at once."""
+        people = {id for project in projects for id in (project.owner_id, *project.members)}
+        names = await self.users.names_of(people)
+        return [_entry(project, names) for project in projects]
 
     def check(self, principal: Principal, profile: str, extra: list[str], *, wider: bool) -> None:
         """Refuse a policy that cannot be, and one that widens what the caller may decide. Raises Problem."""
@@ -125,6 +116,20 @@ class ProjectService:
             raise Problem(403, "project.widening", detail)
         if why := self.access.directory.check_profile(profile, extra):
             raise Problem(422, "project.policy", f"The policy of this project cannot be: {why}.")
+
+
+def _entry(project: Project, names: Mapping[str, str]) -> ProjectEntry:
+    return ProjectEntry(
+        id=project.id,
+        name=project.name,
+        owner=names.get(project.owner_id, ""),
+        members=sorted(names.get(id, "") for id in project.members),
+        profile=project.profile,
+        allowed_extra=list(project.allowed_extra),
+        network=project.network,
+        metadata_only=project.metadata_only,
+        created_at=iso(project.created_ms),
+    )
 
 
 def project_routes(service: ProjectService) -> APIRouter:
@@ -143,7 +148,7 @@ def _add_making(router: APIRouter, service: ProjectService) -> None:
     async def list_projects(principal: Annotated[Principal, reader]) -> list[ProjectEntry]:
         """The projects that exist for the caller."""
         found = await service.projects.visible_to(principal.user) if principal.user else []
-        return [await service.entry(project) for project in found if project.is_open_to(principal)]
+        return await service.entries([project for project in found if project.is_open_to(principal)])
 
     @router.post("", status_code=201, responses=described(*WITH_BODY, 403))
     async def create(principal: Annotated[Principal, worker], body: NewProject, _: JsonOnly) -> ProjectEntry:

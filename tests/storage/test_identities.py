@@ -42,6 +42,13 @@ async def test_a_name_is_given_once(identities: Identities) -> None:
     assert await identities.user(ann.id) == ann
 
 
+async def test_many_are_found_at_once_by_id_or_name(identities: Identities) -> None:
+    ann, bob = await added(identities), await added(identities, "bob")
+    assert await identities.names_of([ann.id, bob.id, ann.id, *BAD_IDS]) == {ann.id: "ann", bob.id: "bob"}
+    assert await identities.ids_of(["bob", "ann", "bob", "Ann", "ann ", *BAD_IDS]) == {"ann": ann.id, "bob": bob.id}
+    assert await identities.names_of([]) == await identities.ids_of([]) == {}
+
+
 @pytest.mark.parametrize("name", ["", "Ann", "-ann", "a b", "a\n", "a\0", "ä", "x" * 65, "../etc"])
 async def test_a_malformed_name_is_refused(identities: Identities, name: str) -> None:
     with pytest.raises(ValueError):

@@ -5,11 +5,13 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+from sqlalchemy import event
 
 from backend.core.identity import Role, User
 from backend.storage.database import Database
 from backend.storage.identities import Identities
 from backend.storage.projects import Projects
+from backend.transports.projects_api import ProjectService
 from tests.storage.conftest import START, Clock
 from tests.storage.test_identities import BAD_IDS, added
 
@@ -52,6 +54,21 @@ async def test_each_sees_their_own(projects: Projects, people: dict[str, User]) 
     assert await projects.visible_to(root) == [joint, second]
     await projects.change(first.id, members=frozenset())
     assert await projects.visible_to(bob) == [second]
+
+
+async def test_a_list_of_many_asks_for_all_names_at_once(
+    projects: Projects, people: dict[str, User], database: Database, clock: Clock, new_id: Callable[[], str]
+) -> None:
+    ann, bob, root = people.values()
+    for number in range(20):
+        made = await projects.add(f"p{number}", ann.id)
+        await projects.change(made.id, members=frozenset({bob.id, root.id}))
+    service = ProjectService(None, projects, Identities(database, clock, new_id))  # type: ignore[arg-type]
+    found, asked = await projects.visible_to(ann), []
+    event.listen(database.engine.sync_engine, "before_cursor_execute", lambda *about: asked.append(about[2]))
+    entries = await service.entries(found)
+    assert [(each.owner, each.members) for each in entries] == [("ann", ["bob", "root"])] * 20
+    assert len(asked) == 1
 
 
 async def test_only_what_is_given_changes(projects: Projects, people: dict[str, User]) -> None:
