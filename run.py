@@ -24,7 +24,8 @@ USAGE = """\
 usage: python3 run.py [serve] [OPTION ...]   set up and serve (see `python3 run.py serve --help`)
        python3 run.py test [ARGUMENT ...]    set up and run the tests; arguments go to pytest
        python3 run.py setup [--test]         set up only, with --test for the tests too
-       python3 run.py VERB [ARGUMENT ...]    any other verb of `python -m backend`, for example `policy check`
+       python3 run.py VERB [ARGUMENT ...]    policy, protection, user, token, audit: `python3 run.py VERB --help`
+       python3 run.py --version
 """
 
 
@@ -49,7 +50,7 @@ def main(arguments: Sequence[str]) -> int:
             return 0
         case "test":
             return become(["-m", "pytest", *rest])
-        case _ if verb.startswith("-"):
+        case _ if verb.startswith("-") and verb != "--version":
             return become(["-m", "backend", "serve", verb, *rest])
         case _:
             return become(["-m", "backend", verb, *rest])

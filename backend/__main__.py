@@ -118,7 +118,12 @@ def _announcing(base: Any) -> Any:
             self._captured_signals.clear()
 
         async def startup(self, sockets: Any = None) -> None:
-            await super().startup(sockets)
+            try:
+                await super().startup(sockets)
+            except SystemExit:  # uvicorn has logged why it cannot listen
+                taken = f"{self.config.host}:{self.config.port}"
+                print(f"gatepost: cannot listen on {taken}. Try another port: --port 8001", file=sys.stderr)
+                raise
             if self.started:
                 port = self.servers[0].sockets[0].getsockname()[1]
                 ticket = self.config.app.state.stores.login_link

@@ -1,16 +1,22 @@
 """The documents tell the truth: settings, messages, routes, rules and links."""
 
+import json
+import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from typing import get_args
 
 import pytest
 
+import run
 from backend.core import messages
 from backend.settings import Settings
+from tests.needs import need
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "bench/README.md"]
@@ -80,10 +86,59 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 def test_the_policy_example_prints_what_the_page_says() -> None:
     page = (ROOT / "docs/rules.md").read_text()
-    command, *said = re.findall(r"^    (?:\$ )?(.+)$", page[page.index("    $ python -m backend policy") :], re.M)[:3]
-    words = [sys.executable, *shlex.split(command)[1:]]
+    command, *said = re.findall(r"^    (?:\$ )?(.+)$", page[page.index("    $ python3 run.py policy") :], re.M)[:3]
+    words = [sys.executable, "-m", "backend", *shlex.split(command)[2:]]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.stdout.splitlines() == said
+
+
+def test_every_command_line_of_a_page_starts_without_a_python_of_its_own() -> None:
+    """Who has nothing but `python3` and the project has neither `python` nor the packages that the backend imports."""
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        assert "python -m backend" not in page.read_text(), page.name
+
+
+def printed(*words: str) -> str:
+    return subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, check=False).stdout
+
+
+def test_a_port_that_is_taken_is_told_in_words(start_server) -> None:
+    server = start_server()
+    words = [sys.executable, "-m", "backend", "serve", "--port", str(server.port), "--data-dir", str(server.data_dir)]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert f"gatepost: cannot listen on 127.0.0.1:{server.port}. Try another port: --port 8001" in done.stderr
+
+
+def test_run_py_names_the_verbs_and_the_version() -> None:
+    assert printed("run.py", "--version").startswith("gatepost ")
+    verbs = re.findall(r"^    ([a-z]+) ?", printed("-m", "backend", "--help"), re.M)
+    assert "token" in verbs
+    assert all(verb in run.USAGE for verb in verbs)
+
+
+def test_the_transcript_of_the_readme_has_the_fields_of_today() -> None:
+    lines = re.findall(r"^    (\{.+\})$", (ROOT / "README.md").read_text(), re.M)
+    shown = {message["type"]: set(message) for message in map(json.loads, lines) if "type" in message}
+    optional = {"commands", "metadata_only", "id", "dry_run"}
+    for message in (messages.Started, messages.Complete):
+        kind = message.model_fields["type"].default
+        assert shown[kind] - {"dry_run"} == set(message.model_fields) - optional
+
+
+def test_the_api_of_the_readme_can_be_pasted_as_it_is(start_server) -> None:
+    need(shutil.which("curl"), "curl")
+    section = (ROOT / "README.md").read_text().partition("## Accounts and the API")[2].partition("\n## ")[0]
+    server = start_server()
+    (server.folder / "run.py").symlink_to(ROOT / "run.py")
+    lines = "\n".join(line for line in section.splitlines() if line.startswith("    "))
+    script = textwrap.dedent(lines).replace("http://127.0.0.1:8000", server.url)
+    env = {"PATH": os.environ["PATH"], "HOME": str(server.folder), "GATEPOST_DATA_DIR": str(server.data_dir)}
+    done = subprocess.run(
+        ["bash", "-e"], cwd=server.folder, env=env, input=script, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["stdout"] == "3\n"
 
 
 def test_the_repository_names_no_machine_and_no_registry() -> None:
