@@ -30,6 +30,7 @@ from backend.core.limits import Rate, Slots
 from backend.core.masking import DEFAULT_PATTERNS, Masks
 from backend.core.output import LineAssembler
 from backend.core.policy import Profile
+from backend.core.quota import Quota
 from backend.core.targets import Target
 from backend.core.terminal_text import TerminalFilter
 from backend.credentials import Passwords, Signer, Tokens, new_login_link, new_signing_key, secret_hash
@@ -37,6 +38,7 @@ from backend.directory import Places
 from backend.execution.builtins import CLEAR, Builtins, help_text
 from backend.execution.launcher import CageLauncher
 from backend.execution.local import LocalExecutor, OutsideProgram
+from backend.execution.metering import Meters
 from backend.execution.owner import closed_parent, find_owner, give_folder
 from backend.execution.protection import Protection, probe
 from backend.execution.workspace import FolderWorkspace, prepare_workspace
@@ -256,6 +258,7 @@ def _gateway(
         readable=(*settings.readable, *_pyguard_folders(settings)),
         lines=_lines(settings, masks),
         owner=guard.owner,
+        meters=Meters(Quota(settings.workspace_limit, settings.workspace_files, settings.disk_margin)),
     )
     return Gateway(
         rates=Rates(

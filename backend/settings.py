@@ -64,6 +64,18 @@ class Settings(BaseSettings):
         ge=0,
         description="Free bytes on the disk of the data folder below which no command runs",
     )
+    workspace_limit: int = Field(
+        2 * 2**30,
+        alias="GATEPOST_WORKSPACE_LIMIT",
+        ge=0,
+        description="Bytes on the disk that a workspace may hold; 0 is no limit, of files neither",
+    )
+    workspace_files: int = Field(
+        200_000,
+        alias="GATEPOST_WORKSPACE_FILES",
+        ge=1,
+        description="Files, folders and links that a workspace may hold",
+    )
     visitors: bool = Field(
         True, alias="GATEPOST_VISITORS", description="Whether the terminal takes commands without an account"
     )

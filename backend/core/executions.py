@@ -35,6 +35,8 @@ class Stop(StrEnum):
     ABANDONED = "abandoned"
     SHUTDOWN = "shutdown"
     OUTPUT_LIMIT = "output_limit"
+    WORKSPACE_FULL = "workspace_full"
+    DISK_FULL = "disk_full"
     UNRECORDED = "unrecorded"
 
 
@@ -200,7 +202,7 @@ def stopped_outcome(
             return Outcome(Status.TIMED_OUT, EXIT_TIMED_OUT, signal, stdout, stderr, usage=usage)
         case Stop.CANCELLED | Stop.ABANDONED | Stop.SHUTDOWN:
             return Outcome(Status.CANCELLED, code, signal, stdout, stderr, usage=usage)
-        case Stop.OUTPUT_LIMIT:
+        case Stop.OUTPUT_LIMIT | Stop.WORKSPACE_FULL | Stop.DISK_FULL:
             return Outcome(Status.FAILED, code, signal, stdout, stderr, usage=usage)
         case Stop.UNRECORDED:
             return Outcome(Status.FAILED, EXIT_GATEPOST_FAILED, signal, stdout, stderr, usage=usage)

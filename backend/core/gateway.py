@@ -452,6 +452,13 @@ def _problem(outcome: Outcome, reason: Stop | None, terms: Terms, recorder: Reco
         case Stop.UNRECORDED:
             message = "❌ The recording cannot be written; the command was stopped."
             return Problem(message=message, rule="recording.unavailable")
+        case Stop.WORKSPACE_FULL:
+            message = "❌ The workspace holds more than it may; the command was stopped. Delete files to go on."
+            return Problem(message=message, rule="limits.workspace")
+        case Stop.DISK_FULL:
+            return Problem(
+                message="❌ The disk of the server is nearly full; the command was stopped.", rule="storage.full"
+            )
         case Stop.CANCELLED | Stop.OUTPUT_LIMIT | None:
             return None
         case _:

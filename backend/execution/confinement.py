@@ -15,12 +15,14 @@ from backend.execution.stages import Bounds
 
 # Rights of Landlock.
 EXECUTE, WRITE_FILE, READ_FILE, READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
+REMOVE_DIR, REMOVE_FILE = 1 << 4, 1 << 5
 MAKE_CHAR, MAKE_BLOCK = 1 << 6, 1 << 11
 TRUNCATE, IOCTL_DEV = 1 << 14, 1 << 15
 READ = READ_FILE | READ_DIR
 RUN = READ | EXECUTE
 USE_DEVICE = READ_FILE | WRITE_FILE | TRUNCATE | IOCTL_DEV
 WORK = ((1 << 15) - 1) & ~(MAKE_CHAR | MAKE_BLOCK)
+CLEAR_OUT = RUN | REMOVE_DIR | REMOVE_FILE | TRUNCATE
 
 RUNNABLE = ("/usr", "/bin", "/sbin", "/lib", "/lib64", "/lib32")
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full")
@@ -110,7 +112,8 @@ CHUNK = 8  # calls of the filter that are passed over together; the kernel steps
 def landlock_rules(bounds: Bounds) -> list[tuple[str, int, int]]:
     """Paths, the rights below them, and whether the programs may not start without them."""
     more = [(path, READ, 0) for path in READABLE_WITH_NETWORK] if bounds.network else []
-    return [(bounds.root, WORK, 1), *((path, RUN, 0) for path in bounds.readable), *_standard_rules(), *more]
+    work = CLEAR_OUT if bounds.full else WORK
+    return [(bounds.root, work, 1), *((path, RUN, 0) for path in bounds.readable), *_standard_rules(), *more]
 
 
 @cache

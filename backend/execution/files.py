@@ -46,6 +46,11 @@ def open_inside(root: str, cwd: str, target: str, operator: str, owner: tuple[in
         raise OSError(error.errno, os.strerror(error.errno or 0), target) from error
 
 
+def open_folder(root: str, relative: str) -> int:
+    """Open a folder inside `root` to list it. Raises OSError."""
+    return _open_beneath(root, relative, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+
+
 def _open_to_write(root: str, relative: str, flags: int, operator: str, owner: tuple[int, int] | None) -> int:
     try:
         made = _open_beneath(root, relative, flags | os.O_EXCL)
@@ -79,7 +84,7 @@ def _openat2(folder: int, relative: str, flags: int) -> int | None:
 
 def _walk(folder: int, relative: str, flags: int) -> int:
     """Open part by part, following no link."""
-    *parents, name = PurePosixPath(relative).parts
+    *parents, name = PurePosixPath(relative).parts or (".",)
     if ".." in parents or name == "..":
         raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
     current = os.dup(folder)

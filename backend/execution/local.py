@@ -1,11 +1,12 @@
 """Runs pipelines on this machine: no shell, in the cage, a short environment, bounded in time and output."""
 
 import asyncio
+import errno
 import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from backend.core.errors import RecordingError
 from backend.core.executions import (
@@ -23,9 +24,11 @@ from backend.core.executions import (
     stopped_outcome,
 )
 from backend.core.output import LineAssembler, Lines
+from backend.core.quota import NO_QUOTA
 from backend.core.recording import Recorder
-from backend.execution.files import open_inside
+from backend.execution.files import NULL, open_inside
 from backend.execution.launcher import cage_environment
+from backend.execution.metering import Meters
 from backend.execution.stages import Bounds, Launched, Launcher, Report, Stage, StageEnd
 
 READ_SIZE = 32 * 1024  # bytes; larger reads gain nothing and make other sockets wait
@@ -34,6 +37,7 @@ PIPE_READS = 33  # reads that empty a pipe of the largest usual size, 1 MiB
 STOP_GRACE = 2.0  # seconds from SIGTERM to SIGKILL
 EXIT_UNWIRED = 1  # of a program whose redirection failed, as in a shell
 DRAIN_BOUND = 1.0  # seconds that output is waited for after the last process is gone
+FLOODS = {Stop.OUTPUT_LIMIT, Stop.WORKSPACE_FULL, Stop.DISK_FULL}
 SEARCH_PATH = "/usr/local/bin:/usr/bin:/bin"
 
 
@@ -50,7 +54,8 @@ class LocalExecutor:
     """Runs orders as child processes.
 
     `outside` maps a program's name to how it is really started; `readable` are folders beside the standard ones that
-    programs may read; `lines` makes what cuts a stream into lines; `owner` (uid, gid) is who new files belong to.
+    programs may read; `lines` makes what cuts a stream into lines; `owner` (uid, gid) is who new files belong to;
+    `meters` stop what fills a workspace.
     """
 
     launcher: Launcher
@@ -58,31 +63,42 @@ class LocalExecutor:
     readable: tuple[str, ...] = ()
     lines: Callable[[], LineAssembler] = LineAssembler
     owner: tuple[int, int] | None = None
+    meters: Meters = field(default_factory=lambda: Meters(NO_QUOTA))
 
     async def run(self, order: Order, recorder: Recorder, control: Control) -> Outcome:
         """Run to the end; every process of the pipeline is gone when this returns."""
-        started = self._start(order, recorder)
-        if isinstance(started, Outcome):
-            return started
-        return await _Running(started, order, recorder, control, self.lines).watch()
-
-    def _start(self, order: Order, recorder: Recorder) -> "_Started | Outcome":
-        """The pipeline, or the outcome where there is nothing to wait for."""
         programs = [self._program(invocation) for invocation in order.pipeline]
         for program, invocation in zip(programs, order.pipeline, strict=True):
             if program is None:
                 return _not_found(invocation.argv[0])
+        stay = await self.meters.enter(order.root, control)
+        try:
+            said = recorder.say("stderr", stay.notice) if stay.notice else 0
+            started = self._start(order, [program for program in programs if program], recorder, full=bool(said))
+            match started:
+                case Outcome():
+                    outcome = started
+                case _Started():
+                    outcome = await _Running(started, order, recorder, control, self.lines).watch()
+            return replace(outcome, stderr_bytes=outcome.stderr_bytes + said)
+        finally:
+            stay.leave()
+
+    def _start(
+        self, order: Order, programs: Sequence[tuple[str, tuple[str, ...]]], recorder: Recorder, *, full: bool
+    ) -> "_Started | Outcome":
+        """The pipeline, or the outcome where there is nothing to wait for."""
         with ExitStack() as descriptors:
             try:
-                wiring = _Wiring(order, descriptors, self.owner, recorder)
+                wiring = _Wiring(order, descriptors, self.owner, recorder, full=full)
                 stages = {
                     number: self._stage(order, order.pipeline[number], program, streams)
                     for number, (program, streams) in enumerate(zip(programs, wiring.stages, strict=True))
-                    if program and streams
+                    if streams
                 }
                 if not stages:
                     return Outcome(Status.FAILED, EXIT_UNWIRED, stderr_bytes=wiring.said)
-                bounds = Bounds(order.root, order.network, self.readable)
+                bounds = Bounds(order.root, order.network, self.readable, full)
                 launched = self.launcher.start(list(stages.values()), bounds)
             except OSError as error:
                 return _not_started(order.argv[0], error)
@@ -176,10 +192,18 @@ class _Wiring:
     no streams: as in a shell it does not run, with a message as if it were its own, while the others do.
     """
 
-    def __init__(self, order: Order, descriptors: ExitStack, owner: tuple[int, int] | None, recorder: Recorder) -> None:
+    def __init__(
+        self,
+        order: Order,
+        descriptors: ExitStack,
+        owner: tuple[int, int] | None,
+        recorder: Recorder,
+        *,
+        full: bool,
+    ) -> None:
         self.theirs, self.ours = descriptors, ExitStack()
         descriptors.push(self.ours)
-        self.owner = owner
+        self.owner, self.full = owner, full
         self.said = 0
         stdout, child_stdout = self._pipe_to_us()
         stderr, child_stderr = self._pipe_to_us()
@@ -204,6 +228,8 @@ class _Wiring:
             if redirect.operator == "2>&1":
                 streams[2] = streams[1]
             else:
+                if self.full and redirect.operator != "<" and redirect.target != NULL:
+                    raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT), redirect.target)
                 descriptor = open_inside(order.root, order.cwd, redirect.target, redirect.operator, self.owner)
                 self.theirs.callback(os.close, descriptor)
                 streams[redirect.descriptor] = descriptor
@@ -282,8 +308,8 @@ class _Running:
         return await self._finish()
 
     async def _stop(self, ended: "asyncio.Future[None]") -> None:
-        """The stop ladder: SIGTERM, a grace, SIGKILL. Output that floods gets no grace."""
-        if self.control.reason is not Stop.OUTPUT_LIMIT:
+        """The stop ladder: SIGTERM, a grace, SIGKILL. What floods gets no grace."""
+        if self.control.reason not in FLOODS:
             self.launched.terminate()
             await asyncio.wait([ended], timeout=STOP_GRACE)
         if not ended.done():

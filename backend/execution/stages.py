@@ -26,6 +26,7 @@ class Bounds:
     root: str  # the workspace, absolute: read and write
     network: bool = False
     readable: tuple[str, ...] = ()  # further absolute paths to read (and execute) beside the standard set
+    full: bool = False  # what is in the workspace can be read and deleted; nothing can be written or added
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,23 @@ async def test_a_disk_that_takes_no_more_stops_the_command_and_the_viewer_is_tol
     assert processes_of(server) == []
 
 
+async def test_a_full_workspace_stops_who_fills_it_and_lets_files_be_deleted(start_server: StartServer) -> None:
+    server = start_server({"GATEPOST_WORKSPACE_LIMIT": str(8 << 20)})
+    async with terminal(server) as client:
+        replies = await client.run("pyguard bash -c 'yes > big'")
+        assert_gapless(replies)
+        assert replies[-2]["rule"] == "limits.workspace"
+        assert (replies[-1]["status"], replies[-1]["signal"]) == ("failed", "SIGKILL")
+        size = (server.workspace / "big").stat().st_size
+        replies = await client.run("pyguard bash -c 'echo more >> big'")
+        assert replies[-1]["exit_code"] == 1
+        assert "The workspace is full" in output(replies, "stderr")
+        assert (server.workspace / "big").stat().st_size == size
+        assert (await client.run("pyguard rm big"))[-1]["status"] == "succeeded"
+        assert output(await client.run("pyguard bash -c 'echo on > small; cat small'")) == "on\n"
+    assert processes_of(server) == []
+
+
 async def test_without_a_place_for_recordings_nothing_runs(server: Server) -> None:
     away = server.recordings.rename(server.data_dir / "away")
     try:

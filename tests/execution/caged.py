@@ -100,6 +100,7 @@ class Cage:
     launcher: CageLauncher
     root: Path
     environment: Mapping[str, str] = field(default_factory=dict)
+    full: bool = False
 
     def limited(self, **limits: int) -> "Cage":
         """The same with other limits."""
@@ -130,7 +131,7 @@ class Cage:
             for index, words in enumerate(commands)
         ]
         try:
-            launched = self.launcher.start(stages, Bounds(str(self.root), network))
+            launched = self.launcher.start(stages, Bounds(str(self.root), network, full=self.full))
         except OSError:
             os.close(output)
             raise
