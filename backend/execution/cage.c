@@ -395,7 +395,8 @@ static long take_limits(void)
     failed = failed ? failed : limit(RLIMIT_DATA, cage.data, cage.data);
     failed = failed ? failed : limit(RLIMIT_FSIZE, cage.file_size, cage.file_size);
     failed = failed ? failed : limit(RLIMIT_NOFILE, cage.open_files, cage.open_files);
-    return failed ? failed : limit(RLIMIT_CORE, 0, 0);
+    /* Not 0: that holds for files alone, a program that takes the dumps of all would be started as root. */
+    return failed ? failed : limit(RLIMIT_CORE, 1, 1);
 }
 
 /* A control group that cannot be joined is not told; the program runs without it. */

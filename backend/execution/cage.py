@@ -319,7 +319,7 @@ class Cage:
         take_limit(resource.RLIMIT_DATA, data)
         take_limit(resource.RLIMIT_FSIZE, file_size)
         take_limit(resource.RLIMIT_NOFILE, open_files)
-        take_limit(resource.RLIMIT_CORE, 0)
+        take_limit(resource.RLIMIT_CORE, 1)  # not 0: see cage.c
 
     def make_ruleset(self, abi: int) -> int:
         """Rules are opened before the uid is dropped: what lies behind a private folder can be named still."""

@@ -83,19 +83,25 @@ vhangup:153:58 sethostname:170:161 setdomainname:171:162 move_pages:279:239 migr
 ioperm:173:- modify_ldt:154:- uselib:134:- ustat:136:- sysfs:139:- _sysctl:156:- nfsservctl:180:42 create_module:174:-
 get_kernel_syms:177:- query_module:178:-
 """
-# These would leave something in the kernel when the command has gone: shared memory, semaphores, queues.
-LASTING = "shmget:29:194 semget:64:190 msgget:68:186 mq_open:240:180 mq_unlink:241:181"
-# Tools take this as a file system without attributes.
+# Shared memory, semaphores, queues: they are found by their numbers, whoever made them, and outlive the command.
+LASTING = """
+shmget:29:194 shmat:30:196 shmctl:31:195 semget:64:190 semop:65:193 semctl:66:191 semtimedop:220:192 msgget:68:186
+msgsnd:69:189 msgrcv:70:188 msgctl:71:187 mq_open:240:180 mq_unlink:241:181
+"""
+# Tools take this as a file system without attributes. By its path, those of any file could be read or changed.
 ATTRIBUTES = """
 setxattr:188:5 lsetxattr:189:6 fsetxattr:190:7 setxattrat:463:463 removexattr:197:14 lremovexattr:198:15
-fremovexattr:199:16 removexattrat:466:466
+fremovexattr:199:16 removexattrat:466:466 getxattr:191:8 lgetxattr:192:9 getxattrat:464:464 listxattr:194:11
+llistxattr:195:12 listxattrat:465:465 file_setattr:469:469
 """
-# Arguments behind a pointer cannot be looked at; libraries fall back on the older call.
-UNSEEN = "clone3:435:435 openat2:437:437"
+# Arguments behind a pointer cannot be looked at; libraries fall back on the older call. Watches tell the names of files
+# in folders that Landlock keeps from being listed.
+UNSEEN = "clone3:435:435 openat2:437:437 inotify_init:253:- inotify_init1:294:26"
+NEWEST = 469  # a call that is newer is not known here, and so is refused
 EXAMINED = """
 clone:56:220 fcntl:72:25 ioctl:16:29 personality:135:92 socket:41:198 socketpair:53:199 connect:42:203 mknod:133:-
 mknodat:259:33 chmod:90:- fchmod:91:52 fchmodat:268:53 fchmodat2:452:452 open:2:- openat:257:56 creat:85:-
-prlimit64:302:261 setpriority:141:140 ioprio_set:251:30 sched_setaffinity:203:122 sched_setattr:314:274
+prlimit64:302:261 setrlimit:160:164 setpriority:141:140 ioprio_set:251:30 sched_setaffinity:203:122 sched_setattr:314:274
 sched_setscheduler:144:119 sched_setparam:142:118 kill:62:129 tkill:200:130 tgkill:234:131 rt_sigqueueinfo:129:138
 rt_tgsigqueueinfo:297:240 pidfd_open:434:434 pidfd_send_signal:424:424
 """
@@ -104,6 +110,8 @@ SUPERVISOR_PID = 0xC0DEDEAD  # the cage puts its own pid here, which is not know
 
 NAMESPACES = 0x7E020000  # all CLONE_NEW* that clone takes
 SET_ID = 0o6000
+RLIMIT_CORE = 4
+CONNECTED = (1, 5)  # stream, sequence of packets
 CREATES = 0o100 | 0o20000000  # O_CREAT, O_TMPFILE
 ALL = 0xFFFFFFFF
 CHUNK = 8  # calls of the filter that are passed over together; the kernel steps through it once for each call number
@@ -131,12 +139,13 @@ def _standard_rules() -> list[tuple[str, int, int]]:
 
 @dataclass(frozen=True, slots=True)
 class _Test:
-    """A question about an argument: whether its bits under `mask` are `value`, or are not."""
+    """A question about the lower or `upper` half of an argument: whether its bits under `mask` are `value`, or are not."""
 
     argument: int
     value: int = 0
     mask: int = ALL
     equal: bool = True
+    upper: bool = False
 
 
 _ALWAYS: tuple[_Test, ...] = ()
@@ -153,8 +162,7 @@ def syscall_filter(network: bool, guarded: int | None = None) -> bytes:
     for names, error in ((REFUSED + LASTING, errno.EPERM), (ATTRIBUTES, errno.EOPNOTSUPP), (UNSEEN, errno.ENOSYS)):
         refusals |= {name: [(_ALWAYS, error)] for name in _numbers(names, column)}
     program = [(0x20, 0, 0, 4), (0x15, 1, 0, architecture), (0x06, 0, 0, 0x80000000), (0x20, 0, 0, 0)]
-    if platform.machine() == "x86_64":  # the x32 calls have numbers of their own
-        program += [(0x35, 0, 1, 0x40000000), _refuse(errno.ENOSYS)]
+    program += [(0x25, 0, 1, NEWEST), _refuse(errno.ENOSYS)]  # so are the x32 calls of x86-64
     calls = sorted((numbers[name], cases) for name, cases in refusals.items() if name in numbers)
     for start in range(0, len(calls), CHUNK):
         chunk = calls[start : start + CHUNK]
@@ -190,12 +198,12 @@ def _case(tests: tuple[_Test, ...], error: int) -> list[_Instruction]:
         over = len(body)
         jump = (0x15, 0, over, test.value) if test.equal else (0x15, over, 0, test.value)
         masked = [(0x54, 0, 0, test.mask)] if test.mask != ALL else []
-        body = [(0x20, 0, 0, 16 + 8 * test.argument), *masked, jump, *body]
+        body = [(0x20, 0, 0, 16 + 8 * test.argument + 4 * test.upper), *masked, jump, *body]
     return body
 
 
 def _examined(network: bool) -> _Cases:
-    """Calls whose arguments decide. Only the low half of an argument is looked at, as the kernel does for these."""
+    """Calls whose arguments decide. Of those that are no pointers only the lower half counts, for the kernel too."""
 
     def not_zero(argument: int, mask: int = ALL) -> _Test:
         return _Test(argument, 0, mask, equal=False)
@@ -209,6 +217,13 @@ def _examined(network: bool) -> _Cases:
     def refuse(*tests: _Test) -> _Refusals:
         return [(tests, errno.EPERM)]
 
+    def dumps(argument: int) -> _Test:
+        return _Test(argument, RLIMIT_CORE)
+
+    def pointer(argument: int) -> list[_Test]:
+        """One of the two holds where it is not null."""
+        return [_Test(argument, equal=False, upper=upper) for upper in (False, True)]
+
     devices = (stat.S_IFCHR, stat.S_IFBLK)
     cases: _Cases = {
         "openat": refuse(not_zero(2, CREATES), not_zero(3, SET_ID)),
@@ -218,23 +233,29 @@ def _examined(network: bool) -> _Cases:
         "fchmod": refuse(not_zero(1, SET_ID)),
         "fchmodat": refuse(not_zero(2, SET_ID)),
         "fchmodat2": refuse(not_zero(2, SET_ID)),
-        "mknod": one_of(1, *devices, mask=0o170000),
-        "mknodat": one_of(2, *devices, mask=0o170000),
+        "mknod": one_of(1, *devices, mask=0o170000) + refuse(not_zero(1, SET_ID)),
+        "mknodat": one_of(2, *devices, mask=0o170000) + refuse(not_zero(2, SET_ID)),
         "clone": refuse(not_zero(0, NAMESPACES)),
         "ioctl": one_of(1, 0x5412, 0x541C, 0x5423),  # typing into a terminal, its console, its line discipline
         "personality": none_of(0, 0, ALL),
-        "prlimit64": refuse(not_zero(0)),  # another process of the same user could be strangled
+        # Another process of the same user could be strangled. The limit of dumps is to stay; tools go on after EINVAL.
+        "prlimit64": refuse(not_zero(0)) + [((dumps(1), set_), errno.EINVAL) for set_ in pointer(2)],
+        "setrlimit": [((dumps(0),), errno.EINVAL)],
         **{name: refuse(not_zero(0)) for name in ("sched_setaffinity", "sched_setattr")},
         **{name: refuse(not_zero(0)) for name in ("sched_setscheduler", "sched_setparam")},
-        **{name: refuse(not_zero(1)) for name in ("setpriority", "ioprio_set")},
+        # Of a user (2 and 3) the number 0 means all processes of the caller's.
+        "setpriority": refuse(not_zero(1)) + one_of(0, 2),
+        "ioprio_set": refuse(not_zero(1)) + one_of(0, 3),
     }
-    unix, inet, inet6, netlink, datagram = 1, 2, 10, 16, _Test(1, 2, 0xF)
+    unix, inet, inet6, netlink = 1, 2, 10, 16
     if network:
         cases["socket"] = none_of(0, unix, inet, inet6, netlink) + refuse(_Test(0, netlink), not_zero(2))
     else:
-        # Landlock leaves sockets in the file system alone: without connect and datagrams no service is reached by one.
-        cases["socket"] = none_of(0, unix) + refuse(datagram)
-        cases["socketpair"] = refuse(datagram)
+        # Landlock leaves sockets in the file system alone: no service is reached by one without connect, if it is of
+        # the kinds that send nothing without it (a raw one is a datagram socket to the kernel).
+        sends_alone = refuse(*(_Test(1, kind, 0xF, equal=False) for kind in CONNECTED))
+        cases["socket"] = none_of(0, unix) + sends_alone
+        cases["socketpair"] = sends_alone
         cases["connect"] = refuse()
     return cases
 

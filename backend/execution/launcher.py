@@ -71,6 +71,8 @@ def cage_environment(home: str = "") -> dict[str, str]:
         "GIT_TERMINAL_PROMPT": "0",
         "npm_config_globalconfig": os.devnull,
         "npm_config_update_notifier": "false",
+        "CHOKIDAR_USEPOLLING": "1",  # watches are refused
+        "WATCHPACK_POLLING": "1",
     }
     if home:
         environment |= {"HOME": home, "TMPDIR": home, "npm_config_cache": f"{home}/.npm"}

@@ -4,6 +4,7 @@ import errno
 import os
 import shutil
 import stat
+import struct
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -221,6 +222,52 @@ def test_the_filter_fits(machine: str, network: bool, guarded: int | None, monke
     assert len(program) % 8 == 0
     assert 100 < len(program) // 8 < 4096
     assert program.endswith(bytes.fromhex("06000000 0000ff7f"))
+
+
+def verdict(program: bytes, architecture: int, call: int, *arguments: int) -> int:
+    """What the kernel would make of a call: the filter, run."""
+    data = struct.pack("<IIQ6Q", call, architecture, 0, *arguments, *[0] * (6 - len(arguments)))
+    at = value = 0
+    while True:
+        code, yes, no, number = struct.unpack_from("<HBBI", program, 8 * at)
+        at += 1
+        match code:
+            case 0x06:
+                return int(number)
+            case 0x20:
+                value = int.from_bytes(data[number : number + 4], "little")
+            case 0x54:
+                value &= number
+            case 0x15:
+                at += yes if value == number else no
+            case 0x25:
+                at += yes if value > number else no
+            case _:
+                raise AssertionError(code)
+
+
+@pytest.mark.parametrize(
+    ("machine", "architecture", "write", "limits"), [("x86_64", 0xC000003E, 1, 302), ("aarch64", 0xC00000B7, 64, 261)]
+)
+def test_what_is_not_known_is_refused(
+    machine: str, architecture: int, write: int, limits: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    syscall_filter.cache_clear()
+    try:
+        program = syscall_filter(False, None)
+    finally:
+        syscall_filter.cache_clear()
+    permitted, killed, missing, invalid = 0x7FFF0000, 0x80000000, 0x50000 | errno.ENOSYS, 0x50000 | errno.EINVAL
+    assert verdict(program, architecture, write) == permitted
+    assert verdict(program, 0x40000003, write) == killed  # the calls of 32 bits
+    for unknown in (470, 600, 0x40000000 | write, 0xFFFFFFFF):
+        assert verdict(program, architecture, unknown) == missing
+    core, files, high = 4, 7, 1 << 32
+    assert verdict(program, architecture, limits, 0, core, 0) == permitted
+    assert verdict(program, architecture, limits, 0, files, high) == permitted
+    for pointer in (8, high):
+        assert verdict(program, architecture, limits, 0, core, pointer) == invalid
 
 
 def test_variables_that_tools_need() -> None:

@@ -3,6 +3,7 @@
 Each trick is run without the cage too, where it must work, so that its failure in the cage says something.
 """
 
+import ctypes
 import json
 import os
 import select
@@ -13,6 +14,7 @@ import subprocess
 import tarfile
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -168,7 +170,7 @@ TRICKS: dict[str, list[str]] = {
 }
 # Calls to the kernel that no program should get through with: what they are, and how.
 CALLS = """
-import ctypes, json, os, socket
+import ctypes, json, os, resource, socket, sys
 libc = ctypes.CDLL(None, use_errno=True)
 libc.syscall.restype = ctypes.c_long
 page = ctypes.create_string_buffer(4096)
@@ -208,19 +210,52 @@ tried = dict(
     type_into_terminal=lambda: __import__("fcntl").ioctl(0, 0x5412, b"x") and True,
     personality=lambda: libc.personality(0x40000) >= 0,
     abstract=lambda: socket.socket(1, 1).connect("\\0{abstract}") is None,
+    watch=lambda: libc.inotify_add_watch(libc.inotify_init(), b"{outside}", 0xfff) >= 0,
+    watch_too=lambda: libc.inotify_add_watch(libc.inotify_init1(0), b"{outside}", 0xfff) >= 0,
+    renice_all=lambda: os.setpriority(os.PRIO_USER, 0, os.getpriority(0, 0)) is None,
+    hold_up_all=lambda: call({ioprio_set}, 3, 0, 0),
+    raw_unix=lambda: socket.socket(1, 3).sendto(b"x", "{datagrams}"),
+    raw_pair=lambda: socket.socketpair(1, 3)[0].sendto(b"x", "{datagrams}"),
+    foreign_memory=lambda: call({shmat}, {segment}, 0, 0),
+    list_memory=lambda: libc.shmctl(0, 14, page) >= 0,
+    list_semaphores=lambda: libc.semctl(0, 0, 19, page) >= 0,
+    list_queues=lambda: libc.msgctl(0, 12, page) >= 0,
+    set_uid_node=lambda: os.mknod("{root}/node", 0o104755) is None,
+    attributes=lambda: os.listxattr("{victim}") is not None,
+    attribute=lambda: os.getxattr("{victim}", "user.canary"),
+    dump_by_program=lambda: resource.setrlimit(resource.RLIMIT_CORE, (0, 0)) is None,
 )
+# Those that nothing but the cage keeps from an ordinary user.
+alone = ["watch", "watch_too", "renice_all", "raw_unix", "raw_pair", "foreign_memory", "list_memory",
+         "list_semaphores", "list_queues", "set_uid_node", "attributes", "dump_by_program"]
 worked = []
-for name, attempt in tried.items():
+for name in alone if "alone" in sys.argv else tried:
     try:
-        if attempt():
+        if tried[name]():
             worked.append(name)
-    except OSError:
+    except (OSError, ValueError):
         pass
-print(json.dumps([len(tried), worked]))
+print(json.dumps([len(alone if "alone" in sys.argv else tried), worked]))
 """
 NUMBERS = {
-    "x86_64": {"clone": 56, "userfaultfd": 323, "bpf": 321, "perf": 298, "add_key": 248},
-    "aarch64": {"clone": 220, "userfaultfd": 282, "bpf": 280, "perf": 241, "add_key": 217},
+    "x86_64": {
+        "clone": 56,
+        "userfaultfd": 323,
+        "bpf": 321,
+        "perf": 298,
+        "add_key": 248,
+        "ioprio_set": 251,
+        "shmat": 30,
+    },
+    "aarch64": {
+        "clone": 220,
+        "userfaultfd": 282,
+        "bpf": 280,
+        "perf": 241,
+        "add_key": 217,
+        "ioprio_set": 30,
+        "shmat": 196,
+    },
 }
 
 # What has to work still: the command, and what its output must hold.
@@ -293,6 +328,7 @@ class Field:
             "unix": str(self.root.parent / "socket"),
             "abstract": self.root.parent.name,
             "service": self.service.pid,
+            "datagrams": str(self.root.parent / "datagrams"),
         }
 
     def fill(self) -> None:
@@ -370,6 +406,18 @@ class Field:
                 each.accept()[0].close()
 
 
+@contextmanager
+def segment() -> Iterator[int]:
+    """Shared memory of System V that everybody may use."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    memory: int = libc.shmget(0, 4096, 0o1666)
+    assert memory >= 0
+    try:
+        yield memory
+    finally:
+        libc.shmctl(memory, 0, None)
+
+
 REPOSITORY = Path()
 
 
@@ -392,14 +440,16 @@ def repository() -> Iterator[Path]:
 @pytest.fixture
 def place(repository: Path) -> Iterator[Field]:
     with folder() as root:
-        sockets = tuple(socket.socket(family, kind) for family, kind in ((2, 1), (2, 2), (1, 1), (1, 1)))
+        sockets = tuple(socket.socket(family, kind) for family, kind in ((2, 1), (2, 2), (1, 1), (1, 1), (1, 2)))
         for each in sockets[:2]:
             each.bind(("127.0.0.1", 0))
         sockets[2].bind(str(root.parent / "socket"))
         sockets[3].bind(f"\0{root.parent.name}")
-        for each in (sockets[0], *sockets[2:]):
+        for each in (sockets[0], *sockets[2:4]):
             each.listen(100)
-        (root.parent / "socket").chmod(0o777)
+        sockets[4].bind(str(root.parent / "datagrams"))
+        for name in ("socket", "datagrams"):
+            (root.parent / name).chmod(0o777)
         # Stands for the service: its environment holds a secret.
         service = subprocess.Popen([CANARY, "1000"], executable=program("sleep"), env={"SECRET": CANARY})
         try:
@@ -480,10 +530,17 @@ def test_no_call_gets_through(place: Field, launcher: CageLauncher) -> None:
     if not os.path.exists(PYTHON):
         pytest.skip("no Python that is open to all")
     place.fill()
-    calls = CALLS
-    for name, value in {**place.words, **NUMBERS[os.uname().machine]}.items():
-        calls = calls.replace("{" + name + "}", str(value))
-    done = Cage(launcher, place.root).run([PYTHON, "-c", calls])
+    with suppress(OSError):
+        os.setxattr(place.outside / "victim", "user.canary", b"x")
+    with segment() as memory:
+        calls = CALLS
+        for name, value in {**place.words, **NUMBERS[os.uname().machine], "segment": memory}.items():
+            calls = calls.replace("{" + name + "}", str(value))
+        count, worked = json.loads(uncaged(place, [PYTHON, "-c", calls, "alone"]))
+        assert len(worked) == count, worked
+        assert place.effects(b"") == ["reached"]
+        (place.root / "node").unlink()
+        done = Cage(launcher, place.root).run([PYTHON, "-c", calls])
     assert done.codes == [0], done.text
     count, worked = json.loads(done.text)
     print(f"{launcher.kind}: {count} calls, {len(worked)} got through")
