@@ -19,6 +19,7 @@ from backend.core.transcript import Transcript
 from backend.transports.access import Access, Body, JsonOnly
 from backend.transports.problems import WITH_BODY, Problem, described
 from backend.transports.starting import KEY_HEADER, STARTING, Starter
+from backend.transports.turns import in_turns
 
 DAY_MS = 86_400_000
 
@@ -237,7 +238,7 @@ async def _result(agents: Agents, started: Execution | str) -> Executed:
     """Wait for the end of an execution and put its output together; a repeated request gets that of the first."""
     id = started if isinstance(started, str) else started.id
     transcript = Transcript()
-    if not await agents.gateway.follow(id, 0, transcript.take):
+    if not await agents.gateway.follow(id, 0, in_turns(transcript.take)):
         raise Problem(410, "execution.forgotten", "The output of this execution is not kept any more.")
     if isinstance(started, Execution) and started.task:
         await started.task

@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -27,11 +28,13 @@ from backend.transports.access import Access, Body, JsonOnly
 from backend.transports.agent_api import HistoryEntry, entry
 from backend.transports.problems import WITH_BODY, Problem, described
 from backend.transports.starting import KEY_HEADER, STARTING, Starter
+from backend.transports.turns import in_turns
 
 KEEP_ALIVE = 15.0  # seconds of silence after which a stream says that it lives
 RECHECK_EVERY = 5.0  # seconds between two looks whether the token of a stream is still good
 BLOCKS_WAITING = 4  # blocks between the recording and a slow reader
 LONGEST_SLICE = 1 << 20  # bytes
+MOST_STREAMS = 64  # of events, for an account at once; each holds a connection and an open file
 INDEXES = 64  # recordings whose index is remembered, those that were read last
 
 ExecutionId = Annotated[str, PathParameter(pattern=ids.PATTERN)]
@@ -115,13 +118,18 @@ class Explained(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Executions:
-    """What the routes work with. `index` is what is known of where in a recording which output stands."""
+    """What the routes work with.
+
+    `index` is what is known of where in a recording which output stands, `streams` counts those of each principal.
+    """
 
     access: Access
     gateway: Gateway
     starter: Starter
     history: History
     index: Callable[[str], Index] = field(default_factory=lambda: lru_cache(INDEXES)(lambda _: Index()))
+
+    streams: Counter[str] = field(default_factory=Counter)
 
     async def record(self, principal: Principal, id: str) -> Record:
         """A record that exists for the caller. Raises Problem."""
@@ -263,6 +271,9 @@ def _add_reading(router: APIRouter, executions: Executions) -> None:
         await executions.record(principal, execution)
         if executions.gateway.recordings.find(execution) is None:
             raise Problem(410, "execution.forgotten", "Nothing of this execution was recorded, or it is not kept.")
+        if executions.streams[principal.name] >= MOST_STREAMS:
+            detail = f"You follow {MOST_STREAMS} executions already."
+            raise Problem(429, "limits.watching", detail, hint="Close a stream, or wait for its end.", retry_after=5)
         stream = _events(executions, principal, execution, int(last_event_id or 0))
         return EventStream(stream, headers={"cache-control": "no-store"})
 
@@ -280,14 +291,10 @@ async def _scoped(
 
 
 def _reading(gateway: Gateway, execution: str) -> Read:
-    """Reads what is stored now. A long recording leaves the loop to others between its blocks."""
+    """Reads what is stored now."""
 
     async def read(send: Send, begin: int, end: int | None) -> int | None:
-        async def take(block: bytes) -> None:
-            await send(block)
-            await asyncio.sleep(0)
-
-        return await gateway.read(execution, take, begin, end)
+        return await gateway.read(execution, in_turns(send), begin, end)
 
     return read
 
@@ -298,6 +305,7 @@ async def _events(executions: Executions, principal: Principal, id: str, after_s
     following = asyncio.create_task(executions.gateway.follow(id, after_seq, blocks.put))
     clock = asyncio.get_running_loop().time
     spoke = checked = clock()
+    executions.streams[principal.name] += 1
     try:
         while not (following.done() and blocks.empty()):
             block = await _next(blocks, following, RECHECK_EVERY)
@@ -314,6 +322,9 @@ async def _events(executions: Executions, principal: Principal, id: str, after_s
             spoke = clock()
     finally:
         following.cancel()
+        executions.streams[principal.name] -= 1
+        if not executions.streams[principal.name]:
+            del executions.streams[principal.name]
 
 
 async def _may_go_on(executions: Executions, principal: Principal, id: str) -> bool:

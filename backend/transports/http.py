@@ -22,6 +22,7 @@ from backend.transports.door import Door
 from backend.transports.frames import AsgiSend
 from backend.transports.problems import Problem, add_problems
 from backend.transports.terminal import AsgiApp, AsgiReceive
+from backend.transports.turns import in_turns
 
 BODY_LIMIT = 256 * 1024  # bytes
 SECURITY_HEADERS = {
@@ -93,7 +94,7 @@ class RecordingResponse(Response):
             await send({"type": "http.response.body", "body": self._convert(data), "more_body": True})
 
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        await self._recording.copy(block)
+        await self._recording.copy(in_turns(block))
         await send({"type": "http.response.body", "body": b""})
 
 

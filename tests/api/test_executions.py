@@ -6,13 +6,14 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from backend.transports.executions_api import MOST_STREAMS
 from tests.api.world import World, new_project, running_world
 from tests.client import assert_gapless, output
 from tests.serving import wait_until
@@ -236,6 +237,24 @@ class TestEvents:
         headers = {"Last-Event-ID": after.encode()}
         answer = world.ask("ann", "GET", f"/api/executions/{execution}/events", headers=headers)
         assert answer.status_code == 422
+
+    def test_an_account_follows_so_many_at_once_and_no_more(self, world: World) -> None:
+        execution = world.start("cleo", "cat", stdin=True)
+        with ExitStack() as stack:
+            streams = [stack.enter_context(_events(world, execution, who="cleo")) for _ in range(MOST_STREAMS)]
+            assert all(next(events)[1]["type"] == "started" for events in streams)
+            refused = world.ask("cleo", "GET", f"/api/executions/{execution}/events")
+            assert (refused.status_code, refused.json()["rule"]) == (429, "limits.watching")
+            assert int(refused.headers["retry-after"]) > 0
+            with _events(world, execution, who="ann") as events:
+                assert next(events)[1]["type"] == "started"
+        wait_until(lambda: self._first_event(world, execution), "room for another stream")
+        _post(world, execution, "cancel", who="cleo")
+
+    def _first_event(self, world: World, execution: str) -> bool:
+        url = f"{world.server.url}/api/executions/{execution}/events"
+        with world.client.stream("GET", url, headers=world.headers("cleo")) as answer:
+            return answer.status_code == 200
 
     def test_they_end_for_who_leaves_the_project(self, world: World) -> None:
         project = new_project(world, members=["cleo"])
