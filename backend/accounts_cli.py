@@ -15,18 +15,18 @@ import os
 import pwd
 import secrets
 import sys
-import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from backend.clock import new_id, now_ms, utc_now
 from backend.core.addresses import reachable
 from backend.core.audit import Kind
 from backend.core.errors import GatepostError
 from backend.core.identity import ApiToken, Permission, Role, User, scopes_of, scopes_text
-from backend.core.ids import ulid
+from backend.core.times import DAY_MS
 from backend.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 LINK_MINUTES = 15
-DAY_MS = 24 * 3600 * 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +197,7 @@ async def _with_database(verb: Verb, options: argparse.Namespace, settings: Sett
         ledger = _ledger(settings, database)
         if verb not in (_user_list, _token_list):
             await ledger.prepare()  # before the change: what could not be written down is not done
-        await verb(Job(options, settings, Identities(database, _now_ms, _new_id), ledger, hashed))
+        await verb(Job(options, settings, Identities(database, now_ms, new_id), ledger, hashed))
         await ledger.close_writer()
     finally:
         await database.close()
@@ -216,7 +215,7 @@ def _ledger(settings: Settings, database: Database) -> LedgerStore:
     public = folder / "audit.pub"
     if not public.exists():
         public.write_bytes(signer.public_pem)
-    stamp = Stamp(_now_ms, _utc_now, _new_id, signer.sign)
+    stamp = Stamp(now_ms, utc_now, new_id, signer.sign)
     return LedgerStore(database, stamp, "", AnchorFile(folder / "audit.anchor"))
 
 
@@ -233,18 +232,6 @@ def _make_folder(path: Path) -> None:
         path.mkdir(mode=0o711, parents=True, exist_ok=True)  # commands of another user pass through to their workspace
     except OSError as error:
         raise Refusal(f"GATEPOST_DATA_DIR: {path}: {error.strerror}") from None
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
-
-
-def _utc_now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def _new_id() -> str:
-    return ulid(_now_ms(), secrets.randbits(80))
 
 
 async def _user_add(job: Job) -> None:
@@ -303,7 +290,7 @@ async def _user_link(job: Job) -> None:
     if user.disabled:
         raise Refusal(f"{user.name} is disabled")
     link = new_login_link(secrets.token_bytes)
-    await job.identities.add_link(secret_hash(link), user.id, _now_ms() + LINK_MINUTES * 60_000)
+    await job.identities.add_link(secret_hash(link), user.id, now_ms() + LINK_MINUTES * 60_000)
     await job.note(Kind.LINK_CREATED, user=user.name, minutes=LINK_MINUTES)
     page = job.options.url or f"http://{reachable(job.settings.host)}:{job.settings.port}"
     # A fragment is sent to no server, so the secret stands in no log.
@@ -316,7 +303,7 @@ async def _token_create(job: Job) -> None:
     options = job.options
     user = await job.user(options.user)
     secret = new_api_token(secrets.token_bytes)
-    ends = _now_ms() + options.days * DAY_MS if options.days else None
+    ends = now_ms() + options.days * DAY_MS if options.days else None
     try:
         token = await job.identities.add_token(user.id, options.name, options.scopes, secret_hash(secret), ends)
     except ValueError as error:

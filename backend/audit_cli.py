@@ -13,13 +13,14 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from backend.core import exports
 from backend.core.audit import EMPTY, Anchor, Head, Link, Verdict, Verifier
 from backend.core.errors import GatepostError
+from backend.core.times import iso
 from backend.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ EXIT_TAMPERED = 1
 EXIT_USAGE = 2
 PATIENCE = 1.0  # seconds before progress is shown
 SHOW_EVERY = 5000  # lines
+EPOCH = datetime.fromtimestamp(0, UTC)
 
 Parsers = Any  # argparse's own type for subparsers is private
 Verify = Callable[[bytes, bytes], bool]
@@ -85,10 +87,10 @@ def _time(text: str) -> str:
     """A time as events have it; one without a zone is UTC."""
     try:
         then = datetime.fromisoformat(text)
-    except ValueError:
+        then = then.replace(tzinfo=UTC) if then.tzinfo is None else then
+        return iso((then - EPOCH) // timedelta(milliseconds=1))
+    except (ValueError, OverflowError):  # in UTC it may lie in a year that has no number
         raise argparse.ArgumentTypeError("must be a time such as 2026-01-31 or 2026-01-31T12:00:00Z") from None
-    then = then.replace(tzinfo=UTC) if then.tzinfo is None else then.astimezone(UTC)
-    return then.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _settings(options: argparse.Namespace) -> Settings:

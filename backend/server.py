@@ -9,7 +9,6 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +20,11 @@ from slowapi import Limiter
 
 from backend import __version__
 from backend.authentication import Authenticator
+from backend.clock import new_id, now_ms, utc_now
 from backend.core.decisions import Decision
 from backend.core.errors import GatepostError, StorageError
 from backend.core.gateway import Clock, Gateway, Rates, Terms
 from backend.core.identity import Role
-from backend.core.ids import ulid
 from backend.core.limits import Rate, Slots
 from backend.core.masking import DEFAULT_PATTERNS, Masks
 from backend.core.output import LineAssembler
@@ -33,6 +32,7 @@ from backend.core.policy import Profile
 from backend.core.quota import Quota
 from backend.core.targets import Target
 from backend.core.terminal_text import TerminalFilter
+from backend.core.times import DAY_MS, iso
 from backend.credentials import Passwords, Signer, Tokens, new_login_link, new_signing_key, secret_hash
 from backend.directory import Places
 from backend.execution.builtins import CLEAR, Builtins, help_text
@@ -78,22 +78,6 @@ AUDITED_REJECTIONS = Rate(60, 60)
 SHARED_FOLDER = Path("/var/lib/gatepost")
 FIRST_ADMIN = "admin"
 FIRST_LINK_MS = 24 * 3600 * 1000
-DAY_MS = 86_400_000
-
-
-def now_ms() -> int:
-    """Unix milliseconds."""
-    return time.time_ns() // 1_000_000
-
-
-def new_id() -> str:
-    """A new ULID."""
-    return ulid(now_ms(), secrets.randbits(80))
-
-
-def utc_now() -> str:
-    """The time as ISO 8601 in UTC, milliseconds, with Z."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 @dataclass(slots=True)
@@ -462,8 +446,8 @@ async def _prune(settings: Settings, stores: Stores) -> None:
         try:
             if gone := await asyncio.to_thread(stores.recordings.prune, retention, time.time()):
                 log.info("recordings deleted", count=gone)
-            await stores.ledger.prune(now_ms() - int(settings.history_days * DAY_MS))
-            if settings.audit_days and (gone := await stores.ledger.prune_audit(_day(settings.audit_days))):
+            await stores.ledger.prune(_ago(settings.history_days))
+            if settings.audit_days and (gone := await stores.ledger.prune_audit(iso(_ago(settings.audit_days)))):
                 log.info("audit events deleted", count=gone)
             await stores.identities.forget_expired()
             await stores.keys.forget()
@@ -482,10 +466,9 @@ async def _recover(stores: Stores) -> None:
             structlog.get_logger().error("endings not written", reason=_why(error))
 
 
-def _day(days: float) -> str:
-    """The time so many days ago, as events have it."""
-    then = datetime.fromtimestamp(time.time() - days * 86400, UTC)
-    return then.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+def _ago(days: float) -> int:
+    """The time so many days ago."""
+    return now_ms() - int(days * DAY_MS)
 
 
 def __getattr__(name: str) -> Any:

@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
+from backend.clock import new_id, now_ms, utc_now
 from backend.core.audit import EMPTY, Event, Kind, extend
 from backend.core.decisions import Decision, Risk
 from backend.core.executions import Status, Usage
@@ -24,7 +25,6 @@ from backend.core.ledger import Attempt, Ending
 from backend.core.messages import Complete
 from backend.core.recording import Recorder
 from backend.credentials import Signer, new_signing_key, verify_signature
-from backend.server import new_id, now_ms, utc_now
 from backend.storage.chain import Chain
 from backend.storage.database import Database, database_url
 from backend.storage.ledger import LedgerStore, Stamp

@@ -129,6 +129,7 @@ def test_a_start_without_the_noted_end_is_told_from_then_on(capsys: pytest.Captu
         ("audit verify --file none.jsonl --public-key data/audit.pub", "none.jsonl: No such file"),
         ("audit export --format xml", "xml"),
         ("audit export --since yesterday", "2026-01-31"),
+        ("audit export --since 0001-01-01T00:00+10:00", "2026-01-31"),
         ("audit export --after -1", "the number of an event"),
         ("audit export --after 999", "ends at event 21"),
         ("audit export --data-dir nowhere", "no database in nowhere"),

@@ -9,7 +9,8 @@ import pytest
 from fastapi import FastAPI
 
 import backend.server
-from backend.server import create_app, new_id, utc_now
+from backend.clock import new_id
+from backend.server import create_app
 from backend.settings import Settings
 
 
@@ -62,17 +63,3 @@ def test_the_module_makes_its_application_when_it_is_asked_for(tmp_path: Path, m
     assert (tmp_path / "data/recordings").is_dir()
     with pytest.raises(AttributeError):
         backend.server.nothing  # noqa: B018
-
-
-def test_ids_are_unlike_and_sort_by_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    ids = {new_id() for _ in range(1000)}
-    assert len(ids) == 1000
-    assert {len(id) for id in ids} == {26}
-    assert max(ids)[:9] <= new_id()[:9]
-    monkeypatch.setattr("backend.server.time.time_ns", lambda: 0)
-    assert new_id().startswith("0000000000")
-
-
-def test_times_are_utc() -> None:
-    assert utc_now().endswith("Z")
-    assert len(utc_now()) == len("2026-01-02T03:04:05.678Z")

@@ -9,7 +9,6 @@ import asyncio
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -22,6 +21,7 @@ from backend.core.errors import StorageError
 from backend.core.executions import Status
 from backend.core.floods import Flood, Floods
 from backend.core.ledger import Attempt, Ending
+from backend.core.times import iso
 from backend.storage.anchor import AnchorFile
 from backend.storage.chain import Chain, SignedHead, read_head
 from backend.storage.database import Database
@@ -214,8 +214,7 @@ class LedgerStore:
     def _flood_event(self, flood: Flood) -> Event:
         rule, address = flood.key
         kind = Kind.RATE_LIMITED if rule == "limits.rate" else Kind.DENIED
-        since = datetime.fromtimestamp(flood.began_ms / 1000, UTC).isoformat(timespec="milliseconds")
-        fields = {"rule": rule, "suppressed": flood.suppressed, "since": since.replace("+00:00", "Z")}
+        fields = {"rule": rule, "suppressed": flood.suppressed, "since": iso(flood.began_ms)}
         return Event(self.stamp.new_id(), self.stamp.utc(), kind, ITSELF, address, fields)
 
     def _row(self, attempt: Attempt, status: Status) -> Mapping[str, Any]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query
@@ -15,13 +14,12 @@ from backend.core.identity import Permission, Principal
 from backend.core.ledger import Record
 from backend.core.stores import Filter, History
 from backend.core.suspicion import WINDOW_MINUTES, Trace, alerts
+from backend.core.times import DAY_MS, iso
 from backend.core.transcript import Transcript
 from backend.transports.access import Access, Body, JsonOnly
 from backend.transports.problems import WITH_BODY, Problem, described
 from backend.transports.starting import KEY_HEADER, STARTING, Starter
 from backend.transports.turns import in_turns
-
-DAY_MS = 86_400_000
 
 
 class Execute(Body):
@@ -117,11 +115,6 @@ class Agents:
     starter: Starter
     history: History
     now_ms: Callable[[], int]
-
-
-def iso(unix_ms: int) -> str:
-    """A time in milliseconds as ISO 8601 in UTC, with Z."""
-    return datetime.fromtimestamp(unix_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def entry(record: Record) -> HistoryEntry:

@@ -10,8 +10,8 @@ from pydantic import BaseModel, Field
 from backend.core.audit import Kind
 from backend.core.identity import Permission, Principal, Project
 from backend.core.stores import Projects
+from backend.core.times import iso
 from backend.transports.access import Access, Body, JsonOnly
-from backend.transports.agent_api import iso
 from backend.transports.problems import WITH_BODY, Problem, described
 
 PROFILE = "agent"

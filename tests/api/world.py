@@ -15,8 +15,8 @@ from typing import Any
 import httpx
 import jwt
 
+from backend.clock import new_id, now_ms
 from backend.core.identity import Permission, Role
-from backend.core.ids import ulid
 from backend.credentials import hash_password, new_api_token, new_login_link, secret_hash
 from backend.storage.database import Database, database_url
 from backend.storage.identities import Identities
@@ -54,14 +54,6 @@ def address() -> str:
     """A client address that no request had before, so that no limit of another test is met."""
     number = next(_addresses)
     return f"10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}"
-
-
-def now_ms() -> int:
-    return time.time_ns() // 1_000_000
-
-
-def new_id() -> str:
-    return ulid(now_ms(), secrets.randbits(80))
 
 
 def access_token(user_id: str, *, key: str | bytes = SECRET_KEY, algorithm: str = "HS256", **claims: Any) -> str:

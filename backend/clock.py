@@ -1,0 +1,22 @@
+"""The clock of the machine and its randomness, which the parts are handed as functions."""
+
+import secrets
+import time
+
+from backend.core.ids import ulid
+from backend.core.times import iso
+
+
+def now_ms() -> int:
+    """Unix milliseconds."""
+    return time.time_ns() // 1_000_000
+
+
+def new_id() -> str:
+    """A new ULID."""
+    return ulid(now_ms(), secrets.randbits(80))
+
+
+def utc_now() -> str:
+    """The time as ISO 8601 in UTC, milliseconds, with Z."""
+    return iso(now_ms())
