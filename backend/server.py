@@ -36,6 +36,7 @@ from backend.core.times import DAY_MS, iso
 from backend.credentials import Passwords, Signer, Tokens, new_login_link, new_signing_key, secret_hash
 from backend.directory import Places
 from backend.execution.builtins import CLEAR, Builtins, help_text
+from backend.execution.confinement import RUNNABLE
 from backend.execution.launcher import CageLauncher
 from backend.execution.local import LocalExecutor, OutsideProgram
 from backend.execution.metering import Meters
@@ -297,12 +298,7 @@ def _places(
         give_folder(folder, owner)
 
     base = _workspaces(settings, owner)
-    for name, folder in (
-        ("GATEPOST_WORKSPACE", settings.workspace),
-        *(("GATEPOST_READABLE", f) for f in settings.readable),
-    ):
-        if folder and settings.data_dir.absolute().is_relative_to(Path(folder).absolute()):
-            raise SettingsError(f"{name}: {folder} holds the data folder, which commands must not see")
+    _check_closed(settings)
     workspace = settings.workspace_dir if settings.workspace else base / "workspace"
     try:
         prepare_workspace(workspace)
@@ -319,6 +315,20 @@ def _places(
         prepare=prepare,
         live_owner=lambda id: found.request.principal if (found := gateway.find(id)) else None,
     )
+
+
+def _check_closed(settings: Settings) -> None:
+    """Raises SettingsError where the data folder lies in one that commands read, wherever links lead."""
+    folders: list[tuple[str, str | Path]] = [
+        *(("GATEPOST_DATA_DIR", folder) for folder in RUNNABLE),
+        *(("GATEPOST_READABLE", folder) for folder in settings.readable),
+        *(("PYGUARD_COMMAND", folder) for folder in _pyguard_folders(settings)),
+        *(("GATEPOST_WORKSPACE", folder) for folder in [settings.workspace] if folder),
+    ]
+    data = settings.data_dir.resolve()
+    for name, folder in folders:
+        if data.is_relative_to(Path(folder).resolve()):
+            raise SettingsError(f"{name}: {folder} holds the data folder, which commands must not see")
 
 
 def _workspaces(settings: Settings, owner: tuple[int, int] | None) -> Path:
