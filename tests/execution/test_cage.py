@@ -149,7 +149,9 @@ def test_limits(cage: Cage) -> None:
     assert limits["Max cpu time"] == ["9", "10"]
     assert limits["Max data size"] == [str(1 << 28)] * 2
     assert limits["Max file size"] == ["4096"] * 2
-    assert limits["Max processes"] == ["99"] * 2
+    soft, hard = map(int, limits["Max processes"])
+    assert soft == hard
+    assert 99 <= soft < 99 + len(os.listdir("/proc")) * 64  # beside those that the user has now
     assert limits["Max open files"] == ["77"] * 2
     assert limits["Max core file size"] == ["1"] * 2  # at which no dump is piped to a program either
 

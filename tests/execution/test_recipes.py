@@ -205,7 +205,7 @@ tried = dict(
     set_uid=lambda: os.chmod("{root}/plain", 0o4755) is None,
     set_uid_new=lambda: os.open("{root}/suid", os.O_CREAT | os.O_WRONLY, 0o4755),
     become_root=lambda: os.setuid(0) is None,
-    change_mode=lambda: os.chmod("{victim}", 0o777) is None,
+    change_mode=lambda: os.chmod("{victim}", 0o666) is None,
     change_owner=lambda: os.chown("{victim}", os.getuid(), -1) is None,
     type_into_terminal=lambda: __import__("fcntl").ioctl(0, 0x5412, b"x") and True,
     personality=lambda: libc.personality(0x40000) >= 0,
