@@ -621,7 +621,8 @@ static void look_around(void)
     }
 }
 
-/* Returns how many were still running: neither stopped nor dead. */
+/* Returns how many were still running: neither stopped nor dead. A dead one gets the signal too: where the first thread
+ * of a process has ended, it looks dead while others go on. */
 static int signal_all(int number)
 {
     int running = 0;
@@ -629,8 +630,8 @@ static int signal_all(int number)
     if (!known && cage.stages[0].pid > 0)
         CALL(__NR_kill, -cage.stages[0].pid, number);
     for (int i = 0; i < known; i++)
-        if (processes[i].ours && processes[i].state != 'Z' && processes[i].state != 'X') {
-            running += processes[i].state != 'T';
+        if (processes[i].ours) {
+            running += processes[i].state != 'T' && processes[i].state != 'Z' && processes[i].state != 'X';
             CALL(__NR_kill, processes[i].pid, number);
         }
     return running;

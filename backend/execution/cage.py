@@ -242,16 +242,15 @@ class Cage:
             rounds += 1
 
     def signal_all(self, number: int) -> int:
-        """Signal all descendants; returns how many were still running: neither stopped nor dead."""
+        """Signal all descendants; returns how many were still running: neither stopped nor dead, as far as it shows."""
         found = look_around()
         ours = {self.me}
         while more := {pid for pid, (parent, _) in found.items() if parent in ours and pid not in ours}:
             ours |= more
         ours.remove(self.me)
-        alive = [pid for pid in sorted(ours) if found[pid][1] not in "ZX"]  # a parent before it sees its child die
-        for pid in alive:
+        for pid in sorted(ours):  # a parent before it sees its child die
             try_quietly(os.kill, pid, number)
-        return sum(found[pid][1] != "T" for pid in alive)
+        return sum(found[pid][1] not in "TZX" for pid in ours)
 
     def tell_usage(self) -> None:
         """What was reaped is counted as this process's own reading and writing."""

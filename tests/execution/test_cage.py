@@ -228,6 +228,34 @@ def test_after_a_kill_nothing_is_left(cage: Cage) -> None:
     assert left == 0
 
 
+THREADS = """
+import ctypes, os, sys, threading, time
+def go_on():
+    with open(f"/proc/self/task/{os.getpid()}/stat") as leader:
+        while ") Z " not in leader.read():
+            leader.seek(0)
+            time.sleep(0.001)
+    os.write(1, b"ready\\n")
+    while True:
+        time.sleep(1)
+threading.Thread(target=go_on).start()
+ctypes.CDLL(None).syscall({"x86_64": 60, "aarch64": 93}[os.uname().machine], 0)  # the end of this thread alone
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_process_whose_first_thread_has_ended_is_reached_too(cage: Cage, number: signal.Signals) -> None:
+    need(os.path.exists("/usr/bin/python3"), "python3 for commands")
+    launched, output = cage.start(["/usr/bin/python3", "-c", THREADS])
+    wait(output)
+    try:
+        launched.signal(number)
+        wait(launched.pidfd)
+    finally:
+        os.close(output)
+    assert launched.finish().ends[0].code == -number
+
+
 def test_at_the_end_nothing_is_left(cage: Cage) -> None:
     need(os.path.exists(program("setsid")), "setsid")
     mark = f"2000.{os.getpid()}"
