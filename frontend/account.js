@@ -1,6 +1,6 @@
 // Who is logged in: the form, the name in the header, the projects, the way out. The token is the session's.
 
-import { ApiError, projects, revoke, tokenOfPassword, tokenOfTicket } from "./api.js";
+import { ApiError, makeProject, projects, revoke, tokenOfPassword, tokenOfTicket } from "./api.js";
 import { lasting, thisTab } from "./storage.js";
 
 const element = (id) => document.getElementById(id);
@@ -25,11 +25,21 @@ export class Account {
       this.logIn();
     });
     element("project").addEventListener("change", () => thisTab.set("project", element("project").value));
+    element("project-new").addEventListener("click", () => this.askName());
+    element("project-close").addEventListener("click", () => element("project-dialog").close());
+    element("project-form").addEventListener("submit", (event) => {
+      event.preventDefault();
+      this.makeProject();
+    });
   }
 
   // The id of the project that was chosen, empty for none.
   get project() {
     return this.user === null ? "" : element("project").value;
+  }
+
+  get projectName() {
+    return this.project && element("project").selectedOptions[0].text;
   }
 
   // From the session: the server says who this is.
@@ -46,6 +56,7 @@ export class Account {
     element("who").hidden = !known;
     element("log-out").hidden = !known;
     element("log-in").hidden = known;
+    element("work").hidden = !known;
     if (!known) element("project-label").hidden = true;
   }
 
@@ -66,6 +77,30 @@ export class Account {
     const kept = thisTab.get("project", "");
     element("project").value = found.some(({ id }) => id === kept) ? kept : "";
     element("project-label").hidden = found.length === 0;
+  }
+
+  askName() {
+    element("project-problem").textContent = "";
+    element("project-name").value = "";
+    element("project-dialog").showModal();
+  }
+
+  // Commands run in it from now on.
+  async makeProject() {
+    const button = element("project-send");
+    element("project-problem").textContent = "";
+    button.disabled = true;
+    try {
+      const { id } = await makeProject(this.page.session.login, element("project-name").value.trim());
+      thisTab.set("project", id);
+      await this.offerProjects();
+      element("project-dialog").close();
+      this.page.focus();
+    } catch (error) {
+      element("project-problem").textContent = wordsOf(error);
+    } finally {
+      button.disabled = false;
+    }
   }
 
   ask() {

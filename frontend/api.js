@@ -42,6 +42,13 @@ export const tokenOfTicket = async (ticket) => (await call("api/auth/link", null
 
 export const revoke = (token) => call("api/auth/revoke", token, { method: "POST", keepalive: true });
 export const projects = (token) => call("api/projects", token);
+export const makeProject = (token, name) => call("api/projects", token, asJson({ name }));
+
+// A page of executions, newest first; what `query` leaves empty is not asked for.
+export function executions(token, query) {
+  const given = Object.entries(query).filter(([, value]) => value);
+  return call(`api/executions?${new URLSearchParams(given)}`, token);
+}
 
 // Why no command can run here, in words; null when commands can.
 export async function whyUnprotected() {

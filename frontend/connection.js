@@ -50,8 +50,8 @@ export class Connection {
     const longest = Math.min(LONGEST_WAIT, FIRST_WAIT * 2 ** this.failures);
     const wait = longest / 2 + (Math.random() * longest) / 2;
     this.failures += 1;
-    this.on.waiting(Math.ceil(wait / 1000));
     this.timer = setTimeout(() => this.open(), wait);
+    this.on.waiting(Math.ceil(wait / 1000));
   }
 
   hurry() {

@@ -4,6 +4,7 @@ import { Account } from "./account.js";
 import { whyUnprotected } from "./api.js";
 import { Connection } from "./connection.js";
 import { History } from "./history.js";
+import { Past } from "./past.js";
 import { Screen } from "./screen.js";
 import { Session } from "./session.js";
 import { lasting, thisTab } from "./storage.js";
@@ -18,7 +19,8 @@ const view = {
   screen,
   state(name, text) {
     element("state").dataset.state = name;
-    stateText(text);
+    if (text) stateText(text);
+    else tick();
   },
   announce(text) {
     element("live").textContent = text;
@@ -28,8 +30,9 @@ const view = {
     line.placeholder = busy ? "Input for the command" : "Type a command";
     line.setAttribute("aria-label", busy ? "Input for the running command" : "Command");
     element("send").textContent = busy ? "Send" : "Run";
-    for (const [id, shown] of [["stop", busy], ["end", busy], ["older", !busy], ["newer", !busy]]) {
-      element(id).hidden = !shown;
+    const shown = { stop: busy, end: busy, older: !busy, newer: !busy, check: !busy };
+    for (const [id, shows] of Object.entries(shown)) {
+      element(id).hidden = !shows;
     }
   },
   ready(message) {
@@ -78,12 +81,25 @@ const connection = new Connection(url.href, {
   waiting: (seconds) => {
     waitingUntil = Date.now() + seconds * 1000;
     view.state("offline", "");
-    tick();
   },
 });
 session.use(connection);
 
 const account = new Account({ session, screen, history, notice, focus: () => line.focus({ preventScroll: true }) });
+
+new Past({
+  scope: () => ({ token: session.login, project: account.project, name: account.projectName }),
+  open(id, when) {
+    if (!session.replay(id, when)) return "Wait until the command that runs has ended.";
+    element("welcome").hidden = true;
+    line.focus();
+    return "";
+  },
+  reuse(command) {
+    line.value = command;
+    line.focus();
+  },
+});
 
 function logInBy(ticket) {
   view.state("connecting", "Logging in");
@@ -95,31 +111,40 @@ function logInBy(ticket) {
 }
 
 function stateText(text) {
-  if (text && element("state-text").textContent !== text) element("state-text").textContent = text;
+  if (element("state-text").textContent !== text) element("state-text").textContent = text;
 }
 
 // What changes with time: how long a command has run, when the next attempt comes.
 function tick() {
   if (connection.timer) {
     stateText(`Reconnecting in ${Math.max(0, Math.ceil((waitingUntil - Date.now()) / 1000))} s`);
+  } else if (session.ready && session.current?.when) {
+    stateText("Reading what was recorded");
   } else if (session.ready && session.current) {
     const seconds = Math.max(0, Math.floor((Date.now() - session.current.since) / 1000));
-    stateText(`Running ${session.current.command ?? "the command"} · ${seconds} s`);
+    // The time comes first, since a narrow page cuts off the end.
+    stateText(`Running ${seconds} s${session.current.command ? ` · ${session.current.command}` : ""}`);
   }
 }
 
-// False when the text was not taken.
-function submit(text) {
+// False when the text was not taken. With `dryRun` a command is judged only.
+function submit(text, dryRun = false) {
   let taken = true;
   if (session.busy) {
-    taken = session.input(text);
+    taken = !dryRun && session.input(text);
   } else if (text.trim()) {
-    taken = session.run(text.trim(), account.project);
+    taken = session.run(text.trim(), account.project, dryRun);
     if (taken) history.add(text.trim());
     element("welcome").hidden = true;
   }
   tick();
   return taken;
+}
+
+// The line stays, to be changed or run.
+function check() {
+  submit(line.value, true);
+  line.focus();
 }
 
 function walk(step) {
@@ -132,6 +157,13 @@ const keys = {
   ArrowUp: () => walk(-1),
   ArrowDown: () => walk(1),
 };
+const shiftKeys = {
+  Enter: check,
+};
+const scrollKeys = {
+  PageUp: () => screen.scroll(-1),
+  PageDown: () => screen.scroll(1),
+};
 const controlKeys = {
   c: () => {
     if (session.busy) session.cancel();
@@ -143,13 +175,27 @@ const controlKeys = {
 
 const selecting = () => screen.selection || line.selectionStart !== line.selectionEnd || String(window.getSelection());
 
-document.addEventListener("keydown", (event) => {
-  const control = event.ctrlKey && !event.altKey && !event.metaKey && !event.shiftKey;
-  const inPrompt = event.target === line || !/^(INPUT|SELECT|TEXTAREA|BUTTON)$/.test(event.target.tagName);
-  if (!inPrompt || event.isComposing || anyDialog()) return;
-  const action = control ? controlKeys[event.key.toLowerCase()] : event.target === line ? keys[event.key] : undefined;
+// What a key does here, if anything.
+function actionOf({ key, target, ctrlKey, altKey, metaKey, shiftKey }) {
+  if (altKey || metaKey) return undefined;
+  if (!ctrlKey) return shiftKey && target === line ? shiftKeys[key] : { ...scrollKeys, ...(target === line && keys) }[key];
   // With something selected, Ctrl-C copies as everywhere.
-  if (!action || (control && event.key.toLowerCase() === "c" && selecting())) return;
+  if (shiftKey || (key.toLowerCase() === "c" && selecting())) return undefined;
+  return controlKeys[key.toLowerCase()];
+}
+
+// Nobody can type into the output, so what is typed there goes to the prompt.
+function isMeantForPrompt({ key, target, ctrlKey, altKey, metaKey }) {
+  return key.length === 1 && !ctrlKey && !altKey && !metaKey && element("screen").contains(target);
+}
+
+document.addEventListener("keydown", (event) => {
+  const { target } = event;
+  const elsewhere = /^(INPUT|SELECT|TEXTAREA|BUTTON)$/.test(target.tagName) && !element("screen").contains(target);
+  if ((target !== line && elsewhere) || event.isComposing || anyDialog()) return;
+  if (isMeantForPrompt(event)) line.focus();
+  const action = actionOf(event);
+  if (!action) return;
   event.preventDefault();
   action();
 });
@@ -165,6 +211,7 @@ element("welcome").addEventListener("click", (event) => {
 });
 element("stop").addEventListener("click", () => session.cancel());
 element("end").addEventListener("click", () => session.endInput());
+element("check").addEventListener("click", check);
 element("older").addEventListener("click", () => walk(-1));
 element("newer").addEventListener("click", () => walk(1));
 element("screen").addEventListener("mouseup", () => screen.selection || line.focus({ preventScroll: true }));

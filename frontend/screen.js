@@ -29,6 +29,18 @@ export const style = {
   problem: (text) => `\x1b[31m${text}\x1b[0m`,
 };
 
+// Lines of at most `width` characters; what follows the first is as far in as it.
+function wrapped(text, width) {
+  const indent = /^ */.exec(text)[0];
+  const lines = [];
+  for (const word of text.trim().split(" ")) {
+    const line = lines.at(-1);
+    if (line === undefined || line.length + 1 + word.length > width) lines.push(indent + word);
+    else lines[lines.length - 1] = `${line} ${word}`;
+  }
+  return lines;
+}
+
 export class Screen {
   constructor(element) {
     this.terminal = new Terminal({
@@ -46,6 +58,9 @@ export class Screen {
     this.fit = new FitAddon();
     this.terminal.loadAddon(this.fit);
     this.terminal.open(element);
+    // Keys are the page's. The emulator would keep Tab, and whoever has no mouse could not leave it.
+    this.terminal.attachCustomKeyEventHandler(() => false);
+    this.terminal.textarea.setAttribute("aria-label", "Terminal output, Page Up and Page Down scroll");
     this.waiting = [];
     this.writing = false;
     this.atStart = true; // of a line
@@ -67,10 +82,18 @@ export class Screen {
     this.atStart = true;
   }
 
-  // The line that begins a command.
-  command(text) {
+  // Words of the page's own, broken between words; `head` is painted by itself.
+  words(text, paint = (line) => line, head = "", paintHead = paint) {
+    const [first, ...others] = wrapped(head + text, this.terminal.cols);
+    const rest = first.slice(head.length);
+    this.say(paintHead(first.slice(0, head.length)) + (rest && paint(rest)));
+    for (const line of others) this.say(paint(line));
+  }
+
+  // The line that begins a command, with a word on what is done with it.
+  command(text, note = "") {
     if (!this.empty) this.say("");
-    this.say(`${style.accent("$")} ${style.strong(text)}`);
+    this.say(`${style.accent("$")} ${style.strong(text)}${note && style.faint(`  ${note}`)}`);
   }
 
   write(text) {
@@ -90,6 +113,10 @@ export class Screen {
     this.terminal.reset();
     this.atStart = true;
     this.empty = true;
+  }
+
+  scroll(pages) {
+    this.terminal.scrollPages(pages);
   }
 
   get selection() {

@@ -2,6 +2,7 @@
 
 import { isUnauthorised } from "./connection.js";
 import { style } from "./screen.js";
+import { duration, size } from "./words.js";
 
 const CLEAR_SCREEN = "CLEAR_SCREEN";
 const FRAME_LIMIT = 60_000; // characters of input sent at once; a frame holds 64 KiB
@@ -17,7 +18,7 @@ export class Session {
     this.store = store;
     this.asked = null; // { id, command }: sent and not yet answered
     this.stopping = false; // what was asked is to be cancelled as soon as it starts
-    this.current = null; // { id, seq, command, since }
+    this.current = null; // { id, seq, command, rule, risk, since, when }; `when` only where it ran before
     this.ready = false;
     this.sent = 0; // commands; the number of each is its id
     this.login = store.get("login", null); // the access token of an account
@@ -39,20 +40,32 @@ export class Session {
 
   // From the page.
 
-  run(command, project) {
+  // With `dryRun` it is judged only.
+  run(command, project, dryRun = false) {
     const { screen } = this.view;
     if (!this.ready) {
       screen.say(style.refused("Not connected yet; nothing was sent."));
       return false;
     }
-    screen.command(plain(command));
-    if (command === "clear") {
+    screen.command(plain(command), dryRun ? "checked, not run" : "");
+    if (command === "clear" && !dryRun) {
       screen.clear();
       return true;
     }
     this.sent += 1;
     this.asked = { id: String(this.sent), command };
-    this.connection.send({ type: "run", command, id: this.asked.id, ...(project ? { project } : {}) });
+    const options = { ...(project && { project }), ...(dryRun && { dry_run: true }) };
+    this.connection.send({ type: "run", command, id: this.asked.id, ...options });
+    this.show();
+    return true;
+  }
+
+  // Show what was recorded of a command; one that runs yet is followed. `when` is in words.
+  replay(id, when) {
+    if (!this.ready || this.busy) return false;
+    this.current = { id, seq: 0, command: null, since: Date.now(), when };
+    this.store.set("execution", id);
+    this.connection.send({ type: "attach", execution: id, after_seq: 0 });
     this.show();
     return true;
   }
@@ -181,13 +194,23 @@ export class Session {
   on_started(message) {
     const again = this.current !== null;
     if (again && (message.execution !== this.current.id || this.current.seq > 0)) return;
-    if (again) this.view.screen.command(plain(message.command));
+    const note = message.dry_run ? "checked, not run" : this.current?.when;
+    if (again) this.view.screen.command(plain(message.command), note);
+    const { execution: id, seq, command, rule, risk } = message;
     const since = again ? Date.parse(message.time) : Date.now();
-    this.current = { id: message.execution, seq: message.seq, command: message.command, since };
+    this.current = { id, seq, command, rule, risk, since, when: this.current?.when };
+    this.foretell(message);
     this.store.set("execution", message.execution);
     if (this.stopping) this.connection.send({ type: "cancel", execution: this.current.id });
     this.drop();
     this.show();
+  }
+
+  // What is known before any output comes.
+  foretell({ dry_run, metadata_only, commands, argv }) {
+    const { screen } = this.view;
+    if (metadata_only) screen.words("The output of this command is neither kept nor shown.", style.faint);
+    for (const words of (dry_run && (commands ?? [argv])) || []) screen.words(`  ${words.map(quoted).join(" ")}`);
   }
 
   on_stdout(message) {
@@ -234,16 +257,18 @@ export class Session {
     const { id, command } = this.asked ?? {};
     if (message.id === id || (message.id === undefined && message.command === command)) this.drop();
     screen.say(style.refused(`✕ Refused by ${plain(message.rule)}`));
-    screen.say(`  ${plain(message.reason ?? message.message)}`);
-    if (message.hint) screen.say(style.faint(`  ${plain(message.hint)}`));
+    screen.words(`  ${plain(message.reason ?? message.message)}`);
+    if (message.hint) screen.words(`  ${plain(message.hint)}`, style.faint);
     this.view.announce(`Refused by ${message.rule}. ${message.reason ?? ""} ${message.hint ?? ""}`);
     this.show();
   }
 
   on_complete(message) {
     const end = describeEnd(message);
-    if (end) this.tell(message.status === "succeeded" ? style.faint : style.refused, end);
-    this.view.announce(end || "Done.");
+    const head = `${message.status === "succeeded" ? "✓" : "✕"} ${end}`;
+    const paint = message.status === "succeeded" ? style.accent : style.refused;
+    this.view.screen.words(factsOf(message, this.current), style.faint, head, paint);
+    this.view.announce(end);
     this.forget();
   }
 
@@ -274,18 +299,31 @@ export class Session {
 }
 
 function describeEnd(message) {
-  const seconds = (message.duration_ms / 1000).toFixed(1);
+  const time = duration(message.duration_ms);
   const cut = message.truncated ? ", output cut" : "";
   switch (message.status) {
     case "succeeded":
-      return message.dry_run ? "Allowed; nothing ran." : "";
+      return message.dry_run ? "Allowed; nothing ran" : `Done in ${time}${cut}`;
     case "timed_out":
-      return `Timed out after ${seconds} s`;
+      return `Timed out after ${time}`;
     case "cancelled":
-      return `Cancelled after ${seconds} s`;
+      return `Cancelled after ${time}`;
     case "lost":
       return "Lost: the server stopped while it ran";
     default:
       return `Failed: exit code ${message.exit_code}${message.signal ? `, ${plain(message.signal)}` : ""}${cut}`;
   }
 }
+
+// What it took, what held it, and what let it through.
+function factsOf({ cpu_ms, peak_memory_bytes, protection }, { rule, risk }) {
+  return [
+    protection && `CPU ${duration(cpu_ms)}`,
+    protection && peak_memory_bytes && size(peak_memory_bytes),
+    protection && `held at ${plain(protection)}`,
+    rule && `${plain(rule)}, ${plain(risk)}`,
+  ].filter(Boolean).map((fact) => ` · ${fact}`).join("");
+}
+
+// A word as it could be typed.
+const quoted = (word) => (/^[\w@%+=:,./-]+$/.test(word) ? word : `'${plain(word).replaceAll("'", "'\\''")}'`);

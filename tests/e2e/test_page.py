@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.async_api import Browser, BrowserContext, Page, WebSocketRoute, async_playwright
+from playwright.async_api import Browser, BrowserContext, Page, Route, WebSocketRoute, async_playwright, expect
 
 from tests.needs import need
 from tests.serving import ROOT, Server, processes_of, wait_until
@@ -702,4 +703,187 @@ async def test_the_page_fits_when_logged_in(
     screen = await visit.page.locator("#screen").bounding_box()
     assert screen
     assert screen["height"] > height / 3
+    await context.close()
+
+
+async def test_no_line_runs_under_the_edge_of_the_terminal(visit: Visit) -> None:
+    for width in (360, 1000):
+        await visit.page.set_viewport_size({"width": width, "height": 900})
+        await visit.type(f"echo {'x' * 400}")
+        await visit.state("ready")
+        await visit.sees("Done in")
+        room = await visit.page.evaluate("document.querySelector('#screen').getBoundingClientRect().right")
+        scrollbar = 10
+        for row in await visit.page.locator("#screen .xterm-rows > div span").all():
+            box = await row.bounding_box()
+            assert box is None or box["x"] + box["width"] <= room - scrollbar
+
+
+async def test_words_of_the_page_break_between_words(visit: Visit) -> None:
+    await visit.page.set_viewport_size({"width": 360, "height": 1200})
+    await visit.type("rm -rf /")
+    await visit.sees("pyguard.")
+    rows = await visit.page.locator("#screen .xterm-accessibility-tree > div").all_inner_texts()
+    begin = next(at for at, row in enumerate(rows) if "Allowed here" in row)
+    hint = [row.replace("\xa0", " ").rstrip() for row in rows[begin : begin + 2]]
+    assert all(row.startswith("  ") for row in hint)
+    assert "  ".join(hint).split() == [
+        "Allowed",
+        "here:",
+        "cat,",
+        "clear,",
+        "echo,",
+        "help,",
+        "ls,",
+        "pwd,",
+        "pyguard.",
+    ]
+
+
+async def test_the_end_of_a_command_tells_what_it_took_and_what_held_it(visit: Visit) -> None:
+    await visit.type("pyguard sleep 0.01")
+    await visit.shows(
+        lambda text: re.search(r"✓ Done in \d+ ms · CPU \d+ ms · [\d.]+ MiB · held at L2 · allow\.pyguard, \w+", text)
+    )
+    await visit.type("cat nope.txt")
+    await visit.shows(lambda text: re.search(r"✕ Failed: exit code 1 · CPU .* · held at L2 · allow\.cat, safe", text))
+
+
+async def test_a_line_is_checked_without_running_it(visit: Visit) -> None:
+    (visit.server.workspace / "one two.txt").write_text("kept\n")
+    await visit.page.fill("#line", "cat one*.txt")
+    await visit.page.click("#check")
+    await visit.sees("cat 'one two.txt'")
+    await visit.sees("Allowed; nothing ran · allow.cat, safe")
+    await visit.shows(lambda text: "kept" not in text)
+    assert await visit.page.input_value("#line") == "cat one*.txt"
+    await visit.page.fill("#line", "rm -rf /")
+    await visit.page.press("#line", "Shift+Enter")
+    await visit.sees("Refused by blocked.rm")
+    await visit.state("ready")
+
+
+async def test_tab_leaves_the_terminal_and_letters_typed_there_reach_the_prompt(visit: Visit) -> None:
+    focused = "document.activeElement.id || document.activeElement.className"
+    await visit.page.focus("#screen .xterm-helper-textarea")
+    await visit.page.keyboard.press("Tab")
+    assert "xterm" not in await visit.page.evaluate(focused)
+    await visit.page.focus("#screen .xterm-helper-textarea")
+    await visit.page.keyboard.type("echo typed blindly")
+    assert await visit.page.evaluate(focused) == "line"
+    assert await visit.page.input_value("#line") == "echo typed blindly"
+
+
+async def test_page_up_scrolls_the_output_from_the_prompt(visit: Visit) -> None:
+    await visit.type("pyguard seq 300")
+    await visit.state("ready")
+    await visit.sees("Done in")
+    await visit.page.press("#line", "PageUp")
+    await visit.shows(lambda text: "Done in" not in text)
+    await visit.page.press("#line", "PageDown")
+    await visit.sees("Done in")
+
+
+async def test_a_project_is_made_in_the_page_and_commands_run_in_it(visit: Visit) -> None:
+    token = account(visit.server, "maker")
+    await log_in(visit, "maker")
+    await is_known(visit, "maker · agent")
+    await visit.page.click("#project-new")
+    await visit.page.keyboard.type("  ")
+    await visit.page.keyboard.press("Enter")
+    await visit.page.locator("#project-problem", has_text="name").wait_for(timeout=WAIT)
+    await visit.page.fill("#project-name", "Shop <i>two</i>")
+    await visit.page.keyboard.press("Enter")
+    await visit.page.wait_for_selector("#project-label:not([hidden])", timeout=WAIT)
+    await visit.page.wait_for_selector("#project-dialog", state="hidden", timeout=WAIT)
+    made = visit.server.get("/api/projects", {"Authorization": f"Bearer {token}"}).json
+    assert [project["name"] for project in made] == ["Shop <i>two</i>"]
+    assert await visit.page.input_value("#project") == made[0]["id"]
+    assert await visit.page.evaluate("document.activeElement.id") == "line"
+    await visit.page.keyboard.type("echo here > made.txt")
+    await visit.page.keyboard.press("Enter")
+    await visit.sees("Done in")
+    assert (visit.server.data_dir / "projects" / made[0]["id"] / "made.txt").exists()
+    visit.complaints.clear()  # Chromium complains of the name that was refused
+
+
+async def test_the_history_is_listed_opened_again_and_used_once_more(visit: Visit) -> None:
+    account(visit.server, "looker")
+    await log_in(visit, "looker")
+    await is_known(visit, "looker · agent")
+    for command, end in (("echo '<b>once</b>'", "Done in"), ("cat nope.txt", "exit code 1"), ("rm -rf /", "Refused")):
+        await visit.type(command)
+        await visit.sees(end)
+        await visit.state("ready")
+    await visit.page.click("#past")
+    rows = visit.page.locator("#past-list li")
+    await rows.nth(2).wait_for(timeout=WAIT)
+    texts = await rows.all_inner_texts()
+    assert [text.split("\n")[1] for text in texts] == ["rm -rf /", "cat nope.txt", "echo '<b>once</b>'"]
+    assert "Refused · path.root, blocked" in texts[0]
+    assert "Failed, exit code 1" in texts[1]
+    assert await rows.nth(0).get_by_text("Open").count() == 0
+    await visit.page.select_option("#past-status", "failed")
+    await expect(rows).to_have_count(1, timeout=WAIT)
+    await visit.page.select_option("#past-status", "lost")
+    await visit.page.get_by_text("Nothing here yet.").wait_for(timeout=WAIT)
+    await visit.page.select_option("#past-status", "succeeded")
+    await visit.page.get_by_role("button", name="Open echo").click()
+    await visit.shows(lambda text: text.count("$ echo '<b>once</b>'") == 2 and text.count("✓ Done in") == 2)
+    await visit.state("ready")
+    assert await visit.page.evaluate("document.activeElement.id") == "line"
+    await visit.page.click("#past")
+    await visit.page.get_by_role("button", name="Use again cat nope.txt").click()
+    assert await visit.page.input_value("#line") == "cat nope.txt"
+    await visit.page.click("#log-out")
+    await is_visitor(visit)
+    assert await visit.page.locator("#past-list li").count() == 0
+
+
+async def test_a_long_history_comes_in_pages(visit: Visit, ann: str) -> None:
+    entry = {
+        "command": "ls",
+        "status": "succeeded",
+        "exit_code": 0,
+        "duration_ms": 1,
+        "rule": "allow.ls",
+        "risk_level": "safe",
+        "dry_run": False,
+        "created_at": "2026-11-21T12:00:00.000Z",
+    }
+    asked: list[str] = []
+
+    async def answer(route: Route) -> None:
+        asked.append(route.request.url.partition("?")[2])
+        first = len(asked) == 1
+        await route.fulfill(
+            json={"executions": [{**entry, "id": str(len(asked))}], "next_before": "1" if first else None}
+        )
+
+    await visit.page.route("**/api/executions?*", answer)
+    await visit.page.evaluate(f"sessionStorage.setItem('gatepost.login', '\"{ann}\"')")
+    await visit.page.reload()
+    await is_known(visit, "ann · agent")
+    await visit.page.click("#past")
+    await visit.page.click("#past-more")
+    await expect(visit.page.locator("#past-list li")).to_have_count(2, timeout=WAIT)
+    assert asked == ["limit=30", "before=1&limit=30"]
+    assert not await visit.page.is_visible("#past-more")
+    await visit.page.keyboard.press("Escape")
+    assert await visit.page.evaluate("document.activeElement.id") == "past"
+
+
+async def test_nothing_moves_on_a_phone_while_a_command_runs(browser: Browser, server: Server) -> None:
+    context = await browser.new_context(viewport={"width": 360, "height": 740})
+    visit = await open_page(context, server)
+    boxes = "['log-in', 'theme', 'screen', 'line'].map((id) => JSON.stringify(document.getElementById(id).getBoundingClientRect()))"
+    await visit.type("echo first")
+    await visit.state("ready")
+    before = await visit.page.evaluate(boxes)
+    await visit.type("pyguard bash -c 'sleep 600; echo a long line that does not fit beside the name'")
+    await visit.state("running")
+    assert await visit.page.evaluate(boxes) == before
+    assert (await visit.page.inner_text("#state-text")).startswith("Running 0 s")
+    await visit.page.click("#stop")
+    await visit.state("ready")
     await context.close()
