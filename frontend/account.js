@@ -154,6 +154,7 @@ export class Account {
   leave() {
     this.user = null;
     this.page.screen.clear();
+    for (const id of ["past-dialog", "project-dialog"]) element(id).close();
     for (const key of ["history", "project"]) thisTab.remove(key);
     this.page.history.use(lasting);
     element("project").replaceChildren();

@@ -19,8 +19,9 @@ const view = {
   screen,
   state(name, text) {
     element("state").dataset.state = name;
-    if (text) stateText(text);
-    else tick();
+    if (!text) tick();
+    else if (name === "ready" && !element("unprotected").hidden) stateText("Connected, but no command can run");
+    else stateText(text);
   },
   announce(text) {
     element("live").textContent = text;
@@ -38,7 +39,7 @@ const view = {
   ready(message) {
     element("token-dialog").close();
     account.ready(message);
-    whyUnprotected().then((reason) => show("unprotected", reason));
+    whyUnprotected().then(showProtection);
   },
   askToken(problem) {
     element("token-problem").textContent = problem;
@@ -50,7 +51,7 @@ const view = {
     notice(`You are logged out. ${reason}`);
   },
   unprotected(reason) {
-    whyUnprotected().then((more) => show("unprotected", more ?? reason));
+    whyUnprotected().then((more) => showProtection(more ?? reason));
   },
   projectGone() {
     account.offerProjects();
@@ -63,6 +64,11 @@ const anyDialog = () => document.querySelector("dialog[open]") !== null;
 function show(id, text) {
   element(id).textContent = text ?? "";
   element(id).hidden = !text;
+}
+
+function showProtection(problem) {
+  show("unprotected", problem);
+  session.show();
 }
 
 function notice(text) {
@@ -203,6 +209,16 @@ document.addEventListener("keydown", (event) => {
 element("prompt").addEventListener("submit", (event) => {
   event.preventDefault();
   if (submit(line.value)) line.value = "";
+});
+// A line of input cannot hold the line breaks of what is pasted and would join its lines to a single, other command.
+line.addEventListener("paste", (event) => {
+  const lines = event.clipboardData.getData("text/plain").replace(/[\r\n]+$/, "").split(/\r\n|\r|\n/);
+  const count = lines.length;
+  if (count === 1) return;
+  event.preventDefault();
+  line.setRangeText(lines.shift(), line.selectionStart, line.selectionEnd, "end");
+  if (session.busy) while (lines.length && submit(line.value)) line.value = lines.shift();
+  else notice(`One line runs at a time: of the ${count} lines that were pasted, the first is in the prompt.`);
 });
 element("welcome").addEventListener("click", (event) => {
   const command = event.target.dataset.command;

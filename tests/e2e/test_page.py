@@ -651,6 +651,7 @@ async def test_a_server_that_cannot_hold_commands_says_so_in_words(browser: Brow
     assert "No command can run here now." in text
     assert "at level L0; L2 is wanted" in text
     assert "Not prevented: read a file outside." in text
+    await expect(visit.page.locator("#state-text")).to_have_text("Connected, but no command can run", timeout=WAIT)
     assert await visit.page.evaluate("document.documentElement.scrollWidth") <= 360
     await context.close()
 
@@ -887,3 +888,66 @@ async def test_nothing_moves_on_a_phone_while_a_command_runs(browser: Browser, s
     await visit.page.click("#stop")
     await visit.state("ready")
     await context.close()
+
+
+async def paste(visit: Visit, text: str) -> None:
+    """What the browser does when somebody pastes into the prompt."""
+    await visit.page.focus("#line")
+    await visit.page.evaluate(
+        """(text) => {
+          const clipboardData = new DataTransfer();
+          clipboardData.setData("text/plain", text);
+          const event = new ClipboardEvent("paste", { clipboardData, bubbles: true, cancelable: true });
+          document.activeElement.dispatchEvent(event);
+        }""",
+        text,
+    )
+
+
+async def test_lines_that_are_pasted_are_not_joined_to_another_command(visit: Visit) -> None:
+    await visit.page.fill("#line", "echo ")
+    await paste(visit, "one\r\nrm two\r\n")
+    assert await visit.page.input_value("#line") == "echo one"
+    await visit.page.get_by_text("of the 2 lines that were pasted, the first is in the prompt").wait_for(timeout=WAIT)
+    await visit.type("cat")
+    await visit.state("running")
+    await paste(visit, "first\nsecond\nthird")
+    await visit.shows(lambda text: text.count("first") == 2 and text.count("second") == 2)
+    assert await visit.page.input_value("#line") == "third"
+    await visit.page.click("#stop")
+    await visit.state("ready")
+
+
+async def test_an_account_that_is_closed_leaves_no_dialog_open(visit: Visit) -> None:
+    token = account(visit.server, "passer")
+    await visit.page.evaluate(f"sessionStorage.setItem('gatepost.login', '\"{token}\"')")
+    await visit.page.reload()
+    await is_known(visit, "passer · agent")
+    await visit.page.click("#past")
+    cli(visit.server, "user", "disable", "passer")
+    await visit.page.get_by_text("You are logged out.").wait_for(timeout=WAIT)
+    assert await visit.page.locator("dialog[open]").count() == 0
+
+
+def luminance(colour: str) -> float:
+    """Of `#rrggbb`, as WCAG 2 defines it."""
+    parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+@pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
+def test_colours_have_the_contrast_of_wcag_aa(scheme: int) -> None:
+    style = (ROOT / "frontend/style.css").read_text()
+    pairs = re.findall(r"--([a-z-]+): light-dark\((#\w{6}), (#\w{6})\)", style)
+    light = {name: luminance(both[scheme]) for name, *both in pairs}
+
+    def contrast(one: str, other: str) -> float:
+        darker, lighter = sorted((light[one], light[other]))
+        return (lighter + 0.05) / (darker + 0.05)
+
+    for ground in ("ground", "panel"):
+        for text in ("ink", "soft", "accent", "amber", "red"):
+            assert contrast(text, ground) >= 4.5, (text, ground)
+        assert contrast("field", ground) >= 3, ground
+    assert contrast("on-accent", "accent") >= 4.5
