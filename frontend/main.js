@@ -58,6 +58,7 @@ const view = {
   },
 };
 
+const focusLine = () => line.focus({ preventScroll: true });
 const anyDialog = () => document.querySelector("dialog[open]") !== null;
 
 // A line of its own above the terminal; without text it goes.
@@ -91,20 +92,22 @@ const connection = new Connection(url.href, {
 });
 session.use(connection);
 
-const account = new Account({ session, screen, history, notice, focus: () => line.focus({ preventScroll: true }) });
+const account = new Account({ session, screen, history, notice, focus: focusLine });
 
+const UNTIL_ENDED = "Wait until the command that runs has ended, and the page is connected.";
 new Past({
   scope: () => ({ token: session.login, project: account.project, name: account.projectName }),
   open(id, when) {
-    if (!session.replay(id, when)) return "Wait until the command that runs has ended.";
+    if (!session.replay(id, when)) return UNTIL_ENDED;
     element("welcome").hidden = true;
-    line.focus();
     return "";
   },
   reuse(command) {
+    if (session.busy) return UNTIL_ENDED; // else it would become the input of what runs
     line.value = command;
-    line.focus();
+    return "";
   },
+  focus: focusLine,
 });
 
 function logInBy(ticket) {
@@ -230,7 +233,7 @@ element("end").addEventListener("click", () => session.endInput());
 element("check").addEventListener("click", check);
 element("older").addEventListener("click", () => walk(-1));
 element("newer").addEventListener("click", () => walk(1));
-element("screen").addEventListener("mouseup", () => screen.selection || line.focus({ preventScroll: true }));
+element("screen").addEventListener("mouseup", () => screen.selection || focusLine());
 element("token-form").addEventListener("submit", () => {
   session.prove(element("token").value);
   element("token").value = "";
@@ -267,6 +270,6 @@ paint();
 screen.readAloud(element("reader").checked);
 element("welcome").hidden = session.current !== null;
 setInterval(tick, 500);
-line.focus({ preventScroll: true });
+focusLine();
 if (ticketAtStart) logInBy(ticketAtStart);
 else connection.open();

@@ -33,7 +33,8 @@ function facts(entry) {
 }
 
 export class Past {
-  // `page` has: scope() -> { token, project, name }, open(id, when) -> a problem in words, reuse(command)
+  // `page` has: scope() -> { token, project, name }, focus(), and open(id, when) and reuse(command), which both give a
+  // problem in words
   constructor(page) {
     this.page = page;
     this.before = null; // the entry after which older ones are asked for
@@ -109,20 +110,21 @@ export class Past {
     const uses = made("div", "", { className: "uses" });
     const open = made("button", "Open", { type: "button", ariaLabel: `Open ${command}` });
     const when = status === "running" ? "" : moment(entry.created_at);
-    open.addEventListener("click", () => this.leave(() => this.page.open(entry.id, when)));
+    open.addEventListener("click", () => this.leave(this.page.open(entry.id, when)));
     const again = made("button", "Use again", { type: "button", ariaLabel: `Use again ${command}` });
-    again.addEventListener("click", () => this.leave(() => this.page.reuse(command)));
+    again.addEventListener("click", () => this.leave(this.page.reuse(command)));
     // What was refused has no recording.
     uses.append(...(status === "denied" ? [] : [open]), again);
     return uses;
   }
 
   // The dialog gives way to what was chosen, unless that cannot be.
-  leave(choose) {
+  leave(problem) {
+    if (problem) {
+      this.tell(problem, "");
+      return;
+    }
     element("past-dialog").close();
-    const problem = choose();
-    if (!problem) return;
-    element("past-dialog").showModal();
-    this.tell(problem, "");
+    this.page.focus();
   }
 }

@@ -836,6 +836,16 @@ async def test_the_history_is_listed_opened_again_and_used_once_more(visit: Visi
     await visit.page.click("#past")
     await visit.page.get_by_role("button", name="Use again cat nope.txt").click()
     assert await visit.page.input_value("#line") == "cat nope.txt"
+    await visit.type("cat")
+    await visit.state("running")
+    await visit.page.click("#past")
+    await visit.page.get_by_role("button", name="Use again cat nope.txt").click()
+    await visit.page.get_by_text("Wait until the command that runs has ended").wait_for(timeout=WAIT)
+    await expect(rows).to_have_count(4)
+    assert await visit.page.input_value("#line") == ""
+    await visit.page.keyboard.press("Escape")
+    await visit.page.click("#stop")
+    await visit.state("ready")
     await visit.page.click("#log-out")
     await is_visitor(visit)
     assert await visit.page.locator("#past-list li").count() == 0
