@@ -232,7 +232,8 @@ async def _result(agents: Agents, started: Execution | str) -> Executed:
     id = started if isinstance(started, str) else started.id
     transcript = Transcript()
     if not await agents.gateway.follow(id, 0, in_turns(transcript.take)):
-        raise Problem(410, "execution.forgotten", "The output of this execution is not kept any more.")
+        hint = f"GET /api/executions/{id} tells how it ended."
+        raise Problem(410, "execution.forgotten", "The output of this execution is not kept here.", hint=hint)
     if isinstance(started, Execution) and started.task:
         await started.task
     begun, complete = transcript.last("started"), transcript.last("complete")

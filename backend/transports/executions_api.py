@@ -148,15 +148,23 @@ class Executions:
             raise Problem(403, "role.forbidden", "You may look at this execution, but not touch it.")
         found = self.gateway.find(id)
         if found is None:
-            elsewhere = record.status is Status.RUNNING
-            rule = "execution.elsewhere" if elsewhere else "execution.not_running"
-            where = "runs in another server process" if elsewhere else "does not run any more"
-            raise Problem(409, rule, f"The execution {id} {where}.")
+            raise _elsewhere(id) if record.status is Status.RUNNING else _ended(id)
         return found
 
 
 def _unknown(id: str) -> Problem:
-    return Problem(404, "execution.unknown", f"There is no execution {id} for you.")
+    hint = "GET /api/executions lists those that are there for you."
+    return Problem(404, "execution.unknown", f"There is no execution {id} for you.", hint=hint)
+
+
+def _elsewhere(id: str) -> Problem:
+    hint = "Ask the server that started it, or wait for its end."
+    return Problem(409, "execution.elsewhere", f"The execution {id} runs in another server process.", hint=hint)
+
+
+def _ended(id: str) -> Problem:
+    hint = f"GET /api/executions/{id} tells how it ended."
+    return Problem(409, "execution.not_running", f"The execution {id} does not run any more.", hint=hint)
 
 
 def execution_routes(executions: Executions) -> APIRouter:
@@ -270,7 +278,10 @@ def _add_reading(router: APIRouter, executions: Executions) -> None:
         """The messages of an execution as server-sent events, live, until its end. `Last-Event-ID` resumes."""
         await executions.record(principal, execution)
         if executions.gateway.recordings.find(execution) is None:
-            raise Problem(410, "execution.forgotten", "Nothing of this execution was recorded, or it is not kept.")
+            detail = "Nothing of this execution was recorded, or it is not kept."
+            raise Problem(
+                410, "execution.forgotten", detail, hint=f"GET /api/executions/{execution} tells how it ended."
+            )
         if executions.streams[principal.name] >= MOST_STREAMS:
             detail = f"You follow {MOST_STREAMS} executions already."
             raise Problem(429, "limits.watching", detail, hint="Close a stream, or wait for its end.", retry_after=5)
@@ -374,9 +385,11 @@ def _add_touching(router: APIRouter, executions: Executions) -> None:
         """Write to the standard input of a command that was started with `stdin: true`."""
         inbox = (await executions.running(principal, execution)).control.stdin
         if inbox.closed:
-            raise Problem(409, "stdin.closed", "The standard input of this command is closed.")
+            detail, hint = "The standard input of this command is closed.", "Start it with `stdin` to have it open."
+            raise Problem(409, "stdin.closed", detail, hint=hint)
         if body.data and not inbox.put(body.data.encode("utf-8", "replace")):
-            raise Problem(409, "stdin.full", "The command does not read its input, and no more of it is kept.")
+            detail = "The command does not read its input, and no more of it is kept."
+            raise Problem(409, "stdin.full", detail, hint="Wait until it reads, or cancel it.")
         if body.close:
             inbox.close()
         return {"id": execution, "waiting_bytes": len(inbox.waiting)}

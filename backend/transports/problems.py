@@ -136,8 +136,7 @@ def add_problems(app: FastAPI, rejected: Rejected) -> None:
         return await answer(request, _invalid(error.errors()))
 
     async def http(request: Request, error: HTTPException) -> JSONResponse:
-        problem = Problem(error.status_code, _rule(error.status_code), str(error.detail))
-        response = await answer(request, problem)
+        response = await answer(request, _framework(request, error))
         response.headers.update(error.headers or {})
         return response
 
@@ -182,10 +181,21 @@ def _seconds(error: RateLimitExceeded) -> float:
     return float(error.limit.limit.get_expiry()) if error.limit else 60.0
 
 
-def _rule(status: int) -> str:
-    """The rule for what the frame itself refuses."""
-    names = {404: "request.path", 405: "request.method", 413: "limits.body", 415: "request.type"}
-    return names.get(status, "request.invalid")
+def _framework(request: Request, error: HTTPException) -> Problem:
+    """What the web library itself refuses, with what to do."""
+    status, detail = error.status_code, str(error.detail)
+    if status == 404:
+        return Problem(
+            404, "request.path", f"There is nothing at {request.url.path[:200]}.", hint="GET /docs lists the routes."
+        )
+    if status == 405:
+        allowed = (error.headers or {}).get("Allow", "another method")
+        return Problem(405, "request.method", f"{request.method} is not for this path.", hint=f"Use {allowed}.")
+    if status == 413:
+        return Problem(413, "limits.body", detail, hint="Send less.")
+    return Problem(
+        status, "request.invalid", f"{detail.rstrip('.')}.", hint="Send JSON in UTF-8, or a form where one is wanted."
+    )
 
 
 def _invalid(errors: Sequence[Any]) -> Problem:

@@ -128,7 +128,7 @@ class Starter:
                 return claim.execution
             await asyncio.sleep(WAIT)
         detail = "Another request with this Idempotency-Key has not begun yet."
-        raise Problem(409, "idempotency.waiting", detail, retry_after=1)
+        raise Problem(409, "idempotency.waiting", detail, hint="Send it again in a moment.", retry_after=1)
 
     async def _submit_claimed(self, request: Request, key: str) -> Execution:
         try:

@@ -177,6 +177,31 @@ def test_a_wrong_method_is_405(world: World, method: str, path: str) -> None:
     _recorded(world, origin, 405)
 
 
+def test_what_is_refused_says_what_to_do(world: World) -> None:
+    """Each with its rule and a hint of its own."""
+    done = world.start("ann", "cat", stdin=False)
+    world.ended(done)
+    denied = world.execute("ann", "sudo ls").json()["command_id"]
+    broken = {"content": b"{\xff", "headers": {"Content-Type": "application/json"}}
+    asked = {
+        "request.path": world.ask("ann", "GET", "/api/nowhere"),
+        "request.method": world.ask("ann", "DELETE", "/api/agent/execute"),
+        "request.invalid": world.ask("ann", "POST", "/api/executions", **broken),
+        "execution.unknown": world.ask("ann", "GET", f"/api/executions/{NEVER}"),
+        "execution.not_running": world.ask("ann", "POST", f"/api/executions/{done}/stdin", {"data": "x"}),
+        "execution.forgotten": world.ask("ann", "GET", f"/api/executions/{denied}/events"),
+        "project.unknown": world.ask("ann", "GET", f"/api/projects/{NEVER}"),
+        "request.type": world.ask("ann", "POST", "/api/executions", content=b"{}"),
+    }
+    for rule, answer in asked.items():
+        problem = answer.json()
+        assert problem["rule"] == rule
+        assert len(problem["hint"]) >= len("Use POST."), problem
+        assert problem["detail"].endswith("."), problem
+    assert asked["request.method"].json()["hint"] == "Use POST."
+    assert "/api/nowhere" in asked["request.path"].json()["detail"]
+
+
 def test_huge_headers_break_nothing(world: World) -> None:
     for headers in (
         {"X-Big": "x" * 60_000},
