@@ -1,7 +1,6 @@
 """The command line: `python -m backend serve`, `policy check`, and the verbs of accounts and of the audit."""
 
 import argparse
-import asyncio
 import json
 import resource
 import sys
@@ -74,8 +73,7 @@ def _serve(options: argparse.Namespace) -> int:
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     application = create_app(settings)
-    asyncio.run(_reach(settings))
-    server = _announcing(uvicorn.Server)(
+    server = _server_class(uvicorn.Server)(
         uvicorn.Config(
             application,
             host=settings.host,
@@ -90,6 +88,7 @@ def _serve(options: argparse.Namespace) -> int:
             access_log=False,
             log_config=None,
             workers=1,  # the limits are counted in this process
+            lifespan="off",  # see `_server_class`
             timeout_graceful_shutdown=SHUTDOWN_BOUND,
         )
     )
@@ -97,21 +96,16 @@ def _serve(options: argparse.Namespace) -> int:
     return 0 if server.started else 1
 
 
-async def _reach(settings: Settings) -> None:
-    """Bring the database up to date before anything is served. Raises StorageError, for a message without a trace."""
-    from backend.storage.database import Database, database_url
-
-    database = Database(database_url(settings.database, settings.data_dir))
-    try:
-        await database.migrate()
-    finally:
-        await database.close()
-
-
-def _announcing(base: Any) -> Any:
-    """The server class that tells, once it listens, how to reach it."""
+def _server_class(base: Any) -> Any:
+    """The server class that starts and ends the application itself, and tells once it listens how to reach it."""
 
     class Server(base):  # type: ignore[misc]
+        async def _serve(self, sockets: Any = None) -> None:
+            application = self.config.app
+            # uvicorn would write what goes wrong at the start as a trace; here it reaches `main`, which says it in a line.
+            async with application.router.lifespan_context(application):
+                await super()._serve(sockets)
+
         async def shutdown(self, sockets: Any = None) -> None:
             await super().shutdown(sockets)
             # uvicorn would raise the signal once more, so that an orderly end looked like a crash.

@@ -318,12 +318,10 @@ def _places(
 
 
 def _check_closed(settings: Settings) -> None:
-    """Raises SettingsError where the data folder lies in one that commands read, wherever links lead."""
-    folders: list[tuple[str, str | Path]] = [
+    """Raises SettingsError where the data folder lies in one that all commands read, or that pyguard has to read."""
+    folders = [
         *(("GATEPOST_DATA_DIR", folder) for folder in RUNNABLE),
-        *(("GATEPOST_READABLE", folder) for folder in settings.readable),
         *(("PYGUARD_COMMAND", folder) for folder in _pyguard_folders(settings)),
-        *(("GATEPOST_WORKSPACE", folder) for folder in [settings.workspace] if folder),
     ]
     data = settings.data_dir.resolve()
     for name, folder in folders:
@@ -420,18 +418,20 @@ def _service(telemetry: Telemetry) -> Service:
 def _lifespan(settings: Settings, stores: Stores, gateway: Gateway) -> Any:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        await stores.database.migrate()
-        await stores.ledger.prepare()
-        await recover(stores.history, stores.recordings, stores.ledger)
-        stores.login_link = await _first_admin(stores)
-        chores = [asyncio.create_task(chore) for chore in (_prune(settings, stores), _recover(stores))]
-        yield
-        for chore in chores:
-            chore.cancel()
-        await gateway.close()
-        await stores.ledger.close_writer()
-        await stores.database.close()
-        stores.passwords.close()
+        try:
+            await stores.database.migrate()
+            await stores.ledger.prepare()
+            await recover(stores.history, stores.recordings, stores.ledger)
+            stores.login_link = await _first_admin(stores)
+            chores = [asyncio.create_task(chore) for chore in (_prune(settings, stores), _recover(stores))]
+            yield
+            for chore in chores:
+                chore.cancel()
+            await gateway.close()
+            await stores.ledger.close_writer()
+        finally:
+            await stores.database.close()
+            stores.passwords.close()
 
     return lifespan
 

@@ -240,6 +240,15 @@ class Settings(BaseSettings):
             raise ValueError(f"GATEPOST_SECRET_KEY must have at least {SHORTEST_KEY} bytes")
         return self
 
+    @model_validator(mode="after")
+    def _check_folders(self) -> Self:
+        """Links are followed, as the kernel does when it opens a folder to commands."""
+        data = Path(os.path.realpath(self.data_dir))
+        for name, folder in (("WORKSPACE", self.workspace), *(("READABLE", each) for each in self.readable)):
+            if folder and data.is_relative_to(os.path.realpath(folder)):
+                raise ValueError(f"GATEPOST_{name}: {folder} holds the data folder, which commands must not see")
+        return self
+
     @property
     def token(self) -> str | None:
         """The access token from wherever it was given."""

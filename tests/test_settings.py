@@ -51,6 +51,25 @@ def test_a_value_that_cannot_be_used_is_named(monkeypatch: pytest.MonkeyPatch, n
     assert "short-secret" not in str(raised.value)
 
 
+@pytest.mark.parametrize("name", ["GATEPOST_WORKSPACE", "GATEPOST_READABLE"])
+@pytest.mark.parametrize("folder", [".", "data", "/", "link", "elsewhere/.."])
+def test_a_folder_that_holds_the_data_folder_is_refused(
+    name: str, folder: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path)
+    monkeypatch.setenv(name, folder)
+    with pytest.raises(SettingsError, match=f"{name}: {folder} holds the data folder"):
+        load_settings()
+    assert load_settings(data_dir="/srv/gatepost") if folder != "/" else True
+
+
+def test_a_folder_beside_or_in_the_data_folder_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GATEPOST_READABLE", "data/shared, elsewhere, dat")
+    monkeypatch.setenv("GATEPOST_WORKSPACE", "data/mine")
+    assert load_settings().readable == ("data/shared", "elsewhere", "dat")
+
+
 def test_origins_are_a_list_with_commas(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GATEPOST_ALLOWED_ORIGINS", "https://a.test, https://b.test,")
     assert load_settings().allowed_origins == ("https://a.test", "https://b.test")

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from websockets.asyncio.client import connect
 
+from backend.credentials import new_signing_key
 from tests.client import BATCH, LINES, output, terminal
 from tests.conftest import StartServer
 from tests.needs import need
@@ -97,6 +98,44 @@ async def test_the_port_of_the_command_line_wins_over_the_environment(start_serv
     assert server.get("/healthz").status == 200
 
 
+def serve_in_vain(folder: Path, env: dict[str, str], *words: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "backend", "serve", "--port", "0", "--data-dir", str(folder), *words],
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **env},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+def test_a_database_that_is_down_stops_the_start_in_one_line(tmp_path: Path) -> None:
+    done = serve_in_vain(tmp_path, {"DATABASE_URL": "postgres://ann:canary@127.0.0.1:1/none"})
+    assert done.returncode == 2
+    [line] = done.stderr.splitlines()
+    assert line.startswith("gatepost: The database cannot be reached")
+    assert "Traceback" not in done.stdout
+    assert "canary" not in done.stdout + done.stderr
+
+
+def test_an_audit_of_another_key_stops_the_start_in_one_line(start_server: StartServer, tmp_path: Path) -> None:
+    server = start_server()
+    server.stop()
+    (server.data_dir / "audit.key").write_bytes(new_signing_key())
+    done = serve_in_vain(server.data_dir, {})
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "not signed with this server's key" in done.stderr
+    assert "Traceback" not in done.stdout
+
+
+def test_a_port_that_is_taken_stops_the_start_and_what_was_begun_is_ended(server: Server, tmp_path: Path) -> None:
+    done = serve_in_vain(tmp_path, {}, "--port", str(server.port))
+    assert done.returncode not in {0, None}
+    assert "address already in use" in done.stdout + done.stderr
+    assert not (tmp_path / "gatepost.db-wal").exists(), "the database was not closed"
+
+
 @pytest.mark.parametrize(
     "env",
     [
@@ -108,19 +147,12 @@ async def test_the_port_of_the_command_line_wins_over_the_environment(start_serv
         {"GATEPOST_ACCESS_TOKEN_FILE": "/no/such/file"},
         {"PYGUARD_COMMAND": "python3 'x"},
         {"GATEPOST_WORKSPACE": "/dev/null/x"},
+        {"GATEPOST_READABLE": "/"},
     ],
     ids=lambda env: next(iter(env)),
 )
-async def test_a_setting_that_cannot_be_used_stops_the_start_and_is_named(env: dict[str, str], tmp_path: Path) -> None:
-    done = await asyncio.to_thread(
-        subprocess.run,
-        [sys.executable, "-m", "backend", "serve", "--port", "0", "--data-dir", str(tmp_path)],
-        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **env},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=10,
-    )
+def test_a_setting_that_cannot_be_used_stops_the_start_and_is_named(env: dict[str, str], tmp_path: Path) -> None:
+    done = serve_in_vain(tmp_path, env)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     [name] = env
