@@ -69,7 +69,7 @@ class Access:
         """Where a command is to run. Raises Problem (404) for a project that does not exist for the caller."""
         found = await self.directory.target(principal, project)
         if found is None:
-            raise Problem(404, "project.unknown", "There is no such project for you.", hint="See GET /api/projects.")
+            raise unknown_project()
         return found
 
     async def rejected(self, request: Request, status: int, rule: str) -> None:
@@ -81,6 +81,11 @@ class Access:
         actor = principal.name if principal else "unknown"
         path = request.url.path[:200]
         await self.rejections.note(actor, address, method=request.method, path=path, status=status, rule=rule)
+
+
+def unknown_project() -> Problem:
+    """The answer for a project that does not exist for the caller."""
+    return Problem(404, "project.unknown", "There is no such project for you.", hint="See GET /api/projects.")
 
 
 async def json_only(request: Request) -> None:

@@ -11,7 +11,7 @@ from backend.core.audit import Kind
 from backend.core.identity import Permission, Principal, Project
 from backend.core.stores import Projects
 from backend.core.times import iso
-from backend.transports.access import Access, Body, JsonOnly
+from backend.transports.access import Access, Body, JsonOnly, unknown_project
 from backend.transports.problems import WITH_BODY, Problem, described
 
 PROFILE = "agent"
@@ -78,7 +78,7 @@ class ProjectService:
         """A project that exists for the caller. Raises Problem."""
         found = await self.projects.get(id)
         if found is None or not found.is_open_to(principal):
-            raise Problem(404, "project.unknown", "There is no such project for you.", hint="See GET /api/projects.")
+            raise unknown_project()
         return found
 
     async def own(self, principal: Principal, id: str) -> Project:
@@ -192,7 +192,7 @@ def _add_keeping(router: APIRouter, service: ProjectService) -> None:
             changes["members"] = await service.members(body.members)
         changed = await _named(lambda: service.projects.change(project_id, **changes))
         if changed is None:
-            raise Problem(404, "project.unknown", "There is no such project for you.")
+            raise unknown_project()
         await _note(service, Kind.PROJECT_CHANGED, principal, changed)
         return await service.entry(changed)
 
@@ -200,7 +200,8 @@ def _add_keeping(router: APIRouter, service: ProjectService) -> None:
     async def delete(principal: Annotated[Principal, reader], project_id: str) -> None:
         """Delete a project. Its workspace and its history are kept for the operator."""
         found = await service.own(principal, project_id)
-        await service.projects.delete(project_id)
+        if not await service.projects.delete(project_id):  # somebody else was faster
+            raise unknown_project()
         await _note(service, Kind.PROJECT_DELETED, principal, found)
 
 

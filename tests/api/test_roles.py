@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -196,6 +197,15 @@ def test_a_stranger_learns_nothing_from_the_answers(world: World, places: dict[s
         theirs = world.ask("bob", "GET", path.format(world.private))
         nobodys = world.ask("bob", "GET", path.format(never))
         assert (theirs.status_code, theirs.text.replace(world.private, never)) == (404, nobodys.text)
+
+
+def test_of_many_who_delete_a_project_at_once_one_did(world: World) -> None:
+    project = new_project(world)
+    with ThreadPoolExecutor(8) as threads:
+        asked = [threads.submit(world.ask, "ann", "DELETE", f"/api/projects/{project}") for _ in range(8)]
+        statuses = sorted(each.result().status_code for each in asked)
+    assert statuses == [204] + [404] * 7
+    assert len(world.events(kind="project_deleted", project=project)) == 1
 
 
 def test_lists_hold_nothing_of_others(world: World, places: dict[str, str]) -> None:
