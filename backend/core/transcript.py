@@ -158,13 +158,14 @@ class Index:
         yield self.marks[-1], None
 
 
-async def read_slice(read: Read, index: Index, part: Slice) -> None:
-    """Fill a slice, reading as little as the index permits. Without a recording it is empty and ended."""
+async def read_slice(read: Read, index: Index, part: Slice) -> bool:
+    """Fill a slice, reading as little as the index permits. False when there is no recording."""
     await index.extend(read)
     for mark, end in list(index.segments(part.streams, part.offset, part.offset + part.limit)):
         part.total, part.ended = mark.size(part.streams), mark.ended
         if await read(part.take, mark.stored, end) is None:
-            part.ended = True
+            return False
+    return True
 
 
 def _is_whole(character: bytes) -> bool:

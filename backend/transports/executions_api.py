@@ -257,15 +257,15 @@ def _add_reading(router: APIRouter, executions: Executions) -> None:
         stream: Literal["stdout", "stderr", "both"] = "both",
     ) -> Output:
         """A part of the output so far."""
-        await executions.record(principal, execution)
+        record = await executions.record(principal, execution)
         streams = frozenset({"stdout", "stderr"} if stream == "both" else {stream})
         part = Slice(streams, offset, limit)
-        await read_slice(_reading(executions.gateway, execution), executions.index(execution), part)
+        kept = await read_slice(_reading(executions.gateway, execution), executions.index(execution), part)
         return Output(
             data=part.data,
             offset=offset,
             next_offset=part.next_offset,
-            completed=part.ended,
+            completed=part.ended if kept else record.status is not Status.RUNNING,
             total_size=part.total,
         )
 

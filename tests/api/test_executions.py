@@ -162,6 +162,15 @@ class TestOutput:
         )
         assert (rest["data"], rest["offset"], rest["next_offset"]) == ("two", 6, 9)
 
+    def test_one_that_runs_is_not_completed_though_its_recording_is_not_here(self, world: World) -> None:
+        execution = world.start("ann", "cat", stdin=True)
+        (world.server.recordings / f"{execution}.ndjson").unlink()
+        part = _get(world, execution, "/output")
+        assert (part["data"], part["completed"]) == ("", False)
+        _post(world, execution, "cancel")
+        world.ended(execution)
+        assert _get(world, execution, "/output")["completed"] is True
+
     def test_a_refused_one_has_none(self, world: World) -> None:
         id = world.execute("ann", "sudo x").json()["command_id"]
         assert _get(world, id, "/output") == {"data": "", "offset": 0, "next_offset": 0, "completed": True, "total_size": 0}  # fmt: skip
