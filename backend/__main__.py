@@ -139,10 +139,10 @@ def _welcome(host: str, port: int, ticket: str) -> str:
 
 
 def _protection(options: argparse.Namespace) -> int:
-    from backend.server import protection_of
+    from backend.guard import build_guard
 
     settings = load_settings(**({"data_dir": options.data_dir} if options.data_dir else {}))
-    found = protection_of(settings)
+    found = build_guard(settings).protection
     plain = sys.stdout.isatty() and not options.json
     print(found.table() if plain else json.dumps(found.as_json()))
     return 0 if found.meets(settings.protection_minimum) else 1

@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from backend.clock import new_id, now_ms, utc_now
+from backend.clock import new_id, now_ms
 from backend.core.addresses import reachable
 from backend.core.audit import Kind
 from backend.core.errors import GatepostError
@@ -30,7 +30,6 @@ from backend.core.times import DAY_MS
 from backend.settings import Settings, load_settings
 
 if TYPE_CHECKING:
-    from backend.storage.database import Database
     from backend.storage.identities import Identities
     from backend.storage.ledger import LedgerStore
 
@@ -189,34 +188,19 @@ def _ask_password() -> str:
 async def _with_database(verb: Verb, options: argparse.Namespace, settings: Settings, hashed: str | None) -> None:
     from backend.storage.database import Database, database_url
     from backend.storage.identities import Identities
+    from backend.stores import open_ledger
 
     _make_folder(settings.data_dir)
     database = Database(database_url(settings.database, settings.data_dir))
     try:
         await database.migrate()
-        ledger = _ledger(settings, database)
+        ledger = open_ledger(settings.data_dir, database)
         if verb not in (_user_list, _token_list):
             await ledger.prepare()  # before the change: what could not be written down is not done
         await verb(Job(options, settings, Identities(database, now_ms, new_id), ledger, hashed))
         await ledger.close_writer()
     finally:
         await database.close()
-
-
-def _ledger(settings: Settings, database: Database) -> LedgerStore:
-    """The audit, which is signed with the key of the data folder. Raises KeyFileError."""
-    from backend.credentials import Signer, new_signing_key
-    from backend.storage.anchor import AnchorFile
-    from backend.storage.keys import load_or_make
-    from backend.storage.ledger import LedgerStore, Stamp
-
-    folder = settings.data_dir
-    signer = Signer(load_or_make(folder / "audit.key", new_signing_key))
-    public = folder / "audit.pub"
-    if not public.exists():
-        public.write_bytes(signer.public_pem)
-    stamp = Stamp(now_ms, utc_now, new_id, signer.sign)
-    return LedgerStore(database, stamp, "", AnchorFile(folder / "audit.anchor"))
 
 
 def _os_user() -> str:

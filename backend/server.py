@@ -8,7 +8,6 @@ import shlex
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,9 @@ from slowapi import Limiter
 
 from backend import __version__
 from backend.authentication import Authenticator
+from backend.chores import prune_often, recover_often
 from backend.clock import new_id, now_ms, utc_now
-from backend.core.decisions import Decision
-from backend.core.errors import GatepostError, StorageError
+from backend.core.errors import GatepostError
 from backend.core.gateway import Clock, Gateway, Rates, Terms
 from backend.core.identity import Role
 from backend.core.limits import Rate, Slots
@@ -32,30 +31,21 @@ from backend.core.policy import Profile
 from backend.core.quota import Quota
 from backend.core.targets import Target
 from backend.core.terminal_text import TerminalFilter
-from backend.core.times import DAY_MS, iso
-from backend.credentials import Passwords, Signer, Tokens, new_login_link, new_signing_key, secret_hash
+from backend.credentials import Tokens, new_login_link, secret_hash
 from backend.directory import Places
 from backend.execution.builtins import CLEAR, Builtins, help_text
 from backend.execution.confinement import RUNNABLE
-from backend.execution.launcher import CageLauncher
 from backend.execution.local import LocalExecutor, OutsideProgram
 from backend.execution.metering import Meters
-from backend.execution.owner import closed_parent, find_owner, give_folder
-from backend.execution.protection import Protection, probe
+from backend.execution.owner import closed_parent, give_folder
 from backend.execution.workspace import FolderWorkspace, prepare_workspace
+from backend.guard import Guard, build_guard
 from backend.profiles import load_profile
 from backend.recovery import recover
 from backend.settings import Settings, SettingsError, load_settings
-from backend.storage.anchor import AnchorFile
-from backend.storage.database import Database, database_url
-from backend.storage.history import HistoryStore
-from backend.storage.idempotency import IdempotencyStore
-from backend.storage.identities import Identities
 from backend.storage.keys import load_or_make
-from backend.storage.ledger import LedgerStore, Stamp
 from backend.storage.limiter import MovingWindow, shared_storage
-from backend.storage.projects import Projects
-from backend.storage.recordings import RecordingFolder, Retention
+from backend.stores import Stores, open_stores
 from backend.telemetry import Telemetry, configure_logs
 from backend.transports.access import Access
 from backend.transports.agent_api import Agents, agent_routes
@@ -69,9 +59,6 @@ from backend.transports.terminal import Service, TerminalSocket
 
 NAME = "Gatepost"
 PAGE_FOLDER = Path(__file__).parent.parent / "frontend"
-PRUNE_EVERY = 3600.0  # seconds between two looks at the age and size of what is kept
-RECOVER_EVERY = 30.0  # seconds between two looks for executions that ended without being written down
-PROBES = 3  # times that the cage is tried out before it counts as one that does not hold
 TOKEN_FAILURES = Rate(10, 60)
 LOGIN_ATTEMPTS = Rate(10, 300)
 LOGIN_ATTEMPTS_ON_NAME = Rate(100, 300)  # so many that strangers do not easily keep somebody out
@@ -81,59 +68,14 @@ FIRST_ADMIN = "admin"
 FIRST_LINK_MS = 24 * 3600 * 1000
 
 
-@dataclass(slots=True)
-class Stores:
-    """Everything that is kept."""
-
-    database: Database
-    identities: Identities
-    projects: Projects
-    history: HistoryStore
-    keys: IdempotencyStore
-    ledger: LedgerStore
-    recordings: RecordingFolder
-    login_link: str = ""  # the ticket of the first administrator, from the start that made it
-    passwords: Passwords = field(default_factory=Passwords)
-
-
-@dataclass(frozen=True, slots=True)
-class Guard:
-    """The cage that commands run in, and what it was found to hold at the start."""
-
-    launcher: CageLauncher
-    protection: Protection
-    owner: tuple[int, int] | None
-    data_dir: Path
-    disk_margin: int
-
-    def refusal(self) -> Decision | None:
-        """Refuse every command where the kernel cannot hold them as it must, or the disk is nearly full."""
-        disk = os.statvfs(self.data_dir)
-        if disk.f_bavail * disk.f_frsize < self.disk_margin:
-            reason = f"The disk of the server has less than {self.disk_margin} bytes left."
-            return Decision.deny("storage.full", reason, "The operator has to make room.", retry_after=60.0)
-        return self.unprotected()
-
-    def unprotected(self) -> Decision | None:
-        """Refuse where the kernel cannot hold commands as it must."""
-        if self.protection.meets(self.launcher.minimum):
-            return None
-        failed = ", ".join(test.name for test in self.protection.tests if not test.passed)
-        reason = f"Commands can be held at {self.protection.level} here, {self.launcher.minimum} is wanted."
-        hint = "The operator finds why in GET /health/protection or `python -m backend protection`"
-        return Decision.deny(
-            "protection.unavailable", reason, f"{hint}{f' (not held: {failed})' if failed else ''}.", retry_after=60.0
-        )
-
-
 def create_app(settings: Settings) -> FastAPI:
     """The application. Raises SettingsError or ProfileError for settings that cannot be used."""
     configure_logs(settings.log_level)
     telemetry = Telemetry(time.monotonic)
-    stores = _stores(settings)
+    stores = open_stores(settings)
     counters = shared_storage(settings.redis_url.get_secret_value()) if settings.redis_url else None
     profile = load_profile(settings.profile)
-    guard = _guard(settings)
+    guard = build_guard(settings)
     gateway = _gateway(settings, stores, telemetry, counters, guard)
     places = _places(settings, profile, stores, gateway, guard.owner)
     tokens = _tokens(settings)
@@ -185,52 +127,6 @@ def _facts(
         find_recording=stores.recordings.find,
         figures=(lambda: generate_latest(telemetry.registry).decode()) if settings.metrics else None,
     )
-
-
-def _stores(settings: Settings) -> Stores:
-    """Open what is kept; a folder or key that cannot be had is a wrong setting."""
-    data = settings.data_dir.absolute()
-    try:
-        data.mkdir(parents=True, exist_ok=True)
-        recordings = RecordingFolder(data / "recordings")
-        signer = Signer(load_or_make(data / "audit.key", new_signing_key))
-        (data / "audit.pub").write_bytes(signer.public_pem)
-        folder = load_or_make(data / "folder.id", lambda: new_id().encode()).decode()
-    except (OSError, GatepostError) as error:
-        raise SettingsError(f"GATEPOST_DATA_DIR: {settings.data_dir}: {_why(error)}") from error
-    database = Database(database_url(settings.database, data))
-    return Stores(
-        database=database,
-        identities=Identities(database, now_ms, new_id),
-        projects=Projects(database, now_ms, new_id),
-        history=HistoryStore(database),
-        keys=IdempotencyStore(database, now_ms),
-        ledger=LedgerStore(
-            database, Stamp(now_ms, utc_now, new_id, signer.sign), folder, AnchorFile(data / "audit.anchor")
-        ),
-        recordings=recordings,
-    )
-
-
-def _why(error: Exception) -> str:
-    return (error.strerror if isinstance(error, OSError) else None) or str(error)
-
-
-def _guard(settings: Settings) -> Guard:
-    """Build the cage and try it out."""
-    owner = find_owner(settings.run_as)
-    launcher = CageLauncher(settings.data_dir.absolute() / "cage", owner, minimum=settings.protection_minimum)
-    found = probe(launcher)
-    for _ in range(PROBES - 1):
-        if found.meets(launcher.minimum):
-            break
-        found = probe(launcher)  # on a busy machine an attempt may not end in time
-    return Guard(launcher, found, owner, settings.data_dir.absolute(), settings.disk_margin)
-
-
-def protection_of(settings: Settings) -> Protection:
-    """What holds commands on this machine. Raises SettingsError or OwnerError."""
-    return _guard(settings).protection
 
 
 def _gateway(
@@ -423,7 +319,7 @@ def _lifespan(settings: Settings, stores: Stores, gateway: Gateway) -> Any:
             await stores.ledger.prepare()
             await recover(stores.history, stores.recordings, stores.ledger)
             stores.login_link = await _first_admin(stores)
-            chores = [asyncio.create_task(chore) for chore in (_prune(settings, stores), _recover(stores))]
+            chores = [asyncio.create_task(chore) for chore in (prune_often(settings, stores), recover_often(stores))]
             yield
             for chore in chores:
                 chore.cancel()
@@ -446,39 +342,6 @@ async def _first_admin(stores: Stores) -> str:
     ticket = new_login_link(secrets.token_bytes)
     await stores.identities.add_link(secret_hash(ticket), admin.id, now_ms() + FIRST_LINK_MS)
     return ticket
-
-
-async def _prune(settings: Settings, stores: Stores) -> None:
-    """Forget what is too old, from time to time."""
-    log = structlog.get_logger()
-    retention = Retention(settings.retention_days * 86400, settings.retention_bytes)
-    while True:
-        try:
-            if gone := await asyncio.to_thread(stores.recordings.prune, retention, time.time()):
-                log.info("recordings deleted", count=gone)
-            await stores.ledger.prune(_ago(settings.history_days))
-            if settings.audit_days and (gone := await stores.ledger.prune_audit(iso(_ago(settings.audit_days)))):
-                log.info("audit events deleted", count=gone)
-            await stores.identities.forget_expired()
-            await stores.keys.forget()
-        except (OSError, StorageError) as error:
-            log.error("old data not deleted", reason=_why(error))
-        await asyncio.sleep(PRUNE_EVERY)
-
-
-async def _recover(stores: Stores) -> None:
-    """Close what another server of this folder left when it died, and what could not be written when it ended."""
-    while True:
-        await asyncio.sleep(RECOVER_EVERY)
-        try:
-            await recover(stores.history, stores.recordings, stores.ledger)
-        except (OSError, StorageError) as error:
-            structlog.get_logger().error("endings not written", reason=_why(error))
-
-
-def _ago(days: float) -> int:
-    """The time so many days ago."""
-    return now_ms() - int(days * DAY_MS)
 
 
 def __getattr__(name: str) -> Any:

@@ -301,3 +301,11 @@ def test_with_the_key_of_another_server_nothing_is_changed(capsys: pytest.Captur
     assert "not signed with this server's key" in capsys.readouterr().err
     assert main(["user", "list", "--json"]) == 0
     assert not last_object(capsys)["disabled"]
+
+
+def test_a_key_of_the_audit_that_is_none_is_1_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "data").mkdir(exist_ok=True)
+    (tmp_path / "data/audit.key").touch(mode=0o600)
+    (tmp_path / "data/audit.key").write_text("no key")
+    assert main(["user", "list"]) == 1
+    assert "audit.key cannot be used" in capsys.readouterr().err

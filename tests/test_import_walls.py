@@ -45,9 +45,22 @@ ROOMS = {
     "credentials.py": {"backend.core", "cryptography", "jwt", "pwdlib"},
     "authentication.py": {"backend.core", "backend.credentials", "backend.storage"},
     "directory.py": {"backend.core", "backend.execution", "backend.profiles", "backend.storage"},
-    "accounts_cli.py": {"backend.clock", "backend.core", "backend.credentials", "backend.settings", "backend.storage"},
+    "accounts_cli.py": {
+        "backend.clock",
+        "backend.core",
+        "backend.credentials",
+        "backend.settings",
+        "backend.storage",
+        "backend.stores",
+    },
     "audit_cli.py": {"backend.core", "backend.credentials", "backend.settings", "backend.storage"},
     "recovery.py": {"backend.core", "backend.storage"},
+    "stores.py": {"backend.clock", "backend.core", "backend.credentials", "backend.settings", "backend.storage"},
+    "chores.py": {
+        *("backend.clock", "backend.core", "backend.recovery", "backend.settings", "backend.storage", "backend.stores"),
+        "structlog",
+    },
+    "guard.py": {"backend.core", "backend.execution", "backend.settings"},
     "telemetry.py": {"backend.core", "structlog", "prometheus_client"},
 }
 EXTRA = {"core/messages.py": {"pydantic"}}

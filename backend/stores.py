@@ -1,0 +1,67 @@
+"""Everything that is kept, opened in the data folder and in the database of the settings."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from backend.clock import new_id, now_ms, utc_now
+from backend.core.errors import GatepostError, KeyFileError
+from backend.credentials import Passwords, Signer, new_signing_key
+from backend.settings import Settings, SettingsError
+from backend.storage.anchor import AnchorFile
+from backend.storage.database import Database, database_url
+from backend.storage.history import HistoryStore
+from backend.storage.idempotency import IdempotencyStore
+from backend.storage.identities import Identities
+from backend.storage.keys import load_or_make
+from backend.storage.ledger import LedgerStore, Stamp
+from backend.storage.projects import Projects
+from backend.storage.recordings import RecordingFolder
+
+
+@dataclass(slots=True)
+class Stores:
+    """What a server keeps."""
+
+    database: Database
+    identities: Identities
+    projects: Projects
+    history: HistoryStore
+    keys: IdempotencyStore
+    ledger: LedgerStore
+    recordings: RecordingFolder
+    login_link: str = ""  # the ticket of the first administrator, from the start that made it
+    passwords: Passwords = field(default_factory=Passwords)
+
+
+def open_stores(settings: Settings) -> Stores:
+    """Open what is kept; a folder or key that cannot be had is a wrong setting."""
+    data = settings.data_dir.absolute()
+    try:
+        data.mkdir(parents=True, exist_ok=True)
+        database = Database(database_url(settings.database, data))
+        recordings = RecordingFolder(data / "recordings")
+        folder = load_or_make(data / "folder.id", lambda: new_id().encode()).decode()
+        ledger = open_ledger(data, database, folder)
+    except (OSError, GatepostError) as error:
+        why = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        raise SettingsError(f"GATEPOST_DATA_DIR: {settings.data_dir}: {why}") from error
+    return Stores(
+        database=database,
+        identities=Identities(database, now_ms, new_id),
+        projects=Projects(database, now_ms, new_id),
+        history=HistoryStore(database),
+        keys=IdempotencyStore(database, now_ms),
+        ledger=ledger,
+        recordings=recordings,
+    )
+
+
+def open_ledger(data: Path, database: Database, folder: str = "") -> LedgerStore:
+    """The audit, signed with the key of a data folder, in which `folder` holds recordings. Raises KeyFileError, OSError."""
+    path = data / "audit.key"
+    try:
+        signer = Signer(load_or_make(path, new_signing_key))
+    except ValueError as error:
+        raise KeyFileError(f"The key file {path} cannot be used: {error}.") from error
+    (data / "audit.pub").write_bytes(signer.public_pem)
+    return LedgerStore(database, Stamp(now_ms, utc_now, new_id, signer.sign), folder, AnchorFile(data / "audit.anchor"))
