@@ -1,7 +1,8 @@
 """How full workspaces are: measured while commands run in them, and kept so that a command need not wait for it.
 
 A walk over a workspace runs in a thread and costs as much as there are files, so the next one waits for ten times as
-long. The free bytes of the disk cost nothing and are looked at four times a second.
+long; for twice as long where the disk has lost as much meanwhile as the workspace had left. The free bytes of the disk
+cost nothing and are looked at four times a second.
 """
 
 import asyncio
@@ -18,11 +19,13 @@ from backend.core.quota import Fill, Quota
 from backend.execution.files import open_folder
 
 TICK = 0.25  # seconds between two looks at the disk
-REST = 10  # times that a walk took, until the next
+REST, SHORT_REST = 10, 2  # times that a walk took, until the next
+DEEPEST = 100  # folders within each other; opening one below costs more with each
 FIRST_WALK = 2.0  # seconds that a command waits for the first walk, or for one that may find room again
 BLOCK = 512  # bytes, in which the kernel counts
 THREADS = 2
-HIDES = {errno.EACCES, errno.EPERM, errno.ENAMETOOLONG}  # any other error: it was moved or deleted while we looked
+# What keeps a folder from us. Any other error means that it was moved or deleted while we looked.
+HIDES = {errno.EACCES, errno.EPERM, errno.ENAMETOOLONG}
 
 
 def measure(root: str, most: int) -> Fill:
@@ -70,12 +73,18 @@ class _Walk:
             return
         self.files += 1
         if stat.S_ISDIR(info.st_mode):
-            self.folders.append(f"{folder}/{entry.name}")
+            self.enter(f"{folder}/{entry.name}")
         elif info.st_nlink > 1:
             if (info.st_dev, info.st_ino) in self.linked:
                 return
             self.linked.add((info.st_dev, info.st_ino))
         self.bytes += info.st_blocks * BLOCK
+
+    def enter(self, folder: str) -> None:
+        if folder.count("/") > DEEPEST:
+            self.hidden = True
+        else:
+            self.folders.append(folder)
 
 
 class Meters:
@@ -120,7 +129,7 @@ class Meter:
         self._stale = True
         self._timer: asyncio.TimerHandle | None = None
         self._walk: asyncio.Future[tuple[Fill, float]] | None = None
-        self._next_walk = 0.0
+        self._walked, self._took, self._free = 0.0, 0.0, 0
 
     async def enter(self, control: Control) -> Stay:
         """Waits only where nothing is known yet, or where what is known would keep the command from writing."""
@@ -149,9 +158,14 @@ class Meter:
     def _tick(self) -> None:
         self._timer = None
         self._judge()
-        if self.quota.counts and not self._walk and time.monotonic() >= self._next_walk:
+        if self.quota.counts and not self._walk and self._is_due():
             self._begin_walk()
         self._arm()
+
+    def _is_due(self) -> bool:
+        room = self.quota.bytes - self.fill.bytes if self.fill else 0
+        rest = SHORT_REST if self._free - _free(self.root) > room else REST
+        return time.monotonic() >= self._walked + rest * self._took
 
     def _judge(self) -> None:
         if self._writers and (reason := self._breach()):
@@ -159,7 +173,7 @@ class Meter:
                 control.stop(reason)
 
     def _begin_walk(self) -> "asyncio.Future[tuple[Fill, float]]":
-        self._stale = False
+        self._stale, self._free = False, _free(self.root)
         self._walk = asyncio.get_running_loop().run_in_executor(self.threads, _timed, self.root, self.quota.files)
         self._walk.add_done_callback(self._measured)
         return self._walk
@@ -168,8 +182,8 @@ class Meter:
         self._walk = None
         if walk.cancelled():
             return
-        self.fill, took = walk.result()
-        self._next_walk = time.monotonic() + REST * took
+        self.fill, self._took = walk.result()
+        self._walked = time.monotonic()
         self._judge()
 
 
