@@ -11,8 +11,9 @@ import os
 import stat
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
+from threading import Thread
 
 from backend.core.executions import Control, Stop
 from backend.core.quota import Fill, Quota
@@ -23,7 +24,6 @@ REST, SHORT_REST = 10, 2  # times that a walk took, until the next
 DEEPEST = 100  # folders within each other; opening one below costs more with each
 FIRST_WALK = 2.0  # seconds that a command waits for the first walk, or for one that may find room again
 BLOCK = 512  # bytes, in which the kernel counts
-THREADS = 2
 # What keeps a folder from us. Any other error means that it was moved or deleted while we looked.
 HIDES = {errno.EACCES, errno.EPERM, errno.ENAMETOOLONG}
 
@@ -92,14 +92,13 @@ class Meters:
 
     def __init__(self, quota: Quota) -> None:
         self.quota = quota
-        self._threads = ThreadPoolExecutor(THREADS, "gatepost-meter")
         self._meters: dict[str, Meter] = {}
 
     async def enter(self, root: str, control: Control) -> "Stay":
         """Watch over a command until it leaves."""
         meter = self._meters.get(root)
         if meter is None:
-            meter = self._meters[root] = Meter(root, self.quota, self._threads)
+            meter = self._meters[root] = Meter(root, self.quota)
         return await meter.enter(control)
 
 
@@ -122,8 +121,8 @@ class Meter:
     Commands that began with room are stopped when there is none left; which of them took it cannot be told.
     """
 
-    def __init__(self, root: str, quota: Quota, threads: ThreadPoolExecutor) -> None:
-        self.root, self.quota, self.threads = root, quota, threads
+    def __init__(self, root: str, quota: Quota) -> None:
+        self.root, self.quota = root, quota
         self.fill: Fill | None = None
         self._writers: set[Control] = set()
         self._stale = True
@@ -173,23 +172,26 @@ class Meter:
                 control.stop(reason)
 
     def _begin_walk(self) -> "asyncio.Future[tuple[Fill, float]]":
+        loop = asyncio.get_running_loop()
         self._stale, self._free = False, _free(self.root)
-        self._walk = asyncio.get_running_loop().run_in_executor(self.threads, _timed, self.root, self.quota.files)
-        self._walk.add_done_callback(self._measured)
-        return self._walk
+        walk = self._walk = loop.create_future()
+        walk.add_done_callback(self._measured)
+        # Not a thread that the end of the service would wait for.
+        Thread(target=_tell, args=(loop, walk, self.root, self.quota.files), daemon=True).start()
+        return walk
 
     def _measured(self, walk: "asyncio.Future[tuple[Fill, float]]") -> None:
         self._walk = None
-        if walk.cancelled():
-            return
         self.fill, self._took = walk.result()
         self._walked = time.monotonic()
         self._judge()
 
 
-def _timed(root: str, most: int) -> tuple[Fill, float]:
+def _tell(loop: asyncio.AbstractEventLoop, walk: "asyncio.Future[tuple[Fill, float]]", root: str, most: int) -> None:
     begun = time.monotonic()
-    return measure(root, most), time.monotonic() - begun
+    found = measure(root, most)
+    with suppress(RuntimeError):  # the loop has been closed
+        loop.call_soon_threadsafe(walk.set_result, (found, time.monotonic() - begun))
 
 
 def _free(root: str) -> int:

@@ -3,7 +3,10 @@
 import asyncio
 import ctypes
 import os
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,6 +23,7 @@ from tests.execution.test_local import Bench
 MANY = 1_000_000
 MIB = 1 << 20
 BOUND = 20.0  # seconds
+REPOSITORY = Path(__file__).parents[2]
 LIBC = ctypes.CDLL(None)
 
 
@@ -230,14 +234,37 @@ async def test_what_a_command_left_is_known_to_the_next(place: Path) -> None:
 async def test_a_disk_that_shrinks_by_more_than_is_left_is_reason_to_look_sooner(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Walks that say to have taken a second: by themselves the next would be ten seconds later."""
-    found, free = iter([Fill(0, 0)]), iter([100 * MIB] * 3)
-    monkeypatch.setattr("backend.execution.metering._timed", lambda *_: (next(found, Fill(8 * MIB, 1)), 1.0))
+    """The first walk takes a second, so that by itself the next would be ten seconds later."""
+    walks: list[str] = []
+    free = iter([100 * MIB] * 3)
+
+    def slowly(root: str, most: int) -> Fill:
+        walks.append(root)
+        time.sleep(1 if len(walks) == 1 else 0)
+        return Fill(8 * MIB if len(walks) > 1 else 0, 1)
+
+    monkeypatch.setattr("backend.execution.metering.measure", slowly)
     monkeypatch.setattr("backend.execution.metering._free", lambda _: next(free, 90 * MIB))
     room = Room(place, "import time; time.sleep(8)", Quota(4 * MIB, 100, 0))
     control = Control(stdin=False)
     await room.bench.run(control)
     assert control.reason is Stop.WORKSPACE_FULL
+
+
+ENDS = """
+import asyncio, sys, threading
+from backend.core.executions import Control
+from backend.core.quota import Quota
+from backend.execution import metering
+metering.measure = lambda root, most: threading.Event().wait()
+async def main():
+    (await metering.Meters(Quota(1, 1, 0)).enter("/", Control(stdin=False))).leave()
+asyncio.run(main())
+"""
+
+
+def test_the_end_of_the_service_does_not_wait_for_a_walk() -> None:
+    subprocess.run([sys.executable, "-c", ENDS], cwd=REPOSITORY, check=True, timeout=BOUND)
 
 
 async def test_a_command_does_not_wait_for_a_walk(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
