@@ -149,7 +149,8 @@ class CageLauncher:
             *(self.run_as or (-1, -1)),
         ]
         processes = _headcount(self.run_as[0] if self.run_as else os.geteuid()) + limits.processes
-        spec += [limits.cpu_seconds, limits.memory, limits.file_size, processes, limits.open_files]
+        file_size = 0 if bounds.full else limits.file_size  # for want of Landlock
+        spec += [limits.cpu_seconds, limits.memory, file_size, processes, limits.open_files]
         spec += [len(group.members)]
         for member in group.members:
             spec += [member.folder, member.join, member.layers]
