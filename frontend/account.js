@@ -1,15 +1,9 @@
 // Who is logged in: the form, the name in the header, the projects, the way out. The token is the session's.
 
-import { ApiError, makeProject, projects, revoke, tokenOfPassword, tokenOfTicket } from "./api.js";
+import { makeProject, projects, revoke, tokenOfPassword, tokenOfTicket, wordsOf } from "./api.js";
 import { lasting, thisTab } from "./storage.js";
 
 const element = (id) => document.getElementById(id);
-
-// The words of a failed request; anything else that is thrown is a fault of this page.
-function wordsOf(error) {
-  if (!(error instanceof ApiError)) throw error;
-  return error.message;
-}
 
 export class Account {
   // `page` has: session, screen, history, notice(text), focus()

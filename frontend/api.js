@@ -1,12 +1,19 @@
 // What the page asks of the API. Errors carry the words of the server, made for people.
 
+const SLICE = 1 << 20; // bytes of output asked for at once
 const UNREACHABLE = "The server cannot be reached. Try again in a moment.";
 
-export class ApiError extends Error {
+class ApiError extends Error {
   constructor(status, text) {
     super(text);
     this.status = status;
   }
+}
+
+// The words of a failed request; anything else that is thrown is a fault of this page.
+export function wordsOf(error) {
+  if (!(error instanceof ApiError)) throw error;
+  return error.message;
 }
 
 async function call(path, token, options = {}) {
@@ -48,6 +55,19 @@ export const makeProject = (token, name) => call("api/projects", token, asJson({
 export function executions(token, query) {
   const given = Object.entries(query).filter(([, value]) => value);
   return call(`api/executions?${new URLSearchParams(given)}`, token);
+}
+
+// The whole output of an execution so far, in pieces.
+export async function outputOf(token, id) {
+  const pieces = [];
+  let part = { next_offset: 0, total_size: 1 };
+  while (part.next_offset < part.total_size) {
+    const question = new URLSearchParams({ offset: part.next_offset, limit: SLICE });
+    part = await call(`api/executions/${id}/output?${question}`, token);
+    pieces.push(part.data);
+    if (part.data === "") break; // a command that runs yet may be between two characters
+  }
+  return pieces;
 }
 
 // Why no command can run here, in words; null when commands can.

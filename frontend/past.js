@@ -1,6 +1,6 @@
 // What was run before: a list to look through, each entry to be opened again or to be used once more.
 
-import { ApiError, executions } from "./api.js";
+import { executions, outputOf, wordsOf } from "./api.js";
 import { duration, moment } from "./words.js";
 
 const PAGE = 30; // entries asked for at once
@@ -76,8 +76,7 @@ export class Past {
       const answer = await executions(token, question);
       if (number === this.asked) this.add(answer);
     } catch (error) {
-      if (!(error instanceof ApiError)) throw error;
-      if (number === this.asked) this.tell(error.message, "");
+      if (number === this.asked) this.tell(wordsOf(error), "");
     }
   }
 
@@ -86,13 +85,12 @@ export class Past {
     list.append(...entries.map((entry) => this.row(entry)));
     this.before = before;
     this.tell("", list.childElementCount ? "" : "Nothing here yet.");
-    element("past-more").hidden = before === null;
   }
 
   tell(problem, note) {
     element("past-problem").textContent = problem;
     element("past-note").textContent = note;
-    if (note) element("past-more").hidden = true;
+    element("past-more").hidden = this.before === null || note !== "";
   }
 
   row(entry) {
@@ -113,9 +111,27 @@ export class Past {
     open.addEventListener("click", () => this.leave(this.page.open(entry.id, when)));
     const again = made("button", "Use again", { type: "button", ariaLabel: `Use again ${command}` });
     again.addEventListener("click", () => this.leave(this.page.reuse(command)));
-    // What was refused has no recording.
-    uses.append(...(status === "denied" ? [] : [open]), again);
+    const save = made("button", "Save", { type: "button", ariaLabel: `Save the output of ${command}` });
+    save.addEventListener("click", () => this.save(entry));
+    // What was refused has no recording, what was only checked no output.
+    const recorded = status !== "denied";
+    uses.append(...(recorded ? [open] : []), again, ...(recorded && !entry.dry_run ? [save] : []));
     return uses;
+  }
+
+  // The whole output as a file, also what is above the beginning of the terminal.
+  async save({ id }) {
+    this.tell("", "Reading …");
+    try {
+      const pieces = await outputOf(this.page.scope().token, id);
+      const link = made("a", "", { href: URL.createObjectURL(new Blob(pieces, { type: "text/plain" })) });
+      link.download = `${id}.txt`;
+      link.click();
+      URL.revokeObjectURL(link.href);
+      this.tell("", "");
+    } catch (error) {
+      this.tell(wordsOf(error), "");
+    }
   }
 
   // The dialog gives way to what was chosen, unless that cannot be.

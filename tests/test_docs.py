@@ -17,6 +17,7 @@ import run
 from backend.core import messages
 from backend.settings import Settings
 from tests.needs import need
+from tests.serving import Server
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "bench/README.md"]
@@ -129,16 +130,32 @@ def test_the_transcript_of_the_readme_has_the_fields_of_today() -> None:
 def test_the_api_of_the_readme_can_be_pasted_as_it_is(start_server) -> None:
     need(shutil.which("curl"), "curl")
     section = (ROOT / "README.md").read_text().partition("## Accounts and the API")[2].partition("\n## ")[0]
-    server = start_server()
-    (server.folder / "run.py").symlink_to(ROOT / "run.py")
     lines = "\n".join(line for line in section.splitlines() if line.startswith("    "))
-    script = textwrap.dedent(lines).replace("http://127.0.0.1:8000", server.url)
+    assert json.loads(pasted(start_server(), textwrap.dedent(lines))[-1])["stdout"] == "3\n"
+
+
+def pasted(server: Server, script: str) -> list[str]:
+    """What lines of a page print, beside a server that runs."""
+    (server.folder / "run.py").symlink_to(ROOT / "run.py")
     env = {"PATH": os.environ["PATH"], "HOME": str(server.folder), "GATEPOST_DATA_DIR": str(server.data_dir)}
+    script = script.replace("http://127.0.0.1:8000", server.url)
     done = subprocess.run(
         ["bash", "-e"], cwd=server.folder, env=env, input=script, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1])["stdout"] == "3\n"
+    return done.stdout.splitlines()
+
+
+def test_the_audit_of_the_page_can_be_pasted_as_it_is(start_server) -> None:
+    lines = re.findall(r"^    \$ (.+)$", (ROOT / "docs/audit.md").read_text(), re.M)
+    assert len(lines) > 4
+    server = start_server()
+    script = "\n".join(["python3 run.py user add ann --no-password", *lines])
+    # run.py goes to the folder of the project, where the page has it stand already.
+    script = script.replace("data/", f"{server.data_dir}/").replace("export.jsonl", f"{server.folder}/export.jsonl")
+    said = pasted(server, script)
+    assert said.count("The audit is as it was written.") == 2
+    assert [json.loads(line)["verified"] for line in said if line.startswith("{")] == [True]
 
 
 def test_the_repository_names_no_machine_and_no_registry() -> None:

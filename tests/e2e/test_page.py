@@ -824,6 +824,10 @@ async def test_the_history_is_listed_opened_again_and_used_once_more(visit: Visi
     assert "Refused · path.root, blocked" in texts[0]
     assert "Failed, exit code 1" in texts[1]
     assert await rows.nth(0).get_by_text("Open").count() == 0
+    async with visit.page.expect_download() as saving:
+        await visit.page.get_by_role("button", name="Save the output of echo").click()
+    assert Path(await (await saving.value).path()).read_text() == "<b>once</b>\n"
+    assert await visit.page.get_by_text("Save", exact=True).count() == 2
     await visit.page.select_option("#past-status", "failed")
     await expect(rows).to_have_count(1, timeout=WAIT)
     await visit.page.select_option("#past-status", "lost")
