@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from backend.core.errors import StorageError
 from backend.core.identity import Permission, Principal, Project
 from backend.core.policy import Profile, ProfileError
 from backend.core.stores import History, Projects
@@ -53,7 +54,10 @@ class Places:
     def _workspace(self, name: str) -> Workspace:
         if name not in self._workspaces:
             folder = self.folder / name
-            self.prepare(folder)
+            try:
+                self.prepare(folder)
+            except OSError as error:
+                raise StorageError(f"The workspace cannot be made: {error.strerror}.") from error
             self._workspaces[name] = FolderWorkspace(folder)
         return self._workspaces[name]
 

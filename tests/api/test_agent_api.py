@@ -153,6 +153,18 @@ class TestExecute:
             assert (part["data"], part["completed"], part["total_size"]) == ("", True, 0)
 
 
+def test_a_workspace_that_cannot_be_made_is_503_until_it_can(tmp_path: Path) -> None:
+    with running_world(tmp_path) as world:
+        places = world.server.data_dir / "projects"
+        places.touch()
+        answer = world.execute("ann", "pwd")
+        assert (answer.status_code, answer.json()["rule"]) == (503, "storage.unavailable")
+        assert "workspace" in answer.json()["detail"]
+        places.unlink()
+        assert world.execute("ann", "pwd").json()["success"]
+        assert "Traceback" not in world.server.logs
+
+
 class TestHistory:
     """GET /api/agent/history, /stats."""
 
