@@ -12,7 +12,9 @@ from backend.storage.database import Database
 from backend.storage.tables import executions
 from backend.storage.tables import idempotency_keys as table
 
-ORPHANED_AFTER = 10_000  # milliseconds after which a key whose command never began belongs to whoever asks
+# Milliseconds after which a key whose command never began belongs to whoever asks. A slow database must not make it so:
+# the first request, which still waits for it, would run the command a second time.
+ORPHANED_AFTER = 60_000
 KEPT = 24 * 3600 * 1000  # milliseconds that a key is remembered
 
 
