@@ -898,9 +898,20 @@ async def test_nothing_moves_on_a_phone_while_a_command_runs(browser: Browser, s
     await visit.type("pyguard bash -c 'sleep 600; echo a long line that does not fit beside the name'")
     await visit.state("running")
     assert await visit.page.evaluate(boxes) == before
-    assert (await visit.page.inner_text("#state-text")).startswith("Running 0 s")
+    assert re.match(r"Running \d+ s", await visit.page.inner_text("#state-text"))
     await visit.page.click("#stop")
     await visit.state("ready")
+    await context.close()
+
+
+async def test_a_phone_shows_when_the_next_attempt_to_connect_comes(browser: Browser, server: Server) -> None:
+    context = await browser.new_context(viewport={"width": 360, "height": 740})
+    visit = await new_visit(context, server)
+    await visit.page.route_web_socket("**/ws/terminal", lambda socket: socket.close())
+    await visit.page.goto(server.url)
+    words = visit.page.locator("#state-text", has_text=re.compile(r"Reconnecting in \d+ s"))
+    await words.wait_for(timeout=WAIT)
+    assert await words.evaluate("(box) => box.scrollWidth <= box.clientWidth && box.scrollHeight <= box.clientHeight")
     await context.close()
 
 
