@@ -120,17 +120,21 @@ def _server_class(base: Any) -> Any:
                 raise
             if self.started:
                 port = self.servers[0].sockets[0].getsockname()[1]
-                ticket = self.config.app.state.stores.login_link
-                print(_welcome(self.config.host, port, ticket), file=sys.stderr, flush=True)
+                state = self.config.app.state
+                refusal = state.guard.unprotected()
+                welcome = _welcome(self.config.host, port, state.stores.login_link, refusal)
+                print(welcome, file=sys.stderr, flush=True)
 
     return Server
 
 
-def _welcome(host: str, port: int, ticket: str) -> str:
+def _welcome(host: str, port: int, ticket: str, refusal: Decision | None) -> str:
+    """What the start says: where to go, and whether commands can run at all."""
     address = f"{reachable(host)}:{port}"
+    held = f", but runs no command. {refusal.reason}\n{refusal.hint}" if refusal else "."
     login = f"  login  http://{address}/#login={ticket}  (administrator, once, today)\n" if ticket else ""
     return (
-        f"\nGatepost {__version__} is ready.\n\n"
+        f"\nGatepost {__version__} is ready{held}\n\n"
         f"  page   http://{address}/\n"
         f"{login}"
         f'  wscat  wscat -c ws://{address}/ws/terminal -x \'{{"command":"help"}}\' -w 2\n'

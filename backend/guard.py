@@ -37,10 +37,8 @@ class Guard:
             return None
         failed = ", ".join(test.name for test in self.protection.tests if not test.passed)
         reason = f"Commands can be held at {self.protection.level} here, {self.launcher.minimum} is wanted."
-        hint = "The operator finds why in GET /health/protection or `python -m backend protection`"
-        return Decision.deny(
-            "protection.unavailable", reason, f"{hint}{f' (not held: {failed})' if failed else ''}.", retry_after=60.0
-        )
+        hint = f"The operator finds why in GET /health/protection{f' (not held: {failed})' if failed else ''}."
+        return Decision.deny("protection.unavailable", reason, hint, retry_after=60.0)
 
 
 def build_guard(settings: Settings) -> Guard:

@@ -88,7 +88,7 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
         max_body_size=BODY_LIMIT,
     )
-    app.state.stores = stores
+    app.state.stores, app.state.guard = stores, guard
     access = _access(settings, door, places, stores, counters)
     limiter = add_routes(
         app, _facts(settings, stores, telemetry, guard, places, counters), door, access, settings.http_rate, PAGE_FOLDER

@@ -193,7 +193,7 @@ class Gateway:
         if self.closing:
             return Decision.deny("server.stopping", "The server is stopping.", "Connect again in a moment.")
         if not request.principal.may(Permission.EXECUTE):
-            reason = f"{request.principal.name} may look, but not run commands."
+            reason = "You may look, but not run commands."
             return Decision.deny("role.forbidden", reason, "Ask an administrator for the role or scope to run them.")
         return await self.rates.check(request.principal) or self.protected() or await self._judge_line(request)
 
