@@ -128,7 +128,6 @@ class Executions:
     starter: Starter
     history: History
     index: Callable[[str], Index] = field(default_factory=lambda: lru_cache(INDEXES)(lambda _: Index()))
-
     streams: Counter[str] = field(default_factory=Counter)
 
     async def record(self, principal: Principal, id: str) -> Record:

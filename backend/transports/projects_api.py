@@ -95,9 +95,8 @@ class ProjectService:
         found = await self.users.ids_of(names)
         for name in names:
             if name not in found:
-                raise Problem(
-                    422, "project.member", f"There is no account {name!r}.", hint="Names are as in `user list`."
-                )
+                hint = "An administrator adds accounts: `python3 run.py user add NAME`."
+                raise Problem(422, "project.member", f"There is no account {name!r}.", hint=hint)
         return frozenset(found.values())
 
     async def entry(self, project: Project) -> ProjectEntry:
