@@ -25,7 +25,7 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 MIGRATION_LOCK = 0x6761746570  # any number that is ours alone
 BUSY_TIMEOUT = 5000  # milliseconds that SQLite waits for another writer
 # Seconds after which a server that hangs counts as one that is gone.
-POSTGRES_PATIENCE = {
+POSTGRES_PATIENCE: dict[str, Any] = {
     "pool_pre_ping": True,
     "pool_timeout": 10,
     "connect_args": {"timeout": 5, "command_timeout": 10},

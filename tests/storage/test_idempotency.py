@@ -7,7 +7,7 @@ import pytest
 from backend.core.ids import ulid
 from backend.core.stores import Claim
 from backend.credentials import Signer, new_signing_key
-from backend.storage.database import Database
+from backend.storage.database import POSTGRES_PATIENCE, Database
 from backend.storage.idempotency import KEPT, ORPHANED_AFTER, IdempotencyStore
 from tests.storage.conftest import Clock
 from tests.storage.writing import attempt, refusal, store
@@ -83,6 +83,15 @@ async def test_the_key_of_a_command_that_never_began_goes_to_one_who_asks_late(
     clock.now += 1
     claims = await asyncio.gather(*(keys.claim("user:ann", "k", BODY, ulid(2, number)) for number in range(5)))
     assert sum(claim.mine for claim in claims) == 1
+
+
+def test_a_key_outlasts_the_patience_with_a_database_that_hangs() -> None:
+    """Else the first request, which waits for it, would run the command a second time."""
+    reaching, asking = (
+        POSTGRES_PATIENCE["connect_args"]["timeout"],
+        POSTGRES_PATIENCE["connect_args"]["command_timeout"],
+    )
+    assert 2 * (POSTGRES_PATIENCE["pool_timeout"] + reaching + asking) < ORPHANED_AFTER / 1000
 
 
 async def test_the_key_of_one_that_began_is_never_given_away(
