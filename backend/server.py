@@ -31,6 +31,7 @@ from backend.core.policy import Profile
 from backend.core.quota import Quota
 from backend.core.targets import Target
 from backend.core.terminal_text import TerminalFilter
+from backend.core.viewing import Harmless
 from backend.credentials import Tokens, new_login_link, secret_hash
 from backend.directory import Places
 from backend.execution.builtins import CLEAR, Builtins, help_text
@@ -45,6 +46,7 @@ from backend.recovery import recover
 from backend.settings import Settings, SettingsError, load_settings
 from backend.storage.keys import load_or_make
 from backend.storage.limiter import MovingWindow, shared_storage
+from backend.storage.recordings import RecordingFolder
 from backend.stores import Stores, open_stores
 from backend.telemetry import Telemetry, configure_logs
 from backend.transports.access import Access
@@ -124,7 +126,7 @@ def _facts(
         stores={"database": stores.database.check, **({"redis": counters.check} if counters else {})},
         protection={**guard.protection.as_json(), "minimum": settings.protection_minimum},
         protected=guard.unprotected() is None,
-        find_recording=stores.recordings.find,
+        find_recording=_shown(stores.recordings) if settings.raw_output else stores.recordings.find,
         figures=(lambda: generate_latest(telemetry.registry).decode()) if settings.metrics else None,
     )
 
@@ -169,6 +171,16 @@ def _lines(settings: Settings, masks: Masks) -> Callable[[], LineAssembler]:
     if settings.raw_output:
         return lambda: LineAssembler(masks.stream())
     return lambda: LineAssembler(TerminalFilter(), masks.stream())
+
+
+def _shown(recordings: RecordingFolder) -> Callable[[str], Harmless | None]:
+    """Finds raw recordings for their viewers."""
+
+    def find(execution: str) -> Harmless | None:
+        found = recordings.find(execution)
+        return Harmless(found) if found else None
+
+    return find
 
 
 def _pyguard(settings: Settings) -> OutsideProgram:

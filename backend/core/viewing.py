@@ -1,9 +1,9 @@
 """What viewers get of a recording that keeps everything: the same messages, without what a terminal would act on."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from json.encoder import encode_basestring
 
-from backend.core.recording import Batch, Send, read_batch
+from backend.core.recording import Batch, RecordingLog, Send, read_batch
 from backend.core.terminal_text import TerminalFilter
 
 
@@ -19,6 +19,17 @@ def harmless(send: Send) -> Send:
         await send(b"".join(line + b"\n" for line in lines))
 
     return filtered
+
+
+@dataclass(frozen=True, slots=True)
+class Harmless:
+    """A recording as its viewers may have it."""
+
+    log: RecordingLog
+
+    async def copy(self, send: Send) -> int:
+        """Send what is stored now, filtered; the place behind it."""
+        return await self.log.copy(harmless(send))
 
 
 def _filter(batch: Batch, terminal: TerminalFilter) -> Batch:

@@ -268,23 +268,28 @@ def _add_reading(router: APIRouter, executions: Executions) -> None:
             total_size=part.total,
         )
 
-    @router.get("/executions/{execution}/events", response_class=EventStream, responses=described(403, 404, 410, 422))
+    @router.get(
+        "/executions/{execution}/events",
+        response_class=EventStream,
+        responses={**described(403, 404, 410, 422, 429), 204: {"description": "Nothing comes after `Last-Event-ID`."}},
+    )
     async def events(
         principal: Annotated[Principal, reader],
         execution: ExecutionId,
         last_event_id: Annotated[str | None, Header(pattern="^[0-9]{1,15}$")] = None,
-    ) -> StreamingResponse:
+    ) -> Response:
         """The messages of an execution as server-sent events, live, until its end. `Last-Event-ID` resumes."""
-        await executions.record(principal, execution)
-        if executions.gateway.recordings.find(execution) is None:
-            detail = "Nothing of this execution was recorded, or it is not kept."
-            raise Problem(
-                410, "execution.forgotten", detail, hint=f"GET /api/executions/{execution} tells how it ended."
-            )
+        record = await executions.record(principal, execution)
+        _recorded(executions.gateway, execution)
         if executions.streams[principal.name] >= MOST_STREAMS:
             detail = f"You follow {MOST_STREAMS} executions already."
             raise Problem(429, "limits.watching", detail, hint="Close a stream, or wait for its end.", retry_after=5)
         stream = _events(executions, principal, execution, int(last_event_id or 0))
+        if last_event_id and record.status is not Status.RUNNING:
+            begin = await anext(stream, b"")
+            if not begin:
+                return Response(status_code=204)  # else a browser would ask again and again
+            stream = _begun(begin, stream)
         return EventStream(stream, headers={"cache-control": "no-store"})
 
 
@@ -300,11 +305,36 @@ async def _scoped(
     return Filter(None if everyone else user_id, None, wanted.status, wanted.before, wanted.limit)
 
 
+def _recorded(gateway: Gateway, execution: str) -> None:
+    """Raises Problem where there is no recording."""
+    try:
+        found = gateway.recordings.find(execution)
+    except OSError as error:
+        raise _unreadable(error) from error
+    if found is None:
+        detail = "Nothing of this execution was recorded, or it is not kept."
+        raise Problem(410, "execution.forgotten", detail, hint=f"GET /api/executions/{execution} tells how it ended.")
+
+
+async def _begun(begin: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield begin
+    async for block in rest:
+        yield block
+
+
+def _unreadable(error: OSError) -> Problem:
+    detail = f"The recording cannot be read: {error.strerror}."
+    return Problem(503, "recording.unavailable", detail, hint="Ask the operator to look at the disk.", retry_after=5)
+
+
 def _reading(gateway: Gateway, execution: str) -> Read:
     """Reads what is stored now."""
 
     async def read(send: Send, begin: int, end: int | None) -> int | None:
-        return await gateway.read(execution, in_turns(send), begin, end)
+        try:
+            return await gateway.read(execution, in_turns(send), begin, end)
+        except OSError as error:
+            raise _unreadable(error) from error
 
     return read
 

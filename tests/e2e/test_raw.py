@@ -17,6 +17,11 @@ async def test_what_a_terminal_would_act_on_stays_in_the_recording(start_server:
         later = await client.attach(live[0]["execution"])
     assert output(live) == output(later) == SHOWN
     assert [message["seq"] for message in live] == [message["seq"] for message in later]
+    for kind in ("ndjson", "asciicast"):
+        shown = server.get(f"/api/executions/{live[0]['execution']}/recording?format={kind}").body.decode()
+        assert r"\u001b[31m" in shown
+        assert r"\u001b]0" not in shown
+        assert r"\u001b[2J" not in shown
     kept = "".join(line for message in server.recording(live[0]["execution"]) for line in message.get("lines", []))
     assert "\x1b]0;title\x07" in kept
     assert "\x1b[2J" in kept
