@@ -11,8 +11,6 @@ import argparse
 import asyncio
 import getpass
 import json
-import os
-import pwd
 import secrets
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -28,6 +26,7 @@ from backend.core.errors import GatepostError
 from backend.core.identity import ApiToken, Permission, Role, User, scopes_of, scopes_text
 from backend.core.times import DAY_MS
 from backend.settings import Settings, load_settings
+from backend.whoami import actor
 
 if TYPE_CHECKING:
     from backend.storage.identities import Identities
@@ -50,7 +49,7 @@ class Job:
 
     async def note(self, kind: Kind, **fields: Any) -> None:
         """Write what was done to the audit. Raises StorageError."""
-        await self.ledger.note(kind, f"cli:{_os_user()}", "", fields)
+        await self.ledger.note(kind, actor(), "", fields)
 
     async def user(self, name: str) -> User:
         """The account with this name; the verb ends when there is none."""
@@ -201,14 +200,6 @@ async def _with_database(verb: Verb, options: argparse.Namespace, settings: Sett
         await ledger.close_writer()
     finally:
         await database.close()
-
-
-def _os_user() -> str:
-    """Who runs this; not what the environment says."""
-    try:
-        return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:
-        return str(os.getuid())
 
 
 def _make_folder(path: Path) -> None:

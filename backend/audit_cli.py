@@ -1,4 +1,4 @@
-"""The verbs of the audit: `audit verify` and `audit export`.
+"""The verbs of the audit: `audit verify`, `audit export` and `audit rotate-key`.
 
 Exit codes of `verify`: 0 the chain is whole, 1 it was tampered with, 2 it cannot be looked at.
 """
@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from backend.core import exports
-from backend.core.audit import EMPTY, Anchor, Head, Link, Verdict, Verifier
+from backend.core.audit import EMPTY, Anchor, Head, Link, Trust, Verdict, Verifier
 from backend.core.errors import GatepostError
 from backend.core.times import iso
 from backend.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from backend.storage.chain import Chain, SignedHead
+    from backend.storage.database import Database
 
 EXIT_TAMPERED = 1
 EXIT_USAGE = 2
@@ -33,7 +34,6 @@ SHOW_EVERY = 5000  # lines
 EPOCH = datetime.fromtimestamp(0, UTC)
 
 Parsers = Any  # argparse's own type for subparsers is private
-Verify = Callable[[bytes, bytes], bool]
 
 
 class Refusal(GatepostError):
@@ -61,6 +61,10 @@ def add_verbs(verbs: Parsers) -> None:
     export.add_argument("--format", choices=["jsonl", "syslog", "csv"], default="jsonl", help="(jsonl)")
     export.add_argument("--after", type=_seq, default=0, metavar="SEQ", help="only events with higher numbers")
     export.add_argument("--since", type=_time, metavar="TIME", help="only from the first event at or after it")
+    rotate = _add(audit, "rotate-key", _rotate_key, "let another key sign the audit from here on, on record")
+    rotate.add_argument(
+        "--stage", action="store_true", help="only make it, to be copied beside the audit.key of other data folders"
+    )
 
 
 def _add(verbs: Parsers, name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
@@ -98,30 +102,56 @@ def _settings(options: argparse.Namespace) -> Settings:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from backend.credentials import verify_signature
-
     if options.file and not options.public_key:
         raise Refusal("--file wants --public-key too: the key that was handed over, not one that lies beside the file")
     path = options.public_key or _settings(options).data_dir / "audit.pub"
-    key = _read_key(path)
+    trust = _trust(path)
     begun = time.monotonic()
-    try:
-        check: Verify = lambda statement, signature: verify_signature(key, statement, signature)  # noqa: E731
-        verdict = _verify_file(options, check) if options.file else asyncio.run(_verify_database(options, check))
-    except ValueError as error:
-        raise Refusal(f"{path}: {error}") from None
+    verdict = _verify_file(options, trust) if options.file else asyncio.run(_verify_database(options, trust))
     _tell(options, verdict, max(time.monotonic() - begun, 1e-6))
     return EXIT_TAMPERED if verdict.problem else 0
 
 
-def _read_key(path: Path) -> bytes:
+def _trust(path: Path) -> Trust:
+    from backend.credentials import read_public_key, verify_signature
+
     try:
-        return path.read_bytes()
-    except OSError as error:
-        raise Refusal(f"{path}: {error.strerror}") from None
+        return Trust(read_public_key(path.read_bytes()), verify_signature)
+    except (OSError, ValueError) as error:
+        raise Refusal(f"{path}: {error.strerror if isinstance(error, OSError) else error}") from None
 
 
-async def _verify_database(options: argparse.Namespace, check: Verify) -> Verdict:
+def _rotate_key(options: argparse.Namespace) -> int:
+    print(asyncio.run(_change_key(options)))
+    return 0
+
+
+async def _change_key(options: argparse.Namespace) -> str:
+    """Take the next key; what there is to say. Servers of this data folder follow with the next event they write."""
+    from backend.credentials import new_signing_key
+    from backend.stores import open_ledger
+    from backend.whoami import actor
+
+    async with _database(options) as database:
+        ledger = open_ledger(_settings(options).data_dir, database)
+        keys = ledger.stamp.keys
+        with keys.changing():
+            found = keys.current
+            await ledger.prepare()
+            if keys.current is found:
+                successor = keys.successor(new_signing_key)
+                if options.stage:
+                    return f"Made {keys.beside}. Copy it to the other data folders, then rotate the key."
+                await ledger.rotate_key(successor, actor())
+                keys.current = successor
+            keys.end_change()
+        await ledger.close_writer()
+    return (
+        f"The audit is signed with another key from here on. Hand out its public key: {keys.path.with_suffix('.pub')}"
+    )
+
+
+async def _verify_database(options: argparse.Namespace, trust: Trust) -> Verdict:
     from backend.storage.anchor import read_anchor
 
     # The noted place first: the chain that is read after it has it, or has lost it.
@@ -129,7 +159,7 @@ async def _verify_database(options: argparse.Namespace, check: Verify) -> Verdic
     anchors = (*options.anchor, *((noted,) if noted else ()))
     with _progress() as show:
         async with _open(options) as chain:
-            return await chain.verify(check, anchors, show)
+            return await chain.verify(trust, anchors, show)
 
 
 @contextmanager
@@ -152,8 +182,16 @@ def _progress() -> Iterator[Callable[[int], None]]:
 
 @asynccontextmanager
 async def _open(options: argparse.Namespace) -> AsyncIterator[Chain]:
-    """The audit of the settings' database, which is not made where there is none."""
+    """The audit of the settings' database."""
     from backend.storage.chain import Chain
+
+    async with _database(options) as database:
+        yield Chain(database)
+
+
+@asynccontextmanager
+async def _database(options: argparse.Namespace) -> AsyncIterator[Database]:
+    """The settings' database, which is not made where there is none."""
     from backend.storage.database import Database, database_url
 
     settings = _settings(options)
@@ -161,21 +199,21 @@ async def _open(options: argparse.Namespace) -> AsyncIterator[Chain]:
         raise Refusal(f"GATEPOST_DATA_DIR: there is no database in {settings.data_dir}")
     database = Database(database_url(settings.database, settings.data_dir))
     try:
-        yield Chain(database)
+        yield database
     finally:
         await database.close()
 
 
-def _verify_file(options: argparse.Namespace, check: Verify) -> Verdict:
+def _verify_file(options: argparse.Namespace, trust: Trust) -> Verdict:
     """Verify an export, line by line."""
     try:
         with options.file.open("rb") as file, _progress() as show:
-            return _verify_lines(file, tuple(options.anchor), check, show)
+            return _verify_lines(file, tuple(options.anchor), trust, show)
     except OSError as error:
         raise Refusal(f"{options.file}: {error.strerror}") from None
 
 
-def _verify_lines(file: BinaryIO, anchors: tuple[Anchor, ...], check: Verify, show: Callable[[int], None]) -> Verdict:
+def _verify_lines(file: BinaryIO, anchors: tuple[Anchor, ...], trust: Trust, show: Callable[[int], None]) -> Verdict:
     count, last = 0, b""
     for count, last in enumerate(file, 1):  # noqa: B007 - what is left after the loop is wanted
         pass
@@ -184,7 +222,7 @@ def _verify_lines(file: BinaryIO, anchors: tuple[Anchor, ...], check: Verify, sh
         head, signature = exports.read_last_line(last)
         file.seek(0)
         number = 1
-        verifier = Verifier(head, anchors, exports.read_first_line(file.readline()))
+        verifier = Verifier(head, trust, anchors, exports.read_first_line(file.readline()))
         for number in range(2, count):
             if not verifier.take(exports.read_json_line(file.readline())):
                 break
@@ -192,7 +230,7 @@ def _verify_lines(file: BinaryIO, anchors: tuple[Anchor, ...], check: Verify, sh
                 show(number)
     except ValueError as error:
         return Verdict(EMPTY, verifier.taken if verifier else 0, f"line {number} is not as it was written: {error}")
-    return verifier.finish(lambda statement: check(statement, signature))
+    return verifier.finish(signature)
 
 
 def _tell(options: argparse.Namespace, verdict: Verdict, seconds: float) -> None:
@@ -206,6 +244,8 @@ def _tell(options: argparse.Namespace, verdict: Verdict, seconds: float) -> None
         print(f"The audit is as it was written.\n{rate}\nhead {verdict.head.end}")
     for seq in verdict.breaks:
         print(f"NOTE: event {seq} tells that a place noted before was gone when a server started")
+    for seq in verdict.rotations:
+        print(f"NOTE: event {seq} put another key in the place of the one before, which signed it")
 
 
 def _as_json(verdict: Verdict, seconds: float) -> dict[str, Any]:
@@ -216,6 +256,7 @@ def _as_json(verdict: Verdict, seconds: float) -> dict[str, Any]:
         "first_seq": verdict.head.first_seq,
         "head": str(verdict.head.end),
         "breaks": list(verdict.breaks),
+        "rotations": list(verdict.rotations),
         "seconds": round(seconds, 3),
         "events_per_second": round(verdict.events / seconds),
     }

@@ -183,6 +183,11 @@ class Signer:
         return self._key.sign(data)
 
     @property
+    def public(self) -> bytes:
+        """The public key, 32 bytes."""
+        return self._key.public_key().public_bytes_raw()
+
+    @property
     def public_pem(self) -> bytes:
         """What others verify with."""
         return self._key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
@@ -193,13 +198,18 @@ def new_signing_key() -> bytes:
     return Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
-def verify_signature(public_pem: bytes, data: bytes, signature: bytes) -> bool:
-    """Whether the signature is that of the key over the data. Raises ValueError for what is no Ed25519 public key."""
-    key = load_pem_public_key(public_pem)
+def read_public_key(pem: bytes) -> bytes:
+    """The 32 bytes of a public key in PEM. Raises ValueError for what is no Ed25519 public key."""
+    key = load_pem_public_key(pem)
     if not isinstance(key, Ed25519PublicKey):
         raise ValueError("the public key must be an Ed25519 key")
+    return key.public_bytes_raw()
+
+
+def verify_signature(public: bytes, data: bytes, signature: bytes) -> bool:
+    """Whether the signature is that of the public key over the data; False for what is no key too."""
     try:
-        key.verify(signature, data)
-    except InvalidSignature:
+        Ed25519PublicKey.from_public_bytes(public).verify(signature, data)
+    except (InvalidSignature, ValueError):
         return False
     return True

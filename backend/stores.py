@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from backend.clock import new_id, now_ms, utc_now
-from backend.core.errors import GatepostError, KeyFileError
+from backend.core.errors import GatepostError
 from backend.credentials import Passwords, Signer, new_signing_key
 from backend.settings import Settings, SettingsError
 from backend.storage.anchor import AnchorFile
@@ -12,7 +12,7 @@ from backend.storage.database import Database, database_url
 from backend.storage.history import HistoryStore
 from backend.storage.idempotency import IdempotencyStore
 from backend.storage.identities import Identities
-from backend.storage.keys import load_or_make
+from backend.storage.keys import AuditKeys, load_or_make
 from backend.storage.ledger import LedgerStore, Stamp
 from backend.storage.projects import Projects
 from backend.storage.recordings import RecordingFolder
@@ -57,11 +57,6 @@ def open_stores(settings: Settings) -> Stores:
 
 
 def open_ledger(data: Path, database: Database, folder: str = "") -> LedgerStore:
-    """The audit, signed with the key of a data folder, in which `folder` holds recordings. Raises KeyFileError, OSError."""
-    path = data / "audit.key"
-    try:
-        signer = Signer(load_or_make(path, new_signing_key))
-    except ValueError as error:
-        raise KeyFileError(f"The key file {path} cannot be used: {error}.") from error
-    (data / "audit.pub").write_bytes(signer.public_pem)
-    return LedgerStore(database, Stamp(now_ms, utc_now, new_id, signer.sign), folder, AnchorFile(data / "audit.anchor"))
+    """The audit, signed with the key of a data folder, in which `folder` holds recordings. Raises KeyFileError."""
+    keys = AuditKeys.open(data / "audit.key", Signer, new_signing_key)
+    return LedgerStore(database, Stamp(now_ms, utc_now, new_id, keys), folder, AnchorFile(data / "audit.anchor"))

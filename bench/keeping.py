@@ -12,11 +12,10 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from functools import partial
 from pathlib import Path
 
 from backend.clock import new_id, now_ms, utc_now
-from backend.core.audit import EMPTY, Event, Kind, extend
+from backend.core.audit import EMPTY, Event, Kind, Trust, extend
 from backend.core.decisions import Decision, Risk
 from backend.core.executions import Status, Usage
 from backend.core.identity import Principal
@@ -27,6 +26,7 @@ from backend.core.recording import Recorder
 from backend.credentials import Signer, new_signing_key, verify_signature
 from backend.storage.chain import Chain
 from backend.storage.database import Database, database_url
+from backend.storage.keys import AuditKeys
 from backend.storage.ledger import LedgerStore, Stamp
 from backend.storage.recordings import RecordingFolder
 from bench.servers import ROOT, Running, gatepost_server
@@ -46,7 +46,9 @@ HEAD = "update audit_head set seq = ?, hash = ?, signature = ?"
 async def _ledger(folder: Path, signer: Signer) -> AsyncIterator[LedgerStore]:
     database = Database(database_url(None, folder))
     await database.migrate()
-    ledger = LedgerStore(database, Stamp(now_ms, utc_now, new_id, signer.sign), "bench")
+    ledger = LedgerStore(
+        database, Stamp(now_ms, utc_now, new_id, AuditKeys(folder / "audit.key", Signer, signer)), "bench"
+    )
     await ledger.prepare()
     try:
         yield ledger
@@ -108,7 +110,7 @@ async def _verify(rounds: int) -> float:
             _make_chain(Path(name) / "gatepost.db", signer)
             for _ in range(rounds):
                 begun = time.perf_counter()
-                verdict = await Chain(ledger.database).verify(partial(verify_signature, signer.public_pem))
+                verdict = await Chain(ledger.database).verify(Trust(signer.public, verify_signature))
                 rates.append(EVENTS / (time.perf_counter() - begun))
                 if verdict.problem:
                     raise AssertionError(verdict.problem)

@@ -80,7 +80,15 @@ def test_a_whole_audit_is_0_and_says_what_it_found(capsys: pytest.CaptureFixture
     found = json.loads(capsys.readouterr().out)
     assert found.pop("seconds") > 0
     assert found.pop("events_per_second") > 0
-    assert found == {"verified": True, "problem": "", "events": 21, "first_seq": 1, "head": head, "breaks": []}
+    assert found == {
+        "verified": True,
+        "problem": "",
+        "events": 21,
+        "first_seq": 1,
+        "head": head,
+        "breaks": [],
+        "rotations": [],
+    }
 
 
 def test_a_changed_one_is_1_and_says_where(capsys: pytest.CaptureFixture[str], data: Path) -> None:
@@ -221,3 +229,63 @@ def test_a_second_server_with_a_key_of_its_own_is_refused(monkeypatch: pytest.Mo
     monkeypatch.setattr("tests.test_audit_cli.KEY", new_signing_key())
     with pytest.raises(StorageError, match="not signed with this server's key"):
         asyncio.run(_write(data, 1))
+
+
+def rotate(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    capsys.readouterr()
+    assert main(["audit", "rotate-key", *words]) == 0
+    return capsys.readouterr().out
+
+
+@pytest.fixture
+def keyed(data: Path) -> Path:
+    """The data folder with the key in it."""
+    (data / "audit.key").touch(mode=0o600)
+    (data / "audit.key").write_bytes(KEY)
+    return data
+
+
+def test_another_key_follows_the_one_that_was_handed_out(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, keyed: Path
+) -> None:
+    before, old = exported(capsys), (keyed / "audit.pub").read_bytes()
+    assert "Hand out its public key" in rotate(capsys)
+    after, new = exported(capsys), (keyed / "audit.pub").read_bytes()
+    assert old != new
+    (tmp_path / "old.pub").write_bytes(old)
+    (tmp_path / "new.pub").write_bytes(new)
+    assert (keyed / "audit.anchor").read_text() == f"{sql(keyed, HEAD)}\n"
+    assert json.loads(json.loads(after[-2])["body"])["actor"].startswith("cli:")
+
+    def verified(lines: list[str], key: str) -> int:
+        (tmp_path / "e.jsonl").write_text("\n".join(lines))
+        return main(["audit", "verify", "--file", "e.jsonl", "--public-key", key])
+
+    assert main(["audit", "verify"]) == 0
+    assert "NOTE: event 22 put another key in the place" in capsys.readouterr().out
+    assert main(["audit", "verify", "--public-key", "old.pub"]) == 0
+    assert [verified(after, key) for key in ("old.pub", "new.pub")] == [0, 0]
+    assert [verified(before, key) for key in ("old.pub", "new.pub")] == [0, 1]
+    for field in ("old_key", "new_key", "signature"):
+        number = len(after) - 2
+        body = json.loads(json.loads(after[number])["body"])
+        changed = after[number].replace(body[field], body[field].translate(str.maketrans("01", "10")))
+        assert verified([*after[:number], changed, after[-1]], "old.pub") == 1
+    part = [after[0], *after[-2:]]
+    assert verified(part, "old.pub") == 1
+
+
+def test_a_key_may_be_made_before_and_is_taken_then(capsys: pytest.CaptureFixture[str], keyed: Path) -> None:
+    assert "audit.key.next" in rotate(capsys, "--stage")
+    made = (keyed / "audit.key.next").read_bytes()
+    assert sql(keyed, "select max(seq) from audit_events") == 21
+    rotate(capsys)
+    assert (keyed / "audit.key").read_bytes() == made
+    assert not (keyed / "audit.key.next").exists()
+
+
+def test_a_key_that_did_not_sign_the_audit_hands_nothing_over(capsys: pytest.CaptureFixture[str], data: Path) -> None:
+    assert main(["audit", "rotate-key"]) == 2
+    assert "not signed with this server's key" in capsys.readouterr().err
+    assert not (data / "audit.key.next").exists()
+    assert main(["audit", "rotate-key", "--data-dir", "nowhere"]) == 2

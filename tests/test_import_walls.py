@@ -34,6 +34,7 @@ LIBRARIES = WEB | {
     "sqlalchemy",
     "structlog",
 }
+COMMAND_LINE = {"backend.core", "backend.credentials", "backend.settings", "backend.storage", "backend.stores"}
 ROOMS = {
     "core": {"backend.core"},
     "execution": {"backend.core", "backend.execution"},
@@ -41,19 +42,13 @@ ROOMS = {
     "transports": {"backend.core", "backend.transports", "pydantic", *WEB},
     "settings.py": {"backend.core", "pydantic", "pydantic_settings"},
     "clock.py": {"backend.core"},
+    "whoami.py": set(),
     "profiles.py": {"backend.core"},
     "credentials.py": {"backend.core", "cryptography", "jwt", "pwdlib"},
     "authentication.py": {"backend.core", "backend.credentials", "backend.storage"},
     "directory.py": {"backend.core", "backend.execution", "backend.profiles", "backend.storage"},
-    "accounts_cli.py": {
-        "backend.clock",
-        "backend.core",
-        "backend.credentials",
-        "backend.settings",
-        "backend.storage",
-        "backend.stores",
-    },
-    "audit_cli.py": {"backend.core", "backend.credentials", "backend.settings", "backend.storage"},
+    "accounts_cli.py": {"backend.clock", "backend.whoami", *COMMAND_LINE},
+    "audit_cli.py": {"backend.whoami", *COMMAND_LINE},
     "recovery.py": {"backend.core", "backend.storage"},
     "stores.py": {"backend.clock", "backend.core", "backend.credentials", "backend.settings", "backend.storage"},
     "chores.py": {

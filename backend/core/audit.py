@@ -2,7 +2,7 @@
 
 An event is stored as its canonical JSON text; its hash is SHA-256 over the hash of the event before and that text. The
 head says where the chain begins and ends and is signed, so that a tail cannot be cut off or a chain be made anew
-without the key. Everything here is pure; `backend.storage.ledger` stores it.
+without the key. The key changes by an event that the older key signed. Everything here is pure; `backend.storage.ledger` stores it.
 """
 
 import hashlib
@@ -39,6 +39,7 @@ class Kind(StrEnum):
     PROJECT_DELETED = "project_deleted"
     PRUNED = "pruned"
     CHAIN_BROKEN = "chain_broken"
+    KEY_ROTATED = "key_rotated"
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +135,38 @@ class Head:
 EMPTY = Head(1, GENESIS, 0, GENESIS)
 
 
+@dataclass(frozen=True, slots=True)
+class Succession:
+    """One public key in the place of another, from the event behind a place on. The older key signs it."""
+
+    place: Anchor
+    old: bytes
+    new: bytes
+
+    def statement(self) -> bytes:
+        """What is signed. It holds for this place of this chain alone."""
+        return f"gatepost audit key {self.place} {self.old.hex()} {self.new.hex()}".encode()
+
+    def fields(self, signature: bytes) -> dict[str, str]:
+        """The details of its event."""
+        return {"old_key": self.old.hex(), "new_key": self.new.hex(), "signature": signature.hex()}
+
+    @classmethod
+    def read(cls, place: Anchor, content: Mapping[str, Any]) -> tuple[Self, bytes]:
+        """The one that an event tells of, and its signature. Raises ValueError for fields that are none."""
+        texts = [content.get(name) for name in ("old_key", "new_key", "signature")]
+        old, new, signature = (bytes.fromhex(text if isinstance(text, str) else "-") for text in texts)
+        return cls(place, old, new), signature
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """The public key that is trusted; `check(key, statement, signature)` tells whether a key made a signature."""
+
+    key: bytes
+    check: Callable[[bytes, bytes, bytes], bool]
+
+
 def link_hash(previous: bytes, body: str) -> bytes:
     """The hash of an event with `body` behind `previous`."""
     return hashlib.sha256(previous + body.encode("utf-8", "surrogatepass")).digest()
@@ -154,13 +187,15 @@ def extend(head: Head, events: Iterable[Event]) -> tuple[Head, list[Link]]:
 class Verdict:
     """What was found: how many events are good, and what is wrong (empty when nothing is).
 
-    `breaks` are the numbers of the events which tell that a place noted before was gone when a server started.
+    `breaks` are the numbers of the events which tell that a place noted before was gone when a server started,
+    `rotations` those of the events that put another key in the place of the one before.
     """
 
     head: Head
     events: int
     problem: str
     breaks: Sequence[int] = ()
+    rotations: Sequence[int] = ()
 
 
 @dataclass(slots=True)
@@ -168,15 +203,19 @@ class Verifier:
     """Goes through a chain link by link. `problem` is the first thing that is wrong, empty while all is well.
 
     `at` is the place that it has come to: the start of the chain, or that of a part of it. `anchors` are places that
-    somebody noted before; `breaks` are the numbers of the events which tell that a noted place was gone.
+    somebody noted before. `keys` are the keys that the events tell of, the last of which has to have signed the head;
+    the trusted one must be among them.
     """
 
     head: Head
+    trust: Trust
     anchors: tuple[Anchor, ...] = ()
     at: Anchor = Anchor(0, GENESIS)
     problem: str = ""
     taken: int = 0
     breaks: list[int] = field(default_factory=list)
+    rotations: list[int] = field(default_factory=list)
+    keys: list[bytes] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if not self.at.seq:
@@ -212,6 +251,20 @@ class Verifier:
             return f"event {link.seq} stands in the place of another"
         if content.get("kind") == Kind.CHAIN_BROKEN:
             self.breaks.append(link.seq)
+        return self._change_key(content) if content.get("kind") == Kind.KEY_ROTATED else ""
+
+    def _change_key(self, content: Mapping[str, Any]) -> str:
+        self.rotations.append(self.at.seq + 1)
+        try:
+            found, signature = Succession.read(self.at, content)
+        except ValueError:
+            return f"event {self.at.seq + 1} changes the key, and does not say to which"
+        self.keys = self.keys or [found.old]
+        if found.old != self.keys[-1] or not self.trust.check(found.old, found.statement(), signature):
+            return f"event {self.at.seq + 1} changes the key, and the key before did not sign it"
+        if found.new in self.keys:
+            return f"event {self.at.seq + 1} takes a key again that was left"
+        self.keys.append(found.new)
         return ""
 
     def _check_anchors(self) -> None:
@@ -219,13 +272,14 @@ class Verifier:
             if anchor.seq == self.at.seq and anchor.hash != self.at.hash and not self.problem:
                 self.problem = f"event {anchor.seq} is not the one that was noted: the chain was made anew"
 
-    def finish(self, signed: Callable[[bytes], bool]) -> Verdict:
-        """The verdict after the last link. `signed` tells whether the signature of the head is good for a statement."""
-        problem = self.problem or self._check_head(signed)
-        return Verdict(self.head, self.taken, problem, tuple(self.breaks))
+    def finish(self, signature: bytes) -> Verdict:
+        """The verdict after the last link; `signature` is that of the head."""
+        problem = self.problem or self._check_head(signature)
+        return Verdict(self.head, self.taken, problem, tuple(self.breaks), tuple(self.rotations))
 
-    def _check_head(self, signed: Callable[[bytes], bool]) -> str:
-        if not signed(self.head.statement()):
+    def _check_head(self, signature: bytes) -> str:
+        keys = self.keys or [self.trust.key]
+        if self.trust.key not in keys or not self.trust.check(keys[-1], self.head.statement(), signature):
             return "the signature of the head is wrong: the head was changed, or signed with another key"
         if self.at != self.head.end:
             return f"the chain ends at event {self.at.seq}, its signed head at {self.head.seq}: the tail was changed"

@@ -16,7 +16,7 @@ from backend.core.audit import Anchor, Head, Kind, Link
 FORMAT = "gatepost audit 1"
 LOG_AUDIT = 13  # the facility of syslog
 NOTICE, WARNING, CRITICAL = 5, 4, 2
-WARNINGS = frozenset({Kind.DENIED, Kind.RATE_LIMITED, Kind.REJECTED, Kind.LOGIN_FAILED, Kind.LOST})
+WARNINGS = frozenset({Kind.DENIED, Kind.RATE_LIMITED, Kind.REJECTED, Kind.LOGIN_FAILED, Kind.LOST, Kind.KEY_ROTATED})
 SD_ID = "gatepost@32473"  # the number that RFC 5612 keeps for examples; Gatepost has none of its own
 CONTROLS = re.compile("[\0-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?Z")

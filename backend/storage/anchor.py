@@ -1,11 +1,11 @@
 """The end of the audit, noted in a file beside the database: what cuts the database back does not reach it."""
 
 import asyncio
-import os
 from contextlib import suppress
 from pathlib import Path
 
 from backend.core.audit import Anchor
+from backend.storage.files import replace_file
 
 EVERY = 1.0  # seconds between two writes, at least
 
@@ -34,7 +34,7 @@ class AnchorFile:
             self._writing = asyncio.create_task(self._write())
 
     async def _write(self) -> None:
-        while self._latest != self._written:
+        while self._latest != self._written and not self._closing.is_set():
             await self._write_latest()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._closing.wait(), EVERY)
@@ -42,8 +42,9 @@ class AnchorFile:
     async def _write_latest(self) -> None:
         latest = self._latest
         if latest and latest != self._written:
-            await asyncio.to_thread(_replace, self.path, f"{latest}\n")
-            self._written = latest
+            with suppress(OSError):
+                await asyncio.to_thread(replace_file, self.path, f"{latest}\n".encode())
+                self._written = latest
 
     async def close(self) -> None:
         """Write the last place."""
@@ -59,17 +60,3 @@ def read_anchor(path: Path) -> Anchor | None:
         return Anchor.parse(path.read_text())
     except (OSError, ValueError):
         return None
-
-
-def _replace(path: Path, text: str) -> None:
-    """Put the file in the place of the older one. Several servers may do so at once; each text is whole."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    with suppress(OSError):
-        try:
-            with beside.open("w") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)

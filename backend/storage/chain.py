@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, LargeBinary, cast, select
 
-from backend.core.audit import EMPTY, Anchor, Head, Link, Verdict, Verifier
+from backend.core.audit import EMPTY, Anchor, Head, Link, Trust, Verdict, Verifier
 from backend.core.errors import StorageError
 from backend.storage.database import Database
 from backend.storage.tables import audit_events, audit_head
@@ -65,14 +65,14 @@ class Chain:
 
     async def verify(
         self,
-        signed: Callable[[bytes, bytes], bool],
+        trust: Trust,
         anchors: tuple[Anchor, ...] = (),
         progress: Progress = lambda _: None,
     ) -> Verdict:
         """Go through the whole chain. `progress` is told how many events are done, after each page.
 
-        `signed(statement, signature)` tells whether a signature is good. Events may be written meanwhile: what comes
-        after the head that was read first is not looked at. When they are pruned meanwhile, it begins again.
+        Events may be written meanwhile: what comes after the head that was read first is not looked at. When they are
+        pruned meanwhile, it begins again.
         """
         while True:
             try:
@@ -81,14 +81,12 @@ class Chain:
                 return Verdict(EMPTY, 0, "the head of the audit cannot be read: it was changed")
             if found is None:
                 return Verdict(EMPTY, 0, "the audit has no head")
-            verdict = await self._walk(found, signed, anchors, progress)
+            verdict = await self._walk(found, trust, anchors, progress)
             if not (verdict.problem and await self._was_pruned(found.head)):
                 return verdict
 
-    async def _walk(
-        self, found: SignedHead, signed: Callable[[bytes, bytes], bool], anchors: tuple[Anchor, ...], progress: Progress
-    ) -> Verdict:
-        verifier = Verifier(found.head, anchors)
+    async def _walk(self, found: SignedHead, trust: Trust, anchors: tuple[Anchor, ...], progress: Progress) -> Verdict:
+        verifier = Verifier(found.head, trust, anchors)
         async for link in self.links():
             if link.seq > found.head.seq and await self._has_moved(found.head):
                 break
@@ -96,7 +94,7 @@ class Chain:
                 break
             if verifier.taken % PAGE == 0:
                 progress(verifier.taken)
-        return verifier.finish(lambda statement: signed(statement, found.signature))
+        return verifier.finish(found.signature)
 
     async def _has_moved(self, head: Head) -> bool:
         """Whether events were written since `head` was read; otherwise what stands behind it was put there."""

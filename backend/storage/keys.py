@@ -1,12 +1,118 @@
-"""Files that hold keys: made once with mode 0600, refused when anybody else may read them."""
+"""Files that hold keys: made once with mode 0600, refused when anybody else may read them.
 
+The key that signs the audit can be changed, by one process at a time and under those that sign with it.
+"""
+
+import fcntl
 import os
 import stat
-import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, Self
 
 from backend.core.errors import KeyFileError
+from backend.storage.files import replace_file, sync_folder, whole_file
+
+
+class SigningKey(Protocol):
+    """A private key. It makes the same signature each time; `public` is its other half, `public_pem` the same in PEM."""
+
+    @property
+    def public(self) -> bytes: ...
+
+    @property
+    def public_pem(self) -> bytes: ...
+
+    def sign(self, data: bytes) -> bytes: ...
+
+
+@dataclass(slots=True)
+class AuditKeys:
+    """The key that signs the audit, from the file `path`; `read` makes it of what the file holds, or raises ValueError.
+
+    Another key takes its place in two steps, so that no crash leaves an audit without its key: it lies beside, as
+    `audit.key.next`, before the audit tells of it, and is moved to its place after.
+    """
+
+    path: Path
+    read: Callable[[bytes], SigningKey]
+    current: SigningKey
+
+    @classmethod
+    def open(cls, path: Path, read: Callable[[bytes], SigningKey], make: Callable[[], bytes]) -> Self:
+        """The key in the file, which is made where it is missing. Raises KeyFileError."""
+        keys = cls(path, read, _parse(path, load_or_make(path, make), read))
+        keys._publish()
+        return keys
+
+    @property
+    def beside(self) -> Path:
+        """Where the key lies that is to follow."""
+        return self.path.with_name(f"{self.path.name}.next")
+
+    def follow(self, statement: bytes, signature: bytes) -> bool:
+        """Sign with another key from here on, when one of this data folder made the signature; whether there is one."""
+        for path in (self.path, self.beside):
+            key = self._find(path)
+            if key and key.sign(statement) == signature:
+                self.current = key
+                with suppress(KeyFileError, OSError), self.changing():  # whoever changes the key now ends it too
+                    self.end_change()
+                return True
+        return False
+
+    def _find(self, path: Path) -> SigningKey | None:
+        try:
+            return _parse(path, _read(path), self.read)
+        except (OSError, KeyFileError):
+            return None
+
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """Only one process at a time changes the key. Raises KeyFileError where another does."""
+        folder = os.open(self.path.parent, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(folder)
+            raise KeyFileError(f"Another process changes the key {self.path} now.") from None
+        try:
+            yield
+        finally:
+            os.close(folder)
+
+    def successor(self, make: Callable[[], bytes]) -> SigningKey:
+        """The key that is to follow, which is made where none lies beside. Raises KeyFileError."""
+        key = _parse(self.beside, load_or_make(self.beside, make), self.read)
+        if key.public == self.current.public:
+            raise KeyFileError(f"{self.beside} is the key that is in use; delete it.")
+        return key
+
+    def end_change(self) -> None:
+        """Move the key that signs now to its place, when it lies beside. Only within `changing`."""
+        beside = self._find(self.beside)
+        if beside and beside.public == self.current.public:
+            self.beside.replace(self.path)
+            sync_folder(self.path.parent)
+        self._publish()
+
+    def _publish(self) -> None:
+        """Write the public key beside, for those who verify."""
+        path = self.path.with_suffix(".pub")
+        try:
+            if not path.exists() or path.read_bytes() != self.current.public_pem:
+                replace_file(path, self.current.public_pem)
+        except OSError as error:
+            raise KeyFileError(f"The public key {path} cannot be written: {error.strerror or error}.") from error
+
+
+def _parse(path: Path, text: bytes, read: Callable[[bytes], SigningKey]) -> SigningKey:
+    try:
+        return read(text)
+    except ValueError as error:
+        raise KeyFileError(f"The key file {path} cannot be used: {error}.") from error
 
 
 def load_or_make(path: Path, make: Callable[[], bytes]) -> bytes:
@@ -38,24 +144,6 @@ def _read(path: Path) -> bytes:
 
 def _place(path: Path, key: bytes) -> None:
     """Write the key beside `path`, then give it that name, unless another process was first."""
-    descriptor, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mode 0600
-    try:
-        with open(descriptor, "wb") as file:
-            file.write(key)
-            file.flush()
-            os.fsync(descriptor)
-        _link(beside, path)
-    finally:
-        os.unlink(beside)
-
-
-def _link(beside: str, path: Path) -> None:
-    try:
+    with whole_file(path, key, 0o600) as beside, suppress(FileExistsError):
         os.link(beside, path)
-    except FileExistsError:
-        return
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+        sync_folder(path.parent)

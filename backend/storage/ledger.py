@@ -2,7 +2,8 @@
 
 One writer a process takes whatever waits, chains it and writes it in one transaction, so that a hundred commands at
 once cost one flush. Several processes share one chain: the head moves only from where it was read, and who comes
-second locks it and reads it again. A head that this server's key did not sign is never built on.
+second locks it and reads it again. A head that this server's key did not sign is never built on; when another process
+changed the key, and this data folder has the new one, it is taken.
 """
 
 import asyncio
@@ -15,7 +16,7 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, delete, insert, select, update
 from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError
 
-from backend.core.audit import EMPTY, Anchor, Event, Head, Kind, Link, extend
+from backend.core.audit import EMPTY, Anchor, Event, Head, Kind, Link, Succession, extend
 from backend.core.decisions import Decision
 from backend.core.errors import StorageError
 from backend.core.executions import Status
@@ -25,6 +26,7 @@ from backend.core.times import iso
 from backend.storage.anchor import AnchorFile
 from backend.storage.chain import Chain, SignedHead, read_head
 from backend.storage.database import Database
+from backend.storage.keys import AuditKeys, SigningKey
 from backend.storage.tables import audit_events, audit_head, executions
 
 BATCH = 256  # jobs written in one transaction, at most
@@ -61,12 +63,16 @@ TOUCH_HEAD = update(audit_head).where(audit_head.c.id == 1).values(id=1)
 
 @dataclass(frozen=True, slots=True)
 class Stamp:
-    """Time, ids and signatures, handed in. `now_ms` is in Unix milliseconds, `utc` ISO 8601."""
+    """Time, ids and keys, handed in. `now_ms` is in Unix milliseconds, `utc` ISO 8601."""
 
     now_ms: Callable[[], int]
     utc: Callable[[], str]
     new_id: Callable[[], str]
-    sign: Callable[[bytes], bytes]
+    keys: AuditKeys
+
+    def sign(self, head: Head) -> bytes:
+        """The signature of a head."""
+        return self.keys.current.sign(head.statement())
 
 
 @dataclass(slots=True)
@@ -321,7 +327,8 @@ class LedgerStore:
 
     def _trusted(self, found: SignedHead) -> Head:
         """The head, when this server's key signed it (its signatures are the same each time) and it did not go back."""
-        if self.stamp.sign(found.head.statement()) != found.signature:
+        statement, signature = found.head.statement(), found.signature
+        if self.stamp.sign(found.head) != signature and not self.stamp.keys.follow(statement, signature):
             raise StorageError("The head of the audit is not signed with this server's key.")
         if self._head and found.head.seq < self._head.seq:
             raise StorageError(f"The audit has lost its end: event {self._head.seq} was there.")
@@ -334,7 +341,7 @@ class LedgerStore:
             "old_hash": old.hash,
             "new_seq": new.seq,
             "new_hash": new.hash,
-            "new_signature": self.stamp.sign(new.statement()),
+            "new_signature": self.stamp.sign(new),
         }
         return connection.execute(MOVE_HEAD, values).rowcount == 1
 
@@ -344,8 +351,25 @@ class LedgerStore:
             "first_previous": head.first_previous,
             "seq": head.seq,
             "hash": head.hash,
-            "signature": self.stamp.sign(head.statement()),
+            "signature": self.stamp.sign(head),
         }
+
+    async def rotate_key(self, successor: SigningKey, actor: str) -> None:
+        """Let another key sign from here on, on record and with the word of the one before. Raises StorageError."""
+        head = await self.database.write(partial(self._hand_over, successor=successor, actor=actor))
+        if self.anchor:
+            self.anchor.note(head.end)
+
+    def _hand_over(self, connection: Connection, successor: SigningKey, actor: str) -> Head:
+        head, stamp = self._locked_head(connection), self.stamp
+        key = stamp.keys.current
+        change = Succession(head.end, key.public, successor.public)
+        fields = change.fields(key.sign(change.statement()))
+        after, links = extend(head, [Event(stamp.new_id(), stamp.utc(), Kind.KEY_ROTATED, actor, "", fields)])
+        row = {**self._head_row(after), "signature": successor.sign(after.statement())}
+        connection.execute(update(audit_head).values(row))
+        _insert(connection, [], links)
+        return after
 
     async def prune(self, before_ms: int) -> int:
         """Forget executions that began before a time; how many. Raises StorageError."""

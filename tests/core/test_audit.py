@@ -8,9 +8,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backend.core.audit import EMPTY, GENESIS, Anchor, Event, Head, Kind, Link, Verifier, extend, link_hash
+from backend.core.audit import (
+    EMPTY,
+    GENESIS,
+    Anchor,
+    Event,
+    Head,
+    Kind,
+    Link,
+    Succession,
+    Trust,
+    Verifier,
+    extend,
+    link_hash,
+)
 
 SIGNED = b"signed "
+TRUST = Trust(b"key", lambda key, statement, signature: key == b"key" and signature == SIGNED + statement)
 
 Chain = tuple[Head, list[Link], bytes]
 
@@ -26,11 +40,11 @@ def chain(length: int = 9, head: Head = EMPTY) -> Chain:
 
 
 def problem(head: Head, links: list[Link], signature: bytes, *anchors: Anchor) -> str:
-    verifier = Verifier(head, anchors)
+    verifier = Verifier(head, TRUST, anchors)
     for link in links:
         if not verifier.take(link):
             break
-    return verifier.finish(lambda statement: signature == SIGNED + statement).problem
+    return verifier.finish(signature).problem
 
 
 def remade(links: list[Link], previous: bytes = GENESIS) -> list[Link]:
@@ -153,9 +167,90 @@ def test_an_honestly_pruned_chain_is_good_and_a_dishonestly_pruned_one_is_not() 
 
 def test_what_broke_before_is_remembered() -> None:
     head, links = extend(EMPTY, [event(1), replace(event(2), kind=Kind.CHAIN_BROKEN)])
-    verifier = Verifier(head)
+    verifier = Verifier(head, TRUST)
     assert all(map(verifier.take, links))
-    assert verifier.finish(lambda _: True).breaks == (2,)
+    assert verifier.finish(SIGNED + head.statement()).breaks == (2,)
+
+
+def signs(key: bytes, statement: bytes) -> bytes:
+    """A signature that only who has the key can make, here."""
+    return b"by " + key + b": " + statement
+
+
+OLD, NEW, NEXT, STOLEN = (letter * 32 for letter in (b"o", b"n", b"x", b"s"))
+
+
+def rotated(
+    head: Head, links: list[Link], old: bytes, new: bytes, signer: bytes | None = None
+) -> tuple[Head, list[Link]]:
+    """The chain with an event that puts a key in the place of another; `signer` vouches for it."""
+    change = Succession(head.end, old, new)
+    fields = change.fields(signs(signer or old, change.statement()))
+    head, more = extend(head, [replace(event(90 + head.seq, **fields), kind=Kind.KEY_ROTATED), event(head.seq)])
+    return head, [*links, *more]
+
+
+def trusting(key: bytes, head: Head, links: list[Link], signer: bytes, at: Anchor = EMPTY.end) -> str:
+    """What who trusts `key` finds in a chain whose head `signer` signed."""
+    verifier = Verifier(head, Trust(key, lambda key, statement, given: given == signs(key, statement)), (), at)
+    for link in links:
+        if not verifier.take(link):
+            break
+    return verifier.finish(signs(signer, head.statement())).problem
+
+
+def test_a_change_of_the_key_is_followed_from_any_key_of_the_chain() -> None:
+    head, links = extend(EMPTY, map(event, range(3)))
+    assert trusting(OLD, head, links, OLD) == ""
+    head, links = rotated(head, links, OLD, NEW)
+    for key in (OLD, NEW):
+        assert trusting(key, head, links, NEW) == ""
+    head, links = rotated(head, links, NEW, NEXT)
+    for key in (OLD, NEW, NEXT):
+        assert trusting(key, head, links, NEXT) == ""
+        assert trusting(key, head, links, OLD).startswith("the signature of the head is wrong")
+    assert trusting(STOLEN, head, links, NEXT).startswith("the signature of the head is wrong")
+    part = Anchor(5, links[4].hash)
+    assert trusting(NEW, head, links[5:], NEXT, part) == ""
+    assert trusting(OLD, head, links[5:], NEXT, part), "the part has no event that leads from this key"
+
+
+def test_after_a_change_the_older_key_signs_nothing_unnoticed() -> None:
+    begun, first = extend(EMPTY, map(event, range(3)))
+    head, links = rotated(begun, first, OLD, NEW)
+    for key in (OLD, NEW):
+        more, tail = extend(head, [event(7)])
+        assert trusting(key, more, [*links, *tail], OLD).startswith("the signature of the head is wrong")
+        again = rotated(head, links, OLD, STOLEN)
+        assert trusting(key, *again, STOLEN) == "event 6 changes the key, and the key before did not sign it"
+        forged = rotated(head, links, NEW, STOLEN, signer=OLD)
+        assert trusting(key, *forged, STOLEN) == "event 6 changes the key, and the key before did not sign it"
+    # Without the event, who knows the new key finds it out; who knows the older one needs a place that was noted.
+    assert trusting(NEW, begun, first, OLD).startswith("the signature of the head is wrong")
+    assert trusting(NEW, *rotated(begun, first, OLD, STOLEN), STOLEN).startswith("the signature of the head is wrong")
+
+
+def test_a_key_that_was_left_is_not_taken_again() -> None:
+    head, links = rotated(*rotated(*extend(EMPTY, [event(1)]), OLD, NEW), NEW, OLD)
+    assert trusting(OLD, head, links, OLD) == "event 4 takes a key again that was left"
+
+
+def test_a_change_holds_for_its_place_in_its_chain_alone() -> None:
+    head, links = extend(EMPTY, map(event, range(3)))
+    other, _ = extend(EMPTY, map(event, range(7, 10)))
+    change = Succession(other.end, OLD, NEW)
+    for place in (change, Succession(Anchor(2, head.hash), OLD, NEW), Succession(head.end, NEW, OLD)):
+        fields = Succession(head.end, OLD, NEW).fields(signs(OLD, place.statement()))
+        after, more = extend(head, [replace(event(5, **fields), kind=Kind.KEY_ROTATED)])
+        found = trusting(OLD, after, [*links, *more], NEW)
+        assert found == "event 4 changes the key, and the key before did not sign it"
+
+
+@pytest.mark.parametrize("fields", [{}, {"new_key": 7}, {"signature": "zz"}, {"old_key": None}, {"old_key": ["00"]}])
+def test_a_change_that_says_nothing_is_told(fields: dict[str, object]) -> None:
+    known = Succession(EMPTY.end, OLD, NEW).fields(b"") if fields else {}
+    head, links = extend(EMPTY, [replace(event(1, **{**known, **fields}), kind=Kind.KEY_ROTATED)])
+    assert trusting(OLD, head, links, NEW) == "event 1 changes the key, and does not say to which"
 
 
 CHANGES = st.sampled_from(["flip", "drop", "swap", "copy", "cut", "hash", "renumber", "remake"])

@@ -1,6 +1,7 @@
 """The ledger on both databases: what it returned from stays, in one chain, whoever writes and whatever fails."""
 
 import asyncio
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,8 +11,8 @@ from typing import Any
 import pytest
 from sqlalchemy import delete, func, insert, select, text, update
 
-from backend.core.audit import Anchor, Kind, Verdict
-from backend.core.errors import StorageError
+from backend.core.audit import Anchor, Kind, Trust, Verdict
+from backend.core.errors import KeyFileError, StorageError
 from backend.core.executions import Status, Usage
 from backend.core.floods import Floods
 from backend.core.identity import Principal
@@ -21,10 +22,11 @@ from backend.storage.anchor import AnchorFile, read_anchor
 from backend.storage.chain import Chain
 from backend.storage.database import Database, database_url
 from backend.storage.history import HistoryStore
+from backend.storage.keys import AuditKeys
 from backend.storage.ledger import LedgerStore, Stamp
 from backend.storage.tables import audit_events, audit_head
 from tests.serving import ROOT
-from tests.storage.writing import ENDED, attempt, new_id, refusal, store
+from tests.storage.writing import ENDED, attempt, keys_of, new_id, refusal, store
 
 SIGNER = Signer(new_signing_key())
 
@@ -36,10 +38,12 @@ async def ledger(database: Database) -> LedgerStore:
     return made
 
 
+def trust(signer: Signer) -> Trust:
+    return Trust(signer.public, verify_signature)
+
+
 async def verify(database: Database, *anchors: Anchor) -> Verdict:
-    return await Chain(database).verify(
-        lambda statement, signature: verify_signature(SIGNER.public_pem, statement, signature), anchors
-    )
+    return await Chain(database).verify(trust(SIGNER), anchors)
 
 
 async def whole(database: Database) -> Verdict:
@@ -153,7 +157,7 @@ async def test_processes_that_write_at_once_make_one_chain(new_url: str, databas
         assert await asyncio.to_thread(process.wait, 60) == 0
         assert process.stdout
         process.stdout.close()
-    verdict = await Chain(database).verify(lambda what, signature: verify_signature(signer.public_pem, what, signature))
+    verdict = await Chain(database).verify(trust(signer))
     assert (verdict.problem, verdict.events) == ("", 3 * 20 * 5 * 3)
 
 
@@ -173,7 +177,7 @@ async def test_what_it_returned_from_outlives_the_killed_process(new_url: str, d
     events = {event.get("execution") for event in await bodies(database)}
     assert set(told) <= events
     await ledger.note(Kind.LOGIN, "user:ann", "10.0.0.1", {})
-    verdict = await Chain(database).verify(lambda what, signature: verify_signature(signer.public_pem, what, signature))
+    verdict = await Chain(database).verify(trust(signer))
     assert verdict.problem == ""
 
 
@@ -435,7 +439,7 @@ async def test_the_anchor_is_written_within_a_second_of_the_last_event(database:
 
 async def test_a_flood_is_written_at_its_beginning_and_counted(database: Database) -> None:
     now = 1_700_000_000_000
-    stamp = Stamp(lambda: now, lambda: "2026-01-02T03:04:05.678Z", new_id, SIGNER.sign)
+    stamp = Stamp(lambda: now, lambda: "2026-01-02T03:04:05.678Z", new_id, keys_of(SIGNER))
     ledger = LedgerStore(database, stamp, "F", floods=Floods(most=3))
     await ledger.prepare()
     limited = [
@@ -490,7 +494,7 @@ async def test_old_executions_go_and_the_running_stay(database: Database, ledger
 
 async def test_old_events_are_cut_off_on_record_and_the_rest_verifies(new_url: str, database: Database) -> None:
     times = iter(f"2026-01-{day:02}T00:00:00.000Z" for day in range(1, 29))
-    stamp = Stamp(lambda: 0, lambda: next(times), new_id, SIGNER.sign)
+    stamp = Stamp(lambda: 0, lambda: next(times), new_id, keys_of(SIGNER))
     ledger, other = LedgerStore(database, stamp, "F"), LedgerStore(Database(new_url), stamp, "F")
     await ledger.prepare()
     for _ in range(10):
@@ -529,3 +533,137 @@ async def _write_and_prune(ledger: LedgerStore) -> None:
     for _ in range(30):
         await asyncio.gather(*(ledger.note(Kind.LOGIN, "user:ann", "10.0.0.1", {}) for _ in range(20)))
         await ledger.prune_audit("2027")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    path = tmp_path / "folder"
+    path.mkdir()
+    return path
+
+
+def opened(folder: Path, make: Any = new_signing_key) -> AuditKeys:
+    return AuditKeys.open(folder / "audit.key", Signer, make)
+
+
+def ledger_of(database: Database, keys: AuditKeys) -> LedgerStore:
+    return LedgerStore(database, Stamp(lambda: 0, lambda: "2026-01-02T03:04:05.678Z", new_id, keys), "F")
+
+
+async def change_key(database: Database, keys: AuditKeys) -> None:
+    """What `audit rotate-key` does."""
+    with keys.changing():
+        successor = keys.successor(new_signing_key)
+        await ledger_of(database, keys).rotate_key(successor, "cli:root")
+        keys.current = successor
+        keys.end_change()
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+async def test_servers_of_the_folder_follow_another_key(new_url: str, database: Database, folder: Path) -> None:
+    first, second = (ledger_of(Database(new_url), opened(folder)) for _ in range(2))
+    old = first.stamp.keys.current
+    await asyncio.gather(first.prepare(), second.prepare())
+    for ledger in (first, second, first):
+        await ledger.open(attempt())
+    for _ in range(2):
+        await change_key(database, opened(folder))
+        for ledger in (first, second, first):
+            await ledger.open(attempt())
+    new = opened(folder).current
+    for each in (old, new):
+        verdict = await Chain(database).verify(Trust(each.public, verify_signature))
+        assert (verdict.problem, verdict.events, verdict.rotations) == ("", 3 * 3 * 2 + 2, (7, 14))
+    assert names(folder) == ["audit.key", "audit.pub"]
+    assert (folder / "audit.pub").read_bytes() == new.public_pem != old.public_pem
+    assert (folder / "audit.key").stat().st_mode & 0o777 == 0o600
+    assert (await verify(database)).problem.startswith("the signature of the head is wrong"), "a key of no event"
+    for ledger in (first, second):
+        await ledger.database.close()
+
+
+@pytest.mark.parametrize("moved", [False, True])
+async def test_a_change_that_was_interrupted_is_the_old_or_the_new_state(
+    database: Database, folder: Path, moved: bool
+) -> None:
+    keys = opened(folder)
+    old, ledger = keys.current, ledger_of(database, keys)
+    await ledger.prepare()
+    await ledger.open(attempt())
+    successor = keys.successor(new_signing_key)
+    if moved:
+        await ledger_of(database, opened(folder)).rotate_key(successor, "cli:root")
+    assert names(folder) == ["audit.key", "audit.key.next", "audit.pub"]
+    later = ledger_of(database, opened(folder))
+    await later.prepare()
+    await later.open(attempt())
+    await ledger.open(attempt())
+    signing = successor if moved else old
+    assert opened(folder).current.public == signing.public
+    assert (folder / "audit.pub").read_bytes() == signing.public_pem
+    assert ("audit.key.next" in names(folder)) is not moved
+    for each in (old, signing):
+        assert (await Chain(database).verify(Trust(each.public, verify_signature))).problem == ""
+    await change_key(database, opened(folder))
+    assert names(folder) == ["audit.key", "audit.pub"]
+    assert (opened(folder).current.public == successor.public) is not moved, "the key that lay ready is taken"
+
+
+async def test_a_server_on_another_folder_writes_nothing_until_it_has_the_key(
+    database: Database, folder: Path, tmp_path: Path
+) -> None:
+    keys = opened(folder)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "staged").mkdir()
+    for name in ("other", "staged"):
+        shutil.copy(folder / "audit.key", tmp_path / name)
+    other, staged = (ledger_of(database, opened(tmp_path / name)) for name in ("other", "staged"))
+    await other.prepare()
+    keys.successor(new_signing_key)
+    shutil.copy(keys.beside, tmp_path / "staged")
+    await change_key(database, keys)
+    await staged.open(attempt())
+    assert names(tmp_path / "staged") == ["audit.key", "audit.pub"], "what lay ready has its name"
+    with pytest.raises(StorageError, match="not signed with this server's key"):
+        await other.open(attempt())
+    shutil.copy(folder / "audit.key", tmp_path / "other")
+    await other.open(attempt())
+    verdict = await Chain(database).verify(Trust(keys.current.public, verify_signature))
+    assert (verdict.problem, verdict.events) == ("", 1 + 2 * 2)
+
+
+async def test_the_older_key_signs_nothing_after_the_change(database: Database, folder: Path) -> None:
+    keys = opened(folder)
+    thief = store(database, Signer((folder / "audit.key").read_bytes()))
+    await thief.prepare()
+    await thief.open(attempt())
+    before = await saved(database)
+    old = keys.current
+    await change_key(database, keys)
+    with pytest.raises(StorageError, match="not signed with this server's key"):
+        await thief.open(attempt("rm -rf /"))
+    head = (await Chain(database).head()).head  # type: ignore[union-attr]
+    await change(database, update(audit_head).values(signature=old.sign(head.statement())))
+    for each in (old, keys.current):
+        verdict = await Chain(database).verify(Trust(each.public, verify_signature))
+        assert verdict.problem.startswith("the signature of the head is wrong")
+    ours = ledger_of(database, opened(folder))
+    for _ in range(2):
+        with pytest.raises(StorageError, match="not signed with this server's key"):
+            await ours.prepare()
+        await cut_back(database, before)
+    new = await Chain(database).verify(Trust(keys.current.public, verify_signature))
+    assert new.problem.startswith("the signature of the head is wrong")
+
+
+async def test_one_changes_the_key_at_a_time(folder: Path) -> None:
+    one, two = opened(folder), opened(folder)
+    with one.changing(), pytest.raises(KeyFileError, match="Another process changes the key"), two.changing():
+        pass
+    with two.changing():
+        shutil.copy(one.path, one.beside)
+        with pytest.raises(KeyFileError, match="in use"):
+            one.successor(new_signing_key)

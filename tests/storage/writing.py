@@ -20,6 +20,7 @@ from backend.core.ids import ulid
 from backend.core.ledger import Attempt, Ending
 from backend.credentials import Signer
 from backend.storage.database import Database
+from backend.storage.keys import AuditKeys
 from backend.storage.ledger import LedgerStore, Stamp
 
 FOLDER = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
@@ -43,8 +44,13 @@ def refusal(rule: str = "blocked.rm") -> Decision:
     return Decision.deny(rule, "No.", "Leave it.")
 
 
+def keys_of(signer: Signer) -> AuditKeys:
+    """The key alone, in no folder."""
+    return AuditKeys(Path("nowhere/audit.key"), Signer, signer)
+
+
 def store(database: Database, signer: Signer, folder: str = FOLDER, **fields: Any) -> LedgerStore:
-    stamp = Stamp(lambda: time.time_ns() // 1_000_000, lambda: "2026-01-02T03:04:05.678Z", new_id, signer.sign)
+    stamp = Stamp(lambda: time.time_ns() // 1_000_000, lambda: "2026-01-02T03:04:05.678Z", new_id, keys_of(signer))
     return LedgerStore(database, stamp, folder, **fields)
 
 
