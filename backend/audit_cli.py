@@ -11,9 +11,10 @@ import json
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -30,9 +31,10 @@ if TYPE_CHECKING:
 EXIT_TAMPERED = 1
 EXIT_USAGE = 2
 PATIENCE = 1.0  # seconds before progress is shown
-SHOW_EVERY = 5000  # lines
+SHOW_EVERY = 0.1  # seconds
 EPOCH = datetime.fromtimestamp(0, UTC)
 
+Progress = Callable[[Sequence[Link]], None]
 Parsers = Any  # argparse's own type for subparsers is private
 
 
@@ -163,14 +165,16 @@ async def _verify_database(options: argparse.Namespace, trust: Trust) -> Verdict
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[[int], None]]:
+def _progress() -> Iterator[Progress]:
     """Shows how many events are done, on a terminal and once it has taken a while."""
-    begun, shown = time.monotonic(), False
+    terminal = sys.stderr.isatty()
+    next_time, shown, done = time.monotonic() + PATIENCE, False, 0
 
-    def show(done: int) -> None:
-        nonlocal shown
-        if sys.stderr.isatty() and time.monotonic() - begun > PATIENCE:
-            shown = True
+    def show(links: Sequence[Link]) -> None:
+        nonlocal next_time, shown, done
+        done += len(links)
+        if terminal and (now := time.monotonic()) > next_time:
+            next_time, shown = now + SHOW_EVERY, True
             print(f"\r{done} events ...", end="", file=sys.stderr, flush=True)
 
     try:
@@ -213,24 +217,29 @@ def _verify_file(options: argparse.Namespace, trust: Trust) -> Verdict:
         raise Refusal(f"{options.file}: {error.strerror}") from None
 
 
-def _verify_lines(file: BinaryIO, anchors: tuple[Anchor, ...], trust: Trust, show: Callable[[int], None]) -> Verdict:
+def _verify_lines(file: BinaryIO, anchors: tuple[Anchor, ...], trust: Trust, show: Progress) -> Verdict:
     count, last = 0, b""
-    for count, last in enumerate(file, 1):  # noqa: B007 - what is left after the loop is wanted
+    for count, last in enumerate(_lines(file), 1):  # noqa: B007 - what is left after the loop is wanted
         pass
     verifier, number = None, count
     try:
         head, signature = exports.read_last_line(last)
         file.seek(0)
         number = 1
-        verifier = Verifier(head, trust, anchors, exports.read_first_line(file.readline()))
-        for number in range(2, count):
-            if not verifier.take(exports.read_json_line(file.readline())):
+        verifier = Verifier(head, trust, anchors, exports.read_first_line(next(_lines(file))))
+        for number, line in enumerate(islice(_lines(file), count - 2), 2):  # noqa: B007 - who reads is told the line
+            link = exports.read_json_line(line)
+            if not verifier.take(link):
                 break
-            if number % SHOW_EVERY == 0:
-                show(number)
+            show([link])
     except ValueError as error:
         return Verdict(EMPTY, verifier.taken if verifier else 0, f"line {number} is not as it was written: {error}")
     return verifier.finish(signature)
+
+
+def _lines(file: BinaryIO) -> Iterator[bytes]:
+    """The lines, one at a time; of one that is too long to be ours, parts that are too long."""
+    return iter(lambda: file.readline(exports.LONGEST_LINE + 1), b"")
 
 
 def _tell(options: argparse.Namespace, verdict: Verdict, seconds: float) -> None:
@@ -242,6 +251,10 @@ def _tell(options: argparse.Namespace, verdict: Verdict, seconds: float) -> None
         print(f"TAMPERED: {verdict.problem}\n{rate}")
     else:
         print(f"The audit is as it was written.\n{rate}\nhead {verdict.head.end}")
+    if verdict.begins > 1:
+        print(f"NOTE: event {verdict.begins} is the first that is here; what was before it was not looked at")
+    for anchor in verdict.unseen:
+        print(f"NOTE: event {anchor.seq}, which was noted, is not here any more, so that it was not compared")
     for seq in verdict.breaks:
         print(f"NOTE: event {seq} tells that a place noted before was gone when a server started")
     for seq in verdict.rotations:
@@ -253,10 +266,11 @@ def _as_json(verdict: Verdict, seconds: float) -> dict[str, Any]:
         "verified": not verdict.problem,
         "problem": verdict.problem,
         "events": verdict.events,
-        "first_seq": verdict.head.first_seq,
+        "first_seq": verdict.begins,
         "head": str(verdict.head.end),
         "breaks": list(verdict.breaks),
         "rotations": list(verdict.rotations),
+        "unseen": [str(anchor) for anchor in verdict.unseen],
         "seconds": round(seconds, 3),
         "events_per_second": round(verdict.events / seconds),
     }
@@ -266,8 +280,10 @@ def _export(options: argparse.Namespace) -> int:
     try:
         asyncio.run(_print_events(options))
         sys.stdout.flush()
-    except BrokenPipeError:  # who reads has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left in the buffer
+        if not isinstance(error, BrokenPipeError):  # who reads has seen enough
+            raise Refusal(f"the export is not whole: {error.strerror}") from None
     return 0
 
 
@@ -305,11 +321,21 @@ async def _selected(chain: Chain, head: Head, after: int, since: str) -> AsyncIt
     """The events to export up to the head, each with the place before it."""
     before = head.start
     async for link in chain.links(max(after, head.first_seq - 1) - 1, head.seq):
+        if link.seq > before.seq + 1:
+            await _refuse_if_pruned(chain, head)
         wanted = link.seq > after and link.seq >= head.first_seq
         if wanted and (not since or str(link.content.get("time")) >= since):
             since = ""  # what follows is exported whatever its time: a chain has no gaps
             yield before, link
         before = Anchor(link.seq, link.hash)
+    if before != head.end:
+        await _refuse_if_pruned(chain, head)
+
+
+async def _refuse_if_pruned(chain: Chain, head: Head) -> None:
+    """An event is missing: say so when it was cut off meanwhile, else let who verifies see it."""
+    if await chain.was_pruned(head):
+        raise Refusal("the beginning of the audit was cut off meanwhile; export it again")
 
 
 def _print(line: str) -> None:

@@ -14,11 +14,13 @@ from typing import Any
 import pytest
 
 from backend.__main__ import main
+from backend.audit_cli import Refusal, _selected
 from backend.core.audit import Kind
 from backend.core.errors import StorageError
 from backend.credentials import Signer, new_signing_key
 from backend.settings import env_names
 from backend.storage.anchor import AnchorFile
+from backend.storage.chain import Chain
 from backend.storage.database import Database, database_url
 from tests.serving import ROOT
 from tests.storage.writing import attempt, store
@@ -88,6 +90,7 @@ def test_a_whole_audit_is_0_and_says_what_it_found(capsys: pytest.CaptureFixture
         "head": head,
         "breaks": [],
         "rotations": [],
+        "unseen": [],
     }
 
 
@@ -179,6 +182,85 @@ def test_an_export_is_verified_without_the_database(
         assert main(call) == 1, number
     (tmp_path / "elsewhere" / "e.jsonl").write_text("")
     assert main(call) == 1
+
+
+def test_what_was_not_looked_at_is_told(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "e.jsonl").write_text("\n".join(exported(capsys, "--after", "5")))
+    call = ["audit", "verify", "--file", "e.jsonl", "--public-key", "data/audit.pub"]
+    noted = f"4:{'0' * 64}"
+    assert main([*call, "--anchor", noted]) == 0
+    said = capsys.readouterr().out
+    assert "NOTE: event 6 is the first that is here" in said
+    assert "NOTE: event 4, which was noted, is not here any more, so that it was not compared" in said
+    assert main([*call, "--anchor", noted, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["first_seq"], found["events"], found["unseen"]) == (6, 16, [noted])
+
+
+def test_a_line_without_end_is_told_and_takes_no_memory(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    lines = exported(capsys)
+    monkeypatch.setattr("backend.core.exports.LONGEST_LINE", 2000)
+    for place, said in (
+        (4, "line 5 is not as it was written: it is too long"),
+        (len(lines), "is not as it was written"),
+    ):
+        (tmp_path / "e.jsonl").write_text("\n".join([*lines[:place], "x" * 100_000, *lines[place:]]))
+        assert main(["audit", "verify", "--file", "e.jsonl", "--public-key", "data/audit.pub"]) == 1
+        assert said in capsys.readouterr().out
+
+
+def test_an_export_that_does_not_fit_on_the_disk_is_told() -> None:
+    with open("/dev/full", "w") as full:
+        words = [sys.executable, "-m", "backend", "audit", "export"]
+        env = {**os.environ, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(words, env=env, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (2, "gatepost: the export is not whole: No space left on device\n")
+
+
+async def test_an_export_of_what_is_cut_off_meanwhile_is_not_handed_out(data: Path) -> None:
+    database = Database(database_url(None, data))
+    chain = Chain(database)
+    found = await chain.head()
+    assert found
+    ledger = store(database, Signer(KEY))
+    try:
+        assert [link.seq async for _, link in _selected(chain, found.head, 0, "")] == list(range(1, 22))
+        await ledger.prune_audit("2027")
+        for after in (0, 5):
+            with pytest.raises(Refusal, match="cut off meanwhile"):
+                [link async for _, link in _selected(chain, found.head, after, "")]
+    finally:
+        await ledger.close_writer()
+        await database.close()
+
+
+@pytest.mark.parametrize(
+    ("table", "change", "said"),
+    [
+        ("audit_head", "first_previous = null", "the head of the audit cannot be read"),
+        ("audit_head", "hash = null", "the head of the audit cannot be read"),
+        ("audit_head", "signature = null", "the head of the audit cannot be read"),
+        ("audit_events", "seq = 'a' where seq = 7", "event 7 is missing"),
+        ("audit_events", "seq = 6.5 where seq = 7", "event -1 stands where event 7 should be"),
+        ("audit_events", "body = null where seq = 7", "event 7 was changed"),
+        ("audit_events", "hash = null where seq = 7", "event 7 was changed"),
+    ],
+)
+def test_a_table_that_was_made_anew_is_told_whatever_it_holds(
+    table: str, change: str, said: str, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sql(
+        data,
+        f"create table other as select * from {table}",
+        f"drop table {table}",
+        f"alter table other rename to {table}",
+        f"update {table} set {change}",
+    )
+    assert main(["audit", "verify"]) == 1
+    assert capsys.readouterr().out.startswith(f"TAMPERED: {said}")
+    assert main(["audit", "export"]) in {0, 2}
 
 
 def test_an_export_with_another_key_is_told(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

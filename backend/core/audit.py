@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Any, Self
 
 GENESIS = bytes(32)
+LONGEST_BODY = 8 * 2**20  # characters of an event; a thousand words of a path each have half of it
 
 
 class Kind(StrEnum):
@@ -173,11 +174,13 @@ def link_hash(previous: bytes, body: str) -> bytes:
 
 
 def extend(head: Head, events: Iterable[Event]) -> tuple[Head, list[Link]]:
-    """Put events at the end of a chain."""
+    """Put events at the end of a chain. Raises ValueError for one that nobody would read again."""
     links, seq, last = [], head.seq, head.hash
     for event in events:
         seq += 1
         body = event.body(seq)
+        if len(body) > LONGEST_BODY:
+            raise ValueError(f"an event of {len(body)} characters is too long for the audit")
         last = link_hash(last, body)
         links.append(Link(seq, body, last))
     return Head(head.first_seq, head.first_previous, seq, last), links
@@ -187,15 +190,18 @@ def extend(head: Head, events: Iterable[Event]) -> tuple[Head, list[Link]]:
 class Verdict:
     """What was found: how many events are good, and what is wrong (empty when nothing is).
 
-    `breaks` are the numbers of the events which tell that a place noted before was gone when a server started,
-    `rotations` those of the events that put another key in the place of the one before.
+    `begins` is the number of the first event that was looked at. `breaks` are the numbers of the events which tell that a
+    place noted before was gone when a server started, `rotations` those of the events that put another key in the place
+    of the one before; `unseen` are the places noted before that lie in front of what was looked at.
     """
 
     head: Head
     events: int
     problem: str
+    begins: int = 1
     breaks: Sequence[int] = ()
     rotations: Sequence[int] = ()
+    unseen: Sequence[Anchor] = ()
 
 
 @dataclass(slots=True)
@@ -216,15 +222,21 @@ class Verifier:
     breaks: list[int] = field(default_factory=list)
     rotations: list[int] = field(default_factory=list)
     keys: list[bytes] = field(default_factory=list)
+    begins: int = 1
 
     def __post_init__(self) -> None:
         if not self.at.seq:
             self.at = self.head.start
         self.problem = "" if self.at.seq >= self.head.first_seq else self._beginning()
+        self.begins = self.at.seq + 1
         self._check_anchors()
 
     def _beginning(self) -> str:
         return "" if self.at == self.head.start else f"the chain does not begin at event {self.head.first_seq}"
+
+    def take_all(self, links: Iterable[Link]) -> bool:
+        """Check the next links; False when one of them is wrong."""
+        return all(map(self.take, links))
 
     def take(self, link: Link) -> bool:
         """Check the next link; False at the first that is wrong, and from there on."""
@@ -275,7 +287,8 @@ class Verifier:
     def finish(self, signature: bytes) -> Verdict:
         """The verdict after the last link; `signature` is that of the head."""
         problem = self.problem or self._check_head(signature)
-        return Verdict(self.head, self.taken, problem, tuple(self.breaks), tuple(self.rotations))
+        unseen = tuple(anchor for anchor in self.anchors if anchor.seq < self.begins - 1)
+        return Verdict(self.head, self.taken, problem, self.begins, tuple(self.breaks), tuple(self.rotations), unseen)
 
     def _check_head(self, signature: bytes) -> str:
         keys = self.keys or [self.trust.key]

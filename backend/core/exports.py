@@ -11,7 +11,7 @@ import json
 import re
 from typing import Any
 
-from backend.core.audit import Anchor, Head, Kind, Link
+from backend.core.audit import LONGEST_BODY, Anchor, Head, Kind, Link
 
 FORMAT = "gatepost audit 1"
 LOG_AUDIT = 13  # the facility of syslog
@@ -19,6 +19,7 @@ NOTICE, WARNING, CRITICAL = 5, 4, 2
 WARNINGS = frozenset({Kind.DENIED, Kind.RATE_LIMITED, Kind.REJECTED, Kind.LOGIN_FAILED, Kind.LOST, Kind.KEY_ROTATED})
 SD_ID = "gatepost@32473"  # the number that RFC 5612 keeps for examples; Gatepost has none of its own
 CONTROLS = re.compile("[\0-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+LONGEST_LINE = 6 * LONGEST_BODY + 4096  # bytes: a character may be written as \\u0000
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?Z")
 FORMULA = tuple("=+-@\uff1d\uff0b\uff0d\uff20\t\r\n'")
 COLUMNS = ("seq", "time", "kind", "actor", "address", "execution", "project", "command", "rule", "risk", "status")
@@ -72,6 +73,8 @@ def read_last_line(line: bytes) -> tuple[Head, bytes]:
 
 
 def _object(line: bytes) -> dict[str, Any]:
+    if len(line) > LONGEST_LINE:
+        raise ValueError("it is too long")
     try:
         found = json.loads(line)
     except RecursionError:

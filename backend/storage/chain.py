@@ -3,21 +3,24 @@
 Whoever changed the database may have left anything in it, so what is read here is not taken to be what was written.
 """
 
-from collections.abc import AsyncIterator, Callable
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, LargeBinary, cast, select
+from sqlalchemy import ColumnElement, Connection, LargeBinary, cast, func, select
 
-from backend.core.audit import EMPTY, Anchor, Head, Link, Trust, Verdict, Verifier
+from backend.core.audit import EMPTY, LONGEST_BODY, Anchor, Head, Link, Trust, Verdict, Verifier
 from backend.core.errors import StorageError
 from backend.storage.database import Database
 from backend.storage.tables import audit_events, audit_head
 
 PAGE = 5000  # events read at a time
+SHORT = 8192  # characters or bytes of an event that are read with the others; what is longer is read by itself
+LONGEST_BYTES = 4 * LONGEST_BODY + 1  # as UTF-8; one more than any event of ours has
 BEFORE_ALL = -(2**63)  # a number that no event can have, not even one that somebody put there
 
-Progress = Callable[[int], None]
+Progress = Callable[[Sequence[Link]], None]
 
 
 class BrokenHeadError(StorageError):
@@ -45,23 +48,42 @@ class Chain:
 
     async def links(self, after: int = BEFORE_ALL, last: int | None = None) -> AsyncIterator[Link]:
         """The events numbered above `after`, up to `last`, in order."""
-        while True:
-            links = await self._page(after, last)
-            for link in links:
+        async for page in self.pages(after, last):
+            for link in page:
                 yield link
-            if len(links) < PAGE:
-                return
-            after = links[-1].seq
 
-    async def _page(self, after: int, last: int | None) -> list[Link]:
-        raw = self.database.sqlite
-        columns = (audit_events.c.seq, _bytes(audit_events.c.body, raw), _bytes(audit_events.c.hash, raw))
-        query = select(*columns).where(audit_events.c.seq > after).order_by(audit_events.c.seq).limit(PAGE)
+    async def pages(self, after: int = BEFORE_ALL, last: int | None = None) -> AsyncIterator[list[Link]]:
+        """The same events, many at a time. However long they are, they take little memory."""
+        while True:
+            rows, page = await self._rows(after, last), []
+            for seq, body, hash in rows:
+                page.append(_link(seq, body, hash))
+                if body and len(body) > SHORT:
+                    page[-1] = await self._long(page[-1])
+                    yield page
+                    page = []
+            if page:
+                yield page
+            if len(rows) < PAGE or type(rows[-1][0]) is not int:
+                return
+            after = rows[-1][0]
+
+    async def _rows(self, after: int, last: int | None) -> Sequence[Any]:
+        raw, events = self.database.sqlite, audit_events.c
+        body = func.substr(_bytes(events.body, raw), 1, SHORT + 1)
+        query = select(events.seq, body, _bytes(events.hash, raw)).order_by(events.seq).limit(PAGE)
+        query = query.where(events.seq > after)
         if last is not None:
-            query = query.where(audit_events.c.seq <= last)
+            query = query.where(events.seq <= last)
         async with self.database.begin() as connection:
-            rows = (await connection.execute(query)).all()
-        return [Link(seq, _text(body), hash) for seq, body, hash in rows]
+            return (await connection.execute(query)).all()
+
+    async def _long(self, link: Link) -> Link:
+        """The event with all of its text. No event of ours is longer than what is read."""
+        body = func.substr(_bytes(audit_events.c.body, self.database.sqlite), 1, LONGEST_BYTES)
+        async with self.database.begin() as connection:
+            found = (await connection.execute(select(body).where(audit_events.c.seq == link.seq))).scalars().first()
+        return _link(link.seq, found, link.hash)
 
     async def verify(
         self,
@@ -69,10 +91,10 @@ class Chain:
         anchors: tuple[Anchor, ...] = (),
         progress: Progress = lambda _: None,
     ) -> Verdict:
-        """Go through the whole chain. `progress` is told how many events are done, after each page.
+        """Go through the whole chain.
 
-        Events may be written meanwhile: what comes after the head that was read first is not looked at. When they are
-        pruned meanwhile, it begins again.
+        `progress` is shown each part of the chain that was good. Events may be written meanwhile: what comes after the
+        head that was read first is not looked at. When they are pruned meanwhile, it begins again.
         """
         while True:
             try:
@@ -81,19 +103,19 @@ class Chain:
                 return Verdict(EMPTY, 0, "the head of the audit cannot be read: it was changed")
             if found is None:
                 return Verdict(EMPTY, 0, "the audit has no head")
-            verdict = await self._walk(found, trust, anchors, progress)
-            if not (verdict.problem and await self._was_pruned(found.head)):
+            verdict = await self.walk(found, trust, anchors, progress)
+            if not (verdict.problem and await self.was_pruned(found.head)):
                 return verdict
 
-    async def _walk(self, found: SignedHead, trust: Trust, anchors: tuple[Anchor, ...], progress: Progress) -> Verdict:
+    async def walk(self, found: SignedHead, trust: Trust, anchors: tuple[Anchor, ...], progress: Progress) -> Verdict:
+        """Go through the chain once, to a head that was read; in a thread, so that a server does other things."""
         verifier = Verifier(found.head, trust, anchors)
-        async for link in self.links():
-            if link.seq > found.head.seq and await self._has_moved(found.head):
+        async for page in self.pages():
+            if page and page[-1].seq > found.head.seq and await self._has_moved(found.head):
+                page = [link for link in page if link.seq <= found.head.seq]
+            if not page or not await asyncio.to_thread(verifier.take_all, page):
                 break
-            if not verifier.take(link):
-                break
-            if verifier.taken % PAGE == 0:
-                progress(verifier.taken)
+            progress(page)
         return verifier.finish(found.signature)
 
     async def _has_moved(self, head: Head) -> bool:
@@ -101,7 +123,8 @@ class Chain:
         now = await self.head()
         return now is not None and now.head.seq > head.seq
 
-    async def _was_pruned(self, head: Head) -> bool:
+    async def was_pruned(self, head: Head) -> bool:
+        """Whether the beginning was cut off since `head` was read."""
         try:
             now = await self.head()
         except BrokenHeadError:
@@ -123,7 +146,8 @@ def read_head(connection: Connection, *, lock: bool = False) -> SignedHead | Non
     if not rows:
         return None
     id, first_seq, seq, first_previous, hash, signature = rows[0]
-    if len(rows) > 1 or not all(type(number) is int for number in (id, first_seq, seq)) or id != 1:
+    whole = all(type(number) is int for number in (id, first_seq, seq)) and all(map(_is_bytes, rows[0][3:]))
+    if len(rows) > 1 or not whole or id != 1:
         raise BrokenHeadError()
     return SignedHead(Head(first_seq, first_previous, seq, hash), signature)
 
@@ -131,6 +155,15 @@ def read_head(connection: Connection, *, lock: bool = False) -> SignedHead | Non
 def _bytes(column: ColumnElement[Any], raw: bool) -> ColumnElement[Any]:
     """The column as it lies in the file: SQLite keeps whatever was put there, text that is no UTF-8 too."""
     return cast(column, LargeBinary) if raw else column
+
+
+def _is_bytes(value: object) -> bool:
+    return isinstance(value, bytes)
+
+
+def _link(seq: Any, body: Any, hash: Any) -> Link:
+    """The event of a row. What has no number, text or hash becomes one that stands nowhere and is nobody's."""
+    return Link(seq if type(seq) is int else -1, _text(body or b""), hash or b"")
 
 
 def _text(body: bytes | str) -> str:

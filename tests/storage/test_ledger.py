@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from sqlalchemy import delete, func, insert, select, text, update
 
-from backend.core.audit import Anchor, Kind, Trust, Verdict
+from backend.core.audit import LONGEST_BODY, Anchor, Kind, Trust, Verdict
 from backend.core.errors import KeyFileError, StorageError
 from backend.core.executions import Status, Usage
 from backend.core.floods import Floods
@@ -19,7 +19,7 @@ from backend.core.identity import Principal
 from backend.core.ledger import Ending
 from backend.credentials import Signer, new_signing_key, verify_signature
 from backend.storage.anchor import AnchorFile, read_anchor
-from backend.storage.chain import Chain
+from backend.storage.chain import SHORT, Chain
 from backend.storage.database import Database, database_url
 from backend.storage.history import HistoryStore
 from backend.storage.keys import AuditKeys
@@ -667,3 +667,25 @@ async def test_one_changes_the_key_at_a_time(folder: Path) -> None:
         shutil.copy(one.path, one.beside)
         with pytest.raises(KeyFileError, match="in use"):
             one.successor(new_signing_key)
+
+
+async def test_long_events_are_read_one_by_one_and_of_none_more_than_ours_can_have(
+    database: Database, ledger: LedgerStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for size in (10, 9000, 10, 70_000, 70_000):
+        await ledger.open(attempt("ä" * size))
+    assert (await whole(database)).events == 10
+    pages = [[len(link.body) > SHORT for link in page] async for page in Chain(database).pages()]
+    assert sum(map(sum, pages)) == 3
+    assert not any(long for page in pages for long in page[:-1])
+    monkeypatch.setattr("backend.storage.chain.LONGEST_BYTES", 50_000)
+    assert (await verify(database)).problem == "event 7 was changed, or the one before it"
+    assert max([len(link.body) async for link in Chain(database).links()]) <= 50_000
+
+
+async def test_an_event_that_nobody_would_read_again_is_not_written(database: Database, ledger: LedgerStore) -> None:
+    results = await asyncio.gather(
+        ledger.open(attempt()), ledger.open(attempt("x" * LONGEST_BODY)), ledger.open(attempt()), return_exceptions=True
+    )
+    assert [type(result) for result in results] == [type(None), StorageError, type(None)]
+    assert (await whole(database)).events == 4
