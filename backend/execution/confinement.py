@@ -204,60 +204,62 @@ def _case(tests: tuple[_Test, ...], error: int) -> list[_Instruction]:
 
 def _examined(network: bool) -> _Cases:
     """Calls whose arguments decide. Of those that are no pointers only the lower half counts, for the kernel too."""
+    return {**_files(), **_processes(), **_sockets(network)}
 
-    def not_zero(argument: int, mask: int = ALL) -> _Test:
-        return _Test(argument, 0, mask, equal=False)
 
-    def one_of(argument: int, *values: int, mask: int = ALL) -> _Refusals:
-        return [((_Test(argument, value, mask),), errno.EPERM) for value in values]
-
-    def none_of(argument: int, *values: int) -> _Refusals:
-        return [(tuple(_Test(argument, value, equal=False) for value in values), errno.EPERM)]
-
-    def refuse(*tests: _Test) -> _Refusals:
-        return [(tests, errno.EPERM)]
-
-    def dumps(argument: int) -> _Test:
-        return _Test(argument, RLIMIT_CORE)
-
-    def pointer(argument: int) -> list[_Test]:
-        """One of the two holds where it is not null."""
-        return [_Test(argument, equal=False, upper=upper) for upper in (False, True)]
-
+def _files() -> _Cases:
     devices = (stat.S_IFCHR, stat.S_IFBLK)
-    cases: _Cases = {
-        "openat": refuse(not_zero(2, CREATES), not_zero(3, SET_ID)),
-        "open": refuse(not_zero(1, CREATES), not_zero(2, SET_ID)),
-        "creat": refuse(not_zero(1, SET_ID)),
-        "chmod": refuse(not_zero(1, SET_ID)),
-        "fchmod": refuse(not_zero(1, SET_ID)),
-        "fchmodat": refuse(not_zero(2, SET_ID)),
-        "fchmodat2": refuse(not_zero(2, SET_ID)),
-        "mknod": one_of(1, *devices, mask=0o170000) + refuse(not_zero(1, SET_ID)),
-        "mknodat": one_of(2, *devices, mask=0o170000) + refuse(not_zero(2, SET_ID)),
-        "clone": refuse(not_zero(0, NAMESPACES)),
-        "ioctl": one_of(1, 0x5412, 0x541C, 0x5423),  # typing into a terminal, its console, its line discipline
-        "personality": none_of(0, 0, ALL),
-        # Another process of the same user could be strangled. The limit of dumps is to stay; tools go on after EINVAL.
-        "prlimit64": refuse(not_zero(0)) + [((dumps(1), set_), errno.EINVAL) for set_ in pointer(2)],
-        "setrlimit": [((dumps(0),), errno.EINVAL)],
-        **{name: refuse(not_zero(0)) for name in ("sched_setaffinity", "sched_setattr")},
-        **{name: refuse(not_zero(0)) for name in ("sched_setscheduler", "sched_setparam")},
-        # Of a user (2 and 3) the number 0 means all processes of the caller's.
-        "setpriority": refuse(not_zero(1)) + one_of(0, 2),
-        "ioprio_set": refuse(not_zero(1)) + one_of(0, 3),
+    return {
+        "openat": _refuse_if(_not_zero(2, CREATES), _not_zero(3, SET_ID)),
+        "open": _refuse_if(_not_zero(1, CREATES), _not_zero(2, SET_ID)),
+        **{name: _refuse_if(_not_zero(1, SET_ID)) for name in ("creat", "chmod", "fchmod")},
+        **{name: _refuse_if(_not_zero(2, SET_ID)) for name in ("fchmodat", "fchmodat2")},
+        "mknod": _one_of(1, *devices, mask=0o170000) + _refuse_if(_not_zero(1, SET_ID)),
+        "mknodat": _one_of(2, *devices, mask=0o170000) + _refuse_if(_not_zero(2, SET_ID)),
+        "ioctl": _one_of(1, 0x5412, 0x541C, 0x5423),  # typing into a terminal, its console, its line discipline
     }
+
+
+def _processes() -> _Cases:
+    scheduling = ("sched_setaffinity", "sched_setattr", "sched_setscheduler", "sched_setparam")
+    set_ = [_Test(2, equal=False, upper=upper) for upper in (False, True)]  # a pointer: one holds where it is not null
+    return {
+        "clone": _refuse_if(_not_zero(0, NAMESPACES)),
+        "personality": _none_of(0, 0, ALL),
+        # Another process of the same user could be strangled. The limit of dumps is to stay; tools go on after EINVAL.
+        "prlimit64": _refuse_if(_not_zero(0)) + [((_Test(1, RLIMIT_CORE), each), errno.EINVAL) for each in set_],
+        "setrlimit": [((_Test(0, RLIMIT_CORE),), errno.EINVAL)],
+        **{name: _refuse_if(_not_zero(0)) for name in scheduling},
+        # Of a user (2 and 3) the number 0 means all processes of the caller's.
+        "setpriority": _refuse_if(_not_zero(1)) + _one_of(0, 2),
+        "ioprio_set": _refuse_if(_not_zero(1)) + _one_of(0, 3),
+    }
+
+
+def _sockets(network: bool) -> _Cases:
     unix, inet, inet6, netlink = 1, 2, 10, 16
     if network:
-        cases["socket"] = none_of(0, unix, inet, inet6, netlink) + refuse(_Test(0, netlink), not_zero(2))
-    else:
-        # Landlock leaves sockets in the file system alone: no service is reached by one without connect, if it is of
-        # the kinds that send nothing without it (a raw one is a datagram socket to the kernel).
-        sends_alone = refuse(*(_Test(1, kind, 0xF, equal=False) for kind in CONNECTED))
-        cases["socket"] = none_of(0, unix) + sends_alone
-        cases["socketpair"] = sends_alone
-        cases["connect"] = refuse()
-    return cases
+        return {"socket": _none_of(0, unix, inet, inet6, netlink) + _refuse_if(_Test(0, netlink), _not_zero(2))}
+    # Landlock leaves sockets in the file system alone: no service is reached by one without connect, if it is of the kinds
+    # that send nothing without it (a raw one is a datagram socket to the kernel).
+    sends_alone = _none_of(1, *CONNECTED, mask=0xF)
+    return {"socket": _none_of(0, unix) + sends_alone, "socketpair": sends_alone, "connect": _refuse_if()}
+
+
+def _not_zero(argument: int, mask: int = ALL) -> _Test:
+    return _Test(argument, 0, mask, equal=False)
+
+
+def _one_of(argument: int, *values: int, mask: int = ALL) -> _Refusals:
+    return [((_Test(argument, value, mask),), errno.EPERM) for value in values]
+
+
+def _none_of(argument: int, *values: int, mask: int = ALL) -> _Refusals:
+    return _refuse_if(*(_Test(argument, value, mask, equal=False) for value in values))
+
+
+def _refuse_if(*tests: _Test) -> _Refusals:
+    return [(tests, errno.EPERM)]
 
 
 def _guarding(guarded: int) -> _Cases:

@@ -281,9 +281,7 @@ def _add_reading(router: APIRouter, executions: Executions) -> None:
         """The messages of an execution as server-sent events, live, until its end. `Last-Event-ID` resumes."""
         record = await executions.record(principal, execution)
         _recorded(executions.gateway, execution)
-        if executions.streams[principal.name] >= MOST_STREAMS:
-            detail = f"You follow {MOST_STREAMS} executions already."
-            raise Problem(429, "limits.watching", detail, hint="Close a stream, or wait for its end.", retry_after=5)
+        _check_streams(executions.streams[principal.name])
         stream = _events(executions, principal, execution, int(last_event_id or 0))
         if last_event_id and record.status is not Status.RUNNING:
             begin = await anext(stream, b"")
@@ -314,6 +312,13 @@ def _recorded(gateway: Gateway, execution: str) -> None:
     if found is None:
         detail = "Nothing of this execution was recorded, or it is not kept."
         raise Problem(410, "execution.forgotten", detail, hint=f"GET /api/executions/{execution} tells how it ended.")
+
+
+def _check_streams(followed: int) -> None:
+    """Raises Problem where an account follows too many executions."""
+    if followed >= MOST_STREAMS:
+        detail = f"You follow {MOST_STREAMS} executions already."
+        raise Problem(429, "limits.watching", detail, hint="Close a stream, or wait for its end.", retry_after=5)
 
 
 async def _begun(begin: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
