@@ -14,6 +14,7 @@ from backend.storage.recordings import Retention
 from backend.stores import Stores
 
 PRUNE_EVERY = 3600.0  # seconds between two looks at the age and size of what is kept
+CUT_AUDIT_EVERY = 86400.0  # seconds between two looks at the age of the audit
 RECOVER_EVERY = 30.0  # seconds between two looks for executions that ended without being written down
 
 
@@ -26,13 +27,23 @@ async def prune_often(settings: Settings, stores: Stores) -> None:
             if gone := await asyncio.to_thread(stores.recordings.prune, retention, time.time()):
                 log.info("recordings deleted", count=gone)
             await stores.ledger.prune(_ago(settings.history_days))
-            if settings.audit_days and (gone := await stores.ledger.prune_audit(iso(_ago(settings.audit_days)))):
-                log.info("audit events deleted", count=gone)
             await stores.identities.forget_expired()
             await stores.keys.forget()
         except (OSError, StorageError) as error:
             log.error("old data not deleted", reason=_reason(error))
         await asyncio.sleep(PRUNE_EVERY)
+
+
+async def cut_audit_often(settings: Settings, stores: Stores) -> None:
+    """Cut off the old events of the audit, which goes through all of it."""
+    log = structlog.get_logger()
+    while settings.audit_days:
+        try:
+            if gone := await stores.ledger.prune_audit(iso(_ago(settings.audit_days))):
+                log.info("audit events deleted", count=gone)
+        except (OSError, StorageError) as error:
+            log.error("old audit events not deleted", reason=_reason(error))
+        await asyncio.sleep(CUT_AUDIT_EVERY)
 
 
 async def recover_often(stores: Stores) -> None:

@@ -19,7 +19,7 @@ from slowapi import Limiter
 
 from backend import __version__
 from backend.authentication import Authenticator
-from backend.chores import prune_often, recover_often
+from backend.chores import cut_audit_often, prune_often, recover_often
 from backend.clock import new_id, now_ms, utc_now
 from backend.core.errors import GatepostError
 from backend.core.gateway import Clock, Gateway, Rates, Terms
@@ -331,7 +331,8 @@ def _lifespan(settings: Settings, stores: Stores, gateway: Gateway) -> Any:
             await stores.ledger.prepare()
             await recover(stores.history, stores.recordings, stores.ledger)
             stores.login_link = await _first_admin(stores)
-            chores = [asyncio.create_task(chore) for chore in (prune_often(settings, stores), recover_often(stores))]
+            work = (prune_often(settings, stores), cut_audit_often(settings, stores), recover_often(stores))
+            chores = [asyncio.create_task(chore) for chore in work]
             yield
             for chore in chores:
                 chore.cancel()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from backend.clock import new_id, now_ms, utc_now
 from backend.core.errors import GatepostError
-from backend.credentials import Passwords, Signer, new_signing_key
+from backend.credentials import Passwords, Signer, new_signing_key, verify_signature
 from backend.settings import Settings, SettingsError
 from backend.storage.anchor import AnchorFile
 from backend.storage.database import Database, database_url
@@ -59,4 +59,6 @@ def open_stores(settings: Settings) -> Stores:
 def open_ledger(data: Path, database: Database, folder: str = "") -> LedgerStore:
     """The audit, signed with the key of a data folder, in which `folder` holds recordings. Raises KeyFileError."""
     keys = AuditKeys.open(data / "audit.key", Signer, new_signing_key)
-    return LedgerStore(database, Stamp(now_ms, utc_now, new_id, keys), folder, AnchorFile(data / "audit.anchor"))
+    return LedgerStore(
+        database, Stamp(now_ms, utc_now, new_id, keys, verify_signature), folder, AnchorFile(data / "audit.anchor")
+    )

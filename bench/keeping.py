@@ -47,7 +47,9 @@ async def _ledger(folder: Path, signer: Signer) -> AsyncIterator[LedgerStore]:
     database = Database(database_url(None, folder))
     await database.migrate()
     ledger = LedgerStore(
-        database, Stamp(now_ms, utc_now, new_id, AuditKeys(folder / "audit.key", Signer, signer)), "bench"
+        database,
+        Stamp(now_ms, utc_now, new_id, AuditKeys(folder / "audit.key", Signer, signer), verify_signature),
+        "bench",
     )
     await ledger.prepare()
     try:

@@ -128,6 +128,12 @@ def test_a_start_without_the_noted_end_is_told_from_then_on(capsys: pytest.Captu
     assert "NOTE: event 1 tells that a place noted before was gone" in capsys.readouterr().out
 
 
+def test_a_noted_place_that_cannot_be_read_is_not_left_out(capsys: pytest.CaptureFixture[str], data: Path) -> None:
+    (data / "audit.anchor").write_text("21:")
+    assert main(["audit", "verify"]) == 2
+    assert "noted place of the audit cannot be read from data/audit.anchor" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

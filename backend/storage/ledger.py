@@ -7,16 +7,17 @@ changed the key, and this data folder has the new one, it is taken.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import takewhile
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, delete, insert, select, update
 from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError
 
-from backend.core.audit import EMPTY, Anchor, Event, Head, Kind, Link, Succession, extend
+from backend.core.audit import EMPTY, Anchor, Event, Head, Kind, Link, Succession, Trust, extend
 from backend.core.decisions import Decision
 from backend.core.errors import StorageError
 from backend.core.executions import Status
@@ -63,12 +64,13 @@ TOUCH_HEAD = update(audit_head).where(audit_head.c.id == 1).values(id=1)
 
 @dataclass(frozen=True, slots=True)
 class Stamp:
-    """Time, ids and keys, handed in. `now_ms` is in Unix milliseconds, `utc` ISO 8601."""
+    """Time, ids and keys, handed in: `now_ms` in Unix milliseconds, `utc` as ISO 8601, `check` as `Trust` has it."""
 
     now_ms: Callable[[], int]
     utc: Callable[[], str]
     new_id: Callable[[], str]
     keys: AuditKeys
+    check: Callable[[bytes, bytes, bytes], bool]
 
     def sign(self, head: Head) -> bytes:
         """The signature of a head."""
@@ -297,7 +299,7 @@ class LedgerStore:
     async def _commit(self, jobs: list[_Job]) -> None:
         self._head = await self.database.write(partial(self._append, jobs=jobs))
         if self.anchor:
-            self.anchor.note(self._head.end)
+            self.anchor.note(self._head.end, self._lost)
         for job in jobs:
             if not job.done.done():
                 job.done.set_result(None)
@@ -323,7 +325,17 @@ class LedgerStore:
         found = read_head(connection, lock=True)
         if found is None:
             raise StorageError("The audit has no head; the database was not prepared.")
-        return self._trusted(found)
+        head = self._trusted(found)
+        self._check_last(connection, head)
+        return head
+
+    def _check_last(self, connection: Connection, head: Head) -> None:
+        """Refuse a chain without the event that was the last here, which another process may have built on unknowing."""
+        known = self._head.end if self._head else EMPTY.end
+        if head.first_seq <= known.seq:
+            found = connection.execute(select(audit_events.c.hash).where(audit_events.c.seq == known.seq)).scalar()
+            if found != known.hash:
+                raise StorageError(f"The audit has lost an event: event {known.seq} is not the one that was there.")
 
     def _trusted(self, found: SignedHead) -> Head:
         """The head, when this server's key signed it (its signatures are the same each time) and it did not go back."""
@@ -358,7 +370,7 @@ class LedgerStore:
         """Let another key sign from here on, on record and with the word of the one before. Raises StorageError."""
         head = await self.database.write(partial(self._hand_over, successor=successor, actor=actor))
         if self.anchor:
-            self.anchor.note(head.end)
+            self.anchor.note(head.end, self._lost)
 
     def _hand_over(self, connection: Connection, successor: SigningKey, actor: str) -> Head:
         head, stamp = self._locked_head(connection), self.stamp
@@ -381,15 +393,36 @@ class LedgerStore:
         return gone
 
     async def prune_audit(self, before: str) -> int:
-        """Cut events from before a time (ISO 8601, UTC) off the start of the chain; how many. Raises StorageError."""
-        last: Link | None = None
+        """Cut events from before a time (ISO 8601, UTC) off the start of the chain; how many. Raises StorageError.
+
+        The whole chain is verified before: nobody gets an event cut off by giving it an older time, and what was changed
+        is not lost with what is old.
+        """
         async for link in Chain(self.database).links():
-            if str(link.content.get("time", before)) >= before:
-                break
-            last = link
-        if last is None:
-            return 0
-        return await self.database.write(partial(self._cut, last=last, before=before))
+            if _time(link, before) >= before:
+                return 0
+            break
+        last = await self._last_before(before)
+        return await self.database.write(partial(self._cut, last=last, before=before)) if last else 0
+
+    async def _last_before(self, before: str) -> Link | None:
+        """The last of the old events at the start of a chain that is good."""
+        chain, old = Chain(self.database), list[Link]()
+
+        def see(page: Sequence[Link]) -> None:
+            if not old or old[-1].seq + 1 == page[0].seq:
+                old.extend(list(takewhile(lambda link: _time(link, before) < before, page))[-1:])
+
+        found = await chain.head()
+        if found is None:
+            raise StorageError("The audit has no head.")
+        noted = (self._head.end,) if self._head else ()
+        verdict = await chain.walk(found, Trust(self.stamp.keys.current.public, self.stamp.check), noted, see)
+        if verdict.problem and await chain.was_pruned(found.head):
+            return None  # another process does the same
+        if verdict.problem:
+            raise StorageError(f"Old events are kept, for the audit is not as it was written: {verdict.problem}.")
+        return old[-1] if old else None
 
     def _cut(self, connection: Connection, last: Link, before: str) -> int:
         """Let the chain begin behind `last`, and end with the event that says so."""
@@ -414,6 +447,10 @@ class LedgerStore:
             await self._writer
         if self.anchor:
             await self.anchor.close()
+
+
+def _time(link: Link, otherwise: str) -> str:
+    return str(link.content.get("time", otherwise))
 
 
 def _look_at(done: "asyncio.Future[None]") -> None:

@@ -1,9 +1,12 @@
 """What is kept of what ran: not for ever, and never at the price of what runs."""
 
+import json
 import os
+import sqlite3
 import time
 from pathlib import Path
 
+from tests.accounts import gatepost
 from tests.client import output, terminal
 from tests.conftest import StartServer
 from tests.serving import Server, wait_until
@@ -60,3 +63,28 @@ async def test_other_files_in_the_folder_are_left_alone(start_server: StartServe
     server = start_server({"GATEPOST_RETENTION_BYTES": "0"})
     await _record(server, 1)
     assert (folder / "notes.txt").exists()
+
+
+async def test_over_the_age_events_go_on_record_and_the_rest_verifies(start_server: StartServer) -> None:
+    server = start_server()
+    await _record(server, 1)
+    server.stop()
+    server = start_server({"GATEPOST_AUDIT_DAYS": "0.000001"})
+    wait_until(lambda: "audit events deleted" in server.stdout, "the events to go")
+    server.stop()
+    found = json.loads(gatepost(server.folder, "audit", "verify", "--json").stdout)
+    assert found["verified"]
+    assert found["first_seq"] > 1
+
+
+async def test_an_audit_that_was_changed_is_kept_and_the_log_says_why(start_server: StartServer) -> None:
+    server = start_server()
+    await _record(server, 1)
+    server.stop()
+    with sqlite3.connect(server.data_dir / "gatepost.db") as database:
+        database.execute("update audit_events set body = body || ' ' where seq = 2")
+    server = start_server({"GATEPOST_AUDIT_DAYS": "0.000001"})
+    wait_until(lambda: "old audit events not deleted" in server.stdout, "the word in the log")
+    assert "event 2 was changed" in server.stdout
+    server.stop()
+    assert "TAMPERED: event 2" in gatepost(server.folder, "audit", "verify", code=1).stdout

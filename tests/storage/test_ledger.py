@@ -417,12 +417,84 @@ async def test_the_anchor_follows_the_chain_and_a_start_without_it_is_on_record(
     assert read_anchor(path) == verdict.head.end
 
 
-async def test_an_anchor_that_cannot_be_written_stops_nothing(database: Database, tmp_path: Path) -> None:
-    ledger = store(database, SIGNER, anchor=AnchorFile(tmp_path / "gone" / "audit.anchor"))
-    await ledger.prepare()
-    await ledger.open(attempt())
-    await ledger.close_writer()
-    assert read_anchor(tmp_path / "gone" / "audit.anchor") is None
+async def test_an_anchor_that_cannot_be_written_stops_nothing_and_is_written_when_it_can(
+    database: Database, tmp_path: Path
+) -> None:
+    path = tmp_path / "gone" / "audit.anchor"
+    for there in (False, True):
+        ledger = store(database, SIGNER, anchor=AnchorFile(path))
+        await ledger.prepare()
+        await ledger.open(attempt())
+        assert ledger.anchor
+        assert ledger.anchor._writing
+        await asyncio.wait([ledger.anchor._writing], timeout=0.1)  # one attempt, in vain
+        assert read_anchor(path) is None
+        if there:
+            path.parent.mkdir()
+        await ledger.close_writer()
+    assert read_anchor(path) == (await whole(database)).head.end
+
+
+@pytest.mark.parametrize("content", ["", "7", "7:" + "g" * 64, None])
+async def test_an_anchor_that_tells_nothing_is_no_missing_one(
+    database: Database, tmp_path: Path, content: str | None
+) -> None:
+    path = tmp_path / "audit.anchor"
+    path.write_text(content) if content is not None else path.mkdir()
+    with pytest.raises(StorageError, match=r"noted place of the audit cannot be read from .*audit\.anchor"):
+        await store(database, SIGNER, anchor=AnchorFile(path)).prepare()
+
+
+async def test_no_server_puts_an_older_place_in_the_place_of_a_newer(
+    new_url: str, database: Database, tmp_path: Path
+) -> None:
+    path = tmp_path / "audit.anchor"
+    ahead, behind = (store(Database(new_url), SIGNER, anchor=AnchorFile(path)) for _ in range(2))
+    await ahead.prepare()
+    await behind.prepare()
+    await behind.open(attempt())
+    async with asyncio.timeout(10):
+        while read_anchor(path) is None:
+            await asyncio.sleep(0.02)
+    for ledger in (behind, ahead):  # the first has written a moment ago, and waits
+        await ledger.open(attempt())
+    await ahead.close_writer()
+    await behind.close_writer()
+    assert read_anchor(path) == (await whole(database)).head.end
+    for ledger in (ahead, behind):
+        await ledger.database.close()
+
+
+async def test_no_server_covers_up_that_what_another_noted_is_lost(
+    new_url: str, database: Database, tmp_path: Path
+) -> None:
+    path = tmp_path / "audit.anchor"
+    one, other = (store(Database(new_url), SIGNER, anchor=AnchorFile(path)) for _ in range(2))
+    await one.prepare()
+    await other.prepare()
+    await other.open(attempt())
+    older = await saved(database)
+    for _ in range(2):
+        await one.open(attempt())
+    await one.close_writer()
+    noted = read_anchor(path)
+    assert noted
+    assert noted.seq == 6
+    await cut_back(database, older)
+    for _ in range(3):
+        await other.open(attempt())
+    await other.close_writer()
+    assert read_anchor(path) == noted
+    await whole(database)
+    assert (await verify(database, noted)).problem.startswith("event 6 is not the one that was noted")
+    late = store(database, SIGNER, anchor=AnchorFile(path))
+    await late.prepare()
+    await late.close_writer()
+    verdict = await whole(database)
+    assert verdict.breaks == (9,)
+    assert read_anchor(path) == verdict.head.end
+    for ledger in (one, other):
+        await ledger.database.close()
 
 
 async def test_the_anchor_is_written_within_a_second_of_the_last_event(database: Database, tmp_path: Path) -> None:
@@ -439,7 +511,7 @@ async def test_the_anchor_is_written_within_a_second_of_the_last_event(database:
 
 async def test_a_flood_is_written_at_its_beginning_and_counted(database: Database) -> None:
     now = 1_700_000_000_000
-    stamp = Stamp(lambda: now, lambda: "2026-01-02T03:04:05.678Z", new_id, keys_of(SIGNER))
+    stamp = Stamp(lambda: now, lambda: "2026-01-02T03:04:05.678Z", new_id, keys_of(SIGNER), verify_signature)
     ledger = LedgerStore(database, stamp, "F", floods=Floods(most=3))
     await ledger.prepare()
     limited = [
@@ -494,7 +566,7 @@ async def test_old_executions_go_and_the_running_stay(database: Database, ledger
 
 async def test_old_events_are_cut_off_on_record_and_the_rest_verifies(new_url: str, database: Database) -> None:
     times = iter(f"2026-01-{day:02}T00:00:00.000Z" for day in range(1, 29))
-    stamp = Stamp(lambda: 0, lambda: next(times), new_id, keys_of(SIGNER))
+    stamp = Stamp(lambda: 0, lambda: next(times), new_id, keys_of(SIGNER), verify_signature)
     ledger, other = LedgerStore(database, stamp, "F"), LedgerStore(Database(new_url), stamp, "F")
     await ledger.prepare()
     for _ in range(10):
@@ -547,7 +619,9 @@ def opened(folder: Path, make: Any = new_signing_key) -> AuditKeys:
 
 
 def ledger_of(database: Database, keys: AuditKeys) -> LedgerStore:
-    return LedgerStore(database, Stamp(lambda: 0, lambda: "2026-01-02T03:04:05.678Z", new_id, keys), "F")
+    return LedgerStore(
+        database, Stamp(lambda: 0, lambda: "2026-01-02T03:04:05.678Z", new_id, keys, verify_signature), "F"
+    )
 
 
 async def change_key(database: Database, keys: AuditKeys) -> None:
@@ -689,3 +763,37 @@ async def test_an_event_that_nobody_would_read_again_is_not_written(database: Da
     )
     assert [type(result) for result in results] == [type(None), StorageError, type(None)]
     assert (await whole(database)).events == 4
+
+
+async def test_nothing_is_cut_off_that_somebody_made_old(database: Database) -> None:
+    times = iter(f"2026-01-{day:02}T00:00:00.000Z" for day in range(1, 29))
+    stamp = Stamp(lambda: 0, lambda: next(times), new_id, keys_of(SIGNER), verify_signature)
+    ledger = LedgerStore(database, stamp, "F")
+    await ledger.prepare()
+    for _ in range(9):
+        await ledger.note(Kind.LOGIN, "user:ann", "10.0.0.1", {})
+    older = func.replace(func.replace(EVENT.body, "2026-01-05", "2025-01-05"), "2026-01-04", "2025-01-04")
+    for statement in (at(5).values(body=older), at(4).values(body=older), at(2).values(body="{}")):
+        await change(database, statement)
+        with pytest.raises(StorageError, match=r"not as it was written: event \d was changed"):
+            await ledger.prune_audit("2026-01-04T00:00:00.000Z")
+        assert (await verify(database)).problem, "what was changed is there to be found"
+
+
+async def test_a_chain_that_another_server_built_on_after_it_was_cut_back_is_not_built_on(
+    new_url: str, database: Database, ledger: LedgerStore
+) -> None:
+    other = store(Database(new_url), SIGNER)
+    await other.prepare()
+    await other.open(attempt())
+    older = await saved(database)
+    for _ in range(2):
+        await ledger.open(attempt())
+    await cut_back(database, older)
+    for _ in range(3):
+        await other.open(attempt())
+    await whole(database)
+    with pytest.raises(StorageError, match="event 6 is not the one that was there"):
+        await ledger.open(attempt())
+    await other.open(attempt())
+    await other.database.close()

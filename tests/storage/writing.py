@@ -18,7 +18,7 @@ from backend.core.executions import Status, Usage
 from backend.core.identity import Principal
 from backend.core.ids import ulid
 from backend.core.ledger import Attempt, Ending
-from backend.credentials import Signer
+from backend.credentials import Signer, verify_signature
 from backend.storage.database import Database
 from backend.storage.keys import AuditKeys
 from backend.storage.ledger import LedgerStore, Stamp
@@ -50,7 +50,13 @@ def keys_of(signer: Signer) -> AuditKeys:
 
 
 def store(database: Database, signer: Signer, folder: str = FOLDER, **fields: Any) -> LedgerStore:
-    stamp = Stamp(lambda: time.time_ns() // 1_000_000, lambda: "2026-01-02T03:04:05.678Z", new_id, keys_of(signer))
+    stamp = Stamp(
+        lambda: time.time_ns() // 1_000_000,
+        lambda: "2026-01-02T03:04:05.678Z",
+        new_id,
+        keys_of(signer),
+        verify_signature,
+    )
     return LedgerStore(database, stamp, folder, **fields)
 
 
