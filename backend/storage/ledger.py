@@ -31,6 +31,7 @@ from backend.storage.keys import AuditKeys, SigningKey
 from backend.storage.tables import audit_events, audit_head, executions
 
 BATCH = 256  # jobs written in one transaction, at most
+STUCK = "The head of the audit does not move, though nobody else moved it."
 ITSELF = "gatepost"  # the actor of what the service does by itself
 
 # Refusals that come before the rate is counted, or because of it: whoever repeats them fills the disk.
@@ -314,7 +315,8 @@ class LedgerStore:
         head = self._locked_head(connection)
         jobs = _without_ended(connection, jobs)
         after, links = _extend(head, jobs)
-        self._move(connection, head, after)
+        if not self._move(connection, head, after):
+            raise StorageError(STUCK)
         _insert(connection, jobs, links)
         return after
 
@@ -378,8 +380,7 @@ class LedgerStore:
         change = Succession(head.end, key.public, successor.public)
         fields = change.fields(key.sign(change.statement()))
         after, links = extend(head, [Event(stamp.new_id(), stamp.utc(), Kind.KEY_ROTATED, actor, "", fields)])
-        row = {**self._head_row(after), "signature": successor.sign(after.statement())}
-        connection.execute(update(audit_head).values(row))
+        _set_head(connection, {**self._head_row(after), "signature": successor.sign(after.statement())})
         _insert(connection, [], links)
         return after
 
@@ -433,7 +434,7 @@ class LedgerStore:
         fields = {"first": head.first_seq, "last": last.seq, "last_hash": last.hash.hex(), "before": before}
         event = Event(self.stamp.new_id(), self.stamp.utc(), Kind.PRUNED, ITSELF, "", fields)
         after, links = extend(Head(last.seq + 1, last.hash, head.seq, head.hash), [event])
-        connection.execute(update(audit_head).values(self._head_row(after)))
+        _set_head(connection, self._head_row(after))
         connection.execute(delete(audit_events).where(audit_events.c.seq <= last.seq))
         _insert(connection, [], links)
         return gone
@@ -506,6 +507,11 @@ def _insert(connection: Connection, jobs: list[_Job], links: list[Link]) -> None
         connection.execute(INSERT_EXECUTION, opened)
     if closed := [dict(job.closed) for job in jobs if job.closed]:
         connection.execute(CLOSE_EXECUTION, closed)
+
+
+def _set_head(connection: Connection, row: Mapping[str, Any]) -> None:
+    if connection.execute(update(audit_head).values(row)).rowcount != 1:
+        raise StorageError(STUCK)
 
 
 def _storage_error(error: Exception) -> StorageError:

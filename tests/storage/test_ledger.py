@@ -797,3 +797,27 @@ async def test_a_chain_that_another_server_built_on_after_it_was_cut_back_is_not
         await ledger.open(attempt())
     await other.open(attempt())
     await other.database.close()
+
+
+async def test_a_head_that_is_held_fast_lets_nothing_run(tmp_path: Path) -> None:
+    database = Database(database_url(None, tmp_path))
+    await database.migrate()
+    keys = opened(tmp_path)
+    ledger = ledger_of(database, keys)
+    await ledger.prepare()
+    await ledger.open(attempt())
+    trigger = "create trigger held before update on audit_head begin select raise(ignore); end"
+    await change(database, text(trigger))
+    for each in (ledger, ledger_of(database, keys)):
+        with pytest.raises(StorageError, match="does not move"):
+            await each.open(attempt())
+        with pytest.raises(StorageError, match="does not move"):
+            await each.prune_audit("2027")
+    with pytest.raises(StorageError, match="does not move"):
+        await change_key(database, opened(tmp_path))
+    assert (tmp_path / "audit.pub").read_bytes() == keys.current.public_pem
+    await change(database, text("drop trigger held"))
+    await ledger.open(attempt())
+    verdict = await Chain(database).verify(Trust(keys.current.public, verify_signature))
+    assert (verdict.problem, verdict.events) == ("", 4)
+    await database.close()
