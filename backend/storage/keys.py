@@ -43,9 +43,7 @@ class AuditKeys:
     @classmethod
     def open(cls, path: Path, read: Callable[[bytes], SigningKey], make: Callable[[], bytes]) -> Self:
         """The key in the file, which is made where it is missing. Raises KeyFileError."""
-        keys = cls(path, read, _parse(path, load_or_make(path, make), read))
-        keys._publish()
-        return keys
+        return cls(path, read, _parse(path, load_or_make(path, make), read))
 
     @property
     def beside(self) -> Path:
@@ -96,10 +94,10 @@ class AuditKeys:
         if beside and beside.public == self.current.public:
             self.beside.replace(self.path)
             sync_folder(self.path.parent)
-        self._publish()
+        self.publish()
 
-    def _publish(self) -> None:
-        """Write the public key beside, for those who verify."""
+    def publish(self) -> None:
+        """Write the public key beside, for those who verify. Raises KeyFileError."""
         path = self.path.with_suffix(".pub")
         try:
             if not path.exists() or path.read_bytes() != self.current.public_pem:

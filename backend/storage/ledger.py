@@ -113,6 +113,7 @@ class LedgerStore:
         """
         with suppress(IntegrityError):
             await self.database.write(self._make_head)
+        await asyncio.to_thread(self.stamp.keys.publish)  # not before: a key that did not sign the audit is not its key
         noted = await self.anchor.read() if self.anchor else None
         if noted and (lost := await self._lost(noted)):
             await self.note(Kind.CHAIN_BROKEN, ITSELF, "", {"noted": str(noted), "reason": lost})

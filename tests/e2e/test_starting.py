@@ -122,10 +122,12 @@ def test_a_database_that_is_down_stops_the_start_in_one_line(tmp_path: Path) -> 
 def test_an_audit_of_another_key_stops_the_start_in_one_line(start_server: StartServer, tmp_path: Path) -> None:
     server = start_server()
     server.stop()
+    public = (server.data_dir / "audit.pub").read_bytes()
     (server.data_dir / "audit.key").write_bytes(new_signing_key())
     done = serve_in_vain(server.data_dir, {})
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "not signed with this server's key" in done.stderr
+    assert (server.data_dir / "audit.pub").read_bytes() == public, "what verifies the audit stays"
     assert "Traceback" not in done.stdout
 
 

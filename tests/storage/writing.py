@@ -9,6 +9,7 @@ import asyncio
 import itertools
 import secrets
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ ANN = Principal("user:ann", "10.0.0.1")
 ALLOWED = Decision(True, "allow.echo", Risk.SAFE, "")
 ENDED = Ending(Status.SUCCEEDED, 0, 12, usage=Usage(protection="L2"))
 
+_folder = tempfile.TemporaryDirectory(prefix="gatepost-keys-")
 _numbers = itertools.count()
 
 
@@ -45,8 +47,8 @@ def refusal(rule: str = "blocked.rm") -> Decision:
 
 
 def keys_of(signer: Signer) -> AuditKeys:
-    """The key alone, in no folder."""
-    return AuditKeys(Path("nowhere/audit.key"), Signer, signer)
+    """The key alone, in a folder without files."""
+    return AuditKeys(Path(_folder.name) / "audit.key", Signer, signer)
 
 
 def store(database: Database, signer: Signer, folder: str = FOLDER, **fields: Any) -> LedgerStore:
