@@ -8,7 +8,7 @@ from websockets.exceptions import InvalidStatus
 
 from tests.client import terminal
 from tests.conftest import StartServer
-from tests.serving import processes_of
+from tests.serving import processes_of, wait_until
 
 TIGHT = {"GATEPOST_COMMAND_RATE": "10/5 minutes"}
 
@@ -74,7 +74,7 @@ async def test_so_many_run_at_once_for_each_connection_and_in_all(start_server: 
         await second.start("pyguard sleep 7001")
         error = (await second.run("pwd"))[-1]
         assert (error["rule"], error["retry_after"]) == ("limits.busy", 1.0)
-        assert len([process for process in processes_of(server) if "sleep 7001" in process.command]) == 3
+        wait_until(lambda: len([p for p in processes_of(server) if p.command == "sleep 7001"]) == 3, "three commands")
         await first.send(type="cancel")
         await first.reply()
         assert (await second.run("pwd"))[-1]["type"] == "complete"
