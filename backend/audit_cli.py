@@ -27,9 +27,11 @@ from backend.settings import Settings, load_settings
 if TYPE_CHECKING:
     from backend.storage.chain import Chain, SignedHead
     from backend.storage.database import Database
+    from backend.storage.seals import Comparison
 
 EXIT_TAMPERED = 1
 EXIT_USAGE = 2
+HERE = Path()  # stands for the data folder
 PATIENCE = 1.0  # seconds before progress is shown
 SHOW_EVERY = 0.1  # seconds
 EPOCH = datetime.fromtimestamp(0, UTC)
@@ -57,6 +59,14 @@ def add_verbs(verbs: Parsers) -> None:
         default=[],
         metavar="SEQ:HASH",
         help="a place noted before; may be given more than once",
+    )
+    verify.add_argument(
+        "--recordings",
+        type=Path,
+        nargs="?",
+        const=HERE,
+        metavar="DIR",
+        help="compare the recordings too, those of the data folder or in DIR",
     )
     verify.add_argument("--json", action="store_true", help="print a JSON object")
     export = _add(audit, "export", _export, "print the events")
@@ -107,11 +117,26 @@ def _verify(options: argparse.Namespace) -> int:
     if options.file and not options.public_key:
         raise Refusal("--file wants --public-key too: the key that was handed over, not one that lies beside the file")
     path = options.public_key or _settings(options).data_dir / "audit.pub"
-    trust = _trust(path)
+    trust, compared = _trust(path), _comparison(options)
     begun = time.monotonic()
-    verdict = _verify_file(options, trust) if options.file else asyncio.run(_verify_database(options, trust))
-    _tell(options, verdict, max(time.monotonic() - begun, 1e-6))
-    return EXIT_TAMPERED if verdict.problem else 0
+    with _progress(compared.take if compared else lambda _: None) as show:
+        if options.file:
+            verdict = _verify_file(options, trust, show)
+        else:
+            verdict = asyncio.run(_verify_database(options, trust, show))
+    _tell(options, verdict, compared, max(time.monotonic() - begun, 1e-6))
+    return EXIT_TAMPERED if verdict.problem or (compared and compared.changed) else 0
+
+
+def _comparison(options: argparse.Namespace) -> Comparison | None:
+    from backend.storage.seals import Comparison
+
+    if options.recordings is None:
+        return None
+    folder = _settings(options).data_dir / "recordings" if options.recordings == HERE else options.recordings
+    if not folder.is_dir():
+        raise Refusal(f"--recordings: there is no folder {folder}")
+    return Comparison(folder)
 
 
 def _trust(path: Path) -> Trust:
@@ -153,26 +178,26 @@ async def _change_key(options: argparse.Namespace) -> str:
     )
 
 
-async def _verify_database(options: argparse.Namespace, trust: Trust) -> Verdict:
+async def _verify_database(options: argparse.Namespace, trust: Trust, show: Progress) -> Verdict:
     from backend.storage.anchor import read_anchor
 
     # The noted place first: the chain that is read after it has it, or has lost it.
     noted = read_anchor(_settings(options).data_dir / "audit.anchor")
     anchors = (*options.anchor, *((noted,) if noted else ()))
-    with _progress() as show:
-        async with _open(options) as chain:
-            return await chain.verify(trust, anchors, show)
+    async with _open(options) as chain:
+        return await chain.verify(trust, anchors, show)
 
 
 @contextmanager
-def _progress() -> Iterator[Progress]:
-    """Shows how many events are done, on a terminal and once it has taken a while."""
+def _progress(also: Progress) -> Iterator[Progress]:
+    """Shows how many events are done, on a terminal and once it has taken a while; `also` gets them too."""
     terminal = sys.stderr.isatty()
     next_time, shown, done = time.monotonic() + PATIENCE, False, 0
 
     def show(links: Sequence[Link]) -> None:
         nonlocal next_time, shown, done
         done += len(links)
+        also(links)
         if terminal and (now := time.monotonic()) > next_time:
             next_time, shown = now + SHOW_EVERY, True
             print(f"\r{done} events ...", end="", file=sys.stderr, flush=True)
@@ -208,10 +233,10 @@ async def _database(options: argparse.Namespace) -> AsyncIterator[Database]:
         await database.close()
 
 
-def _verify_file(options: argparse.Namespace, trust: Trust) -> Verdict:
+def _verify_file(options: argparse.Namespace, trust: Trust, show: Progress) -> Verdict:
     """Verify an export, line by line."""
     try:
-        with options.file.open("rb") as file, _progress() as show:
+        with options.file.open("rb") as file:
             return _verify_lines(file, tuple(options.anchor), trust, show)
     except OSError as error:
         raise Refusal(f"{options.file}: {error.strerror}") from None
@@ -242,9 +267,9 @@ def _lines(file: BinaryIO) -> Iterator[bytes]:
     return iter(lambda: file.readline(exports.LONGEST_LINE + 1), b"")
 
 
-def _tell(options: argparse.Namespace, verdict: Verdict, seconds: float) -> None:
+def _tell(options: argparse.Namespace, verdict: Verdict, compared: Comparison | None, seconds: float) -> None:
     if options.json:
-        print(json.dumps(_as_json(verdict, seconds)))
+        print(json.dumps(_as_json(verdict, compared, seconds)))
         return
     rate = f"{verdict.events} events in {seconds:.2f} s, {verdict.events / seconds:.0f} a second"
     if verdict.problem:
@@ -259,11 +284,16 @@ def _tell(options: argparse.Namespace, verdict: Verdict, seconds: float) -> None
         print(f"NOTE: event {seq} tells that a place noted before was gone when a server started")
     for seq in verdict.rotations:
         print(f"NOTE: event {seq} put another key in the place of the one before, which signed it")
+    if compared:
+        for trouble in compared.changed:
+            print(f"TAMPERED: {trouble}")
+        print(f"{compared.good} recordings are as they were, {compared.gone} are not there any more")
 
 
-def _as_json(verdict: Verdict, seconds: float) -> dict[str, Any]:
+def _as_json(verdict: Verdict, compared: Comparison | None, seconds: float) -> dict[str, Any]:
+    figures = {"good": compared.good, "gone": compared.gone, "changed": compared.changed} if compared else None
     return {
-        "verified": not verdict.problem,
+        "verified": not verdict.problem and not (compared and compared.changed),
         "problem": verdict.problem,
         "events": verdict.events,
         "first_seq": verdict.begins,
@@ -271,6 +301,7 @@ def _as_json(verdict: Verdict, seconds: float) -> dict[str, Any]:
         "breaks": list(verdict.breaks),
         "rotations": list(verdict.rotations),
         "unseen": [str(anchor) for anchor in verdict.unseen],
+        "recordings": figures,
         "seconds": round(seconds, 3),
         "events_per_second": round(verdict.events / seconds),
     }

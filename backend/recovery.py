@@ -1,5 +1,6 @@
 """After a server died: what ran then is written down as lost, or as it ended."""
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,6 +28,7 @@ async def recover(history: HistoryStore, recordings: RecordingFolder, ledger: Le
             exit_code=last.get("exit_code"),
             duration_ms=last.get("duration_ms", 0),
             usage=_usage(last),
+            recording=await asyncio.to_thread(recordings.seal, record.id),
         )
         await ledger.close(_attempt(record), ending, once=True)
         closed += 1

@@ -91,6 +91,7 @@ def test_a_whole_audit_is_0_and_says_what_it_found(capsys: pytest.CaptureFixture
         "breaks": [],
         "rotations": [],
         "unseen": [],
+        "recordings": None,
     }
 
 

@@ -154,7 +154,8 @@ def test_the_audit_of_the_page_can_be_pasted_as_it_is(start_server) -> None:
     # run.py goes to the folder of the project, where the page has it stand already.
     script = script.replace("data/", f"{server.data_dir}/").replace("export.jsonl", f"{server.folder}/export.jsonl")
     said = pasted(server, script)
-    assert said.count("The audit is as it was written.") == 2
+    assert said.count("The audit is as it was written.") == 3
+    assert "0 recordings are as they were, 0 are not there any more" in said
     assert [json.loads(line)["verified"] for line in said if line.startswith("{")] == [True]
 
 

@@ -333,9 +333,6 @@ class Gateway:
         reason = execution.control.reason
         complete = _complete(outcome, reason, seconds, dry_run=execution.request.dry_run)
         outcome = replace(outcome, problem=self.mask(outcome.problem)) if outcome.problem else outcome
-        await self._write_ending(execution.attempt, _ending(complete, outcome, execution.control))
-        del self.live[execution.id]
-        self.slots.release(execution.request.principal.name)
         with suppress(RecordingError):
             if reason is Stop.OUTPUT_LIMIT:
                 limit = self.terms.output_limit
@@ -344,6 +341,9 @@ class Gateway:
                 )
             if problem := _problem(outcome, reason, self.terms, recorder):
                 recorder.add(problem)
+        await self._write_ending(execution.attempt, _ending(complete, outcome, execution))
+        del self.live[execution.id]
+        self.slots.release(execution.request.principal.name)
         recorder.end(complete)
         self.observer.ended(execution, outcome, seconds)
 
@@ -425,13 +425,14 @@ def _unavailable(error: GatepostError) -> Decision:
     return Decision.deny(rule, str(error), "Ask the operator to look at the disk and the database.", retry_after=5.0)
 
 
-def _ending(complete: Complete, outcome: Outcome, control: Control) -> Ending:
+def _ending(complete: Complete, outcome: Outcome, execution: Execution) -> Ending:
     return Ending(
         status=outcome.status,
         exit_code=outcome.exit_code,
         duration_ms=complete.duration_ms,
-        stopped_by=control.stopped_by,
+        stopped_by=execution.control.stopped_by,
         usage=outcome.usage,
+        recording=execution.log.seal(),
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from backend.core.decisions import Decision, Risk
 from backend.core.executions import NOTHING_USED, Status, Usage
 from backend.core.identity import Principal
+from backend.core.recording import Seal
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +50,17 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How an execution ended. `stopped_by` is the principal who cancelled it; `usage` is what it used and what held it."""
+    """How an execution ended. `stopped_by` is the principal who cancelled it; `usage` is what it used and what held it.
+
+    `recording` seals what is kept of it, None where nothing is.
+    """
 
     status: Status
     exit_code: int | None
     duration_ms: int
     stopped_by: str = ""
     usage: Usage = NOTHING_USED
+    recording: Seal | None = None
 
 
 @dataclass(frozen=True, slots=True)

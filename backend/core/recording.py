@@ -10,7 +10,7 @@ import re
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from json.encoder import encode_basestring
-from typing import Protocol
+from typing import Any, Protocol
 
 from backend.core.messages import ExecutionMessage
 from backend.core.output import Lines, encode_lines
@@ -23,6 +23,30 @@ BATCH = re.compile(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Seal:
+    """What a recording held when its execution had ended, before its last line: so many bytes with this SHA-256 (hex).
+
+    It stands in the audit, so that a recording can be shown to be as it was.
+    """
+
+    size: int
+    sha256: str
+
+    def as_json(self) -> dict[str, Any]:
+        """As events have it."""
+        return {"bytes": self.size, "sha256": self.sha256}
+
+    @classmethod
+    def read(cls, found: object) -> "Seal":
+        """The other way round. Raises ValueError for anything else."""
+        match found:
+            case {"bytes": int(size), "sha256": str(sha256)} if size >= 0:
+                return cls(size, sha256)
+            case _:
+                raise ValueError("it is no seal of a recording")
+
+
 class RecordingLog(Protocol):
     """Where the stored lines of one execution go and come from."""
 
@@ -32,6 +56,10 @@ class RecordingLog(Protocol):
 
     def end(self, line: bytes) -> None:
         """Add the last line; viewers get it even if it cannot be kept."""
+        ...
+
+    def seal(self) -> Seal:
+        """What is stored until now."""
         ...
 
     async def copy(self, send: Send, begin: int = 0, end: int | None = None) -> int:

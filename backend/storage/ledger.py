@@ -169,6 +169,7 @@ class LedgerStore:
             "layers": list(ending.usage.layers) or None,
             "cpu_ms": ending.usage.cpu_ms,
             "peak_memory_bytes": ending.usage.peak_memory,
+            "recording": ending.recording.as_json() if ending.recording else None,
         }
         kind = Kind.LOST if ending.status is Status.LOST else Kind.FINISHED
         events = [self._event(kind, attempt, fields)]

@@ -6,6 +6,7 @@ viewer costs no memory and a late one sees the same bytes.
 
 import asyncio
 import fcntl
+import hashlib
 import json
 import os
 import re
@@ -17,9 +18,10 @@ from typing import Any
 
 from backend.core.errors import RecordingError
 from backend.core.messages import Complete, Problem
-from backend.core.recording import Send, after, first_seq, read_batch
+from backend.core.recording import Seal, Send, after, first_seq, read_batch
 
 BLOCK = 32 * 1024  # bytes a viewer reads at a time, unless one line is longer
+HASHED = 1 << 20  # bytes read at a time to be hashed
 POLL = 0.05  # seconds between two looks at a file that another process writes
 NAME = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")
 
@@ -32,6 +34,7 @@ class RecordingFile:
         self._fd = fd
         self._ours = fd >= 0
         self._size = 0
+        self._hash = hashlib.sha256()
         self._unwritten = b""
         self._waiting: set[asyncio.Future[None]] = set()
 
@@ -50,6 +53,7 @@ class RecordingFile:
                 os.ftruncate(self._fd, self._size)
             raise RecordingError(f"The recording cannot be written: {error.strerror}.") from error
         self._size += len(line)
+        self._hash.update(line)
         self._wake()
 
     def end(self, line: bytes) -> None:
@@ -61,6 +65,10 @@ class RecordingFile:
         os.close(self._fd)
         self._fd = -1
         self._wake()
+
+    def seal(self) -> Seal:
+        """What is stored until now, by whoever writes it."""
+        return Seal(self._size, self._hash.hexdigest())
 
     def discard(self) -> None:
         """Delete what was only begun."""
@@ -180,6 +188,16 @@ class RecordingFolder:
         message: dict[str, Any] = json.loads(last) if last else {}
         return message if message.get("type") == "complete" else None
 
+    def seal(self, execution: str) -> Seal | None:
+        """What a recording that has ended holds before its last line; None where there is none."""
+        found = self.find(execution)
+        if found is None:
+            return None
+        with _reading(found.path) as fd:
+            size = os.fstat(fd).st_size
+            end = _line_start(fd, size - 1) if size else 0
+            return Seal(end, digest(fd, end))
+
     def writable(self) -> bool:
         """Whether a new recording could be begun."""
         return os.access(self.folder, os.W_OK | os.X_OK)
@@ -282,6 +300,14 @@ def _mend(path: Path, execution: str) -> None:
         file.truncate(whole)
         file.seek(whole)
         file.write(_lost(execution, last))
+
+
+def digest(fd: int, size: int) -> str:
+    """The SHA-256 of the first bytes, in hexadecimal."""
+    found = hashlib.sha256()
+    for offset in range(0, size, HASHED):
+        found.update(os.pread(fd, min(HASHED, size - offset), offset))
+    return found.hexdigest()
 
 
 def _line_start(fd: int, before: int) -> int:
