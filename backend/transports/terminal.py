@@ -149,7 +149,7 @@ class Session:
         self._waiting: deque[str] = deque()
         self._turn: asyncio.Task[None] | None = None
         self._checking: asyncio.Task[None] | None = None
-        self._ended = asyncio.Event()
+        self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def run(self, bearer: str | None) -> None:
         """Serve the client until it goes. Raises ClientGone."""
@@ -168,15 +168,14 @@ class Session:
 
     async def _converse(self) -> None:
         """Take messages until the client goes, or may stay no longer; then nothing it sends counts any more."""
-        taking, ending = asyncio.create_task(self._take_all()), asyncio.create_task(self._ended.wait())
+        taking = asyncio.create_task(self._take_all())
         try:
-            await asyncio.wait({taking, ending}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({taking, self._ended}, return_when=asyncio.FIRST_COMPLETED)
             if taking.done():
                 taking.result()
         finally:
             taking.cancel()
-            ending.cancel()
-        if self._ended.is_set():
+        if self._ended.done():
             await self._dismiss()
 
     async def _dismiss(self) -> None:
@@ -226,13 +225,13 @@ class Session:
         What it may not watch any more, for somebody left a project, is not sent any more.
         """
         with suppress(ClientGone):
-            while not self._ended.is_set():
+            while not self._ended.done():
                 await asyncio.sleep(RECHECK_EVERY)
                 with suppress(StorageError):
                     if await self.door.authenticator.is_valid(self.principal):
                         await self._unwatch()
                     else:
-                        self._ended.set()
+                        self._ended.set_result(None)
 
     async def _unwatch(self) -> None:
         for execution, task in list(self._following.items()):
