@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from backend.core import exports
 from backend.core.audit import EMPTY, Anchor, Head, Link, Trust, Verdict, Verifier
-from backend.core.errors import GatepostError
+from backend.core.errors import GatepostError, reason_of
 from backend.core.times import iso
 from backend.settings import Settings, load_settings
 
@@ -125,7 +125,12 @@ def _verify(options: argparse.Namespace) -> int:
         else:
             verdict = asyncio.run(_verify_database(options, trust, show))
     _tell(options, verdict, compared, max(time.monotonic() - begun, 1e-6))
-    return EXIT_TAMPERED if verdict.problem or (compared and compared.changed) else 0
+    return 0 if _is_whole(verdict, compared) else EXIT_TAMPERED
+
+
+def _is_whole(verdict: Verdict, compared: Comparison | None) -> bool:
+    """Whether nothing that was looked at was tampered with."""
+    return not (verdict.problem or (compared and compared.changed))
 
 
 def _comparison(options: argparse.Namespace) -> Comparison | None:
@@ -145,7 +150,7 @@ def _trust(path: Path) -> Trust:
     try:
         return Trust(read_public_key(path.read_bytes()), verify_signature)
     except (OSError, ValueError) as error:
-        raise Refusal(f"{path}: {error.strerror if isinstance(error, OSError) else error}") from None
+        raise Refusal(f"{path}: {reason_of(error)}") from None
 
 
 def _rotate_key(options: argparse.Namespace) -> int:
@@ -293,7 +298,7 @@ def _tell(options: argparse.Namespace, verdict: Verdict, compared: Comparison | 
 def _as_json(verdict: Verdict, compared: Comparison | None, seconds: float) -> dict[str, Any]:
     figures = {"good": compared.good, "gone": compared.gone, "changed": compared.changed} if compared else None
     return {
-        "verified": not verdict.problem and not (compared and compared.changed),
+        "verified": _is_whole(verdict, compared),
         "problem": verdict.problem,
         "events": verdict.events,
         "first_seq": verdict.begins,

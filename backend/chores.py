@@ -6,7 +6,7 @@ import time
 import structlog
 
 from backend.clock import now_ms
-from backend.core.errors import StorageError
+from backend.core.errors import StorageError, reason_of
 from backend.core.times import DAY_MS, iso
 from backend.recovery import recover
 from backend.settings import Settings
@@ -30,7 +30,7 @@ async def prune_often(settings: Settings, stores: Stores) -> None:
             await stores.identities.forget_expired()
             await stores.keys.forget()
         except (OSError, StorageError) as error:
-            log.error("old data not deleted", reason=_reason(error))
+            log.error("old data not deleted", reason=reason_of(error))
         await asyncio.sleep(PRUNE_EVERY)
 
 
@@ -42,7 +42,7 @@ async def cut_audit_often(settings: Settings, stores: Stores) -> None:
             if gone := await stores.ledger.prune_audit(iso(_ago(settings.audit_days))):
                 log.info("audit events deleted", count=gone)
         except (OSError, StorageError) as error:
-            log.error("old audit events not deleted", reason=_reason(error))
+            log.error("old audit events not deleted", reason=reason_of(error))
         await asyncio.sleep(CUT_AUDIT_EVERY)
 
 
@@ -53,13 +53,9 @@ async def recover_often(stores: Stores) -> None:
         try:
             await recover(stores.history, stores.recordings, stores.ledger)
         except (OSError, StorageError) as error:
-            structlog.get_logger().error("endings not written", reason=_reason(error))
+            structlog.get_logger().error("endings not written", reason=reason_of(error))
 
 
 def _ago(days: float) -> int:
     """The time so many days ago."""
     return now_ms() - int(days * DAY_MS)
-
-
-def _reason(error: OSError | StorageError) -> str:
-    return (error.strerror if isinstance(error, OSError) else None) or str(error)

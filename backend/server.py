@@ -31,7 +31,6 @@ from backend.core.policy import Profile
 from backend.core.quota import Quota
 from backend.core.targets import Target
 from backend.core.terminal_text import TerminalFilter
-from backend.core.viewing import Harmless
 from backend.credentials import Tokens, new_login_link, secret_hash
 from backend.directory import Places
 from backend.execution.builtins import CLEAR, Builtins, help_text
@@ -43,10 +42,9 @@ from backend.execution.workspace import FolderWorkspace, prepare_workspace
 from backend.guard import Guard, build_guard
 from backend.profiles import load_profile
 from backend.recovery import recover
-from backend.settings import Settings, SettingsError, load_settings
+from backend.settings import Settings, SettingsError, data_exposed, load_settings
 from backend.storage.keys import load_or_make
 from backend.storage.limiter import MovingWindow, shared_storage
-from backend.storage.recordings import RecordingFolder
 from backend.stores import Stores, open_stores
 from backend.telemetry import Telemetry, configure_logs
 from backend.transports.access import Access
@@ -93,7 +91,12 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.stores, app.state.guard = stores, guard
     access = _access(settings, door, places, stores, counters)
     limiter = add_routes(
-        app, _facts(settings, stores, telemetry, guard, places, counters), door, access, settings.http_rate, PAGE_FOLDER
+        app,
+        _facts(settings, stores, telemetry, guard, places, gateway, counters),
+        door,
+        access,
+        settings.http_rate,
+        PAGE_FOLDER,
     )
     _add_api(app, settings, stores, gateway, access, limiter, counters, tokens)
     app.add_middleware(
@@ -113,6 +116,7 @@ def _facts(
     telemetry: Telemetry,
     guard: Guard,
     places: Places,
+    gateway: Gateway,
     counters: Storage | None,
 ) -> Facts:
     return Facts(
@@ -126,7 +130,7 @@ def _facts(
         stores={"database": stores.database.check, **({"redis": counters.check} if counters else {})},
         protection={**guard.protection.as_json(), "minimum": settings.protection_minimum},
         protected=guard.unprotected() is None,
-        find_recording=_shown(stores.recordings) if settings.raw_output else stores.recordings.find,
+        find_recording=gateway.recording,
         figures=(lambda: generate_latest(telemetry.registry).decode()) if settings.metrics else None,
     )
 
@@ -171,16 +175,6 @@ def _lines(settings: Settings, masks: Masks) -> Callable[[], LineAssembler]:
     if settings.raw_output:
         return lambda: LineAssembler(masks.stream())
     return lambda: LineAssembler(TerminalFilter(), masks.stream())
-
-
-def _shown(recordings: RecordingFolder) -> Callable[[str], Harmless | None]:
-    """Finds raw recordings for their viewers."""
-
-    def find(execution: str) -> Harmless | None:
-        found = recordings.find(execution)
-        return Harmless(found) if found else None
-
-    return find
 
 
 def _pyguard(settings: Settings) -> OutsideProgram:
@@ -231,10 +225,8 @@ def _check_closed(settings: Settings) -> None:
         *(("GATEPOST_DATA_DIR", folder) for folder in RUNNABLE),
         *(("PYGUARD_COMMAND", folder) for folder in _pyguard_folders(settings)),
     ]
-    data = settings.data_dir.resolve()
-    for name, folder in folders:
-        if data.is_relative_to(Path(folder).resolve()):
-            raise SettingsError(f"{name}: {folder} holds the data folder, which commands must not see")
+    if exposed := data_exposed(settings.data_dir, folders):
+        raise SettingsError(exposed)
 
 
 def _workspaces(settings: Settings, owner: tuple[int, int] | None) -> Path:

@@ -7,6 +7,7 @@ docs/settings.md, which a test compares with this class.
 import os
 import re
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
@@ -26,6 +27,18 @@ URL_SCHEMES = {
 
 class SettingsError(Exception):
     """The environment holds a value that cannot be used; the message names it."""
+
+
+def data_exposed(data_dir: Path, folders: Sequence[tuple[str, str | Path]]) -> str:
+    """Which of the named folders, that are opened to commands, holds the data folder; empty when none does.
+
+    Links are followed, as the kernel does when it opens a folder to commands.
+    """
+    data = Path(os.path.realpath(data_dir))
+    for name, folder in folders:
+        if data.is_relative_to(os.path.realpath(folder)):
+            return f"{name}: {folder} holds the data folder, which commands must not see"
+    return ""
 
 
 class Settings(BaseSettings):
@@ -242,11 +255,10 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _check_folders(self) -> Self:
-        """Links are followed, as the kernel does when it opens a folder to commands."""
-        data = Path(os.path.realpath(self.data_dir))
-        for name, folder in (("WORKSPACE", self.workspace), *(("READABLE", each) for each in self.readable)):
-            if folder and data.is_relative_to(os.path.realpath(folder)):
-                raise ValueError(f"GATEPOST_{name}: {folder} holds the data folder, which commands must not see")
+        workspaces = [("GATEPOST_WORKSPACE", self.workspace)] if self.workspace else []
+        readable = [("GATEPOST_READABLE", folder) for folder in self.readable]
+        if exposed := data_exposed(self.data_dir, [*workspaces, *readable]):
+            raise ValueError(exposed)
         return self
 
     @property

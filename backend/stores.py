@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from backend.clock import new_id, now_ms, utc_now
-from backend.core.errors import GatepostError
+from backend.core.errors import GatepostError, reason_of
 from backend.credentials import Passwords, Signer, new_signing_key, verify_signature
 from backend.settings import Settings, SettingsError
 from backend.storage.anchor import AnchorFile
@@ -43,8 +43,7 @@ def open_stores(settings: Settings) -> Stores:
         folder = load_or_make(data / "folder.id", lambda: new_id().encode()).decode()
         ledger = open_ledger(data, database, folder)
     except (OSError, GatepostError) as error:
-        why = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        raise SettingsError(f"GATEPOST_DATA_DIR: {settings.data_dir}: {why}") from error
+        raise SettingsError(f"GATEPOST_DATA_DIR: {settings.data_dir}: {reason_of(error)}") from error
     return Stores(
         database=database,
         identities=Identities(database, now_ms, new_id),

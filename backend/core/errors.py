@@ -7,6 +7,11 @@ GatepostError
 """
 
 
+def reason_of(error: Exception) -> str:
+    """What went wrong, in the words of the system where they are its."""
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
 class GatepostError(Exception):
     """Something in Gatepost went wrong; the docstring of each class is its default message."""
 

@@ -26,7 +26,7 @@ from backend.core.limits import RateLimiter, Slots, check_rate
 from backend.core.messages import Complete, Problem, Started, Truncated
 from backend.core.recording import Recorder, RecordingLog, Send
 from backend.core.scripts import Bounds, run_script
-from backend.core.viewing import harmless
+from backend.core.viewing import Harmless
 
 ENDING_BOUND = 5.0  # seconds that the end of a command waits for the audit
 FIRST_VIEWER = 1.0  # seconds that whoever started a command has to begin watching, however short the grace
@@ -365,15 +365,19 @@ class Gateway:
         """One that runs now in this process."""
         return self.live.get(execution)
 
+    def recording(self, execution: str) -> RecordingLog | Harmless | None:
+        """A recording as its viewers may have it."""
+        log = self.recordings.find(execution)
+        return Harmless(log) if log and self.raw else log
+
     async def follow(self, execution: str, after_seq: int, send: Send) -> bool:
         """Send what an execution has recorded after `after_seq`, then what it records, until its end.
 
         Blocks are whole stored lines. False when there is no such execution.
         """
-        log = self.recordings.find(execution)
+        log = self.recording(execution)
         if log is None:
             return False
-        send = harmless(send) if self.raw else send
         watched = self.live.get(execution)
         if watched is None:
             await log.follow(after_seq, send)
@@ -390,8 +394,8 @@ class Gateway:
 
         See `RecordingLog.copy`. None when there is no such execution.
         """
-        log = self.recordings.find(execution)
-        return await log.copy(harmless(send) if self.raw else send, begin, end) if log else None
+        log = self.recording(execution)
+        return await log.copy(send, begin, end) if log else None
 
     def _come(self, execution: Execution) -> None:
         execution.viewers += 1

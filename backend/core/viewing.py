@@ -23,13 +23,17 @@ def harmless(send: Send) -> Send:
 
 @dataclass(frozen=True, slots=True)
 class Harmless:
-    """A recording as its viewers may have it."""
+    """A recording as its viewers may have it, filtered; see `RecordingLog`."""
 
     log: RecordingLog
 
-    async def copy(self, send: Send) -> int:
-        """Send what is stored now, filtered; the place behind it."""
-        return await self.log.copy(harmless(send))
+    async def copy(self, send: Send, begin: int = 0, end: int | None = None) -> int:
+        """Send what is stored now between two places."""
+        return await self.log.copy(harmless(send), begin, end)
+
+    async def follow(self, after_seq: int, send: Send) -> None:
+        """Send what has a higher number, live, until the end."""
+        await self.log.follow(after_seq, harmless(send))
 
 
 def _filter(batch: Batch, terminal: TerminalFilter) -> Batch:

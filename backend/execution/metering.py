@@ -132,9 +132,11 @@ class Meter:
 
     async def enter(self, control: Control) -> Stay:
         """Waits only where nothing is known yet, or where what is known would keep the command from writing."""
-        if self.quota.counts and (self.fill is None or self._breach()):
+        breach = self._breach()
+        if self.quota.counts and (self.fill is None or breach):
             await asyncio.wait({self._walk or self._begin_walk()}, timeout=FIRST_WALK)
-        if self._breach():
+            breach = self._breach()
+        if breach:
             return Stay(self, control, self.quota.notice(self.fill, _free(self.root)))
         self._writers.add(control)
         self._arm()

@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from backend.core.audit import Anchor
-from backend.core.errors import StorageError
+from backend.core.errors import StorageError, reason_of
 from backend.storage.files import replace_file
 
 EVERY = 1.0  # seconds between two writes, at least
@@ -78,5 +78,5 @@ def read_anchor(path: Path) -> Anchor | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else error
+        why = reason_of(error)
         raise StorageError(f"The noted place of the audit cannot be read from {path}: {why}.") from error

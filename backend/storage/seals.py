@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from backend.core.audit import Kind, Link
+from backend.core.errors import reason_of
 from backend.core.executions import Status
 from backend.core.recording import Seal
 from backend.storage.recordings import NAME, digest
@@ -52,7 +53,7 @@ class Comparison:
             self.gone += 1
             return
         except (OSError, ValueError) as error:
-            trouble = f"cannot be compared: {getattr(error, 'strerror', None) or error}"
+            trouble = f"cannot be compared: {reason_of(error)}"
         if trouble:
             self.changed.append(f"the recording of {execution}, of which event {seq} tells, {trouble}")
         else:

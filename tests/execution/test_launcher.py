@@ -209,16 +209,21 @@ def test_the_version_of_landlock() -> None:
     assert 0 <= landlock_abi() <= 7
 
 
+def filter_on(machine: str, network: bool, guarded: int | None, monkeypatch: pytest.MonkeyPatch) -> bytes:
+    """The filter for another machine than this one."""
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    syscall_filter.cache_clear()
+    try:
+        return syscall_filter(network, guarded)
+    finally:
+        syscall_filter.cache_clear()
+
+
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
 @pytest.mark.parametrize("network", [False, True])
 @pytest.mark.parametrize("guarded", [None, os.getpid()])
 def test_the_filter_fits(machine: str, network: bool, guarded: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("platform.machine", lambda: machine)
-    syscall_filter.cache_clear()
-    try:
-        program = syscall_filter(network, guarded)
-    finally:
-        syscall_filter.cache_clear()
+    program = filter_on(machine, network, guarded, monkeypatch)
     assert len(program) % 8 == 0
     assert 100 < len(program) // 8 < 4096
     assert program.endswith(bytes.fromhex("06000000 0000ff7f"))
@@ -252,12 +257,7 @@ def verdict(program: bytes, architecture: int, call: int, *arguments: int) -> in
 def test_what_is_not_known_is_refused(
     machine: str, architecture: int, write: int, limits: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("platform.machine", lambda: machine)
-    syscall_filter.cache_clear()
-    try:
-        program = syscall_filter(False, None)
-    finally:
-        syscall_filter.cache_clear()
+    program = filter_on(machine, False, None, monkeypatch)
     permitted, killed, missing, invalid = 0x7FFF0000, 0x80000000, 0x50000 | errno.ENOSYS, 0x50000 | errno.EINVAL
     assert verdict(program, architecture, write) == permitted
     assert verdict(program, 0x40000003, write) == killed  # the calls of 32 bits
