@@ -6,8 +6,8 @@ RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev
 
 WORKDIR /app
 COPY backend/__init__.py backend/
-COPY backend/execution backend/execution
-RUN python -c "from backend.execution.launcher import prebuild; prebuild()"
+COPY backend/executors backend/executors
+RUN python -c "from backend.executors.local.launcher import prebuild; prebuild()"
 
 FROM python:3.14-slim
 
@@ -23,7 +23,7 @@ RUN pip install --no-cache-dir --disable-pip-version-check -r requirements.txt \
 
 COPY backend backend
 COPY frontend frontend
-COPY --from=cage /app/backend/execution/cage-* backend/execution/
+COPY --from=cage /app/backend/executors/local/cage-* backend/executors/local/
 
 USER 10001:10001
 VOLUME /data

@@ -14,17 +14,17 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from backend.clock import new_id, now_ms, utc_now
-from backend.core.audit import EMPTY, Event, Kind, Trust, extend
+from backend.accounts.credentials import Signer, new_signing_key, verify_signature
+from backend.core.audit.attempts import Attempt, Ending
+from backend.core.audit.chain import EMPTY, Event, Kind, Trust, extend
 from backend.core.decisions import Decision, Risk
-from backend.core.executions import Status, Usage
+from backend.core.execution.model import Status, Usage
 from backend.core.identity import Principal
 from backend.core.ids import ulid
-from backend.core.ledger import Attempt, Ending
-from backend.core.messages import Complete
-from backend.core.recording import Recorder
-from backend.credentials import Signer, new_signing_key, verify_signature
-from backend.storage.chain import Chain
+from backend.core.recording.messages import Complete
+from backend.core.recording.stored import Recorder
+from backend.runtime.clock import new_id, now_ms, utc_now
+from backend.storage.audit_chain import Chain
 from backend.storage.database import Database, database_url
 from backend.storage.keys import AuditKeys
 from backend.storage.ledger import LedgerStore, Stamp

@@ -5,9 +5,9 @@ import uuid
 from collections.abc import Callable, Sequence
 from timeit import repeat
 
-from backend.core.masking import DEFAULT_PATTERNS, Masks
-from backend.core.output import LineAssembler
-from backend.core.terminal_text import TerminalFilter
+from backend.core.recording.lines import LineAssembler
+from backend.core.recording.redaction import DEFAULT_PATTERNS, Masks
+from backend.core.recording.terminal_filter import TerminalFilter
 
 READ = 32 * 1024
 TEXT = (

@@ -14,8 +14,8 @@ from typing import get_args
 import pytest
 
 import run
-from backend.core import messages
-from backend.settings import Settings
+from backend.core.recording import messages
+from backend.runtime.settings import Settings
 from tests.needs import need
 from tests.serving import Server
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from backend.settings import env_names
+from backend.runtime.settings import env_names
 from tests.needs import need
 
 ROOT = Path(__file__).parent.parent

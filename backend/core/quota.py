@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from backend.core.executions import Stop
+from backend.core.execution.model import Stop
 
 CONSEQUENCE = "Files can be read and deleted; nothing can be written."
 

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 from sqlalchemy import Row, case, func, select
 
+from backend.core.audit.attempts import Record
 from backend.core.decisions import Risk
-from backend.core.executions import Status
+from backend.core.execution.model import Status
 from backend.core.ids import first_id
-from backend.core.ledger import Record
-from backend.core.stores import Filter, Stats
+from backend.core.ports import Filter, Stats
 from backend.storage.database import Database
 from backend.storage.tables import executions as table
 

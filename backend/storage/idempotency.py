@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from backend.core.executions import Status
-from backend.core.stores import Claim
+from backend.core.execution.model import Status
+from backend.core.ports import Claim
 from backend.storage.database import Database
 from backend.storage.tables import executions
 from backend.storage.tables import idempotency_keys as table

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Protocol, Self
 
 from backend.core.errors import KeyFileError
-from backend.storage.files import replace_file, sync_folder, whole_file
+from backend.storage.atomic_files import replace_file, sync_folder, whole_file
 
 
 class SigningKey(Protocol):

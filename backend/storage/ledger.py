@@ -17,15 +17,15 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, delete, insert, select, update
 from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError
 
-from backend.core.audit import EMPTY, Anchor, Event, Head, Kind, Link, Succession, Trust, extend
+from backend.core.audit.attempts import Attempt, Ending
+from backend.core.audit.chain import EMPTY, Anchor, Event, Head, Kind, Link, Succession, Trust, extend
+from backend.core.audit.suppression import Flood, Floods
 from backend.core.decisions import Decision
 from backend.core.errors import StorageError
-from backend.core.executions import Status
-from backend.core.floods import Flood, Floods
-from backend.core.ledger import Attempt, Ending
+from backend.core.execution.model import Status
 from backend.core.times import iso
-from backend.storage.anchor import AnchorFile
-from backend.storage.chain import Chain, SignedHead, read_head
+from backend.storage.audit_chain import Chain, SignedHead, read_head
+from backend.storage.checkpoint import AnchorFile
 from backend.storage.database import Database
 from backend.storage.keys import AuditKeys, SigningKey
 from backend.storage.tables import audit_events, audit_head, executions

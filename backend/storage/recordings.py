@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from backend.core.errors import RecordingError
-from backend.core.messages import Complete, Problem
-from backend.core.recording import Seal, Send, after, first_seq, read_batch
+from backend.core.recording.messages import Complete, Problem
+from backend.core.recording.stored import Seal, Send, after, first_seq, read_batch
 
 BLOCK = 32 * 1024  # bytes a viewer reads at a time, unless one line is longer
 HASHED = 1 << 20  # bytes read at a time to be hashed

@@ -8,15 +8,15 @@ from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, Field
 
 from backend.core import ids
-from backend.core.executions import Status
-from backend.core.gateway import Execution, Gateway
+from backend.core.audit.anomalies import WINDOW_MINUTES, Trace, alerts
+from backend.core.audit.attempts import Record
+from backend.core.execution.gateway import Execution, Gateway
+from backend.core.execution.model import Status
 from backend.core.identity import Permission, Principal
-from backend.core.ledger import Record
-from backend.core.stores import Filter, History
-from backend.core.suspicion import WINDOW_MINUTES, Trace, alerts
+from backend.core.ports import Filter, History
+from backend.core.recording.transcript import Transcript
 from backend.core.times import DAY_MS, iso
-from backend.core.transcript import Transcript
-from backend.transports.access import Access, Body, JsonOnly
+from backend.transports.dependencies import Access, Body, JsonOnly
 from backend.transports.problems import WITH_BODY, Problem, described
 from backend.transports.starting import KEY_HEADER, STARTING, Starter
 from backend.transports.turns import in_turns

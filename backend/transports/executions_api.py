@@ -13,19 +13,19 @@ from fastapi import Path as PathParameter
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 
-from backend.core import executions as core
 from backend.core import ids
-from backend.core.admission import Plan
+from backend.core.audit.attempts import Record
 from backend.core.errors import StorageError
-from backend.core.executions import Status, Stop
-from backend.core.gateway import Execution, Gateway
+from backend.core.execution import model as core
+from backend.core.execution.gateway import Execution, Gateway
+from backend.core.execution.model import Status, Stop
 from backend.core.identity import Permission, Principal
-from backend.core.ledger import Record
-from backend.core.recording import Send, first_seq, read_batch
-from backend.core.stores import Filter, History
-from backend.core.transcript import Index, Read, Slice, read_slice
-from backend.transports.access import Access, Body, JsonOnly
+from backend.core.policy.admit import Plan
+from backend.core.ports import Filter, History
+from backend.core.recording.stored import Send, first_seq, read_batch
+from backend.core.recording.transcript import Index, Read, Slice, read_slice
 from backend.transports.agent_api import HistoryEntry, entry
+from backend.transports.dependencies import Access, Body, JsonOnly
 from backend.transports.problems import WITH_BODY, Problem, described
 from backend.transports.starting import KEY_HEADER, STARTING, Starter
 from backend.transports.turns import in_turns

@@ -7,11 +7,11 @@ from typing import Annotated, Any, Protocol, TypeVar
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel, Field
 
-from backend.core.audit import Kind
+from backend.core.audit.chain import Kind
 from backend.core.identity import Permission, Principal, Project
-from backend.core.stores import Projects
+from backend.core.ports import Projects
 from backend.core.times import iso
-from backend.transports.access import Access, Body, JsonOnly, unknown_project
+from backend.transports.dependencies import Access, Body, JsonOnly, unknown_project
 from backend.transports.problems import WITH_BODY, Problem, described
 
 PROFILE = "agent"

@@ -10,11 +10,11 @@ from fastapi import Header
 
 from backend.core.decisions import Decision
 from backend.core.errors import StorageError
-from backend.core.executions import Request
-from backend.core.gateway import Execution, Gateway, Refused
+from backend.core.execution.gateway import Execution, Gateway, Refused
+from backend.core.execution.model import Request
+from backend.core.execution.targets import Target
 from backend.core.identity import Principal
-from backend.core.stores import Directory, Idempotency
-from backend.core.targets import Target
+from backend.core.ports import Directory, Idempotency
 from backend.transports.problems import Problem
 
 STARTING = (400, 403, 404, 409)  # what starting a command can be answered with, beside what every route can

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from backend.core.audit.anomalies import MOST, Trace, Watch, alerts
 from backend.core.identity import Role
-from backend.core.suspicion import MOST, Trace, Watch, alerts
 from tests.api.world import World, access_token, accounts, new_project, running_world
 
 EXECUTED = {"success", "command", "stdout", "stderr", "exit_code", "duration_ms", "risk_level", "dry_run", "command_id", "message"}  # fmt: skip

@@ -9,10 +9,10 @@ from http.client import HTTPConnection
 
 import pytest
 
-from backend.core.masking import DEFAULT_PATTERNS, Masks
+from backend.core.recording.redaction import DEFAULT_PATTERNS, Masks
 from tests.api.world import Json, World, new_project, running_world
 from tests.client import terminal
-from tests.core.test_policy_agent import HARMLESS, HOSTILE, ROOT
+from tests.core.policy.test_agent_profile import HARMLESS, HOSTILE, ROOT
 
 WAYS = ("execute", "executions", "explain", "terminal")
 Verdict = tuple[bool, str]

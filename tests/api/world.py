@@ -15,9 +15,9 @@ from typing import Any
 import httpx
 import jwt
 
-from backend.clock import new_id, now_ms
+from backend.accounts.credentials import hash_password, new_api_token, new_login_link, secret_hash
 from backend.core.identity import Permission, Role
-from backend.credentials import hash_password, new_api_token, new_login_link, secret_hash
+from backend.runtime.clock import new_id, now_ms
 from backend.storage.database import Database, database_url
 from backend.storage.identities import Identities
 from tests.serving import ANY_PROGRAM, Server, clean_up, processes_of, start, wait_until

@@ -2,7 +2,7 @@
 
 import pytest
 
-from backend.core.executions import Stop
+from backend.core.execution.model import Stop
 from backend.core.quota import NO_QUOTA, Fill, Quota
 
 QUOTA = Quota(bytes=1000, files=10, margin=50)

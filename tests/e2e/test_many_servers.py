@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from backend.core.messages import Complete
+from backend.core.recording.messages import Complete
 from tests.accounts import begin, client, gatepost, new_token
 from tests.conftest import StartServer
 from tests.redis_server import running_redis

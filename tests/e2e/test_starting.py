@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from websockets.asyncio.client import connect
 
-from backend.credentials import new_signing_key
+from backend.accounts.credentials import new_signing_key
 from tests.client import BATCH, LINES, output, terminal
 from tests.conftest import StartServer
 from tests.needs import need
@@ -22,7 +22,7 @@ TOKEN = "token-for-wscat-0123"
 # The application, with a word on standard error about how each socket is written to.
 PROBE = """
 import sys
-from backend.transports import terminal
+from backend.transports import terminal_socket as terminal
 choose = terminal.block_writer
 def tell(*args, **options):
     writer = choose(*args, **options)

@@ -2,7 +2,7 @@
 
 import runpy
 
-from backend.execution import launcher
+from backend.executors.local import launcher
 
 if __name__ == "__main__":
     launcher.COMPILERS = ()

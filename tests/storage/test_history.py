@@ -4,13 +4,13 @@ import itertools
 
 import pytest
 
+from backend.accounts.credentials import Signer, new_signing_key
+from backend.core.audit.attempts import Attempt, Ending
 from backend.core.decisions import Decision, Risk
-from backend.core.executions import Status
+from backend.core.execution.model import Status
 from backend.core.identity import Principal, Role, User
 from backend.core.ids import ulid
-from backend.core.ledger import Attempt, Ending
-from backend.core.stores import Filter, Stats
-from backend.credentials import Signer, new_signing_key
+from backend.core.ports import Filter, Stats
 from backend.storage.database import Database
 from backend.storage.history import MOST, HistoryStore
 from backend.storage.ledger import LedgerStore

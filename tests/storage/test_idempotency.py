@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
+from backend.accounts.credentials import Signer, new_signing_key
 from backend.core.ids import ulid
-from backend.core.stores import Claim
-from backend.credentials import Signer, new_signing_key
+from backend.core.ports import Claim
 from backend.storage.database import POSTGRES_PATIENCE, Database
 from backend.storage.idempotency import KEPT, ORPHANED_AFTER, IdempotencyStore
 from tests.storage.conftest import Clock

@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 from sqlalchemy import delete, func, insert, select, text, update
 
-from backend.core.audit import LONGEST_BODY, Anchor, Kind, Trust, Verdict
+from backend.accounts.credentials import Signer, new_signing_key, verify_signature
+from backend.core.audit.attempts import Ending
+from backend.core.audit.chain import LONGEST_BODY, Anchor, Kind, Trust, Verdict
+from backend.core.audit.suppression import Floods
 from backend.core.errors import KeyFileError, StorageError
-from backend.core.executions import Status, Usage
-from backend.core.floods import Floods
+from backend.core.execution.model import Status, Usage
 from backend.core.identity import Principal
-from backend.core.ledger import Ending
-from backend.credentials import Signer, new_signing_key, verify_signature
-from backend.storage.anchor import AnchorFile, read_anchor
-from backend.storage.chain import SHORT, Chain
+from backend.storage.audit_chain import SHORT, Chain
+from backend.storage.checkpoint import AnchorFile, read_anchor
 from backend.storage.database import Database, database_url
 from backend.storage.history import HistoryStore
 from backend.storage.keys import AuditKeys
@@ -752,7 +752,7 @@ async def test_long_events_are_read_one_by_one_and_of_none_more_than_ours_can_ha
     pages = [[len(link.body) > SHORT for link in page] async for page in Chain(database).pages()]
     assert sum(map(sum, pages)) == 3
     assert not any(long for page in pages for long in page[:-1])
-    monkeypatch.setattr("backend.storage.chain.LONGEST_BYTES", 50_000)
+    monkeypatch.setattr("backend.storage.audit_chain.LONGEST_BYTES", 50_000)
     assert (await verify(database)).problem == "event 7 was changed, or the one before it"
     assert max([len(link.body) async for link in Chain(database).links()]) <= 50_000
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from backend.core.errors import RecordingError
-from backend.core.output import encode_lines
-from backend.core.recording import Recorder, Send, read_batch
+from backend.core.recording.lines import encode_lines
+from backend.core.recording.stored import Recorder, Send, read_batch
 from backend.storage.recordings import RecordingFile, RecordingFolder, Retention
-from tests.core.test_recording import COMPLETE, STARTED
+from tests.core.recording.test_stored import COMPLETE, STARTED
 from tests.serving import ROOT
 
 ID = "01ARZ3NDEKTSV4RRFFQ69G5FAV"

@@ -14,12 +14,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+from backend.accounts.credentials import Signer, verify_signature
+from backend.core.audit.attempts import Attempt, Ending
 from backend.core.decisions import Decision, Risk
-from backend.core.executions import Status, Usage
+from backend.core.execution.model import Status, Usage
 from backend.core.identity import Principal
 from backend.core.ids import ulid
-from backend.core.ledger import Attempt, Ending
-from backend.credentials import Signer, verify_signature
 from backend.storage.database import Database
 from backend.storage.keys import AuditKeys
 from backend.storage.ledger import LedgerStore, Stamp

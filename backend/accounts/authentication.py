@@ -1,0 +1,62 @@
+"""From what a client shows to who asks: the one judge of tokens, for REST and WebSocket alike."""
+
+from collections.abc import Callable
+
+from backend.accounts.credentials import API_TOKEN_PREFIX, LONGEST_TOKEN, Tokens, secret_hash
+from backend.core.identity import Claims, Principal, User
+from backend.storage.identities import Identities
+
+
+class Authenticator:
+    """Judges access tokens and API tokens. Raises StorageError when the database cannot be asked."""
+
+    def __init__(self, identities: Identities, tokens: Tokens, now_ms: Callable[[], int]) -> None:
+        self._identities = identities
+        self._tokens = tokens
+        self._now_ms = now_ms
+
+    async def principal(self, bearer: str, address: str) -> Principal | None:
+        """Who shows this token from this address; None when it counts for nothing, whatever the reason."""
+        if len(bearer) > LONGEST_TOKEN:
+            return None
+        if bearer.startswith(API_TOKEN_PREFIX):
+            return await self._of_api_token(bearer, address)
+        claims = self._tokens.verify(bearer)
+        return await self._of_claims(claims, address) if claims else None
+
+    async def _of_api_token(self, bearer: str, address: str) -> Principal | None:
+        found = await self._identities.token_by_secret(secret_hash(bearer))
+        if found is None:
+            return None
+        token, user = found
+        permissions = user.role.permissions & token.scopes
+        return Principal(f"user:{user.name}", address, permissions, user, token.id, token.expires_ms)
+
+    async def _of_claims(self, claims: Claims, address: str) -> Principal | None:
+        if await self._identities.is_revoked(claims.token_id):
+            return None
+        user = await self._identities.user(claims.user_id)
+        if user is None or user.disabled or not _is_recent(claims, user):
+            return None
+        ends = claims.expires_at * 1000
+        return Principal(f"user:{user.name}", address, user.role.permissions, user, claims.token_id, ends)
+
+    async def is_valid(self, principal: Principal) -> bool:
+        """Whether a principal still stands, asked from time to time for a socket that stays open.
+
+        It does not when its token ended or was revoked, and when anything of its account changed: the rights it got
+        at the beginning are then no longer those of the account. Visitors stand.
+        """
+        if principal.user is None or principal.token is None:
+            return True
+        if principal.token_expires_ms is not None and principal.token_expires_ms <= self._now_ms():
+            return False
+        if await self._identities.is_revoked(principal.token):
+            return False
+        user = await self._identities.user(principal.user.id)
+        return user == principal.user and not principal.user.disabled
+
+
+def _is_recent(claims: Claims, user: User) -> bool:
+    """Whether it was issued since the account's tokens were last ended; `iat` has whole seconds only."""
+    return claims.issued_at >= user.valid_from_ms // 1000

@@ -1,0 +1,1 @@
+"""The use cases: every front is a translation of them."""

@@ -1,0 +1,104 @@
+"""`serve`: the server and its welcome."""
+
+import argparse
+import resource
+import sys
+from pathlib import Path
+from typing import Any
+
+from backend import __version__
+from backend.core.client_address import reachable
+from backend.core.decisions import Decision
+from backend.runtime.settings import load_settings
+
+SHUTDOWN_BOUND = 3  # seconds that open requests get when the server stops; commands have a grace of their own
+
+
+def add_verb(verbs: Any) -> None:
+    """Add `serve` to the command line."""
+    serve = verbs.add_parser("serve", help="serve the terminal")
+    serve.add_argument("--host", help="address to listen on (GATEPOST_HOST, 127.0.0.1)")
+    serve.add_argument("--port", type=int, help="port to listen on (PORT, 8000)")
+    serve.add_argument("--data-dir", type=Path, help="folder of recordings and workspace (GATEPOST_DATA_DIR, data)")
+    serve.set_defaults(run=_serve)
+
+
+def _serve(options: argparse.Namespace) -> int:
+    import uvicorn  # only this verb needs the web server
+
+    from backend.runtime.wiring import create_app  # imports everything, which other verbs do without
+    from backend.transports.request_timeout import bounded_protocol
+
+    given = {name: getattr(options, name) for name in ("host", "port", "data_dir")}
+    settings = load_settings(**{name: value for name, value in given.items() if value is not None})
+    # Each socket, viewer and command holds descriptors; the usual soft limit is a remnant of select().
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    application = create_app(settings)
+    server = _server_class(uvicorn.Server)(
+        uvicorn.Config(
+            application,
+            host=settings.host,
+            port=settings.port,
+            loop="asyncio",  # uvloop forks the whole process for every command
+            http=bounded_protocol(hard // 2),
+            ws="websockets-sansio",
+            ws_max_size=64 * 1024,
+            ws_per_message_deflate=settings.compression,
+            proxy_headers=False,  # addresses are counted by TRUSTED_PROXY_HOPS
+            server_header=False,
+            access_log=False,
+            log_config=None,
+            workers=1,  # the limits are counted in this process
+            lifespan="off",  # see `_server_class`
+            timeout_graceful_shutdown=SHUTDOWN_BOUND,
+        )
+    )
+    server.run()
+    return 0 if server.started else 1
+
+
+def _server_class(base: Any) -> Any:
+    """The server class that starts and ends the application itself, and tells once it listens how to reach it."""
+
+    class Server(base):  # type: ignore[misc]
+        async def _serve(self, sockets: Any = None) -> None:
+            application = self.config.app
+            # uvicorn would write what goes wrong at the start as a trace; here it reaches `main`, which says it in a line.
+            async with application.router.lifespan_context(application):
+                await super()._serve(sockets)
+
+        async def shutdown(self, sockets: Any = None) -> None:
+            await super().shutdown(sockets)
+            # uvicorn would raise the signal once more, so that an orderly end looked like a crash.
+            self._captured_signals.clear()
+
+        async def startup(self, sockets: Any = None) -> None:
+            try:
+                await super().startup(sockets)
+            except SystemExit:  # uvicorn has logged why it cannot listen
+                taken = f"{self.config.host}:{self.config.port}"
+                print(f"gatepost: cannot listen on {taken}. Try another port: --port 8001", file=sys.stderr)
+                raise
+            if self.started:
+                port = self.servers[0].sockets[0].getsockname()[1]
+                state = self.config.app.state
+                refusal = state.guard.unprotected()
+                welcome = _welcome(self.config.host, port, state.stores.login_link, refusal)
+                print(welcome, file=sys.stderr, flush=True)
+
+    return Server
+
+
+def _welcome(host: str, port: int, ticket: str, refusal: Decision | None) -> str:
+    """What the start says: where to go, and whether commands can run at all."""
+    address = f"{reachable(host)}:{port}"
+    held = f", but runs no command. {refusal.reason}\n{refusal.hint}" if refusal else "."
+    login = f"  login  http://{address}/#login={ticket}  (administrator, once, today)\n" if ticket else ""
+    return (
+        f"\nGatepost {__version__} is ready{held}\n\n"
+        f"  page   http://{address}/\n"
+        f"{login}"
+        f'  wscat  wscat -c ws://{address}/ws/terminal -x \'{{"command":"help"}}\' -w 2\n'
+        f"  curl   curl -s http://{address}/health\n"
+    )

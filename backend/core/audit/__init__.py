@@ -1,0 +1,1 @@
+"""What is recorded about every attempt: events, chain, export, anomalies."""

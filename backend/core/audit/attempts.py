@@ -1,0 +1,113 @@
+"""What is written of every attempt to run a command: a row of the history and events of the audit."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from backend.core.decisions import Decision, Risk
+from backend.core.execution.model import NOTHING_USED, Status, Usage
+from backend.core.identity import Principal
+from backend.core.recording.stored import Seal
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A request with the verdict on it. Texts are masked already; `argvs` are the commands of the line, in order."""
+
+    id: str
+    principal: Principal
+    project: str | None
+    command: str
+    argvs: tuple[tuple[str, ...], ...]
+    working_dir: str
+    decision: Decision
+    policy: str  # the hash of the profile that judged
+    dry_run: bool = False
+    metadata_only: bool = False
+
+    @property
+    def deletes(self) -> bool:
+        """Whether one of its programs is rm."""
+        return any(argv[0] == "rm" for argv in self.argvs)
+
+    @property
+    def fields(self) -> Mapping[str, Any]:
+        """The details of its events."""
+        return {
+            "execution": self.id,
+            "project": self.project,
+            "token": self.principal.token,
+            "command": self.command,
+            "argv": [list(argv) for argv in self.argvs] or None,
+            "working_dir": self.working_dir,
+            "rule": self.decision.rule,
+            "risk": str(self.decision.risk),
+            "policy": self.policy,
+            "dry_run": self.dry_run or None,
+            "metadata_only": self.metadata_only or None,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How an execution ended. `stopped_by` is the principal who cancelled it; `usage` is what it used and what held it.
+
+    `recording` seals what is kept of it, None where nothing is.
+    """
+
+    status: Status
+    exit_code: int | None
+    duration_ms: int
+    stopped_by: str = ""
+    usage: Usage = NOTHING_USED
+    recording: Seal | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A row of the history. `created_ms` is in Unix milliseconds; no figures where nothing has ended or run."""
+
+    id: str
+    principal: str
+    user_id: str | None
+    project_id: str | None
+    command: str
+    working_dir: str
+    status: Status
+    exit_code: int | None
+    duration_ms: int | None
+    risk: Risk
+    rule: str
+    deletes: bool
+    dry_run: bool
+    metadata_only: bool
+    protection: str
+    cpu_ms: int | None
+    peak_memory_bytes: int | None
+    read_bytes: int | None
+    written_bytes: int | None
+    created_ms: int
+
+    @property
+    def success(self) -> bool:
+        return self.status is Status.SUCCEEDED
+
+
+class Ledger(Protocol):
+    """Where attempts are written. Every method returns once it is durable and raises StorageError when it is not."""
+
+    async def refuse(self, attempt: Attempt) -> None:
+        """Nothing ran."""
+        ...
+
+    async def open(self, attempt: Attempt) -> None:
+        """It is about to run."""
+        ...
+
+    async def step(self, attempt: Attempt, argvs: tuple[tuple[str, ...], ...], decision: Decision) -> None:
+        """A later step of it is about to run with these words, which are others than those judged first."""
+        ...
+
+    async def close(self, attempt: Attempt, ending: Ending) -> None:
+        """It has ended."""
+        ...

@@ -1,0 +1,1 @@
+"""The path of a command: model, targets, gateway, sequence."""

@@ -1,0 +1,1 @@
+"""Reading a line: text to words, words to steps of pipelines."""

@@ -1,0 +1,320 @@
+"""Policy as a value: which programs a profile lets run, with which options, on which paths.
+
+A `Profile` is read from TOML once; its verdicts are pure functions of tokens. What is not named is refused: a program
+that is not listed, an option that is not listed, an abbreviated option. The shape of a profile:
+
+    name, summary                 words for `help`
+    operators                     what may join commands: some of | && || ; > >> < 2>&1 cd
+    environment                   names that `NAME=value command` may set
+    quirks                        those of all programs, see below
+    [limits]                      characters (of the line), arguments (typed words, the program among them)
+    [kinds]                       NAME = a regular expression that the whole value must match, or
+                                  {pattern, role}, where the role is one of the built-in kinds: text, path,
+                                  target (a file that is written: none of git's own), folder (what other paths may
+                                  be meant from), guess (a path if it looks like one to elsewhere), sed, awk
+    [programs.NAME]               summary, usage, risk, network = true: only where the network is on
+      arguments                   "listed" (the default), "any"
+      flags                       options without a value
+      values                      {option = kind}; "kind?" where the value may be left out
+      optional                    long options whose value is text and may be left out
+      refused                     {option = why}: a better refusal than "not listed"
+      operands, first, unless     the kind of the operands; of the first, unless one of these options is given
+      quirks                      where it does not read options as getopt_long does, see policy_program.Quirk
+      shapes                      instead of all these: patterns for the whole of the arguments, parted by one blank
+      requires                    {option = [options]}: one of which must be there too; "" is the program itself,
+                                  "operand" stands for any operand
+      moderate, online            options that raise the risk; that need the network
+      spares_root                 it may not be given the workspace itself
+      subcommands.NAME            the same keys, without a summary; several names may share one table ("ci install");
+                                  `shared = true` beside it: the options before the subcommand hold after it too
+      like                        instead of all these: the name of a program above, which this is another name for
+    [blocked.programs]            NAME = why (a better refusal than "not listed")
+    [[blocked.arguments]]         rule, pattern (a regular expression on one token), reason, hint
+"""
+
+import hashlib
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
+from typing import Self
+
+from backend.core.decisions import Decision, Risk
+from backend.core.policy.profile_file import PROGRAM_NAME, ProfileError, Table, read_programs
+from backend.core.policy.program_rules import Argument, Misuse, Program, Reading, Role, Use
+from backend.core.policy.sed_awk import ScriptError, check_awk, check_sed
+
+__all__ = ["Place", "Profile", "ProfileError"]
+
+OPERATORS = frozenset({"|", "&&", "||", ";", ">", ">>", "<", "2>&1", "cd"})
+
+# Variables that make a program load code, start another or look elsewhere for its files.
+DANGEROUS_VARIABLE = re.compile(
+    "(?i:LD_.*|DYLD_.*|GIT_.*|PYTHON.*|PERL.*|RUBY.*|NPM_CONFIG_.*|YARN_.*|BASH.*|GCONV_PATH|NODE_(?!ENV$).*)"
+    "|PATH|ENV|IFS|HOME|SHELL|SHELLOPTS|PS4|EDITOR|VISUAL|PAGER|BROWSER|LESS.*|TMPDIR|TAR_OPTIONS|TAPE|GREP_.*|UNZIP|ZIP.*"
+    "|POSIXLY_CORRECT|.*_PROXY|.*_proxy|XDG_.*|LOCPATH|NLSPATH|TERMINFO.*|AWK.*|GAWK.*|CURL_.*|WGET.*|SSL_.*|SSH_.*"
+)
+VARIABLE_NAME = re.compile("[A-Za-z_][A-Za-z0-9_]*")
+# Several of the harmless variables name a file when they hold a path.
+VARIABLE_VALUE = re.compile(r"(?!.*\.\.)(?::?[A-Za-z0-9_+*@,.=-][A-Za-z0-9_+*@,.:=/ -]*)?")
+
+NULL_DEVICE = "/dev/null"
+DEVICES = PurePosixPath("/dev")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a command would run: the workspace that confines it and the folder in it, both absolute; with network?"""
+
+    root: PurePosixPath
+    cwd: PurePosixPath
+    network: bool = False
+
+    def holds(self, path: str) -> bool:
+        """Whether `path`, read from `cwd`, stays in the workspace as far as its text tells."""
+        full = self.cwd / path
+        return ".." not in full.parts and full.is_relative_to(self.root)
+
+    def is_root(self, path: str) -> bool:
+        """Whether `path` is the workspace itself, a folder above it, or the root of all."""
+        full = self.cwd / path
+        return len(full.parts) == 1 or self.root.is_relative_to(full)
+
+
+@dataclass(frozen=True, slots=True)
+class BlockedArgument:
+    """A token that no program may be given."""
+
+    rule: str
+    pattern: re.Pattern[str]
+    reason: str
+    hint: str
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """What one kind of principal may run. A profile without programs permits nothing."""
+
+    name: str
+    summary: str
+    max_characters: int
+    max_arguments: int
+    programs: Mapping[str, Program]
+    blocked_programs: Mapping[str, str]
+    blocked_arguments: tuple[BlockedArgument, ...]
+    operators: frozenset[str] = frozenset()
+    environment: frozenset[str] = frozenset()
+    hash: str = ""
+
+    @classmethod
+    def from_toml(cls, text: str) -> Self:
+        """Read a profile; raises ProfileError for anything that is missing, unknown or of the wrong type."""
+        try:
+            profile = cls._from_table(Table("profile", tomllib.loads(text)))
+        except (tomllib.TOMLDecodeError, re.error) as error:
+            raise ProfileError(str(error)) from error
+        return replace(profile, hash=hashlib.sha256(text.encode()).hexdigest())
+
+    @classmethod
+    def _from_table(cls, table: Table) -> Self:
+        limits, blocked = table.table("limits"), table.table("blocked")
+        profile = cls(
+            name=table.text("name"),
+            summary=table.text("summary"),
+            max_characters=limits.number("characters"),
+            max_arguments=limits.number("arguments"),
+            programs=read_programs(table),
+            blocked_programs=blocked.table("programs").texts(),
+            blocked_arguments=tuple(map(_blocked_argument, blocked.tables_of("arguments"))),
+            operators=_operators(table),
+            environment=_environment(table),
+        )
+        for part in (table, limits, blocked):
+            part.end()
+        return profile
+
+    def with_extra(self, names: Iterable[str]) -> Self:
+        """This profile with further programs of a project: any arguments, high risk. Raises ProfileError."""
+        added = {}
+        for name in names:
+            if name in self.blocked_programs:
+                raise ProfileError(f"{name} is blocked: {self.blocked_programs[name]}")
+            if not PROGRAM_NAME.fullmatch(name):
+                raise ProfileError(f"{name!r} is not the plain name of a program")
+            added[name] = Program(name, "A program of the project", risk=Risk.HIGH, any_arguments=True)
+        return replace(self, programs={**added, **self.programs})
+
+    @property
+    def allowed(self) -> str:
+        """The programs of this profile as a sentence."""
+        return f"Allowed here: {', '.join(sorted(self.programs))}." if self.programs else "Nothing is allowed here."
+
+    def check_length(self, line: str) -> Decision | None:
+        """Refuse a line that is too long to be worth reading."""
+        if len(line) <= self.max_characters:
+            return None
+        return Decision.deny(
+            "limits.characters",
+            f"The line has {len(line)} characters; at most {self.max_characters} are read.",
+            "Put long text into a file in the workspace.",
+        )
+
+    def check_count(self, words: int) -> Decision | None:
+        """Refuse a line without words, or with more than the profile reads."""
+        if words == 0:
+            return Decision.deny("command.empty", "There is no command.", self.allowed, risk=Risk.SAFE)
+        if words <= self.max_arguments:
+            return None
+        return Decision.deny(
+            "limits.arguments",
+            f"The command has {words} words; at most {self.max_arguments} are taken.",
+            "Split it into several commands.",
+        )
+
+    def decide(self, argv: tuple[str, ...], place: Place) -> Decision:
+        """The verdict on one command. `argv` holds at least the program."""
+        if refusal := self._refuse_name(argv[0]) or self._refuse_token(argv[1:]):
+            return refusal
+        program = self.programs[argv[0]]
+        if program.network and not place.network:
+            return _offline(program)
+        reading, arguments = Reading(), []
+        try:
+            for argument in reading.arguments(program, iter(argv[1:])):
+                if refusal := _refuse_path(reading.uses[-1].program, argument, place):
+                    return refusal
+                arguments.append(argument)
+            return _refuse_uses(reading.uses, place) or _allow(program, reading, arguments)
+        except Misuse as misuse:
+            return Decision.deny(misuse.rule, misuse.reason, misuse.hint, risk=Risk.HIGH)
+        except ScriptError as error:
+            return Decision.deny("option.script", f"In the script: {error}.", program.usage, risk=Risk.HIGH)
+
+    def decide_file(self, path: str, place: Place) -> Decision:
+        """The verdict on a file that the line redirects to or from."""
+        allowed = Decision(True, "allow.redirect", Risk.SAFE, "Redirect to or from a file")
+        if path == NULL_DEVICE:
+            return allowed
+        if not path or (place.cwd / path).is_relative_to(DEVICES):
+            return Decision.deny("path.outside", f"{path!r} is not a file of the workspace.", _INSIDE)
+        return _refuse_written(path, place) or replace(allowed, paths=(path,))
+
+    def decide_assignment(self, name: str, value: str) -> Decision:
+        """The verdict on `NAME=value` before a command."""
+        if name not in self.environment:
+            names = f"May be set here: {', '.join(sorted(self.environment))}." if self.environment else "Leave it out."
+            return Decision.deny("environment.unlisted", f"{name} may not be set here.", names, risk=Risk.HIGH)
+        if not VARIABLE_VALUE.fullmatch(value):
+            reason = f"The value of {name} may hold letters, digits and plain signs, and no path to elsewhere."
+            return Decision.deny("environment.value", reason, "Choose a plain value.", risk=Risk.HIGH)
+        return Decision(True, "allow.environment", Risk.SAFE, f"Set {name} for the command")
+
+    def _refuse_name(self, name: str) -> Decision | None:
+        if name in self.programs:
+            return None
+        if why := self.blocked_programs.get(name):
+            return Decision.deny(f"blocked.{name}", f"{name} is blocked: {why}.", self.allowed)
+        if not PROGRAM_NAME.fullmatch(name):
+            reason = "A command starts with the plain name of a program: small letters, digits, dot, dash."
+            return Decision.deny("program.name", reason, self.allowed)
+        reason = f"{name} is not a program of the profile {self.name}."
+        return Decision.deny("program.unlisted", reason, self.allowed, risk=Risk.HIGH)
+
+    def _refuse_token(self, arguments: tuple[str, ...]) -> Decision | None:
+        for argument in arguments:
+            for blocked in self.blocked_arguments:
+                if blocked.pattern.search(argument):
+                    return Decision.deny(blocked.rule, blocked.reason, blocked.hint)
+        return None
+
+
+_INSIDE = "Name files relative to the workspace."
+
+
+def _allow(program: Program, reading: Reading, arguments: list[Argument]) -> Decision:
+    _check_scripts(arguments)
+    rules = sorted((use.risk for use in reading.uses), key=list(Risk).index)
+    return Decision(True, f"allow.{program.name}", rules[-1], program.summary, paths=_paths(arguments))
+
+
+def _paths(arguments: list[Argument]) -> tuple[str, ...]:
+    """All files named; where folders are gone to, also as seen from there: from each, and from one after the other."""
+    paths = [argument.text for argument in arguments if argument.is_path]
+    folders = [PurePosixPath(argument.text) for argument in arguments if argument.role is Role.FOLDER]
+    starts = {*folders, PurePosixPath(*folders)} if folders else set()
+    return (*paths, *(str(start / path) for start in sorted(starts) for path in paths))
+
+
+def _check_scripts(arguments: list[Argument]) -> None:
+    """Scripts given in pieces are read as one, as the program does."""
+    for role, check in ((Role.SED, check_sed), (Role.AWK, check_awk)):
+        pieces = [argument.text for argument in arguments if argument.role is role]
+        if pieces:
+            check("\n".join(pieces))
+
+
+def _refuse_uses(uses: list[Use], place: Place) -> Decision | None:
+    for use in uses:
+        if use.is_online and not place.network:
+            return _offline(use.program)
+        use.check()
+    return None
+
+
+def _offline(program: Program) -> Decision:
+    reason = f"{program.name} reaches the network, which is off here."
+    return Decision.deny("network.off", reason, "Work with what is in the workspace.", risk=Risk.HIGH)
+
+
+def _refuse_path(program: Program, argument: Argument, place: Place) -> Decision | None:
+    if not argument.is_path:
+        return None
+    if program.spares_root and place.is_root(argument.text):
+        return Decision.deny(
+            "path.root", f"{program.name} may not be given the whole workspace.", "Name what is in it."
+        )
+    if argument.role in {Role.TARGET, Role.FOLDER}:
+        return _refuse_written(argument.text, place)
+    return _refuse_outside(argument.text, place)
+
+
+def _refuse_outside(path: str, place: Place) -> Decision | None:
+    if place.holds(path):
+        return None
+    if ".." in PurePosixPath(path).parts:
+        return Decision.deny("path.parent", "'..' leads out of the folder.", "Name files without '..'.")
+    return Decision.deny("path.outside", f"{path} lies outside the workspace.", _INSIDE)
+
+
+def _refuse_written(path: str, place: Place) -> Decision | None:
+    """What is in .git decides which programs git starts: git alone writes there."""
+    if refusal := _refuse_outside(path, place):
+        return refusal
+    if ".git" in (part.lower() for part in (place.cwd / path).relative_to(place.root).parts):
+        return Decision.deny("path.git", f"{path} is one of git's own files.", "Change it with git.")
+    return None
+
+
+def _operators(table: Table) -> frozenset[str]:
+    operators = frozenset(table.strings("operators"))
+    if unknown := operators - OPERATORS:
+        raise ProfileError(f"{table.place}.operators: {sorted(unknown)[0]!r} is none of {' '.join(sorted(OPERATORS))}")
+    return operators
+
+
+def _environment(table: Table) -> frozenset[str]:
+    for name in (names := table.strings("environment")):
+        if not VARIABLE_NAME.fullmatch(name):
+            raise ProfileError(f"{table.place}.environment: {name!r} is not a name")
+        if DANGEROUS_VARIABLE.fullmatch(name):
+            raise ProfileError(f"{table.place}.environment: {name} can change which program runs, or from where")
+    return frozenset(names)
+
+
+def _blocked_argument(spec: Table) -> BlockedArgument:
+    blocked = BlockedArgument(
+        spec.text("rule"), re.compile(spec.text("pattern")), spec.text("reason"), spec.text("hint", "")
+    )
+    spec.end()
+    return blocked

@@ -1,0 +1,238 @@
+"""Reading a policy from TOML: tables that know their place, and the programs in them."""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Any, TypeVar
+
+from backend.core.decisions import Risk
+from backend.core.policy.program_rules import BUILT_IN_KINDS, Kind, Option, Program, Quirk, Role
+
+T = TypeVar("T")
+E = TypeVar("E", bound=StrEnum)
+
+SHAPE_KIND = re.compile("<([a-z-]+)>")
+PROGRAM_NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
+
+
+class ProfileError(ValueError):
+    """A profile that cannot be used; the message names the place in it."""
+
+
+@dataclass(slots=True)
+class Table:
+    """A TOML table that knows its place in the file and which of its keys were read."""
+
+    place: str
+    data: dict[str, Any]
+    read: set[str] = field(default_factory=set)
+
+    def _get(self, key: str, kind: type[T], default: T | None) -> T:
+        self.read.add(key)
+        value = self.data.get(key, default)
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            raise ProfileError(f"{self.place}.{key}: a {kind.__name__} is wanted, found {value!r}")
+        return value
+
+    def text(self, key: str, default: str | None = None) -> str:
+        return self._get(key, str, default)
+
+    def truth(self, key: str) -> bool:
+        return self._get(key, bool, False)
+
+    def number(self, key: str) -> int:
+        value = self._get(key, int, None)
+        if value < 1:
+            raise ProfileError(f"{self.place}.{key}: must be at least 1")
+        return value
+
+    def choice(self, key: str, kind: type[E], default: E) -> E:
+        text = self.text(key, str(default))
+        if text not in [str(member) for member in kind]:
+            raise ProfileError(f"{self.place}.{key}: must be one of {', '.join(kind)}")
+        return kind(text)
+
+    def choices(self, key: str, kind: type[E]) -> frozenset[E]:
+        values = self.strings(key)
+        if unknown := set(values) - {str(member) for member in kind}:
+            raise ProfileError(f"{self.place}.{key}: {sorted(unknown)[0]!r} is none of {', '.join(kind)}")
+        return frozenset(map(kind, values))
+
+    def strings(self, key: str) -> list[str]:
+        values = self._get(key, list, [])
+        if not all(isinstance(value, str) for value in values):
+            raise ProfileError(f"{self.place}.{key}: a list of strings is wanted")
+        return values
+
+    def table(self, key: str) -> "Table":
+        return Table(f"{self.place}.{key}", self._get(key, dict, {}))
+
+    def tables(self) -> Iterator[tuple[str, "Table"]]:
+        return ((key, self.table(key)) for key in self.data)
+
+    def tables_of(self, key: str) -> Iterator["Table"]:
+        for number, data in enumerate(self._get(key, list, [])):
+            if not isinstance(data, dict):
+                raise ProfileError(f"{self.place}.{key}[{number}]: a table is wanted")
+            yield Table(f"{self.place}.{key}[{number}]", data)
+
+    def texts(self) -> dict[str, str]:
+        return {key: self.text(key) for key in self.data}
+
+    def pattern(self, key: str) -> re.Pattern[str]:
+        try:
+            return re.compile(self.text(key))
+        except re.error as error:
+            raise ProfileError(f"{self.place}.{key}: {error}") from error
+
+    def end(self) -> None:
+        """Refuse keys that nothing read: a typing error in a policy must not pass silently."""
+        if unknown := set(self.data) - self.read:
+            raise ProfileError(f"{self.place}: unknown key {sorted(unknown)[0]!r}")
+
+
+def read_programs(spec: Table) -> dict[str, Program]:
+    """The programs of a profile, the table `spec`, by name; one may be `like` another that stands before it."""
+    known = _Known(_kinds(spec.table("kinds")), spec.choices("quirks", Quirk))
+    for name, table in spec.table("programs").tables():
+        known.programs[name] = _program(name, table, known)
+    return known.programs
+
+
+@dataclass(slots=True)
+class _Known:
+    """What the programs of a profile may refer to: kinds of value, quirks of all, programs that stand before."""
+
+    kinds: Mapping[str, Kind]
+    quirks: frozenset[Quirk]
+    programs: dict[str, Program] = field(default_factory=dict)
+
+
+def _kinds(spec: Table) -> dict[str, Kind]:
+    """The kinds of value that a profile defines, beside those that are built in."""
+    kinds = dict(BUILT_IN_KINDS)
+    for name in spec.data:
+        if name in kinds:
+            raise ProfileError(f"{spec.place}.{name}: is built in")
+        kinds[name] = _kind(name, spec)
+    return kinds
+
+
+def _kind(name: str, spec: Table) -> Kind:
+    if isinstance(spec.data[name], str):
+        return Kind(name, Role.TEXT, spec.pattern(name))
+    table = spec.table(name)
+    kind = Kind(name, table.choice("role", Role, Role.TEXT), table.pattern("pattern"))
+    table.end()
+    return kind
+
+
+def _program(name: str, spec: Table, known: _Known) -> Program:
+    if not PROGRAM_NAME.fullmatch(name):
+        raise ProfileError(f"{spec.place}: not the plain name of a program")
+    if "like" in spec.data:
+        return _likeness(name, spec, known)
+    program = _command(name, spec, known, spec.text("summary"))
+    spec.end()
+    return program
+
+
+def _likeness(name: str, spec: Table, known: _Known) -> Program:
+    like = known.programs.get(spec.text("like"))
+    if like is None:
+        raise ProfileError(f"{spec.place}.like: {spec.text('like')!r} does not stand before it")
+    program = replace(like, name=name, summary=spec.text("summary", like.summary))
+    spec.end()
+    return program
+
+
+def _command(name: str, spec: Table, known: _Known, summary: str) -> Program:
+    """A program, or a subcommand: the same keys hold for both."""
+    arguments = spec.text("arguments", "listed")
+    if arguments not in {"listed", "any"}:
+        raise ProfileError(f"{spec.place}.arguments: must be 'listed' or 'any'")
+    program = Program(
+        name=name,
+        summary=summary,
+        usage=spec.text("usage", ""),
+        risk=spec.choice("risk", Risk, Risk.SAFE),
+        network=spec.truth("network"),
+        any_arguments=arguments == "any",
+        options=_options(spec, known.kinds),
+        refused=spec.table("refused").texts(),
+        operands=_operand_kind(spec, "operands", known.kinds),
+        first=_operand_kind(spec, "first", known.kinds),
+        unless=frozenset(spec.strings("unless")),
+        quirks=known.quirks | spec.choices("quirks", Quirk),
+        shapes=tuple(_shape(spec, shape, known.kinds) for shape in spec.strings("shapes")),
+        requires=_requires(spec.table("requires")),
+        moderate=frozenset(spec.strings("moderate")),
+        online=frozenset(spec.strings("online")),
+        spares_root=spec.truth("spares_root"),
+    )
+    _check_named(spec, program)
+    shared = program.options if spec.truth("shared") else {}
+    return replace(program, subcommands=_subcommands(name, spec.table("subcommands"), known, shared))
+
+
+def _subcommands(name: str, spec: Table, known: _Known, shared: Mapping[str, Option]) -> dict[str, Program]:
+    found = {}
+    for key, table in spec.tables():
+        for word in key.split():
+            if "like" in table.data:
+                found[word] = _likeness(f"{name} {word}", table, known)
+                continue
+            command = _command(f"{name} {word}", table, known, "")
+            found[word] = replace(command, options={**shared, **command.options})
+        table.end()
+    return found
+
+
+def _options(spec: Table, kinds: Mapping[str, Kind]) -> dict[str, Option]:
+    options = {name: Option() for name in spec.strings("flags")}
+    options |= {name: Option(BUILT_IN_KINDS["text"], optional=True) for name in spec.strings("optional")}
+    values = spec.table("values")
+    for name, kind in values.texts().items():
+        if kind.removesuffix("?") not in kinds:
+            raise ProfileError(f"{values.place}: {kind!r} is none of {', '.join(kinds)}")
+        options[name] = Option(kinds[kind.removesuffix("?")], optional=kind.endswith("?"))
+    return options
+
+
+def _operand_kind(spec: Table, key: str, kinds: Mapping[str, Kind]) -> Kind | None:
+    name = spec.text(key, "none")
+    if name != "none" and name not in kinds:
+        raise ProfileError(f"{spec.place}.{key}: must be one of none, {', '.join(kinds)}")
+    return kinds.get(name)
+
+
+def _shape(spec: Table, shape: str, kinds: Mapping[str, Kind]) -> re.Pattern[str]:
+    """A blank in a shape parts arguments, which are joined by NUL, as none can hold it; <NAME> is a kind of value."""
+
+    def pattern(found: re.Match[str]) -> str:
+        kind = kinds.get(found[1])
+        if kind is None or kind.pattern is None:
+            raise ProfileError(f"{spec.place}.shapes: <{found[1]}> is not a kind with a pattern")
+        return f"(?:{kind.pattern.pattern})"
+
+    try:
+        return re.compile(SHAPE_KIND.sub(pattern, shape.replace(" ", "\0")))
+    except re.error as error:
+        raise ProfileError(f"{spec.place}.shapes: {error}") from error
+
+
+def _requires(spec: Table) -> dict[str, frozenset[str]]:
+    return {key: frozenset(spec.strings(key)) for key in spec.data}
+
+
+def _check_named(spec: Table, program: Program) -> None:
+    """A rule about an option that the program does not have is a typing error."""
+    for key, names in (
+        ("moderate", program.moderate),
+        ("online", program.online),
+        ("unless", program.unless),
+        ("requires", set(program.requires) - {"", "operand"}),
+    ):
+        if unknown := set(names) - set(program.options):
+            raise ProfileError(f"{spec.place}.{key}: {sorted(unknown)[0]!r} is no option of it")

@@ -1,0 +1,1 @@
+"""What an execution writes: messages, stored lines, redaction, readers."""

@@ -1,0 +1,252 @@
+"""The words on the wire: what a client may say and what it is told, one tagged union each way.
+
+Unknown fields of a client are ignored, so that newer clients work with older servers. Output messages are written by
+`backend.core.recording.stored` in bulk; `Output` and `OutputBatch` here are their shape, for clients and tests.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter
+
+ExecutionId = Annotated[str, Field(pattern=r"^[0-9A-HJKMNP-TV-Z]{26}$")]
+ClientId = Annotated[str, Field(max_length=64)]
+
+
+class Message(BaseModel):
+    """One JSON object on the wire."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    def encode(self) -> bytes:
+        """UTF-8 JSON without the fields that have no value."""
+        return self.model_dump_json(exclude_none=True).encode()
+
+
+class Command(Message):
+    """The oldest frame: a command without standard input, in turn with others of its connection."""
+
+    type: Literal["command"] = "command"
+    command: str
+
+
+class Run(Message):
+    """Run a command beside others, standard input open. `timeout` is in seconds."""
+
+    type: Literal["run"]
+    command: str
+    cwd: str = Field(default=".", max_length=1024)
+    timeout: float | None = Field(default=None, gt=0)
+    dry_run: bool = False
+    project: ExecutionId | None = None
+    id: ClientId | None = None
+
+
+class Cancel(Message):
+    """Stop an execution; without one named, the newest."""
+
+    type: Literal["cancel"]
+    execution: ExecutionId | None = None
+
+
+class Stdin(Message):
+    """Text for the standard input of an execution."""
+
+    type: Literal["stdin"]
+    data: str
+    execution: ExecutionId | None = None
+
+
+class StdinClose(Message):
+    """End of the standard input."""
+
+    type: Literal["stdin_close"]
+    execution: ExecutionId | None = None
+
+
+class Attach(Message):
+    """Watch an execution from the message after `after_seq` on."""
+
+    type: Literal["attach"]
+    execution: ExecutionId
+    after_seq: int = Field(default=0, ge=0)
+
+
+class Auth(Message):
+    """The access token."""
+
+    type: Literal["auth"]
+    token: str
+
+
+class Ping(Message):
+    """Asks for a pong."""
+
+    type: Literal["ping"]
+    id: ClientId | None = None
+
+
+def _client_tag(value: Any) -> str:
+    tag = value.get("type", "command") if isinstance(value, dict) else getattr(value, "type", "")
+    return tag if isinstance(tag, str) else ""
+
+
+ClientMessage = (
+    Annotated[Command, Tag("command")]
+    | Annotated[Run, Tag("run")]
+    | Annotated[Cancel, Tag("cancel")]
+    | Annotated[Stdin, Tag("stdin")]
+    | Annotated[StdinClose, Tag("stdin_close")]
+    | Annotated[Attach, Tag("attach")]
+    | Annotated[Auth, Tag("auth")]
+    | Annotated[Ping, Tag("ping")]
+)
+CLIENT_MESSAGE: TypeAdapter[ClientMessage] = TypeAdapter(Annotated[ClientMessage, Discriminator(_client_tag)])
+
+
+class Waking(Message):
+    """The service has just started."""
+
+    type: Literal["waking"] = "waking"
+    message: str
+
+
+class Ready(Message):
+    """Commands are taken."""
+
+    type: Literal["ready"] = "ready"
+    message: str
+    service: str
+    version: str
+    profile: str
+    user: str | None = None
+
+
+class Refused(Message):
+    """Nothing ran, and why. `retry_after` is in seconds."""
+
+    type: Literal["error"] = "error"
+    message: str
+    rule: str
+    reason: str | None = None
+    hint: str | None = None
+    risk: str | None = None
+    command: str | None = None
+    id: str | None = None
+    retry_after: float | None = None
+
+
+class Pong(Message):
+    """The answer to a ping."""
+
+    type: Literal["pong"] = "pong"
+    id: str | None = None
+
+
+class ExecutionMessage(Message):
+    """A message of one execution; the recorder fills in these three."""
+
+    type: str
+    execution: str = ""
+    seq: int = 0
+    ms: int = 0
+
+
+class Started(ExecutionMessage):
+    """The command was allowed. `time` is UTC, ISO 8601; `timeout` in seconds."""
+
+    type: Literal["started"] = "started"
+    command: str
+    argv: tuple[str, ...]
+    risk: str
+    rule: str
+    cwd: str
+    time: str
+    timeout: float
+    dry_run: bool
+    commands: tuple[tuple[str, ...], ...] | None = None
+    metadata_only: bool | None = None
+    id: str | None = None
+
+
+class Output(ExecutionMessage):
+    """One line of output; with `partial` it goes on in the next message of its stream."""
+
+    type: Literal["stdout", "stderr"]
+    line: str
+    partial: bool | None = None
+
+
+class OutputBatch(ExecutionMessage):
+    """Lines of output; `seq` is the number of the first."""
+
+    type: Literal["stdout", "stderr"]
+    lines: tuple[str, ...]
+    partial: bool | None = None
+
+
+class Truncated(ExecutionMessage):
+    """The output limit was reached."""
+
+    type: Literal["truncated"] = "truncated"
+    limit_bytes: int
+    message: str
+
+
+class Problem(ExecutionMessage):
+    """Something went wrong in an execution; `complete` follows."""
+
+    type: Literal["error"] = "error"
+    message: str
+    rule: str
+
+
+class Complete(ExecutionMessage):
+    """The end of an execution."""
+
+    type: Literal["complete"] = "complete"
+    status: str
+    exit_code: int | None
+    signal: str | None
+    duration_ms: int
+    timed_out: bool
+    truncated: bool
+    stdout_bytes: int
+    stderr_bytes: int
+    cpu_ms: int = 0
+    peak_memory_bytes: int = 0
+    read_bytes: int = 0
+    written_bytes: int = 0
+    protection: str | None = None
+    dry_run: bool | None = None
+
+    def encode(self) -> bytes:
+        """`exit_code`, `signal` and `protection` are always there: null says that there is none."""
+        return self.model_dump_json(exclude=None if self.dry_run else {"dry_run"}).encode()
+
+
+def _server_tag(value: Any) -> str:
+    """Tells apart the messages that share a `type`."""
+    match value:
+        case {"type": "error"}:
+            return "problem" if "execution" in value else "refused"
+        case {"type": "stdout" | "stderr"}:
+            return "batch" if "lines" in value else "output"
+        case {"type": str(tag)}:
+            return tag
+        case _:
+            return ""
+
+
+ServerMessage = (
+    Annotated[Waking, Tag("waking")]
+    | Annotated[Ready, Tag("ready")]
+    | Annotated[Refused, Tag("refused")]
+    | Annotated[Pong, Tag("pong")]
+    | Annotated[Started, Tag("started")]
+    | Annotated[Output, Tag("output")]
+    | Annotated[OutputBatch, Tag("batch")]
+    | Annotated[Truncated, Tag("truncated")]
+    | Annotated[Problem, Tag("problem")]
+    | Annotated[Complete, Tag("complete")]
+)
+SERVER_MESSAGE: TypeAdapter[ServerMessage] = TypeAdapter(Annotated[ServerMessage, Discriminator(_server_tag)])

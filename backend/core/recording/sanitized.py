@@ -1,0 +1,42 @@
+"""What viewers get of a recording that keeps everything: the same messages, without what a terminal would act on."""
+
+from dataclasses import dataclass, replace
+from json.encoder import encode_basestring
+
+from backend.core.recording.stored import Batch, RecordingLog, Send, read_batch
+from backend.core.recording.terminal_filter import TerminalFilter
+
+
+def harmless(send: Send) -> Send:
+    """A `send` that takes stored lines and passes them on filtered. Every line keeps its number."""
+    filters = {b"stdout": TerminalFilter(), b"stderr": TerminalFilter()}
+
+    async def filtered(block: bytes) -> None:
+        lines = []
+        for line in block.splitlines():
+            batch = read_batch(line)
+            lines.append(_filter(batch, filters[batch.stream]).encode() if batch else line)
+        await send(b"".join(line + b"\n" for line in lines))
+
+    return filtered
+
+
+@dataclass(frozen=True, slots=True)
+class Harmless:
+    """A recording as its viewers may have it, filtered; see `RecordingLog`."""
+
+    log: RecordingLog
+
+    async def copy(self, send: Send, begin: int = 0, end: int | None = None) -> int:
+        """Send what is stored now between two places."""
+        return await self.log.copy(harmless(send), begin, end)
+
+    async def follow(self, after_seq: int, send: Send) -> None:
+        """Send what has a higher number, live, until the end."""
+        await self.log.follow(after_seq, harmless(send))
+
+
+def _filter(batch: Batch, terminal: TerminalFilter) -> Batch:
+    end = b"" if batch.partial else b"\n"
+    passed = [terminal.feed(text.encode() + end).removesuffix(end) for text in batch.texts]
+    return replace(batch, lines=[encode_basestring(text.decode("utf-8", "replace"))[1:-1].encode() for text in passed])

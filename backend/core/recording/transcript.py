@@ -1,0 +1,176 @@
+"""Reads a recording back into text: what a program wrote, put together again from the stored lines.
+
+Whoever reads a long one slice by slice does not have it read from its beginning each time: an index remembers how much
+output stands before some places of it.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+from backend.core.recording.stored import Batch, Send, read_batch
+
+SEGMENT = 256 * 1024  # stored bytes between two marks of an index, at least
+REACH = 4 * SEGMENT  # at most; no stored line is as long as the difference
+COMPLETE = b'{"type":"complete"'  # within output the quotes are escaped
+
+# Sends the blocks between two places of a recording and returns where it stopped; None when there is no recording.
+Read = Callable[[Send, int, int | None], Awaitable[int | None]]
+
+
+def batch_text(batch: Batch) -> str:
+    """The text of a batch, with its line ends."""
+    return "\n".join(batch.texts) + ("" if batch.partial else "\n")
+
+
+def batch_size(batch: Batch) -> int:
+    """The bytes of its text in UTF-8."""
+    stored = b"\n".join(batch.lines)
+    return len(batch_text(batch).encode()) if b"\\" in stored else len(stored) + (not batch.partial)
+
+
+def pieces(block: bytes) -> Iterator[tuple[str, str]]:
+    """The output in a block of stored lines: stream and text, in order."""
+    for line in block.splitlines():
+        if batch := read_batch(line):
+            yield batch.stream.decode(), batch_text(batch)
+
+
+@dataclass(slots=True)
+class Transcript:
+    """All output of an execution, both streams apart, and its last message."""
+
+    stdout: list[str] = field(default_factory=list)
+    stderr: list[str] = field(default_factory=list)
+    messages: list[dict[str, Any]] = field(default_factory=list)
+
+    async def take(self, block: bytes) -> None:
+        """Add a block of stored lines."""
+        for line in block.splitlines():
+            if batch := read_batch(line):
+                (self.stdout if batch.stream == b"stdout" else self.stderr).append(batch_text(batch))
+            else:
+                self.messages.append(json.loads(line))
+
+    def last(self, type: str) -> dict[str, Any]:
+        """The last message of a type; empty when there is none."""
+        return next((message for message in reversed(self.messages) if message["type"] == type), {})
+
+
+@dataclass(slots=True)
+class Slice:
+    """A part of the output of `streams`: up to `limit` bytes of UTF-8 from `offset` on, cut between characters."""
+
+    streams: frozenset[str]
+    offset: int
+    limit: int
+    total: int = 0
+    kept: list[bytes] = field(default_factory=list)
+    ended: bool = False
+
+    async def take(self, block: bytes) -> None:
+        """Look at a block of stored lines."""
+        for stream, text in pieces(block):
+            if stream in self.streams:
+                self._add(text.encode())
+        self.ended = self.ended or COMPLETE in block
+
+    def _add(self, data: bytes) -> None:
+        start, end = self.offset - self.total, self.offset + self.limit - self.total
+        if end > 0 and start < len(data):
+            self.kept.append(data[max(start, 0) : end])
+        self.total += len(data)
+
+    @property
+    def data(self) -> str:
+        """The text; a character that the limit would cut waits for the next slice."""
+        return self._whole.decode("utf-8", "replace")
+
+    @property
+    def next_offset(self) -> int:
+        return min(self.offset, self.total) + len(self._whole)
+
+    @property
+    def _whole(self) -> bytes:
+        joined = b"".join(self.kept)
+        if self.offset + len(joined) >= self.total:
+            return joined
+        cut = len(joined)
+        while cut and len(joined) - cut < 3 and joined[cut - 1] & 0xC0 == 0x80:
+            cut -= 1
+        return joined[: cut - 1] if cut and joined[cut - 1] >= 0xC0 and not _is_whole(joined[cut - 1 :]) else joined
+
+
+@dataclass(slots=True)
+class Count:
+    """How much output of each stream was looked at, in bytes of UTF-8."""
+
+    sizes: Counter[str] = field(default_factory=Counter)
+    ended: bool = False
+
+    async def take(self, block: bytes) -> None:
+        """Look at a block of stored lines."""
+        for line in block.splitlines():
+            if batch := read_batch(line):
+                self.sizes[batch.stream.decode()] += batch_size(batch)
+        self.ended = self.ended or COMPLETE in block
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """The place of a line: the bytes that are stored before it, and the output that is in them."""
+
+    stored: int = 0
+    stdout: int = 0
+    stderr: int = 0
+    ended: bool = False
+
+    def size(self, streams: frozenset[str]) -> int:
+        """Bytes of output of these streams."""
+        return self.stdout * ("stdout" in streams) + self.stderr * ("stderr" in streams)
+
+
+@dataclass(slots=True)
+class Index:
+    """The marks of one recording, from its beginning to less than a segment before its end."""
+
+    marks: list[Mark] = field(default_factory=lambda: [Mark()])
+
+    async def extend(self, read: Read) -> None:
+        """Set marks in what has come since."""
+        while True:
+            last, count = self.marks[-1], Count()
+            end = await read(count.take, last.stored, last.stored + REACH)
+            if end is None or end - last.stored < SEGMENT:
+                return
+            if last is self.marks[-1]:  # not when somebody else was faster
+                stdout, stderr = last.stdout + count.sizes["stdout"], last.stderr + count.sizes["stderr"]
+                self.marks.append(Mark(end, stdout, stderr, count.ended))
+
+    def segments(self, streams: frozenset[str], begin: int, end: int) -> Iterator[tuple[Mark, int | None]]:
+        """Where what lies between two offsets of the output is stored, and what no mark stands behind yet."""
+        for mark, following in pairwise(self.marks):
+            if mark.size(streams) < end and following.size(streams) > begin:
+                yield mark, following.stored
+        yield self.marks[-1], None
+
+
+async def read_slice(read: Read, index: Index, part: Slice) -> bool:
+    """Fill a slice, reading as little as the index permits. False when there is no recording."""
+    await index.extend(read)
+    for mark, end in list(index.segments(part.streams, part.offset, part.offset + part.limit)):
+        part.total, part.ended = mark.size(part.streams), mark.ended
+        if await read(part.take, mark.stored, end) is None:
+            return False
+    return True
+
+
+def _is_whole(character: bytes) -> bool:
+    try:
+        character.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

@@ -1,1 +1,0 @@
-"""Where commands run: processes, their streams and their end."""

@@ -1,0 +1,43 @@
+"""The commands that Gatepost answers by itself, in the same way as any other: judged, recorded, followed."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from backend.core.execution.model import Control, Executor, Order, Outcome, Status
+from backend.core.policy.profile import Profile
+from backend.core.recording.lines import encode_lines
+from backend.core.recording.stored import Recorder
+
+CLEAR = "CLEAR_SCREEN"  # the line on which the first browser client clears its screen
+
+
+@dataclass(frozen=True, slots=True)
+class Builtins:
+    """Answers the commands in `texts` where they stand alone, hands every other to `otherwise`."""
+
+    texts: Mapping[str, Callable[[Profile], str]]
+    otherwise: Executor
+
+    async def run(self, order: Order, recorder: Recorder, control: Control) -> Outcome:
+        """Write the text as standard output."""
+        text = self.texts.get(order.argv[0])
+        if text is None or len(order.pipeline) > 1 or order.pipeline[0].redirects:
+            return await self.otherwise.run(order, recorder, control)
+        data = f"{text(order.profile)}\n".encode()
+        recorder.lines("stdout", encode_lines(data))
+        return Outcome(Status.SUCCEEDED, 0, stdout_bytes=len(data))
+
+
+def help_text(profile: Profile) -> str:
+    """What a profile allows, for a person."""
+    width = max((len(name) for name in profile.programs), default=0)
+    lines = [f"{profile.name}: {profile.summary}", "", "Commands:"]
+    lines += [f"  {name:<{width}}  {program.summary}" for name, program in sorted(profile.programs.items())]
+    lines += [
+        "",
+        "Files are named relative to the workspace; * ? [ ] expand in it.",
+        "Quote what should be taken as it is: echo 'a;b'",
+    ]
+    if profile.operators:
+        lines.append(f"Between commands and files: {' '.join(sorted(profile.operators))}")
+    return "\n".join(lines)

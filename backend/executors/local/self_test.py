@@ -1,0 +1,210 @@
+"""What really holds commands on this machine: tried out, not read from the configuration.
+
+| level | what holds |
+|---|---|
+| L0 | a session of their own, limits, everything ended with the command |
+| L1 | and no new privileges, system calls refused, no network, never root |
+| L2 | and nothing outside the workspace can be read or written (Landlock, ABI 3) |
+| L3 | and namespaces; not built |
+"""
+
+import os
+import select
+import socket
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from backend.executors.local.launcher import LANDLOCK_FULL, LANDLOCK_SIGNALS, CageLauncher, Kind
+from backend.executors.local.process_spec import Applied, Bounds, Launched, Stage
+
+LEVELS = ("L0", "L1", "L2")
+BOUND = 1.0  # seconds that the attempts may take, together
+FEW = 16  # processes that an attempt to fork is permitted
+MANY = 512  # that it tries to start
+CANARY = b"canary"
+
+
+@dataclass(frozen=True, slots=True)
+class SelfTest:
+    """Something that a command must not be able to do. `needed_for` is the lowest level that promises it."""
+
+    name: str
+    needed_for: str
+    passed: bool
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Protection:
+    """What holds commands here. `level` is the lower of what was applied and what the self-tests bear out."""
+
+    level: str
+    landlock_abi: int
+    layers: tuple[str, ...]
+    kind: Kind  # which cage
+    uid: int  # of the commands
+    tests: tuple[SelfTest, ...]
+    gaps: tuple[str, ...]  # what is not held
+
+    def meets(self, minimum: str) -> bool:
+        """Whether the level is high enough."""
+        return self.level >= minimum
+
+    def as_json(self) -> dict[str, object]:
+        """For the health route."""
+        return asdict(self)
+
+    def table(self) -> str:
+        """For a terminal."""
+        rows = [("level", self.level), ("cage", self.kind), ("user", str(self.uid)), ("layers", ", ".join(self.layers))]
+        width = max(len(name) for name in (*(test.name for test in self.tests), *(row[0] for row in rows)))
+        lines = [f"{name:{width}}  {value}" for name, value in rows]
+        lines += [f"{test.name:{width}}  {'held' if test.passed else 'NOT HELD'}: {test.detail}" for test in self.tests]
+        return "\n".join([*lines, *(f"{'gap':{width}}  {gap}" for gap in self.gaps)])
+
+
+def probe(launcher: CageLauncher) -> Protection:
+    """Try in the cage what must not work there. Takes up to BOUND seconds and works below the minimum too."""
+    with ExitStack() as stack:
+        place = _Place(stack, launcher.run_as)
+        free = replace(launcher, minimum="L0")
+        few = replace(free, limits=replace(free.limits, processes=FEW))
+        end = time.monotonic() + BOUND
+        attempts = [_Attempt(free, place.root, *attempt) for attempt in place.attempts()]
+        stay = _Attempt(free, place.root, "outlive the command", "L0", "stay")
+        tests = [attempt.test(end) for attempt in attempts]
+        tests.append(stay.gone(end))
+        # By itself, since what it is permitted depends on all processes of the user; others of them may end meanwhile.
+        forks = _Attempt(few, place.root, f"start more than {FEW} processes", "L1", "forks", str(MANY))
+        tests.append(forks.test(end))
+    return _protection(launcher.kind, attempts[0].applied, tests)
+
+
+def _protection(kind: Kind, applied: Applied, tests: Sequence[SelfTest]) -> Protection:
+    values = dict(layer.split(":") for layer in applied.layers if layer.startswith(("landlock:", "uid:")))
+    abi, uid = int(values.get("landlock", 0)), int(values.get("uid", os.getuid()))
+    failed = [test.needed_for for test in tests if not test.passed]
+    reached = [level for level in LEVELS if level <= applied.level and not any(need <= level for need in failed)]
+    return Protection(
+        level=reached[-1] if reached else "L0",
+        landlock_abi=abi,
+        layers=applied.layers,
+        kind=kind,
+        uid=uid,
+        tests=tuple(tests),
+        gaps=tuple(_gaps(abi, same_user=uid == os.geteuid(), together="cgroup:memory" in applied.layers)),
+    )
+
+
+def _gaps(abi: int, *, same_user: bool, together: bool) -> list[str]:
+    each = "processor time is" if together else "memory and processor time are"
+    gaps = [
+        "commands in one workspace at the same time are not kept apart",
+        "names and sizes of files outside can be asked for, and times of those that everybody may write to be changed",
+        f"{each} bounded for each process, not for all of a command together",
+        "a command that has the network reaches sockets in the file system as far as its user may",
+    ]
+    if same_user:
+        gaps.append("mode and times of the service user's files outside can be changed")
+    if same_user and abi < LANDLOCK_SIGNALS:
+        gaps.append("of the service user's processes only the service and the cage are kept from signals")
+    if abi < LANDLOCK_FULL:
+        gaps.append("files outside are held by ordinary permissions alone")
+    return gaps
+
+
+class _Place:
+    """What the attempts are made on: files outside, ports, this process."""
+
+    def __init__(self, stack: ExitStack, run_as: tuple[int, int] | None) -> None:
+        outside = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gatepost-probe-")))
+        outside.chmod(0o755)
+        self.root = str(outside / "workspace")
+        os.mkdir(self.root)
+        self.readable, self.writable = outside / "readable", outside / "writable"
+        for path, mode in ((self.readable, 0o644), (self.writable, 0o666)):
+            path.write_bytes(CANARY)
+            path.chmod(mode)
+        if run_as and os.geteuid() == 0:
+            os.chown(self.root, *run_as)
+        self.ports = [self._port(stack, kind) for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM)]
+
+    def _port(self, stack: ExitStack, kind: socket.SocketKind) -> str:
+        listening = stack.enter_context(socket.socket(socket.AF_INET, kind))
+        listening.bind(("127.0.0.1", 0))
+        if kind is socket.SOCK_STREAM:
+            listening.listen()
+        return str(listening.getsockname()[1])
+
+    def attempts(self) -> list[tuple[str, ...]]:
+        """Name, the level that promises to prevent it, what to try, and on what."""
+        me = str(os.getpid())
+        return [
+            ("read a file outside", "L2", "read", str(self.readable)),
+            ("write a file outside", "L2", "write", str(self.writable)),
+            ("read the service's environment", "L2", "read", f"/proc/{me}/environ"),
+            ("signal the service", "L2", "signal", me),
+            ("signal the cage", "L2", "signal"),
+            ("connect by TCP", "L1", "tcp", self.ports[0]),
+            ("send by UDP", "L1", "udp", self.ports[1]),
+        ]
+
+
+class _Attempt:
+    """One of the cage's own small programs, started; its result is an error number or what it got."""
+
+    def __init__(self, launcher: CageLauncher, root: str, name: str, needed_for: str, *argv: str) -> None:
+        self.name, self.needed_for = name, needed_for
+        self.applied = Applied("L0", ())
+        self.output, writing = os.pipe()
+        null = os.open(os.devnull, os.O_RDONLY)
+        # No executable: the cage tries it itself, since a machine may lack any tool.
+        stage = Stage(name, "", argv, {}, "/", null, writing, null)
+        try:
+            self.launched: Launched | OSError = launcher.start([stage], Bounds(root))
+        except OSError as error:
+            self.launched = error
+        os.close(writing)
+        os.close(null)
+
+    def test(self, end: float) -> SelfTest:
+        """Passed where the attempt was refused with an error; not where it worked, or could not be made."""
+        result = self._result(end)
+        if result is None:
+            return self._told(False, "could not be tried")
+        return self._told(result < 0, os.strerror(-result) if result < 0 else "it worked")
+
+    def gone(self, end: float) -> SelfTest:
+        """Passed where the process that was to stay was started, and is gone now that the command has ended."""
+        pid = self._result(end)
+        if pid is None or pid <= 0:
+            return self._told(False, "could not be tried")
+        left = os.path.exists(f"/proc/{pid}")
+        return self._told(not left, "it is still there" if left else "it was ended")
+
+    def _told(self, passed: bool, detail: str) -> SelfTest:
+        return SelfTest(self.name, self.needed_for, passed, detail)
+
+    def _result(self, end: float) -> int | None:
+        try:
+            if isinstance(self.launched, OSError):
+                return None
+            if not self._ended(self.launched, end - time.monotonic()):
+                self.launched.kill()
+                self._ended(self.launched, BOUND)
+            report = self.launched.finish()
+            self.applied = report.applied
+            return None if report.ends[0].error else int(os.read(self.output, 32))
+        except ValueError:
+            return None
+        finally:
+            os.close(self.output)
+
+    def _ended(self, launched: Launched, seconds: float) -> bool:
+        poll = select.poll()
+        poll.register(launched.pidfd, select.POLLIN)
+        return bool(poll.poll(max(seconds, 0.01) * 1000))

@@ -1,0 +1,1 @@
+"""Settings, wiring and background jobs of a server."""

@@ -1,0 +1,137 @@
+"""Logs and figures: one JSON object a line on standard output, counters for Prometheus.
+
+Arguments of commands stay out of both: they may hold secrets. The recording has them.
+"""
+
+import logging
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+
+from backend.core.audit.anomalies import DANGEROUS, Trace, Watch
+from backend.core.audit.attempts import Attempt
+from backend.core.decisions import Decision
+from backend.core.errors import StorageError
+from backend.core.execution.gateway import Execution
+from backend.core.execution.model import Outcome, Request, Status
+
+disable_created_metrics()  # type: ignore[no-untyped-call]  # they double the figures and nobody reads them
+DURATIONS = (0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600)  # seconds
+
+
+def configure_logs(level: str) -> None:
+    """Send every log of this process, uvicorn's too, to standard output as JSON."""
+    stamp = structlog.processors.TimeStamper(fmt="iso", utc=True, key="time")
+    finish: list[Any] = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    structlog.configure(
+        processors=[structlog.processors.add_log_level, stamp, *finish],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),
+        logger_factory=structlog.WriteLoggerFactory(sys.stdout),
+        cache_logger_on_first_use=True,
+    )
+    _adopt_foreign_logs(level, [structlog.stdlib.add_log_level, structlog.stdlib.add_logger_name, stamp], finish)
+
+
+def _adopt_foreign_logs(level: str, prepare: list[Any], finish: list[Any]) -> None:
+    """Give the logs of libraries the same shape."""
+    handler = logging.StreamHandler(sys.stdout)
+    unwrap = structlog.stdlib.ProcessorFormatter.remove_processors_meta
+    handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=prepare, processors=[unwrap, *finish]))
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(level.upper())
+    logging.getLogger("alembic").setLevel("WARNING")
+    for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
+        logger = logging.getLogger(name)
+        logger.handlers = []
+        logger.propagate = True
+        # Below this uvicorn writes URLs, and at `debug` every header and frame: secrets are among them.
+        logger.setLevel("WARNING")
+
+
+class Telemetry:
+    """Watches the gateway. One for each application, with a registry of its own."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.registry = CollectorRegistry()
+        self._clock = clock
+        self._watch = Watch()
+        self._log = structlog.get_logger()
+        self._executions = Counter(
+            "gatepost_executions_total", "Commands that ended", ["result"], registry=self.registry
+        )
+        self._running = Gauge("gatepost_executions_running", "Commands that run", registry=self.registry)
+        self._duration = Histogram(
+            "gatepost_execution_duration_seconds", "Time commands ran", buckets=DURATIONS, registry=self.registry
+        )
+        self._decisions = Counter(
+            "gatepost_policy_decisions_total", "Verdicts by rule", ["decision", "rule"], registry=self.registry
+        )
+        self._limited = Counter("gatepost_rate_limited_total", "Commands over the rate limit", registry=self.registry)
+        self._alerts = Counter(
+            "gatepost_alerts_total", "Alerts that opened", ["type", "severity"], registry=self.registry
+        )
+        self._unwritten = Counter(
+            "gatepost_audit_failures_total", "Events that the audit could not take", registry=self.registry
+        )
+        self.connections = Gauge("gatepost_ws_connections", "Open terminal sockets", registry=self.registry)
+
+    def refused(self, request: Request, decision: Decision) -> None:
+        self._decisions.labels("denied", decision.rule).inc()
+        if decision.rule == "limits.rate":
+            self._limited.inc()
+        self._log.info("refused", rule=decision.rule, risk=str(decision.risk), **_who(request))
+        self._see(request, Trace(failed=True, deletes=False, dangerous=decision.risk in DANGEROUS))
+
+    def started(self, execution: Execution) -> None:
+        self._decisions.labels("allowed", execution.attempt.decision.rule).inc()
+        self._running.inc()
+        self._log.debug(
+            "started",
+            execution=execution.id,
+            program=execution.program,
+            rule=execution.attempt.decision.rule,
+            **_who(execution.request),
+        )
+
+    def ended(self, execution: Execution, outcome: Outcome, seconds: float) -> None:
+        self._running.dec()
+        self._executions.labels(str(outcome.status)).inc()
+        self._duration.observe(seconds)
+        self._log.info(
+            "ended",
+            execution=execution.id,
+            program=execution.program,
+            rule=execution.attempt.decision.rule,
+            status=str(outcome.status),
+            exit_code=outcome.exit_code,
+            duration_ms=int(seconds * 1000),
+            protection=outcome.usage.protection or None,
+            **_who(execution.request),
+        )
+        attempt = execution.attempt
+        failed = outcome.status is not Status.SUCCEEDED
+        self._see(execution.request, Trace(failed, attempt.deletes, attempt.decision.risk in DANGEROUS))
+
+    def broke(self, execution: Execution, error: Exception) -> None:
+        self._log.error("execution broke", execution=execution.id, exc_info=error)
+
+    def unwritten(self, attempt: Attempt, error: StorageError) -> None:
+        self._unwritten.inc()
+        self._log.error("audit not written", execution=attempt.id, reason=str(error))
+
+    def _see(self, request: Request, trace: Trace) -> None:
+        """Tell of suspicious activity when it begins."""
+        if request.principal.user is None:
+            return
+        for alert in self._watch.see(request.principal.name, trace, self._clock()):
+            self._alerts.labels(alert.type, alert.severity).inc()
+            details = {"type": alert.type, "severity": alert.severity, "count": alert.count}
+            self._log.warning("alert opened", message=alert.message, **details, **_who(request))
+
+
+def _who(request: Request) -> dict[str, str]:
+    return {"principal": request.principal.name, "address": request.principal.address}

@@ -1,0 +1,171 @@
+"""Reads the audit: its events in order, its head, and whether all of it is as it was written.
+
+Whoever changed the database may have left anything in it, so what is read here is not taken to be what was written.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, LargeBinary, cast, func, select
+
+from backend.core.audit.chain import EMPTY, LONGEST_BODY, Anchor, Head, Link, Trust, Verdict, Verifier
+from backend.core.errors import StorageError
+from backend.storage.database import Database
+from backend.storage.tables import audit_events, audit_head
+
+PAGE = 5000  # events read at a time
+SHORT = 8192  # characters or bytes of an event that are read with the others; what is longer is read by itself
+LONGEST_BYTES = 4 * LONGEST_BODY + 1  # as UTF-8; one more than any event of ours has
+BEFORE_ALL = -(2**63)  # a number that no event can have, not even one that somebody put there
+
+Progress = Callable[[Sequence[Link]], None]
+
+
+class BrokenHeadError(StorageError):
+    """The head of the audit cannot be read: it was changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class SignedHead:
+    """A head and its signature."""
+
+    head: Head
+    signature: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """The audit in the database. Every method raises StorageError."""
+
+    database: Database
+
+    async def head(self) -> SignedHead | None:
+        """The head as it stands; raises BrokenHeadError for what is none."""
+        async with self.database.begin() as connection:
+            return await connection.run_sync(read_head)
+
+    async def links(self, after: int = BEFORE_ALL, last: int | None = None) -> AsyncIterator[Link]:
+        """The events numbered above `after`, up to `last`, in order."""
+        async for page in self.pages(after, last):
+            for link in page:
+                yield link
+
+    async def pages(self, after: int = BEFORE_ALL, last: int | None = None) -> AsyncIterator[list[Link]]:
+        """The same events, many at a time. However long they are, they take little memory."""
+        while True:
+            rows, page = await self._rows(after, last), []
+            for seq, body, hash in rows:
+                page.append(_link(seq, body, hash))
+                if body and len(body) > SHORT:
+                    page[-1] = await self._long(page[-1])
+                    yield page
+                    page = []
+            if page:
+                yield page
+            if len(rows) < PAGE or type(rows[-1][0]) is not int:
+                return
+            after = rows[-1][0]
+
+    async def _rows(self, after: int, last: int | None) -> Sequence[Any]:
+        raw, events = self.database.sqlite, audit_events.c
+        body = func.substr(_bytes(events.body, raw), 1, SHORT + 1)
+        query = select(events.seq, body, _bytes(events.hash, raw)).order_by(events.seq).limit(PAGE)
+        query = query.where(events.seq > after)
+        if last is not None:
+            query = query.where(events.seq <= last)
+        async with self.database.begin() as connection:
+            return (await connection.execute(query)).all()
+
+    async def _long(self, link: Link) -> Link:
+        """The event with all of its text. No event of ours is longer than what is read."""
+        body = func.substr(_bytes(audit_events.c.body, self.database.sqlite), 1, LONGEST_BYTES)
+        async with self.database.begin() as connection:
+            found = (await connection.execute(select(body).where(audit_events.c.seq == link.seq))).scalars().first()
+        return _link(link.seq, found, link.hash)
+
+    async def verify(
+        self,
+        trust: Trust,
+        anchors: tuple[Anchor, ...] = (),
+        progress: Progress = lambda _: None,
+    ) -> Verdict:
+        """Go through the whole chain.
+
+        `progress` is shown each part of the chain that was good. Events may be written meanwhile: what comes after the
+        head that was read first is not looked at. When they are pruned meanwhile, it begins again.
+        """
+        while True:
+            try:
+                found = await self.head()
+            except BrokenHeadError:
+                return Verdict(EMPTY, 0, "the head of the audit cannot be read: it was changed")
+            if found is None:
+                return Verdict(EMPTY, 0, "the audit has no head")
+            verdict = await self.walk(found, trust, anchors, progress)
+            if not (verdict.problem and await self.was_pruned(found.head)):
+                return verdict
+
+    async def walk(self, found: SignedHead, trust: Trust, anchors: tuple[Anchor, ...], progress: Progress) -> Verdict:
+        """Go through the chain once, to a head that was read; in a thread, so that a server does other things."""
+        verifier = Verifier(found.head, trust, anchors)
+        async for page in self.pages():
+            if page and page[-1].seq > found.head.seq and await self._has_moved(found.head):
+                page = [link for link in page if link.seq <= found.head.seq]
+            if not page or not await asyncio.to_thread(verifier.take_all, page):
+                break
+            progress(page)
+        return verifier.finish(found.signature)
+
+    async def _has_moved(self, head: Head) -> bool:
+        """Whether events were written since `head` was read; otherwise what stands behind it was put there."""
+        now = await self.head()
+        return now is not None and now.head.seq > head.seq
+
+    async def was_pruned(self, head: Head) -> bool:
+        """Whether the beginning was cut off since `head` was read."""
+        try:
+            now = await self.head()
+        except BrokenHeadError:
+            return False
+        return now is not None and now.head.first_seq > head.first_seq
+
+    async def find(self, seq: int) -> Link | None:
+        """One event."""
+        return next(iter([link async for link in self.links(seq - 1, seq)]), None)
+
+
+def read_head(connection: Connection, *, lock: bool = False) -> SignedHead | None:
+    """The head, with `lock` until the end of the transaction (SQLite has to hold its lock already)."""
+    raw = connection.dialect.name == "sqlite"
+    table = audit_head.c
+    blobs = [_bytes(column, raw) for column in (table.first_previous, table.hash, table.signature)]
+    query = select(table.id, table.first_seq, table.seq, *blobs)
+    rows = connection.execute(query.with_for_update() if lock else query).all()
+    if not rows:
+        return None
+    id, first_seq, seq, first_previous, hash, signature = rows[0]
+    whole = all(type(number) is int for number in (id, first_seq, seq)) and all(map(_is_bytes, rows[0][3:]))
+    if len(rows) > 1 or not whole or id != 1:
+        raise BrokenHeadError()
+    return SignedHead(Head(first_seq, first_previous, seq, hash), signature)
+
+
+def _bytes(column: ColumnElement[Any], raw: bool) -> ColumnElement[Any]:
+    """The column as it lies in the file: SQLite keeps whatever was put there, text that is no UTF-8 too."""
+    return cast(column, LargeBinary) if raw else column
+
+
+def _is_bytes(value: object) -> bool:
+    return isinstance(value, bytes)
+
+
+def _link(seq: Any, body: Any, hash: Any) -> Link:
+    """The event of a row. What has no number, text or hash becomes one that stands nowhere and is nobody's."""
+    return Link(seq if type(seq) is int else -1, _text(body or b""), hash or b"")
+
+
+def _text(body: bytes | str) -> str:
+    """The text of an event; bytes that are none become surrogates, which no hash of ours covers."""
+    return body if isinstance(body, str) else body.decode("utf-8", "surrogateescape")

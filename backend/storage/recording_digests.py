@@ -1,0 +1,95 @@
+"""Recordings compared with what the audit tells of them."""
+
+import json
+import os
+import stat
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from backend.core.audit.chain import Kind, Link
+from backend.core.errors import reason_of
+from backend.core.execution.model import Status
+from backend.core.recording.stored import Seal
+from backend.storage.recordings import NAME, digest
+
+LONGEST_END = 64 * 1024  # bytes of a last line, which holds figures only
+ENDS = frozenset({Kind.FINISHED, Kind.LOST})
+
+
+@dataclass(slots=True)
+class Comparison:
+    """Looks at the recordings in `folder`, event by event of a chain that was verified.
+
+    `good` are as they were when they had ended, `gone` are not there any more, deleted or pruned; `changed` tells of the
+    others, with the number of the event that shows it.
+    """
+
+    folder: Path
+    good: int = 0
+    gone: int = 0
+    changed: list[str] = field(default_factory=list)
+    seen: int = 0  # the number of the last event, since a chain that is cut meanwhile is gone through again
+
+    def take(self, links: Iterable[Link]) -> None:
+        """Compare what these events tell of."""
+        for link in links:
+            if link.seq <= self.seen:
+                continue
+            self.seen, content = link.seq, link.content
+            if content.get("kind") in ENDS and content.get("recording") is not None:
+                self._look(link.seq, content)
+
+    def _look(self, seq: int, content: Mapping[str, Any]) -> None:
+        execution = content.get("execution")
+        if not (isinstance(execution, str) and NAME.fullmatch(execution)):
+            self.changed.append(f"event {seq} names no execution")
+            return
+        try:
+            seal = Seal.read(content["recording"])
+            trouble = _difference(self.folder / f"{execution}.ndjson", seal, content.get("status"))
+        except FileNotFoundError:
+            self.gone += 1
+            return
+        except (OSError, ValueError) as error:
+            trouble = f"cannot be compared: {reason_of(error)}"
+        if trouble:
+            self.changed.append(f"the recording of {execution}, of which event {seq} tells, {trouble}")
+        else:
+            self.good += 1
+
+
+def _difference(path: Path, seal: Seal, status: object) -> str:
+    """What is wrong with a recording; empty when nothing is."""
+    with open(path, "rb", opener=_open) as file:
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode):
+            return "is no file"
+        if found.st_size < seal.size:
+            return "is shorter than it was"
+        if digest(file.fileno(), seal.size) != seal.sha256:
+            return "was changed"
+        file.seek(seal.size)
+        return "" if _is_end(file, status) else "goes on where it had ended, or ends otherwise"
+
+
+def _open(path: str, flags: int) -> int:
+    """Neither a link is followed nor a pipe waited for."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+
+
+def _is_end(file: BinaryIO, status: object) -> bool:
+    """Whether nothing follows, as after a crash, or the one line that tells the end of the execution as the audit does."""
+    rest = file.read(LONGEST_END + 1)
+    if not rest:
+        return True
+    if len(rest) > LONGEST_END or rest.count(b"\n") != 1 or not rest.endswith(b"\n"):
+        return False
+    try:
+        message = json.loads(rest)
+    except (ValueError, RecursionError):
+        return False
+    # What the disk refused at the end was written as lost by the next start.
+    told = (status, Status.LOST)
+    return isinstance(message, dict) and message.get("type") == "complete" and message.get("status") in told

@@ -1,0 +1,143 @@
+"""Logging in and out: passwords and one-time links are exchanged for access tokens."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Annotated, Protocol
+
+from fastapi import APIRouter, Depends, Form, Request, Response
+from pydantic import BaseModel, Field
+from slowapi import Limiter
+
+from backend.core.audit.chain import Kind
+from backend.core.identity import LONGEST_PASSWORD, Claims, Permission, Principal, User
+from backend.core.limits import RateLimiter
+from backend.transports.dependencies import Access, Body, FormOnly, JsonOnly
+from backend.transports.problems import WITH_BODY, Problem, described
+
+
+class Accounts(Protocol):
+    """The accounts, as far as logging in needs them."""
+
+    async def password_hash_of(self, name: str) -> tuple[User, str | None] | None: ...
+
+    async def take_link(self, secret_hash: bytes) -> User | None: ...
+
+    async def revoke(self, jti: str, expires_ms: int) -> None: ...
+
+    async def revoke_token(self, id: str) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """What logging in takes. `attempts` counts for each address, `attempts_on_name` for each name."""
+
+    accounts: Accounts
+    check_password: Callable[[str, str | None], Awaitable[bool]]
+    secret_hash: Callable[[str], bytes]
+    issue: Callable[[str], tuple[str, Claims]]
+    attempts: RateLimiter
+    attempts_on_name: RateLimiter
+
+
+class Token(BaseModel):
+    """An access token. `expires_in` is in seconds."""
+
+    access_token: str
+    token_type: str = "bearer"
+    expires_in: int
+
+
+class Ticket(Body):
+    """The secret of a one-time login link."""
+
+    ticket: str = Field(max_length=200)
+
+
+class Me(BaseModel):
+    """The account behind a token."""
+
+    id: str
+    name: str
+    role: str
+    profile: str
+    permissions: list[Permission]
+
+
+def auth_routes(access: Access, login: Login, limiter: Limiter, rate: str) -> APIRouter:
+    """The routes under /api/auth."""
+    router = APIRouter(prefix="/api/auth", tags=["login"])
+    _add_login(router, access, login, limiter, rate)
+    _add_session(router, access, login)
+    return router
+
+
+def _add_login(router: APIRouter, access: Access, login: Login, limiter: Limiter, rate: str) -> None:
+    @router.post("/token", responses=described(*WITH_BODY))
+    @limiter.limit(rate)
+    async def token(
+        request: Request,
+        response: Response,
+        username: Annotated[str, Form(max_length=64)],
+        password: Annotated[str, Form(max_length=LONGEST_PASSWORD)],
+        _: FormOnly,
+    ) -> Token:
+        """Exchange a name and a password (a form, as in OAuth 2) for an access token."""
+        address = access.door.address(request.scope)
+        await _count(login, address, username)
+        found = await login.accounts.password_hash_of(username)
+        user, hashed = found or (None, None)
+        good = await login.check_password(password, hashed)
+        if user is None or not good or user.disabled:
+            fields = {"name": username, "method": "password"}
+            await access.audit.note(Kind.LOGIN_FAILED, "unknown", address, fields)
+            raise Problem(401, "auth.password", "The name or the password is wrong.", recorded=True)
+        return await _welcome(access, login, user, address, "password")
+
+    @router.post("/link", responses=described(*WITH_BODY))
+    @limiter.limit(rate)
+    async def link(request: Request, response: Response, body: Ticket, _: JsonOnly) -> Token:
+        """Exchange the ticket of a one-time login link for an access token."""
+        address = access.door.address(request.scope)
+        await _count(login, address, "")
+        user = await login.accounts.take_link(login.secret_hash(body.ticket))
+        if user is None or user.disabled:
+            await access.audit.note(Kind.LOGIN_FAILED, "unknown", address, {"method": "link"})
+            hint = "`python3 run.py user link NAME` makes a new one."
+            detail = "This login link was used already, or its time is over."
+            raise Problem(401, "auth.link", detail, hint=hint, recorded=True)
+        return await _welcome(access, login, user, address, "link")
+
+
+def _add_session(router: APIRouter, access: Access, login: Login) -> None:
+    @router.post("/revoke", status_code=204, responses=described())
+    async def revoke(request: Request, principal: Annotated[Principal, Depends(access.caller)]) -> None:
+        """End the token that this request shows."""
+        bearer = access.door.bearer(request.scope) or ""
+        if principal.token and bearer.startswith("gp_"):
+            await login.accounts.revoke_token(principal.token)
+        elif principal.token:
+            await login.accounts.revoke(principal.token, principal.token_expires_ms or 0)
+        await access.audit.note(Kind.LOGOUT, principal.name, principal.address, {"token": principal.token})
+
+    @router.get("/me", responses=described())
+    async def me(principal: Annotated[Principal, Depends(access.caller)]) -> Me:
+        """Whose token this is."""
+        user = principal.user
+        assert user is not None, "the API has no visitors"
+        permissions = sorted(principal.permissions)
+        return Me(id=user.id, name=user.name, role=user.role, profile=user.profile, permissions=permissions)
+
+
+async def _count(login: Login, address: str, name: str) -> None:
+    """Count an attempt, for the address it comes from and for the name it tries."""
+    for limiter, key in ((login.attempts, address), (login.attempts_on_name, name)):
+        if key and (wait := await limiter.hit(key)):
+            detail = f"Too many attempts to log in: {limiter.rate} are allowed."
+            raise Problem(429, "auth.limited", detail, retry_after=wait)
+
+
+async def _welcome(access: Access, login: Login, user: User, address: str, method: str) -> Token:
+    token, claims = login.issue(user.id)
+    fields = {"method": method, "token": claims.token_id}
+    await access.audit.note(Kind.LOGIN, f"user:{user.name}", address, fields)
+    return Token(access_token=token, expires_in=claims.expires_at - claims.issued_at)

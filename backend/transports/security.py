@@ -1,0 +1,127 @@
+"""Who may come in, and as whom: address, origin, number of connections, token. Shared by all web fronts."""
+
+import hmac
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from backend.core.audit.chain import Kind
+from backend.core.client_address import LOOPBACK_NAMES, client_address, origin_allowed
+from backend.core.decisions import Decision, Risk
+from backend.core.errors import StorageError
+from backend.core.identity import Principal
+from backend.core.limits import RateLimiter
+from backend.core.ports import AuditLog, Authenticator
+
+Scope = Mapping[str, Any]
+
+
+def headers_of(scope: Scope, name: bytes) -> list[str]:
+    """All values of a header, in order."""
+    return [value.decode("latin-1") for key, value in scope["headers"] if key == name]
+
+
+@dataclass(slots=True)
+class Connections:
+    """The open sockets, for each address and in all."""
+
+    per_address: int
+    total: int
+    open: Counter[str] = field(default_factory=Counter)
+
+    def enter(self, address: str) -> bool:
+        """Count a socket in; False when there are too many."""
+        if self.open[address] >= self.per_address or self.count >= self.total:
+            return False
+        self.open[address] += 1
+        return True
+
+    def leave(self, address: str) -> None:
+        """Count it out."""
+        self.open[address] -= 1
+        if not self.open[address]:
+            del self.open[address]
+
+    @property
+    def count(self) -> int:
+        return self.open.total()
+
+
+@dataclass(frozen=True, slots=True)
+class Rejections:
+    """Writes bad requests to the audit; of a flood from one address, as much as `rate` lets through."""
+
+    audit: AuditLog
+    rate: RateLimiter
+
+    async def note(self, actor: str, address: str, **what: str | int) -> None:
+        """Write one; never raises, since whoever asked is refused in any case."""
+        with suppress(StorageError):
+            if not await self.rate.hit(address):
+                await self.audit.note(Kind.REJECTED, actor, address, what)
+
+
+@dataclass(slots=True)
+class Door:
+    """The checks before a request reaches the gateway.
+
+    Without a token one is a visitor, where `visitors` are let in; with `visitor_token` set they have to prove that one.
+    """
+
+    connections: Connections
+    allowed_origins: tuple[str, ...]
+    trusted_hops: int
+    visitors: bool
+    visitor_token: str | None
+    authenticator: Authenticator
+    token_failures: RateLimiter
+
+    def address(self, scope: Scope) -> str:
+        """Where a connection comes from, behind as many proxies as are trusted."""
+        peer = scope["client"][0] if scope.get("client") else "unknown"
+        return client_address(peer, headers_of(scope, b"x-forwarded-for"), self.trusted_hops)
+
+    def origin_allowed(self, scope: Scope) -> bool:
+        """Whether the page that opens this socket may."""
+        origins, hosts = headers_of(scope, b"origin"), headers_of(scope, b"host")
+        if len(origins) > 1 or len(hosts) != 1:
+            return False
+        local = scope["server"][0] if scope.get("server") else None
+        loopback = local in LOOPBACK_NAMES and not self.trusted_hops
+        return origin_allowed(origins[0] if origins else None, hosts[0], self.allowed_origins, loopback=loopback)
+
+    def bearer(self, scope: Scope) -> str | None:
+        """The token in the Authorization header."""
+        for value in headers_of(scope, b"authorization"):
+            kind, _, token = value.partition(" ")
+            if kind.lower() == "bearer":
+                return token.strip()
+        return None
+
+    async def identify(self, token: str | None, visitor: Principal) -> Principal | Decision:
+        """Who shows `token`: an account, or `visitor` where it may come in. Raises StorageError."""
+        if token is None:
+            if self.visitors and self.visitor_token is None:
+                return visitor
+            return _unauthorised("auth.required", "This server asks for a token.")
+        # An account's token is too long to be guessed; whoever has one is not kept out by others at its address.
+        if principal := await self.authenticator.principal(token, visitor.address):
+            return principal
+        if wait := await self.token_failures.wait(f"token:{visitor.address}"):
+            reason = f"Too many wrong tokens from this address; wait {round(wait + 0.5)} s."
+            return Decision.deny("auth.limited", reason, risk=Risk.SAFE, retry_after=wait)
+        if self._proves_visitor(token):
+            return visitor
+        await self.token_failures.hit(f"token:{visitor.address}")
+        return _unauthorised("auth.wrong", "The token is wrong, or not good any more.")
+
+    def _proves_visitor(self, token: str) -> bool:
+        wanted = self.visitor_token
+        return self.visitors and wanted is not None and hmac.compare_digest(token.encode(), wanted.encode())
+
+
+def _unauthorised(rule: str, reason: str) -> Decision:
+    hint = 'Send it as \'Authorization: Bearer ...\' or as the first message, {"type":"auth","token":"..."}.'
+    return Decision.deny(rule, reason, hint, risk=Risk.SAFE)

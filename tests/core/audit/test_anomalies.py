@@ -1,0 +1,50 @@
+"""Suspicious activity: each rule at its border, and an alert told once while it stays open."""
+
+import pytest
+
+from backend.core.audit.anomalies import Trace, Watch, alerts
+
+FINE = Trace(failed=False, deletes=False, dangerous=False)
+FAILED = Trace(failed=True, deletes=False, dangerous=False)
+DELETES = Trace(failed=False, deletes=True, dangerous=False)
+DANGEROUS = Trace(failed=False, deletes=False, dangerous=True)
+
+
+def found(*traces: Trace) -> list[tuple[str, str, int]]:
+    return [(alert.type, alert.severity, alert.count) for alert in alerts(traces)]
+
+
+@pytest.mark.parametrize(
+    ("traces", "expected"),
+    [
+        ([], []),
+        ([FINE] * 50, []),
+        ([FINE] * 51, [("rapid_execution", "high", 51)]),
+        ([FAILED] * 9, []),
+        ([FAILED] * 5 + [FINE] * 5, []),
+        ([FAILED] * 6 + [FINE] * 4, [("high_failure_rate", "medium", 6)]),
+        ([DELETES] * 10, []),
+        ([DELETES] * 11, [("excessive_deletions", "high", 11)]),
+        ([DANGEROUS] * 5, []),
+        ([DANGEROUS] * 6, [("high_risk_activity", "high", 6)]),
+    ],
+)
+def test_the_borders(traces: list[Trace], expected: list[tuple[str, str, int]]) -> None:
+    assert found(*traces) == expected
+
+
+def test_an_alert_is_told_when_it_opens_and_again_when_it_opens_anew() -> None:
+    watch = Watch()
+    told = [watch.see("ann", DELETES, float(second)) for second in range(12)]
+    assert [len(opened) for opened in told] == [0] * 10 + [1, 0]
+    assert watch.see("ann", FINE, 1000.0) == []
+    again = [watch.see("ann", DELETES, 2000.0 + second) for second in range(11)]
+    assert [alert.type for opened in again for alert in opened] == ["excessive_deletions"]
+
+
+def test_users_are_looked_at_apart_and_forgotten() -> None:
+    watch = Watch()
+    for second in range(11):
+        assert watch.see(f"user{second}", DELETES, float(second)) == []
+    watch.see("late", FINE, 1000.0)
+    assert set(watch._users) == {"late"}

@@ -1,0 +1,36 @@
+"""Viewers of a raw recording: harmless text, unchanged numbers."""
+
+import json
+
+from backend.core.recording.lines import encode_lines
+from backend.core.recording.sanitized import harmless
+from backend.core.recording.stored import Recorder
+from tests.executors.local.test_pipelines import Log
+
+
+async def filtered(*reads: bytes) -> list[tuple[int, list[str]]]:
+    log, got = Log(), []
+    stored: list[bytes] = []
+    log.append = stored.append  # type: ignore[method-assign]
+    recorder = Recorder("01ARZ3NDEKTSV4RRFFQ69G5FAV", log, lambda: 0.0)
+    for read in reads:
+        recorder.lines("stdout", encode_lines(read))
+
+    async def send(block: bytes) -> None:
+        got.extend(map(json.loads, block.splitlines()))
+
+    view = harmless(send)
+    for line in stored:
+        await view(line)
+    return [(message["seq"], message["lines"]) for message in got]
+
+
+async def test_sequences_go_and_numbers_stay() -> None:
+    assert await filtered(b"\x1b[31mred\x1b[0m\n\x1b]0;title\x07plain\n\x1b[2Jgone\n", b"next\n") == [
+        (1, ["\x1b[31mred\x1b[0m", "plain", "gone"]),
+        (4, ["next"]),
+    ]
+
+
+async def test_a_sequence_over_several_lines_takes_none_of_them_away() -> None:
+    assert await filtered(b"a\x1b]52;c;\n", b"payload\x07b\n") == [(1, ["a"]), (2, ["b"])]

@@ -1,0 +1,416 @@
+"""Both cages, compiled and in Python, keep one contract."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from backend.executors.local.launcher import CageLauncher, cage_environment
+from tests.executors.local.caged import BOUND, ROOT, RUN_AS, Cage, folder, give, marked, program, read_all, shell, wait
+from tests.needs import need
+from tests.serving import wait_until
+
+REPOSITORY = Path(__file__).parents[3]
+KILLS = 50
+as_root = pytest.mark.skipif(not ROOT, reason="commands have a user of their own only under root")
+# Children that left their session and their parent; their ids are told.
+AWAY = (
+    "x=$(setsid sh -c 'sleep {mark} >/dev/null & echo $!; sleep {mark} >/dev/null & echo $!');"
+    "(sleep {mark} & echo $!); echo $x ready; sleep {mark}"
+)
+
+
+@pytest.fixture(scope="module")
+def cache() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory() as name:
+        yield Path(name)
+
+
+@pytest.fixture(params=["compiled", "python"])
+def cage(request: pytest.FixtureRequest, cache: Path) -> Iterator[Cage]:
+    launcher = CageLauncher(cache, RUN_AS, compiled=request.param == "compiled")
+    need(launcher.kind == request.param, "a C compiler")
+    with folder() as workspace:
+        yield Cage(launcher, workspace)
+
+
+def status(text: str) -> dict[str, str]:
+    """/proc/self/status as a mapping."""
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in text.splitlines())}
+
+
+def test_exit_codes(cage: Cage) -> None:
+    assert cage.run(["true"]).codes == [0]
+    assert cage.run(shell("exit 7")).codes == [7]
+
+
+def test_an_end_by_a_signal_is_negative(cage: Cage) -> None:
+    assert cage.run(shell("kill -TERM $$")).codes == [-signal.SIGTERM]
+
+
+def test_errors_of_execution(cage: Cage) -> None:
+    for name, content, mode, error in (
+        ("plain", "x", 0o644, errno.EACCES),
+        ("nonsense", "x", 0o755, errno.ENOEXEC),
+        ("lost", "#!/nowhere/at/all\n", 0o755, errno.ENOENT),
+    ):
+        path = cage.root / name
+        path.write_text(content)
+        path.chmod(mode)
+        end = cage.run([str(path)]).report.ends[0]
+        assert (end.code, end.error) == (127, error), name
+    assert cage.run(["/nowhere/at/all"]).report.ends[0].error == errno.ENOENT
+    assert cage.run(["true"], cwd="/nowhere/at/all").report.ends[0].error == errno.ENOENT
+
+
+def test_one_program_of_a_pipeline_may_fail_to_start(cage: Cage) -> None:
+    done = cage.run(shell("echo a"), ["/nowhere/at/all"], ["wc", "-l"])
+    assert [end.error for end in done.report.ends] == [0, errno.ENOENT, 0]
+    assert done.text.strip() == "0"
+
+
+def test_a_pipeline(cage: Cage) -> None:
+    done = cage.run(["printf", "b\\na\\nb\\n"], ["sort", "-u"], ["wc", "-l"])
+    assert (done.text.strip(), done.codes) == ("2", [0, 0, 0])
+
+
+def test_a_writer_without_a_reader_gets_sigpipe(cage: Cage) -> None:
+    assert cage.run(["yes"], ["head", "-n", "1"]).codes == [-signal.SIGPIPE, 0]
+
+
+def test_programs_get_three_descriptors_and_no_more(cage: Cage) -> None:
+    foreign = os.open("/etc/passwd", os.O_RDONLY)
+    os.set_inheritable(foreign, True)
+    try:
+        assert cage.run(["ls", "/proc/self/fd"]).text.split() == ["0", "1", "2", "3"]  # the last is the folder listed
+    finally:
+        os.close(foreign)
+
+
+def test_streams_can_be_opened_by_name(cage: Cage) -> None:
+    assert cage.run(shell("echo a > /dev/stdout; echo b > /dev/stderr")).text == "a\nb\n"
+    assert cage.run(["echo", "x"], ["cat", "/dev/stdin"]).text == "x\n"
+
+
+def test_the_environment_is_the_one_given(cage: Cage) -> None:
+    cage.environment = {"WITH": "a=b\nc", "EMPTY": ""}
+    told = dict(item.split("=", 1) for item in cage.run(["env", "-0"]).text.split("\0") if item)
+    assert told["WITH"] == "a=b\nc"
+    assert told["EMPTY"] == ""
+    assert set(told) == {"PATH", "WITH", "EMPTY", *cage_environment("/work")}
+
+
+def test_words_arrive_as_given(cage: Cage) -> None:
+    words = ["", " ", "a\nb", "\u4e2d", "$HOME", "*"]
+    assert cage.run(["printf", "%s\\0", *words]).text.split("\0")[:-1] == words
+
+
+def test_signals_privileges_and_mask_are_clean(cage: Cage) -> None:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+    try:
+        told = status(cage.run(["cat", "/proc/self/status"]).text)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    assert [int(told[name], 16) for name in ("SigBlk", "SigIgn", "SigCgt", "CapEff", "CapPrm", "CapInh")] == [0] * 6
+    assert (told["NoNewPrivs"], told["Seccomp"], told["Umask"]) == ("1", "2", "0022")
+    assert cage.run(["cat", "/proc/self/oom_score_adj"]).text.strip() == "500"
+
+
+def test_nothing_runs_as_root(cage: Cage) -> None:
+    told = status(cage.run(["cat", "/proc/self/status"]).text)
+    assert "0" not in told["Uid"].split()
+    if ROOT:
+        assert told["Uid"].split() == told["Gid"].split() == ["65534"] * 4
+        assert told["Groups"] == ""
+
+
+def test_a_process_group_of_its_own(cage: Cage) -> None:
+    launched, output = cage.start(*[shell("cut -d' ' -f5 /proc/$$/stat >&2; read -r line || true")] * 2)
+    groups = read_all(output).split()
+    wait(launched.pidfd)
+    launched.finish()
+    assert len(groups) == 2
+    assert len(set(groups)) == 1
+    assert int(groups[0]) != os.getpgrp()
+
+
+def test_limits(cage: Cage) -> None:
+    text = cage.limited(cpu_seconds=9, memory=1 << 28, file_size=4096, processes=99, open_files=77).run(
+        ["cat", "/proc/self/limits"]
+    )
+    limits = {line[:26].strip(): line[26:].split()[:2] for line in text.text.splitlines()}
+    assert limits["Max cpu time"] == ["9", "10"]
+    assert limits["Max data size"] == [str(1 << 28)] * 2
+    assert limits["Max file size"] == ["4096"] * 2
+    soft, hard = map(int, limits["Max processes"])
+    assert soft == hard
+    assert 99 <= soft < 99 + len(os.listdir("/proc")) * 64  # beside those that the user has now
+    assert limits["Max open files"] == ["77"] * 2
+    assert limits["Max core file size"] == ["1"] * 2  # at which no dump is piped to a program either
+
+
+def test_a_file_too_large(cage: Cage) -> None:
+    done = cage.limited(file_size=4096).run(["cp", "--sparse=never", "/dev/zero", "big"])
+    assert done.codes == [-signal.SIGXFSZ]
+    assert (cage.root / "big").stat().st_size == 4096
+
+
+def test_a_program_that_wants_too_much_memory(cage: Cage) -> None:
+    done = cage.limited(memory=64 << 20).run(["tail"], stdin="/dev/zero")
+    assert done.codes == [1]
+    assert done.report.usage.peak_memory < 128 << 20
+
+
+@as_root
+def test_a_fork_bomb_is_bounded_and_ended(cage: Cage) -> None:
+    launched, output = cage.limited(processes=64).start(shell("f() { f | f & }; f; f; f; f; f; f; wait; wait"))
+    wait(output)  # the shell's complaint that it cannot fork
+    launched.kill()
+    wait(launched.pidfd)
+    os.close(output)
+    launched.finish()
+
+
+def test_a_flood_is_ended(cage: Cage) -> None:
+    launched, output = cage.start(["yes"])
+    wait(output)
+    launched.kill()
+    wait(launched.pidfd)
+    os.close(output)
+    assert launched.finish().ends[0].code == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_signals_reach_all(cage: Cage, number: signal.Signals) -> None:
+    launched, output = cage.start(
+        shell("echo ready; exec sleep 1000"), shell("read -r line; echo $line; exec sleep 1000")
+    )
+    wait(output)
+    if number is signal.SIGTERM:
+        launched.terminate()
+    else:
+        launched.signal(number)
+    wait(launched.pidfd)
+    os.close(output)
+    assert [end.code for end in launched.finish().ends] == [-number, -number]
+
+
+def test_who_ignores_sigterm_is_killed(cage: Cage) -> None:
+    launched, output = cage.start(shell("trap '' TERM; echo ready; while :; do sleep 1000; done"))
+    wait(output)
+    launched.terminate()
+    launched.kill()
+    wait(launched.pidfd)
+    os.close(output)
+    assert launched.finish().ends[0].code == -signal.SIGKILL
+
+
+def test_after_a_kill_nothing_is_left(cage: Cage) -> None:
+    need(os.path.exists(program("setsid")), "setsid")
+    left = 0
+    for number in range(KILLS):
+        mark = f"1000.{os.getpid()}{number}"
+        launched, output = cage.start(shell(AWAY.format(mark=mark)))
+        wait(output)
+        launched.kill()
+        wait(launched.pidfd)
+        left += len(marked(mark))
+        os.close(output)
+        assert launched.finish().ends[0].code == -signal.SIGKILL
+    print(f"{cage.launcher.kind}: {left} processes left after {KILLS} kills")
+    assert left == 0
+
+
+THREADS = """
+import ctypes, os, sys, threading, time
+def go_on():
+    with open(f"/proc/self/task/{os.getpid()}/stat") as leader:
+        while ") Z " not in leader.read():
+            leader.seek(0)
+            time.sleep(0.001)
+    os.write(1, b"ready\\n")
+    while True:
+        time.sleep(1)
+threading.Thread(target=go_on).start()
+ctypes.CDLL(None).syscall({"x86_64": 60, "aarch64": 93}[os.uname().machine], 0)  # the end of this thread alone
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_process_whose_first_thread_has_ended_is_reached_too(cage: Cage, number: signal.Signals) -> None:
+    need(os.path.exists("/usr/bin/python3"), "python3 for commands")
+    launched, output = cage.start(["/usr/bin/python3", "-c", THREADS])
+    wait(output)
+    try:
+        launched.signal(number)
+        wait(launched.pidfd)
+    finally:
+        os.close(output)
+    assert launched.finish().ends[0].code == -number
+
+
+def test_at_the_end_nothing_is_left(cage: Cage) -> None:
+    need(os.path.exists(program("setsid")), "setsid")
+    mark = f"2000.{os.getpid()}"
+    launched, output = cage.start(shell(f"setsid sleep {mark} & (sleep {mark} &) ; echo ready"))
+    wait(launched.pidfd)
+    assert marked(mark) == []
+    assert read_all(output) == b"ready\n"
+    assert launched.finish().ends[0].code == 0
+
+
+SERVER = """
+import os, sys
+from pathlib import Path
+from backend.executors.local.launcher import CageLauncher
+from tests.executors.local.caged import Cage, RUN_AS, shell
+cage = Cage(CageLauncher(Path(sys.argv[1]), RUN_AS, compiled=sys.argv[2] == "compiled"), Path(sys.argv[3]))
+launched, output = cage.start(shell(sys.argv[4]))
+told = b""
+while b"ready" not in told:
+    told += os.read(output, 100)
+print(told.decode().replace("\\n", " "), flush=True)
+os.read(0, 1)
+"""
+
+
+def test_when_the_service_is_killed_nothing_is_left(cage: Cage) -> None:
+    need(os.path.exists(program("setsid")), "setsid")
+    mark = f"3000.{os.getpid()}"
+    arguments = [str(cage.launcher.cache), cage.launcher.kind, str(cage.root), AWAY.format(mark=mark)]
+    with subprocess.Popen(
+        [sys.executable, "-c", SERVER, *arguments], cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as server:
+        assert server.stdout
+        wait(server.stdout.fileno())
+        *pids, ready = server.stdout.readline().split()
+        assert ready == b"ready"
+        pidfds = [os.pidfd_open(int(pid)) for pid in pids]
+        assert len(pidfds) == 3
+        server.kill()
+    for pidfd in pidfds:
+        wait(pidfd)
+        os.close(pidfd)
+    wait_until(lambda: not marked(mark), "the rest to go")
+
+
+def test_the_cage_is_out_of_reach_of_its_programs(cage: Cage) -> None:
+    done = cage.run(shell("kill -9 $PPID && echo it worked; kill -TERM $PPID; kill -STOP $PPID; exit 3"))
+    assert "it worked" not in done.text
+    assert done.codes == [3]
+
+
+def test_the_report(cage: Cage) -> None:
+    launched, output = cage.start(
+        shell("head -c 1000000 /dev/zero > file; i=0; while [ $i -lt 9999 ]; do i=$((i+1)); done")
+    )
+    wait(launched.pidfd)
+    applied = launched.applied()
+    os.close(output)
+    report = launched.finish()
+    assert report.applied == applied
+    assert report.applied.level == "L2"
+    layers = set(report.applied.layers)
+    assert {"session", "rlimits", "no_new_privs", "seccomp"} < layers
+    assert any(layer.startswith("landlock:") for layer in layers)
+    assert (f"uid:{RUN_AS[0]}" if RUN_AS else f"uid:{os.getuid()}") in layers
+    assert 0 < report.usage.cpu_seconds < BOUND
+    assert report.usage.peak_memory > 100_000
+    assert report.usage.read_bytes >= 0
+    assert report.usage.written_bytes >= 0
+
+
+def test_without_a_workspace_nothing_is_executed(cage: Cage) -> None:
+    cage.root = cage.root / "absent"
+    assert cage.run(["true"], cwd="/").report.ends[0].error == errno.ENOENT
+
+
+HIDDEN = """
+import ctypes, json, os, struct, sys
+from dataclasses import replace
+from pathlib import Path
+from backend.executors.local import launcher, self_test as protection
+from tests.executors.local.caged import Cage, RUN_AS
+libc = ctypes.CDLL(None, use_errno=True)
+if sys.argv[3] == "hide":
+    refuse = [(0x20, 0, 0, 0), (0x35, 0, 2, 444), (0x25, 1, 0, 446), (6, 0, 0, 0x50026), (6, 0, 0, 0x7FFF0000)]
+    code = ctypes.create_string_buffer(b"".join(struct.pack("<HBBI", *each) for each in refuse))
+    program = (ctypes.c_uint64 * 2)(len(refuse), ctypes.addressof(code))
+    assert libc.prctl(38, 1, 0, 0, 0) == 0
+    assert libc.prctl(22, 2, ctypes.c_ulong(ctypes.addressof(program)), 0, 0) == 0
+made = launcher.CageLauncher(Path(sys.argv[1]), RUN_AS, compiled=sys.argv[2] == "compiled")
+workspace = Path(sys.argv[5])
+if sys.argv[4] == "same":
+    os.setgroups([])
+    os.setresgid(65534, 65534, 65534)
+    os.setresuid(65534, 65534, 65534)
+    made = replace(made, run_as=None, cache=workspace)
+told = {"kind": made.kind}
+try:
+    told["start"] = Cage(made, workspace).run(["true"]).report.applied.level
+except OSError as error:
+    told["start"] = error.errno
+launcher.CageLauncher._demand = lambda self: None
+told["cage"] = Cage(made, workspace).run(["true"]).report.ends[0].error
+told["lower"] = Cage(replace(made, minimum="L1"), workspace).run(["true"]).report.applied.level
+told["probe"] = protection.probe(made).as_json()
+print(json.dumps(told))
+"""
+
+
+def hidden(cage: Cage, *how: str) -> dict[str, object]:
+    told = subprocess.run(
+        [sys.executable, "-c", HIDDEN, str(cage.launcher.cache), cage.launcher.kind, *how, str(cage.root)],
+        cwd=REPOSITORY,
+        capture_output=True,
+        timeout=BOUND,
+        check=False,
+    )
+    assert told.stdout, told.stderr.decode()
+    found: dict[str, object] = json.loads(told.stdout)
+    return found
+
+
+def test_without_landlock_nothing_is_executed_unless_that_is_permitted(cage: Cage) -> None:
+    told = hidden(cage, "hide", "other")
+    assert told["start"] == errno.ENOSYS
+    assert told["cage"] == errno.EPERM  # also where the launcher did not look
+    assert told["lower"] == "L1"
+    probed = told["probe"]
+    assert isinstance(probed, dict)
+    assert (probed["level"], probed["landlock_abi"]) == ("L1", 0)
+    failed = [test["name"] for test in probed["tests"] if not test["passed"]]
+    assert "read a file outside" in failed
+    assert "connect by TCP" not in failed
+
+
+@as_root
+@pytest.mark.parametrize("cage", ["compiled"], indirect=True)  # the interpreter may be closed to the other user
+@pytest.mark.parametrize("landlock", ["hide", "show"])
+def test_programs_of_the_same_user(cage: Cage, landlock: str) -> None:
+    told = hidden(cage, landlock, "same")
+    probed = told["probe"]
+    assert isinstance(probed, dict)
+    assert told["lower"] == ("L2" if landlock == "show" else "L1")
+    assert probed["level"] == told["lower"]
+    failed = [test["name"] for test in probed["tests"] if not test["passed"]]
+    assert "signal the service" not in failed
+    assert "signal the cage" not in failed
+    assert bool(failed) == (landlock == "hide")
+
+
+def test_a_file_of_another_stays_closed(cage: Cage) -> None:
+    secret = cage.root.parent / "secret"
+    secret.write_text("canary")
+    secret.chmod(0o666)
+    give(secret)
+    done = cage.run(["cat", str(secret)])
+    assert "canary" not in done.text
+    assert done.codes == [1]

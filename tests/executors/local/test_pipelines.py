@@ -1,0 +1,242 @@
+"""Commands as processes: what they see, how they end, what is left of them."""
+
+import asyncio
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backend.core.decisions import Decision
+from backend.core.execution.model import Control, Invocation, Order, Outcome, Status, Stop
+from backend.core.language.parser import Command, parse
+from backend.core.recording.stored import Recorder, read_batch
+from backend.executors.local.launcher import CageLauncher, cage_environment
+from backend.executors.local.pipelines import LocalExecutor, OutsideProgram
+from backend.executors.local.run_as import find_owner, give_folder
+from backend.policies.loader import load_profile
+from tests.needs import caged_python
+
+OWNER = find_owner("nobody")
+PROFILE = load_profile("terminal")
+
+
+class Log:
+    """Keeps what is recorded in memory."""
+
+    def __init__(self) -> None:
+        self.messages: list[dict[str, Any]] = []
+
+    def append(self, line: bytes) -> None:
+        batch = read_batch(line[:-1])
+        self.messages += map(json.loads, batch.messages() if batch else [line])
+
+    end = append
+
+    async def follow(self, after_seq: int, send: object) -> None:
+        raise NotImplementedError
+
+    def text(self, stream: str) -> str:
+        mine = [message for message in self.messages if message["type"] == stream]
+        return "".join(message["line"] + ("" if message.get("partial") else "\n") for message in mine)
+
+
+class Bench:
+    """One executor that runs Python as `x`."""
+
+    def __init__(self, folder: Path, code: str, environment: dict[str, str] | None = None) -> None:
+        python, readable = caged_python()
+        program = OutsideProgram((python, "-c", code), environment or {})
+        launcher = CageLauncher(folder.parent / "cage", OWNER)
+        self.executor = LocalExecutor(launcher, {"x": program}, readable, owner=OWNER)
+        give_folder(folder, OWNER)
+        self.folder = folder
+        self.log = Log()
+
+    async def run(self, control: Control | None = None, **order: Any) -> Outcome:
+        wanted = {"timeout": 20.0, "output_limit": 1 << 24, "stdin": False, **order}
+        pipeline = wanted.pop("pipeline", (Invocation(wanted.pop("argv", ("x",))),))
+        recorder = Recorder("01ARZ3NDEKTSV4RRFFQ69G5FAV", self.log, asyncio.get_running_loop().time)
+        control = control or Control(stdin=wanted["stdin"])
+        place = {"root": str(self.folder), "cwd": str(self.folder)}
+        order_ = Order("01ARZ3NDEKTSV4RRFFQ69G5FAV", PROFILE, pipeline, **place, **wanted)
+        return await self.executor.run(order_, recorder, control)
+
+    async def line(self, line: str) -> Outcome:
+        """Run one pipeline as it is written."""
+        script = parse(line, frozenset({"|", ">", ">>", "<", "2>&1"}), assignments=True)
+        assert not isinstance(script, Decision)
+        return await self.run(pipeline=tuple(map(invocation, script.steps[0].commands)))
+
+
+def invocation(command: Command) -> Invocation:
+    assignments = tuple((each.name, each.value) for each in command.assignments)
+    return Invocation(command.argv, assignments, command.redirects)
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "exit_code", "name"),
+    [
+        ("pass", Status.SUCCEEDED, 0, None),
+        ("raise SystemExit(7)", Status.FAILED, 7, None),
+        ("import os; os.kill(os.getpid(), 9)", Status.FAILED, 137, "SIGKILL"),
+        ("import os; os.kill(os.getpid(), 15)", Status.FAILED, 143, "SIGTERM"),
+    ],
+)
+async def test_the_end_is_told_as_a_shell_tells_it(
+    tmp_path: Path, code: str, status: Status, exit_code: int, name: str | None
+) -> None:
+    outcome = await Bench(tmp_path, code).run()
+    assert (outcome.status, outcome.exit_code, outcome.signal) == (status, exit_code, name)
+
+
+async def test_a_program_that_is_not_there_is_127(tmp_path: Path) -> None:
+    outcome = await Bench(tmp_path, "").run(argv=("no-such-program",))
+    assert (outcome.status, outcome.exit_code, outcome.rule) == (Status.FAILED, 127, "program.missing")
+
+
+async def test_the_streams_are_kept_apart_and_counted(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, "import sys; print('out'); print('err', file=sys.stderr)")
+    outcome = await bench.run()
+    assert (bench.log.text("stdout"), bench.log.text("stderr")) == ("out\n", "err\n")
+    assert (outcome.stdout_bytes, outcome.stderr_bytes) == (4, 4)
+
+
+async def test_a_command_sees_only_the_listed_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CANARY_SECRET", "canary")
+    bench = Bench(tmp_path, "import os, json; print(json.dumps(dict(os.environ)))", {"KEY": "mine"})
+    await bench.run()
+    seen = json.loads(bench.log.text("stdout"))
+    wanted = {"PATH", "PWD", "LC_CTYPE", "TERM", "PYTHONUNBUFFERED", "GATEPOST_EXECUTION_ID", "KEY"}
+    wanted |= {"GIT_EDITOR", "GIT_CEILING_DIRECTORIES"}
+    assert set(seen) == wanted | set(cage_environment(str(tmp_path)))
+    assert seen["HOME"] == str(tmp_path)
+    assert "canary" not in str(seen)
+
+
+async def test_a_command_inherits_no_descriptor(tmp_path: Path) -> None:
+    leaked = os.open(tmp_path, os.O_RDONLY)
+    os.set_inheritable(leaked, True)
+    bench = Bench(tmp_path, "import os; print(sorted(map(int, os.listdir('/proc/self/fd')))[:4])")
+    await bench.run()
+    os.close(leaked)
+    assert bench.log.text("stdout") == "[0, 1, 2, 3]\n"  # 3 is the listing itself
+    assert not any(f"{leaked}," in message.get("line", "") for message in bench.log.messages if leaked > 3)
+
+
+async def test_a_stubborn_command_is_killed_after_the_grace(tmp_path: Path) -> None:
+    code = "import signal, time; signal.signal(15, lambda *_: print('no')); print('up'); [time.sleep(1) for _ in range(60)]"
+    bench = Bench(tmp_path, code)
+    begun = asyncio.get_running_loop().time()
+    outcome = await bench.run(timeout=1.0)
+    assert (outcome.status, outcome.exit_code, outcome.signal) == (Status.TIMED_OUT, 124, "SIGKILL")
+    assert "no" in bench.log.text("stdout")
+    assert 2.5 < asyncio.get_running_loop().time() - begun < 8
+
+
+async def test_output_over_the_limit_ends_the_command(tmp_path: Path) -> None:
+    bench, control = Bench(tmp_path, "while True: print('y' * 100)"), Control(stdin=False)
+    outcome = await bench.run(control, output_limit=100_000)
+    assert (outcome.status, control.reason) == (Status.FAILED, Stop.OUTPUT_LIMIT)
+    assert len(bench.log.text("stdout")) == 100_000
+
+
+async def test_input_is_passed_on_until_its_end(tmp_path: Path) -> None:
+    bench, control = Bench(tmp_path, "import sys; print(len(sys.stdin.read()))"), Control(stdin=True)
+    running = asyncio.create_task(bench.run(control, stdin=True))
+    for _ in range(20):
+        while not control.stdin.put(b"z" * 50_000):
+            await asyncio.sleep(0)
+    control.stdin.close()
+    assert (await running).status is Status.SUCCEEDED
+    assert bench.log.text("stdout") == "1000000\n"
+    assert not control.stdin.put(b"more")
+
+
+async def test_input_that_nobody_reads_is_bounded(tmp_path: Path) -> None:
+    bench, control = Bench(tmp_path, "import time; time.sleep(60)"), Control(stdin=True)
+    running = asyncio.create_task(bench.run(control, stdin=True))
+    taken = 0
+    while control.stdin.put(b"z" * 65536):
+        taken += 1
+        await asyncio.sleep(0)
+    assert taken < 40
+    control.stop(Stop.CANCELLED)
+    assert (await running).status is Status.CANCELLED
+
+
+async def test_a_line_that_is_never_ended_comes_in_time(tmp_path: Path) -> None:
+    code = "import sys, time; sys.stdout.write('10%'); sys.stdout.flush(); time.sleep(0.6); print(' done')"
+    bench = Bench(tmp_path, code)
+    await bench.run()
+    first, second = (message for message in bench.log.messages if message["type"] == "stdout")
+    assert (first["line"], first["partial"], second["line"]) == ("10%", True, " done")
+    assert second["ms"] - first["ms"] >= 400
+
+
+async def test_bytes_that_are_not_text_are_replaced(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, "import os; os.write(1, b'a\\xffb\\n')")
+    await bench.run()
+    assert bench.log.text("stdout") == "a\ufffdb\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "exit_code", "stdout", "stderr"),
+    [
+        ("printf 'b\\na\\n' | sort | head -1", 0, "a\n", ""),
+        ("printf x > f", 0, "", ""),
+        ("cat < given | wc -c", 0, "6\n", ""),
+        ("cat missing 2>&1 | wc -l", 1, "1\n", ""),
+        ("cat missing | wc -l", 1, "0\n", "cat: missing: No such file or directory\n"),
+        ("cat missing > /dev/null 2>&1", 1, "", ""),
+        ("cat missing 2>&1 > /dev/null", 1, "cat: missing: No such file or directory\n", ""),
+        ("cat missing 2> errors", 1, "", ""),
+        ("seq 1 100000 | head -1", 141, "1\n", ""),
+        ("A=1 B='two words' printenv A B", 0, "1\ntwo words\n", ""),
+        ("cat < missing", 1, "", "missing: No such file or directory\n"),
+        ("cat < missing | wc -l", 1, "0\n", "missing: No such file or directory\n"),
+        ("seq 3 | cat > missing/f", 1, "", "missing/f: No such file or directory\n"),
+        ("seq 3 | cat < missing | wc -l", 1, "0\n", "missing: No such file or directory\n"),
+        ("cat < out", 1, "", "out: Invalid cross-device link\n"),
+        ("cat < /etc/passwd", 1, "", "/etc/passwd: It lies outside the workspace\n"),
+        ("cat < .", 1, "", ".: Invalid argument\n"),
+        ("echo x > roots", 1, "", "roots: Permission denied\n"),
+    ],
+)
+async def test_pipelines_and_redirections(tmp_path: Path, line: str, exit_code: int, stdout: str, stderr: str) -> None:
+    (tmp_path / "given").write_text("given\n")
+    (tmp_path / "out").symlink_to("/etc/passwd")
+    (tmp_path / "roots").write_text("the service's")
+    (tmp_path / "roots").chmod(0o444)
+    bench = Bench(tmp_path, "")
+    outcome = await bench.line(line)
+    assert (bench.log.text("stdout"), bench.log.text("stderr")) == (stdout, stderr)
+    assert outcome.exit_code == exit_code
+    assert (tmp_path / "roots").read_text() == "the service's"
+
+
+async def test_files_are_made_emptied_and_continued(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, "")
+    for line in ("echo one > f", "echo two >> f", "echo three > g", "echo 3 > g", "cat missing 2>> f"):
+        await bench.line(line)
+    assert (tmp_path / "f").read_text() == "one\ntwo\ncat: missing: No such file or directory\n"
+    assert (tmp_path / "g").read_text() == "3\n"
+    assert OWNER is None or (tmp_path / "f").stat().st_uid == OWNER[0]
+
+
+async def test_a_signal_reaches_every_program_of_a_pipeline(tmp_path: Path) -> None:
+    bench, control = Bench(tmp_path, "import time; print('up'); time.sleep(60)"), Control(stdin=False)
+    running = asyncio.create_task(bench.run(control, pipeline=(Invocation(("x",)), Invocation(("cat",)))))
+    while not bench.log.text("stdout"):
+        await asyncio.sleep(0.01)
+    control.on_signal(10)
+    outcome = await running
+    assert (outcome.exit_code, outcome.signal) == (138, "SIGUSR1")
+
+
+async def test_what_a_command_used_and_what_held_it_is_told(tmp_path: Path) -> None:
+    outcome = await Bench(tmp_path, "sum(range(3_000_000)); b'x' * 50_000_000").run()
+    assert outcome.usage.cpu_ms > 10
+    assert outcome.usage.peak_memory > 40_000_000
+    assert outcome.usage.protection == "L2"

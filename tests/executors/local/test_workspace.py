@@ -1,0 +1,119 @@
+"""The workspace: globs, folders and links."""
+
+from pathlib import Path
+
+import pytest
+
+from backend.core.decisions import Decision
+from backend.core.language.parser import Script, parse
+from backend.executors.local.workspace import EXPANSION_LIMIT, FolderWorkspace, prepare_workspace
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> FolderWorkspace:
+    root = tmp_path / "ws"
+    for name in ("a.txt", "b.txt", ".hidden", "sub/c.txt", "sub/d.md", "-rf"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    (tmp_path / "ws-evil").mkdir()
+    (tmp_path / "ws-evil/secret.txt").touch()
+    (root / "out").symlink_to(tmp_path / "ws-evil")
+    (root / "in").symlink_to(root / "sub")
+    return FolderWorkspace(root)
+
+
+def expand(workspace: FolderWorkspace, line: str, cwd: str = ".") -> list[str]:
+    script, folder = parse(line), workspace.enter(cwd)
+    assert isinstance(script, Script)
+    assert not isinstance(folder, Decision)
+    words = workspace.expand(script.words, folder)
+    assert not isinstance(words, Decision)
+    return list(words)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("*.txt", ["a.txt", "b.txt"]),
+        ("[ab].txt sub/?.md", ["a.txt", "b.txt", "sub/d.md"]),
+        ("s*/*.txt", ["sub/c.txt"]),
+        ("'*.txt'", ["*.txt"]),
+        ("*.nothing", ["*.nothing"]),
+        (".h*", [".hidden"]),
+        ("-*", ["./-rf"]),
+        ("in/*", ["in/c.txt", "in/d.md"]),
+        ("out/*", ["out/*"]),
+        ("../*", ["../*"]),
+        ("/etc/*", ["/etc/*"]),
+    ],
+)
+def test_globs_expand_inside_the_workspace(workspace: FolderWorkspace, line: str, words: list[str]) -> None:
+    assert expand(workspace, line) == words
+
+
+def test_globs_start_in_the_folder_of_the_command(workspace: FolderWorkspace) -> None:
+    assert expand(workspace, "*.txt", "sub") == ["c.txt"]
+
+
+def test_too_many_matches_are_refused(workspace: FolderWorkspace) -> None:
+    for number in range(EXPANSION_LIMIT + 1):
+        Path(workspace.root, f"many-{number}").touch()
+    script = parse("ls many-*")
+    assert isinstance(script, Script)
+    refusal = workspace.expand(script.words, workspace.root)
+    assert isinstance(refusal, Decision)
+    assert refusal.rule == "limits.expansion"
+
+
+@pytest.mark.parametrize(
+    ("cwd", "rule"),
+    [
+        ("..", "path.outside"),
+        ("out", "path.outside"),
+        ("/etc", "path.outside"),
+        ("none", "path.missing"),
+        ("a.txt", "path.missing"),
+        ("x\x00y", "path.outside"),
+        ("../ws-evil", "path.outside"),
+    ],
+)
+def test_a_folder_outside_or_missing_is_refused(workspace: FolderWorkspace, cwd: str, rule: str) -> None:
+    refusal = workspace.enter(cwd)
+    assert isinstance(refusal, Decision)
+    assert refusal.rule == rule
+
+
+def test_links_are_followed_to_see_where_they_lead(workspace: FolderWorkspace) -> None:
+    assert workspace.check(("a.txt", "in/c.txt", "new.txt"), workspace.root) is None
+    refusal = workspace.check(("a.txt", "out/secret.txt"), workspace.root)
+    assert refusal
+    assert refusal.rule == "path.link"
+
+
+def test_a_new_workspace_has_something_to_look_at(tmp_path: Path) -> None:
+    prepare_workspace(tmp_path / "new")
+    assert (tmp_path / "new/welcome.txt").read_text()
+    (tmp_path / "new/welcome.txt").unlink()
+    prepare_workspace(tmp_path / "new")
+    assert not (tmp_path / "new/welcome.txt").exists()
+
+
+@pytest.mark.parametrize("glob", ["*" * 60 + "x", "*a" * 40 + "b", "*?" * 40 + "x", "[!z]*" * 40 + "0"])
+def test_no_glob_takes_long(workspace: FolderWorkspace, glob: str) -> None:
+    """With backtracking any of these takes longer than anybody waits."""
+    Path(workspace.root, "a" * 250).touch()
+    assert expand(workspace, glob) == [glob]
+
+
+def test_a_search_through_many_folders_is_given_up(tmp_path: Path) -> None:
+    (tmp_path / "e").mkdir()
+    (tmp_path / "e/n").symlink_to(".")
+    (tmp_path / "d").mkdir()
+    for number in range(300):
+        (tmp_path / f"d/l{number}").symlink_to("../e")
+    workspace = FolderWorkspace(tmp_path)
+    script = parse("echo d/*" + "/n*" * 36 + "/zz*")
+    assert isinstance(script, Script)
+    refusal = workspace.expand(script.words, workspace.root)
+    assert isinstance(refusal, Decision)
+    assert refusal.rule == "limits.expansion"
