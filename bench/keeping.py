@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from backend.accounts.credentials import Signer, new_signing_key, verify_signature
-from backend.core.audit.attempts import Attempt, Ending
+from backend.core.audit.attempts import Attempt, Completion
 from backend.core.audit.chain import EMPTY, Event, Kind, Trust, extend
 from backend.core.decisions import Decision, Risk
 from backend.core.execution.model import Status, Usage
@@ -83,7 +83,7 @@ async def _keep(ledger: LedgerStore, recordings: RecordingFolder) -> None:
     )
     log = recordings.create(attempt.id)
     await ledger.open(attempt)
-    await ledger.close(attempt, Ending(Status.SUCCEEDED, 0, 2, usage=Usage(protection="L2")))
+    await ledger.close(attempt, Completion(Status.SUCCEEDED, 0, 2, usage=Usage(protection="L2")))
     Recorder(attempt.id, log, time.monotonic).end(_complete())
 
 

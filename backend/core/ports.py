@@ -7,7 +7,6 @@ from typing import Any, Protocol
 from backend.core.audit.attempts import Record
 from backend.core.audit.chain import Kind
 from backend.core.execution.model import Status
-from backend.core.execution.targets import Target
 from backend.core.identity import Principal, Project, User
 
 
@@ -33,7 +32,7 @@ class Stats:
     average_duration_ms: float
 
 
-class History(Protocol):
+class ExecutionHistory(Protocol):
     """The records of all attempts. Every method raises StorageError."""
 
     async def get(self, execution: str) -> Record | None: ...
@@ -58,7 +57,7 @@ class Claim:
     same_body: bool
 
 
-class Idempotency(Protocol):
+class IdempotencyKeys(Protocol):
     """Keys that stand for one execution each. Every method raises StorageError."""
 
     async def claim(self, principal: str, key: str, body_hash: bytes, execution: str) -> Claim:
@@ -73,7 +72,7 @@ class Idempotency(Protocol):
 class AuditLog(Protocol):
     """Takes events that are not about a command."""
 
-    async def note(self, kind: Kind, actor: str, address: str, fields: Mapping[str, Any]) -> None:
+    async def record(self, kind: Kind, actor: str, address: str, fields: Mapping[str, Any]) -> None:
         """Raises StorageError."""
         ...
 
@@ -124,19 +123,3 @@ class Projects(Protocol):
         ...
 
     async def delete(self, id: str) -> bool: ...
-
-
-class Directory(Protocol):
-    """Tells where a principal's commands run."""
-
-    async def target(self, principal: Principal, project: str | None) -> Target | None:
-        """Its own place, or that of a project; None when there is no such project for it."""
-        ...
-
-    async def may_watch(self, principal: Principal, execution: str) -> bool:
-        """Whether an execution exists for a principal: a visitor's is open to whoever knows its id."""
-        ...
-
-    def check_profile(self, profile: str, allowed_extra: Sequence[str]) -> str:
-        """Why a project cannot have these, empty when it can."""
-        ...

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from backend.core.execution.model import Stop
+from backend.core.execution.model import StopReason
 
 CONSEQUENCE = "Files can be read and deleted; nothing can be written."
 
@@ -32,12 +32,12 @@ class Quota:
         """Whether workspaces have to be measured at all."""
         return self.bytes > 0
 
-    def breach(self, fill: Fill | None, free: int) -> Stop | None:
+    def breach(self, fill: Fill | None, free: int) -> StopReason | None:
         """What is broken, as the reason to stop who writes; nothing while the workspace is not measured yet."""
         if free < self.margin:
-            return Stop.DISK_FULL
+            return StopReason.DISK_FULL
         full = fill and (fill.hidden or fill.bytes > self.bytes or fill.files > self.files)
-        return Stop.WORKSPACE_FULL if self.counts and full else None
+        return StopReason.WORKSPACE_FULL if self.counts and full else None
 
     def notice(self, fill: Fill | None, free: int) -> str:
         """What a command is told that begins in a full workspace."""

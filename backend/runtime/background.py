@@ -1,4 +1,4 @@
-"""What a server does from time to time: forgets what is too old, and closes what another one left."""
+"""The background jobs of a server: retention, and recovery of what another server left."""
 
 import asyncio
 import time
@@ -13,13 +13,13 @@ from backend.runtime.recovery import recover
 from backend.runtime.settings import Settings
 from backend.storage.recordings import Retention
 
-PRUNE_EVERY = 3600.0  # seconds between two looks at the age and size of what is kept
-CUT_AUDIT_EVERY = 86400.0  # seconds between two looks at the age of the audit
-RECOVER_EVERY = 30.0  # seconds between two looks for executions that ended without being written down
+PRUNE_EVERY = 3600.0  # seconds between two checks of the age and size of recordings
+CUT_AUDIT_EVERY = 86400.0  # seconds between two checks of the age of the audit
+RECOVER_EVERY = 30.0  # seconds between two checks for executions whose end is not on record
 
 
 async def prune_often(settings: Settings, stores: Stores) -> None:
-    """Forget what is too old."""
+    """Delete what is older than it may be."""
     log = structlog.get_logger()
     retention = Retention(settings.retention_days * 86400, settings.retention_bytes)
     while True:
@@ -35,7 +35,7 @@ async def prune_often(settings: Settings, stores: Stores) -> None:
 
 
 async def cut_audit_often(settings: Settings, stores: Stores) -> None:
-    """Cut off the old events of the audit, which goes through all of it."""
+    """Prune the old events of the audit, which verifies all of it."""
     log = structlog.get_logger()
     while settings.audit_days:
         try:
@@ -47,7 +47,7 @@ async def cut_audit_often(settings: Settings, stores: Stores) -> None:
 
 
 async def recover_often(stores: Stores) -> None:
-    """Close what another server of this folder left when it died, and what could not be written when it ended."""
+    """Close what a server left when it died, and what could not be written when it ended."""
     while True:
         await asyncio.sleep(RECOVER_EVERY)
         try:

@@ -1,4 +1,4 @@
-"""Everything that is kept, opened in the data folder and in the database of the settings."""
+"""The stores of a server, opened in the data folder and in the database of the settings."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +20,7 @@ from backend.storage.recordings import RecordingFolder
 
 @dataclass(slots=True)
 class Stores:
-    """What a server keeps."""
+    """The stores of a server."""
 
     database: Database
     identities: Identities
@@ -29,12 +29,13 @@ class Stores:
     keys: IdempotencyStore
     ledger: LedgerStore
     recordings: RecordingFolder
+    owner: str  # the id of this server process
     login_link: str = ""  # the ticket of the first administrator, from the start that made it
     passwords: Passwords = field(default_factory=Passwords)
 
 
 def open_stores(settings: Settings) -> Stores:
-    """Open what is kept; a folder or key that cannot be had is a wrong setting."""
+    """Open the stores. Raises SettingsError for a folder or key that cannot be used."""
     data = settings.data_dir.absolute()
     try:
         data.mkdir(parents=True, exist_ok=True)
@@ -52,6 +53,7 @@ def open_stores(settings: Settings) -> Stores:
         keys=IdempotencyStore(database, now_ms),
         ledger=ledger,
         recordings=recordings,
+        owner=new_id(),
     )
 
 

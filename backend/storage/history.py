@@ -14,7 +14,7 @@ from backend.storage.database import Database
 from backend.storage.tables import executions as table
 
 MOST = 1000  # records that `since` returns
-COLUMNS = [column for column in table.c if column.name != "folder"]
+COLUMNS = list(table.c)
 
 
 @dataclass(frozen=True, slots=True)

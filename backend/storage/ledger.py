@@ -17,12 +17,12 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, delete, insert, select, update
 from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError
 
-from backend.core.audit.attempts import Attempt, Ending
+from backend.core.audit.attempts import Attempt, Completion
 from backend.core.audit.chain import EMPTY, Anchor, Event, Head, Kind, Link, Succession, Trust, extend
 from backend.core.audit.suppression import Flood, Floods
 from backend.core.decisions import Decision
 from backend.core.errors import StorageError
-from backend.core.execution.model import Status
+from backend.core.execution.model import Actor, Status
 from backend.core.times import iso
 from backend.storage.audit_chain import Chain, SignedHead, read_head
 from backend.storage.checkpoint import AnchorFile
@@ -116,7 +116,7 @@ class LedgerStore:
         await asyncio.to_thread(self.stamp.keys.publish)  # not before: a key that did not sign the audit is not its key
         noted = await self.anchor.read() if self.anchor else None
         if noted and (lost := await self._lost(noted)):
-            await self.note(Kind.CHAIN_BROKEN, ITSELF, "", {"noted": str(noted), "reason": lost})
+            await self.record(Kind.CHAIN_BROKEN, ITSELF, "", {"noted": str(noted), "reason": lost})
 
     def _make_head(self, connection: Connection) -> None:
         found = read_head(connection)
@@ -152,13 +152,14 @@ class LedgerStore:
             events.append(self._event(Kind.STARTED, attempt, {"execution": attempt.id}))
         await self._write(tuple(events), opened=self._row(attempt, Status.RUNNING))
 
-    async def step(self, attempt: Attempt, argvs: tuple[tuple[str, ...], ...], decision: Decision) -> None:
+    async def step(self, execution: str, actor: Actor, argvs: tuple[tuple[str, ...], ...], decision: Decision) -> None:
         """Write a later step that is about to run with other words than were judged first. Raises StorageError."""
         argv = [list(each) for each in argvs]
-        fields = {"execution": attempt.id, "argv": argv, "rule": decision.rule, "risk": str(decision.risk)}
-        await self._write((self._event(Kind.STARTED, attempt, fields),))
+        fields = {"execution": execution, "argv": argv, "rule": decision.rule, "risk": str(decision.risk)}
+        stamp = self.stamp
+        await self._write((Event(stamp.new_id(), stamp.utc(), Kind.STARTED, actor.name, actor.address, fields),))
 
-    async def close(self, attempt: Attempt, ending: Ending, *, once: bool = False) -> None:
+    async def close(self, attempt: Attempt, ending: Completion, *, once: bool = False) -> bool:
         """Write how it ended; with `once` only if nobody has. Raises StorageError."""
         fields = {
             "execution": attempt.id,
@@ -188,8 +189,9 @@ class LedgerStore:
             "new_written_bytes": ending.usage.written_bytes,
         }
         await self._write(tuple(events), closed=closed, once=once)
+        return True
 
-    async def note(self, kind: Kind, actor: str, address: str, fields: Mapping[str, Any]) -> None:
+    async def record(self, kind: Kind, actor: str, address: str, fields: Mapping[str, Any]) -> None:
         """Write an event that is not about a command: a login, a rejected request. Raises StorageError."""
         stamp = self.stamp
         await self._write((Event(stamp.new_id(), stamp.utc(), kind, actor, address, fields),))
@@ -392,7 +394,7 @@ class LedgerStore:
         async with self.database.begin() as connection:
             gone = (await connection.execute(delete(executions).where(old))).rowcount
         if gone:
-            await self.note(Kind.PRUNED, ITSELF, "", {"executions": gone, "before_ms": before_ms})
+            await self.record(Kind.PRUNED, ITSELF, "", {"executions": gone, "before_ms": before_ms})
         return gone
 
     async def prune_audit(self, before: str) -> int:

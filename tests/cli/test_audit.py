@@ -40,7 +40,7 @@ async def _write(folder: Path, count: int) -> None:
         await ledger.prepare()
         for number in range(count):
             await ledger.open(attempt(f"echo {number}"))
-        await ledger.note(Kind.LOGIN, "user:ann", "10.0.0.1", {"name": "=1+1\nx"})
+        await ledger.record(Kind.LOGIN, "user:ann", "10.0.0.1", {"name": "=1+1\nx"})
         await ledger.close_writer()
     finally:
         await database.close()
@@ -126,7 +126,7 @@ def test_a_start_without_the_noted_end_is_told_from_then_on(capsys: pytest.Captu
     (data / "gatepost.db").unlink()
     asyncio.run(_write(data, 1))
     assert main(["audit", "verify"]) == 0
-    assert "NOTE: event 1 tells that a place noted before was gone" in capsys.readouterr().out
+    assert "NOTE: event 1 reports that a checkpoint was missing" in capsys.readouterr().out
 
 
 def test_a_noted_place_that_cannot_be_read_is_not_left_out(capsys: pytest.CaptureFixture[str], data: Path) -> None:

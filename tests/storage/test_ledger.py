@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import delete, func, insert, select, text, update
 
 from backend.accounts.credentials import Signer, new_signing_key, verify_signature
-from backend.core.audit.attempts import Ending
+from backend.core.audit.attempts import Completion
 from backend.core.audit.chain import LONGEST_BODY, Anchor, Kind, Trust, Verdict
 from backend.core.audit.suppression import Floods
 from backend.core.errors import KeyFileError, StorageError
@@ -64,7 +64,9 @@ async def test_a_command_is_a_row_and_events(database: Database, ledger: LedgerS
     found = await history.get(one.id)
     assert found
     assert (found.status, found.command, found.principal) == (Status.RUNNING, one.command, "user:ann")
-    await ledger.close(one, Ending(Status.CANCELLED, 143, 12, "user:bob", Usage(3, protection="L2")))
+    await ledger.close(
+        one, Completion(Status.CANCELLED, 143, 12, stopped_by="user:bob", usage=Usage(3, protection="L2"))
+    )
     found = await history.get(one.id)
     assert found
     assert (found.status, found.exit_code, found.duration_ms, found.protection) == (Status.CANCELLED, 143, 12, "L2")
@@ -99,7 +101,9 @@ async def test_one_that_cannot_be_written_does_not_take_others_with_it(database:
     await ledger.open(known)
     good = [attempt() for _ in range(5)]
     results = await asyncio.gather(
-        *map(ledger.open, [*good[:3], known, *good[3:]]), ledger.note(Kind.LOGIN, "a", "b", {}), return_exceptions=True
+        *map(ledger.open, [*good[:3], known, *good[3:]]),
+        ledger.record(Kind.LOGIN, "a", "b", {}),
+        return_exceptions=True,
     )
     assert [type(result) for result in results] == [type(None)] * 3 + [StorageError] + [type(None)] * 3
     assert (await whole(database)).events == 2 + 5 * 2 + 1
@@ -176,7 +180,7 @@ async def test_what_it_returned_from_outlives_the_killed_process(new_url: str, d
     assert [id for id in told if not await history.get(id)] == []
     events = {event.get("execution") for event in await bodies(database)}
     assert set(told) <= events
-    await ledger.note(Kind.LOGIN, "user:ann", "10.0.0.1", {})
+    await ledger.record(Kind.LOGIN, "user:ann", "10.0.0.1", {})
     verdict = await Chain(database).verify(trust(signer))
     assert verdict.problem == ""
 
@@ -246,7 +250,7 @@ async def test_an_ending_is_written_once_by_all_who_find_it_missing(new_url: str
         await ledger.prepare()
     one = attempt()
     await ledgers[0].open(one)
-    lost = Ending(Status.LOST, None, 0)
+    lost = Completion(Status.LOST, None, 0)
     await asyncio.gather(*(ledger.close(one, lost, once=True) for ledger in ledgers))
     await ledgers[0].close(one, ENDED, once=True)
     assert [event["kind"] for event in await bodies(database)] == ["submitted", "started", "lost"]
@@ -570,8 +574,8 @@ async def test_old_events_are_cut_off_on_record_and_the_rest_verifies(new_url: s
     ledger, other = LedgerStore(database, stamp, "F"), LedgerStore(Database(new_url), stamp, "F")
     await ledger.prepare()
     for _ in range(10):
-        await ledger.note(Kind.LOGIN, "user:ann", "10.0.0.1", {})
-    await other.note(Kind.LOGIN, "user:ann", "10.0.0.1", {})
+        await ledger.record(Kind.LOGIN, "user:ann", "10.0.0.1", {})
+    await other.record(Kind.LOGIN, "user:ann", "10.0.0.1", {})
     fifth = [link async for link in Chain(database).links()][4]
     assert await ledger.prune_audit("2026-01-01T00:00:00.000Z") == 0
     assert await ledger.prune_audit("2026-01-06T00:00:00.000Z") == 5
@@ -580,8 +584,8 @@ async def test_old_events_are_cut_off_on_record_and_the_rest_verifies(new_url: s
     assert (told["kind"], told["first"], told["last"], told["last_hash"]) == ("pruned", 1, 5, fifth.hash.hex())
     assert (await verify(database, Anchor(5, fifth.hash), Anchor(3, bytes(32)))).problem == ""
     # Another process has the older head in mind, and goes on.
-    await other.note(Kind.LOGIN, "user:ann", "10.0.0.1", {})
-    await ledger.note(Kind.LOGIN, "user:ann", "10.0.0.1", {})
+    await other.record(Kind.LOGIN, "user:ann", "10.0.0.1", {})
+    await ledger.record(Kind.LOGIN, "user:ann", "10.0.0.1", {})
     assert (await whole(database)).events == 11 - 5 + 3
     assert await other.prune_audit("2027") == 9
     verdict = await whole(database)
@@ -603,7 +607,7 @@ async def test_it_verifies_while_others_write_and_prune(new_url: str, database: 
 
 async def _write_and_prune(ledger: LedgerStore) -> None:
     for _ in range(30):
-        await asyncio.gather(*(ledger.note(Kind.LOGIN, "user:ann", "10.0.0.1", {}) for _ in range(20)))
+        await asyncio.gather(*(ledger.record(Kind.LOGIN, "user:ann", "10.0.0.1", {}) for _ in range(20)))
         await ledger.prune_audit("2027")
 
 
@@ -771,7 +775,7 @@ async def test_nothing_is_cut_off_that_somebody_made_old(database: Database) -> 
     ledger = LedgerStore(database, stamp, "F")
     await ledger.prepare()
     for _ in range(9):
-        await ledger.note(Kind.LOGIN, "user:ann", "10.0.0.1", {})
+        await ledger.record(Kind.LOGIN, "user:ann", "10.0.0.1", {})
     older = func.replace(func.replace(EVENT.body, "2026-01-05", "2025-01-05"), "2026-01-04", "2025-01-04")
     for statement in (at(5).values(body=older), at(4).values(body=older), at(2).values(body="{}")):
         await change(database, statement)

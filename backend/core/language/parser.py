@@ -12,7 +12,7 @@ from itertools import chain
 from backend.core.decisions import Decision
 from backend.core.language.lexer import MERGE_OPERATOR, Assignment, Operator, Token, Word, tokens
 
-__all__ = ["Assignment", "Command", "Redirect", "Script", "Step", "Word", "parse"]
+__all__ = ["Assignment", "Command", "Invocation", "Redirect", "Script", "Step", "Word", "parse"]
 
 NO_OPERATORS: frozenset[str] = frozenset()
 JOINS = frozenset({"&&", "||", ";"})
@@ -40,6 +40,15 @@ class Command:
     def argv(self) -> tuple[str, ...]:
         """The words as they were written, globs not expanded."""
         return tuple(word.text for word in self.words)
+
+
+@dataclass(frozen=True, slots=True)
+class Invocation:
+    """One program of a pipeline, judged: exactly this argv, these variables in addition to the standard ones, these files."""
+
+    argv: tuple[str, ...]
+    environment: tuple[tuple[str, str], ...] = ()
+    redirects: tuple[Redirect, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

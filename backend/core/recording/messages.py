@@ -41,26 +41,45 @@ class Run(Message):
     id: ClientId | None = None
 
 
-class Cancel(Message):
-    """Stop an execution; without one named, the newest."""
+class Directed(Message):
+    """A message about one execution; without one named, the newest that the connection follows."""
 
-    type: Literal["cancel"]
+    type: str
     execution: ExecutionId | None = None
 
 
-class Stdin(Message):
+class Cancel(Directed):
+    """Stop an execution."""
+
+    type: Literal["cancel"]
+
+
+class Stdin(Directed):
     """Text for the standard input of an execution."""
 
     type: Literal["stdin"]
     data: str
-    execution: ExecutionId | None = None
 
 
-class StdinClose(Message):
+class StdinClose(Directed):
     """End of the standard input."""
 
     type: Literal["stdin_close"]
-    execution: ExecutionId | None = None
+
+
+class SendSignal(Directed):
+    """A signal for every process of an execution."""
+
+    type: Literal["signal"]
+    signal: Literal["HUP", "INT", "QUIT", "TERM", "KILL", "USR1", "USR2"]
+
+
+class ResizeTerminal(Directed):
+    """The size of the client's terminal, for an execution that has one."""
+
+    type: Literal["resize"]
+    columns: int = Field(ge=1, le=10_000)
+    rows: int = Field(ge=1, le=10_000)
 
 
 class Attach(Message):
@@ -96,6 +115,8 @@ ClientMessage = (
     | Annotated[Cancel, Tag("cancel")]
     | Annotated[Stdin, Tag("stdin")]
     | Annotated[StdinClose, Tag("stdin_close")]
+    | Annotated[SendSignal, Tag("signal")]
+    | Annotated[ResizeTerminal, Tag("resize")]
     | Annotated[Attach, Tag("attach")]
     | Annotated[Auth, Tag("auth")]
     | Annotated[Ping, Tag("ping")]
@@ -200,7 +221,17 @@ class Problem(ExecutionMessage):
     rule: str
 
 
-class Complete(ExecutionMessage):
+class Figures(BaseModel):
+    """What an execution used and what confined it, on every wire. A new figure has its place here and in `Usage`."""
+
+    cpu_ms: int = 0
+    peak_memory_bytes: int = 0
+    read_bytes: int = 0
+    written_bytes: int = 0
+    protection: str | None = None
+
+
+class Complete(Figures, ExecutionMessage):
     """The end of an execution."""
 
     type: Literal["complete"] = "complete"
@@ -212,11 +243,6 @@ class Complete(ExecutionMessage):
     truncated: bool
     stdout_bytes: int
     stderr_bytes: int
-    cpu_ms: int = 0
-    peak_memory_bytes: int = 0
-    read_bytes: int = 0
-    written_bytes: int = 0
-    protection: str | None = None
     dry_run: bool | None = None
 
     def encode(self) -> bytes:

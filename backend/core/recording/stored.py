@@ -47,7 +47,22 @@ class Seal:
                 raise ValueError("it is no seal of a recording")
 
 
-class RecordingLog(Protocol):
+class RecordingReader(Protocol):
+    """The reading end of one recording."""
+
+    async def copy(self, send: Send, begin: int = 0, end: int | None = None) -> int:
+        """Send what is stored now from `begin`, the place of a line, to `end`, in blocks of whole lines.
+
+        The place behind what was sent; places are bytes of what is stored.
+        """
+        ...
+
+    async def follow(self, after_seq: int, send: Send) -> None:
+        """Send blocks of whole stored lines with a higher number, live, until the end."""
+        ...
+
+
+class RecordingLog(RecordingReader, Protocol):
     """Where the stored lines of one execution go and come from."""
 
     def append(self, line: bytes) -> None:
@@ -62,19 +77,8 @@ class RecordingLog(Protocol):
         """What is stored until now."""
         ...
 
-    async def copy(self, send: Send, begin: int = 0, end: int | None = None) -> int:
-        """Send what is stored now from `begin`, the place of a line, to `end`, in blocks of whole lines.
-
-        The place behind what was sent; places are bytes of what is stored.
-        """
-        ...
-
     def discard(self) -> None:
         """Forget it: nothing was recorded."""
-        ...
-
-    async def follow(self, after_seq: int, send: Send) -> None:
-        """Send blocks of whole stored lines with a higher number, live, until the end."""
         ...
 
 

@@ -212,9 +212,10 @@ class _Running:
     def kill(self) -> None:
         self.signal(signal.SIGKILL)
 
-    def signal(self, number: int) -> None:
+    def signal(self, number: int) -> bool:
         with suppress(BrokenPipeError, BlockingIOError):
-            os.write(self._control, bytes([number]))
+            return os.write(self._control, bytes([number])) == 1
+        return False
 
     def finish(self) -> Report:
         self._read()

@@ -81,8 +81,8 @@ class Launched(Protocol):
         """SIGKILL to every process, until none is left."""
         ...
 
-    def signal(self, number: int) -> None:
-        """A signal to every process of the command."""
+    def signal(self, number: int) -> bool:
+        """A signal to every process of the command. False when they are gone."""
         ...
 
     def finish(self) -> Report:

@@ -15,7 +15,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from threading import Thread
 
-from backend.core.execution.model import Control, Stop
+from backend.core.execution.instructions import Instructions
+from backend.core.execution.model import StopReason
 from backend.core.quota import Fill, Quota
 from backend.executors.local.openat2 import open_folder
 
@@ -94,7 +95,7 @@ class Meters:
         self.quota = quota
         self._meters: dict[str, Meter] = {}
 
-    async def enter(self, root: str, control: Control) -> "Stay":
+    async def enter(self, root: str, control: Instructions) -> "Stay":
         """Watch over a command until it leaves."""
         meter = self._meters.get(root)
         if meter is None:
@@ -107,7 +108,7 @@ class Stay:
     """A command in a workspace. With a `notice` it began when that was full, and may write nothing."""
 
     meter: "Meter"
-    control: Control
+    control: Instructions
     notice: str = ""
 
     def leave(self) -> None:
@@ -124,13 +125,13 @@ class Meter:
     def __init__(self, root: str, quota: Quota) -> None:
         self.root, self.quota = root, quota
         self.fill: Fill | None = None
-        self._writers: set[Control] = set()
+        self._writers: set[Instructions] = set()
         self._stale = True
         self._timer: asyncio.TimerHandle | None = None
         self._walk: asyncio.Future[tuple[Fill, float]] | None = None
         self._walked, self._took, self._free = 0.0, 0.0, 0
 
-    async def enter(self, control: Control) -> Stay:
+    async def enter(self, control: Instructions) -> Stay:
         """Waits only where nothing is known yet, or where what is known would keep the command from writing."""
         breach = self._breach()
         if self.quota.counts and (self.fill is None or breach):
@@ -142,13 +143,13 @@ class Meter:
         self._arm()
         return Stay(self, control)
 
-    def leave(self, control: Control) -> None:
+    def leave(self, control: Instructions) -> None:
         """What the command left behind is measured soon, for the next."""
         self._writers.discard(control)
         self._stale = True
         self._arm()
 
-    def _breach(self) -> Stop | None:
+    def _breach(self) -> StopReason | None:
         return self.quota.breach(self.fill, _free(self.root))
 
     def _arm(self) -> None:

@@ -13,7 +13,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from backend.core.execution.model import Control, Status, Stop
+from backend.core.execution.instructions import Instructions
+from backend.core.execution.model import Status, StopReason
 from backend.core.quota import Fill, Quota
 from backend.executors.local.launcher import CageLauncher
 from backend.executors.local.workspace_usage import Meters, measure
@@ -147,9 +148,9 @@ CLOSES = "import os, time\nos.mkdir('closed'); os.chmod('closed', 0)\nwhile True
 @pytest.mark.parametrize("code", [WRITES, MAKES, pytest.param(CLOSES, marks=pytest.mark.skipif(ROOT, reason="root"))])
 async def test_who_fills_the_workspace_is_stopped(place: Path, code: str) -> None:
     room = Room(place, code, Quota(4 * MIB, 100, 0))
-    control = Control(stdin=False)
+    control = Instructions(stdin=False)
     outcome = await room.bench.run(control)
-    assert (outcome.status, outcome.signal, control.reason) == (Status.FAILED, "SIGKILL", Stop.WORKSPACE_FULL)
+    assert (outcome.status, outcome.signal, control.reason) == (Status.FAILED, "SIGKILL", StopReason.WORKSPACE_FULL)
 
 
 async def test_who_runs_beside_is_stopped_too_and_who_is_elsewhere_is_not(place: Path) -> None:
@@ -157,7 +158,7 @@ async def test_who_runs_beside_is_stopped_too_and_who_is_elsewhere_is_not(place:
     (place / "b").mkdir()
     room, other = (Room(place / name, "import time; time.sleep(60)", Quota(4 * MIB, 100, 0)) for name in "ab")
     other.bench.executor.meters = room.bench.executor.meters
-    controls = [Control(stdin=False) for _ in range(3)]
+    controls = [Instructions(stdin=False) for _ in range(3)]
     runs = [
         asyncio.ensure_future(each.bench.run(control))
         for each, control in zip((room, room, other), controls, strict=True)
@@ -166,8 +167,8 @@ async def test_who_runs_beside_is_stopped_too_and_who_is_elsewhere_is_not(place:
     (room.workspace / "big").write_bytes(b"x" * 8 * MIB)
     async with asyncio.timeout(BOUND):
         await asyncio.gather(*runs[:2])
-    assert [control.reason for control in controls] == [Stop.WORKSPACE_FULL, Stop.WORKSPACE_FULL, None]
-    controls[2].stop(Stop.CANCELLED)
+    assert [control.reason for control in controls] == [StopReason.WORKSPACE_FULL, StopReason.WORKSPACE_FULL, None]
+    controls[2].stop(StopReason.CANCELLED)
     await runs[2]
 
 
@@ -177,10 +178,10 @@ async def test_a_disk_without_room_stops_who_began_with_room(place: Path, monkey
     tells = lambda _: SimpleNamespace(f_bavail=next(told, 9 * MIB), f_frsize=1)  # noqa: E731
     monkeypatch.setattr("backend.executors.local.workspace_usage.os.statvfs", tells)
     room = Room(place, "import time; time.sleep(60)", Quota(0, 0, 10 * MIB))
-    control = Control(stdin=False)
+    control = Instructions(stdin=False)
     async with asyncio.timeout(BOUND):
         outcome = await room.bench.run(control)
-    assert (outcome.status, control.reason) == (Status.FAILED, Stop.DISK_FULL)
+    assert (outcome.status, control.reason) == (Status.FAILED, StopReason.DISK_FULL)
     outcome = await room.bench.line("echo a > note")
     assert outcome.status is Status.FAILED
     assert "The disk of the server has less than 10485760 bytes left." in room.bench.log.text("stderr")
@@ -225,7 +226,7 @@ async def test_what_a_command_left_is_known_to_the_next(place: Path) -> None:
     """Also what it wrote in the moment before its end, when nobody looked any more."""
     room = Room(place, "open('big', 'wb').write(b'x' * (8 << 20))", Quota(4 * MIB, 100, 0))
     assert (await room.bench.line("x")).status is Status.SUCCEEDED
-    meter = (await room.bench.executor.meters.enter(str(room.workspace), Control(stdin=False))).meter
+    meter = (await room.bench.executor.meters.enter(str(room.workspace), Instructions(stdin=False))).meter
     async with asyncio.timeout(BOUND):
         while meter.fill is None or meter.fill.bytes < 8 * MIB:
             await asyncio.sleep(0.01)
@@ -247,19 +248,19 @@ async def test_a_disk_that_shrinks_by_more_than_is_left_is_reason_to_look_sooner
     monkeypatch.setattr("backend.executors.local.workspace_usage.measure", slowly)
     monkeypatch.setattr("backend.executors.local.workspace_usage._free", lambda _: next(free, 90 * MIB))
     room = Room(place, "import time; time.sleep(8)", Quota(4 * MIB, 100, 0))
-    control = Control(stdin=False)
+    control = Instructions(stdin=False)
     await room.bench.run(control)
-    assert control.reason is Stop.WORKSPACE_FULL
+    assert control.reason is StopReason.WORKSPACE_FULL
 
 
 ENDS = """
 import asyncio, sys, threading
-from backend.core.execution.model import Control
+from backend.core.execution.instructions import Instructions
 from backend.core.quota import Quota
 from backend.executors.local import workspace_usage as metering
 metering.measure = lambda root, most: threading.Event().wait()
 async def main():
-    (await metering.Meters(Quota(1, 1, 0)).enter("/", Control(stdin=False))).leave()
+    (await metering.Meters(Quota(1, 1, 0)).enter("/", Instructions(stdin=False))).leave()
 asyncio.run(main())
 """
 
