@@ -36,7 +36,7 @@ class Answers:
         self._relays: dict[str, Running] = {}
 
     def receive(self, asked: Asked) -> None:
-        """Begin to answer a request, unless nobody waits for the answer any more."""
+        """Begin to answer a request, unless the requester no longer waits for the answer."""
         match asked:
             case Credit(id, count):
                 if running := self._relays.get(id):

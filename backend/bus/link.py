@@ -3,7 +3,7 @@
 One connection waits for what is written to the inbox; at most `COMMANDS` others ask and write, each for a moment. All
 times that servers compare are those of the clock of Redis, so the clocks of the servers need not agree.
 
-    gatepost:bus:inbox:{server}   list: messages for a server. Expires when nothing is written and nobody reads
+    gatepost:bus:inbox:{server}   list: messages for a server. Expires some time after the last one
     gatepost:bus:at:{address}     sorted set: the servers at an address, by the time until which they are there
 """
 
@@ -24,7 +24,9 @@ from redis.exceptions import RedisError
 
 from backend.bus.messages import TOKEN, Message, decode, encode
 
-COMMANDS = 16  # connections for what takes a moment; whoever finds them all taken waits for PATIENCE
+COMMANDS = (
+    16  # connections for short exchanges; when all are in use, the next exchange waits for PATIENCE and then fails
+)
 PATIENCE = 2.0  # seconds for one exchange with Redis
 WAIT = 2.0  # seconds that one look into the empty inbox lasts
 BATCH = 32  # messages taken at once
@@ -80,7 +82,7 @@ class Link:
 
     @property
     def now(self) -> float:
-        """The clock of Redis; ahead by no more than an exchange with it takes, and right after a pause of this process."""
+        """The clock of Redis; ahead by no more than an exchange with it takes, and still right when this process was halted."""
         return self._offset + monotonic()
 
     @property
@@ -174,7 +176,7 @@ class Link:
         self._announce_at = 0.0
 
     async def _clear(self, problem: str) -> None:
-        """Delete keys of ours into which somebody has put something else, so that the server goes on."""
+        """Delete keys of this server that another client has given another type, so that the server goes on."""
         if "WRONGTYPE" not in problem:
             return
         right = {self._inbox: b"list"} | dict.fromkeys(self._addresses, b"zset")
@@ -188,9 +190,9 @@ class Link:
             await self._ask(*(("ZREM", key, self.id) for key in self._addresses), ("DEL", self._inbox))
 
     async def close(self) -> None:
-        """End what was started, and all connections once nobody uses them."""
+        """End what was started, and all connections once they are idle."""
         self.closed = True
-        self.up.set()  # whoever waits for it finds the link closed
+        self.up.set()  # those who wait for it find the link closed
         while self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
         for _ in range(COMMANDS):

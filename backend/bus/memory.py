@@ -24,14 +24,14 @@ class Seat:
         """End what is relayed."""
         self._left.set()
 
-    async def relay(self, work: Coroutine[Any, Any, T], whole: asyncio.Lock) -> T | None:
-        """The result of the work; None when the server has left. A block under way arrives first, which holds `whole`."""
+    async def relay(self, work: Coroutine[Any, Any, T], sending: asyncio.Lock) -> T | None:
+        """The result of the work; None when the server has left. The block that is being sent, under the lock, arrives first."""
         loop = asyncio.get_running_loop()
         working, leaving = loop.create_task(work), loop.create_task(self._left.wait())
         try:
             await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
             if not working.done():
-                await whole.acquire()
+                await sending.acquire()
             return working.result() if working.done() else None
         finally:
             working.cancel()
@@ -72,8 +72,8 @@ class MemoryBus:
         """Send what is recorded in the folder after `after_seq`, live, until the end."""
         progress = FollowProgress(execution, send, after_seq)
         while seat := self._seat(folder):
-            whole = asyncio.Lock()
-            found = await seat.relay(_follow(seat.local, progress, whole), whole)
+            sending = asyncio.Lock()
+            found = await seat.relay(_follow(seat.local, progress, sending), sending)
             if found is not None:
                 return Relay.ENDED if found else Relay.UNKNOWN
         return Relay.UNREACHABLE
@@ -82,8 +82,8 @@ class MemoryBus:
         """Send what is stored in the folder now between two places; the place behind what was sent."""
         progress = CopyProgress(execution, send, begin, end)
         while seat := self._seat(folder):
-            whole = asyncio.Lock()
-            found = await seat.relay(_copy(seat.local, progress, whole), whole)
+            sending = asyncio.Lock()
+            found = await seat.relay(_copy(seat.local, progress, sending), sending)
             if found is not None:
                 return found
         return Relay.UNREACHABLE
@@ -96,19 +96,19 @@ class MemoryBus:
         return next(iter(self._seats.get(address, ())), None)
 
 
-async def _follow(local: LocalExecutions, progress: FollowProgress, whole: asyncio.Lock) -> bool:
-    return await local.follow_here(progress.execution, progress.after_seq, _within(whole, progress.pass_on))
+async def _follow(local: LocalExecutions, progress: FollowProgress, sending: asyncio.Lock) -> bool:
+    return await local.follow_here(progress.execution, progress.after_seq, _within(sending, progress.pass_on))
 
 
-async def _copy(local: LocalExecutions, progress: CopyProgress, whole: asyncio.Lock) -> int | Relay:
-    send = _within(whole, progress.pass_on)
+async def _copy(local: LocalExecutions, progress: CopyProgress, sending: asyncio.Lock) -> int | Relay:
+    send = _within(sending, progress.pass_on)
     place = await local.copy_here(progress.execution, send, progress.begin, progress.end)
     return Relay.UNKNOWN if place is None else place
 
 
-def _within(whole: asyncio.Lock, send: Send) -> Send:
-    async def send_whole(block: bytes) -> None:
-        async with whole:
+def _within(sending: asyncio.Lock, send: Send) -> Send:
+    async def send_locked(block: bytes) -> None:
+        async with sending:
             await send(block)
 
-    return send_whole
+    return send_locked

@@ -5,7 +5,7 @@
     Answer                    what became of an instruction
     Block, Beat, End          a recording, numbered from 0 so that a lost or doubled message is noticed
 
-Whoever can write to Redis can write anything: `decode` returns None for what is no message.
+Every client of Redis can write anything there: `decode` returns None for what is not a message.
 """
 
 import json
@@ -93,7 +93,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Whole stored lines."""
+    """Complete stored lines."""
 
     id: str
     number: int

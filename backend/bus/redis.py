@@ -33,7 +33,7 @@ class Joined:
 
 
 class RedisBus:
-    """Reaches servers through the Redis at `url`. One server joins it; before and after, nobody can be reached.
+    """Reaches servers through the Redis at `url`. One server joins it; before and after, no server can be reached.
 
     `report` is called with a sentence when Redis goes away, and with another one when it is back. Raises ValueError
     for a malformed URL.

@@ -12,7 +12,7 @@ from backend.bus.progress import Progress
 from backend.bus.search import Search
 from backend.core.execution.model import Delivery, Instruction
 
-INSTRUCT_BOUND = 2.0  # seconds until an instruction counts as not delivered
+INSTRUCT_BOUND = 2.0  # seconds until an instruction is given up as unreachable
 
 
 class Requests:
@@ -24,7 +24,7 @@ class Requests:
         self._relays: dict[str, IncomingRelay] = {}
 
     def receive(self, message: Answer | Frame) -> None:
-        """Hand an answer to who waits for it, if anybody still does."""
+        """Hand an answer to the request that waits for it, if there still is one."""
         if isinstance(message, Answer):
             waiting = self._answers.get(message.id)
             if waiting and not waiting.done():
@@ -33,7 +33,7 @@ class Requests:
             relay.put(message)
 
     def interrupted(self) -> None:
-        """Messages may be lost: everybody asks again."""
+        """Messages may be lost: every recording is asked for again."""
         for relay in self._relays.values():
             relay.interrupt()
 

@@ -131,14 +131,14 @@ class Viewer:
     def numbers(self) -> list[int]:
         """The number of every line, in the order in which they came."""
         found: list[int] = []
-        for line in self.received.splitlines():
+        for line in bytes(self.received).splitlines():
             batch = read_batch(line)
             found += range(batch.seq, batch.seq + len(batch.lines)) if batch else [json.loads(line)["seq"]]
         return found
 
 
 def stored(local: Local, execution: str = ID) -> bytes:
-    """The whole recording."""
+    """The complete recording."""
     return (local.recordings.folder / f"{execution}.ndjson").read_bytes()
 
 

@@ -52,12 +52,12 @@ async def test_the_answer_comes_back(new_bus: NewBus, local: Local, other: Local
         assert await bus.instruct(OWNER, OTHER, CloseInput()) is Delivery.NOT_RUNNING
 
 
-async def test_whoever_is_not_there_is_unreachable_at_once(new_bus: NewBus, local: Local, other: Local) -> None:
+async def test_a_server_that_is_not_there_is_unreachable_at_once(new_bus: NewBus, local: Local, other: Local) -> None:
     viewer = Viewer()
     async with two_servers(new_bus, local, other) as bus, asyncio.timeout(1):
-        assert await bus.instruct("nobody", ID, CloseInput()) is Delivery.UNREACHABLE
-        assert await bus.follow("nobody", ID, 0, viewer.send) is Relay.UNREACHABLE
-        assert await bus.copy("nobody", ID, viewer.send, 0, None) is Relay.UNREACHABLE
+        assert await bus.instruct("absent", ID, CloseInput()) is Delivery.UNREACHABLE
+        assert await bus.follow("absent", ID, 0, viewer.send) is Relay.UNREACHABLE
+        assert await bus.copy("absent", ID, viewer.send, 0, None) is Relay.UNREACHABLE
         assert await bus.check()
     assert not viewer.received
 
@@ -77,7 +77,7 @@ async def test_many_instructions_at_once(new_bus: NewBus, local: Local, other: L
         assert sorted(local.delivered, key=repr) == sorted(asked, key=repr)
 
 
-async def test_a_finished_recording_comes_whole_and_from_the_middle(
+async def test_a_finished_recording_comes_complete_and_from_the_middle(
     new_bus: NewBus, local: Local, other: Local
 ) -> None:
     recording = Recording(local.recordings)
@@ -85,9 +85,9 @@ async def test_a_finished_recording_comes_whole_and_from_the_middle(
         recording.write(LINE * 500)
     recording.end()
     async with two_servers(new_bus, local, other) as bus, asyncio.timeout(BOUND):
-        whole, middle = Viewer(), Viewer()
-        assert await bus.follow(FOLDER, ID, 0, whole.send) is Relay.ENDED
-        assert bytes(whole.received) == stored(local)
+        complete, middle = Viewer(), Viewer()
+        assert await bus.follow(FOLDER, ID, 0, complete.send) is Relay.ENDED
+        assert bytes(complete.received) == stored(local)
         assert await bus.follow(FOLDER, ID, 4321, middle.send) is Relay.ENDED
         assert middle.numbers == list(range(4322, 10003))
 
@@ -112,7 +112,9 @@ async def test_many_viewers_watch_live(new_bus: NewBus, local: Local, other: Loc
         assert {bytes(viewer.received) for viewer in viewers} == {stored(local)}
 
 
-async def test_a_slow_viewer_holds_back_its_server_and_nobody_else(new_bus: NewBus, local: Local, other: Local) -> None:
+async def test_a_slow_viewer_holds_back_its_server_and_no_other_viewer(
+    new_bus: NewBus, local: Local, other: Local
+) -> None:
     recording = Recording(local.recordings)
     for _ in range(100):
         recording.write(LINE * 300)
@@ -171,6 +173,22 @@ async def test_a_cancelled_viewer_frees_the_server(new_bus: NewBus, local: Local
             await watching
         async with asyncio.timeout(2):
             await local.until_following(0)
+    recording.end()
+
+
+async def test_a_viewer_can_be_cancelled_at_any_moment(new_bus: NewBus, local: Local, other: Local) -> None:
+    recording = Recording(local.recordings)
+    recording.write(LINE * 5000)
+    async with two_servers(new_bus, local, other) as bus, asyncio.timeout(BOUND):
+        for steps in range(80):
+            watching = asyncio.create_task(bus.follow(FOLDER, ID, 0, Viewer().send))
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            watching.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await watching
+        await local.until_following(0)
+        assert await bus.instruct(OWNER, ID, CloseInput()) is Delivery.DELIVERED
     recording.end()
 
 
