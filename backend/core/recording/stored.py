@@ -144,6 +144,13 @@ def first_seq(line: bytes) -> int:
     return int(found[1]) if found else 0
 
 
+def last_seq(block: bytes) -> int:
+    """The number of the last message in a block of stored lines; 0 where there is none."""
+    line = block[block.rfind(b"\n", 0, -1) + 1 :].rstrip(b"\n")
+    batch = read_batch(line)
+    return first_seq(line) + (len(batch.lines) - 1 if batch else 0)
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """The output of one read: each of `lines` is the inside of a JSON string."""
