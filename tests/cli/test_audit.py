@@ -223,7 +223,7 @@ def test_an_export_that_does_not_fit_on_the_disk_is_told() -> None:
         words = [sys.executable, "-m", "backend", "audit", "export"]
         env = {**os.environ, "PYTHONPATH": str(ROOT)}
         done = subprocess.run(words, env=env, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
-    assert (done.returncode, done.stderr) == (2, "gatepost: the export is not whole: No space left on device\n")
+    assert (done.returncode, done.stderr) == (2, "gatepost: the export is incomplete: No space left on device\n")
 
 
 async def test_an_export_of_what_is_cut_off_meanwhile_is_not_handed_out(data: Path) -> None:
