@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
-from backend.core.audit.attempts import Attempt, Ending, Record
+from backend.core.audit.attempts import Attempt, Completion, Record
 from backend.core.decisions import Decision
 from backend.core.execution.model import Status, Usage
 from backend.core.identity import Principal
@@ -23,7 +23,7 @@ async def recover(history: HistoryStore, recordings: RecordingFolder, ledger: Le
         last = recordings.last_message(record.id)
         if last is None:
             continue  # another server on this folder runs it
-        ending = Ending(
+        ending = Completion(
             status=Status(last.get("status", Status.LOST)),
             exit_code=last.get("exit_code"),
             duration_ms=last.get("duration_ms", 0),

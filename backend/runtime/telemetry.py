@@ -11,7 +11,7 @@ from typing import Any
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 
-from backend.core.audit.anomalies import DANGEROUS, Trace, Watch
+from backend.core.audit.anomalies import DANGEROUS, AlertTracker, AttemptSummary
 from backend.core.audit.attempts import Attempt
 from backend.core.decisions import Decision
 from backend.core.errors import StorageError
@@ -58,7 +58,7 @@ class Telemetry:
     def __init__(self, clock: Callable[[], float]) -> None:
         self.registry = CollectorRegistry()
         self._clock = clock
-        self._watch = Watch()
+        self._watch = AlertTracker()
         self._log = structlog.get_logger()
         self._executions = Counter(
             "gatepost_executions_total", "Commands that ended", ["result"], registry=self.registry
@@ -84,7 +84,7 @@ class Telemetry:
         if decision.rule == "limits.rate":
             self._limited.inc()
         self._log.info("refused", rule=decision.rule, risk=str(decision.risk), **_who(request))
-        self._see(request, Trace(failed=True, deletes=False, dangerous=decision.risk in DANGEROUS))
+        self._see(request, AttemptSummary(failed=True, deletes=False, dangerous=decision.risk in DANGEROUS))
 
     def started(self, execution: Execution) -> None:
         self._decisions.labels("allowed", execution.attempt.decision.rule).inc()
@@ -114,7 +114,7 @@ class Telemetry:
         )
         attempt = execution.attempt
         failed = outcome.status is not Status.SUCCEEDED
-        self._see(execution.request, Trace(failed, attempt.deletes, attempt.decision.risk in DANGEROUS))
+        self._see(execution.request, AttemptSummary(failed, attempt.deletes, attempt.decision.risk in DANGEROUS))
 
     def broke(self, execution: Execution, error: Exception) -> None:
         self._log.error("execution broke", execution=execution.id, exc_info=error)
@@ -123,11 +123,11 @@ class Telemetry:
         self._unwritten.inc()
         self._log.error("audit not written", execution=attempt.id, reason=str(error))
 
-    def _see(self, request: Request, trace: Trace) -> None:
+    def _see(self, request: Request, trace: AttemptSummary) -> None:
         """Tell of suspicious activity when it begins."""
         if request.principal.user is None:
             return
-        for alert in self._watch.see(request.principal.name, trace, self._clock()):
+        for alert in self._watch.observe(request.principal.name, trace, self._clock()):
             self._alerts.labels(alert.type, alert.severity).inc()
             details = {"type": alert.type, "severity": alert.severity, "count": alert.count}
             self._log.warning("alert opened", message=alert.message, **details, **_who(request))

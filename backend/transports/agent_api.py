@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, Field
 
 from backend.core import ids
-from backend.core.audit.anomalies import WINDOW_MINUTES, Trace, alerts
+from backend.core.audit.anomalies import WINDOW_MINUTES, AttemptSummary, alerts
 from backend.core.audit.attempts import Record
 from backend.core.execution.gateway import Execution, Gateway
 from backend.core.execution.model import Status
@@ -209,7 +209,7 @@ def _add_alerts(router: APIRouter, agents: Agents) -> None:
         if wanted != _user_id(principal) and not principal.may(Permission.ADMIN):
             raise Problem(403, "role.forbidden", "Only administrators see the alerts of others.")
         records = await agents.history.since(wanted, agents.now_ms() - WINDOW_MINUTES * 60_000)
-        found = [AlertEntry(**_fields(alert)) for alert in alerts([Trace.of(record) for record in records])]
+        found = [AlertEntry(**_fields(alert)) for alert in alerts([AttemptSummary.of(record) for record in records])]
         return AlertsAnswer(
             user_id=wanted,
             time_window_minutes=WINDOW_MINUTES,

@@ -22,7 +22,8 @@ from backend.core.execution.model import Status, Stop
 from backend.core.identity import Permission, Principal
 from backend.core.policy.admit import Plan
 from backend.core.ports import Filter, History
-from backend.core.recording.stored import Send, first_seq, read_batch
+from backend.core.recording.batches import first_seq, read_batch
+from backend.core.recording.reader import Send
 from backend.core.recording.transcript import Index, Read, Slice, read_slice
 from backend.transports.agent_api import HistoryEntry, entry
 from backend.transports.dependencies import Access, Body, JsonOnly

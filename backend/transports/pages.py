@@ -15,7 +15,7 @@ from starlette.datastructures import MutableHeaders
 from backend.core.decisions import Decision
 from backend.core.identity import Principal
 from backend.core.recording.asciicast import AsciicastWriter
-from backend.core.recording.stored import Send
+from backend.core.recording.reader import Send
 from backend.transports.dependencies import Access
 from backend.transports.frames import AsgiSend
 from backend.transports.openapi import describe

@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from backend.accounts.credentials import Signer, new_signing_key
-from backend.core.audit.attempts import Attempt, Ending
+from backend.core.audit.attempts import Attempt, Completion
 from backend.core.decisions import Decision, Risk
 from backend.core.execution.model import Status
 from backend.core.identity import Principal, Role, User
@@ -99,7 +99,7 @@ async def test_figures(ledger: LedgerStore, history: HistoryStore) -> None:
     }
     for status, each in endings.items():
         await ledger.open(each)
-        await ledger.close(each, Ending(status, 0, 100 if status is Status.SUCCEEDED else 200))
+        await ledger.close(each, Completion(status, 0, 100 if status is Status.SUCCEEDED else 200))
     await ledger.open(one(time=1003))
     await ledger.refuse(one(time=1004, decision=refusal()))
     await ledger.open(one(BOB))
@@ -122,5 +122,5 @@ async def test_what_runs_in_this_folder(ledger: LedgerStore, history: HistorySto
     await ledger.open(here)
     await store(database, SIGNER, ulid(3, 3)).open(elsewhere)
     assert [record.id for record in await history.running(FOLDER)] == [here.id]
-    await ledger.close(here, Ending(Status.LOST, None, 0))
+    await ledger.close(here, Completion(Status.LOST, None, 0))
     assert await history.running(FOLDER) == []

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from backend.accounts.credentials import Signer, verify_signature
-from backend.core.audit.attempts import Attempt, Ending
+from backend.core.audit.attempts import Attempt, Completion
 from backend.core.decisions import Decision, Risk
 from backend.core.execution.model import Status, Usage
 from backend.core.identity import Principal
@@ -27,7 +27,7 @@ from backend.storage.ledger import LedgerStore, Stamp
 FOLDER = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
 ANN = Principal("user:ann", "10.0.0.1")
 ALLOWED = Decision(True, "allow.echo", Risk.SAFE, "")
-ENDED = Ending(Status.SUCCEEDED, 0, 12, usage=Usage(protection="L2"))
+ENDED = Completion(Status.SUCCEEDED, 0, 12, usage=Usage(protection="L2"))
 
 _folder = tempfile.TemporaryDirectory(prefix="gatepost-keys-")
 _numbers = itertools.count()

@@ -1,4 +1,4 @@
-"""What is written of every attempt to run a command: a row of the history and events of the audit."""
+"""What is stored of every attempt to run a command: a row of the history and events of the audit."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,12 +7,12 @@ from typing import Any, Protocol
 from backend.core.decisions import Decision, Risk
 from backend.core.execution.model import NOTHING_USED, Status, Usage
 from backend.core.identity import Principal
-from backend.core.recording.stored import Seal
+from backend.core.recording.digest import RecordingDigest
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """A request with the verdict on it. Texts are masked already; `argvs` are the commands of the line, in order."""
+    """A request with the verdict on it. Texts are already masked; `argvs` are the commands of the line, in order."""
 
     id: str
     principal: Principal
@@ -21,7 +21,7 @@ class Attempt:
     argvs: tuple[tuple[str, ...], ...]
     working_dir: str
     decision: Decision
-    policy: str  # the hash of the profile that judged
+    policy: str  # the hash of the profile that was applied
     dry_run: bool = False
     metadata_only: bool = False
 
@@ -49,23 +49,28 @@ class Attempt:
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
-    """How an execution ended. `stopped_by` is the principal who cancelled it; `usage` is what it used and what held it.
+class Completion:
+    """How an execution ended: the one source of its last message, its row and its last event.
 
-    `recording` seals what is kept of it, None where nothing is.
+    `signal` ended its last program; `stopped_by` is the principal who cancelled it; `truncated` when it wrote more than
+    the limit; `recording` is the digest of what is stored of it, None where nothing is.
     """
 
     status: Status
     exit_code: int | None
     duration_ms: int
+    signal: str | None = None
+    stdout_bytes: int = 0
+    stderr_bytes: int = 0
+    truncated: bool = False
     stopped_by: str = ""
     usage: Usage = NOTHING_USED
-    recording: Seal | None = None
+    recording: RecordingDigest | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A row of the history. `created_ms` is in Unix milliseconds; no figures where nothing has ended or run."""
+    """A row of the history. `created_ms` is in Unix milliseconds; figures are None where nothing has ended or run."""
 
     id: str
     principal: str
@@ -94,7 +99,7 @@ class Record:
 
 
 class Ledger(Protocol):
-    """Where attempts are written. Every method returns once it is durable and raises StorageError when it is not."""
+    """Where attempts are stored. Every method returns once that is durable and raises StorageError when it is not."""
 
     async def refuse(self, attempt: Attempt) -> None:
         """Nothing ran."""
@@ -105,9 +110,9 @@ class Ledger(Protocol):
         ...
 
     async def step(self, attempt: Attempt, argvs: tuple[tuple[str, ...], ...], decision: Decision) -> None:
-        """A later step of it is about to run with these words, which are others than those judged first."""
+        """A later step of it is about to run with these words, which differ from those judged first."""
         ...
 
-    async def close(self, attempt: Attempt, ending: Ending) -> None:
+    async def close(self, attempt: Attempt, completion: Completion) -> None:
         """It has ended."""
         ...

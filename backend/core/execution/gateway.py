@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import PurePosixPath
 from typing import Protocol, assert_never
 
-from backend.core.audit.attempts import Attempt, Ending, Ledger
+from backend.core.audit.attempts import Attempt, Completion, Ledger
 from backend.core.decisions import Decision
 from backend.core.errors import GatepostError, RecordingError, StorageError
 from backend.core.execution.model import EXIT_GATEPOST_FAILED, Control, Executor, Outcome, Request, Status, Stop
@@ -25,8 +25,9 @@ from backend.core.language.parser import Script
 from backend.core.limits import RateLimiter, Slots, check_rate
 from backend.core.policy.admit import Plan, Verdict, judge, read
 from backend.core.recording.messages import Complete, Problem, Started, Truncated
-from backend.core.recording.sanitized import Harmless
-from backend.core.recording.stored import Recorder, RecordingLog, Send
+from backend.core.recording.reader import Send
+from backend.core.recording.sanitized import SanitizedRecording
+from backend.core.recording.writer import Recorder, RecordingLog
 
 ENDING_BOUND = 5.0  # seconds that the end of a command waits for the audit
 FIRST_VIEWER = 1.0  # seconds that whoever started a command has to begin watching, however short the grace
@@ -347,14 +348,14 @@ class Gateway:
         recorder.end(complete)
         self.observer.ended(execution, outcome, seconds)
 
-    async def _write_ending(self, attempt: Attempt, ending: Ending) -> None:
+    async def _write_ending(self, attempt: Attempt, ending: Completion) -> None:
         """Close the audit of an execution; a database that does not answer holds nobody up for long."""
         writing = asyncio.ensure_future(self._close_attempt(attempt, ending))
         self.ending.add(writing)
         writing.add_done_callback(self.ending.discard)
         await asyncio.wait({writing}, timeout=ENDING_BOUND)
 
-    async def _close_attempt(self, attempt: Attempt, ending: Ending) -> None:
+    async def _close_attempt(self, attempt: Attempt, ending: Completion) -> None:
         try:
             await self.ledger.close(attempt, ending)
         except StorageError as error:
@@ -365,10 +366,10 @@ class Gateway:
         """One that runs now in this process."""
         return self.live.get(execution)
 
-    def recording(self, execution: str) -> RecordingLog | Harmless | None:
+    def recording(self, execution: str) -> RecordingLog | SanitizedRecording | None:
         """A recording as its viewers may have it."""
         log = self.recordings.find(execution)
-        return Harmless(log) if log and self.raw else log
+        return SanitizedRecording(log) if log and self.raw else log
 
     async def follow(self, execution: str, after_seq: int, send: Send) -> bool:
         """Send what an execution has recorded after `after_seq`, then what it records, until its end.
@@ -429,8 +430,8 @@ def _unavailable(error: GatepostError) -> Decision:
     return Decision.deny(rule, str(error), "Ask the operator to look at the disk and the database.", retry_after=5.0)
 
 
-def _ending(complete: Complete, outcome: Outcome, execution: Execution) -> Ending:
-    return Ending(
+def _ending(complete: Complete, outcome: Outcome, execution: Execution) -> Completion:
+    return Completion(
         status=outcome.status,
         exit_code=outcome.exit_code,
         duration_ms=complete.duration_ms,

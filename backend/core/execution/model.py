@@ -9,7 +9,7 @@ from backend.core.execution.targets import Target
 from backend.core.identity import Principal
 from backend.core.language.parser import Redirect
 from backend.core.policy.profile import Profile
-from backend.core.recording.stored import Recorder
+from backend.core.recording.writer import RecordingWriter
 
 STDIN_LIMIT = 1 << 20  # bytes that wait for a program that does not read
 EXIT_TIMED_OUT, EXIT_GATEPOST_FAILED, EXIT_DENIED, EXIT_NOT_FOUND, EXIT_SIGNAL_BASE = 124, 125, 126, 127, 128
@@ -190,7 +190,7 @@ class Control:
 class Executor(Protocol):
     """Runs an order to its end, writing all output to the recorder."""
 
-    async def run(self, order: Order, recorder: Recorder, control: Control) -> Outcome: ...
+    async def run(self, order: Order, recorder: RecordingWriter, control: Control) -> Outcome: ...
 
 
 def stopped_outcome(

@@ -18,7 +18,7 @@ from backend.core.execution.model import (
 )
 from backend.core.execution.targets import Target
 from backend.core.policy.admit import Plan, Verdict, judge_step
-from backend.core.recording.stored import Recorder
+from backend.core.recording.writer import RecordingWriter
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ async def run_script(
     cwd: PurePosixPath,
     bounds: Bounds,
     executor: Executor,
-    recorder: Recorder,
+    recorder: RecordingWriter,
     control: Control,
     clock: Callable[[], float],
     announce: Callable[[Verdict], Awaitable[None]],
@@ -98,7 +98,7 @@ def _order(verdict: Verdict, target: Target, progress: _Progress, bounds: Bounds
     )
 
 
-def _enter(folder: str, target: Target, progress: _Progress, recorder: Recorder) -> None:
+def _enter(folder: str, target: Target, progress: _Progress, recorder: RecordingWriter) -> None:
     """`cd`: its message is that of a program, so that `cd x && y` fails as it would in a shell."""
     entered = target.workspace.enter(str(progress.cwd / folder))
     if isinstance(entered, Decision):

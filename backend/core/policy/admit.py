@@ -1,7 +1,7 @@
 """The verdict on a whole line: every command of it, every file it redirects to, every folder it enters.
 
-All of it is judged before anything runs. A step that follows on another is judged once more just before it starts,
-because its globs and links depend on what ran before it.
+The line is judged completely before anything runs. Each later step is judged again just before it starts, because its
+globs and links depend on what ran before it.
 """
 
 from collections.abc import Iterable
@@ -37,7 +37,7 @@ class Plan:
 
 
 def read(line: str, profile: Profile) -> Script | Decision:
-    """Read a line as far as its profile permits: its length, its operators, its assignments."""
+    """Parse a line within the limits of its profile: its length, its operators, its assignments."""
     return profile.check_length(line) or parse(line, profile.operators, assignments=bool(profile.environment))
 
 
@@ -77,7 +77,7 @@ def riskiest(decisions: Iterable[Decision]) -> Decision:
 
 def _judge_folder(folder: str, target: Target, place: Place) -> Verdict | Decision:
     if not place.holds(folder):
-        reason = f"{folder} lies outside the workspace."
+        reason = f"{folder} is outside the workspace."
         return Decision.deny("path.outside", reason, "Name folders relative to the workspace.")
     refusal = target.workspace.check((folder,), place.cwd)
     return refusal or Verdict((), Decision(True, "allow.cd", Risk.SAFE, "Enter a folder"))

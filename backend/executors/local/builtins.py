@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from backend.core.execution.model import Control, Executor, Order, Outcome, Status
 from backend.core.policy.profile import Profile
 from backend.core.recording.lines import encode_lines
-from backend.core.recording.stored import Recorder
+from backend.core.recording.writer import RecordingWriter
 
 CLEAR = "CLEAR_SCREEN"  # the line on which the first browser client clears its screen
 
@@ -18,7 +18,7 @@ class Builtins:
     texts: Mapping[str, Callable[[Profile], str]]
     otherwise: Executor
 
-    async def run(self, order: Order, recorder: Recorder, control: Control) -> Outcome:
+    async def run(self, order: Order, recorder: RecordingWriter, control: Control) -> Outcome:
         """Write the text as standard output."""
         text = self.texts.get(order.argv[0])
         if text is None or len(order.pipeline) > 1 or order.pipeline[0].redirects:

@@ -25,7 +25,7 @@ from backend.core.execution.model import (
 )
 from backend.core.quota import NO_QUOTA
 from backend.core.recording.lines import LineAssembler, Lines
-from backend.core.recording.stored import Recorder
+from backend.core.recording.writer import RecordingWriter
 from backend.executors.local.launcher import cage_environment
 from backend.executors.local.openat2 import NULL, open_inside
 from backend.executors.local.process_spec import Bounds, Launched, Launcher, Report, Stage, StageEnd
@@ -65,7 +65,7 @@ class LocalExecutor:
     owner: tuple[int, int] | None = None
     meters: Meters = field(default_factory=lambda: Meters(NO_QUOTA))
 
-    async def run(self, order: Order, recorder: Recorder, control: Control) -> Outcome:
+    async def run(self, order: Order, recorder: RecordingWriter, control: Control) -> Outcome:
         """Run to the end; every process of the pipeline is gone when this returns."""
         programs = [self._program(invocation) for invocation in order.pipeline]
         for program, invocation in zip(programs, order.pipeline, strict=True):
@@ -85,7 +85,7 @@ class LocalExecutor:
             stay.leave()
 
     def _start(
-        self, order: Order, programs: Sequence[tuple[str, tuple[str, ...]]], recorder: Recorder, *, full: bool
+        self, order: Order, programs: Sequence[tuple[str, tuple[str, ...]]], recorder: RecordingWriter, *, full: bool
     ) -> "_Started | Outcome":
         """The pipeline, or the outcome where there is nothing to wait for."""
         with ExitStack() as descriptors:
@@ -197,7 +197,7 @@ class _Wiring:
         order: Order,
         descriptors: ExitStack,
         owner: tuple[int, int] | None,
-        recorder: Recorder,
+        recorder: RecordingWriter,
         *,
         full: bool,
     ) -> None:
@@ -272,7 +272,7 @@ class _Running:
         self,
         started: _Started,
         order: Order,
-        recorder: Recorder,
+        recorder: RecordingWriter,
         control: Control,
         lines: Callable[[], LineAssembler],
     ) -> None:
@@ -379,7 +379,7 @@ class _Stream:
         loop: asyncio.AbstractEventLoop,
         fd: int,
         name: str,
-        recorder: Recorder,
+        recorder: RecordingWriter,
         control: Control,
         budget: _Budget,
         assembler: LineAssembler,

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from backend.core.audit.attempts import Attempt, Ending
+from backend.core.audit.attempts import Attempt, Completion
 from backend.core.decisions import Decision
 from backend.core.errors import StorageError
 from backend.core.execution.gateway import Clock, Execution, Gateway, Rates, Refused, Terms
@@ -19,7 +19,7 @@ from backend.core.execution.model import Control, Order, Outcome, Request, Statu
 from backend.core.execution.targets import Target
 from backend.core.identity import Principal, Role
 from backend.core.limits import Rate, Slots
-from backend.core.recording.stored import Recorder
+from backend.core.recording.writer import RecordingWriter
 from backend.executors.local.launcher import CageLauncher
 from backend.executors.local.pipelines import LocalExecutor, OutsideProgram
 from backend.executors.local.run_as import find_owner, give_folder
@@ -70,7 +70,7 @@ class Book:
     async def step(self, attempt: Attempt, argvs: tuple[tuple[str, ...], ...], decision: Decision) -> None:
         self._write("step", attempt.id, argvs)
 
-    async def close(self, attempt: Attempt, ending: Ending) -> None:
+    async def close(self, attempt: Attempt, ending: Completion) -> None:
         self._write("closed", attempt.id, str(ending.status))
 
     def _write(self, *line: Any) -> None:
@@ -247,7 +247,7 @@ async def test_time_and_output_are_bounded(make: Callable[..., House]) -> None:
 
 async def test_whatever_breaks_an_execution_ends_on_record(make: Callable[..., House]) -> None:
     class Broken:
-        async def run(self, order: Order, recorder: Recorder, control: Control) -> Outcome:
+        async def run(self, order: Order, recorder: RecordingWriter, control: Control) -> Outcome:
             raise RuntimeError("broken")
 
     gateway = make(executor=Broken())

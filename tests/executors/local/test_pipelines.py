@@ -11,7 +11,8 @@ import pytest
 from backend.core.decisions import Decision
 from backend.core.execution.model import Control, Invocation, Order, Outcome, Status, Stop
 from backend.core.language.parser import Command, parse
-from backend.core.recording.stored import Recorder, read_batch
+from backend.core.recording.batches import read_batch
+from backend.core.recording.writer import Recorder
 from backend.executors.local.launcher import CageLauncher, cage_environment
 from backend.executors.local.pipelines import LocalExecutor, OutsideProgram
 from backend.executors.local.run_as import find_owner, give_folder
