@@ -22,8 +22,9 @@ from backend.core.execution.targets import OWN, Target, TargetRef
 from backend.core.identity import Permission, Principal
 from backend.core.policy.admit import Plan
 from backend.core.ports import ExecutionHistory, Filter, Projects
+from backend.core.recording.batches import last_seq
 from backend.core.recording.lost import lost_lines
-from backend.core.recording.stored import Send, last_seq
+from backend.core.recording.reader import Send
 from backend.core.recording.transcript import Index, Slice, read_slice
 
 T = TypeVar("T")

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from backend.core.execution.lifecycle import Recordings
 from backend.core.execution.model import Delivery, Instruction
 from backend.core.execution.registry import Registry
-from backend.core.recording.sanitized import Sanitized
-from backend.core.recording.stored import RecordingReader, Send
+from backend.core.recording.reader import RecordingReader, Send
+from backend.core.recording.sanitized import SanitizedRecording
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class LocalExecutions:
     def reader(self, execution: str) -> RecordingReader | None:
         """A recording as its viewers may have it. Raises OSError where it cannot be read."""
         log = self.recordings.find(execution)
-        return Sanitized(log) if log and self.raw else log
+        return SanitizedRecording(log) if log and self.raw else log
 
     async def follow_here(self, execution: str, after_seq: int, send: Send) -> bool:
         """Send what is recorded after `after_seq`, live, until the end. False when there is no recording."""

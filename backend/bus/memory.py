@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from backend.bus.progress import CopyProgress, FollowProgress
 from backend.core.execution.bus import LocalExecutions, Relay
 from backend.core.execution.model import Delivery, Instruction
-from backend.core.recording.stored import Send
+from backend.core.recording.reader import Send
 
 T = TypeVar("T")
 

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from backend.core.recording.stored import Send, after, first_seq, last_seq
+from backend.core.recording.batches import after, first_seq, last_seq
+from backend.core.recording.reader import Send
 
 
 @dataclass(slots=True)

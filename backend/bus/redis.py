@@ -12,7 +12,7 @@ from backend.bus.progress import CopyProgress, FollowProgress
 from backend.bus.requests import Requests
 from backend.core.execution.bus import LocalExecutions, Relay
 from backend.core.execution.model import Delivery, Instruction
-from backend.core.recording.stored import Send
+from backend.core.recording.reader import Send
 
 
 @dataclass(frozen=True, slots=True)

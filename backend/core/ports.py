@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from backend.core.audit.attempts import Record
-from backend.core.audit.chain import Kind
+from backend.core.audit.events import Kind
 from backend.core.execution.model import Status
 from backend.core.identity import Principal, Project, User
 

@@ -11,7 +11,7 @@ from typing import Any
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 
-from backend.core.audit.anomalies import DANGEROUS, Trace, Watch
+from backend.core.audit.anomalies import DANGEROUS, AlertTracker, AttemptSummary
 from backend.core.audit.attempts import Completion
 from backend.core.decisions import Decision
 from backend.core.errors import StorageError
@@ -59,7 +59,7 @@ class Telemetry:
     def __init__(self, clock: Callable[[], float]) -> None:
         self.registry = CollectorRegistry()
         self._clock = clock
-        self._watch = Watch()
+        self._watch = AlertTracker()
         self._log = structlog.get_logger()
         self._executions = Counter(
             "gatepost_executions_total", "Commands that ended", ["result"], registry=self.registry
@@ -85,7 +85,7 @@ class Telemetry:
         if decision.rule == "limits.rate":
             self._limited.inc()
         self._log.info("refused", rule=decision.rule, risk=str(decision.risk), **_who(request))
-        self._see(request, Trace(failed=True, deletes=False, dangerous=decision.risk in DANGEROUS))
+        self._see(request, AttemptSummary(failed=True, deletes=False, dangerous=decision.risk in DANGEROUS))
 
     def started(self, execution: Execution) -> None:
         self._decisions.labels("allowed", execution.attempt.decision.rule).inc()
@@ -115,7 +115,7 @@ class Telemetry:
         )
         attempt = execution.attempt
         failed = completion.status is not Status.SUCCEEDED
-        self._see(execution.request, Trace(failed, attempt.deletes, attempt.decision.risk in DANGEROUS))
+        self._see(execution.request, AttemptSummary(failed, attempt.deletes, attempt.decision.risk in DANGEROUS))
 
     def on_crash(self, execution: Execution, error: Exception) -> None:
         self._log.error("execution broke", execution=execution.id, exc_info=error)
@@ -124,11 +124,11 @@ class Telemetry:
         self._unwritten.inc()
         self._log.error("audit not written", execution=execution, reason=str(error))
 
-    def _see(self, request: Request, trace: Trace) -> None:
+    def _see(self, request: Request, trace: AttemptSummary) -> None:
         """Report suspicious activity when it begins."""
         if request.principal.user is None:
             return
-        for alert in self._watch.see(request.principal.name, trace, self._clock()):
+        for alert in self._watch.observe(request.principal.name, trace, self._clock()):
             self._alerts.labels(alert.type, alert.severity).inc()
             details = {"type": alert.type, "severity": alert.severity, "count": alert.count}
             self._log.warning("alert opened", message=alert.message, **details, **_who(request))

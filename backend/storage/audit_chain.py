@@ -10,7 +10,8 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, LargeBinary, cast, func, select
 
-from backend.core.audit.chain import EMPTY, LONGEST_BODY, Anchor, Head, Link, Trust, Verdict, Verifier
+from backend.core.audit.chain import EMPTY, Anchor, Head, Link, Trust, Verdict, Verifier
+from backend.core.audit.events import LONGEST_BODY
 from backend.core.errors import StorageError
 from backend.storage.database import Database
 from backend.storage.tables import audit_events, audit_head

@@ -18,8 +18,9 @@ from sqlalchemy import Connection, bindparam, delete, insert, select, update
 from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError
 
 from backend.core.audit.attempts import Attempt, Completion
-from backend.core.audit.chain import EMPTY, Anchor, Event, Head, Kind, Link, Succession, Trust, extend
-from backend.core.audit.suppression import Flood, Floods
+from backend.core.audit.chain import EMPTY, Anchor, Head, Link, Succession, Trust, extend
+from backend.core.audit.events import Event, Kind
+from backend.core.audit.suppression import RefusalSuppressor, SuppressedRefusals
 from backend.core.decisions import Decision
 from backend.core.errors import StorageError
 from backend.core.execution.model import Actor, Status
@@ -100,7 +101,7 @@ class LedgerStore:
     stamp: Stamp
     folder: str
     anchor: AnchorFile | None = None
-    floods: Floods = field(default_factory=Floods)
+    floods: RefusalSuppressor = field(default_factory=RefusalSuppressor)
     _waiting: list[_Job] = field(default_factory=list)
     _writer: asyncio.Task[None] | None = None
     _head: Head | None = None
@@ -203,7 +204,7 @@ class LedgerStore:
     def _admits(self, rule: str, address: str) -> bool:
         """Whether a refusal is to be written. What is not will be counted, at the latest when the writer closes."""
         now = self.stamp.now_ms()
-        self._tell(self.floods.over(now))
+        self._tell(self.floods.expire(now))
         if self.floods.admit((rule, address), now):
             return True
         self._watch_floods()
@@ -216,15 +217,15 @@ class LedgerStore:
 
     def _tell_ended(self) -> None:
         self._timer = None
-        self._tell(self.floods.over(self.stamp.now_ms()))
-        if self.floods.counting:
+        self._tell(self.floods.expire(self.stamp.now_ms()))
+        if self.floods.has_unreported:
             self._watch_floods()
 
-    def _tell(self, floods: list[Flood]) -> list["asyncio.Future[None]"]:
+    def _tell(self, floods: list[SuppressedRefusals]) -> list["asyncio.Future[None]"]:
         """Write how many refusals of a flood were not written."""
         return [self._put((self._flood_event(flood),)).done for flood in floods]
 
-    def _flood_event(self, flood: Flood) -> Event:
+    def _flood_event(self, flood: SuppressedRefusals) -> Event:
         rule, address = flood.key
         kind = Kind.RATE_LIMITED if rule == "limits.rate" else Kind.DENIED
         fields = {"rule": rule, "suppressed": flood.suppressed, "since": iso(flood.began_ms)}
@@ -447,7 +448,7 @@ class LedgerStore:
         """Write what is left, and wait for it. Raises nothing: who waits for a row is told."""
         if self._timer:
             self._timer.cancel()
-        await asyncio.gather(*self._tell(self.floods.end()), return_exceptions=True)
+        await asyncio.gather(*self._tell(self.floods.drain()), return_exceptions=True)
         if self._writer:
             await self._writer
         if self.anchor:

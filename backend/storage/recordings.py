@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from backend.core.errors import RecordingError
+from backend.core.recording.batches import after, first_seq
+from backend.core.recording.digest import RecordingDigest
 from backend.core.recording.lost import lost_after
-from backend.core.recording.stored import Seal, Send, after, first_seq
+from backend.core.recording.reader import Send
 
 BLOCK = 32 * 1024  # bytes a viewer reads at a time, unless one line is longer
 HASHED = 1 << 20  # bytes read at a time to be hashed
@@ -66,9 +68,9 @@ class RecordingFile:
         self._fd = -1
         self._wake()
 
-    def seal(self) -> Seal:
+    def seal(self) -> RecordingDigest:
         """What is stored until now, by whoever writes it."""
-        return Seal(self._size, self._hash.hexdigest())
+        return RecordingDigest(self._size, self._hash.hexdigest())
 
     def discard(self) -> None:
         """Delete what was only begun."""
@@ -188,7 +190,7 @@ class RecordingFolder:
         message: dict[str, Any] = json.loads(last) if last else {}
         return message if message.get("type") == "complete" else None
 
-    def seal(self, execution: str) -> Seal | None:
+    def seal(self, execution: str) -> RecordingDigest | None:
         """What a recording that has ended holds before its last line; None where there is none."""
         found = self.find(execution)
         if found is None:
@@ -196,7 +198,7 @@ class RecordingFolder:
         with _reading(found.path) as fd:
             size = os.fstat(fd).st_size
             end = _line_start(fd, size - 1) if size else 0
-            return Seal(end, digest(fd, end))
+            return RecordingDigest(end, digest(fd, end))
 
     def writable(self) -> bool:
         """Whether a new recording could be begun."""

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 from backend.application.executions import ExecutionService
 from backend.application.submission import CommandSpec, Existing
 from backend.core import ids
-from backend.core.audit.anomalies import WINDOW_MINUTES, Trace, alerts
+from backend.core.audit.anomalies import WINDOW_MINUTES, AttemptSummary, alerts
 from backend.core.execution.model import Status
 from backend.core.execution.registry import Execution
 from backend.core.execution.targets import project_ref
@@ -171,7 +171,7 @@ def _add_alerts(router: APIRouter, agents: Agents) -> None:
         if subject != _user_id(principal) and not principal.may(Permission.ADMIN):
             raise Problem(403, "role.forbidden", "Only administrators see the alerts of others.")
         records = await agents.history.since(subject, agents.now_ms() - WINDOW_MINUTES * 60_000)
-        found = [AlertEntry(**_fields(alert)) for alert in alerts([Trace.of(record) for record in records])]
+        found = [AlertEntry(**_fields(alert)) for alert in alerts([AttemptSummary.of(record) for record in records])]
         return AlertsAnswer(
             user_id=subject,
             time_window_minutes=WINDOW_MINUTES,

@@ -33,7 +33,7 @@ from backend.core.execution.targets import project_ref
 from backend.core.identity import Permission, Principal
 from backend.core.policy.admit import Plan
 from backend.core.ports import Filter
-from backend.core.recording.stored import last_seq
+from backend.core.recording.batches import last_seq
 from backend.core.recording.transcript import Slice
 from backend.transports.dependencies import Access, Body, JsonOnly, granted
 from backend.transports.problems import WITH_BODY, Problem, described

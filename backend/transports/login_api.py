@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Form, Request, Response
 from pydantic import BaseModel, Field
 from slowapi import Limiter
 
-from backend.core.audit.chain import Kind
+from backend.core.audit.events import Kind
 from backend.core.identity import LONGEST_PASSWORD, Claims, Permission, Principal, User
 from backend.core.limits import RateLimiter
 from backend.transports.dependencies import Access, Body, FormOnly, JsonOnly

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Protocol, TypeVar
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel, Field
 
-from backend.core.audit.chain import Kind
+from backend.core.audit.events import Kind
 from backend.core.execution.refusals import unknown_project
 from backend.core.identity import Permission, Principal, Project
 from backend.core.ports import Projects

@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from backend.core.audit.chain import Kind
+from backend.core.audit.events import Kind
 from backend.core.client_address import LOOPBACK_NAMES, client_address, origin_allowed
 from backend.core.decisions import Decision, Risk
 from backend.core.errors import StorageError

@@ -9,9 +9,11 @@ from pathlib import Path
 
 from backend.core.execution.bus import ExecutionBus, LocalExecutions
 from backend.core.execution.model import Delivery, Instruction
+from backend.core.recording.batches import read_batch
 from backend.core.recording.lines import encode_lines
 from backend.core.recording.messages import Complete, Started
-from backend.core.recording.stored import Recorder, Send, read_batch
+from backend.core.recording.reader import Send
+from backend.core.recording.writer import Recorder
 from backend.storage.recordings import RecordingFolder
 
 ID = "01ARZ3NDEKTSV4RRFFQ69G5FAV"

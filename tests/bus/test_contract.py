@@ -19,7 +19,7 @@ from backend.core.execution.model import (
     StopReason,
     Write,
 )
-from backend.core.recording.stored import Send
+from backend.core.recording.reader import Send
 from tests.bus.servers import BOUND, FOLDER, ID, OTHER, OWNER, Local, NewBus, Recording, Viewer, stored, two_servers
 
 INSTRUCTIONS: list[Instruction] = [

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from backend.bus.progress import CopyProgress, FollowProgress
-from backend.core.recording.stored import after, last_seq
+from backend.core.recording.batches import after, last_seq
 from tests.bus.servers import ID, Local, Recording, Viewer, stored
 
 

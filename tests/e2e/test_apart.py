@@ -95,7 +95,7 @@ async def is_up(server: Server, execution: str) -> None:
 
 async def test_any_server_follows_reads_feeds_signals_and_cancels(service: Service) -> None:
     async with clients(service) as (first, second, third):
-        script = "trap \"echo usr1\" USR1; echo up; read line; echo got $line; sleep 60 & wait"
+        script = 'trap "echo usr1" USR1; echo up; read line; echo got $line; sleep 60 & wait'
         execution = await begin(first, script, stdin=True)
         following = [asyncio.create_task(messages_of(api, execution)) for api in (first, second, third)]
         await is_up(service.servers[0], execution)

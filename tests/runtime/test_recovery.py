@@ -9,14 +9,14 @@ import pytest
 from backend.accounts.credentials import Signer, new_signing_key
 from backend.core.audit.attempts import Attempt
 from backend.core.execution.model import Status
-from backend.core.recording.stored import Recorder
+from backend.core.recording.writer import Recorder
 from backend.runtime.recovery import recover
 from backend.storage.audit_chain import Chain
 from backend.storage.database import Database
 from backend.storage.history import HistoryStore
 from backend.storage.ledger import LedgerStore
 from backend.storage.recordings import RecordingFile, RecordingFolder
-from tests.core.recording.test_stored import COMPLETE, STARTED
+from tests.core.recording.recorded import COMPLETE, STARTED
 from tests.storage.conftest import database, new_url, postgresql
 from tests.storage.writing import attempt, new_id, store
 

@@ -13,8 +13,9 @@ from sqlalchemy import delete, func, insert, select, text, update
 
 from backend.accounts.credentials import Signer, new_signing_key, verify_signature
 from backend.core.audit.attempts import Completion
-from backend.core.audit.chain import LONGEST_BODY, Anchor, Kind, Trust, Verdict
-from backend.core.audit.suppression import Floods
+from backend.core.audit.chain import Anchor, Trust, Verdict
+from backend.core.audit.events import LONGEST_BODY, Kind
+from backend.core.audit.suppression import RefusalSuppressor
 from backend.core.errors import KeyFileError, StorageError
 from backend.core.execution.model import Status, Usage
 from backend.core.identity import Principal
@@ -290,9 +291,9 @@ COPIED = insert(audit_events).from_select(
         ([delete(audit_events)], "the chain ends at event 0, its signed head at 10"),
         (MOVED, "event 5 was changed"),
         ([COPIED], "event 11 is missing"),
-        ([insert(audit_events).values(seq=-3, body="{}", hash=bytes(32))], "event -3 stands where event 1 should be"),
+        ([insert(audit_events).values(seq=-3, body="{}", hash=bytes(32))], "found event -3 where event 1 was expected"),
         ([update(audit_head).values(seq=9)], "the signature of the head is wrong"),
-        ([update(audit_head).values(first_seq=2)], "event 1 stands where event 2 should be"),
+        ([update(audit_head).values(first_seq=2)], "found event 1 where event 2 was expected"),
         ([update(audit_head).values(signature=bytes(64))], "the signature of the head is wrong"),
         ([delete(audit_head)], "the audit has no head"),
         ([update(audit_head).values(id=2)], "the head of the audit cannot be read"),
@@ -357,7 +358,7 @@ async def test_an_older_head_with_its_tail_cut_off_is_found_by_the_anchor(
     noted = Anchor(newer.seq, bytes(newer.hash))
     assert (
         await verify(database, noted)
-    ).problem == "the chain ends at event 2, but event 4 was there: the tail was cut off"
+    ).problem == "the chain ends at event 2, but event 4 was anchored: the tail was cut off"
     with pytest.raises(StorageError, match="event 4 was there"):
         await ledger.open(attempt())
 
@@ -490,7 +491,7 @@ async def test_no_server_covers_up_that_what_another_noted_is_lost(
     await other.close_writer()
     assert read_anchor(path) == noted
     await whole(database)
-    assert (await verify(database, noted)).problem.startswith("event 6 is not the one that was noted")
+    assert (await verify(database, noted)).problem.startswith("event 6 is not the one that was anchored")
     late = store(database, SIGNER, anchor=AnchorFile(path))
     await late.prepare()
     await late.close_writer()
@@ -516,7 +517,7 @@ async def test_the_anchor_is_written_within_a_second_of_the_last_event(database:
 async def test_a_flood_is_written_at_its_beginning_and_counted(database: Database) -> None:
     now = 1_700_000_000_000
     stamp = Stamp(lambda: now, lambda: "2026-01-02T03:04:05.678Z", new_id, keys_of(SIGNER), verify_signature)
-    ledger = LedgerStore(database, stamp, "F", floods=Floods(most=3))
+    ledger = LedgerStore(database, stamp, "F", floods=RefusalSuppressor(most=3))
     await ledger.prepare()
     limited = [
         attempt(decision=refusal("limits.rate"), principal=Principal(f"visitor:{n}", "10.0.0.1")) for n in range(50)
@@ -542,7 +543,7 @@ async def test_a_flood_is_written_at_its_beginning_and_counted(database: Databas
 
 @pytest.mark.parametrize("close", [True, False])
 async def test_a_flood_is_told_at_its_end_though_nobody_comes_any_more(database: Database, close: bool) -> None:
-    ledger = store(database, SIGNER, floods=Floods(most=1, window=60_000 if close else 100))
+    ledger = store(database, SIGNER, floods=RefusalSuppressor(most=1, window=60_000 if close else 100))
     await ledger.prepare()
     for _ in range(3):
         await ledger.refuse(attempt(decision=refusal("role.forbidden")))

@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 
 from backend.core.errors import RecordingError
+from backend.core.recording.batches import read_batch
 from backend.core.recording.lines import encode_lines
-from backend.core.recording.stored import Recorder, Send, read_batch
+from backend.core.recording.reader import Send
+from backend.core.recording.writer import Recorder
 from backend.storage.recordings import RecordingFile, RecordingFolder, Retention
-from tests.core.recording.test_stored import COMPLETE, STARTED
+from tests.core.recording.recorded import COMPLETE, STARTED
 from tests.serving import ROOT
 
 ID = "01ARZ3NDEKTSV4RRFFQ69G5FAV"

@@ -7,7 +7,7 @@ from typing import Any
 from backend.core.decisions import Decision, Risk
 from backend.core.execution.model import NOTHING_USED, Status, Usage
 from backend.core.identity import Principal
-from backend.core.recording.stored import Seal
+from backend.core.recording.digest import RecordingDigest
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class Completion:
     truncated: bool = False
     stopped_by: str = ""
     usage: Usage = NOTHING_USED
-    recording: Seal | None = None
+    recording: RecordingDigest | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from backend.core.execution.model import Delivery, Instruction
-from backend.core.recording.stored import Send
+from backend.core.recording.reader import Send
 
 
 class Relay(StrEnum):

@@ -15,7 +15,7 @@ from backend.core.execution.registry import Execution, Registry
 from backend.core.execution.requests import Request
 from backend.core.policy.admit import Plan
 from backend.core.recording.messages import Complete, Problem, Started, Truncated
-from backend.core.recording.stored import Recorder, RecordingLog
+from backend.core.recording.writer import Recorder, RecordingLog
 
 ENDING_BOUND = 5.0  # seconds that the end of a command waits for the audit
 

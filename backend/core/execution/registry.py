@@ -10,7 +10,7 @@ from backend.core.execution.instructions import Instructions
 from backend.core.execution.model import Delivery, Instruction, StopReason
 from backend.core.execution.requests import Request
 from backend.core.policy.admit import Plan
-from backend.core.recording.stored import RecordingLog
+from backend.core.recording.writer import RecordingLog
 
 FIRST_VIEWER = 1.0  # seconds that the client which started a command has to begin watching, however short the grace
 

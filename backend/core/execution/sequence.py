@@ -19,7 +19,7 @@ from backend.core.execution.model import (
 )
 from backend.core.language.parser import Invocation
 from backend.core.policy.admit import PolicyTarget, Verdict, judge_step
-from backend.core.recording.stored import Recorder
+from backend.core.recording.writer import RecordingWriter
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class Pipeline:
 class PipelineRunner(Protocol):
     """Runs one pipeline to its end."""
 
-    async def run(self, pipeline: Pipeline, output: Recorder, instructions: Instructions) -> Outcome: ...
+    async def run(self, pipeline: Pipeline, output: RecordingWriter, instructions: Instructions) -> Outcome: ...
 
 
 class StepLog(Protocol):
@@ -83,7 +83,7 @@ class Sequence:
     mask: Callable[[str], str]
     clock: Callable[[], float]
 
-    async def run(self, job: Job, output: Recorder, instructions: Instructions) -> Outcome:
+    async def run(self, job: Job, output: RecordingWriter, instructions: Instructions) -> Outcome:
         """Run a line to its end. The outcome is that of the last step that ran, with the output of all."""
         end = self.clock() + job.timeout
         progress = _Progress(Outcome(Status.SUCCEEDED, 0), job.plan.cwd)
@@ -126,7 +126,7 @@ class Sequence:
             network=self.target.network,
         )
 
-    def _enter(self, folder: str, progress: _Progress, output: Recorder) -> None:
+    def _enter(self, folder: str, progress: _Progress, output: RecordingWriter) -> None:
         """`cd`: its message is that of a program, so that `cd x && y` fails as it would in a shell."""
         entered = self.target.files.enter(str(progress.cwd / folder))
         if isinstance(entered, Decision):

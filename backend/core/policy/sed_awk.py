@@ -1,7 +1,7 @@
-"""The scripts of sed and awk, read far enough to know that they only edit text.
+"""The scripts of sed and awk, parsed far enough to know that they only edit text.
 
-Both languages can start programs, and read and write files. The readers here accept a part of each language of which
-that is not true. They are strict: where versions of sed or awk would read a text in different ways, it is refused.
+Both languages can start programs, and read and write files. The parsers here accept the subset of each language that
+cannot. They are strict: a script that versions of sed or awk would interpret differently is refused.
 """
 
 import re
@@ -9,7 +9,7 @@ from typing import NoReturn
 
 
 class ScriptError(ValueError):
-    """What in a script is not permitted."""
+    """The part of a script that is not permitted."""
 
 
 def check_sed(script: str) -> None:
@@ -23,7 +23,7 @@ def check_awk(script: str) -> None:
 
 
 class _Cursor:
-    """A place in a text that moves on by patterns."""
+    """A position in a text that advances by patterns."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -34,7 +34,7 @@ class _Cursor:
         return self.at >= len(self.text)
 
     def take(self, pattern: re.Pattern[str]) -> str | None:
-        """The text that matches here, passed over; None where it does not match."""
+        """Consume and return the text that matches here; None where it does not match."""
         found = pattern.match(self.text, self.at)
         if found is None:
             return None
@@ -42,7 +42,7 @@ class _Cursor:
         return found.group()
 
     def char(self) -> str:
-        """The next character, passed over; empty at the end."""
+        """Consume and return the next character; empty at the end."""
         char = self.text[self.at : self.at + 1]
         self.at += len(char)
         return char
@@ -51,7 +51,7 @@ class _Cursor:
         raise ScriptError(f"{what} (position {self.at})")
 
     def delimited(self, end: str) -> str:
-        """The text up to `end`, which a backslash hides, passed over together with it."""
+        """Consume the text up to an `end` that no backslash escapes, and the `end`; returns the text."""
         start = self.at
         while (char := self.char()) != end:
             if char == "\\":
@@ -61,16 +61,16 @@ class _Cursor:
         return self.text[start : self.at - 1]
 
     def regex(self, end: str) -> None:
-        """A regular expression up to `end`."""
+        """Consume a regular expression up to `end`."""
         text = self.delimited(end)
         if "\n" in text:
             self.refuse("a line break in a regular expression")
         # Some versions end the expression at an `end` inside brackets, others do not.
         if BRACKETS.fullmatch(text) is None:
-            self.refuse(f"brackets that are open, hold ], or hold {end} without a backslash")
+            self.refuse(f"brackets that are not closed, or contain ] or {end} without a backslash")
 
 
-# Outside brackets anything, with escapes; inside neither ] nor [ but for classes such as [:alpha:].
+# Outside brackets anything, with escapes; inside neither ] nor [ except in classes such as [:alpha:].
 BRACKETS = re.compile(r"(?:[^\[\\]|\\.|\[\^?(?:[^\[\]\\]|\\[^\]]|\[:[a-z]+:\])+\])*", re.S)
 
 SED_GAP = re.compile(r"[ \t]*")
@@ -88,7 +88,7 @@ SED_DELIMITERS = frozenset("/|#,:;!@%_~+=^&\"'-")
 
 
 class _Sed(_Cursor):
-    """Reads a script command by command."""
+    """Parses a script command by command."""
 
     def check(self) -> None:
         depth = 0
@@ -102,7 +102,7 @@ class _Sed(_Cursor):
     def _command(self) -> int:
         """One command; what it adds to the depth of braces."""
         if self._address() and self.take(re.compile(",[ \t]*")) and not (self.take(SED_SPAN) or self._address()):
-            self.refuse("an address that is not known")
+            self.refuse("an unknown address")
         self.take(re.compile("[ \t]*(?:![ \t]*)?"))
         command = self.char()
         if command == "{":
@@ -147,7 +147,7 @@ class _Sed(_Cursor):
     def _delimiter(self) -> str:
         delimiter = self.char()
         if not delimiter or delimiter not in SED_DELIMITERS:
-            self.refuse(f"{delimiter!r} does not part the pieces of a command here")
+            self.refuse(f"{delimiter!r} is not accepted as a delimiter here")
         return delimiter
 
     def _substitute(self) -> None:
@@ -192,7 +192,7 @@ AWK_UNCLEAR = frozenset({"++", "--", "$", "in", "length", "/regex/", "condition)
 
 
 class _Awk(_Cursor):
-    """Reads a program token by token; `before` is the token before the next."""
+    """Parses a program token by token; `before` is the token before the next."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -262,7 +262,7 @@ class _Awk(_Cursor):
     def _close(self, sign: str) -> str:
         opened = self.open.pop() if self.open else ""
         if {")": "(", "]": "[", "}": "{"}[sign] != ("(" if opened in {"if", "while", "for"} else opened):
-            self.refuse(f"{sign} does not fit")
+            self.refuse(f"{sign} has no matching bracket")
         if sign == "}":
             self._end_print()
         return "condition)" if opened in {"if", "while", "for"} else sign
@@ -272,5 +272,5 @@ class _Awk(_Cursor):
             self.printing.pop()
 
     def _is_redirect(self) -> bool:
-        """Whether a > here stands in a print, outside parentheses that opened after it."""
+        """Whether a > here is part of a print, outside parentheses that opened after it."""
         return bool(self.printing) and self.printing[-1] >= len(self.open)

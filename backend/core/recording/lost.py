@@ -2,8 +2,8 @@
 
 import re
 
+from backend.core.recording.batches import first_seq, read_batch
 from backend.core.recording.messages import Complete, Problem
-from backend.core.recording.stored import first_seq, read_batch
 
 MS = re.compile(rb'"ms":(\d+)')
 

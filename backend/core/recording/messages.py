@@ -1,7 +1,7 @@
 """The words on the wire: what a client may say and what it is told, one tagged union each way.
 
 Unknown fields of a client are ignored, so that newer clients work with older servers. Output messages are written by
-`backend.core.recording.stored` in bulk; `Output` and `OutputBatch` here are their shape, for clients and tests.
+`backend.core.recording.writer` in bulk; `Output` and `OutputBatch` here are their shape, for clients and tests.
 """
 
 from typing import Annotated, Any, Literal

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from backend.core.recording.stored import Batch, Send, read_batch
+from backend.core.recording.batches import Batch, read_batch
+from backend.core.recording.reader import Send
 
 SEGMENT = 256 * 1024  # stored bytes between two marks of an index, at least
 REACH = 4 * SEGMENT  # at most; no stored line is as long as the difference

@@ -8,7 +8,7 @@ from backend.core.execution.model import Outcome, Status
 from backend.core.execution.sequence import Pipeline, PipelineRunner
 from backend.core.policy.profile import Profile
 from backend.core.recording.lines import encode_lines
-from backend.core.recording.stored import Recorder
+from backend.core.recording.writer import RecordingWriter
 
 CLEAR = "CLEAR_SCREEN"  # the line on which the first browser client clears its screen
 
@@ -21,7 +21,7 @@ class Builtins:
     profile: Profile
     otherwise: PipelineRunner
 
-    async def run(self, pipeline: Pipeline, output: Recorder, instructions: Instructions) -> Outcome:
+    async def run(self, pipeline: Pipeline, output: RecordingWriter, instructions: Instructions) -> Outcome:
         """Write the text as standard output. Nothing reads standard input meanwhile, or afterwards."""
         text = self.texts.get(pipeline.argv[0])
         if text is None or len(pipeline.invocations) > 1 or pipeline.invocations[0].redirects:

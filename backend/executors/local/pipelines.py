@@ -24,7 +24,7 @@ from backend.core.execution.sequence import Pipeline
 from backend.core.language.parser import Invocation
 from backend.core.quota import NO_QUOTA
 from backend.core.recording.lines import LineAssembler
-from backend.core.recording.stored import Recorder
+from backend.core.recording.writer import RecordingWriter
 from backend.executors.local.launcher import cage_environment
 from backend.executors.local.process_spec import Bounds, Launched, Launcher, Report, Stage, StageEnd
 from backend.executors.local.streams import Budget, OutputStream, StdinPump
@@ -62,7 +62,7 @@ class LocalPipelines:
     owner: tuple[int, int] | None = None
     meters: Meters = field(default_factory=lambda: Meters(NO_QUOTA))
 
-    async def run(self, pipeline: Pipeline, recorder: Recorder, instructions: Instructions) -> Outcome:
+    async def run(self, pipeline: Pipeline, recorder: RecordingWriter, instructions: Instructions) -> Outcome:
         """Run to the end; every process of the pipeline is gone when this returns."""
         programs = [self._program(invocation) for invocation in pipeline.invocations]
         for program, invocation in zip(programs, pipeline.invocations, strict=True):
@@ -82,7 +82,12 @@ class LocalPipelines:
             stay.leave()
 
     def _start(
-        self, pipeline: Pipeline, programs: Sequence[tuple[str, tuple[str, ...]]], recorder: Recorder, *, full: bool
+        self,
+        pipeline: Pipeline,
+        programs: Sequence[tuple[str, tuple[str, ...]]],
+        recorder: RecordingWriter,
+        *,
+        full: bool,
     ) -> "_Started | Outcome":
         """The pipeline, or the outcome where there is nothing to wait for."""
         with ExitStack() as descriptors:
@@ -177,7 +182,7 @@ class _Running:
         self,
         started: _Started,
         pipeline: Pipeline,
-        recorder: Recorder,
+        recorder: RecordingWriter,
         instructions: Instructions,
         lines: Callable[[], LineAssembler],
     ) -> None:

@@ -7,7 +7,7 @@ from backend.core.errors import RecordingError
 from backend.core.execution.instructions import Instructions, StdinBuffer
 from backend.core.execution.model import StopReason
 from backend.core.recording.lines import LineAssembler, Lines
-from backend.core.recording.stored import Recorder
+from backend.core.recording.writer import RecordingWriter
 
 READ_SIZE = 32 * 1024  # bytes; larger reads gain nothing and make other sockets wait
 PARTIAL_DELAY = 0.1  # seconds that the start of a line waits for its end
@@ -35,7 +35,7 @@ class OutputStream:
         loop: asyncio.AbstractEventLoop,
         fd: int,
         name: str,
-        recorder: Recorder,
+        recorder: RecordingWriter,
         instructions: Instructions,
         budget: Budget,
         assembler: LineAssembler,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from backend.core.execution.sequence import Pipeline
 from backend.core.language.parser import Invocation
-from backend.core.recording.stored import Recorder
+from backend.core.recording.writer import RecordingWriter
 from backend.executors.local.openat2 import NULL, open_inside
 
 Streams = tuple[int, int, int]
@@ -34,7 +34,7 @@ class Wiring:
         pipeline: Pipeline,
         descriptors: ExitStack,
         owner: tuple[int, int] | None,
-        recorder: Recorder,
+        recorder: RecordingWriter,
         *,
         full: bool,
     ) -> None:

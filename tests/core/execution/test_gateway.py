@@ -24,7 +24,8 @@ from backend.core.execution.requests import Refused, Request
 from backend.core.execution.targets import OWN, ExecutionLimits, Target
 from backend.core.identity import Principal, Role
 from backend.core.limits import Rate, Slots
-from backend.core.recording.stored import Recorder, Send
+from backend.core.recording.reader import Send
+from backend.core.recording.writer import RecordingWriter
 from backend.executors.local.launcher import CageLauncher
 from backend.executors.local.pipelines import LocalPipelines, OutsideProgram
 from backend.executors.local.places import LocalPlaces, LocalScope
@@ -120,7 +121,7 @@ class House:
 class Broken:
     """An executor that fails."""
 
-    async def run(self, job: Job, output: Recorder, instructions: Instructions) -> Outcome:
+    async def run(self, job: Job, output: RecordingWriter, instructions: Instructions) -> Outcome:
         raise RuntimeError("broken")
 
 

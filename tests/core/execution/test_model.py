@@ -12,7 +12,7 @@ from backend.core.decisions import Decision
 from backend.core.execution.instructions import Instructions
 from backend.core.execution.model import Actor, Job, Status
 from backend.core.policy.admit import Plan, admit
-from backend.core.recording.stored import Recorder
+from backend.core.recording.writer import Recorder
 from backend.executors.local.launcher import CageLauncher
 from backend.executors.local.pipelines import LocalPipelines
 from backend.executors.local.places import LocalPlaces, LocalScope

@@ -13,7 +13,8 @@ from backend.core.execution.instructions import Instructions
 from backend.core.execution.model import Delivery, Outcome, Signal, SignalName, Status, StopReason
 from backend.core.execution.sequence import Pipeline
 from backend.core.language.parser import Command, Invocation, parse
-from backend.core.recording.stored import Recorder, read_batch
+from backend.core.recording.batches import read_batch
+from backend.core.recording.writer import Recorder
 from backend.executors.local.launcher import CageLauncher, cage_environment
 from backend.executors.local.pipelines import LocalPipelines, OutsideProgram
 from backend.executors.local.run_as import find_owner, give_folder
