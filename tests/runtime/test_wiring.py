@@ -70,7 +70,7 @@ def test_the_data_folder_lies_in_none_that_programs_need(tmp_path: Path, monkeyp
     data, link = tmp_path / "data", tmp_path / "link"
     link.symlink_to(tmp_path)
     (tmp_path / "tool.py").touch()
-    with pytest.raises(SettingsError, match=r"PYGUARD_COMMAND.*holds the data folder"):
+    with pytest.raises(SettingsError, match=r"PYGUARD_COMMAND.*contains the data folder"):
         make(data, pyguard_command=f"python3 {link}/tool.py")
     monkeypatch.setattr("backend.runtime.local_executor.RUNNABLE", (str(link),))
     with pytest.raises(SettingsError, match="GATEPOST_DATA_DIR"):

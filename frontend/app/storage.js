@@ -1,4 +1,4 @@
-// Storage that never throws: a browser may refuse it, and the page works without.
+// Browser storage that never throws: a browser may refuse it, and the page works without.
 
 export class Store {
   constructor(open) {
@@ -26,7 +26,7 @@ export class Store {
     try {
       this.open().removeItem(`gatepost.${key}`);
     } catch {
-      // Nothing was kept.
+      // Nothing was stored.
     }
   }
 }

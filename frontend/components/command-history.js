@@ -1,13 +1,13 @@
-// The commands of this browser, oldest first, walked with the arrow keys.
+// The commands typed in this browser, oldest first; the arrow keys step through them.
 
 const LIMIT = 200;
 
-export class History {
+export class CommandHistory {
   constructor(store) {
     this.use(store);
   }
 
-  // Go on with the commands that are kept in another place.
+  // Continue with the commands of another store.
   use(store) {
     this.store = store;
     this.lines = store.get("history", []).filter((line) => typeof line === "string");
@@ -25,7 +25,7 @@ export class History {
     this.rewind();
   }
 
-  // The line `step` away (-1 older, 1 newer); what was typed waits at the newest end.
+  // The line `step` away (-1 older, 1 newer). The line being typed is the newest one.
   walk(step, typed) {
     if (this.at === this.lines.length) this.draft = typed;
     this.at = Math.max(0, Math.min(this.lines.length, this.at + step));

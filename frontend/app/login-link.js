@@ -1,5 +1,5 @@
-// The ticket of a one-time login link, taken out of the address before anything else runs, so that it stays neither in
-// the history nor in what is copied from the address bar.
+// The ticket of a one-time login link. It is removed from the address before anything else runs, so that it stays
+// neither in the browser's history nor in what is copied from the address bar.
 
 const LOGIN = /^#login=(gl_[\w-]{1,190})$/;
 
@@ -11,4 +11,4 @@ export function takeTicket() {
   return ticket;
 }
 
-export const ticketAtStart = takeTicket();
+export const initialTicket = takeTicket();

@@ -1,7 +1,8 @@
-// The terminal view. All text goes through xterm, never into HTML; nothing the emulator answers leaves the page.
+// The terminal. All text goes through xterm, never into HTML; nothing that the emulator answers leaves the page.
 
-import { Terminal } from "./vendor/xterm.mjs";
-import { FitAddon } from "./vendor/addon-fit.mjs";
+import { wrapped } from "../components/format.js";
+import { FitAddon } from "../vendor/addon-fit.mjs";
+import { Terminal } from "../vendor/xterm.mjs";
 
 const SCROLLBACK = 10_000; // lines
 const PIECE = 256 * 1024; // characters handed to xterm at a time, so that the page stays responsive
@@ -29,19 +30,7 @@ export const style = {
   problem: (text) => `\x1b[31m${text}\x1b[0m`,
 };
 
-// Lines of at most `width` characters; what follows the first is as far in as it.
-function wrapped(text, width) {
-  const indent = /^ */.exec(text)[0];
-  const lines = [];
-  for (const word of text.trim().split(" ")) {
-    const line = lines.at(-1);
-    if (line === undefined || line.length + 1 + word.length > width) lines.push(indent + word);
-    else lines[lines.length - 1] = `${line} ${word}`;
-  }
-  return lines;
-}
-
-export class Screen {
+export class TerminalView {
   constructor(element) {
     this.terminal = new Terminal({
       disableStdin: true,
@@ -52,66 +41,66 @@ export class Screen {
       cursorInactiveStyle: "none",
       overviewRuler: { width: 10 },
       minimumContrastRatio: 4.5,
-      // A link in the output must not open anything by itself.
+      // A link in the output must not open anything.
       linkHandler: { activate: () => {} },
     });
     this.fit = new FitAddon();
     this.terminal.loadAddon(this.fit);
     this.terminal.open(element);
-    // Keys are the page's. The emulator would keep Tab, and whoever has no mouse could not leave it.
+    // Keys belong to the page. The emulator would keep Tab, and a keyboard user could not leave it.
     this.terminal.attachCustomKeyEventHandler(() => false);
-    this.terminal.textarea.setAttribute("aria-label", "Terminal output, Page Up and Page Down scroll");
-    this.waiting = [];
+    this.terminal.textarea.setAttribute("aria-label", "Terminal output; Page Up and Page Down scroll");
+    this.queue = [];
     this.writing = false;
-    this.atStart = true; // of a line
+    this.atLineStart = true;
     this.empty = true;
     new ResizeObserver(() => this.fit.fit()).observe(element);
     this.fit.fit();
   }
 
-  // Lines of output; with `partial` the line goes on with the next call.
-  lines(lines, partial, paint = (text) => text) {
+  // Lines of output; with `partial` the last one continues with the next call.
+  writeLines(lines, partial, paint = (text) => text) {
     const text = lines.join("\r\n");
-    this.atStart = !partial;
+    this.atLineStart = !partial;
     this.write(paint(text) + (partial ? "" : "\r\n"));
   }
 
-  // A line of the page's own, on a line of its own.
-  say(text) {
-    this.write(`${this.atStart ? "" : "\r\n"}${text}\r\n`);
-    this.atStart = true;
+  // A message of the page, on a line of its own.
+  writeMessage(text) {
+    this.write(`${this.atLineStart ? "" : "\r\n"}${text}\r\n`);
+    this.atLineStart = true;
   }
 
-  // Words of the page's own, broken between words; `head` is painted by itself.
-  words(text, paint = (line) => line, head = "", paintHead = paint) {
+  // A message of the page, wrapped between words; `head` has a colour of its own.
+  writeWrapped(text, paint = (line) => line, head = "", paintHead = paint) {
     const [first, ...others] = wrapped(head + text, this.terminal.cols);
     const rest = first.slice(head.length);
-    this.say(paintHead(first.slice(0, head.length)) + (rest && paint(rest)));
-    for (const line of others) this.say(paint(line));
+    this.writeMessage(paintHead(first.slice(0, head.length)) + (rest && paint(rest)));
+    for (const line of others) this.writeMessage(paint(line));
   }
 
-  // The line that begins a command, with a word on what is done with it.
-  command(text, note = "") {
-    if (!this.empty) this.say("");
-    this.say(`${style.accent("$")} ${style.strong(text)}${note && style.faint(`  ${note}`)}`);
+  // The line that a command begins with; `note` says what is done with it.
+  writeCommand(text, note = "") {
+    if (!this.empty) this.writeMessage("");
+    this.writeMessage(`${style.accent("$")} ${style.strong(text)}${note && style.faint(`  ${note}`)}`);
   }
 
   write(text) {
     this.empty = false;
-    for (let at = 0; at < text.length; at += PIECE) this.waiting.push(text.slice(at, at + PIECE));
-    if (!this.writing) this.next();
+    for (let at = 0; at < text.length; at += PIECE) this.queue.push(text.slice(at, at + PIECE));
+    if (!this.writing) this.writeNext();
   }
 
-  next() {
-    const text = this.waiting.shift();
+  writeNext() {
+    const text = this.queue.shift();
     this.writing = text !== undefined;
-    if (this.writing) this.terminal.write(text, () => this.next());
+    if (this.writing) this.terminal.write(text, () => this.writeNext());
   }
 
   clear() {
-    this.waiting.length = 0;
+    this.queue.length = 0;
     this.terminal.reset();
-    this.atStart = true;
+    this.atLineStart = true;
     this.empty = true;
   }
 
@@ -123,11 +112,11 @@ export class Screen {
     return this.terminal.getSelection();
   }
 
-  paint(dark) {
+  setDark(dark) {
     this.terminal.options.theme = dark ? DARK : LIGHT;
   }
 
-  readAloud(on) {
+  setScreenReader(on) {
     this.terminal.options.screenReaderMode = on;
   }
 }
