@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from backend.core.decisions import Decision, Risk
 from backend.core.execution.model import NOTHING_USED, Status, Usage
@@ -49,15 +49,20 @@ class Attempt:
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
-    """How an execution ended. `stopped_by` is the principal who cancelled it; `usage` is what it used and what held it.
+class Completion:
+    """How an execution ended: the one source of its last message, its row and its last event.
 
-    `recording` seals what is kept of it, None where nothing is.
+    `signal` ended its last program; `stopped_by` is the principal who cancelled it; `truncated` when it wrote more than
+    the limit; `recording` is the digest of what is stored of it, None where nothing is.
     """
 
     status: Status
     exit_code: int | None
     duration_ms: int
+    signal: str | None = None
+    stdout_bytes: int = 0
+    stderr_bytes: int = 0
+    truncated: bool = False
     stopped_by: str = ""
     usage: Usage = NOTHING_USED
     recording: Seal | None = None
@@ -87,27 +92,9 @@ class Record:
     read_bytes: int | None
     written_bytes: int | None
     created_ms: int
+    folder: str = ""
+    owner: str | None = None
 
     @property
     def success(self) -> bool:
         return self.status is Status.SUCCEEDED
-
-
-class Ledger(Protocol):
-    """Where attempts are written. Every method returns once it is durable and raises StorageError when it is not."""
-
-    async def refuse(self, attempt: Attempt) -> None:
-        """Nothing ran."""
-        ...
-
-    async def open(self, attempt: Attempt) -> None:
-        """It is about to run."""
-        ...
-
-    async def step(self, attempt: Attempt, argvs: tuple[tuple[str, ...], ...], decision: Decision) -> None:
-        """A later step of it is about to run with these words, which are others than those judged first."""
-        ...
-
-    async def close(self, attempt: Attempt, ending: Ending) -> None:
-        """It has ended."""
-        ...
