@@ -8,7 +8,7 @@ from backend.core.errors import StorageError
 from backend.core.execution.targets import Target, Workspace
 from backend.core.identity import Permission, Principal, Project
 from backend.core.policy.profile import Profile, ProfileError
-from backend.core.ports import History, Projects
+from backend.core.ports import ExecutionHistory, Projects
 from backend.executors.local.workspace import FolderWorkspace
 from backend.policies.loader import load_profile
 
@@ -23,7 +23,7 @@ class Places:
 
     visitors: Target
     projects: Projects
-    history: History
+    history: ExecutionHistory
     folder: Path
     prepare: Callable[[Path], None]
     live_owner: Callable[[str], Principal | None]

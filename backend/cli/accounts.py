@@ -29,8 +29,8 @@ from backend.runtime.clock import new_id, now_ms
 from backend.runtime.settings import Settings, load_settings
 
 if TYPE_CHECKING:
-    from backend.storage.identities import Identities
-    from backend.storage.ledger import LedgerStore
+    from backend.storage.audit_log import SqlAuditLog
+    from backend.storage.identities import SqlIdentities
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -43,13 +43,13 @@ class Job:
 
     options: argparse.Namespace
     settings: Settings
-    identities: Identities
-    ledger: LedgerStore
+    identities: SqlIdentities
+    audit: SqlAuditLog
     password_hash: str | None
 
-    async def note(self, kind: Kind, **fields: Any) -> None:
+    async def record(self, kind: Kind, **fields: Any) -> None:
         """Write what was done to the audit. Raises StorageError."""
-        await self.ledger.note(kind, actor(), "", fields)
+        await self.audit.record(kind, actor(), "", fields)
 
     async def user(self, name: str) -> User:
         """The account with this name; the verb ends when there is none."""
@@ -185,19 +185,21 @@ def _ask_password() -> str:
 
 
 async def _with_database(verb: Verb, options: argparse.Namespace, settings: Settings, hashed: str | None) -> None:
-    from backend.runtime.persistence import open_ledger
+    from backend.runtime.persistence import open_queue
+    from backend.storage.audit_log import SqlAuditLog
     from backend.storage.database import Database, database_url
-    from backend.storage.identities import Identities
+    from backend.storage.identities import SqlIdentities
 
     _make_folder(settings.data_dir)
     database = Database(database_url(settings.database, settings.data_dir))
     try:
         await database.migrate()
-        ledger = open_ledger(settings.data_dir, database)
+        queue = open_queue(settings.data_dir, database)
+        audit = SqlAuditLog(queue)
         if verb not in (_user_list, _token_list):
-            await ledger.prepare()  # before the change: what could not be written down is not done
-        await verb(Job(options, settings, Identities(database, now_ms, new_id), ledger, hashed))
-        await ledger.close_writer()
+            await audit.prepare()  # before the change: what could not be written down is not done
+        await verb(Job(options, settings, SqlIdentities(database, now_ms, new_id), audit, hashed))
+        await queue.close()
     finally:
         await database.close()
 
@@ -217,7 +219,7 @@ async def _user_add(job: Job) -> None:
         raise Refusal(str(error), EXIT_USAGE) from None
     if user is None:
         raise Refusal(f"the name {options.name} is taken")
-    await job.note(Kind.USER_CREATED, user=user.name, role=str(user.role), profile=user.profile)
+    await job.record(Kind.USER_CREATED, user=user.name, role=str(user.role), profile=user.profile)
     print(f"Added {user.name}, {user.role}.")
 
 
@@ -246,7 +248,7 @@ async def _set_disabled(job: Job, disabled: bool) -> None:
     user = await job.user(job.options.name)
     if user.disabled is not disabled:
         await job.identities.set_disabled(user.id, disabled)
-        await job.note(Kind.USER_CHANGED, user=user.name, change=_state(disabled))
+        await job.record(Kind.USER_CHANGED, user=user.name, change=_state(disabled))
     print(f"{user.name} is {_state(disabled)}.")
 
 
@@ -254,7 +256,7 @@ async def _user_passwd(job: Job) -> None:
     user = await job.user(job.options.name)
     assert job.password_hash
     await job.identities.set_password(user.id, job.password_hash)
-    await job.note(Kind.USER_CHANGED, user=user.name, change="password")
+    await job.record(Kind.USER_CHANGED, user=user.name, change="password")
     print(f"{user.name} has a new password.")
 
 
@@ -266,7 +268,7 @@ async def _user_link(job: Job) -> None:
         raise Refusal(f"{user.name} is disabled")
     link = new_login_link(secrets.token_bytes)
     await job.identities.add_link(secret_hash(link), user.id, now_ms() + LINK_MINUTES * 60_000)
-    await job.note(Kind.LINK_CREATED, user=user.name, minutes=LINK_MINUTES)
+    await job.record(Kind.LINK_CREATED, user=user.name, minutes=LINK_MINUTES)
     page = job.options.url or f"http://{reachable(job.settings.host)}:{job.settings.port}"
     # A fragment is sent to no server, so the secret stands in no log.
     print(f"{page.rstrip('/')}/#login={link}")
@@ -284,7 +286,7 @@ async def _token_create(job: Job) -> None:
     except ValueError as error:
         raise Refusal(str(error), EXIT_USAGE) from None
     scopes = scopes_text(token.scopes)
-    await job.note(Kind.TOKEN_CREATED, user=user.name, token=token.id, name=token.name, scopes=scopes)
+    await job.record(Kind.TOKEN_CREATED, user=user.name, token=token.id, name=token.name, scopes=scopes)
     print(f"gatepost: token {token.id} of {user.name}; it is shown only now:", file=sys.stderr, flush=True)
     print(secret)
 
@@ -311,7 +313,7 @@ def _end(token: ApiToken) -> str:
 async def _token_revoke(job: Job) -> None:
     if not await job.identities.revoke_token(job.options.id):
         raise Refusal(f"there is no token {job.options.id}, or it was revoked before")
-    await job.note(Kind.TOKEN_REVOKED, token=job.options.id)
+    await job.record(Kind.TOKEN_REVOKED, token=job.options.id)
     print(f"The token {job.options.id} is revoked.")
 
 

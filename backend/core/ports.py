@@ -77,7 +77,8 @@ class Ownership(Protocol):
     `ExecutionLog.open` takes the lease, `renew` extends it, `ExecutionLog.close` ends it.
     """
 
-    owner: str
+    @property
+    def owner(self) -> str: ...
 
     async def renew(self) -> frozenset[str]:
         """Extend the leases of all executions that run here, in one statement.
@@ -88,6 +89,13 @@ class Ownership(Protocol):
 
     async def expired(self, before_ms: int) -> Sequence[Record]:
         """Running executions of any owner whose lease ended at `before_ms` or earlier; the oldest first."""
+        ...
+
+    async def close_expired(self, record: Record, before_ms: int, completion: Completion) -> bool:
+        """Record the end of an execution that `expired` returned.
+
+        False when it has ended on record meanwhile, or its owner has extended the lease; then nothing is written.
+        """
         ...
 
     async def release_dead(self, owners: Collection[str]) -> None:

@@ -23,6 +23,7 @@ from backend.accounts.credentials import Tokens, new_login_link, secret_hash
 from backend.application.target_resolver import Places
 from backend.core.errors import GatepostError
 from backend.core.execution.gateway import Clock, Gateway, Rates, Terms
+from backend.core.execution.model import Stop
 from backend.core.execution.targets import Target
 from backend.core.identity import Role
 from backend.core.limits import Rate, Slots
@@ -38,11 +39,10 @@ from backend.executors.local.run_as import closed_parent, give_folder
 from backend.executors.local.workspace import FolderWorkspace, prepare_workspace
 from backend.executors.local.workspace_usage import Meters
 from backend.policies.loader import load_profile
-from backend.runtime.background import cut_audit_often, prune_often, recover_often
+from backend.runtime.background import cut_audit_often, heartbeat_often, prune_often, recover_often
 from backend.runtime.clock import new_id, now_ms, utc_now
 from backend.runtime.persistence import Stores, open_stores
 from backend.runtime.preflight import Guard, build_guard
-from backend.runtime.recovery import recover
 from backend.runtime.settings import Settings, SettingsError, data_exposed, load_settings
 from backend.runtime.telemetry import Telemetry, configure_logs
 from backend.storage.keys import load_or_make
@@ -153,7 +153,7 @@ def _gateway(
             MovingWindow(Rate.parse(settings.user_rate), "user-commands", counters),
         ),
         slots=Slots(settings.concurrent_per_principal, settings.concurrent_total),
-        ledger=stores.ledger,
+        ledger=stores.executions,
         recordings=stores.recordings,
         executor=Builtins({"help": help_text, "clear": lambda _: CLEAR}, otherwise=local),
         observer=telemetry,
@@ -273,9 +273,9 @@ def _access(settings: Settings, door: Door, places: Places, stores: Stores, coun
     return Access(
         door=door,
         directory=places,
-        audit=stores.ledger,
+        audit=stores.audit,
         requests=MovingWindow(Rate.parse(settings.api_rate), "api", counters),
-        rejections=Rejections(stores.ledger, MovingWindow(AUDITED_REJECTIONS, "rejections")),
+        rejections=Rejections(stores.audit, MovingWindow(AUDITED_REJECTIONS, "rejections")),
     )
 
 
@@ -320,21 +320,34 @@ def _lifespan(settings: Settings, stores: Stores, gateway: Gateway) -> Any:
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         try:
             await stores.database.migrate()
-            await stores.ledger.prepare()
-            await recover(stores.history, stores.recordings, stores.ledger)
+            await stores.audit.prepare()
+            stores.locks.hold()
+            await stores.recovery.run_once()
             stores.login_link = await _first_admin(stores)
-            work = (prune_often(settings, stores), cut_audit_often(settings, stores), recover_often(stores))
-            chores = [asyncio.create_task(chore) for chore in work]
+            chores = _chores(settings, stores, gateway)
             yield
             for chore in chores:
                 chore.cancel()
             await gateway.close()
-            await stores.ledger.close_writer()
+            await stores.write_rest()
         finally:
-            await stores.database.close()
-            stores.passwords.close()
+            await stores.close()
 
     return lifespan
+
+
+def _chores(settings: Settings, stores: Stores, gateway: Gateway) -> list[asyncio.Task[None]]:
+    def stop_lost(lost: frozenset[str]) -> None:
+        for execution in lost & gateway.live.keys():
+            gateway.live[execution].control.stop(Stop.UNRECORDED)
+
+    work = (
+        heartbeat_often(stores, stop_lost),
+        recover_often(stores),
+        prune_often(settings, stores),
+        cut_audit_often(settings, stores),
+    )
+    return [asyncio.create_task(chore) for chore in work]
 
 
 async def _first_admin(stores: Stores) -> str:

@@ -13,7 +13,7 @@ from backend.core.audit.attempts import Record
 from backend.core.execution.gateway import Execution, Gateway
 from backend.core.execution.model import Status
 from backend.core.identity import Permission, Principal
-from backend.core.ports import Filter, History
+from backend.core.ports import ExecutionHistory, Filter
 from backend.core.recording.transcript import Transcript
 from backend.core.times import DAY_MS, iso
 from backend.transports.dependencies import Access, Body, JsonOnly
@@ -113,7 +113,7 @@ class Agents:
     access: Access
     gateway: Gateway
     starter: Starter
-    history: History
+    history: ExecutionHistory
     now_ms: Callable[[], int]
 
 

@@ -21,7 +21,7 @@ from backend.core.execution.gateway import Execution, Gateway
 from backend.core.execution.model import Status, Stop
 from backend.core.identity import Permission, Principal
 from backend.core.policy.admit import Plan
-from backend.core.ports import Filter, History
+from backend.core.ports import ExecutionHistory, Filter
 from backend.core.recording.stored import Send, first_seq, read_batch
 from backend.core.recording.transcript import Index, Read, Slice, read_slice
 from backend.transports.agent_api import HistoryEntry, entry
@@ -126,7 +126,7 @@ class Executions:
     access: Access
     gateway: Gateway
     starter: Starter
-    history: History
+    history: ExecutionHistory
     index: Callable[[str], Index] = field(default_factory=lambda: lru_cache(INDEXES)(lambda _: Index()))
     streams: Counter[str] = field(default_factory=Counter)
 

@@ -89,7 +89,7 @@ def _add_login(router: APIRouter, access: Access, login: Login, limiter: Limiter
         good = await login.check_password(password, hashed)
         if user is None or not good or user.disabled:
             fields = {"name": username, "method": "password"}
-            await access.audit.note(Kind.LOGIN_FAILED, "unknown", address, fields)
+            await access.audit.record(Kind.LOGIN_FAILED, "unknown", address, fields)
             raise Problem(401, "auth.password", "The name or the password is wrong.", recorded=True)
         return await _welcome(access, login, user, address, "password")
 
@@ -101,7 +101,7 @@ def _add_login(router: APIRouter, access: Access, login: Login, limiter: Limiter
         await _count(login, address, "")
         user = await login.accounts.take_link(login.secret_hash(body.ticket))
         if user is None or user.disabled:
-            await access.audit.note(Kind.LOGIN_FAILED, "unknown", address, {"method": "link"})
+            await access.audit.record(Kind.LOGIN_FAILED, "unknown", address, {"method": "link"})
             hint = "`python3 run.py user link NAME` makes a new one."
             detail = "This login link was used already, or its time is over."
             raise Problem(401, "auth.link", detail, hint=hint, recorded=True)
@@ -117,7 +117,7 @@ def _add_session(router: APIRouter, access: Access, login: Login) -> None:
             await login.accounts.revoke_token(principal.token)
         elif principal.token:
             await login.accounts.revoke(principal.token, principal.token_expires_ms or 0)
-        await access.audit.note(Kind.LOGOUT, principal.name, principal.address, {"token": principal.token})
+        await access.audit.record(Kind.LOGOUT, principal.name, principal.address, {"token": principal.token})
 
     @router.get("/me", responses=described())
     async def me(principal: Annotated[Principal, Depends(access.caller)]) -> Me:
@@ -139,5 +139,5 @@ async def _count(login: Login, address: str, name: str) -> None:
 async def _welcome(access: Access, login: Login, user: User, address: str, method: str) -> Token:
     token, claims = login.issue(user.id)
     fields = {"method": method, "token": claims.token_id}
-    await access.audit.note(Kind.LOGIN, f"user:{user.name}", address, fields)
+    await access.audit.record(Kind.LOGIN, f"user:{user.name}", address, fields)
     return Token(access_token=token, expires_in=claims.expires_at - claims.issued_at)

@@ -222,4 +222,4 @@ async def _note(service: ProjectService, kind: Kind, principal: Principal, proje
         "metadata_only": project.metadata_only,
         "members": sorted(project.members),
     }
-    await service.access.audit.note(kind, principal.name, principal.address, fields)
+    await service.access.audit.record(kind, principal.name, principal.address, fields)

@@ -60,7 +60,7 @@ class Rejections:
         """Write one; never raises, since whoever asked is refused in any case."""
         with suppress(StorageError):
             if not await self.rate.hit(address):
-                await self.audit.note(Kind.REJECTED, actor, address, what)
+                await self.audit.record(Kind.REJECTED, actor, address, what)
 
 
 @dataclass(slots=True)

@@ -14,7 +14,7 @@ from backend.core.execution.gateway import Execution, Gateway, Refused
 from backend.core.execution.model import Request
 from backend.core.execution.targets import Target
 from backend.core.identity import Principal
-from backend.core.ports import Directory, Idempotency
+from backend.core.ports import Directory, IdempotencyKeys
 from backend.transports.problems import Problem
 
 STARTING = (400, 403, 404, 409)  # what starting a command can be answered with, beside what every route can
@@ -88,7 +88,7 @@ class Starter:
     """The one way of the API to the gateway."""
 
     gateway: Gateway
-    keys: Idempotency
+    keys: IdempotencyKeys
     new_id: Callable[[], str]
 
     async def start(

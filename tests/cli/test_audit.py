@@ -20,7 +20,6 @@ from backend.core.audit.chain import Kind
 from backend.core.errors import StorageError
 from backend.runtime.settings import env_names
 from backend.storage.audit_chain import Chain
-from backend.storage.checkpoint import AnchorFile
 from backend.storage.database import Database, database_url
 from tests.serving import ROOT
 from tests.storage.writing import attempt, store
@@ -35,13 +34,13 @@ async def _write(folder: Path, count: int) -> None:
     await database.migrate()
     signer = Signer(KEY)
     (folder / "audit.pub").write_bytes(signer.public_pem)
-    ledger = store(database, signer, anchor=AnchorFile(folder / "audit.anchor"))
+    ledger = store(database, signer, checkpoint=folder / "audit.anchor")
     try:
-        await ledger.prepare()
+        await ledger.audit.prepare()
         for number in range(count):
-            await ledger.open(attempt(f"echo {number}"))
-        await ledger.note(Kind.LOGIN, "user:ann", "10.0.0.1", {"name": "=1+1\nx"})
-        await ledger.close_writer()
+            await ledger.executions.open(attempt(f"echo {number}"))
+        await ledger.audit.record(Kind.LOGIN, "user:ann", "10.0.0.1", {"name": "=1+1\nx"})
+        await ledger.finish()
     finally:
         await database.close()
 
@@ -234,12 +233,12 @@ async def test_an_export_of_what_is_cut_off_meanwhile_is_not_handed_out(data: Pa
     ledger = store(database, Signer(KEY))
     try:
         assert [link.seq async for _, link in _selected(chain, found.head, 0, "")] == list(range(1, 22))
-        await ledger.prune_audit("2027")
+        await ledger.audit.prune("2027")
         for after in (0, 5):
             with pytest.raises(Refusal, match="cut off meanwhile"):
                 [link async for _, link in _selected(chain, found.head, after, "")]
     finally:
-        await ledger.close_writer()
+        await ledger.finish()
         await database.close()
 
 

@@ -2,7 +2,7 @@
 
 An event is stored as its canonical JSON text; its hash is SHA-256 over the hash of the event before and that text. The
 head says where the chain begins and ends and is signed, so that a tail cannot be cut off or a chain be made anew
-without the key. The key changes by an event that the older key signed. Everything here is pure; `backend.storage.ledger` stores it.
+without the key. The key changes by an event that the older key signed. Everything here is pure; `backend.storage` stores it.
 """
 
 import hashlib

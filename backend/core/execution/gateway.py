@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import PurePosixPath
 from typing import Protocol, assert_never
 
-from backend.core.audit.attempts import Attempt, Ending, Ledger
+from backend.core.audit.attempts import Attempt, Completion
 from backend.core.decisions import Decision
 from backend.core.errors import GatepostError, RecordingError, StorageError
 from backend.core.execution.model import EXIT_GATEPOST_FAILED, Control, Executor, Outcome, Request, Status, Stop
@@ -24,6 +24,7 @@ from backend.core.language.lexer import GLOB_STARTS
 from backend.core.language.parser import Script
 from backend.core.limits import RateLimiter, Slots, check_rate
 from backend.core.policy.admit import Plan, Verdict, judge, read
+from backend.core.ports import ExecutionLog
 from backend.core.recording.messages import Complete, Problem, Started, Truncated
 from backend.core.recording.sanitized import Harmless
 from backend.core.recording.stored import Recorder, RecordingLog, Send
@@ -138,7 +139,7 @@ class Gateway:
 
     rates: Rates
     slots: Slots
-    ledger: Ledger
+    ledger: ExecutionLog
     recordings: Recordings
     executor: Executor
     observer: Observer
@@ -308,7 +309,7 @@ class Gateway:
     async def _announce(self, execution: Execution, verdict: Verdict) -> None:
         """Audit a step that runs with other words than those that were judged first. Raises StorageError."""
         argvs = tuple(tuple(map(self.mask, each.argv)) for each in verdict.invocations)
-        await self.ledger.step(execution.attempt, argvs, verdict.decision)
+        await self.ledger.step(execution.id, execution.attempt.principal, argvs, verdict.decision)
 
     def _started(self, execution: Execution, cwd: PurePosixPath) -> Started:
         request, attempt = execution.request, execution.attempt
@@ -347,16 +348,16 @@ class Gateway:
         recorder.end(complete)
         self.observer.ended(execution, outcome, seconds)
 
-    async def _write_ending(self, attempt: Attempt, ending: Ending) -> None:
+    async def _write_ending(self, attempt: Attempt, completion: Completion) -> None:
         """Close the audit of an execution; a database that does not answer holds nobody up for long."""
-        writing = asyncio.ensure_future(self._close_attempt(attempt, ending))
+        writing = asyncio.ensure_future(self._close_attempt(attempt, completion))
         self.ending.add(writing)
         writing.add_done_callback(self.ending.discard)
         await asyncio.wait({writing}, timeout=ENDING_BOUND)
 
-    async def _close_attempt(self, attempt: Attempt, ending: Ending) -> None:
+    async def _close_attempt(self, attempt: Attempt, completion: Completion) -> None:
         try:
-            await self.ledger.close(attempt, ending)
+            await self.ledger.close(attempt, completion)
         except StorageError as error:
             # Its recording tells how it ended, so this can be made up for; see `backend.runtime.recovery`.
             self.observer.unwritten(attempt, error)
@@ -429,8 +430,8 @@ def _unavailable(error: GatepostError) -> Decision:
     return Decision.deny(rule, str(error), "Ask the operator to look at the disk and the database.", retry_after=5.0)
 
 
-def _ending(complete: Complete, outcome: Outcome, execution: Execution) -> Ending:
-    return Ending(
+def _ending(complete: Complete, outcome: Outcome, execution: Execution) -> Completion:
+    return Completion(
         status=outcome.status,
         exit_code=outcome.exit_code,
         duration_ms=complete.duration_ms,

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from backend.core.audit.attempts import Attempt, Ending
+from backend.core.audit.attempts import Attempt, Completion
 from backend.core.decisions import Decision
 from backend.core.errors import StorageError
 from backend.core.execution.gateway import Clock, Execution, Gateway, Rates, Refused, Terms
@@ -26,7 +26,7 @@ from backend.executors.local.run_as import find_owner, give_folder
 from backend.executors.local.workspace import FolderWorkspace, prepare_workspace
 from backend.policies.loader import load_profile
 from backend.storage.limiter import MovingWindow
-from backend.storage.recordings import RecordingFolder
+from backend.storage.recordings import FileRecordings
 
 ANN = Principal("ann", "10.0.0.1")
 BOB = Principal("bob", "10.0.0.1")
@@ -67,11 +67,15 @@ class Book:
     async def open(self, attempt: Attempt) -> None:
         self._write("opened", attempt.id, attempt.command)
 
-    async def step(self, attempt: Attempt, argvs: tuple[tuple[str, ...], ...], decision: Decision) -> None:
-        self._write("step", attempt.id, argvs)
+    async def step(self, execution: str, actor: Any, argvs: tuple[tuple[str, ...], ...], decision: Decision) -> None:
+        self._write("step", execution, argvs)
 
-    async def close(self, attempt: Attempt, ending: Ending) -> None:
-        self._write("closed", attempt.id, str(ending.status))
+    async def close(self, attempt: Attempt, completion: Completion) -> bool:
+        self._write("closed", attempt.id, str(completion.status))
+        return True
+
+    async def retry_unwritten(self) -> int:
+        return 0
 
     def _write(self, *line: Any) -> None:
         if self.full:
@@ -104,7 +108,7 @@ def make(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[.
             "rates": Rates(limiter, limiter),
             "ledger": Book(),
             "slots": Slots(2, 3),
-            "recordings": RecordingFolder(tmp_path / "recordings"),
+            "recordings": FileRecordings(tmp_path / "recordings"),
             "executor": LocalExecutor(cage, {"pyguard": OutsideProgram(("env",))}, owner=owner),
             "observer": Witness(),
             "terms": Terms(timeout=10, longest=20, output_limit=100_000, detach_grace=10),
