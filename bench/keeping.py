@@ -26,10 +26,13 @@ from backend.core.recording.messages import Complete
 from backend.core.recording.writer import Recorder
 from backend.runtime.clock import new_id, now_ms, utc_now
 from backend.storage.audit_chain import Chain
+from backend.storage.audit_head import LedgerContext
+from backend.storage.audit_log import SqlAuditLog
+from backend.storage.commit_queue import CommitQueue
 from backend.storage.database import Database, database_url
+from backend.storage.execution_log import SqlExecutionLog
 from backend.storage.keys import AuditKeys
-from backend.storage.ledger import LedgerStore, Stamp
-from backend.storage.recordings import RecordingFolder
+from backend.storage.recordings import FileRecordings
 from bench.servers import ROOT, Running, gatepost_server
 
 ROWS, PROJECTS, EVENTS, COMMANDS, PAGES = 1_000_000, 20, 200_000, 300, 100
@@ -44,19 +47,16 @@ HEAD = "update audit_head set seq = ?, hash = ?, signature = ?"
 
 
 @asynccontextmanager
-async def _ledger(folder: Path, signer: Signer) -> AsyncIterator[LedgerStore]:
+async def _executions(folder: Path, signer: Signer) -> AsyncIterator[SqlExecutionLog]:
     database = Database(database_url(None, folder))
     await database.migrate()
-    ledger = LedgerStore(
-        database,
-        Stamp(now_ms, utc_now, new_id, AuditKeys(folder / "audit.key", Signer, signer), verify_signature),
-        "bench",
-    )
-    await ledger.prepare()
+    keys = AuditKeys(folder / "audit.key", Signer, signer)
+    queue = CommitQueue(database, LedgerContext(now_ms, utc_now, new_id, keys, verify_signature))
+    await SqlAuditLog(queue).prepare()
     try:
-        yield ledger
+        yield SqlExecutionLog(queue, "bench", "bench")
     finally:
-        await ledger.close_writer()
+        await queue.close()
         await database.close()
 
 
@@ -68,23 +68,23 @@ def keeping_seconds() -> list[float]:
 async def _keep_commands() -> list[float]:
     seconds = []
     with tempfile.TemporaryDirectory(prefix="gatepost-bench-") as name:
-        recordings = RecordingFolder(Path(name) / "recordings")
-        async with _ledger(Path(name), Signer(new_signing_key())) as ledger:
+        recordings = FileRecordings(Path(name) / "recordings")
+        async with _executions(Path(name), Signer(new_signing_key())) as executions:
             for _ in range(COMMANDS):
                 begun = time.perf_counter()
-                await _keep(ledger, recordings)
+                await _keep(executions, recordings)
                 seconds.append(time.perf_counter() - begun)
     return seconds
 
 
-async def _keep(ledger: LedgerStore, recordings: RecordingFolder) -> None:
+async def _keep(executions: SqlExecutionLog, recordings: FileRecordings) -> None:
     decision = Decision(True, "allow.echo", Risk.SAFE, "It is allowed.")
     attempt = Attempt(
         new_id(), Principal("socket:bench", "127.0.0.1"), None, "echo hi", (("echo", "hi"),), ".", decision, "policy"
     )
     log = recordings.create(attempt.id)
-    await ledger.open(attempt)
-    await ledger.close(attempt, Completion(Status.SUCCEEDED, 0, 2, usage=Usage(protection="L2")))
+    await executions.open(attempt)
+    await executions.close(attempt, Completion(Status.SUCCEEDED, 0, 2, usage=Usage(protection="L2")))
     Recorder(attempt.id, log, time.monotonic).end(_complete())
 
 
@@ -109,11 +109,11 @@ def verified_per_second(rounds: int) -> float:
 async def _verify(rounds: int) -> float:
     signer, rates = Signer(new_signing_key()), []
     with tempfile.TemporaryDirectory(prefix="gatepost-bench-") as name:
-        async with _ledger(Path(name), signer) as ledger:
+        async with _executions(Path(name), signer) as executions:
             _make_chain(Path(name) / "gatepost.db", signer)
             for _ in range(rounds):
                 begun = time.perf_counter()
-                verdict = await Chain(ledger.database).verify(Trust(signer.public, verify_signature))
+                verdict = await Chain(executions.queue.database).verify(Trust(signer.public, verify_signature))
                 rates.append(EVENTS / (time.perf_counter() - begun))
                 if verdict.problem:
                     raise AssertionError(verdict.problem)

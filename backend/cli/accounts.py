@@ -29,8 +29,8 @@ from backend.runtime.clock import new_id, now_ms
 from backend.runtime.settings import Settings, load_settings
 
 if TYPE_CHECKING:
-    from backend.storage.identities import Identities
-    from backend.storage.ledger import LedgerStore
+    from backend.storage.audit_log import SqlAuditLog
+    from backend.storage.identities import SqlIdentities
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -43,13 +43,13 @@ class Job:
 
     options: argparse.Namespace
     settings: Settings
-    identities: Identities
-    ledger: LedgerStore
+    identities: SqlIdentities
+    audit: SqlAuditLog
     password_hash: str | None
 
     async def record(self, kind: Kind, **fields: Any) -> None:
         """Write what was done to the audit. Raises StorageError."""
-        await self.ledger.record(kind, actor(), "", fields)
+        await self.audit.record(kind, actor(), "", fields)
 
     async def user(self, name: str) -> User:
         """The account with this name; the verb ends when there is none."""
@@ -185,19 +185,21 @@ def _ask_password() -> str:
 
 
 async def _with_database(verb: Verb, options: argparse.Namespace, settings: Settings, hashed: str | None) -> None:
-    from backend.runtime.persistence import open_ledger
+    from backend.runtime.persistence import open_queue
+    from backend.storage.audit_log import SqlAuditLog
     from backend.storage.database import Database, database_url
-    from backend.storage.identities import Identities
+    from backend.storage.identities import SqlIdentities
 
     _make_folder(settings.data_dir)
     database = Database(database_url(settings.database, settings.data_dir))
     try:
         await database.migrate()
-        ledger = open_ledger(settings.data_dir, database)
+        queue = open_queue(settings.data_dir, database)
+        audit = SqlAuditLog(queue)
         if verb not in (_user_list, _token_list):
-            await ledger.prepare()  # before the change: what could not be written down is not done
-        await verb(Job(options, settings, Identities(database, now_ms, new_id), ledger, hashed))
-        await ledger.close_writer()
+            await audit.prepare()  # before the change: what could not be written down is not done
+        await verb(Job(options, settings, SqlIdentities(database, now_ms, new_id), audit, hashed))
+        await queue.close()
     finally:
         await database.close()
 

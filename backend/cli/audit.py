@@ -162,22 +162,23 @@ async def _change_key(options: argparse.Namespace) -> str:
     """Take the next key; what there is to say. Servers of this data folder follow with the next event they write."""
     from backend.accounts.credentials import new_signing_key
     from backend.cli.actor import actor
-    from backend.runtime.persistence import open_ledger
+    from backend.runtime.persistence import open_queue
+    from backend.storage.audit_log import SqlAuditLog
 
     async with _database(options) as database:
-        ledger = open_ledger(_settings(options).data_dir, database)
-        keys = ledger.stamp.keys
+        queue = open_queue(_settings(options).data_dir, database)
+        audit, keys = SqlAuditLog(queue), queue.context.keys
         with keys.changing():
             found = keys.current
-            await ledger.prepare()
+            await audit.prepare()
             if keys.current is found:
                 successor = keys.successor(new_signing_key)
                 if options.stage:
                     return f"Created {keys.beside}. Copy it to the other data folders, then rotate the key."
-                await ledger.rotate_key(successor, actor())
+                await audit.rotate_key(successor, actor())
                 keys.current = successor
             keys.end_change()
-        await ledger.close_writer()
+        await queue.close()
     return (
         f"The audit is signed with another key from here on. Hand out its public key: {keys.path.with_suffix('.pub')}"
     )

@@ -1,13 +1,117 @@
-"""What the fronts ask of the stores. The stores themselves are in `backend.storage`."""
+"""What the core and the fronts need of storage. The adapters are in `backend.storage`: Sql..., File... and Memory...
 
-from collections.abc import Iterable, Mapping, Sequence
+Every method raises StorageError when the storage cannot do it, unless it says otherwise.
+"""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
-from backend.core.audit.attempts import Record
+from backend.core.audit.attempts import Attempt, Completion, Record
 from backend.core.audit.events import Kind
+from backend.core.decisions import Decision
 from backend.core.execution.model import Status
 from backend.core.identity import Principal, Project, User
+from backend.core.recording.writer import RecordingLog
+
+
+class Actor(Protocol):
+    """Who an event is about."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def address(self) -> str: ...
+
+
+class AuditLog(Protocol):
+    """Events that are not about a command: a login, a rejected request."""
+
+    async def record(self, kind: Kind, actor: str, address: str, fields: Mapping[str, Any]) -> None:
+        """Returns once the event is durable."""
+        ...
+
+
+class ExecutionLog(Protocol):
+    """Where every attempt to run a command is written: a row of the history and events of the audit.
+
+    Every method returns once it is durable.
+    """
+
+    async def refuse(self, attempt: Attempt) -> None:
+        """Nothing ran. Of a flood of refusals only the beginning is written, and how many more there were."""
+        ...
+
+    async def open(self, attempt: Attempt) -> None:
+        """It is about to run, on this server."""
+        ...
+
+    async def step(self, execution: str, actor: Actor, argvs: tuple[tuple[str, ...], ...], decision: Decision) -> None:
+        """A later step of it is about to run with these words, which are others than those judged first."""
+        ...
+
+    async def close(self, attempt: Attempt, completion: Completion) -> bool:
+        """It has ended. False when it was not running on record any more: the first end stays, and nothing is written.
+
+        A completion that could not be written (StorageError) is remembered for `retry_unwritten`.
+        """
+        ...
+
+    async def retry_unwritten(self) -> int:
+        """Try again to write completions that could not be written; how many are on record now. Raises nothing."""
+        ...
+
+
+class Queued(NamedTuple):
+    """An execution that was waiting and is owned by this server now, with its serialised job."""
+
+    record: Record
+    job: str
+
+
+class Ownership(Protocol):
+    """Which server runs an execution: the one that holds its lease. `owner` is the id of this server process.
+
+    `ExecutionLog.open` takes the lease, `renew` extends it, `ExecutionLog.close` ends it.
+    """
+
+    @property
+    def owner(self) -> str: ...
+
+    async def renew(self) -> frozenset[str]:
+        """Extend the leases of all executions that run here, in one statement.
+
+        The ids of those that this server has lost: another one recorded their end after the lease had run out.
+        """
+        ...
+
+    async def expired(self, before_ms: int) -> Sequence[Record]:
+        """Running executions of any owner whose lease ended at `before_ms` or earlier; the oldest first."""
+        ...
+
+    async def close_expired(self, record: Record, before_ms: int, completion: Completion) -> bool:
+        """Record the end of an execution that `expired` returned.
+
+        False when it has ended on record meanwhile, or its owner has extended the lease; then nothing is written.
+        """
+        ...
+
+    async def release_dead(self, owners: Collection[str]) -> None:
+        """End the leases of owners whose processes have ended, so that `expired` returns their executions at once."""
+        ...
+
+    async def enqueue(self, attempt: Attempt, job: str) -> None:
+        """Record an execution that waits for an owner. Returns once it is durable."""
+        ...
+
+    async def claim_queued(self, limit: int) -> Sequence[Queued]:
+        """Take over up to `limit` waiting executions, the oldest first. Each is claimed by one server."""
+        ...
+
+    async def cancel_queued(self, execution: str, completion: Completion) -> bool:
+        """End an execution that still waits; False when it does not wait (any more)."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +137,7 @@ class Stats:
 
 
 class ExecutionHistory(Protocol):
-    """The records of all attempts. Every method raises StorageError."""
+    """The records of all attempts."""
 
     async def get(self, execution: str) -> Record | None: ...
 
@@ -48,9 +152,21 @@ class ExecutionHistory(Protocol):
         ...
 
 
+class Recordings(Protocol):
+    """The recordings of this server's data folder."""
+
+    def create(self, execution: str) -> RecordingLog:
+        """Begin one. Raises RecordingError."""
+        ...
+
+    def find(self, execution: str) -> RecordingLog | None:
+        """One that is live or stored. Raises OSError where it cannot be read."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """An idempotency key: whose execution it stands for, and whether this request is the one that may start it."""
+    """An idempotency key: which execution it stands for, and whether this request is the one that may start it."""
 
     execution: str
     mine: bool
@@ -58,39 +174,31 @@ class Claim:
 
 
 class IdempotencyKeys(Protocol):
-    """Keys that stand for one execution each. Every method raises StorageError."""
+    """Keys that stand for one execution each."""
 
     async def claim(self, principal: str, key: str, body_hash: bytes, execution: str) -> Claim:
-        """Take the key for `execution`, or tell who has it."""
+        """Claim the key for `execution`, or return which execution has it."""
         ...
 
     async def release(self, principal: str, key: str, execution: str) -> None:
-        """Give it back: nothing was started. One that stands for another execution by now stays."""
-        ...
-
-
-class AuditLog(Protocol):
-    """Takes events that are not about a command."""
-
-    async def record(self, kind: Kind, actor: str, address: str, fields: Mapping[str, Any]) -> None:
-        """Raises StorageError."""
+        """Give it back: nothing was started. A key that stands for another execution by now stays."""
         ...
 
 
 class Authenticator(Protocol):
-    """Tells who shows a token."""
+    """Finds the principal of a token."""
 
     async def principal(self, bearer: str, address: str) -> Principal | None:
-        """None when the token is not, or not any more, good. Raises StorageError."""
+        """None when the token is invalid, expired or revoked."""
         ...
 
     async def is_valid(self, principal: Principal) -> bool:
-        """Whether what it proved itself with is still good."""
+        """Whether what it proved itself with is still valid."""
         ...
 
 
 class Projects(Protocol):
-    """All projects that are not deleted. Every method raises StorageError."""
+    """All projects that are not deleted."""
 
     async def add(
         self,
@@ -101,7 +209,7 @@ class Projects(Protocol):
         network: bool = False,
         metadata_only: bool = False,
     ) -> Project:
-        """Raises ValueError for a name that cannot be one."""
+        """Raises ValueError for an invalid name or an unknown owner."""
         ...
 
     async def get(self, id: str) -> Project | None: ...
@@ -119,7 +227,7 @@ class Projects(Protocol):
         metadata_only: bool | None = None,
         members: frozenset[str] | None = None,
     ) -> Project | None:
-        """Change what is given. Raises ValueError for a member that is no user."""
+        """Change what is given. Raises ValueError for an invalid name or a member that is no user."""
         ...
 
     async def delete(self, id: str) -> bool: ...

@@ -1,32 +1,34 @@
-"""The background jobs of a server: retention, and recovery of what another server left."""
+"""What a server does from time to time: extends its leases, closes what others left, deletes what is too old."""
 
 import asyncio
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import structlog
 
 from backend.core.errors import StorageError, reason_of
+from backend.core.execution.ownership import HEARTBEAT
 from backend.core.times import DAY_MS, iso
 from backend.runtime.clock import now_ms
 from backend.runtime.persistence import Stores
-from backend.runtime.recovery import recover
 from backend.runtime.settings import Settings
 from backend.storage.recordings import Retention
 
-PRUNE_EVERY = 3600.0  # seconds between two checks of the age and size of recordings
-CUT_AUDIT_EVERY = 86400.0  # seconds between two checks of the age of the audit
-RECOVER_EVERY = 30.0  # seconds between two checks for executions whose end is not on record
+PRUNE_EVERY = 3600.0  # seconds between two looks at the age and size of what is kept
+CUT_AUDIT_EVERY = 86400.0  # seconds between two looks at the age of the audit
+RECOVER_EVERY = 5.0  # seconds between two looks for executions whose lease has run out; it adds to the lease
 
 
 async def prune_often(settings: Settings, stores: Stores) -> None:
-    """Delete what is older than it may be."""
+    """Delete what is too old."""
     log = structlog.get_logger()
     retention = Retention(settings.retention_days * 86400, settings.retention_bytes)
     while True:
         try:
             if gone := await asyncio.to_thread(stores.recordings.prune, retention, time.time()):
                 log.info("recordings deleted", count=gone)
-            await stores.ledger.prune(_ago(settings.history_days))
+            await stores.executions.prune(_ago(settings.history_days))
             await stores.identities.forget_expired()
             await stores.keys.forget()
         except (OSError, StorageError) as error:
@@ -35,25 +37,62 @@ async def prune_often(settings: Settings, stores: Stores) -> None:
 
 
 async def cut_audit_often(settings: Settings, stores: Stores) -> None:
-    """Prune the old events of the audit, which verifies all of it."""
+    """Cut off the old events of the audit, which goes through all of it."""
     log = structlog.get_logger()
     while settings.audit_days:
         try:
-            if gone := await stores.ledger.prune_audit(iso(_ago(settings.audit_days))):
+            if gone := await stores.audit.prune(iso(_ago(settings.audit_days))):
                 log.info("audit events deleted", count=gone)
         except (OSError, StorageError) as error:
             log.error("old audit events not deleted", reason=reason_of(error))
         await asyncio.sleep(CUT_AUDIT_EVERY)
 
 
+async def heartbeat_often(stores: Stores, stop_lost: Callable[[frozenset[str]], None]) -> None:
+    """Keep the leases of what runs here; `stop_lost` is called with the ids of executions that were lost."""
+    outage = Outage("leases not extended")
+    while True:
+        try:
+            stop_lost(await stores.ownership.renew())
+            await stores.executions.retry_unwritten()
+            outage.over()
+        except StorageError as error:
+            stores.recovery.contact.missed()
+            outage.report(error)
+        await asyncio.sleep(HEARTBEAT)
+
+
 async def recover_often(stores: Stores) -> None:
-    """Close what a server left when it died, and what could not be written when it ended."""
+    """Close what servers left that died."""
+    outage = Outage("executions of dead servers not closed")
     while True:
         await asyncio.sleep(RECOVER_EVERY)
         try:
-            await recover(stores.history, stores.recordings, stores.ledger)
+            if closed := await stores.recovery.run_once():
+                structlog.get_logger().warning("executions of dead servers closed", count=closed)
+            outage.over()
         except (OSError, StorageError) as error:
-            structlog.get_logger().error("endings not written", reason=reason_of(error))
+            outage.report(error)
+
+
+@dataclass(slots=True)
+class Outage:
+    """Logs the first error of a row of them, and their end."""
+
+    what: str
+    _lasting: bool = False
+
+    def report(self, error: OSError | StorageError) -> None:
+        """It failed."""
+        if not self._lasting:
+            structlog.get_logger().error(self.what, reason=reason_of(error))
+        self._lasting = True
+
+    def over(self) -> None:
+        """It worked."""
+        if self._lasting:
+            structlog.get_logger().info("over: " + self.what)
+        self._lasting = False
 
 
 def _ago(days: float) -> int:

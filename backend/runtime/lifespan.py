@@ -11,11 +11,11 @@ from fastapi import FastAPI
 from backend.accounts.credentials import new_login_link, secret_hash
 from backend.application.executions import ExecutionService
 from backend.core.execution.gateway import Gateway
+from backend.core.execution.model import StopReason
 from backend.core.identity import Role
-from backend.runtime.background import cut_audit_often, prune_often, recover_often
+from backend.runtime.background import cut_audit_often, heartbeat_often, prune_often, recover_often
 from backend.runtime.clock import now_ms
 from backend.runtime.persistence import Stores
-from backend.runtime.recovery import recover
 from backend.runtime.settings import Settings
 
 FIRST_ADMIN = "admin"
@@ -46,24 +46,29 @@ def lifespan(server: Server) -> Callable[[FastAPI], AbstractAsyncContextManager[
                 for job in jobs:
                     job.cancel()
                 await server.gateway.close()
-            await stores.ledger.close_writer()
+            await stores.write_rest()
         finally:
-            await stores.database.close()
-            stores.passwords.close()
+            await stores.close()
 
     return run
 
 
 async def _prepare(stores: Stores) -> None:
     await stores.database.migrate()
-    await stores.ledger.prepare()
-    await recover(stores.history, stores.recordings, stores.ledger)
+    await stores.audit.prepare()
+    stores.locks.hold()
+    await stores.recovery.run_once()
     stores.login_link = await _first_admin(stores)
 
 
 def _begin_jobs(server: Server) -> list[asyncio.Task[None]]:
-    settings, stores = server.settings, server.stores
-    work = (prune_often(settings, stores), cut_audit_often(settings, stores), recover_often(stores))
+    settings, stores, registry = server.settings, server.stores, server.gateway.lifecycle.registry
+    work = (
+        heartbeat_often(stores, lambda lost: registry.stop(lost, StopReason.LEASE_LOST)),
+        recover_often(stores),
+        prune_often(settings, stores),
+        cut_audit_often(settings, stores),
+    )
     return [asyncio.create_task(job) for job in work]
 
 

@@ -1,65 +1,104 @@
-"""The stores of a server, opened in the data folder and in the database of the settings."""
+"""Everything that is stored, opened in the data folder and in the database of the settings."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from backend.accounts.credentials import Passwords, Signer, new_signing_key, verify_signature
 from backend.core.errors import GatepostError, reason_of
+from backend.core.execution.ownership import Contact, Holdings
 from backend.runtime.clock import new_id, now_ms, utc_now
+from backend.runtime.recovery import Recovery
 from backend.runtime.settings import Settings, SettingsError
+from backend.storage.audit_chain import Chain
+from backend.storage.audit_head import LedgerContext
+from backend.storage.audit_log import SqlAuditLog
 from backend.storage.checkpoint import AnchorFile
+from backend.storage.commit_queue import CommitQueue
 from backend.storage.database import Database, database_url
-from backend.storage.history import HistoryStore
-from backend.storage.idempotency import IdempotencyStore
-from backend.storage.identities import Identities
+from backend.storage.execution_history import SqlExecutionHistory
+from backend.storage.execution_log import SqlExecutionLog
+from backend.storage.idempotency_keys import SqlIdempotencyKeys
+from backend.storage.identities import SqlIdentities
 from backend.storage.keys import AuditKeys, load_or_make
-from backend.storage.ledger import LedgerStore, Stamp
-from backend.storage.projects import Projects
-from backend.storage.recordings import RecordingFolder
+from backend.storage.owner_locks import OwnerLocks
+from backend.storage.ownership import SqlOwnership
+from backend.storage.projects import SqlProjects
+from backend.storage.recordings import FileRecordings
 
 
 @dataclass(slots=True)
 class Stores:
-    """The stores of a server."""
+    """What a server stores. `owner` is the id of this server process, `folder` that of its data folder."""
 
+    owner: str
+    folder: str
     database: Database
-    identities: Identities
-    projects: Projects
-    history: HistoryStore
-    keys: IdempotencyStore
-    ledger: LedgerStore
-    recordings: RecordingFolder
-    owner: str  # the id of this server process
+    queue: CommitQueue
+    audit: SqlAuditLog
+    executions: SqlExecutionLog
+    ownership: SqlOwnership
+    history: SqlExecutionHistory
+    identities: SqlIdentities
+    projects: SqlProjects
+    keys: SqlIdempotencyKeys
+    recordings: FileRecordings
+    locks: OwnerLocks
+    recovery: Recovery
     login_link: str = ""  # the ticket of the first administrator, from the start that made it
     passwords: Passwords = field(default_factory=Passwords)
 
+    async def write_rest(self) -> None:
+        """Write what was left for later, and wait for it. Raises nothing."""
+        await self.executions.retry_unwritten()
+        self.executions.close_floods()
+        await self.queue.close()
+
+    async def close(self) -> None:
+        """Let go of the database and of everything else that is held."""
+        await self.database.close()
+        self.passwords.close()
+        self.locks.release()
+
 
 def open_stores(settings: Settings) -> Stores:
-    """Open the stores. Raises SettingsError for a folder or key that cannot be used."""
+    """Open what is stored; a folder or key that cannot be had is a wrong setting."""
     data = settings.data_dir.absolute()
     try:
         data.mkdir(parents=True, exist_ok=True)
         database = Database(database_url(settings.database, data))
-        recordings = RecordingFolder(data / "recordings")
+        recordings = FileRecordings(data / "recordings")
         folder = load_or_make(data / "folder.id", lambda: new_id().encode()).decode()
-        ledger = open_ledger(data, database, folder)
+        queue = open_queue(data, database)
     except (OSError, GatepostError) as error:
         raise SettingsError(f"GATEPOST_DATA_DIR: {settings.data_dir}: {reason_of(error)}") from error
+    return _stores(data, folder, queue, recordings)
+
+
+def _stores(data: Path, folder: str, queue: CommitQueue, recordings: FileRecordings) -> Stores:
+    database, owner, holdings = queue.database, new_id(), Holdings()
+    executions = SqlExecutionLog(queue, owner, folder, holdings)
+    ownership = SqlOwnership(queue, owner, folder, holdings)
+    locks = OwnerLocks(data / "owners", owner)
     return Stores(
+        owner=owner,
+        folder=folder,
         database=database,
-        identities=Identities(database, now_ms, new_id),
-        projects=Projects(database, now_ms, new_id),
-        history=HistoryStore(database),
-        keys=IdempotencyStore(database, now_ms),
-        ledger=ledger,
+        queue=queue,
+        audit=SqlAuditLog(queue),
+        executions=executions,
+        ownership=ownership,
+        history=SqlExecutionHistory(database),
+        identities=SqlIdentities(database, now_ms, new_id),
+        projects=SqlProjects(database, now_ms, new_id),
+        keys=SqlIdempotencyKeys(database, now_ms),
         recordings=recordings,
-        owner=new_id(),
+        locks=locks,
+        recovery=Recovery(ownership, recordings, folder, locks, Contact(), now_ms),
     )
 
 
-def open_ledger(data: Path, database: Database, folder: str = "") -> LedgerStore:
-    """The audit, signed with the key of a data folder, in which `folder` holds recordings. Raises KeyFileError."""
+def open_queue(data: Path, database: Database) -> CommitQueue:
+    """The writer of the audit, which signs with the key of a data folder. Raises KeyFileError."""
     keys = AuditKeys.open(data / "audit.key", Signer, new_signing_key)
-    return LedgerStore(
-        database, Stamp(now_ms, utc_now, new_id, keys, verify_signature), folder, AnchorFile(data / "audit.anchor")
-    )
+    context = LedgerContext(now_ms, utc_now, new_id, keys, verify_signature)
+    return CommitQueue(database, context, AnchorFile(data / "audit.anchor", Chain(database).lost))

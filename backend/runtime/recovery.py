@@ -1,38 +1,88 @@
-"""After a server died: what ran then is written down as lost, or as it ended."""
+"""After a server died: what ran there is recorded as lost, or as it ended."""
 
 import asyncio
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
 
-from backend.core.audit.attempts import Attempt, Completion, Record
-from backend.core.decisions import Decision
+from backend.core.audit.attempts import Completion, Record
+from backend.core.errors import StorageError
 from backend.core.execution.model import Status, Usage
-from backend.core.identity import Principal
-from backend.storage.history import HistoryStore
-from backend.storage.ledger import LedgerStore
-from backend.storage.recordings import RecordingFolder
+from backend.core.execution.ownership import Contact
+from backend.core.ports import Ownership
+from backend.core.recording.digest import RecordingDigest
+from backend.storage.owner_locks import OwnerLocks
+
+LOST = Completion(Status.LOST, None, 0)
 
 
-async def recover(history: HistoryStore, recordings: RecordingFolder, ledger: LedgerStore) -> int:
-    """Close every execution of this data folder that no server runs any more; how many there were.
+class RecordedEnds(Protocol):
+    """How the recordings of this server's data folder ended. Every method raises OSError."""
 
-    Several servers may do so at once, and while others run commands: each ending is written once.
+    def last_message(self, execution: str) -> Mapping[str, Any] | None:
+        """The last message of a recording, empty where there is none; None while a server still writes it."""
+        ...
+
+    def seal(self, execution: str) -> RecordingDigest | None:
+        """What a recording that has ended holds before its last line; None where there is none."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """Closes executions whose lease has run out. Several servers may do so at once: each end is written once.
+
+    `folder` is the id of the data folder that holds `recordings`.
     """
-    closed = 0
-    for record in await history.running(ledger.folder):
-        last = recordings.last_message(record.id)
-        if last is None:
-            continue  # another server on this folder runs it
-        ending = Completion(
-            status=Status(last.get("status", Status.LOST)),
-            exit_code=last.get("exit_code"),
-            duration_ms=last.get("duration_ms", 0),
-            usage=_usage(last),
-            recording=await asyncio.to_thread(recordings.seal, record.id),
-        )
-        await ledger.close(_attempt(record), ending, once=True)
-        closed += 1
-    return closed
+
+    ownership: Ownership
+    recordings: RecordedEnds
+    folder: str
+    locks: OwnerLocks
+    contact: Contact
+    now_ms: Callable[[], int]
+
+    async def run_once(self) -> int:
+        """Close what is left of servers that are gone; how many executions. Raises StorageError and OSError."""
+        try:
+            closed = await self._close_expired()
+        except StorageError:
+            self.contact.missed()
+            raise
+        self.contact.reached(self.now_ms())
+        return closed
+
+    async def _close_expired(self) -> int:
+        with self.locks.dead() as owners:
+            if owners:
+                await self.ownership.release_dead(owners)
+        before = self.contact.judged_until(self.now_ms())
+        expired = await self.ownership.expired(before)
+        ends = [await self.ownership.close_expired(record, before, await self._end(record)) for record in expired]
+        return sum(ends)
+
+    async def _end(self, record: Record) -> Completion:
+        if record.folder != self.folder:
+            return LOST
+        return await asyncio.to_thread(recorded_end, self.recordings, record.id)
+
+
+def recorded_end(recordings: RecordedEnds, execution: str) -> Completion:
+    """How an execution of this folder ended: as its recording says, otherwise lost."""
+    last = recordings.last_message(execution)
+    if last is None:
+        return LOST  # its server writes on, but has lost the lease; it stops the execution when it finds out
+    return Completion(
+        status=Status(last.get("status", Status.LOST)),
+        exit_code=last.get("exit_code"),
+        duration_ms=last.get("duration_ms", 0),
+        signal=last.get("signal"),
+        stdout_bytes=last.get("stdout_bytes", 0),
+        stderr_bytes=last.get("stderr_bytes", 0),
+        truncated=last.get("truncated", False),
+        usage=_usage(last),
+        recording=recordings.seal(execution),
+    )
 
 
 def _usage(last: Mapping[str, Any]) -> Usage:
@@ -42,17 +92,4 @@ def _usage(last: Mapping[str, Any]) -> Usage:
         read_bytes=last.get("read_bytes", 0),
         written_bytes=last.get("written_bytes", 0),
         protection=last.get("protection") or "",
-    )
-
-
-def _attempt(record: Record) -> Attempt:
-    return Attempt(
-        id=record.id,
-        principal=Principal(record.principal, ""),
-        project=record.project_id,
-        command=record.command,
-        argvs=(),
-        working_dir=record.working_dir,
-        decision=Decision(True, record.rule, record.risk, ""),
-        policy="",
     )

@@ -94,9 +94,9 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.stores, app.state.guard = house.stores, house.guard
     access = Access(
         security=security,
-        audit=house.stores.ledger,
+        audit=house.stores.audit,
         requests=house.window(Rate.parse(settings.api_rate), "api"),
-        rejections=Rejections(house.stores.ledger, MovingWindow(AUDITED_REJECTIONS, "rejections")),
+        rejections=Rejections(house.stores.audit, MovingWindow(AUDITED_REJECTIONS, "rejections")),
     )
     info = _service_info(house.telemetry)
     limiter = _limiter(app, security)
@@ -121,7 +121,7 @@ def _build(settings: Settings) -> House:
         visitors_profile=load_profile(settings.profile),
         visitors_files=visitors_files(settings, guard),
         projects=stores.projects,
-        places=local_places(settings, guard, masks, stores.ledger),
+        places=local_places(settings, guard, masks, stores.executions),
         limits=_execution_limits(settings),
         load_profile=load_profile,
     )
@@ -149,9 +149,9 @@ def _gateway(
             MovingWindow(Rate.parse(settings.user_rate), "user-commands", counters),
         ),
         slots=Slots(settings.concurrent_per_principal, settings.concurrent_total),
-        refusals=stores.ledger,
+        refusals=stores.executions,
         lifecycle=Lifecycle(
-            log=stores.ledger,
+            log=stores.executions,
             recordings=stores.recordings,
             observer=telemetry,
             clock=Clock(time.monotonic, utc_now, new_id),
@@ -170,7 +170,7 @@ def _service(settings: Settings, stores: Stores, gateway: Gateway, resolver: Tar
         local=LocalExecutions(gateway.lifecycle.registry, stores.recordings, raw=settings.raw_output),
         bus=_bus(settings),
         owner=stores.owner,
-        folder=stores.ledger.folder,
+        folder=stores.folder,
     )
 
 

@@ -136,6 +136,16 @@ class Chain:
         """One event."""
         return next(iter([link async for link in self.links(seq - 1, seq)]), None)
 
+    async def lost(self, noted: Anchor) -> str:
+        """Why a place that was stored outside of the database is not in the chain; empty when it is, or was pruned."""
+        found = await self.head()
+        if found is None or found.head.seq < noted.seq:
+            return f"The audit ends before event {noted.seq}, which was there."
+        if noted.seq < found.head.first_seq:
+            return ""
+        link = await self.find(noted.seq)
+        return "" if link and link.hash == noted.hash else f"Event {noted.seq} is not the one that was noted."
+
 
 def read_head(connection: Connection, *, lock: bool = False) -> SignedHead | None:
     """The head, with `lock` until the end of the transaction (SQLite has to hold its lock already)."""

@@ -23,8 +23,9 @@ class AnchorFile:
     another noted is lost.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, lost: Lost) -> None:
         self.path = path
+        self._lost = lost
         self._latest: Anchor | None = None
         self._done: Anchor | None = None
         self._known: Anchor | None = None  # the place in the file, as far as this process has read or written it
@@ -36,9 +37,9 @@ class AnchorFile:
         self._known = await asyncio.to_thread(read_anchor, self.path)
         return self._known
 
-    def note(self, anchor: Anchor, lost: Lost) -> None:
+    def note(self, anchor: Anchor) -> None:
         """Take note of the end of the chain."""
-        self._latest, self._lost = anchor, lost
+        self._latest = anchor
         if self._writing is None or self._writing.done():
             self._writing = asyncio.create_task(self._write())
 

@@ -13,6 +13,8 @@ from backend.storage.database import Database
 from backend.storage.tables import api_tokens, login_links, revoked_tokens, users
 
 LONGEST_NAME = 64  # characters of the name of a token or profile
+NAME_RULE = "a user name must have 1 to 64 of a-z 0-9 . _ - and begin with a letter or digit"
+NO_USER = "there is no such user"
 
 
 def checked_name(name: str, longest: int = LONGEST_NAME) -> str:
@@ -29,10 +31,10 @@ def known_users() -> Iterator[None]:
     try:
         yield
     except IntegrityError:
-        raise ValueError("there is no such user") from None
+        raise ValueError(NO_USER) from None
 
 
-class Identities:
+class SqlIdentities:
     """The accounts and what they prove themselves with. Times are Unix milliseconds; StorageError comes from all."""
 
     def __init__(self, database: Database, now_ms: Callable[[], int], new_id: Callable[[], str]) -> None:
@@ -45,7 +47,7 @@ class Identities:
     ) -> User | None:
         """Add an account; None when the name is taken. Raises ValueError for a name that no account may have."""
         if not USER_NAME.fullmatch(name):
-            raise ValueError("a user name must have 1 to 64 of a-z 0-9 . _ - and begin with a letter or digit")
+            raise ValueError(NAME_RULE)
         now = self._now_ms()
         user = User(self._new_id(), name, role, checked_name(profile), False, now, now)
         row = {each: getattr(user, each) for each in User.__slots__}

@@ -16,7 +16,7 @@ from backend.storage.tables import project_members, projects
 LONGEST_NAME = 100  # characters
 
 
-class Projects:
+class SqlProjects:
     """The projects that were not deleted; of the others only the row stays. StorageError comes from all."""
 
     def __init__(self, database: Database, now_ms: Callable[[], int], new_id: Callable[[], str]) -> None:

@@ -146,7 +146,7 @@ class Retention:
     size: int
 
 
-class RecordingFolder:
+class FileRecordings:
     """All recordings of this server."""
 
     def __init__(self, folder: Path) -> None:

@@ -113,9 +113,12 @@ executions = Table(
     Column("written_bytes", BigInteger),
     Column("folder", Id, nullable=False),  # the data folder that holds its recording
     Column("created_ms", Millis, nullable=False),
+    Column("owner", Id),  # the server process that runs it or ran it
+    Column("lease_until_ms", Millis),  # until when it is its owner's without a heartbeat
+    Column("job", Text),  # of one that waits for an owner: what its executor is to run
     Index(None, "project_id", "id"),
     Index(None, "user_id", "id"),
-    Index(None, "status", "folder"),
+    Index(None, "status", "lease_until_ms"),
 )
 
 idempotency_keys = Table(

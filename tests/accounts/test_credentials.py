@@ -36,7 +36,7 @@ from backend.accounts.credentials import (
 )
 from backend.core.identity import Permission, Principal, Role, User
 from backend.storage.database import Database, database_url
-from backend.storage.identities import Identities
+from backend.storage.identities import SqlIdentities
 
 KEY = b"k" * 32
 NOW = 1_700_000_000
@@ -270,7 +270,7 @@ def test_only_ed25519_signs() -> None:
 class House:
     """An authenticator, the account `ann`, and a clock that is moved; milliseconds."""
 
-    def __init__(self, identities: Identities, now: list[int], ann: User) -> None:
+    def __init__(self, identities: SqlIdentities, now: list[int], ann: User) -> None:
         self.identities = identities
         self.now = now
         self.ann = ann
@@ -298,7 +298,7 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
     database = Database(database_url(None, tmp_path))
     await database.migrate()
     now = [NOW * 1000 + 700]
-    identities = Identities(database, lambda: now[0], _ids("U"))
+    identities = SqlIdentities(database, lambda: now[0], _ids("U"))
     ann = await identities.add_user("ann", Role.OPERATOR)
     assert ann
     yield House(identities, now, ann)

@@ -17,7 +17,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from backend.core.identity import Role
-from backend.storage.identities import Identities
+from backend.storage.identities import SqlIdentities
 from tests.api.world import (
     EXECUTE,
     HASH,
@@ -257,7 +257,7 @@ def _place(world: World, token: str) -> str:
     return project
 
 
-async def _person(identities: Identities, world: World, name: str, change: str = "") -> tuple[str, str]:
+async def _person(identities: SqlIdentities, world: World, name: str, change: str = "") -> tuple[str, str]:
     """A new account and a token of it."""
     user = await identities.add_user(name, Role.OPERATOR, "agent", HASH)
     assert user
@@ -268,7 +268,7 @@ async def _person(identities: Identities, world: World, name: str, change: str =
     return user.id, access_token(user.id, iat=now - 30, exp=now + (3 if change == "expiry" else 600))
 
 
-async def _change(world: World, identities: Identities, user: str, change: str, token: str) -> None:
+async def _change(world: World, identities: SqlIdentities, user: str, change: str, token: str) -> None:
     match change:
         case "logout":
             answer = await asyncio.to_thread(world.ask, token, "POST", "/api/auth/revoke")

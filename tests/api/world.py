@@ -19,7 +19,7 @@ from backend.accounts.credentials import hash_password, new_api_token, new_login
 from backend.core.identity import Permission, Role
 from backend.runtime.clock import new_id, now_ms
 from backend.storage.database import Database, database_url
-from backend.storage.identities import Identities
+from backend.storage.identities import SqlIdentities
 from tests.serving import ANY_PROGRAM, Server, clean_up, processes_of, start, wait_until
 
 PASSWORD = "canary-password-7f3a9c"
@@ -127,7 +127,7 @@ async def with_accounts(data_dir: Path, work: Any) -> Any:
     """Do `work(identities)` on the database of a server, while it runs, as the command line does."""
     database = Database(database_url(None, data_dir))
     try:
-        return await work(Identities(database, now_ms, new_id))
+        return await work(SqlIdentities(database, now_ms, new_id))
     finally:
         await database.close()
 
@@ -146,14 +146,14 @@ def age(data_dir: Path, user_id: str) -> None:
     database.close()
 
 
-async def new_link(identities: Identities, user_id: str, minutes: int = 15) -> str:
+async def new_link(identities: SqlIdentities, user_id: str, minutes: int = 15) -> str:
     ticket = new_login_link(secrets.token_bytes)
     await identities.add_link(secret_hash(ticket), user_id, now_ms() + minutes * 60_000)
     return ticket
 
 
 async def new_token(
-    identities: Identities, user_id: str, scopes: frozenset[Permission], ends: int | None = None
+    identities: SqlIdentities, user_id: str, scopes: frozenset[Permission], ends: int | None = None
 ) -> tuple[str, str]:
     """A new API token and its id."""
     secret = new_api_token(secrets.token_bytes)
@@ -170,7 +170,7 @@ def login(server: Server, name: str, password: str = PASSWORD, origin: str = "")
 def populate(world: World) -> None:
     """Add the people and their tokens, then, through the API, the projects."""
 
-    async def people(identities: Identities) -> None:
+    async def people(identities: SqlIdentities) -> None:
         for name, role in USERS.items():
             user = await identities.add_user(name, role, "agent", HASH)
             assert user

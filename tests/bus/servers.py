@@ -14,7 +14,7 @@ from backend.core.recording.lines import encode_lines
 from backend.core.recording.messages import Complete, Started
 from backend.core.recording.reader import Send
 from backend.core.recording.writer import Recorder
-from backend.storage.recordings import RecordingFolder
+from backend.storage.recordings import FileRecordings
 
 ID = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
 OTHER = "01BRZ3NDEKTSV4RRFFQ69G5FAV"
@@ -46,7 +46,7 @@ NewBus = Callable[[], ExecutionBus]
 class Recording:
     """A recording that the test writes."""
 
-    def __init__(self, folder: RecordingFolder, execution: str = ID) -> None:
+    def __init__(self, folder: FileRecordings, execution: str = ID) -> None:
         self._recorder = Recorder(execution, folder.create(execution), lambda: 0.0)
         self._recorder.add(STARTED)
 
@@ -61,7 +61,7 @@ class Local:
     """Answers for a server: delivers to the executions in `running`, reads the recordings of a folder."""
 
     def __init__(self, folder: Path) -> None:
-        self.recordings = RecordingFolder(folder)
+        self.recordings = FileRecordings(folder)
         self.answer = Delivery.DELIVERED
         self.running = {ID}
         self.delivered: list[Instruction] = []

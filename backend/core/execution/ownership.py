@@ -1,4 +1,85 @@
-"""Who runs an execution, and until when that holds without a sign of life."""
+"""Which server runs an execution, and for how long that holds without a sign of life. Pure: times are handed in.
 
-LEASE = 15.0  # seconds that an execution stays its owner's without a heartbeat
-HEARTBEAT = 3.0  # seconds between two heartbeats
+A server that runs an execution holds its lease and extends it at every heartbeat. Once a lease has run out, any server
+may record the execution as lost; the first end on record stays, so that a server which comes back changes nothing.
+"""
+
+from dataclasses import dataclass, field
+
+# Seconds that an execution belongs to its owner without a heartbeat. Five heartbeats: a database that fails over or a
+# machine that is short of memory for some seconds costs no execution. It is also how long a client waits to learn that a
+# server is gone. Leases are compared across servers, so their clocks have to agree to within LEASE - HEARTBEAT.
+LEASE = 15.0
+# Seconds between two heartbeats. One statement for all executions of a server, so it costs little to be early.
+HEARTBEAT = 3.0
+
+LEASE_MS = int(LEASE * 1000)
+RELEASED = 0  # the end of a lease whose owner is known to be dead
+
+
+def lease_until(now_ms: int) -> int:
+    """When a lease ends that is taken or extended now; Unix milliseconds as `now_ms`."""
+    return now_ms + LEASE_MS
+
+
+@dataclass(slots=True)
+class Contact:
+    """How long this server has reached the database without interruption.
+
+    While it could not, others could not extend their leases either, so a lease that ran out shows nothing until they had
+    one lease's time to come back.
+    """
+
+    _since_ms: int | None = None
+    _last_ms: int = 0
+
+    def reached(self, now_ms: int) -> None:
+        """The database has answered."""
+        if self._since_ms is None or not 0 <= now_ms - self._last_ms <= LEASE_MS:
+            self._since_ms = now_ms
+        self._last_ms = now_ms
+
+    def missed(self) -> None:
+        """The database has not answered."""
+        self._since_ms = None
+
+    def judged_until(self, now_ms: int) -> int:
+        """Leases that ended at this time or earlier show that their owner is gone."""
+        if self._since_ms is None or not 0 <= now_ms - self._last_ms <= LEASE_MS:
+            return RELEASED
+        return now_ms if now_ms - self._since_ms >= LEASE_MS else RELEASED
+
+
+@dataclass(slots=True)
+class Holdings:
+    """The executions that this server runs on record, and those of them whose end is being written."""
+
+    _running: set[str] = field(default_factory=set)
+    _ending: set[str] = field(default_factory=set)
+
+    @property
+    def ids(self) -> frozenset[str]:
+        """All whose lease is to be extended."""
+        return frozenset(self._running)
+
+    def add(self, execution: str) -> None:
+        """It runs here."""
+        self._running.add(execution)
+
+    def ending(self, execution: str) -> None:
+        """Its end is about to be written."""
+        self._ending.add(execution)
+
+    def remove(self, execution: str) -> None:
+        """It has ended on record, or never began."""
+        self._running.discard(execution)
+        self._ending.discard(execution)
+
+    def lost(self, asked: frozenset[str], extended: frozenset[str]) -> frozenset[str]:
+        """Those `asked` for whose lease could not be extended; they are not held any more.
+
+        One whose end is being written is not among them: it may have been written before the lease was extended.
+        """
+        gone = (asked - extended) & self._running - self._ending
+        self._running -= gone
+        return gone

@@ -33,7 +33,7 @@ from backend.executors.local.run_as import find_owner, give_folder
 from backend.executors.local.workspace import FolderView, prepare_workspace
 from backend.policies.loader import load_profile
 from backend.storage.limiter import MovingWindow
-from backend.storage.recordings import RecordingFolder
+from backend.storage.recordings import FileRecordings
 
 ANN = Principal("ann", "10.0.0.1")
 BOB = Principal("bob", "10.0.0.1")
@@ -150,7 +150,7 @@ def make(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[.
             "rates": Rates(limiter, limiter),
             "refusals": book,
             "slots": Slots(2, 3),
-            "lifecycle": Lifecycle(book, RecordingFolder(tmp_path / "recordings"), Witness(), clock, mask),
+            "lifecycle": Lifecycle(book, FileRecordings(tmp_path / "recordings"), Witness(), clock, mask),
             "protected": lambda: None,
         }
         target = Target(OWN, judge, files, executor, terms)

@@ -19,7 +19,7 @@ KEPT = 24 * 3600 * 1000  # milliseconds that a key is remembered
 
 
 @dataclass(frozen=True, slots=True)
-class IdempotencyStore:
+class SqlIdempotencyKeys:
     """The keys in the database. Every method raises StorageError."""
 
     database: Database

@@ -1,9 +1,9 @@
-"""Reads the history: pages, figures, single records. `backend.storage.ledger` writes it."""
+"""Reads the history: pages, figures, single records. `backend.storage.execution_log` writes it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Row, case, func, select
+from sqlalchemy import case, func, select
 
 from backend.core.audit.attempts import Record
 from backend.core.decisions import Risk
@@ -11,14 +11,14 @@ from backend.core.execution.model import Status
 from backend.core.ids import first_id
 from backend.core.ports import Filter, Stats
 from backend.storage.database import Database
+from backend.storage.execution_rows import COLUMNS, UNFINISHED, record_of
 from backend.storage.tables import executions as table
 
 MOST = 1000  # records that `since` returns
-COLUMNS = list(table.c)
 
 
 @dataclass(frozen=True, slots=True)
-class HistoryStore:
+class SqlExecutionHistory:
     """The history in the database. Every method raises StorageError."""
 
     database: Database
@@ -27,7 +27,7 @@ class HistoryStore:
         """One record."""
         async with self.database.begin() as connection:
             row = (await connection.execute(select(*COLUMNS).where(table.c.id == execution))).one_or_none()
-        return _record(row) if row else None
+        return record_of(row) if row else None
 
     async def page(self, wanted: Filter) -> Sequence[Record]:
         """Records, newest first. Ids sort by time, so the index of a project or a user answers by itself."""
@@ -41,12 +41,12 @@ class HistoryStore:
         if wanted.before is not None:
             query = query.where(table.c.id < wanted.before)
         async with self.database.begin() as connection:
-            return [_record(row) for row in await connection.execute(query)]
+            return [record_of(row) for row in await connection.execute(query)]
 
     async def stats(self, user_id: str, since_ms: int) -> Stats:
         """Figures over a user's commands since a time."""
         succeeded = table.c.status == str(Status.SUCCEEDED)
-        unfinished = table.c.status == str(Status.RUNNING)
+        unfinished = table.c.status.in_(UNFINISHED)
         dangerous = table.c.risk.in_([str(Risk.HIGH), str(Risk.BLOCKED)])
         query = select(
             func.count(),
@@ -68,15 +68,4 @@ class HistoryStore:
             .limit(MOST)
         )
         async with self.database.begin() as connection:
-            return [_record(row) for row in await connection.execute(query)]
-
-    async def running(self, folder: str) -> Sequence[Record]:
-        """Records without an end whose recordings lie in the data folder `folder`."""
-        query = select(*COLUMNS).where(table.c.status == str(Status.RUNNING), table.c.folder == folder)
-        async with self.database.begin() as connection:
-            return [_record(row) for row in await connection.execute(query)]
-
-
-def _record(row: Row[tuple[object, ...]]) -> Record:
-    values = dict(row._mapping)
-    return Record(**{**values, "status": Status(values["status"]), "risk": Risk(values["risk"])})
+            return [record_of(row) for row in await connection.execute(query)]

@@ -1,0 +1,119 @@
+"""The audit in the database: events that are not about a command, its key, its age, and its end stored elsewhere."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import takewhile
+from typing import Any
+
+from sqlalchemy import Connection, delete
+
+from backend.core.audit.chain import Head, Link, Succession, Trust, extend
+from backend.core.audit.events import Event, Kind
+from backend.core.audit.execution_events import Draft
+from backend.core.errors import StorageError
+from backend.storage.audit_chain import Chain
+from backend.storage.audit_head import LedgerContext
+from backend.storage.commit_queue import CommitQueue, insert_events
+from backend.storage.keys import SigningKey
+from backend.storage.refusal_filter import ITSELF
+from backend.storage.tables import audit_events
+
+
+@dataclass(frozen=True, slots=True)
+class SqlAuditLog:
+    """The audit of this server. Every method raises StorageError."""
+
+    queue: CommitQueue
+
+    @property
+    def _context(self) -> LedgerContext:
+        return self.queue.context
+
+    @property
+    def _chain(self) -> Chain:
+        return Chain(self.queue.database)
+
+    async def prepare(self) -> None:
+        """Make the head of a new chain, and check that the stored end of an older one is still there.
+
+        When it is not, the audit says so from here on. Raises StorageError, also for a head that was changed.
+        """
+        await self.queue.prepare()
+        await asyncio.to_thread(self._context.keys.publish)  # not before: a key that did not sign the audit is not its
+        checkpoint = self.queue.checkpoint
+        noted = await checkpoint.read() if checkpoint else None
+        if noted and (lost := await self._chain.lost(noted)):
+            await self.record(Kind.CHAIN_BROKEN, ITSELF, "", {"noted": str(noted), "reason": lost})
+
+    async def record(self, kind: Kind, actor: str, address: str, fields: Mapping[str, Any]) -> None:
+        """Write an event that is not about a command: a login, a rejected request. Returns once it is durable."""
+        await self.queue.write((self._context.event(Draft(kind, fields), actor, address),))
+
+    async def rotate_key(self, successor: SigningKey, actor: str) -> None:
+        """Let another key sign from here on, on record and with the signature of the one before."""
+        head = await self.queue.database.write(partial(self._hand_over, successor=successor, actor=actor))
+        self.queue.moved(head.end)
+
+    def _hand_over(self, connection: Connection, successor: SigningKey, actor: str) -> Head:
+        head, key = self.queue.head.lock(connection), self._context.keys.current
+        change = Succession(head.end, key.public, successor.public)
+        event = self._event(Kind.KEY_ROTATED, actor, change.fields(key.sign(change.statement())))
+        after, links = extend(head, [event])
+        self.queue.head.replace(connection, after, successor.sign(after.statement()))
+        insert_events(connection, links)
+        return after
+
+    async def prune(self, before: str) -> int:
+        """Cut events from before a time (ISO 8601, UTC) off the start of the chain; how many.
+
+        The whole chain is verified before: nobody gets an event cut off by giving it an older time, and what was changed
+        is not lost with what is old.
+        """
+        async for link in self._chain.links():
+            if _time(link, before) >= before:
+                return 0
+            break
+        last = await self._last_before(before)
+        return await self.queue.database.write(partial(self._cut, last=last, before=before)) if last else 0
+
+    async def _last_before(self, before: str) -> Link | None:
+        """The last of the old events at the start of a chain that is intact."""
+        chain, old, known = self._chain, list[Link](), self.queue.head.known
+
+        def see(page: Sequence[Link]) -> None:
+            if not old or old[-1].seq + 1 == page[0].seq:
+                old.extend(list(takewhile(lambda link: _time(link, before) < before, page))[-1:])
+
+        found = await chain.head()
+        if found is None:
+            raise StorageError("The audit has no head.")
+        trust = Trust(self._context.keys.current.public, self._context.check)
+        verdict = await chain.walk(found, trust, (known.end,) if known else (), see)
+        if verdict.problem and await chain.was_pruned(found.head):
+            return None  # another process does the same
+        if verdict.problem:
+            raise StorageError(f"Old events are kept, for the audit is not as it was written: {verdict.problem}.")
+        return old[-1] if old else None
+
+    def _cut(self, connection: Connection, last: Link, before: str) -> int:
+        """Let the chain begin behind `last`, and end with the event that says so."""
+        head = self.queue.head.lock(connection)
+        if not head.first_seq <= last.seq <= head.seq:
+            return 0
+        gone = last.seq - head.first_seq + 1
+        fields = {"first": head.first_seq, "last": last.seq, "last_hash": last.hash.hex(), "before": before}
+        event = self._event(Kind.PRUNED, ITSELF, fields)
+        after, links = extend(Head(last.seq + 1, last.hash, head.seq, head.hash), [event])
+        self.queue.head.replace(connection, after)
+        connection.execute(delete(audit_events).where(audit_events.c.seq <= last.seq))
+        insert_events(connection, links)
+        return gone
+
+    def _event(self, kind: Kind, actor: str, fields: Mapping[str, Any]) -> Event:
+        return self._context.event(Draft(kind, fields), actor, "")
+
+
+def _time(link: Link, otherwise: str) -> str:
+    return str(link.content.get("time", otherwise))

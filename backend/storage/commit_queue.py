@@ -1,0 +1,255 @@
+"""The one writer of a process: whatever waits is chained, signed and written in one transaction.
+
+A hundred commands at once cost one flush. One job that cannot be written does not take others with it, and a job whose
+execution has ended on record before writes nothing.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
+
+from sqlalchemy import Connection, insert, select
+from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError
+
+from backend.core.audit.chain import Anchor, Head, Link, extend
+from backend.core.audit.events import Event
+from backend.core.errors import StorageError
+from backend.storage.audit_head import STUCK, AuditHead, LedgerContext
+from backend.storage.checkpoint import AnchorFile
+from backend.storage.database import Database
+from backend.storage.execution_rows import CLOSE_EXECUTION, INSERT_EXECUTION
+from backend.storage.tables import audit_events, executions
+
+T = TypeVar("T")
+
+BATCH = 256  # jobs written in one transaction, at most
+
+INSERT_EVENT = insert(audit_events)
+
+
+@dataclass(slots=True, eq=False)
+class _Job:
+    """Rows that belong together. `done` is whether they were written: not when `closed` found another status."""
+
+    done: "asyncio.Future[bool]"
+    events: tuple[Event, ...]
+    opened: Mapping[str, Any] | None
+    closed: Mapping[str, Any] | None
+
+
+class _Written(NamedTuple):
+    head: Head
+    skipped: Sequence[_Job] = ()
+
+
+class _AlreadyEndedError(Exception):
+    """A transaction has to be rolled back, because an execution that it closes has ended before."""
+
+
+@dataclass(slots=True)
+class CommitQueue:
+    """Writes jobs in their order. `checkpoint` stores the end of the chain outside of the database."""
+
+    database: Database
+    context: LedgerContext
+    checkpoint: AnchorFile | None = None
+    head: AuditHead = field(init=False)
+    _waiting: list[_Job] = field(default_factory=list)
+    _writer: asyncio.Task[None] | None = None
+
+    def __post_init__(self) -> None:
+        self.head = AuditHead(self.context)
+
+    async def prepare(self) -> None:
+        """Make the head of a new chain. Raises StorageError, also for a head that was changed."""
+        with suppress(IntegrityError):
+            await self.database.write(self.head.make)
+
+    async def write(
+        self,
+        events: tuple[Event, ...],
+        *,
+        opened: Mapping[str, Any] | None = None,
+        closed: Mapping[str, Any] | None = None,
+    ) -> bool:
+        """Write events with the row of a new execution, or with the end of one; see `execution_rows`.
+
+        Returns once all of it is durable; False when the execution had not the status that `closed` expects, and
+        nothing is written. Raises StorageError.
+        """
+        return await self.put(events, opened, closed)
+
+    def put(
+        self,
+        events: tuple[Event, ...],
+        opened: Mapping[str, Any] | None = None,
+        closed: Mapping[str, Any] | None = None,
+    ) -> "asyncio.Future[bool]":
+        """Let the writer write it next. What a caller who goes away has put there is written all the same."""
+        job = _Job(asyncio.get_running_loop().create_future(), events, opened, closed)
+        job.done.add_done_callback(_retrieve_error)
+        self._waiting.append(job)
+        if self._writer is None or self._writer.done():
+            self._writer = asyncio.create_task(self._drain_queue())
+        return job.done
+
+    async def write_locked(self, work: Callable[[Connection], tuple[Sequence[Event], T]]) -> T:
+        """Run `work` while no server of this database writes, and append its events. Raises StorageError."""
+        head, result = await self.database.write(partial(self._append_locked_work, work=work))
+        self.moved(head.end)
+        return result
+
+    def _append_locked_work(
+        self, connection: Connection, work: Callable[[Connection], tuple[Sequence[Event], T]]
+    ) -> tuple[Head, T]:
+        head = self.head.lock(connection)
+        events, result = work(connection)
+        after, links = extend(head, events)
+        self.head.replace(connection, after)
+        insert_events(connection, links)
+        return after, result
+
+    def moved(self, end: Anchor) -> None:
+        """Take note of the end of the chain outside of the database."""
+        if self.checkpoint:
+            self.checkpoint.note(end)
+
+    async def _drain_queue(self) -> None:
+        """Write until nothing waits; what comes in meanwhile goes into the next transaction together."""
+        while self._waiting:
+            jobs, self._waiting = self._waiting[:BATCH], self._waiting[BATCH:]
+            try:
+                await self._commit(jobs)
+            except Exception as error:
+                if len(jobs) > 1 and not _is_down(error):
+                    # One of them cannot be written; the others must not fall with it.
+                    for job in jobs:
+                        await self._commit_alone(job)
+                else:
+                    _fail(jobs, error)
+
+    async def _commit_alone(self, job: _Job) -> None:
+        try:
+            await self._commit([job])
+        except Exception as error:
+            _fail([job], error)
+
+    async def _commit(self, jobs: list[_Job]) -> None:
+        try:
+            written = await self.database.write(partial(self._append, jobs=jobs))
+        except _AlreadyEndedError:
+            written = await self.database.write(partial(self._append_locked, jobs=jobs))
+        self.head.known = written.head
+        self.moved(written.head.end)
+        for job in jobs:
+            if not job.done.done():
+                job.done.set_result(job not in written.skipped)
+
+    def _append(self, connection: Connection, jobs: list[_Job]) -> _Written:
+        """Write all jobs in the transaction of `connection`, in as few statements as can be."""
+        known = self.head.known
+        if known:
+            after, links = _extend(known, jobs)
+            if self.head.move(connection, known, after):
+                if not _insert(connection, jobs, links):
+                    raise _AlreadyEndedError
+                return _Written(after)
+        return self._append_locked(connection, jobs)
+
+    def _append_locked(self, connection: Connection, jobs: list[_Job]) -> _Written:
+        """Write the jobs that still can be, behind what other servers wrote."""
+        head = self.head.lock(connection)
+        skipped = _ended_among(connection, jobs)
+        rest = [job for job in jobs if job not in skipped]
+        after, links = _extend(head, rest)
+        if not (self.head.move(connection, head, after) and _insert(connection, rest, links)):
+            raise StorageError(STUCK)
+        return _Written(after, skipped)
+
+    async def close(self) -> None:
+        """Write what is left, and wait for it. Raises nothing: each caller gets its own error."""
+        if self._writer:
+            await self._writer
+        if self.checkpoint:
+            await self.checkpoint.close()
+
+
+def insert_events(connection: Connection, links: Sequence[Link]) -> None:
+    """Write events in their places."""
+    if rows := [{"seq": each.seq, "body": each.body, "hash": each.hash} for each in links]:
+        connection.execute(INSERT_EVENT, rows)
+
+
+def _extend(head: Head, jobs: list[_Job]) -> tuple[Head, list[Link]]:
+    return extend(head, (event for job in jobs for event in job.events))
+
+
+def _insert(connection: Connection, jobs: list[_Job], links: list[Link]) -> bool:
+    """Write the rows of jobs; False when one of them closes what has ended before, and nothing of it may stay."""
+    insert_events(connection, links)
+    if opened := [dict(job.opened) for job in jobs if job.opened]:
+        connection.execute(INSERT_EXECUTION, opened)
+    closed = [dict(job.closed) for job in jobs if job.closed]
+    return not closed or _close(connection, closed)
+
+
+def _close(connection: Connection, closed: list[dict[str, Any]]) -> bool:
+    if len(closed) > 1 and not connection.dialect.supports_sane_multi_rowcount:
+        # asyncpg does not say how many rows a statement changed that was executed with many values.
+        if len(_open_among(connection, closed)) < len(closed):
+            return False
+        connection.execute(CLOSE_EXECUTION, closed)
+        return True
+    return connection.execute(CLOSE_EXECUTION, closed).rowcount == len(closed)
+
+
+def _ended_among(connection: Connection, jobs: list[_Job]) -> list[_Job]:
+    """The jobs that close what has ended already, or what another job among them closes."""
+    still_open = _open_among(connection, [job.closed for job in jobs if job.closed])
+    skipped = []
+    for job in jobs:
+        if job.closed and job.closed["key"] not in still_open:
+            skipped.append(job)
+        elif job.closed:
+            still_open.remove(job.closed["key"])
+    return skipped
+
+
+def _open_among(connection: Connection, closed: Sequence[Mapping[str, Any]]) -> set[str]:
+    """The ids of executions that have the status and lease from which they are closed; see CLOSE_EXECUTION."""
+    if not closed:
+        return set()
+    columns = executions.c.id, executions.c.status, executions.c.lease_until_ms
+    query = select(*columns).where(executions.c.id.in_({each["key"] for each in closed}))
+    found = {id: (status, lease or 0) for id, status, lease in connection.execute(query)}
+    states = ((each, *found.get(each["key"], ("", 0))) for each in closed)
+    return {
+        each["key"] for each, status, lease in states if status == each["old_status"] and lease <= each["old_lease"]
+    }
+
+
+def _retrieve_error(done: "asyncio.Future[bool]") -> None:
+    """Take an error that nobody waits for any more, so that asyncio does not complain of it."""
+    if not done.cancelled():
+        done.exception()
+
+
+def _fail(jobs: list[_Job], error: Exception) -> None:
+    for job in jobs:
+        if not job.done.done():
+            job.done.set_exception(_storage_error(error))
+
+
+def _is_down(error: Exception) -> bool:
+    """Whether the database fails, and not what was to be written."""
+    cause = error.__cause__ or error
+    if isinstance(cause, DBAPIError) and cause.connection_invalidated:
+        return True
+    return isinstance(cause, StorageError | OperationalError | InterfaceError | OSError)
+
+
+def _storage_error(error: Exception) -> StorageError:
+    return error if isinstance(error, StorageError) else StorageError(f"The audit cannot be written: {error}.")

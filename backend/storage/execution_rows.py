@@ -1,0 +1,79 @@
+"""The rows of executions: how records become rows and rows become records. Statements are built once."""
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from sqlalchemy import Row, bindparam, func, insert, update
+
+from backend.core.audit.attempts import Completion, Record
+from backend.core.decisions import Risk
+from backend.core.execution.model import Status
+from backend.storage.tables import executions
+
+NAMES = tuple(each.name for each in fields(Record))
+UNFINISHED = (str(Status.QUEUED), str(Status.RUNNING))
+COLUMNS = [executions.c[name] for name in NAMES]
+ANY_LEASE = 2**63 - 1
+
+INSERT_EXECUTION = insert(executions)
+# Changes nothing where another server was first: the first end on record stays.
+CLOSE_EXECUTION = (
+    update(executions)
+    .where(executions.c.id == bindparam("key"), executions.c.status == bindparam("old_status"))
+    .where(func.coalesce(executions.c.lease_until_ms, 0) <= bindparam("old_lease"))
+    .values(
+        status=bindparam("new_status"),
+        exit_code=bindparam("new_exit_code"),
+        duration_ms=bindparam("new_duration_ms"),
+        protection=bindparam("new_protection"),
+        cpu_ms=bindparam("new_cpu_ms"),
+        peak_memory_bytes=bindparam("new_peak_memory"),
+        read_bytes=bindparam("new_read_bytes"),
+        written_bytes=bindparam("new_written_bytes"),
+        job=None,  # its command line is not masked
+    )
+)
+
+
+def row_of(record: Record, *, lease_until_ms: int | None = None, job: str | None = None) -> Mapping[str, Any]:
+    """The row of a new execution."""
+    row = {name: getattr(record, name) for name in NAMES}
+    return {
+        **row,
+        "command": storable(record.command),
+        "working_dir": storable(record.working_dir),
+        "status": str(record.status),
+        "risk": str(record.risk),
+        "lease_until_ms": lease_until_ms,
+        "job": job,
+    }
+
+
+def closing(execution: str, old: Status, completion: Completion, lease_ms: int = ANY_LEASE) -> Mapping[str, Any]:
+    """The values of CLOSE_EXECUTION for an execution that has the status `old` and a lease until `lease_ms` at most."""
+    usage = completion.usage
+    return {
+        "key": execution,
+        "old_status": str(old),
+        "old_lease": lease_ms,
+        "new_status": str(completion.status),
+        "new_exit_code": completion.exit_code,
+        "new_duration_ms": completion.duration_ms,
+        "new_protection": usage.protection,
+        "new_cpu_ms": usage.cpu_ms,
+        "new_peak_memory": usage.peak_memory,
+        "new_read_bytes": usage.read_bytes,
+        "new_written_bytes": usage.written_bytes,
+    }
+
+
+def record_of(row: Row[Any]) -> Record:
+    """The record of a row that has COLUMNS."""
+    values = dict(row._mapping)
+    return Record(**{**values, "status": Status(values["status"]), "risk": Risk(values["risk"])})
+
+
+def storable(text: str) -> str:
+    """The text without what PostgreSQL refuses: NUL, and halves of surrogate pairs."""
+    return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode()

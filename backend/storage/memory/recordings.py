@@ -1,0 +1,130 @@
+"""Recordings in memory."""
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Callable
+from typing import Any
+
+from backend.core.errors import RecordingError
+from backend.core.recording.batches import after
+from backend.core.recording.digest import RecordingDigest
+from backend.core.recording.reader import Send
+
+BLOCK = 32 * 1024  # bytes a viewer gets at a time, unless one line is longer
+
+
+class MemoryRecording:
+    """One recording; see `RecordingLog`. `live` until its end."""
+
+    def __init__(self, forget: Callable[[], object]) -> None:
+        self.live = True
+        self._forget = forget
+        self._stored = bytearray()
+        self._last = b""
+        self._waiting: set[asyncio.Future[None]] = set()
+
+    def append(self, line: bytes) -> None:
+        """Add stored lines."""
+        self._stored += line
+        self._wake()
+
+    def end(self, line: bytes) -> None:
+        """Add the last line."""
+        self._last, self.live = line, False
+        self.append(line)
+
+    def seal(self) -> RecordingDigest:
+        """What is stored until now."""
+        return _seal(bytes(self._stored))
+
+    def seal_before_end(self) -> RecordingDigest:
+        """What was stored before the last line."""
+        return _seal(bytes(self._stored[: len(self._stored) - len(self._last)]))
+
+    def last_message(self) -> dict[str, Any] | None:
+        """How it ended; None while it is live."""
+        message: dict[str, Any] | None = None if self.live else json.loads(self._last)
+        return message
+
+    def discard(self) -> None:
+        """Delete what was only begun."""
+        self.live = False
+        self._forget()
+        self._wake()
+
+    async def copy(self, send: Send, begin: int = 0, end: int | None = None) -> int:
+        """Send what is stored now between two places, in blocks of whole lines; the place behind what was sent."""
+        stored = len(self._stored)
+        while block := self._block(begin, stored if end is None else min(stored, end)):
+            begin += len(block)
+            await send(block)
+        return begin
+
+    async def follow(self, after_seq: int, send: Send) -> None:
+        """Send blocks of whole stored lines numbered above `after_seq`, live, until the recording ends."""
+        offset = 0
+        while True:
+            live = self.live
+            if block := self._block(offset, len(self._stored)):
+                offset += len(block)
+                if kept := after(block, after_seq) if after_seq else block:
+                    after_seq = 0
+                    await send(kept)
+            elif live:
+                await self._growth()
+            else:
+                return
+
+    def _block(self, begin: int, end: int) -> bytes:
+        """Whole lines from `begin`: about BLOCK bytes, or one line where it is longer; empty at the end."""
+        cut = self._stored.rfind(b"\n", begin, min(end, begin + BLOCK)) + 1
+        if cut == 0:
+            cut = self._stored.find(b"\n", begin, end) + 1
+        return bytes(self._stored[begin:cut])
+
+    async def _growth(self) -> None:
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiting.add(waiter)
+        try:
+            await waiter
+        finally:
+            self._waiting.discard(waiter)
+
+    def _wake(self) -> None:
+        for waiter in self._waiting:
+            if not waiter.done():
+                waiter.set_result(None)
+
+
+class MemoryRecordings:
+    """All recordings of a server; see `Recordings`."""
+
+    def __init__(self) -> None:
+        self._recordings: dict[str, MemoryRecording] = {}
+
+    def create(self, execution: str) -> MemoryRecording:
+        """Begin a recording. Raises RecordingError for an id that has one."""
+        if execution in self._recordings:
+            raise RecordingError("The recording cannot be begun: File exists.")
+        recording = MemoryRecording(lambda: self._recordings.pop(execution))
+        self._recordings[execution] = recording
+        return recording
+
+    def find(self, execution: str) -> MemoryRecording | None:
+        """A recording by its id."""
+        return self._recordings.get(execution)
+
+    def last_message(self, execution: str) -> dict[str, Any] | None:
+        """How a recording ended, empty where there is none; None while it is live."""
+        found = self.find(execution)
+        return found.last_message() if found else {}
+
+    def seal(self, execution: str) -> RecordingDigest | None:
+        """What a recording that has ended holds before its last line; None where there is none."""
+        found = self.find(execution)
+        return found.seal_before_end() if found else None
+
+
+def _seal(stored: bytes) -> RecordingDigest:
+    return RecordingDigest(len(stored), hashlib.sha256(stored).hexdigest())

@@ -1,0 +1,57 @@
+"""The chain of a test database: what it says, and what somebody with the database in hand can do to it."""
+
+from typing import Any
+
+from sqlalchemy import delete, select, update
+
+from backend.accounts.credentials import Signer, new_signing_key, verify_signature
+from backend.core.audit.chain import Anchor, Trust, Verdict
+from backend.storage.audit_chain import Chain
+from backend.storage.database import Database
+from backend.storage.tables import audit_events, audit_head
+
+SIGNER = Signer(new_signing_key())
+
+
+def trust(signer: Signer) -> Trust:
+    return Trust(signer.public, verify_signature)
+
+
+async def verify(database: Database, *anchors: Anchor) -> Verdict:
+    return await Chain(database).verify(trust(SIGNER), anchors)
+
+
+async def whole(database: Database) -> Verdict:
+    """The verdict, which has to be good."""
+    verdict = await verify(database)
+    assert verdict.problem == ""
+    return verdict
+
+
+async def bodies(database: Database) -> list[dict[str, Any]]:
+    return [link.content async for link in Chain(database).links()]
+
+
+async def change(database: Database, *statements: Any) -> None:
+    """What somebody with the database in hand can do."""
+    async with database.begin() as connection:
+        for statement in statements:
+            await connection.execute(statement)
+
+
+EVENT = audit_events.c
+
+
+def at(seq: int) -> Any:
+    return update(audit_events).where(EVENT.seq == seq)
+
+
+async def saved(database: Database) -> Any:
+    async with database.begin() as connection:
+        return (await connection.execute(select(audit_head))).one()
+
+
+async def cut_back(database: Database, head: Any) -> None:
+    await change(
+        database, delete(audit_events).where(EVENT.seq > head.seq), update(audit_head).values(**dict(head._mapping))
+    )
