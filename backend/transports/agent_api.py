@@ -231,7 +231,7 @@ async def _result(agents: Agents, started: Execution | str) -> Executed:
     """Wait for the end of an execution and put its output together; a repeated request gets that of the first."""
     id = started if isinstance(started, str) else started.id
     transcript = Transcript()
-    if not await agents.gateway.follow(id, 0, in_turns(transcript.take)):
+    if not await agents.gateway.follow(id, 0, in_turns(transcript.add)):
         hint = f"GET /api/executions/{id} tells how it ended."
         raise Problem(410, "execution.forgotten", "The output of this execution is not kept here.", hint=hint)
     if isinstance(started, Execution) and started.task:

@@ -169,7 +169,7 @@ class Gateway:
             admitted = _unavailable(error)
         if isinstance(admitted, Decision):
             return await self._refuse(request, self._masked(admitted))
-        if busy := self.slots.take(request.principal.name):
+        if busy := self.slots.acquire(request.principal.name):
             return await self._refuse(request, busy, admitted.plan)
         try:
             return await self._start(request, admitted)
