@@ -260,11 +260,11 @@ def _verify_lines(file: BinaryIO, anchors: tuple[Anchor, ...], trust: Trust, sho
         verifier = Verifier(head, trust, anchors, exports.read_first_line(next(_lines(file))))
         for number, line in enumerate(islice(_lines(file), count - 2), 2):  # noqa: B007 - the line is reported
             link = exports.read_json_line(line)
-            if not verifier.take(link):
+            if not verifier.check(link):
                 break
             show([link])
     except ValueError as error:
-        return Verdict(EMPTY, verifier.taken if verifier else 0, f"line {number} is not as it was written: {error}")
+        return Verdict(EMPTY, verifier.checked if verifier else 0, f"line {number} is not as it was written: {error}")
     return verifier.finish(signature)
 
 

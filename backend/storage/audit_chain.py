@@ -114,7 +114,7 @@ class Chain:
         async for page in self.pages():
             if page and page[-1].seq > found.head.seq and await self._has_moved(found.head):
                 page = [link for link in page if link.seq <= found.head.seq]
-            if not page or not await asyncio.to_thread(verifier.take_all, page):
+            if not page or not await asyncio.to_thread(verifier.check_all, page):
                 break
             progress(page)
         return verifier.finish(found.signature)

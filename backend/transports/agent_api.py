@@ -192,7 +192,7 @@ def _user_id(principal: Principal) -> str:
 async def _result(service: ExecutionService, started: Execution | Existing) -> Executed:
     """Wait for the end of an execution and put its output together; a repeated request gets that of the first."""
     transcript = Transcript()
-    if refusal := await service.follow_started(started.id, 0, in_turns(transcript.take)):
+    if refusal := await service.follow_started(started.id, 0, in_turns(transcript.add)):
         raise Problem.of(refusal)
     if isinstance(started, Execution) and started.task:
         await started.task

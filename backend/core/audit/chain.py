@@ -163,7 +163,7 @@ class Verifier:
     anchors: tuple[Anchor, ...] = ()
     at: Anchor = Anchor(0, GENESIS)
     problem: str = ""
-    taken: int = 0
+    checked: int = 0
     breaks: list[int] = field(default_factory=list)
     rotations: list[int] = field(default_factory=list)
     keys: list[bytes] = field(default_factory=list)
@@ -179,17 +179,17 @@ class Verifier:
     def _beginning(self) -> str:
         return "" if self.at == self.head.start else f"the chain does not begin at event {self.head.first_seq}"
 
-    def take_all(self, links: Iterable[Link]) -> bool:
+    def check_all(self, links: Iterable[Link]) -> bool:
         """Check the next links; False when one of them is wrong."""
-        return all(map(self.take, links))
+        return all(map(self.check, links))
 
-    def take(self, link: Link) -> bool:
+    def check(self, link: Link) -> bool:
         """Check the next link; False at the first that is wrong, and for every link after it."""
         self.problem = self.problem or self._check_link(link)
         if self.problem:
             return False
         self.at = Anchor(link.seq, link.hash)
-        self.taken += 1
+        self.checked += 1
         self._check_anchors()
         return not self.problem
 
@@ -233,7 +233,7 @@ class Verifier:
         """The verdict after the last link; `signature` is that of the head."""
         problem = self.problem or self._check_head(signature)
         unseen = tuple(anchor for anchor in self.anchors if anchor.seq < self.begins - 1)
-        return Verdict(self.head, self.taken, problem, self.begins, tuple(self.breaks), tuple(self.rotations), unseen)
+        return Verdict(self.head, self.checked, problem, self.begins, tuple(self.breaks), tuple(self.rotations), unseen)
 
     def _check_head(self, signature: bytes) -> str:
         keys = self.keys or [self.trust.key]

@@ -76,7 +76,7 @@ class Gateway:
         if isinstance(plan, Decision):
             return await self._refuse(request, plan)
         principal = request.principal.name
-        if busy := self.slots.take(principal):
+        if busy := self.slots.acquire(principal):
             return await self._refuse(request, busy, plan)
         try:
             return await self.lifecycle.start(request, plan, lambda: self.slots.release(principal))

@@ -283,7 +283,7 @@ def _refuse_outside(path: str, place: Place) -> Decision | None:
     if place.holds(path):
         return None
     if ".." in PurePosixPath(path).parts:
-        return Decision.deny("path.parent", "'..' leads out of the folder.", "Name files without '..'.")
+        return Decision.deny("path.parent", "'..' leads out of the current folder.", "Name files without '..'.")
     return Decision.deny("path.outside", f"{path} is outside the workspace.", _INSIDE)
 
 

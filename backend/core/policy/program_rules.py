@@ -102,7 +102,7 @@ class ArgumentError(Exception):
         super().__init__(reason)
         self.rule = rule
         self.reason = reason
-        self.hint = f"Options of {program.name}: {program.usage}" if program.usage else "Leave it out."
+        self.hint = f"Options of {program.name}: {program.usage}" if program.usage else "Remove it."
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +200,7 @@ class _OptionReader:
                 yield from self._operands(token)
         # An option after the first operand may have given it another meaning: it must be valid for both.
         if self.leading is not None and self.use.given & self.program.unless and self.program.operands:
-            yield self._take(self.program.operands, self.leading, self.program.name)
+            yield self._checked(self.program.operands, self.leading, self.program.name)
 
     def _operands(self, token: str) -> Iterator[Argument]:
         yield self._operand(token)
@@ -219,8 +219,8 @@ class _OptionReader:
                 "program.subcommand", f"{token} is not a subcommand of {name} that is allowed here.", self.program
             )
         if kind is None:
-            raise ArgumentError("option.unlisted", f"{self.program.name} takes no operands here.", self.program)
-        return self._take(kind, token, self.program.name)
+            raise ArgumentError("option.unlisted", f"{self.program.name} accepts no operands here.", self.program)
+        return self._checked(kind, token, self.program.name)
 
     def _key_word(self) -> Iterator[Argument]:
         """The old style of tar: letters without a dash, whose values follow in the same order."""
@@ -273,7 +273,7 @@ class _OptionReader:
     def _attached(self, kind: Kind, name: str, value: str) -> Argument:
         if Quirk.APART in self.program.quirks and not value.isdecimal():
             raise ArgumentError("option.value", f"The value of {name} must be a separate word.", self.program)
-        # Some programs take -c=FILE for FILE, others for =FILE.
+        # Some programs parse -c=FILE as FILE, others as =FILE.
         if value.startswith("=") and kind.role is not Role.TEXT:
             raise ArgumentError("option.value", f"The value of {name} must not start with =.", self.program)
         return self._value(kind, name, value)
@@ -293,9 +293,9 @@ class _OptionReader:
     def _value(self, kind: Kind, name: str, value: str | None) -> Argument:
         if value is None:
             raise ArgumentError("option.unlisted", f"{name} requires a value.", self.program)
-        return self._take(kind, value, name)
+        return self._checked(kind, value, name)
 
-    def _take(self, kind: Kind, text: str, what: str) -> Argument:
+    def _checked(self, kind: Kind, text: str, what: str) -> Argument:
         if kind.pattern and not kind.pattern.fullmatch(text):
             raise ArgumentError(
                 "option.value", f"{what} accepts only this kind of value here: {kind.name}.", self.program

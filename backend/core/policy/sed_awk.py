@@ -33,7 +33,7 @@ class _Cursor:
     def is_at_end(self) -> bool:
         return self.at >= len(self.text)
 
-    def take(self, pattern: re.Pattern[str]) -> str | None:
+    def consume(self, pattern: re.Pattern[str]) -> str | None:
         """Consume and return the text that matches here; None where it does not match."""
         found = pattern.match(self.text, self.at)
         if found is None:
@@ -92,7 +92,7 @@ class _Sed(_Cursor):
 
     def check(self) -> None:
         depth = 0
-        while self.take(SED_BETWEEN) is not None and not self.is_at_end:
+        while self.consume(SED_BETWEEN) is not None and not self.is_at_end:
             depth += self._command()
             if depth < 0:
                 self.refuse("} without {")
@@ -101,9 +101,9 @@ class _Sed(_Cursor):
 
     def _command(self) -> int:
         """One command; what it adds to the depth of braces."""
-        if self._address() and self.take(re.compile(",[ \t]*")) and not (self.take(SED_SPAN) or self._address()):
+        if self._address() and self.consume(re.compile(",[ \t]*")) and not (self.consume(SED_SPAN) or self._address()):
             self.refuse("an unknown address")
-        self.take(re.compile("[ \t]*(?:![ \t]*)?"))
+        self.consume(re.compile("[ \t]*(?:![ \t]*)?"))
         command = self.char()
         if command == "{":
             return 1
@@ -114,14 +114,14 @@ class _Sed(_Cursor):
         return 0
 
     def _address(self) -> bool:
-        if self.take(SED_LINE) is None:
+        if self.consume(SED_LINE) is None:
             char = self.text[self.at : self.at + 1]
             if char not in {"/", "\\"} or not char:
                 return False
             self.at += 1
             self.regex("/" if char == "/" else self._delimiter())
-            self.take(SED_REGEX_FLAGS)
-        self.take(SED_GAP)
+            self.consume(SED_REGEX_FLAGS)
+        self.consume(SED_GAP)
         return True
 
     def _body(self, command: str) -> None:
@@ -131,13 +131,13 @@ class _Sed(_Cursor):
             case "y":
                 self._transliterate()
             case "a" | "i" | "c":
-                if self.take(SED_TEXT) is None:
+                if self.consume(SED_TEXT) is None:
                     self.refuse(f"a text for {command} with backslashes in it, or none")
             case "b" | "t" | "T" | ":":
-                self.take(SED_LABEL)
+                self.consume(SED_LABEL)
                 self._end(SED_END)
             case "q" | "Q" | "l" | "L":
-                self.take(SED_NUMBER)
+                self.consume(SED_NUMBER)
                 self._end(SED_END)
             case _ if command and command in SED_PLAIN:
                 self._end(SED_END)
@@ -154,7 +154,7 @@ class _Sed(_Cursor):
         delimiter = self._delimiter()
         self.regex(delimiter)
         self.delimited(delimiter)
-        self.take(SED_FLAGS)
+        self.consume(SED_FLAGS)
         self._end(SED_END)
 
     def _transliterate(self) -> None:
@@ -164,7 +164,7 @@ class _Sed(_Cursor):
         self._end(SED_END)
 
     def _end(self, pattern: re.Pattern[str]) -> None:
-        if self.take(pattern) is None:
+        if self.consume(pattern) is None:
             self.refuse(f"{self.text[self.at]!r} may not follow here")
 
 
@@ -203,7 +203,7 @@ class _Awk(_Cursor):
 
     def check(self) -> None:
         while not self.is_at_end:
-            if self.take(AWK_GAP) is None:
+            if self.consume(AWK_GAP) is None:
                 self.before = self._token()
         if self.open:
             self.refuse(f"{self.open[-1]} is not closed")
@@ -214,15 +214,15 @@ class _Awk(_Cursor):
             if "\n" in self.delimited('"'):
                 self.refuse("a line break in a string")
             return '"text"'
-        if self.take(AWK_NUMBER):
+        if self.consume(AWK_NUMBER):
             return "0"
-        if name := self.take(AWK_NAME):
+        if name := self.consume(AWK_NAME):
             return self._name(name)
         if self.text.startswith("/", self.at) and self._starts_regex():
             self.at += 1
             self.regex("/")
             return "/regex/"
-        sign = self.take(AWK_SIGN)
+        sign = self.consume(AWK_SIGN)
         if sign is None:
             self.refuse(f"{self.text[self.at]!r} may not be used here")
         return self._sign(sign)

@@ -1,7 +1,7 @@
-"""The words on the wire: what a client may say and what it is told, one tagged union each way.
+"""The messages of the protocol: one tagged union of client messages, one of server messages.
 
-Unknown fields of a client are ignored, so that newer clients work with older servers. Output messages are written by
-`backend.core.recording.writer` in bulk; `Output` and `OutputBatch` here are their shape, for clients and tests.
+Unknown fields of a client message are ignored, so that newer clients work with older servers. Output messages are written
+in bulk by `backend.core.recording.writer`; `Output` and `OutputBatch` here are their schema, for clients and tests.
 """
 
 from typing import Annotated, Any, Literal
@@ -23,14 +23,14 @@ class Message(BaseModel):
 
 
 class Command(Message):
-    """The oldest frame: a command without standard input, in turn with others of its connection."""
+    """The original message: a command without standard input; those of a connection run one after another."""
 
     type: Literal["command"] = "command"
     command: str
 
 
 class Run(Message):
-    """Run a command beside others, standard input open. `timeout` is in seconds."""
+    """Run a command concurrently with others, with standard input open. `timeout` is in seconds."""
 
     type: Literal["run"]
     command: str
@@ -83,7 +83,7 @@ class ResizeTerminal(Directed):
 
 
 class Attach(Message):
-    """Watch an execution from the message after `after_seq` on."""
+    """View an execution from the message after `after_seq` on."""
 
     type: Literal["attach"]
     execution: ExecutionId
@@ -98,7 +98,7 @@ class Auth(Message):
 
 
 class Ping(Message):
-    """Asks for a pong."""
+    """Request a pong."""
 
     type: Literal["ping"]
     id: ClientId | None = None
@@ -132,7 +132,7 @@ class Waking(Message):
 
 
 class Ready(Message):
-    """Commands are taken."""
+    """Commands are accepted."""
 
     type: Literal["ready"] = "ready"
     message: str
@@ -143,7 +143,7 @@ class Ready(Message):
 
 
 class Refused(Message):
-    """Nothing ran, and why. `retry_after` is in seconds."""
+    """Why nothing ran. `retry_after` is in seconds."""
 
     type: Literal["error"] = "error"
     message: str
@@ -164,7 +164,7 @@ class Pong(Message):
 
 
 class ExecutionMessage(Message):
-    """A message of one execution; the recorder fills in these three."""
+    """A message of one execution; the recorder sets these three fields."""
 
     type: str
     execution: str = ""
@@ -190,7 +190,7 @@ class Started(ExecutionMessage):
 
 
 class Output(ExecutionMessage):
-    """One line of output; with `partial` it goes on in the next message of its stream."""
+    """One line of output; with `partial` it continues in the next message of its stream."""
 
     type: Literal["stdout", "stderr"]
     line: str
@@ -214,7 +214,7 @@ class Truncated(ExecutionMessage):
 
 
 class Problem(ExecutionMessage):
-    """Something went wrong in an execution; `complete` follows."""
+    """An error within an execution; `complete` follows."""
 
     type: Literal["error"] = "error"
     message: str
@@ -246,12 +246,12 @@ class Complete(Figures, ExecutionMessage):
     dry_run: bool | None = None
 
     def encode(self) -> bytes:
-        """`exit_code`, `signal` and `protection` are always there: null says that there is none."""
+        """UTF-8 JSON. `exit_code`, `signal` and `protection` are always present, null where there is none."""
         return self.model_dump_json(exclude=None if self.dry_run else {"dry_run"}).encode()
 
 
 def _server_tag(value: Any) -> str:
-    """Tells apart the messages that share a `type`."""
+    """Distinguishes messages that share a `type`."""
     match value:
         case {"type": "error"}:
             return "problem" if "execution" in value else "refused"

@@ -30,7 +30,7 @@ def chain(length: int = 9, head: Head = EMPTY) -> Chain:
 def problem(head: Head, links: list[Link], signature: bytes, *anchors: Anchor) -> str:
     verifier = Verifier(head, TRUST, anchors)
     for link in links:
-        if not verifier.take(link):
+        if not verifier.check(link):
             break
     return verifier.finish(signature).problem
 
@@ -156,7 +156,7 @@ def test_an_honestly_pruned_chain_is_good_and_a_dishonestly_pruned_one_is_not() 
 def test_what_broke_before_is_remembered() -> None:
     head, links = extend(EMPTY, [event(1), replace(event(2), kind=Kind.CHAIN_BROKEN)])
     verifier = Verifier(head, TRUST)
-    assert all(map(verifier.take, links))
+    assert all(map(verifier.check, links))
     assert verifier.finish(SIGNED + head.statement()).breaks == (2,)
 
 
@@ -182,7 +182,7 @@ def trusting(key: bytes, head: Head, links: list[Link], signer: bytes, at: Ancho
     """What who trusts `key` finds in a chain whose head `signer` signed."""
     verifier = Verifier(head, Trust(key, lambda key, statement, given: given == signs(key, statement)), (), at)
     for link in links:
-        if not verifier.take(link):
+        if not verifier.check(link):
             break
     return verifier.finish(signs(signer, head.statement())).problem
 

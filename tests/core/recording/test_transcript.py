@@ -67,7 +67,7 @@ async def test_the_slices_together_are_the_whole(streams: frozenset[str]) -> Non
     recorded.recorder.end(COMPLETE)
     whole = await sliced(recorded.read, Index(), streams)
     direct = Slice(streams, 0, 1 << 40)
-    await direct.take(recorded.log.stored)
+    await direct.add(recorded.log.stored)
     assert (whole.data, whole.total, whole.ended) == (direct.data, direct.total, True)
     for limit in (50_001, 1 << 20):
         assert await text(recorded.read, index, streams, limit) == direct.data
