@@ -36,7 +36,7 @@ from backend.executors.local.confinement import RUNNABLE
 from backend.executors.local.pipelines import LocalExecutor, OutsideProgram
 from backend.executors.local.run_as import closed_parent, give_folder
 from backend.executors.local.workspace import FolderWorkspace, prepare_workspace
-from backend.executors.local.workspace_usage import Meters
+from backend.executors.local.workspace_usage import UsageMonitors
 from backend.policies.loader import load_profile
 from backend.runtime.background import cut_audit_often, prune_often, recover_often
 from backend.runtime.clock import new_id, now_ms, utc_now
@@ -145,7 +145,7 @@ def _gateway(
         readable=(*settings.readable, *_pyguard_folders(settings)),
         lines=_lines(settings, masks),
         owner=guard.owner,
-        meters=Meters(Quota(settings.workspace_limit, settings.workspace_files, settings.disk_margin)),
+        meters=UsageMonitors(Quota(settings.workspace_limit, settings.workspace_files, settings.disk_margin)),
     )
     return Gateway(
         rates=Rates(

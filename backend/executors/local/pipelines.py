@@ -29,7 +29,7 @@ from backend.core.recording.stored import Recorder
 from backend.executors.local.launcher import cage_environment
 from backend.executors.local.openat2 import NULL, open_inside
 from backend.executors.local.process_spec import Bounds, Launched, Launcher, Report, Stage, StageEnd
-from backend.executors.local.workspace_usage import Meters
+from backend.executors.local.workspace_usage import UsageMonitors
 
 READ_SIZE = 32 * 1024  # bytes; larger reads gain nothing and make other sockets wait
 PARTIAL_DELAY = 0.1  # seconds that the start of a line waits for its end
@@ -63,7 +63,7 @@ class LocalExecutor:
     readable: tuple[str, ...] = ()
     lines: Callable[[], LineAssembler] = LineAssembler
     owner: tuple[int, int] | None = None
-    meters: Meters = field(default_factory=lambda: Meters(NO_QUOTA))
+    meters: UsageMonitors = field(default_factory=lambda: UsageMonitors(NO_QUOTA))
 
     async def run(self, order: Order, recorder: Recorder, control: Control) -> Outcome:
         """Run to the end; every process of the pipeline is gone when this returns."""
@@ -71,9 +71,9 @@ class LocalExecutor:
         for program, invocation in zip(programs, order.pipeline, strict=True):
             if program is None:
                 return _not_found(invocation.argv[0])
-        stay = await self.meters.enter(order.root, control)
+        lease = await self.meters.lease(order.root, control)
         try:
-            said = recorder.say("stderr", stay.notice) if stay.notice else 0
+            said = recorder.say("stderr", lease.notice) if lease.notice else 0
             started = self._start(order, [program for program in programs if program], recorder, full=bool(said))
             match started:
                 case Outcome():
@@ -82,7 +82,7 @@ class LocalExecutor:
                     outcome = await _Running(started, order, recorder, control, self.lines).watch()
             return replace(outcome, stderr_bytes=outcome.stderr_bytes + said)
         finally:
-            stay.leave()
+            lease.release()
 
     def _start(
         self, order: Order, programs: Sequence[tuple[str, tuple[str, ...]]], recorder: Recorder, *, full: bool

@@ -14,9 +14,9 @@ from types import SimpleNamespace
 import pytest
 
 from backend.core.execution.model import Control, Status, Stop
-from backend.core.quota import Fill, Quota
+from backend.core.quota import Quota, WorkspaceUsage
 from backend.executors.local.launcher import CageLauncher
-from backend.executors.local.workspace_usage import Meters, measure
+from backend.executors.local.workspace_usage import UsageMonitors, measure
 from tests.executors.local.caged import ROOT, RUN_AS, Cage, folder, give, shell
 from tests.executors.local.test_pipelines import Bench
 
@@ -101,7 +101,7 @@ def test_what_vanishes_meanwhile_is_passed_over(tmp_path: Path) -> None:
     finally:
         done.set()
         thread.join()
-    assert measure(str(tmp_path / "nowhere"), MANY) == Fill(0, 0)
+    assert measure(str(tmp_path / "nowhere"), MANY) == WorkspaceUsage(0, 0)
 
 
 def test_a_folder_that_is_closed_to_us_is_a_hidden_one() -> None:
@@ -129,7 +129,7 @@ class Room:
         workspace = place / "workspace"
         workspace.mkdir()
         self.bench = Bench(workspace, code)
-        self.bench.executor.meters = Meters(quota)
+        self.bench.executor.meters = UsageMonitors(quota)
         self.workspace = workspace
 
 
@@ -225,9 +225,9 @@ async def test_what_a_command_left_is_known_to_the_next(place: Path) -> None:
     """Also what it wrote in the moment before its end, when nobody looked any more."""
     room = Room(place, "open('big', 'wb').write(b'x' * (8 << 20))", Quota(4 * MIB, 100, 0))
     assert (await room.bench.line("x")).status is Status.SUCCEEDED
-    meter = (await room.bench.executor.meters.enter(str(room.workspace), Control(stdin=False))).meter
+    monitor = (await room.bench.executor.meters.lease(str(room.workspace), Control(stdin=False))).monitor
     async with asyncio.timeout(BOUND):
-        while meter.fill is None or meter.fill.bytes < 8 * MIB:
+        while monitor.usage is None or monitor.usage.bytes < 8 * MIB:
             await asyncio.sleep(0.01)
     assert (await room.bench.line("echo a > note")).status is Status.FAILED
 
@@ -239,10 +239,10 @@ async def test_a_disk_that_shrinks_by_more_than_is_left_is_reason_to_look_sooner
     walks: list[str] = []
     free = iter([100 * MIB] * 3)
 
-    def slowly(root: str, most: int) -> Fill:
+    def slowly(root: str, most: int) -> WorkspaceUsage:
         walks.append(root)
         time.sleep(1 if len(walks) == 1 else 0)
-        return Fill(8 * MIB if len(walks) > 1 else 0, 1)
+        return WorkspaceUsage(8 * MIB if len(walks) > 1 else 0, 1)
 
     monkeypatch.setattr("backend.executors.local.workspace_usage.measure", slowly)
     monkeypatch.setattr("backend.executors.local.workspace_usage._free", lambda _: next(free, 90 * MIB))
@@ -256,10 +256,10 @@ ENDS = """
 import asyncio, sys, threading
 from backend.core.execution.model import Control
 from backend.core.quota import Quota
-from backend.executors.local import workspace_usage as metering
-metering.measure = lambda root, most: threading.Event().wait()
+from backend.executors.local import workspace_usage
+workspace_usage.measure = lambda root, most: threading.Event().wait()
 async def main():
-    (await metering.Meters(Quota(1, 1, 0)).enter("/", Control(stdin=False))).leave()
+    (await workspace_usage.UsageMonitors(Quota(1, 1, 0)).lease("/", Control(stdin=False))).release()
 asyncio.run(main())
 """
 
@@ -271,12 +271,12 @@ def test_the_end_of_the_service_does_not_wait_for_a_walk() -> None:
 async def test_a_command_does_not_wait_for_a_walk(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     release, began, walks = threading.Event(), threading.Event(), []
 
-    def slowly(root: str, most: int) -> Fill:
+    def slowly(root: str, most: int) -> WorkspaceUsage:
         walks.append(root)
         if len(walks) > 1:
             began.set()
             release.wait(BOUND)
-        return Fill(0, 0)
+        return WorkspaceUsage(0, 0)
 
     monkeypatch.setattr("backend.executors.local.workspace_usage.measure", slowly)
     room = Room(place, "pass", Quota(4 * MIB, 100, 0))
