@@ -19,7 +19,7 @@ from backend.executors.local.pipelines import LocalPipelines, OutsideProgram
 from backend.executors.local.places import LocalPlaces
 from backend.executors.local.run_as import closed_parent, give_folder
 from backend.executors.local.workspace import FolderView, prepare_workspace
-from backend.executors.local.workspace_usage import Meters
+from backend.executors.local.workspace_usage import UsageMonitors
 from backend.runtime.preflight import Guard
 from backend.runtime.settings import Settings, SettingsError, data_exposed
 
@@ -34,7 +34,7 @@ def local_places(settings: Settings, guard: Guard, masks: Masks, log: StepLog) -
         readable=(*settings.readable, *_pyguard_folders(settings)),
         lines=_lines(settings, masks),
         owner=guard.owner,
-        meters=Meters(Quota(settings.workspace_limit, settings.workspace_files, settings.disk_margin)),
+        monitors=UsageMonitors(Quota(settings.workspace_limit, settings.workspace_files, settings.disk_margin)),
     )
     folder = _workspaces(settings, guard.owner)
     return LocalPlaces(folder, guard.owner, pipelines, log, masks.text, time.monotonic)

@@ -29,7 +29,7 @@ from backend.executors.local.launcher import cage_environment
 from backend.executors.local.process_spec import Bounds, Launched, Launcher, Report, Stage, StageEnd
 from backend.executors.local.streams import Budget, OutputStream, StdinPump
 from backend.executors.local.wiring import ParentEnds, Streams, Wiring
-from backend.executors.local.workspace_usage import Meters
+from backend.executors.local.workspace_usage import UsageMonitors
 
 STOP_GRACE = 2.0  # seconds from SIGTERM to SIGKILL
 EXIT_UNWIRED = 1  # of a program whose redirection failed, as in a shell
@@ -52,7 +52,7 @@ class LocalPipelines:
 
     `outside` maps a program's name to how it is really started; `readable` are folders in addition to the standard ones that
     programs may read; `lines` makes what cuts a stream into lines; `owner` (uid, gid) is who new files belong to;
-    `meters` stop what fills a workspace.
+    `monitors` stop what fills a workspace.
     """
 
     launcher: Launcher
@@ -60,7 +60,7 @@ class LocalPipelines:
     readable: tuple[str, ...] = ()
     lines: Callable[[], LineAssembler] = LineAssembler
     owner: tuple[int, int] | None = None
-    meters: Meters = field(default_factory=lambda: Meters(NO_QUOTA))
+    monitors: UsageMonitors = field(default_factory=lambda: UsageMonitors(NO_QUOTA))
 
     async def run(self, pipeline: Pipeline, recorder: RecordingWriter, instructions: Instructions) -> Outcome:
         """Run to the end; every process of the pipeline is gone when this returns."""
@@ -68,9 +68,9 @@ class LocalPipelines:
         for program, invocation in zip(programs, pipeline.invocations, strict=True):
             if program is None:
                 return _not_found(invocation.argv[0])
-        stay = await self.meters.enter(pipeline.root, instructions)
+        lease = await self.monitors.lease(pipeline.root, instructions)
         try:
-            said = recorder.say("stderr", stay.notice) if stay.notice else 0
+            said = recorder.say("stderr", lease.notice) if lease.notice else 0
             started = self._start(pipeline, [program for program in programs if program], recorder, full=bool(said))
             match started:
                 case Outcome():
@@ -79,7 +79,7 @@ class LocalPipelines:
                     outcome = await _Running(started, pipeline, recorder, instructions, self.lines).watch()
             return replace(outcome, stderr_bytes=outcome.stderr_bytes + said)
         finally:
-            stay.leave()
+            lease.release()
 
     def _start(
         self,
