@@ -4,13 +4,13 @@ from collections.abc import Callable
 
 from backend.accounts.credentials import API_TOKEN_PREFIX, LONGEST_TOKEN, Tokens, secret_hash
 from backend.core.identity import Claims, Principal, User
-from backend.storage.identities import SqlIdentities
+from backend.core.ports import Identities
 
 
 class Authenticator:
     """Judges access tokens and API tokens. Raises StorageError when the database cannot be asked."""
 
-    def __init__(self, identities: SqlIdentities, tokens: Tokens, now_ms: Callable[[], int]) -> None:
+    def __init__(self, identities: Identities, tokens: Tokens, now_ms: Callable[[], int]) -> None:
         self._identities = identities
         self._tokens = tokens
         self._now_ms = now_ms

@@ -11,7 +11,7 @@ from backend.core.audit.attempts import Attempt, Completion, Record
 from backend.core.audit.events import Kind
 from backend.core.decisions import Decision
 from backend.core.execution.model import Status
-from backend.core.identity import Principal, Project, User
+from backend.core.identity import ApiToken, Principal, Project, User
 from backend.core.recording.writer import RecordingLog
 
 
@@ -182,6 +182,20 @@ class IdempotencyKeys(Protocol):
 
     async def release(self, principal: str, key: str, execution: str) -> None:
         """Give it back: nothing was started. A key that stands for another execution by now stays."""
+        ...
+
+
+class Identities(Protocol):
+    """The accounts and their tokens, as far as judging a token needs them."""
+
+    async def user(self, id: str) -> User | None: ...
+
+    async def is_revoked(self, token_id: str) -> bool:
+        """Whether an access token, by its jti, or an API token, by its id, was revoked."""
+        ...
+
+    async def token_by_secret(self, secret_hash: bytes) -> tuple[ApiToken, User] | None:
+        """The API token with this secret and its account; None when it ended or the account is disabled."""
         ...
 
 

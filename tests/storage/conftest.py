@@ -76,15 +76,22 @@ async def _in_postgresql(server: Any, name: str) -> AsyncIterator[str]:
 _numbers = itertools.count()
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-async def new_url(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[str]:
-    """The URL of an empty database."""
+@contextlib.asynccontextmanager
+async def empty_database(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[str]:
+    """The URL of an empty database of the kind that is the parameter of a fixture."""
     if request.param == "sqlite":
         yield database_url(None, tmp_path)
     else:
         server = request.getfixturevalue("postgresql")
         async with _in_postgresql(server, f"gatepost_{next(_numbers)}") as url:
             yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+async def new_url(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[str]:
+    """The URL of an empty database."""
+    async with empty_database(request, tmp_path) as url:
+        yield url
 
 
 @pytest.fixture

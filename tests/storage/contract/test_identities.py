@@ -1,31 +1,27 @@
-"""Accounts, tokens and links, on both databases."""
+"""Accounts, tokens and links: in memory and on both databases."""
 
 import asyncio
-from collections.abc import Callable
 
 import pytest
 
 from backend.core.identity import Permission, Role, User
-from backend.storage.database import Database
 from backend.storage.identities import SqlIdentities
+from backend.storage.memory.identities import MemoryIdentities
 from tests.storage.conftest import START, Clock
+
+Identities = SqlIdentities | MemoryIdentities
 
 BAD_IDS = ["", "nobody", "x" * 300, "a\0b", "ä", "'; drop table users; --"]
 BOTH = frozenset({Permission.READ, Permission.EXECUTE})
 
 
-@pytest.fixture
-def identities(database: Database, clock: Clock, new_id: Callable[[], str]) -> SqlIdentities:
-    return SqlIdentities(database, clock, new_id)
-
-
-async def added(identities: SqlIdentities, name: str = "ann", role: Role = Role.OPERATOR) -> User:
+async def added(identities: Identities, name: str = "ann", role: Role = Role.OPERATOR) -> User:
     user = await identities.add_user(name, role, password_hash="a hash")
     assert user
     return user
 
 
-async def test_an_account_is_found_by_id_and_name(identities: SqlIdentities) -> None:
+async def test_an_account_is_found_by_id_and_name(identities: Identities) -> None:
     ann = await added(identities)
     assert ann == User(ann.id, "ann", Role.OPERATOR, "agent", False, START, START)
     assert await identities.user(ann.id) == ann
@@ -33,7 +29,7 @@ async def test_an_account_is_found_by_id_and_name(identities: SqlIdentities) -> 
     assert await identities.password_hash_of("ann") == (ann, "a hash")
 
 
-async def test_a_name_is_given_once(identities: SqlIdentities) -> None:
+async def test_a_name_is_given_once(identities: Identities) -> None:
     ann = await added(identities)
     assert await identities.add_user("ann", Role.ADMIN) is None
     both = await asyncio.gather(*(identities.add_user("bob", Role.VIEWER) for _ in range(2)))
@@ -42,7 +38,7 @@ async def test_a_name_is_given_once(identities: SqlIdentities) -> None:
     assert await identities.user(ann.id) == ann
 
 
-async def test_many_are_found_at_once_by_id_or_name(identities: SqlIdentities) -> None:
+async def test_many_are_found_at_once_by_id_or_name(identities: Identities) -> None:
     ann, bob = await added(identities), await added(identities, "bob")
     assert await identities.names_of([ann.id, bob.id, ann.id, *BAD_IDS]) == {ann.id: "ann", bob.id: "bob"}
     assert await identities.ids_of(["bob", "ann", "bob", "Ann", "ann ", *BAD_IDS]) == {"ann": ann.id, "bob": bob.id}
@@ -50,7 +46,7 @@ async def test_many_are_found_at_once_by_id_or_name(identities: SqlIdentities) -
 
 
 @pytest.mark.parametrize("name", ["", "Ann", "-ann", "a b", "a\n", "a\0", "ä", "x" * 65, "../etc"])
-async def test_a_malformed_name_is_refused(identities: SqlIdentities, name: str) -> None:
+async def test_a_malformed_name_is_refused(identities: Identities, name: str) -> None:
     with pytest.raises(ValueError):
         await identities.add_user(name, Role.VIEWER)
     assert await identities.user_named(name) is None
@@ -58,7 +54,7 @@ async def test_a_malformed_name_is_refused(identities: SqlIdentities, name: str)
 
 
 @pytest.mark.parametrize("id", BAD_IDS)
-async def test_what_nobody_has_is_not_found(identities: SqlIdentities, id: str) -> None:
+async def test_what_nobody_has_is_not_found(identities: Identities, id: str) -> None:
     ann = await added(identities)
     assert await identities.user(id) is None
     assert await identities.user_named(id) is None
@@ -75,7 +71,7 @@ async def test_what_nobody_has_is_not_found(identities: SqlIdentities, id: str) 
     assert await identities.users() == [ann]
 
 
-async def test_a_new_password_ends_older_tokens(identities: SqlIdentities, clock: Clock) -> None:
+async def test_a_new_password_ends_older_tokens(identities: Identities, clock: Clock) -> None:
     ann = await added(identities)
     clock.now += 5000
     assert await identities.set_password(ann.id, "another")
@@ -85,7 +81,7 @@ async def test_a_new_password_ends_older_tokens(identities: SqlIdentities, clock
     assert found[1] == "another"
 
 
-async def test_disabling_and_enabling_end_older_tokens(identities: SqlIdentities, clock: Clock) -> None:
+async def test_disabling_and_enabling_end_older_tokens(identities: Identities, clock: Clock) -> None:
     ann = await added(identities)
     for disabled in (True, False):
         clock.now += 1000
@@ -95,14 +91,14 @@ async def test_disabling_and_enabling_end_older_tokens(identities: SqlIdentities
         assert (found.disabled, found.valid_from_ms) == (disabled, clock.now)
 
 
-async def test_a_role_changes_and_nothing_else(identities: SqlIdentities) -> None:
+async def test_a_role_changes_and_nothing_else(identities: Identities) -> None:
     ann, bob = await added(identities), await added(identities, "bob")
     await identities.set_role(ann.id, Role.ADMIN)
     assert [user.role for user in await identities.users()] == [Role.ADMIN, Role.OPERATOR]
     assert await identities.user(bob.id) == bob
 
 
-async def test_a_revoked_token_is_forgotten_when_it_ended(identities: SqlIdentities, clock: Clock) -> None:
+async def test_a_revoked_token_is_forgotten_when_it_ended(identities: Identities, clock: Clock) -> None:
     for _ in range(2):
         await identities.revoke("jti", START + 1000)
     assert await identities.is_revoked("jti")
@@ -113,7 +109,7 @@ async def test_a_revoked_token_is_forgotten_when_it_ended(identities: SqlIdentit
     assert not await identities.is_revoked("jti")
 
 
-async def test_a_token_is_found_by_its_secret(identities: SqlIdentities) -> None:
+async def test_a_token_is_found_by_its_secret(identities: Identities) -> None:
     ann, bob = await added(identities), await added(identities, "bob")
     token = await identities.add_token(ann.id, " ci ", BOTH, b"s" * 32, None)
     other = await identities.add_token(bob.id, "ci", [Permission.READ], b"t" * 32, START + 1)
@@ -124,7 +120,7 @@ async def test_a_token_is_found_by_its_secret(identities: SqlIdentities) -> None
     assert await identities.tokens(bob.id) == [other]
 
 
-async def test_a_token_ends_when_it_is_revoked(identities: SqlIdentities) -> None:
+async def test_a_token_ends_when_it_is_revoked(identities: Identities) -> None:
     token = await identities.add_token((await added(identities)).id, "ci", BOTH, b"s" * 32, None)
     assert not await identities.is_revoked(token.id)
     assert await identities.revoke_token(token.id)
@@ -134,7 +130,7 @@ async def test_a_token_ends_when_it_is_revoked(identities: SqlIdentities) -> Non
     assert [token.revoked_ms for token in await identities.tokens()] == [START]
 
 
-async def test_a_token_ends_with_its_time(identities: SqlIdentities, clock: Clock) -> None:
+async def test_a_token_ends_with_its_time(identities: Identities, clock: Clock) -> None:
     await identities.add_token((await added(identities)).id, "ci", BOTH, b"s" * 32, START + 10)
     clock.now += 9
     assert await identities.token_by_secret(b"s" * 32)
@@ -142,7 +138,7 @@ async def test_a_token_ends_with_its_time(identities: SqlIdentities, clock: Cloc
     assert await identities.token_by_secret(b"s" * 32) is None
 
 
-async def test_the_token_of_a_disabled_account_does_not_count(identities: SqlIdentities) -> None:
+async def test_the_token_of_a_disabled_account_does_not_count(identities: Identities) -> None:
     ann = await added(identities)
     await identities.add_token(ann.id, "ci", BOTH, b"s" * 32, None)
     await identities.set_disabled(ann.id, True)
@@ -151,14 +147,14 @@ async def test_the_token_of_a_disabled_account_does_not_count(identities: SqlIde
 
 @pytest.mark.parametrize(("name", "scopes"), [("", BOTH), ("a\nb", BOTH), ("x" * 65, BOTH), ("ci", frozenset())])
 async def test_a_token_needs_a_name_and_scopes(
-    identities: SqlIdentities, name: str, scopes: frozenset[Permission]
+    identities: Identities, name: str, scopes: frozenset[Permission]
 ) -> None:
     ann = await added(identities)
     with pytest.raises(ValueError):
         await identities.add_token(ann.id, name, scopes, b"s" * 32, None)
 
 
-async def test_one_of_two_takes_a_link(identities: SqlIdentities) -> None:
+async def test_one_of_two_takes_a_link(identities: Identities) -> None:
     ann = await added(identities)
     for number in range(20):
         await identities.add_link(bytes([number]) * 32, ann.id, START + 1)
@@ -166,7 +162,7 @@ async def test_one_of_two_takes_a_link(identities: SqlIdentities) -> None:
         assert sorted(taken, key=lambda user: user is None) == [ann, None, None, None]
 
 
-async def test_a_link_ends_with_its_time(identities: SqlIdentities, clock: Clock) -> None:
+async def test_a_link_ends_with_its_time(identities: Identities, clock: Clock) -> None:
     ann = await added(identities)
     await identities.add_link(b"l" * 32, ann.id, START + 10)
     await identities.add_link(b"m" * 32, ann.id, START + 11)
@@ -176,7 +172,7 @@ async def test_a_link_ends_with_its_time(identities: SqlIdentities, clock: Clock
     assert await identities.take_link(b"m" * 32) == ann
 
 
-async def test_a_disabled_account_cannot_use_its_link(identities: SqlIdentities) -> None:
+async def test_a_disabled_account_cannot_use_its_link(identities: Identities) -> None:
     ann = await added(identities)
     await identities.add_link(b"l" * 32, ann.id, START + 10)
     await identities.set_disabled(ann.id, True)

@@ -1,0 +1,107 @@
+"""The history in memory and on both databases: pages, figures, single records."""
+
+import itertools
+
+import pytest
+
+from backend.core.audit.attempts import Attempt, Completion
+from backend.core.decisions import Decision, Risk
+from backend.core.execution.model import Status
+from backend.core.identity import Principal, Role, User
+from backend.core.ids import ulid
+from backend.core.ports import ExecutionHistory, Filter, Stats
+from backend.storage.execution_history import MOST
+from tests.storage.contract.worlds import Server, World
+from tests.storage.writing import attempt, refusal
+
+ANN, BOB = ulid(1, 1), ulid(1, 2)
+
+_numbers = itertools.count()
+
+
+def principal(id: str) -> Principal:
+    return Principal(f"user:{id}", "10.0.0.1", user=User(id, "name", Role.OPERATOR, "agent", False, 0, 0))
+
+
+def one(user: str = ANN, time: int = 1000, **fields: object) -> Attempt:
+    return attempt(id=ulid(time, next(_numbers)), principal=principal(user), **fields)
+
+
+@pytest.fixture
+def history(world: World) -> ExecutionHistory:
+    return world.history
+
+
+async def ids(history: ExecutionHistory, wanted: Filter) -> list[str]:
+    return [record.id for record in await history.page(wanted)]
+
+
+async def test_pages_are_newest_first_and_follow_each_other(server: Server, history: ExecutionHistory) -> None:
+    made = [one(time=number) for number in range(1, 8)]
+    for each in made:
+        await server.log.open(each)
+    newest = [each.id for each in reversed(made)]
+    assert await ids(history, Filter()) == newest
+    assert await ids(history, Filter(limit=3)) == newest[:3]
+    assert await ids(history, Filter(limit=3, before=newest[2])) == newest[3:6]
+    assert await ids(history, Filter(before=newest[-1])) == []
+
+
+async def test_pages_of_a_user_of_projects_of_a_status(server: Server, history: ExecutionHistory) -> None:
+    places = [ulid(2, number) for number in range(3)]
+    ann, bob, denied = one(project=places[0]), one(BOB, project=places[1]), one(decision=refusal())
+    visitor = attempt()
+    for each in (ann, bob, visitor):
+        await server.log.open(each)
+    await server.log.refuse(denied)
+    assert set(await ids(history, Filter(user_id=ANN))) == {ann.id, denied.id}
+    assert await ids(history, Filter(user_id="")) == []
+    assert await ids(history, Filter(project_ids=frozenset({places[1], places[2]}))) == [bob.id]
+    assert await ids(history, Filter(project_ids=frozenset())) == []
+    assert await ids(history, Filter(status=Status.DENIED)) == [denied.id]
+    assert await ids(history, Filter(user_id=ANN, status=Status.RUNNING)) == [ann.id]
+
+
+async def test_a_record_is_what_was_written(server: Server, history: ExecutionHistory) -> None:
+    made = one(
+        command="rm x",
+        argvs=(("ls",), ("rm", "x")),
+        dry_run=True,
+        metadata_only=True,
+        decision=Decision(True, "a", Risk.HIGH, ""),
+    )
+    await server.log.open(made)
+    found = await history.get(made.id)
+    assert found
+    assert (found.deletes, found.dry_run, found.metadata_only, found.risk) == (True, True, True, Risk.HIGH)
+    assert (found.user_id, found.exit_code, found.duration_ms, found.success) == (ANN, None, None, False)
+    assert await history.get("") is None
+    assert await history.get(ulid(9, 9)) is None
+
+
+async def test_figures(server: Server, history: ExecutionHistory) -> None:
+    assert await history.stats(ANN, 0) == Stats(0, 0, 0, 0, 0.0)
+    risky = Decision(True, "allow.rm", Risk.HIGH, "")
+    endings = {
+        Status.SUCCEEDED: one(time=1000, decision=risky),
+        Status.FAILED: one(time=1001),
+        Status.LOST: one(time=1002),
+    }
+    for status, each in endings.items():
+        await server.log.open(each)
+        await server.log.close(each, Completion(status, 0, 100 if status is Status.SUCCEEDED else 200))
+    await server.log.open(one(time=1003))
+    await server.log.refuse(one(time=1004, decision=refusal()))
+    await server.log.open(one(BOB))
+    await server.log.open(one(time=999))
+    stats = await history.stats(ANN, 1000)
+    assert (stats.total, stats.successful, stats.failed, stats.high_risk) == (5, 1, 3, 2)
+    assert stats.average_duration_ms == pytest.approx(500 / 3)
+
+
+async def test_what_came_since_a_time_is_bounded(server: Server, history: ExecutionHistory) -> None:
+    made = [one(time=1000 + number) for number in range(5)]
+    for each in made:
+        await server.log.open(each)
+    assert [record.id for record in await history.since(ANN, 1003)] == [made[4].id, made[3].id]
+    assert MOST == 1000
