@@ -39,6 +39,7 @@ class HistoryEntry(BaseModel):
     working_dir: str
     success: bool
     exit_code: int | None
+    signal: str | None
     duration_ms: int | None
     risk_level: str
     dry_run: bool
@@ -62,6 +63,7 @@ def entry(record: Record) -> HistoryEntry:
         working_dir=record.working_dir,
         success=record.success,
         exit_code=record.exit_code,
+        signal=record.signal,
         duration_ms=record.duration_ms,
         risk_level=record.risk,
         dry_run=record.dry_run,

@@ -35,5 +35,5 @@ async def test_a_new_front_is_a_translation(house: House) -> None:
     async def answer(text: str) -> None:
         answers.append(text)
 
-    await mail(house.service, ANN, "say hello\nrm x\nsay again", answer)
-    assert answers == ["hello", "rm x: policy.program", "again"]
+    await mail(house.service, ANN, "echo hello\nsudo x\necho again", answer)
+    assert answers == ["hello", "sudo x: blocked.sudo", "again"]

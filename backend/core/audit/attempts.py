@@ -95,6 +95,18 @@ class Completion:
     usage: Usage = NOTHING_USED
     recording: RecordingDigest | None = None
 
+    @property
+    def columns(self) -> dict[str, Any]:
+        """What its row gets, by the names of the columns and of the fields of `Record`."""
+        return {
+            "status": self.status,
+            "exit_code": self.exit_code,
+            "signal": self.signal,
+            "duration_ms": self.duration_ms,
+            **self.usage.figures,
+            "protection": self.usage.protection,
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class Record:
@@ -126,6 +138,7 @@ class Record:
     created_ms: int
     folder: str = ""
     owner: str | None = None
+    signal: str | None = None
 
     @property
     def success(self) -> bool:
