@@ -35,5 +35,5 @@ export const plain = (text) => String(text ?? "").replace(/[\x00-\x1f\x7f-\x9f]/
 // What a message says, without the mark that clients without a subprotocol get: the page has colours and labels of its own.
 export const textOf = ({ reason, message }) => plain(reason ?? message).replace(/^[✅❌]\uFE0F? */u, "");
 
-// The number of the last line in a message; a batch counts on from its own number.
+// The number of the last line in a message; the lines of a batch are numbered from `seq` on.
 export const lastSeq = ({ seq, lines }) => seq + (lines ? lines.length - 1 : 0);

@@ -66,7 +66,7 @@ export class PromptView {
     line.setSelectionRange(line.value.length, line.value.length);
   }
 
-  // A text field cannot hold the line breaks of pasted text; it would join the lines to one command that nobody typed.
+  // A text field cannot hold the line breaks of pasted text; it would join the lines to a different command.
   paste(event) {
     const lines = event.clipboardData.getData("text/plain").replace(/[\r\n]+$/, "").split(/\r\n|\r|\n/);
     const count = lines.length;
