@@ -16,13 +16,14 @@ from pathlib import Path
 
 from backend.accounts.credentials import Signer, new_signing_key, verify_signature
 from backend.core.audit.attempts import Attempt, Completion
-from backend.core.audit.chain import EMPTY, Event, Kind, Trust, extend
+from backend.core.audit.chain import EMPTY, Trust, extend
+from backend.core.audit.events import Event, Kind
 from backend.core.decisions import Decision, Risk
 from backend.core.execution.model import Status, Usage
 from backend.core.identity import Principal
 from backend.core.ids import ulid
 from backend.core.recording.messages import Complete
-from backend.core.recording.stored import Recorder
+from backend.core.recording.writer import Recorder
 from backend.runtime.clock import new_id, now_ms, utc_now
 from backend.storage.audit_chain import Chain
 from backend.storage.audit_head import LedgerContext

@@ -15,18 +15,35 @@ from tests.serving import wait_until
 
 @dataclass
 class Redis:
-    """A server that runs until it is stopped."""
+    """A server that runs until it is stopped, and can be started again, empty."""
 
-    process: "subprocess.Popen[bytes]"
+    program: str
     path: Path
+    process: "subprocess.Popen[bytes] | None" = None
 
     @property
     def url(self) -> str:
         return f"redis+unix://{self.path}"
 
+    def start(self) -> None:
+        words = [
+            self.program,
+            "--port",
+            "0",
+            "--unixsocket",
+            str(self.path),
+            "--save",
+            "",
+            "--dir",
+            str(self.path.parent),
+        ]
+        self.process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        wait_until(self.answers, "Redis")
+
     def stop(self) -> None:
-        self.process.kill()
-        self.process.wait()
+        if self.process:
+            self.process.kill()
+            self.process.wait()
 
     def answers(self) -> bool:
         with socket.socket(socket.AF_UNIX) as probe:
@@ -45,12 +62,9 @@ def running_redis() -> Iterator[Redis]:
     need(program, "redis-server")
     assert program
     with tempfile.TemporaryDirectory(prefix="gatepost-redis-") as folder:
-        path = Path(folder) / "redis.sock"
-        words = [program, "--port", "0", "--unixsocket", str(path), "--save", "", "--dir", folder]
-        process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        redis = Redis(process, path)
+        redis = Redis(program, Path(folder) / "redis.sock")
         try:
-            wait_until(redis.answers, "Redis")
+            redis.start()
             yield redis
         finally:
             redis.stop()

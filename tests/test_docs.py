@@ -1,5 +1,6 @@
 """The documents tell the truth: settings, messages, routes, rules and links."""
 
+import io
 import json
 import os
 import re
@@ -8,6 +9,8 @@ import shutil
 import subprocess
 import sys
 import textwrap
+import tokenize
+from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
 
@@ -25,6 +28,39 @@ RULE = re.compile(
     r'"((?:attach|auth|command|environment|execution|frame|idempotency|limits|network|option|origin|path|program|project'
     r'|protection|recording|request|role|script|server|stdin|storage|syntax)\.[a-z_]+)"'
 )
+
+
+# What may not come back into texts, with what to write instead.
+AVOIDED = {
+    r"wanted": "required, expected",
+    r"anew": "again",
+    r"beside": "next to, in addition to",
+    r"whoever|nobody|somebody|anybody": "the caller, a client, the user, no client; or the passive",
+    r"noted": "recorded, stored",
+    r"(?:is|are|was|were|be|been) told": "is reported, is sent",
+    r"tells": "reports, returns, shows",
+    r"(?:not|no longer)(?: any more,?| or not any more,?)? good|good any (?:more|longer)": "invalid, expired, revoked",
+    r"not whole|is whole": "intact, complete; incomplete, corrupt",
+    r"handed in": "passed in",
+    r"glued": "attached",
+}
+# The rooms whose texts have been revised: folders and files.
+REVISED = [
+    "backend/core/language",
+    "backend/core/policy",
+    "backend/core/recording",
+    "backend/core/audit",
+    *(
+        f"backend/core/{name}.py"
+        for name in ("client_address", "decisions", "errors", "identity", "ids", "limits", "times")
+    ),
+    "backend/policies",
+]
+SCRIPT_TEXT = re.compile(r"""//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'|`(?:\\.|[^`\\])*`""", re.S)
+
+PLACEHOLDER = re.compile(r"\{[^{}]*\}")  # names of the program within a text
+# From Python 3.12 on, the text of an f-string is a token of its own.
+TEXT_TOKENS = {tokenize.COMMENT, tokenize.STRING, getattr(tokenize, "FSTRING_MIDDLE", tokenize.STRING)}
 
 
 def table(page: str) -> dict[str, list[str]]:
@@ -157,6 +193,65 @@ def test_the_audit_of_the_page_can_be_pasted_as_it_is(start_server) -> None:
     assert said.count("The audit is as it was written.") == 3
     assert "0 recordings are as they were, 0 are not there any more" in said
     assert [json.loads(line)["verified"] for line in said if line.startswith("{")] == [True]
+
+
+def texts(suffix: str, source: str) -> Iterator[str]:
+    """What people read in a file: comments and strings of programs, all of a page or a policy."""
+    match suffix:
+        case ".py":
+            found = tokenize.generate_tokens(io.StringIO(source).readline)
+            yield from (PLACEHOLDER.sub("{}", token.string) for token in found if token.type in TEXT_TOKENS)
+        case ".js":
+            yield from (PLACEHOLDER.sub("{}", text) for text in SCRIPT_TEXT.findall(source))
+        case _:
+            yield source
+
+
+def avoided(suffix: str, source: str) -> list[str]:
+    """The words of a text that are to be replaced, each with its replacement."""
+    joined = " ".join(" ".join(texts(suffix, source)).replace("#", " ").split())
+    found = (
+        (match[0], better)
+        for word, better in AVOIDED.items()
+        for match in re.finditer(rf"\b(?:{word})\b", joined, re.I)
+    )
+    return [f"{word!r}: write {better}" for word, better in found]
+
+
+def revised() -> list[Path]:
+    roots = [ROOT / each for each in REVISED]
+    found = [path for root in roots for path in (root.rglob("*") if root.is_dir() else [root])]
+    return sorted(path for path in found if path.suffix in {".py", ".toml", ".md", ".html", ".js"})
+
+
+def test_every_revised_room_exists() -> None:
+    assert [each for each in REVISED if not (ROOT / each).exists()] == []
+
+
+@pytest.mark.parametrize("path", revised(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_texts_use_the_words_of_the_field(path: Path) -> None:
+    assert avoided(path.suffix, path.read_text()) == []
+
+
+@pytest.mark.parametrize(
+    ("suffix", "source", "count"),
+    [
+        (".py", '"""A token is wanted."""', 1),
+        (".py", "x = 1  # nobody is told", 2),
+        (".py", 'raise ValueError(f"{name} is not good any more")', 1),
+        (".py", "# the program is\n# told again", 1),
+        (".py", "wanted = self.noted", 0),
+        (".py", 'f"{wanted} of {count}"', 0),
+        (".js", "const beside = wanted; // made anew", 1),
+        (".js", "show(`${name} is wanted`)", 1),
+        (".js", "wanted(beside)", 0),
+        (".md", "The server tells whoever asks.", 2),
+        (".md", "It is required again. The footnoted part is besides the point.", 0),
+        (".toml", 'refused = { "-c" = "its value is glued on" }', 1),
+    ],
+)
+def test_a_word_to_avoid_is_found_in_texts_and_not_in_names(suffix: str, source: str, count: int) -> None:
+    assert len(avoided(suffix, source)) == count
 
 
 def test_the_repository_names_no_machine_and_no_registry() -> None:

@@ -1,4 +1,4 @@
-"""From what a client shows to who asks: the one judge of tokens, for REST and WebSocket alike."""
+"""From tokens to principals: the one judge of tokens, for REST and WebSocket alike."""
 
 from collections.abc import Callable
 
@@ -16,7 +16,7 @@ class Authenticator:
         self._now_ms = now_ms
 
     async def principal(self, bearer: str, address: str) -> Principal | None:
-        """Who shows this token from this address; None when it counts for nothing, whatever the reason."""
+        """The principal of this token at this address; None when it is invalid, expired or revoked."""
         if len(bearer) > LONGEST_TOKEN:
             return None
         if bearer.startswith(API_TOKEN_PREFIX):
@@ -42,10 +42,10 @@ class Authenticator:
         return Principal(f"user:{user.name}", address, user.role.permissions, user, claims.token_id, ends)
 
     async def is_valid(self, principal: Principal) -> bool:
-        """Whether a principal still stands, asked from time to time for a socket that stays open.
+        """Whether a principal is still valid, asked periodically for a socket that stays open.
 
         It does not when its token ended or was revoked, and when anything of its account changed: the rights it got
-        at the beginning are then no longer those of the account. Visitors stand.
+        at the beginning are then no longer those of the account. Visitors are always valid.
         """
         if principal.user is None or principal.token is None:
             return True

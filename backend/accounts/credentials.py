@@ -38,7 +38,7 @@ LOGIN_LINK_PREFIX = "gl_"
 SECRET_BYTES = 32
 
 _argon2 = PasswordHash((Argon2Hasher(),))
-# Of a password nobody has, with the parameters of `_argon2`: a name that does not exist costs the same work.
+# The hash of an unused password with the parameters of `_argon2`: an unknown name costs the same work.
 _NOBODYS_HASH = "$argon2id$v=19$m=65536,t=3,p=4$q0VMqoLuVOcPwjSm4+OSPw$PHQ6j1jXQNGx0nbQFhRhSMMvpEJQgD4kAs81zKVPpB4"
 
 
@@ -102,7 +102,7 @@ class Tokens:
 
 
 def _claims(payload: Mapping[str, Any], now: float) -> Claims | None:
-    """Judge the times and types of a payload whose signature is good."""
+    """Judge the times and types of a payload whose signature is valid."""
     issued, expires, not_before = payload["iat"], payload["exp"], payload.get("nbf", 0)
     if not all(type(each) is int for each in (issued, expires, not_before)):
         return None

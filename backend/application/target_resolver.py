@@ -1,73 +1,106 @@
-"""Where whose commands run: the terminal's workspace, those of the projects, and the profiles that judge there."""
+"""Finds targets: the terminal's workspace, those of accounts and projects, and the profiles that judge there."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import Protocol
 
+from backend.core.decisions import Decision
 from backend.core.errors import StorageError
-from backend.core.execution.targets import Target, Workspace
-from backend.core.identity import Permission, Principal, Project
+from backend.core.execution.executor import Executor
+from backend.core.execution.refusals import unknown_project
+from backend.core.execution.targets import OWN, ExecutionLimits, Target, TargetRef
+from backend.core.identity import Principal, Project
+from backend.core.policy.files import FileView
 from backend.core.policy.profile import Profile, ProfileError
-from backend.core.ports import ExecutionHistory, Projects
-from backend.executors.local.workspace import FolderWorkspace
-from backend.policies.loader import load_profile
+from backend.core.ports import Projects
+
+
+class LocalPlaces(Protocol):
+    """Makes the local workspaces and the executors that run commands in them."""
+
+    def workspace(self, name: str) -> FileView:
+        """The workspace with this name, made where it is missing. Raises OSError."""
+        ...
+
+    def executor(self, profile: Profile, files: FileView, *, network: bool) -> Executor:
+        """What runs lines there."""
+        ...
 
 
 @dataclass(slots=True)
-class Places:
-    """The directory of this server.
+class TargetResolver:
+    """The targets of this server. `visitors` is the place of clients without an account."""
 
-    `visitors` is where those without an account are; `folder` holds a workspace for each account and project, made by
-    `prepare`; `live_owner` tells who started what runs here now.
-    """
-
-    visitors: Target
+    visitors_profile: Profile
+    visitors_files: FileView
     projects: Projects
-    history: ExecutionHistory
-    folder: Path
-    prepare: Callable[[Path], None]
-    live_owner: Callable[[str], Principal | None]
-    _workspaces: dict[str, Workspace] = field(default_factory=dict)
+    places: LocalPlaces
+    limits: ExecutionLimits
+    load_profile: Callable[[str], Profile]
+    _workspaces: dict[str, FileView] = field(default_factory=dict)
     _profiles: dict[str, Profile] = field(default_factory=dict)
 
-    async def target(self, principal: Principal, project: str | None) -> Target | None:
-        """Where a principal's commands run; None when there is no such place for it. Raises StorageError."""
-        if project is not None:
-            found = await self.projects.get(project)
-            return self._project_target(found) if found and found.is_open_to(principal) else None
-        if principal.user is None:
-            return self.visitors
-        profile = self._profile(principal.user.profile)
-        return Target(profile, self._workspace(f"accounts/{principal.user.id}")) if profile else None
+    async def resolve(self, who: Principal, ref: TargetRef) -> Target | Decision:
+        """The target, or why it does not exist for the caller. Raises StorageError.
 
-    def _project_target(self, project: Project) -> Target | None:
+        To add a kind of target, add a case here.
+        """
+        match ref:
+            case TargetRef("local", ""):
+                return self._own(who)
+            case TargetRef("project", id):
+                project = await self.projects.get(id)
+                found = self._of_project(project) if project and project.is_open_to(who) else None
+                return found or unknown_project(id)
+            case _:
+                return Decision.deny("target.unknown", f"There is no target {ref} for you.", "Name a project, or none.")
+
+    def _own(self, who: Principal) -> Target | Decision:
+        if who.user is None:
+            return self._target(OWN, self.visitors_profile, self.visitors_files)
+        profile = self._profile(who.user.profile)
+        if profile is None:
+            reason = f"The profile {who.user.profile!r} of this account does not exist."
+            return Decision.deny("target.unknown", reason, "Ask an administrator for another profile.")
+        return self._target(OWN, profile, self._workspace(f"accounts/{who.user.id}"))
+
+    def _of_project(self, project: Project) -> Target | None:
         try:
             profile = self._profile(project.profile)
             judged = profile.with_extra(project.allowed_extra) if profile else None
         except ProfileError:
             return None
-        workspace = self._workspace(f"projects/{project.id}")
-        if judged is None:
-            return None
-        return Target(judged, workspace, project.id, project.network, project.metadata_only)
+        files = self._workspace(f"projects/{project.id}")
+        return self._target(TargetRef("project", project.id), judged, files, project) if judged else None
 
-    def _workspace(self, name: str) -> Workspace:
+    def _target(self, ref: TargetRef, profile: Profile, files: FileView, project: Project | None = None) -> Target:
+        network = bool(project and project.network)
+        return Target(
+            ref=ref,
+            profile=profile,
+            files=files,
+            executor=self.places.executor(profile, files, network=network),
+            limits=self.limits,
+            project=project.id if project else None,
+            network=network,
+            metadata_only=bool(project and project.metadata_only),
+        )
+
+    def _workspace(self, name: str) -> FileView:
         if name not in self._workspaces:
-            folder = self.folder / name
             try:
-                self.prepare(folder)
+                self._workspaces[name] = self.places.workspace(name)
             except OSError as error:
                 raise StorageError(f"The workspace cannot be made: {error.strerror}.") from error
-            self._workspaces[name] = FolderWorkspace(folder)
         return self._workspaces[name]
 
     def _profile(self, name: str) -> Profile | None:
         """A profile by its name; that of the visitors may be a file, and is known by its own name too."""
-        if name == self.visitors.profile.name:
-            return self.visitors.profile
+        if name == self.visitors_profile.name:
+            return self.visitors_profile
         if name not in self._profiles:
             try:
-                self._profiles[name] = load_profile(name)
+                self._profiles[name] = self.load_profile(name)
             except ProfileError:
                 return None
         return self._profiles[name]
@@ -82,26 +115,3 @@ class Places:
         except ProfileError as error:
             return str(error)
         return ""
-
-    async def may_watch(self, principal: Principal, execution: str) -> bool:
-        """Whether a principal may look at an execution. Raises StorageError.
-
-        A visitor's is open to whoever knows its id; that of an account to itself, its project and administrators. One
-        that the history has forgotten was anybody's, so only administrators still see it.
-        """
-        if not principal.may(Permission.READ):
-            return False
-        owner = self.live_owner(execution)
-        if owner is not None and (owner.user is None or owner.name == principal.name):
-            return True
-        record = await self.history.get(execution)
-        if record is None or principal.may(Permission.ADMIN):
-            return principal.may(Permission.ADMIN)
-        if record.user_id is None:
-            return True
-        if principal.user is None:
-            return False
-        if principal.user.id == record.user_id:
-            return True
-        project = await self.projects.get(record.project_id) if record.project_id else None
-        return project is not None and project.is_open_to(principal)

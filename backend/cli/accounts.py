@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backend.cli.actor import actor
-from backend.core.audit.chain import Kind
+from backend.core.audit.events import Kind
 from backend.core.client_address import reachable
 from backend.core.errors import GatepostError
 from backend.core.identity import ApiToken, Permission, Role, User, scopes_of, scopes_text

@@ -1,6 +1,6 @@
 """The verbs of the audit: `audit verify`, `audit export` and `audit rotate-key`.
 
-Exit codes of `verify`: 0 the chain is whole, 1 it was tampered with, 2 it cannot be looked at.
+Exit codes of `verify`: 0 the chain is intact, 1 it was tampered with, 2 it cannot be read.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ Parsers = Any  # argparse's own type for subparsers is private
 
 
 class Refusal(GatepostError):
-    """The verb cannot do what it is told."""
+    """The verb cannot do what was asked."""
 
 
 def add_verbs(verbs: Parsers) -> None:
     """Add `audit` to the command line."""
     audit = verbs.add_parser("audit", help="verify and export the audit").add_subparsers(required=True, metavar="VERB")
-    verify = _add(audit, "verify", _verify, "tell whether the audit is as it was written")
+    verify = _add(audit, "verify", _verify, "verify that the audit is as it was written")
     verify.add_argument("--file", type=Path, help="a JSON lines export to verify, instead of the database")
     verify.add_argument(
         "--public-key", type=Path, metavar="FILE", help="key to verify with (audit.pub in the data folder)"
@@ -58,7 +58,7 @@ def add_verbs(verbs: Parsers) -> None:
         action="append",
         default=[],
         metavar="SEQ:HASH",
-        help="a place noted before; may be given more than once",
+        help="a checkpoint recorded before; may be given more than once",
     )
     verify.add_argument(
         "--recordings",
@@ -75,7 +75,7 @@ def add_verbs(verbs: Parsers) -> None:
     export.add_argument("--since", type=_time, metavar="TIME", help="only from the first event at or after it")
     rotate = _add(audit, "rotate-key", _rotate_key, "let another key sign the audit from here on, on record")
     rotate.add_argument(
-        "--stage", action="store_true", help="only make it, to be copied beside the audit.key of other data folders"
+        "--stage", action="store_true", help="only create it, to be copied next to the audit.key of other data folders"
     )
 
 
@@ -115,7 +115,7 @@ def _settings(options: argparse.Namespace) -> Settings:
 
 def _verify(options: argparse.Namespace) -> int:
     if options.file and not options.public_key:
-        raise Refusal("--file wants --public-key too: the key that was handed over, not one that lies beside the file")
+        raise Refusal("--file requires --public-key: the key that was handed over, not one found next to the file")
     path = options.public_key or _settings(options).data_dir / "audit.pub"
     trust, compared = _trust(path), _comparison(options)
     begun = time.monotonic()
@@ -174,7 +174,7 @@ async def _change_key(options: argparse.Namespace) -> str:
             if keys.current is found:
                 successor = keys.successor(new_signing_key)
                 if options.stage:
-                    return f"Made {keys.beside}. Copy it to the other data folders, then rotate the key."
+                    return f"Created {keys.beside}. Copy it to the other data folders, then rotate the key."
                 await audit.rotate_key(successor, actor())
                 keys.current = successor
             keys.end_change()
@@ -187,7 +187,7 @@ async def _change_key(options: argparse.Namespace) -> str:
 async def _verify_database(options: argparse.Namespace, trust: Trust, show: Progress) -> Verdict:
     from backend.storage.checkpoint import read_anchor
 
-    # The noted place first: the chain that is read after it has it, or has lost it.
+    # The checkpoint first: the chain that is read after it has it, or has lost it.
     noted = read_anchor(_settings(options).data_dir / "audit.anchor")
     anchors = (*options.anchor, *((noted,) if noted else ()))
     async with _open(options) as chain:
@@ -250,7 +250,7 @@ def _verify_file(options: argparse.Namespace, trust: Trust, show: Progress) -> V
 
 def _verify_lines(file: BinaryIO, anchors: tuple[Anchor, ...], trust: Trust, show: Progress) -> Verdict:
     count, last = 0, b""
-    for count, last in enumerate(_lines(file), 1):  # noqa: B007 - what is left after the loop is wanted
+    for count, last in enumerate(_lines(file), 1):  # noqa: B007 - the value after the loop is used
         pass
     verifier, number = None, count
     try:
@@ -258,13 +258,13 @@ def _verify_lines(file: BinaryIO, anchors: tuple[Anchor, ...], trust: Trust, sho
         file.seek(0)
         number = 1
         verifier = Verifier(head, trust, anchors, exports.read_first_line(next(_lines(file))))
-        for number, line in enumerate(islice(_lines(file), count - 2), 2):  # noqa: B007 - who reads is told the line
+        for number, line in enumerate(islice(_lines(file), count - 2), 2):  # noqa: B007 - the line is reported
             link = exports.read_json_line(line)
-            if not verifier.take(link):
+            if not verifier.check(link):
                 break
             show([link])
     except ValueError as error:
-        return Verdict(EMPTY, verifier.taken if verifier else 0, f"line {number} is not as it was written: {error}")
+        return Verdict(EMPTY, verifier.checked if verifier else 0, f"line {number} is not as it was written: {error}")
     return verifier.finish(signature)
 
 
@@ -285,15 +285,15 @@ def _tell(options: argparse.Namespace, verdict: Verdict, compared: Comparison | 
     if verdict.begins > 1:
         print(f"NOTE: event {verdict.begins} is the first that is here; what was before it was not looked at")
     for anchor in verdict.unseen:
-        print(f"NOTE: event {anchor.seq}, which was noted, is not here any more, so that it was not compared")
+        print(f"NOTE: event {anchor.seq}, a checkpoint, is no longer here, so it was not compared")
     for seq in verdict.breaks:
-        print(f"NOTE: event {seq} tells that a place noted before was gone when a server started")
+        print(f"NOTE: event {seq} reports that a checkpoint was missing when a server started")
     for seq in verdict.rotations:
         print(f"NOTE: event {seq} put another key in the place of the one before, which signed it")
     if compared:
         for trouble in compared.changed:
             print(f"TAMPERED: {trouble}")
-        print(f"{compared.good} recordings are as they were, {compared.gone} are not there any more")
+        print(f"{compared.good} recordings are unchanged, {compared.gone} no longer exist")
 
 
 def _as_json(verdict: Verdict, compared: Comparison | None, seconds: float) -> dict[str, Any]:
@@ -320,7 +320,7 @@ def _export(options: argparse.Namespace) -> int:
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left in the buffer
         if not isinstance(error, BrokenPipeError):  # who reads has seen enough
-            raise Refusal(f"the export is not whole: {error.strerror}") from None
+            raise Refusal(f"the export is incomplete: {error.strerror}") from None
     return 0
 
 
@@ -360,8 +360,8 @@ async def _selected(chain: Chain, head: Head, after: int, since: str) -> AsyncIt
     async for link in chain.links(max(after, head.first_seq - 1) - 1, head.seq):
         if link.seq > before.seq + 1:
             await _refuse_if_pruned(chain, head)
-        wanted = link.seq > after and link.seq >= head.first_seq
-        if wanted and (not since or str(link.content.get("time")) >= since):
+        selected = link.seq > after and link.seq >= head.first_seq
+        if selected and (not since or str(link.content.get("time")) >= since):
             since = ""  # what follows is exported whatever its time: a chain has no gaps
             yield before, link
         before = Anchor(link.seq, link.hash)

@@ -4,18 +4,26 @@ import argparse
 import json
 import sys
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from backend.core.decisions import Decision
-from backend.core.execution.targets import Target
-from backend.core.language.lexer import Word
-from backend.core.policy.admit import Plan, judge, read
+from backend.core.policy.admit import Plan, admit
+from backend.core.policy.files import Unseen
 from backend.core.policy.profile import Profile
 from backend.policies.loader import load_profile
-from backend.runtime.settings import Settings, load_settings
+from backend.runtime.settings import load_settings
 
 EXIT_DENIED = 126
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenLines:
+    """What lines are judged against when no workspace is looked into."""
+
+    profile: Profile
+    files: Unseen
+    network: bool = False
 
 
 def add_verbs(verbs: Any) -> None:
@@ -31,54 +39,28 @@ def add_verbs(verbs: Any) -> None:
 
 
 def _check(options: argparse.Namespace) -> int:
-    profile = load_profile(options.profile)
-    settings = load_settings()
+    target = WrittenLines(load_profile(options.profile), Unseen(PurePosixPath(load_settings().workspace_dir)))
     lines: Iterable[str] = options.lines or (line.rstrip("\n") for line in sys.stdin)
     plain = sys.stdout.isatty() and not options.json
     allowed = True
     for line in lines:
-        verdict = judge_line(profile, line, settings)
+        verdict = verdict_on(line, target)
         allowed &= verdict["allowed"]
         print(_sentence(verdict) if plain else json.dumps(verdict, ensure_ascii=False), flush=True)
     return 0 if allowed else EXIT_DENIED
 
 
-class _AsWritten:
-    """A workspace that is not looked at: globs stay as they are, links are not followed."""
-
-    def __init__(self, root: PurePosixPath) -> None:
-        self.root = root
-
-    def enter(self, cwd: str) -> PurePosixPath:
-        return self.root / cwd
-
-    def expand(self, words: tuple[Word, ...], cwd: PurePosixPath) -> tuple[str, ...]:
-        return tuple(word.text for word in words)
-
-    def check(self, paths: tuple[str, ...], cwd: PurePosixPath) -> None:
-        return None
-
-
-def judge_line(profile: Profile, line: str, settings: Settings) -> dict[str, Any]:
-    """The verdict of `policy check`: globs are judged as they are written, links are not followed."""
-    script = read(line, profile)
-    if isinstance(script, Decision):
-        return _verdict(line, script, ())
-    if refusal := profile.check_count(len(script.words)):
-        return _verdict(line, refusal, script.argv)
-    root = PurePosixPath(settings.workspace_dir)
-    plan = judge(script, Target(profile, _AsWritten(root)), root)
-    return _verdict(line, plan.decision if isinstance(plan, Plan) else plan, script.argv)
-
-
-def _verdict(line: str, decision: Decision, argv: tuple[str, ...]) -> dict[str, Any]:
+def verdict_on(line: str, target: WrittenLines) -> dict[str, Any]:
+    """The verdict as JSON; `argv` are all words of a line that is allowed."""
+    judged = admit(line, target, ".")
+    decision = judged.decision if isinstance(judged, Plan) else judged
     return {
         "command": line,
         "allowed": decision.allowed,
         "rule": decision.rule,
         "reason": decision.reason,
         "risk": str(decision.risk),
-        "argv": list(argv),
+        "argv": [word for argv in judged.argvs for word in argv] if isinstance(judged, Plan) else [],
     }
 
 

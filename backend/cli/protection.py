@@ -1,4 +1,4 @@
-"""`protection`: the cage of this machine, tried out."""
+"""`protection`: the self-test of the cage."""
 
 import argparse
 import json
@@ -11,8 +11,8 @@ from backend.runtime.settings import load_settings
 
 def add_verb(verbs: Any) -> None:
     """Add `protection` to the command line."""
-    protection = verbs.add_parser("protection", help="try out what holds commands on this machine")
-    protection.add_argument("--data-dir", type=Path, help="folder that the cage is built in (GATEPOST_DATA_DIR, data)")
+    protection = verbs.add_parser("protection", help="test how commands are confined on this machine")
+    protection.add_argument("--data-dir", type=Path, help="folder that the cage is stored in (GATEPOST_DATA_DIR, data)")
     protection.add_argument("--json", action="store_true", help="print JSON on a terminal too")
     protection.set_defaults(run=_protection)
 

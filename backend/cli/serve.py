@@ -59,12 +59,12 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _server_class(base: Any) -> Any:
-    """The server class that starts and ends the application itself, and tells once it listens how to reach it."""
+    """The server class that starts and ends the application itself, and prints how to reach it once it listens."""
 
     class Server(base):  # type: ignore[misc]
         async def _serve(self, sockets: Any = None) -> None:
             application = self.config.app
-            # uvicorn would write what goes wrong at the start as a trace; here it reaches `main`, which says it in a line.
+            # uvicorn would print an error at startup as a traceback; here it reaches `main`, which prints one line.
             async with application.router.lifespan_context(application):
                 await super()._serve(sockets)
 
@@ -90,11 +90,11 @@ def _server_class(base: Any) -> Any:
     return Server
 
 
-def _welcome(host: str, port: int, ticket: str, refusal: Decision | None) -> str:
-    """What the start says: where to go, and whether commands can run at all."""
+def _welcome(host: str, port: int, secret: str, refusal: Decision | None) -> str:
+    """The welcome: where to go, and whether commands can run at all."""
     address = f"{reachable(host)}:{port}"
     held = f", but runs no command. {refusal.reason}\n{refusal.hint}" if refusal else "."
-    login = f"  login  http://{address}/#login={ticket}  (administrator, once, today)\n" if ticket else ""
+    login = f"  login  http://{address}/#login={secret}  (administrator, once, today)\n" if secret else ""
     return (
         f"\nGatepost {__version__} is ready{held}\n\n"
         f"  page   http://{address}/\n"

@@ -1,4 +1,4 @@
-"""Where a request comes from, and whether the page that sent it may."""
+"""The address that a request comes from, and whether its Origin is allowed."""
 
 from collections.abc import Sequence
 from ipaddress import IPv4Address, ip_address, ip_network
@@ -11,8 +11,8 @@ LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 def client_address(peer: str, forwarded: Sequence[str], trusted_hops: int) -> str:
     """The address of the client: the `trusted_hops`-th entry of X-Forwarded-For from the right.
 
-    `forwarded` are all such headers in order. Entries further left are the client's own words and count for nothing;
-    without trusted hops, or with too few entries, it is the peer of the socket.
+    `forwarded` are all such headers in order. Entries further left were written by the client and are ignored; without
+    trusted hops, or with too few entries, it is the peer of the socket.
     """
     entries = [entry.strip() for header in forwarded for entry in header.split(",") if entry.strip()]
     if 0 < trusted_hops <= len(entries):
@@ -21,7 +21,7 @@ def client_address(peer: str, forwarded: Sequence[str], trusted_hops: int) -> st
 
 
 def _network(address: str) -> str:
-    """What limits count an address as: an IPv6 customer has a whole /64 to choose from."""
+    """The address that limits are counted for: an IPv6 customer can choose any address of a /64."""
     try:
         found = ip_address(address)
     except ValueError:
@@ -34,9 +34,9 @@ def _network(address: str) -> str:
 def origin_allowed(origin: str | None, host: str, allowed: Sequence[str], *, loopback: bool) -> bool:
     """Whether a WebSocket may be opened by a page of `origin`.
 
-    Programs send no Origin and pass. A page passes when it comes from the same host and port as it asks, or is
-    listed. With `loopback` (the socket arrived on this machine's own address, no proxy) the host must be a name of
-    this machine: a foreign name that resolves to it is a rebinding attack.
+    Programs send no Origin and are allowed. A page is allowed when it comes from the host and port that it connects
+    to, or is listed. With `loopback` (the connection arrived on the loopback address, without a proxy) the host must be
+    a name of this machine: a foreign name that resolves to it is a DNS rebinding attack.
     """
     if origin is None:
         return True
@@ -55,7 +55,7 @@ def origin_allowed(origin: str | None, host: str, allowed: Sequence[str], *, loo
 
 
 def _is_default(origin: str) -> bool:
-    """Whether the origin stands on the default port of its scheme, which a Host header leaves out."""
+    """Whether the origin has the default port of its scheme, which a Host header omits."""
     parts = urlsplit(origin)
     return parts.port is None or parts.port == DEFAULT_PORTS.get(parts.scheme)
 
@@ -69,5 +69,5 @@ def _host_port(url: str, default: int | None) -> tuple[str, int | None] | None:
 
 
 def reachable(host: str) -> str:
-    """How a URL on this machine names the address that the server listens on."""
+    """The address that the server listens on, as a URL on this machine contains it."""
     return {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)

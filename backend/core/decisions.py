@@ -1,4 +1,4 @@
-"""What the gate says of a command: allowed or not, by which rule, and why."""
+"""The decision on a command: allowed or refused, by which rule, and why."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -6,7 +6,7 @@ from typing import Self
 
 
 class Risk(StrEnum):
-    """How much harm a command can do; `blocked` is what no profile lets through."""
+    """How much harm a command can do; no profile allows `blocked`."""
 
     SAFE = "safe"
     MODERATE = "moderate"
@@ -18,8 +18,8 @@ class Risk(StrEnum):
 class Decision:
     """A verdict that names its rule.
 
-    `rule` is dotted and stable (`path.outside`), `reason` is a sentence for a person, `hint` says what would be
-    allowed instead. `paths` are the arguments that the program takes as files, for the check on the file system;
+    `rule` is dotted and stable (`path.outside`), `reason` is a sentence for people, `hint` describes what would be
+    allowed instead. `paths` are the arguments that the program uses as files, for the check on the file system;
     `retry_after` is in seconds, 0 where waiting does not help.
     """
 

@@ -1,26 +1,26 @@
-"""The errors of Gatepost. What is expected (denied, timed out, cancelled) is a value, not an error.
+"""The errors of Gatepost. Expected outcomes (denied, timed out, cancelled) are values, not errors.
 
 GatepostError
 ├── KeyFileError        a key file cannot be used
 ├── RecordingError      the recording cannot be written
-└── StorageError        the database cannot be reached or does not do what it is told
+└── StorageError        the database cannot be reached or rejects a statement
 """
 
 
 def reason_of(error: Exception) -> str:
-    """What went wrong, in the words of the system where they are its."""
+    """What went wrong: the message of the operating system where it comes from there."""
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 class GatepostError(Exception):
-    """Something in Gatepost went wrong; the docstring of each class is its default message."""
+    """An error in Gatepost; the docstring of each class is its default message."""
 
     def __init__(self, message: str = "") -> None:
         super().__init__(message or (self.__doc__ or "").strip())
 
 
 class KeyFileError(GatepostError):
-    """A key file cannot be read or made, or others may read it."""
+    """The key file cannot be read or created, or other users may read it."""
 
 
 class RecordingError(GatepostError):

@@ -1,4 +1,4 @@
-"""Who asks, and what they may do: roles for people, scopes for their tokens, permissions for both."""
+"""Principals and what they may do: roles for people, scopes for their tokens, permissions for both."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -7,11 +7,11 @@ from enum import StrEnum
 
 USER_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 SHORTEST_PASSWORD = 10
-LONGEST_PASSWORD = 256  # characters; hashing more would only cost time
+LONGEST_PASSWORD = 256  # characters; hashing more costs time and adds no security
 
 
 class Permission(StrEnum):
-    """What a principal may do; the names of the scopes of tokens."""
+    """What a principal may do. The values are the names of token scopes."""
 
     READ = "read"
     EXECUTE = "execute"
@@ -19,7 +19,7 @@ class Permission(StrEnum):
 
 
 class Role(StrEnum):
-    """What a person is here."""
+    """The role of an account."""
 
     ADMIN = "admin"
     OPERATOR = "operator"
@@ -66,7 +66,7 @@ class ApiToken:
 
 @dataclass(frozen=True, slots=True)
 class Claims:
-    """What a verified access token (JWT) says. Times are Unix seconds."""
+    """The claims of a verified access token (JWT). Times are Unix seconds."""
 
     user_id: str
     token_id: str
@@ -76,9 +76,9 @@ class Claims:
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who asks. `name` is unique (`user:ann`, `visitor:…`); `address` is where from, for the shared limits.
+    """An authenticated caller. `name` is unique (`user:ann`, `visitor:…`); `address` is used for the shared limits.
 
-    `user` is the account, None for a visitor; `token` is the id of what it proved itself with.
+    `user` is the account, None for a visitor; `token` is the id of the credential that was presented.
     """
 
     name: str
@@ -94,9 +94,9 @@ class Principal:
 
 @dataclass(frozen=True, slots=True)
 class Project:
-    """A place for commands: a workspace of its own under a policy profile.
+    """A workspace of its own for commands, under a policy profile.
 
-    `members` are user ids beside the owner; `allowed_extra` are programs beside those of the profile.
+    `members` are user ids in addition to the owner; `allowed_extra` are programs in addition to those of the profile.
     """
 
     id: str
@@ -112,7 +112,7 @@ class Project:
     def is_open_to(self, principal: Principal) -> bool:
         """Whether the project exists for `principal`: its owner, a member, an administrator.
 
-        A token of an administrator without the scope `admin` is that of any other account.
+        A token of an administrator without the scope `admin` is treated as that of any other account.
         """
         user = principal.user
         if user is None:
@@ -121,7 +121,7 @@ class Project:
 
 
 def scopes_of(text: str) -> frozenset[Permission]:
-    """Read `read execute`. Raises ValueError for a word that is no scope, or for none."""
+    """Parse `read execute`. Raises ValueError for an unknown scope, or for none."""
     scopes = frozenset(map(Permission, text.split()))
     if not scopes:
         raise ValueError("a token needs at least one scope")
@@ -129,5 +129,5 @@ def scopes_of(text: str) -> frozenset[Permission]:
 
 
 def scopes_text(scopes: Iterable[Permission]) -> str:
-    """The scopes as they are stored and shown."""
+    """The scopes in the form in which they are stored and shown."""
     return " ".join(sorted(scopes))

@@ -1,4 +1,4 @@
-"""The ids of everything that is stored: ULIDs, which sort by time."""
+"""The ids of all that is stored: ULIDs, which sort by time."""
 
 LENGTH = 26
 PATTERN = r"^[0-9A-HJKMNP-TV-Z]{26}$"
@@ -12,18 +12,18 @@ def ulid(milliseconds: int, randomness: int) -> str:
 
 
 def is_id(value: object) -> bool:
-    """Whether the tables can hold it as an id."""
+    """Whether it can be stored as an id."""
     return isinstance(value, str) and 0 < len(value) <= LENGTH and value.isascii() and value.isprintable()
 
 
 def as_id(value: str) -> str:
-    """The value when it can be an id, else the empty one, which nothing has.
+    """The value when it can be an id, else the empty string, which is never an id.
 
-    The databases differ in what they say to a long id or a NUL in it; here both find nothing.
+    Databases differ in how they treat an id that is too long or contains NUL; with this, all of them find nothing.
     """
     return value if is_id(value) else ""
 
 
 def first_id(milliseconds: int) -> str:
-    """The lowest id of a time: a border for searches."""
+    """The lowest id of a time, as a bound for queries."""
     return ulid(max(milliseconds, 0), 0)

@@ -1,4 +1,4 @@
-"""How many and how often. The counters themselves are handed in, so that every front shares the same ones."""
+"""Limits on how many commands run and how often. The counters are passed in, so that all transports share them."""
 
 import re
 from collections import Counter
@@ -13,14 +13,14 @@ RATE = re.compile(r"(\d+)\s*/\s*(?:(\d+)\s*)?(second|minute|hour|day)s?")
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """So many times in so many seconds, in a moving window."""
+    """`count` times in `seconds`, in a moving window."""
 
     count: int
     seconds: int
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read `10/5 minutes`, `30/minute`. Raises ValueError."""
+        """Parse `10/5 minutes`, `30/minute`. Raises ValueError."""
         found = RATE.fullmatch(text.strip())
         if not found or not int(found[1]) or found[2] == "0":
             raise ValueError(f"{text!r} is not a rate such as '10/5 minutes' or '120/minute'")
@@ -33,13 +33,13 @@ class Rate:
 
 
 class RateLimiter(Protocol):
-    """Counts against one Rate, shared by all who hold it."""
+    """Counts against one Rate, shared by all its users."""
 
     @property
     def rate(self) -> Rate: ...
 
     async def hit(self, key: str) -> float:
-        """Count one for `key`: 0.0 when it is admitted, else the seconds until it would be."""
+        """Count one request of `key`: 0.0 when it is admitted, else the seconds until it would be."""
         ...
 
     async def wait(self, key: str) -> float:
@@ -53,7 +53,7 @@ async def check_rate(limiter: RateLimiter, keys: tuple[str, ...]) -> Decision | 
         if wait := await limiter.hit(key):
             return Decision.deny(
                 "limits.rate",
-                f"Too many commands: {limiter.rate} are allowed. The next one is taken in {round(wait + 0.5)} s.",
+                f"Too many commands: {limiter.rate} are allowed. The next one is accepted in {round(wait + 0.5)} s.",
                 "Wait, then send it again.",
                 risk=Risk.SAFE,
                 retry_after=wait,
@@ -62,19 +62,19 @@ async def check_rate(limiter: RateLimiter, keys: tuple[str, ...]) -> Decision | 
 
 
 class Slots:
-    """How many commands run at once, for each principal and in all."""
+    """How many commands run at once, for each principal and in total."""
 
     def __init__(self, per_principal: int, total: int) -> None:
         self.per_principal = per_principal
         self.total = total
         self.taken: Counter[str] = Counter()
 
-    def take(self, principal: str) -> Decision | None:
-        """Take a slot, or say why there is none."""
+    def acquire(self, principal: str) -> Decision | None:
+        """Take a slot, or return why there is none."""
         if self.taken[principal] >= self.per_principal:
             return self._busy("limits.concurrency", f"{self.per_principal} of your commands are running")
         if self.taken.total() >= self.total:
-            return self._busy("limits.busy", f"All {self.total} places of this server are taken")
+            return self._busy("limits.busy", f"All {self.total} slots of this server are in use")
         self.taken[principal] += 1
         return None
 

@@ -8,16 +8,15 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from backend.core.audit.attempts import Attempt, Completion, Record
-from backend.core.audit.chain import Kind
+from backend.core.audit.events import Kind
 from backend.core.decisions import Decision
 from backend.core.execution.model import Status
-from backend.core.execution.targets import Target
 from backend.core.identity import ApiToken, Principal, Project, User
-from backend.core.recording.stored import RecordingLog
+from backend.core.recording.writer import RecordingLog
 
 
 class Actor(Protocol):
-    """Who an event is about: a principal."""
+    """Who an event is about."""
 
     @property
     def name(self) -> str: ...
@@ -246,19 +245,3 @@ class Projects(Protocol):
         ...
 
     async def delete(self, id: str) -> bool: ...
-
-
-class Directory(Protocol):
-    """Resolves where a principal's commands run."""
-
-    async def target(self, principal: Principal, project: str | None) -> Target | None:
-        """Its own place, or that of a project; None when there is no such project for it."""
-        ...
-
-    async def may_watch(self, principal: Principal, execution: str) -> bool:
-        """Whether an execution exists for a principal: a visitor's is open to every client that knows its id."""
-        ...
-
-    def check_profile(self, profile: str, allowed_extra: Sequence[str]) -> str:
-        """Why a project cannot have these, empty when it can."""
-        ...

@@ -1,17 +1,17 @@
-"""How much a workspace may hold, so that one project cannot take the disk of all."""
+"""How much a workspace may hold, so that one project cannot use up the disk of all."""
 
 from dataclasses import dataclass
 
-from backend.core.execution.model import Stop
+from backend.core.execution.model import StopReason
 
 CONSEQUENCE = "Files can be read and deleted; nothing can be written."
 
 
 @dataclass(frozen=True, slots=True)
-class Fill:
-    """What a workspace holds: bytes on the disk, and files, folders and links.
+class WorkspaceUsage:
+    """What a workspace holds: bytes on the disk, and the number of files, folders and links.
 
-    `hidden` says that a part could not be looked at: a folder that is closed to the service, or too deep.
+    `hidden`: a part could not be measured, since a folder is closed to the service or nested too deeply.
     """
 
     bytes: int
@@ -21,31 +21,31 @@ class Fill:
 
 @dataclass(frozen=True, slots=True)
 class Quota:
-    """Bytes and files that a workspace may hold, 0 bytes for any, and bytes that are to stay free on its disk."""
+    """Bytes and files that a workspace may hold (0 bytes: no limit), and bytes that must stay free on its disk."""
 
     bytes: int
     files: int
     margin: int
 
     @property
-    def counts(self) -> bool:
+    def is_limited(self) -> bool:
         """Whether workspaces have to be measured at all."""
         return self.bytes > 0
 
-    def breach(self, fill: Fill | None, free: int) -> Stop | None:
-        """What is broken, as the reason to stop who writes; nothing while the workspace is not measured yet."""
+    def breach(self, usage: WorkspaceUsage | None, free: int) -> StopReason | None:
+        """The limit exceeded, as the reason to stop commands that write; None until the workspace is measured."""
         if free < self.margin:
-            return Stop.DISK_FULL
-        full = fill and (fill.hidden or fill.bytes > self.bytes or fill.files > self.files)
-        return Stop.WORKSPACE_FULL if self.counts and full else None
+            return StopReason.DISK_FULL
+        full = usage and (usage.hidden or usage.bytes > self.bytes or usage.files > self.files)
+        return StopReason.WORKSPACE_FULL if self.is_limited and full else None
 
-    def notice(self, fill: Fill | None, free: int) -> str:
-        """What a command is told that begins in a full workspace."""
-        if fill is None or free < self.margin:
+    def notice(self, usage: WorkspaceUsage | None, free: int) -> str:
+        """The message to a command that starts in a full workspace."""
+        if usage is None or free < self.margin:
             return f"The disk of the server has less than {self.margin} bytes left. {CONSEQUENCE}"
-        if fill.hidden:
+        if usage.hidden:
             return f"The workspace hides folders that cannot be measured, so it counts as full. {CONSEQUENCE}"
-        held = f"{fill.bytes} of {self.bytes} bytes, {fill.files} of {self.files} files"
+        held = f"{usage.bytes} of {self.bytes} bytes, {usage.files} of {self.files} files"
         return f"The workspace is full: {held}. {CONSEQUENCE}"
 
 

@@ -1,4 +1,4 @@
-"""Times as they are stored and shown: Unix milliseconds, and ISO 8601 in UTC."""
+"""Times: stored as Unix milliseconds, shown as ISO 8601 in UTC."""
 
 from datetime import UTC, datetime
 

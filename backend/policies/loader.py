@@ -1,4 +1,4 @@
-"""Where policy profiles come from: shipped with Gatepost by name, or an operator's own file by path."""
+"""Policy profiles: those shipped with Gatepost by name, or an administrator's own file by path."""
 
 from pathlib import Path
 
@@ -8,15 +8,15 @@ SHIPPED = Path(__file__).parent
 
 
 def shipped_names() -> list[str]:
-    """The profiles that come with Gatepost."""
+    """The names of the profiles shipped with Gatepost."""
     return sorted(path.stem for path in SHIPPED.glob("*.toml"))
 
 
 def load_profile(name: str) -> Profile:
-    """Read a profile. Raises ProfileError when there is none or it cannot be used."""
+    """Load a profile. Raises ProfileError when it does not exist or is invalid."""
     path = Path(name) if name.endswith(".toml") else SHIPPED / f"{name}.toml"
     if not name.endswith(".toml") and name not in shipped_names():
-        raise ProfileError(f"no profile {name!r}; there are {', '.join(shipped_names())}, or name a .toml file")
+        raise ProfileError(f"no profile {name!r}; choose from {', '.join(shipped_names())}, or name a .toml file")
     try:
         return Profile.from_toml(path.read_text())
     except OSError as error:

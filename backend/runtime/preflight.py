@@ -1,4 +1,4 @@
-"""The cage that commands run in, tried out at the start, and the disk: when either does not hold, nothing runs."""
+"""The checks before anything runs: the cage, tried out at startup, and the free space of the disk."""
 
 import os
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from backend.executors.local.run_as import find_owner
 from backend.executors.local.self_test import Protection, probe
 from backend.runtime.settings import Settings
 
-PROBES = 3  # times that the cage is tried out before it counts as one that does not hold
+PROBES = 3  # attempts of the self-test before its result is final
 
 
 @dataclass(frozen=True, slots=True)
 class Guard:
-    """The cage that commands run in, and what it was found to hold at the start."""
+    """The cage that commands run in, and the protection that its self-test found."""
 
     launcher: CageLauncher
     protection: Protection
@@ -24,30 +24,30 @@ class Guard:
     disk_margin: int
 
     def refusal(self) -> Decision | None:
-        """Refuse every command where the kernel cannot hold them as it must, or the disk is nearly full."""
+        """Refuse every command where the kernel cannot confine it as required, or the disk is nearly full."""
         disk = os.statvfs(self.data_dir)
         if disk.f_bavail * disk.f_frsize < self.disk_margin:
             reason = f"The disk of the server has less than {self.disk_margin} bytes left."
-            return Decision.deny("storage.full", reason, "The operator has to make room.", retry_after=60.0)
+            return Decision.deny("storage.full", reason, "The operator has to free disk space.", retry_after=60.0)
         return self.unprotected()
 
     def unprotected(self) -> Decision | None:
-        """Refuse where the kernel cannot hold commands as it must."""
+        """Refuse where the kernel cannot confine commands as required."""
         if self.protection.meets(self.launcher.minimum):
             return None
         failed = ", ".join(test.name for test in self.protection.tests if not test.passed)
-        reason = f"Commands can be held at {self.protection.level} here, {self.launcher.minimum} is wanted."
-        hint = f"The operator finds why in GET /health/protection{f' (not held: {failed})' if failed else ''}."
+        reason = f"The protection here is {self.protection.level}, but {self.launcher.minimum} is required."
+        hint = f"The operator finds the reason in GET /health/protection{f' (failed: {failed})' if failed else ''}."
         return Decision.deny("protection.unavailable", reason, hint, retry_after=60.0)
 
 
 def build_guard(settings: Settings) -> Guard:
-    """Build the cage and try it out. Raises OwnerError."""
+    """Set up the cage and run its self-test. Raises OwnerError."""
     owner = find_owner(settings.run_as)
     launcher = CageLauncher(settings.data_dir.absolute() / "cage", owner, minimum=settings.protection_minimum)
     found = probe(launcher)
     for _ in range(PROBES - 1):
         if found.meets(launcher.minimum):
             break
-        found = probe(launcher)  # on a busy machine an attempt may not end in time
+        found = probe(launcher)  # on a busy machine an attempt may time out
     return Guard(launcher, found, owner, settings.data_dir.absolute(), settings.disk_margin)

@@ -10,7 +10,7 @@ from backend.core.errors import StorageError
 from backend.core.execution.model import Status, Usage
 from backend.core.execution.ownership import Contact
 from backend.core.ports import Ownership
-from backend.core.recording.stored import Seal
+from backend.core.recording.digest import RecordingDigest
 from backend.storage.owner_locks import OwnerLocks
 
 LOST = Completion(Status.LOST, None, 0)
@@ -23,7 +23,7 @@ class RecordedEnds(Protocol):
         """The last message of a recording, empty where there is none; None while a server still writes it."""
         ...
 
-    def seal(self, execution: str) -> Seal | None:
+    def seal(self, execution: str) -> RecordingDigest | None:
         """What a recording that has ended holds before its last line; None where there is none."""
         ...
 

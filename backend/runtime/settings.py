@@ -1,7 +1,7 @@
-"""The settings: the only reader of the environment. A bad value stops the start and is named.
+"""The settings: the only reader of the environment. An invalid value prevents startup, and the error names it.
 
-Values come from the environment, then from a `.env` file in the current folder. Every setting stands in the table of
-docs/settings.md, which a test compares with this class.
+Values come from the environment, then from a `.env` file in the current folder. The table in docs/settings.md lists
+every setting; a test compares it with this class.
 """
 
 import os
@@ -26,169 +26,195 @@ URL_SCHEMES = {
 
 
 class SettingsError(Exception):
-    """The environment holds a value that cannot be used; the message names it."""
+    """The environment contains an invalid value; the message names the variable."""
 
 
 def data_exposed(data_dir: Path, folders: Sequence[tuple[str, str | Path]]) -> str:
-    """Which of the named folders, that are opened to commands, holds the data folder; empty when none does.
+    """The problem with the first of the named folders that contains the data folder; empty when none does.
 
-    Links are followed, as the kernel does when it opens a folder to commands.
+    Commands may read the named folders. Links are followed, as the kernel does when it opens a folder to commands.
     """
     data = Path(os.path.realpath(data_dir))
     for name, folder in folders:
         if data.is_relative_to(os.path.realpath(folder)):
-            return f"{name}: {folder} holds the data folder, which commands must not see"
+            return f"{name}: {folder} contains the data folder, which commands must not read"
     return ""
 
 
 class Settings(BaseSettings):
-    """What an operator can set. The names in the environment are the aliases."""
+    """What an operator can configure. The aliases are the names in the environment."""
 
     model_config = SettingsConfigDict(env_file=".env", extra="ignore", frozen=True, populate_by_name=True)
 
     host: str = Field("127.0.0.1", alias="GATEPOST_HOST", description="Address that `serve` listens on")
     port: int = Field(8000, alias="PORT", ge=0, le=65535, description="Port that `serve` listens on")
-    data_dir: Path = Field(Path("data"), alias="GATEPOST_DATA_DIR", description="Folder of recordings and workspace")
+    data_dir: Path = Field(
+        Path("data"), alias="GATEPOST_DATA_DIR", description="Folder for the database, keys, recordings and workspaces"
+    )
     database_url: SecretStr | None = Field(
-        None, alias="DATABASE_URL", description="PostgreSQL URL; empty is a SQLite file in the data folder"
+        None, alias="DATABASE_URL", description="PostgreSQL URL. Empty: a SQLite file in the data folder"
     )
     redis_url: SecretStr | None = Field(
-        None, alias="REDIS_URL", description="Redis that several servers share their limits in; empty counts alone"
+        None,
+        alias="REDIS_URL",
+        description="Redis URL for state shared between servers (rate limits, bus). Empty: each server keeps its own",
     )
     workspace: Path | None = Field(
         None,
         alias="GATEPOST_WORKSPACE",
-        description="Folder that commands run in; empty is `workspace` in the data folder",
+        description="Folder in which commands run. Empty: `workspace` in the data folder",
     )
     profile: str = Field(
-        "terminal", alias="GATEPOST_PROFILE", description="Policy profile: a shipped one, or the path of a TOML file"
+        "terminal",
+        alias="GATEPOST_PROFILE",
+        description="Policy profile: the name of a shipped one or the path of a TOML file",
     )
     access_token: SecretStr | None = Field(
         None,
         alias="GATEPOST_ACCESS_TOKEN",
-        description="Token that visitors must prove; empty is none",
+        description="Shared token that anonymous visitors must present. Empty: no token is required",
     )
     access_token_file: Path | None = Field(
-        None, alias="GATEPOST_ACCESS_TOKEN_FILE", description="File that holds the access token"
+        None, alias="GATEPOST_ACCESS_TOKEN_FILE", description="File that contains the access token"
     )
     disk_margin: int = Field(
         64 * 2**20,
         alias="GATEPOST_DISK_MARGIN",
         ge=0,
-        description="Free bytes on the disk of the data folder below which no command runs",
+        description="Free bytes required on the disk of the data folder; with less, no command runs",
     )
     workspace_limit: int = Field(
         2 * 2**30,
         alias="GATEPOST_WORKSPACE_LIMIT",
         ge=0,
-        description="Bytes on the disk that a workspace may hold; 0 is no limit, of files neither",
+        description="Bytes a workspace may hold. 0 disables this limit and the file-count limit",
     )
     workspace_files: int = Field(
         200_000,
         alias="GATEPOST_WORKSPACE_FILES",
         ge=1,
-        description="Files, folders and links that a workspace may hold",
+        description="Files, folders and links a workspace may hold",
     )
     visitors: bool = Field(
-        True, alias="GATEPOST_VISITORS", description="Whether the terminal takes commands without an account"
+        True, alias="GATEPOST_VISITORS", description="Whether the terminal accepts commands without an account"
     )
     secret_key: SecretStr | None = Field(
         None,
         alias="GATEPOST_SECRET_KEY",
-        description="Key of the access tokens of accounts, at least 32 bytes; empty makes one in the data folder",
+        description="Key that signs the access tokens of accounts, at least 32 bytes. Empty: one is generated in the data folder",
     )
     token_lifetime: int = Field(
-        3600, alias="GATEPOST_TOKEN_LIFETIME", ge=60, le=86400, description="Seconds an access token is good for"
+        3600, alias="GATEPOST_TOKEN_LIFETIME", ge=60, le=86400, description="Seconds an access token is valid"
     )
     allowed_origins: Annotated[tuple[str, ...], NoDecode] = Field(
-        (), alias="GATEPOST_ALLOWED_ORIGINS", description="Further origins whose pages may connect, with commas between"
+        (),
+        alias="GATEPOST_ALLOWED_ORIGINS",
+        description="Additional origins whose pages may connect, separated by commas",
     )
     command_rate: str = Field(
-        "10/5 minutes", alias="GATEPOST_COMMAND_RATE", description="Commands for each connection and for each address"
+        "10/5 minutes", alias="GATEPOST_COMMAND_RATE", description="Command rate of each connection and of each address"
     )
-    user_rate: str = Field("30/minute", alias="GATEPOST_USER_RATE", description="Commands for each account")
-    api_rate: str = Field("600/minute", alias="GATEPOST_API_RATE", description="API requests for each account")
-    http_rate: str = Field("120/minute", alias="GATEPOST_HTTP_RATE", description="HTTP requests for each address")
-    command_timeout: float = Field(60, alias="GATEPOST_COMMAND_TIMEOUT", gt=0, description="Seconds a command may run")
+    user_rate: str = Field("30/minute", alias="GATEPOST_USER_RATE", description="Command rate of each account")
+    api_rate: str = Field("600/minute", alias="GATEPOST_API_RATE", description="Rate of API requests of each account")
+    http_rate: str = Field(
+        "120/minute", alias="GATEPOST_HTTP_RATE", description="Rate of HTTP requests of each address"
+    )
+    command_timeout: float = Field(
+        60,
+        alias="GATEPOST_COMMAND_TIMEOUT",
+        gt=0,
+        description="Seconds a command may run unless the request sets a timeout",
+    )
     longest_timeout: float = Field(
-        300, alias="GATEPOST_LONGEST_TIMEOUT", gt=0, description="Seconds an account may ask for"
+        300, alias="GATEPOST_LONGEST_TIMEOUT", gt=0, description="Longest timeout an account may request, in seconds"
     )
     output_limit: int = Field(
-        10 * 2**20, alias="GATEPOST_OUTPUT_LIMIT", ge=1024, description="Bytes a command may write"
+        10 * 2**20,
+        alias="GATEPOST_OUTPUT_LIMIT",
+        ge=1024,
+        description="Bytes of output a command may write before it is stopped",
     )
     concurrent_per_principal: int = Field(
-        4, alias="GATEPOST_CONCURRENT_PER_PRINCIPAL", ge=1, description="Commands at once for each connection"
+        4,
+        alias="GATEPOST_CONCURRENT_PER_PRINCIPAL",
+        ge=1,
+        description="Concurrent commands of each connection or account",
     )
-    concurrent_total: int = Field(32, alias="GATEPOST_CONCURRENT_TOTAL", ge=1, description="Commands at once in all")
+    concurrent_total: int = Field(
+        32, alias="GATEPOST_CONCURRENT_TOTAL", ge=1, description="Concurrent commands in total"
+    )
     detach_grace: float = Field(
-        60, alias="GATEPOST_DETACH_GRACE", ge=0, description="Seconds a command goes on with nobody watching"
+        60, alias="GATEPOST_DETACH_GRACE", ge=0, description="Seconds a command keeps running without a viewer"
     )
-    retention_days: float = Field(30, alias="GATEPOST_RETENTION_DAYS", gt=0, description="Days a recording is kept")
+    retention_days: float = Field(
+        30, alias="GATEPOST_RETENTION_DAYS", gt=0, description="Days before a recording is deleted"
+    )
     retention_bytes: int = Field(
         2**30,
         alias="GATEPOST_RETENTION_BYTES",
         ge=0,
-        description="Bytes of recordings that are kept; the oldest go first",
+        description="Total bytes of recordings; above it the oldest are deleted first",
     )
     history_days: float = Field(
         365, alias="GATEPOST_HISTORY_DAYS", gt=0, description="Days an execution stays in the history"
     )
     audit_days: float = Field(
-        0, alias="GATEPOST_AUDIT_DAYS", ge=0, description="Days an event stays in the audit; 0 keeps all"
+        0, alias="GATEPOST_AUDIT_DAYS", ge=0, description="Days an event stays in the audit. 0: forever"
     )
     masked_names: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
         alias="GATEPOST_MASKED_NAMES",
-        description="Environment variables whose values are masked in output, audit and logs, with commas between",
+        description="Environment variables whose values are masked in output, audit and logs, separated by commas",
     )
     masked_patterns: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
         alias="GATEPOST_MASKED_PATTERNS",
-        description="Regular expressions of what is masked too, with line ends between",
+        description="Regular expressions for additional text to mask, one per line",
     )
     raw_output: bool = Field(
         False,
         alias="GATEPOST_RAW_OUTPUT",
-        description="Whether recordings keep what a terminal would act on; viewers get it filtered all the same",
+        description="Whether recordings contain terminal control sequences; viewers always get filtered output",
     )
     run_as: str = Field(
-        "nobody", alias="GATEPOST_RUN_AS", description="User that commands run as where the service is root"
+        "nobody", alias="GATEPOST_RUN_AS", description="User that runs the commands when the service runs as root"
     )
     protection_minimum: Literal["L0", "L1", "L2"] = Field(
-        "L2", alias="GATEPOST_PROTECTION_MINIMUM", description="Protection below which no command runs"
+        "L2", alias="GATEPOST_PROTECTION_MINIMUM", description="Minimum protection level; below it no command runs"
     )
     readable: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
         alias="GATEPOST_READABLE",
-        description="Further folders that commands may read and run programs from, with commas between",
+        description="Additional folders that commands may read and run programs from, separated by commas",
     )
     connections_per_address: int = Field(
-        20, alias="GATEPOST_CONNECTIONS_PER_ADDRESS", ge=1, description="Terminal connections from one address"
+        20,
+        alias="GATEPOST_CONNECTIONS_PER_ADDRESS",
+        ge=1,
+        description="Concurrent terminal connections from one address",
     )
     connections_total: int = Field(
-        1000, alias="GATEPOST_CONNECTIONS_TOTAL", ge=1, description="Terminal connections in all"
+        1000, alias="GATEPOST_CONNECTIONS_TOTAL", ge=1, description="Concurrent terminal connections in total"
     )
     trusted_proxy_hops: int = Field(
         0,
         alias="TRUSTED_PROXY_HOPS",
         ge=0,
-        description="Proxies in front whose X-Forwarded-For entries count, from the right",
+        description="Number of trusted reverse proxies in front of the server",
     )
-    metrics: bool = Field(True, alias="GATEPOST_METRICS", description="Whether /metrics answers")
+    metrics: bool = Field(True, alias="GATEPOST_METRICS", description="Whether /metrics is served")
     compression: bool = Field(
         False,
         alias="GATEPOST_COMPRESSION",
-        description="permessage-deflate for `serve`; doubles the memory of a socket",
+        description="Whether `serve` offers permessage-deflate, which doubles the memory of a socket",
     )
-    log_level: str = Field("info", alias="LOG_LEVEL", description="debug, info, warning or error")
-    pyguard_command: str = Field(
-        "pyguard", alias="PYGUARD_COMMAND", description="Command line that `pyguard` stands for"
-    )
+    log_level: str = Field("info", alias="LOG_LEVEL", description="Log level: debug, info, warning or error")
+    pyguard_command: str = Field("pyguard", alias="PYGUARD_COMMAND", description="Command line that runs for `pyguard`")
     anthropic_api_key: SecretStr | None = Field(
-        None, alias="ANTHROPIC_API_KEY", description="Handed to pyguard and to no other program"
+        None, alias="ANTHROPIC_API_KEY", description="API key passed to pyguard and to no other program"
     )
     groq_api_key: SecretStr | None = Field(
-        None, alias="GROQ_API_KEY", description="Handed to pyguard and to no other program"
+        None, alias="GROQ_API_KEY", description="API key passed to pyguard and to no other program"
     )
 
     @field_validator("*", mode="before")
@@ -214,7 +240,7 @@ class Settings(BaseSettings):
             try:
                 re.compile(pattern)
             except re.error as error:
-                raise ValueError(f"a pattern is no regular expression: {error}") from error
+                raise ValueError(f"invalid regular expression: {error}") from error
         return value
 
     @field_validator("command_rate", "http_rate", "user_rate", "api_rate")
@@ -226,7 +252,7 @@ class Settings(BaseSettings):
     @field_validator("database_url", "redis_url")
     @classmethod
     def _is_url(cls, value: SecretStr | None, info: Any) -> SecretStr | None:
-        """Checked here, where the message can leave the value out."""
+        """Validated here because the message must not contain the value."""
         if value is not None:
             _check_url(value.get_secret_value(), URL_SCHEMES[info.field_name])
         return value
@@ -263,19 +289,19 @@ class Settings(BaseSettings):
 
     @property
     def token(self) -> str | None:
-        """The access token from wherever it was given."""
+        """The access token, from the file or from the variable."""
         if self.access_token_file:
             return self.access_token_file.read_text().strip()
         return self.access_token.get_secret_value() if self.access_token else None
 
     @property
     def database(self) -> str | None:
-        """The URL of the database in clear, None for the file in the data folder."""
+        """The URL of the database in plain text; None for the file in the data folder."""
         return self.database_url.get_secret_value() if self.database_url else None
 
     @property
     def masked_values(self) -> tuple[str, ...]:
-        """The secrets of the service itself, and the values of the variables that are to be masked."""
+        """The secrets of the service itself and the values of the variables that must be masked."""
         own = (self.secret_key, self.anthropic_api_key, self.groq_api_key)
         values = [secret.get_secret_value() for secret in own if secret]
         values.append(self.token or "")
@@ -286,7 +312,7 @@ class Settings(BaseSettings):
 
     @property
     def workspace_dir(self) -> Path:
-        """The folder that commands run in, absolute."""
+        """The folder in which commands run, absolute."""
         return (self.workspace or self.data_dir / "workspace").absolute()
 
 
@@ -297,11 +323,11 @@ def _check_url(url: str, schemes: tuple[str, ...]) -> None:
     except ValueError:
         known = False
     if not known:
-        raise ValueError(f"must be a URL that begins with {' or '.join(f'{scheme}://' for scheme in schemes)}")
+        raise ValueError(f"must be a URL that starts with {' or '.join(f'{scheme}://' for scheme in schemes)}")
 
 
 def load_settings(**overrides: Any) -> Settings:
-    """Read the settings. Raises SettingsError, which names each variable that is wrong and not its value."""
+    """Read the settings. Raises SettingsError, which names each invalid variable but not its value."""
     try:
         return Settings(**overrides)
     except ValidationError as error:
@@ -312,5 +338,5 @@ def load_settings(**overrides: Any) -> Settings:
 
 
 def env_names() -> list[str]:
-    """The names of all settings in the environment."""
+    """The environment variables of all settings."""
     return [str(field.alias) for field in Settings.model_fields.values()]

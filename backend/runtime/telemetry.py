@@ -1,4 +1,4 @@
-"""Logs and figures: one JSON object a line on standard output, counters for Prometheus.
+"""Logs and metrics: one JSON object a line on standard output, counters for Prometheus.
 
 Arguments of commands stay out of both: they may hold secrets. The recording has them.
 """
@@ -11,14 +11,15 @@ from typing import Any
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 
-from backend.core.audit.anomalies import DANGEROUS, Trace, Watch
-from backend.core.audit.attempts import Attempt
+from backend.core.audit.anomalies import DANGEROUS, AlertTracker, AttemptSummary
+from backend.core.audit.attempts import Completion
 from backend.core.decisions import Decision
 from backend.core.errors import StorageError
-from backend.core.execution.gateway import Execution
-from backend.core.execution.model import Outcome, Request, Status
+from backend.core.execution.model import Status
+from backend.core.execution.registry import Execution
+from backend.core.execution.requests import Request
 
-disable_created_metrics()  # type: ignore[no-untyped-call]  # they double the figures and nobody reads them
+disable_created_metrics()  # type: ignore[no-untyped-call]  # they double the number of series without use
 DURATIONS = (0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600)  # seconds
 
 
@@ -53,12 +54,12 @@ def _adopt_foreign_logs(level: str, prepare: list[Any], finish: list[Any]) -> No
 
 
 class Telemetry:
-    """Watches the gateway. One for each application, with a registry of its own."""
+    """Observes the gateway. One for each application, with a registry of its own."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.registry = CollectorRegistry()
         self._clock = clock
-        self._watch = Watch()
+        self._watch = AlertTracker()
         self._log = structlog.get_logger()
         self._executions = Counter(
             "gatepost_executions_total", "Commands that ended", ["result"], registry=self.registry
@@ -84,7 +85,7 @@ class Telemetry:
         if decision.rule == "limits.rate":
             self._limited.inc()
         self._log.info("refused", rule=decision.rule, risk=str(decision.risk), **_who(request))
-        self._see(request, Trace(failed=True, deletes=False, dangerous=decision.risk in DANGEROUS))
+        self._see(request, AttemptSummary(failed=True, deletes=False, dangerous=decision.risk in DANGEROUS))
 
     def started(self, execution: Execution) -> None:
         self._decisions.labels("allowed", execution.attempt.decision.rule).inc()
@@ -92,42 +93,42 @@ class Telemetry:
         self._log.debug(
             "started",
             execution=execution.id,
-            program=execution.program,
+            program=execution.plan.program,
             rule=execution.attempt.decision.rule,
             **_who(execution.request),
         )
 
-    def ended(self, execution: Execution, outcome: Outcome, seconds: float) -> None:
+    def ended(self, execution: Execution, completion: Completion) -> None:
         self._running.dec()
-        self._executions.labels(str(outcome.status)).inc()
-        self._duration.observe(seconds)
+        self._executions.labels(str(completion.status)).inc()
+        self._duration.observe(completion.duration_ms / 1000)
         self._log.info(
             "ended",
             execution=execution.id,
-            program=execution.program,
+            program=execution.plan.program,
             rule=execution.attempt.decision.rule,
-            status=str(outcome.status),
-            exit_code=outcome.exit_code,
-            duration_ms=int(seconds * 1000),
-            protection=outcome.usage.protection or None,
+            status=str(completion.status),
+            exit_code=completion.exit_code,
+            duration_ms=completion.duration_ms,
+            protection=completion.usage.protection or None,
             **_who(execution.request),
         )
         attempt = execution.attempt
-        failed = outcome.status is not Status.SUCCEEDED
-        self._see(execution.request, Trace(failed, attempt.deletes, attempt.decision.risk in DANGEROUS))
+        failed = completion.status is not Status.SUCCEEDED
+        self._see(execution.request, AttemptSummary(failed, attempt.deletes, attempt.decision.risk in DANGEROUS))
 
-    def broke(self, execution: Execution, error: Exception) -> None:
+    def on_crash(self, execution: Execution, error: Exception) -> None:
         self._log.error("execution broke", execution=execution.id, exc_info=error)
 
-    def unwritten(self, attempt: Attempt, error: StorageError) -> None:
+    def on_audit_failure(self, execution: str, error: StorageError) -> None:
         self._unwritten.inc()
-        self._log.error("audit not written", execution=attempt.id, reason=str(error))
+        self._log.error("audit not written", execution=execution, reason=str(error))
 
-    def _see(self, request: Request, trace: Trace) -> None:
-        """Tell of suspicious activity when it begins."""
+    def _see(self, request: Request, trace: AttemptSummary) -> None:
+        """Report suspicious activity when it begins."""
         if request.principal.user is None:
             return
-        for alert in self._watch.see(request.principal.name, trace, self._clock()):
+        for alert in self._watch.observe(request.principal.name, trace, self._clock()):
             self._alerts.labels(alert.type, alert.severity).inc()
             details = {"type": alert.type, "severity": alert.severity, "count": alert.count}
             self._log.warning("alert opened", message=alert.message, **details, **_who(request))

@@ -1,13 +1,8 @@
 """The wiring: `create_app(settings)` puts the parts together, `app` is the application of the environment's settings."""
 
-import asyncio
-import hashlib
-import os
-import secrets
-import shlex
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,347 +14,244 @@ from slowapi import Limiter
 
 from backend import __version__
 from backend.accounts.authentication import Authenticator
-from backend.accounts.credentials import Tokens, new_login_link, secret_hash
-from backend.application.target_resolver import Places
-from backend.core.errors import GatepostError
-from backend.core.execution.gateway import Clock, Gateway, Rates, Terms
-from backend.core.execution.model import Stop
-from backend.core.execution.targets import Target
-from backend.core.identity import Role
+from backend.accounts.credentials import Tokens, secret_hash
+from backend.application.executions import ExecutionService
+from backend.application.local_executions import LocalExecutions
+from backend.application.submission import Submission
+from backend.application.target_resolver import TargetResolver
+from backend.bus.memory import MemoryBus
+from backend.bus.redis import RedisBus
+from backend.core.execution.bus import ExecutionBus
+from backend.core.execution.gateway import Gateway, Rates
+from backend.core.execution.lifecycle import Clock, Lifecycle
+from backend.core.execution.targets import ExecutionLimits
 from backend.core.limits import Rate, Slots
-from backend.core.policy.profile import Profile
-from backend.core.quota import Quota
-from backend.core.recording.lines import LineAssembler
 from backend.core.recording.redaction import DEFAULT_PATTERNS, Masks
-from backend.core.recording.terminal_filter import TerminalFilter
-from backend.executors.local.builtins import CLEAR, Builtins, help_text
-from backend.executors.local.confinement import RUNNABLE
-from backend.executors.local.pipelines import LocalExecutor, OutsideProgram
-from backend.executors.local.run_as import closed_parent, give_folder
-from backend.executors.local.workspace import FolderWorkspace, prepare_workspace
-from backend.executors.local.workspace_usage import Meters
 from backend.policies.loader import load_profile
-from backend.runtime.background import cut_audit_often, heartbeat_often, prune_often, recover_often
 from backend.runtime.clock import new_id, now_ms, utc_now
+from backend.runtime.lifespan import Server, lifespan
+from backend.runtime.local_executor import local_places, visitors_files
 from backend.runtime.persistence import Stores, open_stores
 from backend.runtime.preflight import Guard, build_guard
-from backend.runtime.settings import Settings, SettingsError, data_exposed, load_settings
+from backend.runtime.settings import Settings, load_settings
 from backend.runtime.telemetry import Telemetry, configure_logs
-from backend.storage.keys import load_or_make
+from backend.runtime.tokens import access_tokens
 from backend.storage.limiter import MovingWindow, shared_storage
 from backend.transports.agent_api import Agents, agent_routes
 from backend.transports.dependencies import Access
 from backend.transports.executions_api import Executions, execution_routes
-from backend.transports.login_api import Login, auth_routes
-from backend.transports.pages import BODY_LIMIT, Facts, add_routes
+from backend.transports.health import HealthChecks, health_routes
+from backend.transports.login_api import Login, login_routes
+from backend.transports.openapi import describe
+from backend.transports.pages import add_page_files, page_routes
+from backend.transports.problems import add_problems
 from backend.transports.projects_api import ProjectService, project_routes
-from backend.transports.security import Connections, Door, Rejections
-from backend.transports.starting import Starter
-from backend.transports.terminal_socket import Service, TerminalSocket
+from backend.transports.recordings_api import recording_routes
+from backend.transports.security import Connections, Rejections, Security
+from backend.transports.terminal_socket import ServiceInfo, TerminalSocket
 
 NAME = "Gatepost"
 PAGE_FOLDER = Path(__file__).parents[2] / "frontend"
+BODY_LIMIT = 256 * 1024  # bytes
 TOKEN_FAILURES = Rate(10, 60)
 LOGIN_ATTEMPTS = Rate(10, 300)
-LOGIN_ATTEMPTS_ON_NAME = Rate(100, 300)  # so many that strangers do not easily keep somebody out
+LOGIN_ATTEMPTS_ON_NAME = Rate(100, 300)  # so many that strangers do not easily lock a user out
 AUDITED_REJECTIONS = Rate(60, 60)
-SHARED_FOLDER = Path("/var/lib/gatepost")
-FIRST_ADMIN = "admin"
-FIRST_LINK_MS = 24 * 3600 * 1000
+
+
+@dataclass(frozen=True, slots=True)
+class House:
+    """The parts that the fronts are translations of."""
+
+    settings: Settings
+    stores: Stores
+    guard: Guard
+    telemetry: Telemetry
+    counters: Storage | None
+    resolver: TargetResolver
+    gateway: Gateway
+    service: ExecutionService
+
+    def window(self, rate: Rate, name: str) -> MovingWindow:
+        """A limit, shared by the servers where there is a Redis."""
+        return MovingWindow(rate, name, self.counters)
 
 
 def create_app(settings: Settings) -> FastAPI:
     """The application. Raises SettingsError or ProfileError for settings that cannot be used."""
     configure_logs(settings.log_level)
-    telemetry = Telemetry(time.monotonic)
-    stores = open_stores(settings)
-    counters = shared_storage(settings.redis_url.get_secret_value()) if settings.redis_url else None
-    profile = load_profile(settings.profile)
-    guard = build_guard(settings)
-    gateway = _gateway(settings, stores, telemetry, counters, guard)
-    places = _places(settings, profile, stores, gateway, guard.owner)
-    tokens = _tokens(settings)
-    door = _door(settings, stores, counters, tokens)
+    house = _build(settings)
+    tokens = access_tokens(settings)
+    security = _security(house, tokens)
     app = FastAPI(
         title=NAME,
         version=__version__,
-        lifespan=_lifespan(settings, stores, gateway),
+        lifespan=lifespan(_server(house)),
         docs_url=None,
         redoc_url=None,
         max_body_size=BODY_LIMIT,
     )
-    app.state.stores, app.state.guard = stores, guard
-    access = _access(settings, door, places, stores, counters)
-    limiter = add_routes(
-        app,
-        _facts(settings, stores, telemetry, guard, places, gateway, counters),
-        door,
-        access,
-        settings.http_rate,
-        PAGE_FOLDER,
+    app.state.stores, app.state.guard = house.stores, house.guard
+    access = Access(
+        security=security,
+        audit=house.stores.audit,
+        requests=house.window(Rate.parse(settings.api_rate), "api"),
+        rejections=Rejections(house.stores.audit, MovingWindow(AUDITED_REJECTIONS, "rejections")),
     )
-    _add_api(app, settings, stores, gateway, access, limiter, counters, tokens)
+    info = _service_info(house.telemetry)
+    limiter = _limiter(app, security)
+    add_problems(app, access.rejected)
+    _add_routes(app, house, access, info, limiter)
+    app.include_router(login_routes(access, _login(house, tokens), limiter, settings.http_rate))
+    describe(app)
+    add_page_files(app, PAGE_FOLDER)
     app.add_middleware(
-        TerminalSocket,
-        gateway=gateway,
-        door=door,
-        directory=places,
-        rejections=access.rejections,
-        service=_service(telemetry),
+        TerminalSocket, executions=house.service, security=security, rejections=access.rejections, info=info
     )
     return app
 
 
-def _facts(
-    settings: Settings,
-    stores: Stores,
-    telemetry: Telemetry,
-    guard: Guard,
-    places: Places,
-    gateway: Gateway,
-    counters: Storage | None,
-) -> Facts:
-    return Facts(
-        name=NAME,
-        version=__version__,
-        api_key_configured=settings.anthropic_api_key is not None,
-        checks={
-            "recordings": stores.recordings.writable,
-            "workspace": lambda: os.path.isdir(places.visitors.workspace.root),
-        },
-        stores={"database": stores.database.check, **({"redis": counters.check} if counters else {})},
-        protection={**guard.protection.as_json(), "minimum": settings.protection_minimum},
-        protected=guard.unprotected() is None,
-        find_recording=gateway.recording,
-        figures=(lambda: generate_latest(telemetry.registry).decode()) if settings.metrics else None,
+def _build(settings: Settings) -> House:
+    stores = open_stores(settings)
+    telemetry = Telemetry(time.monotonic)
+    counters = shared_storage(settings.redis_url.get_secret_value()) if settings.redis_url else None
+    guard = build_guard(settings)
+    masks = Masks.of(settings.masked_values, (*DEFAULT_PATTERNS, *settings.masked_patterns))
+    resolver = TargetResolver(
+        visitors_profile=load_profile(settings.profile),
+        visitors_files=visitors_files(settings, guard),
+        projects=stores.projects,
+        places=local_places(settings, guard, masks, stores.executions),
+        limits=_execution_limits(settings),
+        load_profile=load_profile,
     )
+    gateway = _gateway(settings, stores, telemetry, counters, guard, masks.text)
+    service = _service(settings, stores, gateway, resolver)
+    return House(settings, stores, guard, telemetry, counters, resolver, gateway, service)
+
+
+def _execution_limits(settings: Settings) -> ExecutionLimits:
+    longest = max(settings.command_timeout, settings.longest_timeout)
+    return ExecutionLimits(settings.command_timeout, longest, settings.output_limit, settings.detach_grace)
 
 
 def _gateway(
-    settings: Settings, stores: Stores, telemetry: Telemetry, counters: Storage | None, guard: Guard
+    settings: Settings,
+    stores: Stores,
+    telemetry: Telemetry,
+    counters: Storage | None,
+    guard: Guard,
+    mask: Callable[[str], str],
 ) -> Gateway:
-    masks = Masks.of(settings.masked_values, (*DEFAULT_PATTERNS, *settings.masked_patterns))
-    local = LocalExecutor(
-        guard.launcher,
-        {"pyguard": _pyguard(settings)},
-        readable=(*settings.readable, *_pyguard_folders(settings)),
-        lines=_lines(settings, masks),
-        owner=guard.owner,
-        meters=Meters(Quota(settings.workspace_limit, settings.workspace_files, settings.disk_margin)),
-    )
     return Gateway(
         rates=Rates(
             MovingWindow(Rate.parse(settings.command_rate), "commands", counters),
             MovingWindow(Rate.parse(settings.user_rate), "user-commands", counters),
         ),
         slots=Slots(settings.concurrent_per_principal, settings.concurrent_total),
-        ledger=stores.executions,
-        recordings=stores.recordings,
-        executor=Builtins({"help": help_text, "clear": lambda _: CLEAR}, otherwise=local),
-        observer=telemetry,
-        terms=Terms(
-            settings.command_timeout,
-            max(settings.command_timeout, settings.longest_timeout),
-            settings.output_limit,
-            settings.detach_grace,
+        refusals=stores.executions,
+        lifecycle=Lifecycle(
+            log=stores.executions,
+            recordings=stores.recordings,
+            observer=telemetry,
+            clock=Clock(time.monotonic, utc_now, new_id),
+            mask=mask,
         ),
-        clock=Clock(time.monotonic, utc_now, new_id),
-        mask=masks.text,
         protected=guard.refusal,
-        raw=settings.raw_output,
     )
 
 
-def _lines(settings: Settings, masks: Masks) -> Callable[[], LineAssembler]:
-    """What cuts a stream of output into lines: what a terminal would act on goes first, so that it hides no secret."""
-    if settings.raw_output:
-        return lambda: LineAssembler(masks.stream())
-    return lambda: LineAssembler(TerminalFilter(), masks.stream())
-
-
-def _pyguard(settings: Settings) -> OutsideProgram:
-    """pyguard's command line and its keys, which no other program gets."""
-    keys = {"ANTHROPIC_API_KEY": settings.anthropic_api_key, "GROQ_API_KEY": settings.groq_api_key}
-    return OutsideProgram(
-        tuple(shlex.split(settings.pyguard_command)),
-        {name: key.get_secret_value() for name, key in keys.items() if key is not None},
-    )
-
-
-def _pyguard_folders(settings: Settings) -> list[str]:
-    """Where pyguard's own files lie, which it has to read."""
-    words = shlex.split(settings.pyguard_command)
-    return [os.path.dirname(word) for word in words if os.path.isabs(word) and os.path.isfile(word)]
-
-
-def _places(
-    settings: Settings, profile: Profile, stores: Stores, gateway: Gateway, owner: tuple[int, int] | None
-) -> Places:
-    def prepare(folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o755)
-        give_folder(folder, owner)
-
-    base = _workspaces(settings, owner)
-    _check_closed(settings)
-    workspace = settings.workspace_dir if settings.workspace else base / "workspace"
-    try:
-        prepare_workspace(workspace)
-        give_folder(workspace, owner)
-    except OSError as error:
-        raise SettingsError(f"GATEPOST_WORKSPACE: {workspace}: {error.strerror}") from error
-    if closed := closed_parent(workspace, owner):
-        raise SettingsError(f"GATEPOST_WORKSPACE: {settings.run_as} may not pass through {closed}; chmod o+x {closed}")
-    return Places(
-        visitors=Target(profile, FolderWorkspace(workspace)),
-        projects=stores.projects,
+def _service(settings: Settings, stores: Stores, gateway: Gateway, resolver: TargetResolver) -> ExecutionService:
+    return ExecutionService(
+        submission=Submission(gateway, resolver, stores.keys, new_id),
         history=stores.history,
-        folder=base,
-        prepare=prepare,
-        live_owner=lambda id: found.request.principal if (found := gateway.find(id)) else None,
+        projects=stores.projects,
+        tokens=Authenticator(stores.identities, access_tokens(settings), now_ms),
+        local=LocalExecutions(gateway.lifecycle.registry, stores.recordings, raw=settings.raw_output),
+        bus=_bus(settings),
+        owner=stores.owner,
+        folder=stores.folder,
     )
 
 
-def _check_closed(settings: Settings) -> None:
-    """Raises SettingsError where the data folder lies in one that all commands read, or that pyguard has to read."""
-    folders = [
-        *(("GATEPOST_DATA_DIR", folder) for folder in RUNNABLE),
-        *(("PYGUARD_COMMAND", folder) for folder in _pyguard_folders(settings)),
-    ]
-    if exposed := data_exposed(settings.data_dir, folders):
-        raise SettingsError(exposed)
+def _bus(settings: Settings) -> ExecutionBus:
+    if settings.redis_url is None:
+        return MemoryBus()
+    log = structlog.get_logger()
+    return RedisBus(settings.redis_url.get_secret_value(), lambda report: log.warning("bus", report=report))
 
 
-def _workspaces(settings: Settings, owner: tuple[int, int] | None) -> Path:
-    """Where workspaces lie: in the data folder, unless who commands run as cannot get there (in root's home)."""
-    data = settings.data_dir.absolute()
-    closed = closed_parent(data / "workspace", owner)
-    if closed is None:
-        return data
-    elsewhere = SHARED_FOLDER / hashlib.sha256(os.fsencode(data)).hexdigest()[:12]
-    elsewhere.mkdir(parents=True, exist_ok=True, mode=0o755)
-    reason = f"{settings.run_as} may not pass through {closed}"
-    structlog.get_logger().warning("workspaces lie elsewhere", folder=str(elsewhere), reason=reason)
-    return elsewhere
+def _server(house: House) -> Server:
+    return Server(house.settings, house.stores, house.gateway, house.service)
 
 
-def _door(settings: Settings, stores: Stores, counters: Storage | None, tokens: Tokens) -> Door:
-    return Door(
+def _security(house: House, tokens: Tokens) -> Security:
+    settings = house.settings
+    return Security(
         connections=Connections(settings.connections_per_address, settings.connections_total),
         allowed_origins=settings.allowed_origins,
         trusted_hops=settings.trusted_proxy_hops,
         visitors=settings.visitors,
         visitor_token=settings.token,
-        authenticator=Authenticator(stores.identities, tokens, now_ms),
-        token_failures=MovingWindow(TOKEN_FAILURES, "tokens", counters),
+        authenticator=Authenticator(house.stores.identities, tokens, now_ms),
+        token_failures=house.window(TOKEN_FAILURES, "tokens"),
+        new_id=new_id,
     )
 
 
-def _tokens(settings: Settings) -> Tokens:
-    """The access tokens, with the key that is set or with one of this data folder."""
-    if settings.secret_key:
-        key = settings.secret_key.get_secret_value().encode()
-    else:
-        try:
-            key = load_or_make(settings.data_dir.absolute() / "tokens.key", lambda: secrets.token_bytes(32))
-        except GatepostError as error:
-            raise SettingsError(f"GATEPOST_DATA_DIR: {error}") from error
-    try:
-        return Tokens(key, time.time, new_id, settings.token_lifetime)
-    except ValueError as error:
-        raise SettingsError(f"GATEPOST_SECRET_KEY: {error}") from error
-
-
-def _access(settings: Settings, door: Door, places: Places, stores: Stores, counters: Storage | None) -> Access:
-    return Access(
-        door=door,
-        directory=places,
-        audit=stores.audit,
-        requests=MovingWindow(Rate.parse(settings.api_rate), "api", counters),
-        rejections=Rejections(stores.audit, MovingWindow(AUDITED_REJECTIONS, "rejections")),
+def _limiter(app: FastAPI, security: Security) -> Limiter:
+    """The limits of addresses."""
+    app.state.limiter = Limiter(
+        key_func=lambda request: security.address(request.scope), strategy="moving-window", headers_enabled=True
     )
+    limiter: Limiter = app.state.limiter
+    return limiter
 
 
-def _add_api(
-    app: FastAPI,
-    settings: Settings,
-    stores: Stores,
-    gateway: Gateway,
-    access: Access,
-    limiter: Limiter,
-    counters: Storage | None,
-    tokens: Tokens,
-) -> None:
-    login = Login(
-        accounts=stores.identities,
-        check_password=stores.passwords.check,
+def _add_routes(app: FastAPI, house: House, access: Access, info: ServiceInfo, limiter: Limiter) -> None:
+    service, stores, rate = house.service, house.stores, house.settings.http_rate
+    app.include_router(health_routes(_health(house, access.security.connections)))
+    app.include_router(page_routes(info, limiter, rate, PAGE_FOLDER))
+    app.include_router(recording_routes(access, service, limiter, rate))
+    app.include_router(agent_routes(Agents(access, service, stores.history, now_ms)))
+    app.include_router(execution_routes(Executions(access, service)))
+    app.include_router(project_routes(ProjectService(access, stores.projects, stores.identities, house.resolver)))
+
+
+def _login(house: House, tokens: Tokens) -> Login:
+    return Login(
+        accounts=house.stores.identities,
+        check_password=house.stores.passwords.check,
         secret_hash=secret_hash,
         issue=tokens.issue,
-        attempts=MovingWindow(LOGIN_ATTEMPTS, "logins", counters),
-        attempts_on_name=MovingWindow(LOGIN_ATTEMPTS_ON_NAME, "login-names", counters),
+        attempts=house.window(LOGIN_ATTEMPTS, "logins"),
+        attempts_on_name=house.window(LOGIN_ATTEMPTS_ON_NAME, "login-names"),
     )
-    starter = Starter(gateway, stores.keys, new_id)
-    app.include_router(auth_routes(access, login, limiter, settings.http_rate))
-    app.include_router(agent_routes(Agents(access, gateway, starter, stores.history, now_ms)))
-    app.include_router(execution_routes(Executions(access, gateway, starter, stores.history)))
-    app.include_router(project_routes(ProjectService(access, stores.projects, stores.identities)))
 
 
-def _service(telemetry: Telemetry) -> Service:
+def _health(house: House, connections: Connections) -> HealthChecks:
+    settings, stores, guard = house.settings, house.stores, house.guard
+    workspace = Path(house.resolver.visitors_files.root)
+    redis = {"redis": house.counters.check, "bus": house.service.bus.check} if house.counters else {}
+    return HealthChecks(
+        api_key_configured=settings.anthropic_api_key is not None,
+        connections=connections,
+        checks={"recordings": stores.recordings.writable, "workspace": workspace.is_dir},
+        stores={"database": stores.database.check, **redis},
+        protection={**guard.protection.as_json(), "minimum": settings.protection_minimum},
+        protected=guard.unprotected() is None,
+        metrics=(lambda: generate_latest(house.telemetry.registry).decode()) if settings.metrics else None,
+    )
+
+
+def _service_info(telemetry: Telemetry) -> ServiceInfo:
     begun = time.monotonic()
-    return Service(
+    return ServiceInfo(
         name=NAME,
         version=__version__,
         uptime=lambda: time.monotonic() - begun,
-        new_id=new_id,
         connected=telemetry.connections.inc,
     )
-
-
-def _lifespan(settings: Settings, stores: Stores, gateway: Gateway) -> Any:
-    @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        try:
-            await stores.database.migrate()
-            await stores.audit.prepare()
-            stores.locks.hold()
-            await stores.recovery.run_once()
-            stores.login_link = await _first_admin(stores)
-            chores = _chores(settings, stores, gateway)
-            yield
-            for chore in chores:
-                chore.cancel()
-            await gateway.close()
-            await stores.write_rest()
-        finally:
-            await stores.close()
-
-    return lifespan
-
-
-def _chores(settings: Settings, stores: Stores, gateway: Gateway) -> list[asyncio.Task[None]]:
-    def stop_lost(lost: frozenset[str]) -> None:
-        for execution in lost & gateway.live.keys():
-            gateway.live[execution].control.stop(Stop.UNRECORDED)
-
-    work = (
-        heartbeat_often(stores, stop_lost),
-        recover_often(stores),
-        prune_often(settings, stores),
-        cut_audit_often(settings, stores),
-    )
-    return [asyncio.create_task(chore) for chore in work]
-
-
-async def _first_admin(stores: Stores) -> str:
-    """On a server without accounts make an administrator; the ticket of its login link, else nothing."""
-    if await stores.identities.users():
-        return ""
-    admin = await stores.identities.add_user(FIRST_ADMIN, Role.ADMIN)
-    if admin is None:
-        return ""
-    ticket = new_login_link(secrets.token_bytes)
-    await stores.identities.add_link(secret_hash(ticket), admin.id, now_ms() + FIRST_LINK_MS)
-    return ticket
 
 
 def __getattr__(name: str) -> Any:

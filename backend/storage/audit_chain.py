@@ -10,7 +10,8 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, LargeBinary, cast, func, select
 
-from backend.core.audit.chain import EMPTY, LONGEST_BODY, Anchor, Head, Link, Trust, Verdict, Verifier
+from backend.core.audit.chain import EMPTY, Anchor, Head, Link, Trust, Verdict, Verifier
+from backend.core.audit.events import LONGEST_BODY
 from backend.core.errors import StorageError
 from backend.storage.database import Database
 from backend.storage.tables import audit_events, audit_head
@@ -113,7 +114,7 @@ class Chain:
         async for page in self.pages():
             if page and page[-1].seq > found.head.seq and await self._has_moved(found.head):
                 page = [link for link in page if link.seq <= found.head.seq]
-            if not page or not await asyncio.to_thread(verifier.take_all, page):
+            if not page or not await asyncio.to_thread(verifier.check_all, page):
                 break
             progress(page)
         return verifier.finish(found.signature)

@@ -11,7 +11,8 @@ from typing import Any
 
 from sqlalchemy import Connection, bindparam, insert, select, update
 
-from backend.core.audit.chain import EMPTY, Event, Head
+from backend.core.audit.chain import EMPTY, Head
+from backend.core.audit.events import Event
 from backend.core.audit.execution_events import Draft
 from backend.core.errors import StorageError
 from backend.storage.audit_chain import SignedHead, read_head

@@ -9,7 +9,8 @@ from typing import Any
 
 from sqlalchemy import Connection, delete
 
-from backend.core.audit.chain import Event, Head, Kind, Link, Succession, Trust, extend
+from backend.core.audit.chain import Head, Link, Succession, Trust, extend
+from backend.core.audit.events import Event, Kind
 from backend.core.audit.execution_events import Draft
 from backend.core.errors import StorageError
 from backend.storage.audit_chain import Chain

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple, TypeVar
 from sqlalchemy import Connection, insert, select
 from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError
 
-from backend.core.audit.chain import Anchor, Event, Head, Link, extend
+from backend.core.audit.chain import Anchor, Head, Link, extend
+from backend.core.audit.events import Event
 from backend.core.errors import StorageError
 from backend.storage.audit_head import STUCK, AuditHead, LedgerContext
 from backend.storage.checkpoint import AnchorFile

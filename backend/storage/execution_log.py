@@ -7,9 +7,9 @@ from sqlalchemy import delete
 
 from backend.core.audit import execution_events as events
 from backend.core.audit.attempts import Attempt, Completion
-from backend.core.audit.chain import Event, Kind
+from backend.core.audit.events import Event, Kind
 from backend.core.audit.execution_events import Draft
-from backend.core.audit.suppression import Flood, Floods
+from backend.core.audit.suppression import RefusalSuppressor, SuppressedRefusals
 from backend.core.decisions import Decision
 from backend.core.errors import StorageError
 from backend.core.execution.model import Status
@@ -32,7 +32,7 @@ class SqlExecutionLog:
     owner: str
     folder: str
     holdings: Holdings = field(default_factory=Holdings)
-    floods: Floods = field(default_factory=Floods)
+    floods: RefusalSuppressor = field(default_factory=RefusalSuppressor)
     _unwritten: dict[str, tuple[Attempt, Completion]] = field(default_factory=dict)
     _refusals: RefusalFilter = field(init=False)
 
@@ -45,7 +45,7 @@ class SqlExecutionLog:
             record = attempt.record(Status.DENIED, self.queue.context.now_ms(), self.folder, None)
             await self.queue.write(self._events(attempt.principal, events.refused(attempt)), opened=row_of(record))
 
-    def _report_flood(self, flood: Flood) -> None:
+    def _report_flood(self, flood: SuppressedRefusals) -> None:
         self.queue.put((self.queue.context.event(events.suppressed(flood), ITSELF, flood.key[1]),))
 
     async def open(self, attempt: Attempt) -> None:

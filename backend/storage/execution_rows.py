@@ -16,6 +16,8 @@ UNFINISHED = (str(Status.QUEUED), str(Status.RUNNING))
 COLUMNS = [executions.c[name] for name in NAMES]
 ANY_LEASE = 2**63 - 1
 
+ENDED = tuple(Completion(Status.LOST, None, 0).columns)  # the columns that the end of an execution sets
+
 INSERT_EXECUTION = insert(executions)
 # Changes nothing where another server was first: the first end on record stays.
 CLOSE_EXECUTION = (
@@ -23,14 +25,7 @@ CLOSE_EXECUTION = (
     .where(executions.c.id == bindparam("key"), executions.c.status == bindparam("old_status"))
     .where(func.coalesce(executions.c.lease_until_ms, 0) <= bindparam("old_lease"))
     .values(
-        status=bindparam("new_status"),
-        exit_code=bindparam("new_exit_code"),
-        duration_ms=bindparam("new_duration_ms"),
-        protection=bindparam("new_protection"),
-        cpu_ms=bindparam("new_cpu_ms"),
-        peak_memory_bytes=bindparam("new_peak_memory"),
-        read_bytes=bindparam("new_read_bytes"),
-        written_bytes=bindparam("new_written_bytes"),
+        **{name: bindparam(f"new_{name}") for name in ENDED},
         job=None,  # its command line is not masked
     )
 )
@@ -52,19 +47,12 @@ def row_of(record: Record, *, lease_until_ms: int | None = None, job: str | None
 
 def closing(execution: str, old: Status, completion: Completion, lease_ms: int = ANY_LEASE) -> Mapping[str, Any]:
     """The values of CLOSE_EXECUTION for an execution that has the status `old` and a lease until `lease_ms` at most."""
-    usage = completion.usage
     return {
         "key": execution,
         "old_status": str(old),
         "old_lease": lease_ms,
+        **{f"new_{name}": value for name, value in completion.columns.items()},
         "new_status": str(completion.status),
-        "new_exit_code": completion.exit_code,
-        "new_duration_ms": completion.duration_ms,
-        "new_protection": usage.protection,
-        "new_cpu_ms": usage.cpu_ms,
-        "new_peak_memory": usage.peak_memory,
-        "new_read_bytes": usage.read_bytes,
-        "new_written_bytes": usage.written_bytes,
     }
 
 

@@ -8,7 +8,7 @@ from sqlalchemy import Connection, bindparam, select, update
 
 from backend.core.audit import execution_events as events
 from backend.core.audit.attempts import Attempt, Completion, Record
-from backend.core.audit.chain import Event
+from backend.core.audit.events import Event
 from backend.core.execution.model import Status
 from backend.core.execution.ownership import RELEASED, Holdings, lease_until
 from backend.core.ports import Queued

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from backend.core.audit.chain import Kind, Link
+from backend.core.audit.chain import Link
+from backend.core.audit.events import Kind
 from backend.core.errors import reason_of
 from backend.core.execution.model import Status
-from backend.core.recording.stored import Seal
+from backend.core.recording.digest import RecordingDigest
 from backend.storage.recordings import NAME, digest
 
 LONGEST_END = 64 * 1024  # bytes of a last line, which holds figures only
@@ -47,7 +48,7 @@ class Comparison:
             self.changed.append(f"event {seq} names no execution")
             return
         try:
-            seal = Seal.read(content["recording"])
+            seal = RecordingDigest.read(content["recording"])
             trouble = _difference(self.folder / f"{execution}.ndjson", seal, content.get("status"))
         except FileNotFoundError:
             self.gone += 1
@@ -60,7 +61,7 @@ class Comparison:
             self.good += 1
 
 
-def _difference(path: Path, seal: Seal, status: object) -> str:
+def _difference(path: Path, seal: RecordingDigest, status: object) -> str:
     """What is wrong with a recording; empty when nothing is."""
     with open(path, "rb", opener=_open) as file:
         found = os.fstat(file.fileno())

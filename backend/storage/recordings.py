@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from backend.core.errors import RecordingError
-from backend.core.recording.messages import Complete, Problem
-from backend.core.recording.stored import Seal, Send, after, first_seq, read_batch
+from backend.core.recording.batches import after, first_seq
+from backend.core.recording.digest import RecordingDigest
+from backend.core.recording.lost import lost_after
+from backend.core.recording.reader import Send
 
 BLOCK = 32 * 1024  # bytes a viewer reads at a time, unless one line is longer
 HASHED = 1 << 20  # bytes read at a time to be hashed
@@ -66,9 +68,9 @@ class RecordingFile:
         self._fd = -1
         self._wake()
 
-    def seal(self) -> Seal:
+    def seal(self) -> RecordingDigest:
         """What is stored until now, by whoever writes it."""
-        return Seal(self._size, self._hash.hexdigest())
+        return RecordingDigest(self._size, self._hash.hexdigest())
 
     def discard(self) -> None:
         """Delete what was only begun."""
@@ -188,7 +190,7 @@ class FileRecordings:
         message: dict[str, Any] = json.loads(last) if last else {}
         return message if message.get("type") == "complete" else None
 
-    def seal(self, execution: str) -> Seal | None:
+    def seal(self, execution: str) -> RecordingDigest | None:
         """What a recording that has ended holds before its last line; None where there is none."""
         found = self.find(execution)
         if found is None:
@@ -196,7 +198,7 @@ class FileRecordings:
         with _reading(found.path) as fd:
             size = os.fstat(fd).st_size
             end = _line_start(fd, size - 1) if size else 0
-            return Seal(end, digest(fd, end))
+            return RecordingDigest(end, digest(fd, end))
 
     def writable(self) -> bool:
         """Whether a new recording could be begun."""
@@ -299,7 +301,7 @@ def _mend(path: Path, execution: str) -> None:
             return
         file.truncate(whole)
         file.seek(whole)
-        file.write(_lost(execution, last))
+        file.write(lost_after(execution, last))
 
 
 def digest(fd: int, size: int) -> str:
@@ -323,26 +325,3 @@ def _line_start(fd: int, before: int) -> int:
 def _last_line(fd: int, whole: int) -> bytes:
     start = _line_start(fd, whole - 1) if whole else 0
     return os.pread(fd, whole - start, start).rstrip(b"\n")
-
-
-def _lost(execution: str, last: bytes) -> bytes:
-    batch = read_batch(last)
-    seq = first_seq(last) + (len(batch.lines) if batch else 1)
-    ms = int(found[1]) if (found := re.search(rb'"ms":(\d+)', last)) else 0
-    problem = Problem(
-        execution=execution, seq=seq, ms=ms, rule="server.lost", message="❌ The server died while the command ran."
-    )
-    complete = Complete(
-        execution=execution,
-        seq=seq + 1,
-        ms=ms,
-        status="lost",
-        exit_code=None,
-        signal=None,
-        duration_ms=ms,
-        timed_out=False,
-        truncated=False,
-        stdout_bytes=0,
-        stderr_bytes=0,
-    )
-    return problem.encode() + b"\n" + complete.encode() + b"\n"

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from backend.core.audit.attempts import Attempt
-from backend.core.audit.suppression import Flood, Floods
+from backend.core.audit.suppression import RefusalSuppressor, SuppressedRefusals
 
 ITSELF = "gatepost"  # the actor of what the service does by itself
 # Refusals that come before the rate is counted, or because of it: a client that repeats them fills the disk.
@@ -16,9 +16,9 @@ UNBOUNDED = frozenset({"limits.rate", "role.forbidden", "server.stopping", "stor
 class RefusalFilter:
     """Counts refusals that are not written. `report` writes a flood that is over."""
 
-    floods: Floods
+    floods: RefusalSuppressor
     now_ms: Callable[[], int]
-    report: Callable[[Flood], None]
+    report: Callable[[SuppressedRefusals], None]
     _timer: asyncio.TimerHandle | None = None
 
     def admits(self, attempt: Attempt) -> bool:
@@ -27,7 +27,7 @@ class RefusalFilter:
         if rule not in UNBOUNDED:
             return True
         now = self.now_ms()
-        self._report(self.floods.over(now))
+        self._report(self.floods.expire(now))
         if self.floods.admit((rule, attempt.principal.address), now):
             return True
         self._watch()
@@ -40,16 +40,16 @@ class RefusalFilter:
 
     def _report_ended(self) -> None:
         self._timer = None
-        self._report(self.floods.over(self.now_ms()))
-        if self.floods.counting:
+        self._report(self.floods.expire(self.now_ms()))
+        if self.floods.has_unreported:
             self._watch()
 
     def close(self) -> None:
         """Report all floods, over or not."""
         if self._timer:
             self._timer.cancel()
-        self._report(self.floods.end())
+        self._report(self.floods.drain())
 
-    def _report(self, floods: list[Flood]) -> None:
+    def _report(self, floods: list[SuppressedRefusals]) -> None:
         for flood in floods:
             self.report(flood)

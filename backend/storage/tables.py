@@ -100,6 +100,7 @@ executions = Table(
     Column("working_dir", Text, nullable=False),
     Column("status", String(16), nullable=False),
     Column("exit_code", Integer),
+    Column("signal", String(16)),  # that ended its last program
     Column("duration_ms", BigInteger),
     Column("risk", String(16), nullable=False),
     Column("rule", String(64), nullable=False),

@@ -7,18 +7,20 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, Field
 
+from backend.application.executions import ExecutionService
+from backend.application.submission import CommandSpec, Existing
 from backend.core import ids
-from backend.core.audit.anomalies import WINDOW_MINUTES, Trace, alerts
-from backend.core.audit.attempts import Record
-from backend.core.execution.gateway import Execution, Gateway
+from backend.core.audit.anomalies import WINDOW_MINUTES, AttemptSummary, alerts
 from backend.core.execution.model import Status
+from backend.core.execution.registry import Execution
+from backend.core.execution.targets import project_ref
 from backend.core.identity import Permission, Principal
 from backend.core.ports import ExecutionHistory, Filter
 from backend.core.recording.transcript import Transcript
-from backend.core.times import DAY_MS, iso
-from backend.transports.dependencies import Access, Body, JsonOnly
+from backend.core.times import DAY_MS
+from backend.transports.dependencies import Access, Body, JsonOnly, granted
 from backend.transports.problems import WITH_BODY, Problem, described
-from backend.transports.starting import KEY_HEADER, STARTING, Starter
+from backend.transports.schemas import KEY_HEADER, STARTING, HistoryEntry, entry, started_by
 from backend.transports.turns import in_turns
 
 
@@ -51,29 +53,6 @@ class Executed(BaseModel):
     timed_out: bool
     truncated: bool
     protection: str | None
-
-
-class HistoryEntry(BaseModel):
-    """One attempt. `created_at` is UTC."""
-
-    id: str
-    user_id: str | None
-    project_id: str | None
-    command: str
-    working_dir: str
-    success: bool
-    exit_code: int | None
-    duration_ms: int | None
-    risk_level: str
-    dry_run: bool
-    created_at: str
-    status: str
-    rule: str
-    protection: str | None
-    cpu_ms: int | None
-    peak_memory_bytes: int | None
-    read_bytes: int | None
-    written_bytes: int | None
 
 
 class StatsAnswer(BaseModel):
@@ -111,34 +90,9 @@ class Agents:
     """What the routes of the agent API work with."""
 
     access: Access
-    gateway: Gateway
-    starter: Starter
+    service: ExecutionService
     history: ExecutionHistory
     now_ms: Callable[[], int]
-
-
-def entry(record: Record) -> HistoryEntry:
-    """A record as the API shows it."""
-    return HistoryEntry(
-        id=record.id,
-        user_id=record.user_id,
-        project_id=record.project_id,
-        command=record.command,
-        working_dir=record.working_dir,
-        success=record.success,
-        exit_code=record.exit_code,
-        duration_ms=record.duration_ms,
-        risk_level=record.risk,
-        dry_run=record.dry_run,
-        created_at=iso(record.created_ms),
-        status=record.status,
-        rule=record.rule,
-        protection=record.protection or None,
-        cpu_ms=record.cpu_ms,
-        peak_memory_bytes=record.peak_memory_bytes,
-        read_bytes=record.read_bytes,
-        written_bytes=record.written_bytes,
-    )
 
 
 def agent_routes(agents: Agents) -> APIRouter:
@@ -155,7 +109,7 @@ def _add_execute(router: APIRouter, agents: Agents) -> None:
 
     @router.get("/health")
     async def health() -> dict[str, Any]:
-        """Whether the agent API is there, and what it does."""
+        """Whether the agent API is available, and what it does."""
         names = ("command_execution", "audit_logging", "rate_limiting", "command_validation")
         return {"status": "healthy", "service": "agent-api", "features": dict.fromkeys(names, True)}
 
@@ -163,9 +117,18 @@ def _add_execute(router: APIRouter, agents: Agents) -> None:
     async def execute(
         principal: Annotated[Principal, Depends(access.caller)], body: Execute, _: JsonOnly, key: KEY_HEADER = None
     ) -> Executed:
-        """Run a command and wait for its end. A command that fails is answered with 200 and `success: false`."""
-        started = await agents.starter.start(access.directory, principal, body, key)
-        return await _result(agents, started)
+        """Run a command and wait for its end. A command that fails returns 200 with `success: false`."""
+        spec = CommandSpec(
+            body.command,
+            project_ref(body.project_id),
+            cwd=body.working_dir,
+            timeout=body.timeout,
+            dry_run=body.dry_run,
+            detached=True,
+            metadata_only=body.metadata_only,
+        )
+        started = await started_by(agents.service, principal, spec, key, body.model_dump_json())
+        return await _result(agents.service, started)
 
 
 def _add_history(router: APIRouter, agents: Agents) -> None:
@@ -177,9 +140,8 @@ def _add_history(router: APIRouter, agents: Agents) -> None:
         principal: Annotated[Principal, reader], project_id: str, limit: Annotated[int, Query(ge=1, le=200)] = 50
     ) -> list[HistoryEntry]:
         """Attempts in a project, newest first."""
-        await access.target(principal, project_id)
-        records = await agents.history.page(Filter(project_ids=frozenset({project_id}), limit=limit))
-        return [entry(record) for record in records]
+        found = granted(await agents.service.page(principal, Filter(limit=limit), project_ref(project_id)))
+        return [entry(record) for record in found]
 
     @router.get("/stats", responses=described(403, 422))
     async def stats(
@@ -205,13 +167,13 @@ def _add_alerts(router: APIRouter, agents: Agents) -> None:
         principal: Annotated[Principal, reader], user_id: Annotated[str | None, Query(pattern=ids.PATTERN)] = None
     ) -> AlertsAnswer:
         """What is suspicious in the last five minutes: of the caller, or, for administrators, of any user."""
-        wanted = user_id or _user_id(principal)
-        if wanted != _user_id(principal) and not principal.may(Permission.ADMIN):
+        subject = user_id or _user_id(principal)
+        if subject != _user_id(principal) and not principal.may(Permission.ADMIN):
             raise Problem(403, "role.forbidden", "Only administrators see the alerts of others.")
-        records = await agents.history.since(wanted, agents.now_ms() - WINDOW_MINUTES * 60_000)
-        found = [AlertEntry(**_fields(alert)) for alert in alerts([Trace.of(record) for record in records])]
+        records = await agents.history.since(subject, agents.now_ms() - WINDOW_MINUTES * 60_000)
+        found = [AlertEntry(**_fields(alert)) for alert in alerts([AttemptSummary.of(record) for record in records])]
         return AlertsAnswer(
-            user_id=wanted,
+            user_id=subject,
             time_window_minutes=WINDOW_MINUTES,
             total_commands=len(records),
             is_suspicious=bool(found),
@@ -227,13 +189,11 @@ def _user_id(principal: Principal) -> str:
     return principal.user.id if principal.user else ""
 
 
-async def _result(agents: Agents, started: Execution | str) -> Executed:
+async def _result(service: ExecutionService, started: Execution | Existing) -> Executed:
     """Wait for the end of an execution and put its output together; a repeated request gets that of the first."""
-    id = started if isinstance(started, str) else started.id
     transcript = Transcript()
-    if not await agents.gateway.follow(id, 0, in_turns(transcript.take)):
-        hint = f"GET /api/executions/{id} tells how it ended."
-        raise Problem(410, "execution.forgotten", "The output of this execution is not kept here.", hint=hint)
+    if refusal := await service.follow_started(started.id, 0, in_turns(transcript.add)):
+        raise Problem.of(refusal)
     if isinstance(started, Execution) and started.task:
         await started.task
     begun, complete = transcript.last("started"), transcript.last("complete")
@@ -247,7 +207,7 @@ async def _result(agents: Agents, started: Execution | str) -> Executed:
         duration_ms=complete.get("duration_ms", 0),
         risk_level=begun.get("risk", ""),
         dry_run=begun.get("dry_run", False),
-        command_id=id,
+        command_id=started.id,
         message=problem.get("message") or _message(begun, complete),
         status=complete.get("status", ""),
         rule=begun.get("rule", ""),
@@ -261,7 +221,7 @@ def _message(begun: dict[str, Any], complete: dict[str, Any]) -> str:
     if begun.get("dry_run"):
         return "The command would be allowed; nothing was run."
     if complete.get("truncated"):
-        return "The command was stopped: it wrote more than is kept."
+        return "The command was stopped: it wrote more than the output limit."
     match complete.get("status"):
         case Status.SUCCEEDED:
             return "The command succeeded."

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from typing import Any, Protocol
 
-from backend.core.recording.stored import Batch, read_batch
+from backend.core.recording.batches import Batch, read_batch
 
 AsgiSend = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 

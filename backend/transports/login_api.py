@@ -1,4 +1,4 @@
-"""Logging in and out: passwords and one-time links are exchanged for access tokens."""
+"""Login and logout: passwords and one-time links are exchanged for access tokens."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Form, Request, Response
 from pydantic import BaseModel, Field
 from slowapi import Limiter
 
-from backend.core.audit.chain import Kind
+from backend.core.audit.events import Kind
 from backend.core.identity import LONGEST_PASSWORD, Claims, Permission, Principal, User
 from backend.core.limits import RateLimiter
 from backend.transports.dependencies import Access, Body, FormOnly, JsonOnly
@@ -29,7 +29,7 @@ class Accounts(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """What logging in takes. `attempts` counts for each address, `attempts_on_name` for each name."""
+    """What a login needs. `attempts` is counted for each address, `attempts_on_name` for each name."""
 
     accounts: Accounts
     check_password: Callable[[str, str | None], Awaitable[bool]]
@@ -47,7 +47,7 @@ class Token(BaseModel):
     expires_in: int
 
 
-class Ticket(Body):
+class LoginLink(Body):
     """The secret of a one-time login link."""
 
     ticket: str = Field(max_length=200)
@@ -63,7 +63,7 @@ class Me(BaseModel):
     permissions: list[Permission]
 
 
-def auth_routes(access: Access, login: Login, limiter: Limiter, rate: str) -> APIRouter:
+def login_routes(access: Access, login: Login, limiter: Limiter, rate: str) -> APIRouter:
     """The routes under /api/auth."""
     router = APIRouter(prefix="/api/auth", tags=["login"])
     _add_login(router, access, login, limiter, rate)
@@ -82,37 +82,37 @@ def _add_login(router: APIRouter, access: Access, login: Login, limiter: Limiter
         _: FormOnly,
     ) -> Token:
         """Exchange a name and a password (a form, as in OAuth 2) for an access token."""
-        address = access.door.address(request.scope)
-        await _count(login, address, username)
+        address = access.security.address(request.scope)
+        await _count_attempt(login, address, username)
         found = await login.accounts.password_hash_of(username)
         user, hashed = found or (None, None)
-        good = await login.check_password(password, hashed)
-        if user is None or not good or user.disabled:
+        matches = await login.check_password(password, hashed)
+        if user is None or not matches or user.disabled:
             fields = {"name": username, "method": "password"}
             await access.audit.record(Kind.LOGIN_FAILED, "unknown", address, fields)
             raise Problem(401, "auth.password", "The name or the password is wrong.", recorded=True)
-        return await _welcome(access, login, user, address, "password")
+        return await _issue_token(access, login, user, address, "password")
 
     @router.post("/link", responses=described(*WITH_BODY))
     @limiter.limit(rate)
-    async def link(request: Request, response: Response, body: Ticket, _: JsonOnly) -> Token:
-        """Exchange the ticket of a one-time login link for an access token."""
-        address = access.door.address(request.scope)
-        await _count(login, address, "")
+    async def link(request: Request, response: Response, body: LoginLink, _: JsonOnly) -> Token:
+        """Exchange the secret of a one-time login link for an access token."""
+        address = access.security.address(request.scope)
+        await _count_attempt(login, address, "")
         user = await login.accounts.take_link(login.secret_hash(body.ticket))
         if user is None or user.disabled:
             await access.audit.record(Kind.LOGIN_FAILED, "unknown", address, {"method": "link"})
-            hint = "`python3 run.py user link NAME` makes a new one."
-            detail = "This login link was used already, or its time is over."
+            hint = "`python3 run.py user link NAME` creates a new one."
+            detail = "This login link was used before, or has expired."
             raise Problem(401, "auth.link", detail, hint=hint, recorded=True)
-        return await _welcome(access, login, user, address, "link")
+        return await _issue_token(access, login, user, address, "link")
 
 
 def _add_session(router: APIRouter, access: Access, login: Login) -> None:
     @router.post("/revoke", status_code=204, responses=described())
     async def revoke(request: Request, principal: Annotated[Principal, Depends(access.caller)]) -> None:
-        """End the token that this request shows."""
-        bearer = access.door.bearer(request.scope) or ""
+        """Revoke the token of this request."""
+        bearer = access.security.bearer(request.scope) or ""
         if principal.token and bearer.startswith("gp_"):
             await login.accounts.revoke_token(principal.token)
         elif principal.token:
@@ -128,7 +128,7 @@ def _add_session(router: APIRouter, access: Access, login: Login) -> None:
         return Me(id=user.id, name=user.name, role=user.role, profile=user.profile, permissions=permissions)
 
 
-async def _count(login: Login, address: str, name: str) -> None:
+async def _count_attempt(login: Login, address: str, name: str) -> None:
     """Count an attempt, for the address it comes from and for the name it tries."""
     for limiter, key in ((login.attempts, address), (login.attempts_on_name, name)):
         if key and (wait := await limiter.hit(key)):
@@ -136,7 +136,7 @@ async def _count(login: Login, address: str, name: str) -> None:
             raise Problem(429, "auth.limited", detail, retry_after=wait)
 
 
-async def _welcome(access: Access, login: Login, user: User, address: str, method: str) -> Token:
+async def _issue_token(access: Access, login: Login, user: User, address: str, method: str) -> Token:
     token, claims = login.issue(user.id)
     fields = {"method": method, "token": claims.token_id}
     await access.audit.record(Kind.LOGIN, f"user:{user.name}", address, fields)

@@ -19,7 +19,7 @@ TAGS = {
     "health": "What probes ask.",
     "page": "What a browser gets.",
 }
-# The routes under /api that want no token, and the one that shows some recordings without.
+# The routes under /api that require no token, and the one that returns some recordings without.
 NO_TOKEN = frozenset({"/api/auth/token", "/api/auth/link", "/api/agent/health"})
 MAYBE_TOKEN = frozenset({"/api/executions/{execution}/recording"})
 BEARER = {
@@ -88,7 +88,7 @@ def _operations(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]
 
 
 def _complete_operation(path: str, operation: dict[str, Any]) -> None:
-    """Say whether a token is wanted, and that errors are problems."""
+    """Declare whether a token is required, and that errors are problems."""
     if path not in NO_TOKEN:
         operation["security"] = [{"bearer": []}, *([{}] if path in MAYBE_TOKEN else [])]
     answers = operation["responses"]

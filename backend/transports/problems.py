@@ -16,33 +16,42 @@ from backend.core.decisions import Decision
 from backend.core.errors import StorageError
 
 MEDIA_TYPE = "application/problem+json"
-TRY_AGAIN = 5.0  # seconds that a client is told to wait for a server that cannot do it now
+TRY_AGAIN = 5.0  # seconds until a client should retry what the server cannot do now
 Rejected = Callable[[Request, int, str], Awaitable[None]]
 Responses = dict[int | str, dict[str, Any]]
 
 MEANINGS = {
-    400: "The command did not pass, or the request cannot be read",
-    401: "The token, name or password is missing, wrong, or not good any more",
+    400: "The command was refused, or the request cannot be read",
+    401: "The token, name or password is missing, invalid, expired or revoked",
     403: "The role or the scopes of the token do not allow it",
     404: "It does not exist for the caller",
     409: "Not in this state",
-    410: "It is not kept any more",
+    410: "It is not stored any more",
     413: "The body is too large",
-    415: "Another type of body is wanted",
-    422: "A field is missing, unknown or cannot be",
-    429: "Too many; Retry-After says when the next is taken",
+    415: "Another type of body is expected",
+    422: "A field is missing, unknown or invalid",
+    429: "Too many; Retry-After says when the next is accepted",
     503: "The server cannot do it now; Retry-After says when to try again",
 }
 EVERYWHERE = (401, 429, 503)
 WITH_BODY = (400, 413, 415, 422)
 
-# What a refusal is in HTTP, by the start of its rule; every other is a command that did not pass.
+# What a refusal is in HTTP, by the start of its rule; every other is a command that was refused.
 STATUS_OF_RULE = {
     "auth.limited": 429,
     "auth.": 401,
     "role.": 403,
     "project.unknown": 404,
     "execution.unknown": 404,
+    "execution.forgotten": 410,
+    "execution.not_running": 409,
+    "execution.unreachable": 503,
+    "target.unknown": 404,
+    "stdin.": 409,
+    "terminal.none": 409,
+    "idempotency.mismatch": 422,
+    "idempotency.waiting": 409,
+    "limits.watching": 429,
     "limits.rate": 429,
     "limits.concurrency": 429,
     "limits.busy": 429,
@@ -68,7 +77,7 @@ class ProblemDetails(BaseModel):
 
 
 def described(*statuses: int) -> Responses:
-    """What a route answers beside its success, for the description: these statuses and those of every route."""
+    """What a route returns in addition to its success, for the description: these statuses and those of every route."""
     content = {MEDIA_TYPE: {"schema": ProblemDetails.model_json_schema()}}
     return {
         status: {"description": MEANINGS[status], "content": content} for status in sorted({*EVERYWHERE, *statuses})
@@ -76,7 +85,7 @@ def described(*statuses: int) -> Responses:
 
 
 class Problem(Exception):
-    """An answer that is an error. `recorded` says that the audit has it already."""
+    """An answer that is an error. `recorded` when the audit has it already."""
 
     def __init__(
         self,
@@ -125,7 +134,7 @@ class Problem(Exception):
 
 
 def add_problems(app: FastAPI, rejected: Rejected) -> None:
-    """Answer every error as a problem. `rejected(request, status, rule)` writes it to the audit."""
+    """Answer every error as a problem. `rejected(request, status, rule)` records it in the audit."""
 
     async def answer(request: Request, problem: Problem) -> JSONResponse:
         if not problem.recorded:
@@ -186,7 +195,7 @@ def _framework(request: Request, error: HTTPException) -> Problem:
     status, detail = error.status_code, str(error.detail)
     if status == 404:
         return Problem(
-            404, "request.path", f"There is nothing at {request.url.path[:200]}.", hint="GET /docs lists the routes."
+            404, "request.path", f"There is no route {request.url.path[:200]}.", hint="GET /docs lists the routes."
         )
     if status == 405:
         allowed = (error.headers or {}).get("Allow", "another method")
@@ -194,7 +203,7 @@ def _framework(request: Request, error: HTTPException) -> Problem:
     if status == 413:
         return Problem(413, "limits.body", detail, hint="Send less.")
     return Problem(
-        status, "request.invalid", f"{detail.rstrip('.')}.", hint="Send JSON in UTF-8, or a form where one is wanted."
+        status, "request.invalid", f"{detail.rstrip('.')}.", hint="Send JSON in UTF-8, or a form where one is expected."
     )
 
 

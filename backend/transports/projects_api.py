@@ -7,11 +7,12 @@ from typing import Annotated, Any, Protocol, TypeVar
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel, Field
 
-from backend.core.audit.chain import Kind
+from backend.core.audit.events import Kind
+from backend.core.execution.refusals import unknown_project
 from backend.core.identity import Permission, Principal, Project
 from backend.core.ports import Projects
 from backend.core.times import iso
-from backend.transports.dependencies import Access, Body, JsonOnly, unknown_project
+from backend.transports.dependencies import Access, Body, JsonOnly
 from backend.transports.problems import WITH_BODY, Problem, described
 
 PROFILE = "agent"
@@ -66,6 +67,14 @@ class Users(Protocol):
     async def ids_of(self, names: Iterable[str]) -> Mapping[str, str]: ...
 
 
+class Profiles(Protocol):
+    """The policies that a project can have."""
+
+    def check_profile(self, profile: str, allowed_extra: Sequence[str]) -> str:
+        """Why a project cannot have these, empty when it can."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class ProjectService:
     """What the routes work with."""
@@ -73,12 +82,13 @@ class ProjectService:
     access: Access
     projects: Projects
     users: Users
+    profiles: Profiles
 
     async def visible(self, principal: Principal, id: str) -> Project:
         """A project that exists for the caller. Raises Problem."""
         found = await self.projects.get(id)
         if found is None or not found.is_open_to(principal):
-            raise unknown_project()
+            raise Problem.of(unknown_project(id))
         return found
 
     async def own(self, principal: Principal, id: str) -> Project:
@@ -87,11 +97,11 @@ class ProjectService:
         user = principal.user
         mine = principal.may(Permission.ADMIN) or (user is not None and user.id == found.owner_id)
         if not (mine and principal.may(Permission.EXECUTE)):
-            raise Problem(403, "role.forbidden", "Only its owner and administrators change a project.")
+            raise Problem(403, "role.forbidden", "Only its owner and administrators can change a project.")
         return found
 
     async def members(self, names: list[str]) -> frozenset[str]:
-        """The ids of accounts. Raises Problem for a name that is nobody's."""
+        """The ids of accounts. Raises Problem for a name that does not exist."""
         found = await self.users.ids_of(names)
         for name in names:
             if name not in found:
@@ -111,10 +121,10 @@ class ProjectService:
     def check(self, principal: Principal, profile: str, extra: list[str], *, wider: bool) -> None:
         """Refuse a policy that cannot be, and one that widens what the caller may decide. Raises Problem."""
         if wider and not principal.may(Permission.ADMIN):
-            detail = "The network, further programs and another profile are given by administrators only."
+            detail = "Only administrators can grant the network, further programs or another profile."
             raise Problem(403, "project.widening", detail)
-        if why := self.access.directory.check_profile(profile, extra):
-            raise Problem(422, "project.policy", f"The policy of this project cannot be: {why}.")
+        if why := self.profiles.check_profile(profile, extra):
+            raise Problem(422, "project.policy", f"Invalid policy: {why}.")
 
 
 def _entry(project: Project, names: Mapping[str, str]) -> ProjectEntry:
@@ -134,12 +144,12 @@ def _entry(project: Project, names: Mapping[str, str]) -> ProjectEntry:
 def project_routes(service: ProjectService) -> APIRouter:
     """The routes under /api/projects."""
     router = APIRouter(prefix="/api/projects", tags=["projects"])
-    _add_making(router, service)
-    _add_keeping(router, service)
+    _add_creation(router, service)
+    _add_changes(router, service)
     return router
 
 
-def _add_making(router: APIRouter, service: ProjectService) -> None:
+def _add_creation(router: APIRouter, service: ProjectService) -> None:
     reader = Depends(service.access.needs(Permission.READ))
     worker = Depends(service.access.needs(Permission.EXECUTE))
 
@@ -160,11 +170,11 @@ def _add_making(router: APIRouter, service: ProjectService) -> None:
         made = await _named(lambda: service.projects.add(body.name, owner, body.profile, **settings))
         if members:
             made = await service.projects.change(made.id, members=members) or made
-        await _note(service, Kind.PROJECT_CREATED, principal, made)
+        await _record(service, Kind.PROJECT_CREATED, principal, made)
         return await service.entry(made)
 
 
-def _add_keeping(router: APIRouter, service: ProjectService) -> None:
+def _add_changes(router: APIRouter, service: ProjectService) -> None:
     reader = Depends(service.access.needs(Permission.READ))
 
     @router.get("/{project_id}", responses=described(403, 404, 422))
@@ -191,17 +201,17 @@ def _add_keeping(router: APIRouter, service: ProjectService) -> None:
             changes["members"] = await service.members(body.members)
         changed = await _named(lambda: service.projects.change(project_id, **changes))
         if changed is None:
-            raise unknown_project()
-        await _note(service, Kind.PROJECT_CHANGED, principal, changed)
+            raise Problem.of(unknown_project(project_id))
+        await _record(service, Kind.PROJECT_CHANGED, principal, changed)
         return await service.entry(changed)
 
     @router.delete("/{project_id}", status_code=204, responses=described(403, 404, 422))
     async def delete(principal: Annotated[Principal, reader], project_id: str) -> None:
-        """Delete a project. Its workspace and its history are kept for the operator."""
+        """Delete a project. Its workspace and its history remain for the operator."""
         found = await service.own(principal, project_id)
-        if not await service.projects.delete(project_id):  # somebody else was faster
-            raise unknown_project()
-        await _note(service, Kind.PROJECT_DELETED, principal, found)
+        if not await service.projects.delete(project_id):  # another request was faster
+            raise Problem.of(unknown_project(project_id))
+        await _record(service, Kind.PROJECT_DELETED, principal, found)
 
 
 async def _named(work: Callable[[], Awaitable[T]]) -> T:
@@ -209,10 +219,10 @@ async def _named(work: Callable[[], Awaitable[T]]) -> T:
     try:
         return await work()
     except ValueError as error:
-        raise Problem(422, "project.name", f"The project cannot be: {error}.") from error
+        raise Problem(422, "project.name", f"Invalid project: {error}.") from error
 
 
-async def _note(service: ProjectService, kind: Kind, principal: Principal, project: Project) -> None:
+async def _record(service: ProjectService, kind: Kind, principal: Principal, project: Project) -> None:
     fields: dict[str, Any] = {
         "project": project.id,
         "name": project.name,

@@ -1,4 +1,4 @@
-"""uvicorn's HTTP protocol, without its endless patience: a request has to come whole within some seconds.
+"""uvicorn's HTTP protocol with a timeout: a request has to arrive completely within some seconds.
 
 Some attributes of that protocol are private to uvicorn: its version is pinned, and a test sends half a request.
 """
@@ -16,38 +16,38 @@ def bounded_protocol(most: int) -> type[H11Protocol]:
     """The protocol class for a server that keeps at most `most` connections open."""
 
     class BoundedProtocol(H11Protocol):
-        _patience: asyncio.TimerHandle | None = None
+        _deadline: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
             if len(self.connections) > most:
                 transport.abort()
             else:
-                self._wait()
+                self._set_deadline()
 
         def data_received(self, data: bytes) -> None:
             super().data_received(data)
             if self.conn.their_state in {h11.IDLE, h11.SEND_BODY}:
-                self._wait()
+                self._set_deadline()
             else:
-                self._calm()
+                self._clear_deadline()
 
         def connection_lost(self, exc: Exception | None) -> None:
-            self._calm()
+            self._clear_deadline()
             super().connection_lost(exc)
 
-        def _wait(self) -> None:
-            if self._patience is None:
-                self._patience = self.loop.call_later(REQUEST_BOUND, self._give_up)
+        def _set_deadline(self) -> None:
+            if self._deadline is None:
+                self._deadline = self.loop.call_later(REQUEST_BOUND, self._close_slow)
 
-        def _calm(self) -> None:
-            if self._patience:
-                self._patience.cancel()
-                self._patience = None
+        def _clear_deadline(self) -> None:
+            if self._deadline:
+                self._deadline.cancel()
+                self._deadline = None
 
-        def _give_up(self) -> None:
+        def _close_slow(self) -> None:
             # After an upgrade the socket belongs to another protocol.
-            self._patience = None
+            self._deadline = None
             if self.transport.get_protocol() is self and self.conn.their_state in {h11.IDLE, h11.SEND_BODY}:
                 self.transport.close()
 

@@ -1,13 +1,13 @@
-"""Who may come in, and as whom: address, origin, number of connections, token. Shared by all web fronts."""
+"""Who may connect, and as whom: address, origin, number of connections, token. Shared by all web fronts."""
 
 import hmac
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from backend.core.audit.chain import Kind
+from backend.core.audit.events import Kind
 from backend.core.client_address import LOOPBACK_NAMES, client_address, origin_allowed
 from backend.core.decisions import Decision, Risk
 from backend.core.errors import StorageError
@@ -51,23 +51,23 @@ class Connections:
 
 @dataclass(frozen=True, slots=True)
 class Rejections:
-    """Writes bad requests to the audit; of a flood from one address, as much as `rate` lets through."""
+    """Records bad requests in the audit; of a flood from one address, as much as `rate` lets through."""
 
     audit: AuditLog
     rate: RateLimiter
 
-    async def note(self, actor: str, address: str, **what: str | int) -> None:
-        """Write one; never raises, since whoever asked is refused in any case."""
+    async def record(self, actor: str, address: str, **what: str | int) -> None:
+        """Record one; never raises, since the request is refused in any case."""
         with suppress(StorageError):
             if not await self.rate.hit(address):
                 await self.audit.record(Kind.REJECTED, actor, address, what)
 
 
 @dataclass(slots=True)
-class Door:
+class Security:
     """The checks before a request reaches the gateway.
 
-    Without a token one is a visitor, where `visitors` are let in; with `visitor_token` set they have to prove that one.
+    A client without a token is a visitor, where `visitors` are admitted; with `visitor_token` set it must present that one.
     """
 
     connections: Connections
@@ -77,6 +77,11 @@ class Door:
     visitor_token: str | None
     authenticator: Authenticator
     token_failures: RateLimiter
+    new_id: Callable[[], str]
+
+    def visitor(self, scope: Scope) -> Principal:
+        """Who a connection is until it shows a token."""
+        return Principal(f"visitor:{self.new_id()}", self.address(scope))
 
     def address(self, scope: Scope) -> str:
         """Where a connection comes from, behind as many proxies as are trusted."""
@@ -101,25 +106,25 @@ class Door:
         return None
 
     async def identify(self, token: str | None, visitor: Principal) -> Principal | Decision:
-        """Who shows `token`: an account, or `visitor` where it may come in. Raises StorageError."""
+        """Who presents `token`: an account, or `visitor` where visitors are admitted. Raises StorageError."""
         if token is None:
             if self.visitors and self.visitor_token is None:
                 return visitor
-            return _unauthorised("auth.required", "This server asks for a token.")
-        # An account's token is too long to be guessed; whoever has one is not kept out by others at its address.
+            return _unauthorised("auth.required", "This server requires a token.")
+        # An account's token is too long to be guessed; its holder is not locked out by others at its address.
         if principal := await self.authenticator.principal(token, visitor.address):
             return principal
         if wait := await self.token_failures.wait(f"token:{visitor.address}"):
             reason = f"Too many wrong tokens from this address; wait {round(wait + 0.5)} s."
             return Decision.deny("auth.limited", reason, risk=Risk.SAFE, retry_after=wait)
-        if self._proves_visitor(token):
+        if self._is_visitor_token(token):
             return visitor
         await self.token_failures.hit(f"token:{visitor.address}")
-        return _unauthorised("auth.wrong", "The token is wrong, or not good any more.")
+        return _unauthorised("auth.wrong", "The token is invalid, expired or revoked.")
 
-    def _proves_visitor(self, token: str) -> bool:
-        wanted = self.visitor_token
-        return self.visitors and wanted is not None and hmac.compare_digest(token.encode(), wanted.encode())
+    def _is_visitor_token(self, token: str) -> bool:
+        expected = self.visitor_token
+        return self.visitors and expected is not None and hmac.compare_digest(token.encode(), expected.encode())
 
 
 def _unauthorised(rule: str, reason: str) -> Decision:

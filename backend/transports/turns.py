@@ -2,7 +2,7 @@
 
 import asyncio
 
-from backend.core.recording.stored import Send
+from backend.core.recording.reader import Send
 
 
 def in_turns(send: Send) -> Send:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from backend.core.audit.anomalies import MOST, Trace, Watch, alerts
+from backend.core.audit.anomalies import MOST, AlertTracker, AttemptSummary, alerts
 from backend.core.identity import Role
 from tests.api.world import World, access_token, accounts, new_project, running_world
 
@@ -316,20 +316,20 @@ class TestAlerts:
 
 def test_the_watch_and_the_rules_agree_as_attempts_come_and_go() -> None:
     """What is counted as it comes is what counting all of them anew gives."""
-    watch, attempts, told = Watch(), [], set()
+    watch, attempts, told = AlertTracker(), [], set()
     for number in range(400):
         now = number * 3.0
-        trace = Trace(failed=number % 3 == 0, deletes=number % 40 < 12, dangerous=number % 90 < 7)
+        trace = AttemptSummary(failed=number % 3 == 0, deletes=number % 40 < 12, dangerous=number % 90 < 7)
         attempts.append((now, trace))
-        opened = {alert.type for alert in watch.see("user:ann", trace, now)}
+        opened = {alert.type for alert in watch.observe("user:ann", trace, now)}
         expected = {alert.type for alert in alerts([each for at, each in attempts if at >= now - 300])}
         assert opened == expected - told
         told = expected
 
 
 def test_a_flood_of_attempts_costs_the_same_each() -> None:
-    watch, trace = Watch(), Trace(failed=True, deletes=False, dangerous=True)
+    watch, trace = AlertTracker(), AttemptSummary(failed=True, deletes=False, dangerous=True)
     began = time.process_time()
     for _ in range(5 * MOST):
-        watch.see("user:ann", trace, 0.0)
+        watch.observe("user:ann", trace, 0.0)
     assert time.process_time() - began < 5

@@ -18,7 +18,7 @@ NOBODY = (None, "visitor", "revoked", "expired", "disabled", "disabled program",
 RUN = {"project_id": "{project}", "command": "pwd", "dry_run": True}
 RUN_PRIVATE = {**RUN, "project_id": "{private}"}
 RUN_OWN = {"command": "pwd", "dry_run": True}
-STDIN, SIGNAL = {"data": "x\n"}, {"signal": "USR1"}
+STDIN, SIGNAL, SIZE = {"data": "x\n"}, {"signal": "USR1"}, {"columns": 80, "rows": 24}
 
 # route, body: the status for each of CALLERS. `{project}` and `{done}`, `{running}` in it are ann's, open to members;
 # `{private}` and `{secret}` (an execution in it) are ann's alone; `{live}` is one that runs for this request only.
@@ -54,8 +54,9 @@ TABLE: list[tuple[str, str, Any, str]] = [
     ("POST", "/api/executions/{live}/cancel", None,            "403  202  202  404  202  403  202  404"),
     ("POST", "/api/executions/{live}/stdin", STDIN,            "403  202  202  404  202  403  202  404"),
     ("POST", "/api/executions/{live}/signal", SIGNAL,          "403  202  202  404  202  403  202  404"),
-    ("POST", "/api/executions/{done}/cancel", None,            "403  409  409  404  409  403  409  404"),
-    ("POST", "/api/executions/{secret}/cancel", None,          "404  409  404  404  409  403  409  404"),
+    ("POST", "/api/executions/{live}/resize", SIZE,            "403  409  409  404  409  403  409  404"),
+    ("POST", "/api/executions/{done}/cancel", None,            "403  202  202  404  202  403  202  404"),
+    ("POST", "/api/executions/{secret}/cancel", None,          "404  202  404  404  202  403  202  404"),
     ("POST", "/api/executions/{secret}/stdin", STDIN,          "404  409  404  404  409  403  409  404"),
     ("POST", "/api/executions/{secret}/signal", SIGNAL,        "404  409  404  404  409  403  409  404"),
     ("GET", "/api/projects", None,                             "200  200  200  200  200  200  403  200"),

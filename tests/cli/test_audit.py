@@ -16,7 +16,7 @@ import pytest
 from backend.accounts.credentials import Signer, new_signing_key
 from backend.cli.audit import Refusal, _selected
 from backend.cli.main import main
-from backend.core.audit.chain import Kind
+from backend.core.audit.events import Kind
 from backend.core.errors import StorageError
 from backend.runtime.settings import env_names
 from backend.storage.audit_chain import Chain
@@ -113,19 +113,19 @@ def test_a_tail_cut_off_with_an_older_head_is_told_by_the_anchor(
     newer = sql(data, HEAD)
     shutil.copy(older / "gatepost.db", data / "gatepost.db")
     assert main(["audit", "verify"]) == 1
-    assert "but event 32 was there: the tail was cut off" in capsys.readouterr().out
+    assert "but event 32 was anchored: the tail was cut off" in capsys.readouterr().out
     (data / "audit.anchor").unlink()
     assert main(["audit", "verify", "--anchor", noted]) == 0
     assert main(["audit", "verify", "--anchor", noted, "--anchor", newer]) == 1
     assert main(["audit", "verify", "--anchor", f"5:{'0' * 64}"]) == 1
-    assert "event 5 is not the one that was noted" in capsys.readouterr().out
+    assert "event 5 is not the one that was anchored" in capsys.readouterr().out
 
 
 def test_a_start_without_the_noted_end_is_told_from_then_on(capsys: pytest.CaptureFixture[str], data: Path) -> None:
     (data / "gatepost.db").unlink()
     asyncio.run(_write(data, 1))
     assert main(["audit", "verify"]) == 0
-    assert "NOTE: event 1 tells that a place noted before was gone" in capsys.readouterr().out
+    assert "NOTE: event 1 reports that a checkpoint was missing" in capsys.readouterr().out
 
 
 def test_a_noted_place_that_cannot_be_read_is_not_left_out(capsys: pytest.CaptureFixture[str], data: Path) -> None:
@@ -197,7 +197,7 @@ def test_what_was_not_looked_at_is_told(capsys: pytest.CaptureFixture[str], tmp_
     assert main([*call, "--anchor", noted]) == 0
     said = capsys.readouterr().out
     assert "NOTE: event 6 is the first that is here" in said
-    assert "NOTE: event 4, which was noted, is not here any more, so that it was not compared" in said
+    assert "NOTE: event 4, a checkpoint, is no longer here, so it was not compared" in said
     assert main([*call, "--anchor", noted, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["first_seq"], found["events"], found["unseen"]) == (6, 16, [noted])
@@ -222,7 +222,7 @@ def test_an_export_that_does_not_fit_on_the_disk_is_told() -> None:
         words = [sys.executable, "-m", "backend", "audit", "export"]
         env = {**os.environ, "PYTHONPATH": str(ROOT)}
         done = subprocess.run(words, env=env, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
-    assert (done.returncode, done.stderr) == (2, "gatepost: the export is not whole: No space left on device\n")
+    assert (done.returncode, done.stderr) == (2, "gatepost: the export is incomplete: No space left on device\n")
 
 
 async def test_an_export_of_what_is_cut_off_meanwhile_is_not_handed_out(data: Path) -> None:
@@ -249,7 +249,7 @@ async def test_an_export_of_what_is_cut_off_meanwhile_is_not_handed_out(data: Pa
         ("audit_head", "hash = null", "the head of the audit cannot be read"),
         ("audit_head", "signature = null", "the head of the audit cannot be read"),
         ("audit_events", "seq = 'a' where seq = 7", "event 7 is missing"),
-        ("audit_events", "seq = 6.5 where seq = 7", "event -1 stands where event 7 should be"),
+        ("audit_events", "seq = 6.5 where seq = 7", "found event -1 where event 7 was expected"),
         ("audit_events", "body = null where seq = 7", "event 7 was changed"),
         ("audit_events", "hash = null where seq = 7", "event 7 was changed"),
     ],

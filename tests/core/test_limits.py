@@ -35,7 +35,7 @@ def test_slots_never_give_more_than_there_are(steps: list[tuple[bool, str]]) -> 
     for take, who in steps:
         if take:
             full = held[who] >= 2 or held.total() >= 4
-            refusal = slots.take(who)
+            refusal = slots.acquire(who)
             assert (refusal is not None) == full
             held[who] += refusal is None
         elif held[who]:

@@ -2,37 +2,37 @@
 
 import pytest
 
-from backend.core.execution.model import Stop
-from backend.core.quota import NO_QUOTA, Fill, Quota
+from backend.core.execution.model import StopReason
+from backend.core.quota import NO_QUOTA, Quota, WorkspaceUsage
 
 QUOTA = Quota(bytes=1000, files=10, margin=50)
 ROOM = 1 << 30
 
 
 @pytest.mark.parametrize(
-    ("fill", "free", "reason"),
+    ("usage", "free", "reason"),
     [
         (None, ROOM, None),
-        (Fill(1000, 10), 50, None),
-        (Fill(1001, 10), ROOM, Stop.WORKSPACE_FULL),
-        (Fill(1000, 11), ROOM, Stop.WORKSPACE_FULL),
-        (Fill(0, 0, hidden=True), ROOM, Stop.WORKSPACE_FULL),
-        (None, 49, Stop.DISK_FULL),
-        (Fill(1001, 11), 49, Stop.DISK_FULL),
+        (WorkspaceUsage(1000, 10), 50, None),
+        (WorkspaceUsage(1001, 10), ROOM, StopReason.WORKSPACE_FULL),
+        (WorkspaceUsage(1000, 11), ROOM, StopReason.WORKSPACE_FULL),
+        (WorkspaceUsage(0, 0, hidden=True), ROOM, StopReason.WORKSPACE_FULL),
+        (None, 49, StopReason.DISK_FULL),
+        (WorkspaceUsage(1001, 11), 49, StopReason.DISK_FULL),
     ],
 )
-def test_the_limits_are_what_may_be_held(fill: Fill | None, free: int, reason: Stop | None) -> None:
-    assert QUOTA.breach(fill, free) is reason
+def test_the_limits_are_what_may_be_held(usage: WorkspaceUsage | None, free: int, reason: StopReason | None) -> None:
+    assert QUOTA.breach(usage, free) is reason
 
 
 def test_without_a_limit_of_bytes_nothing_is_counted() -> None:
-    everything = Fill(1 << 60, 1 << 40, hidden=True)
+    everything = WorkspaceUsage(1 << 60, 1 << 40, hidden=True)
     assert Quota(0, 10, 50).breach(everything, ROOM) is None
-    assert Quota(0, 10, 50).breach(everything, 49) is Stop.DISK_FULL
+    assert Quota(0, 10, 50).breach(everything, 49) is StopReason.DISK_FULL
     assert NO_QUOTA.breach(everything, 0) is None
 
 
 def test_the_notice_tells_what_is_full() -> None:
-    assert "1001 of 1000 bytes, 3 of 10 files" in QUOTA.notice(Fill(1001, 3), ROOM)
-    assert "hides folders" in QUOTA.notice(Fill(0, 0, hidden=True), ROOM)
-    assert "less than 50 bytes left" in QUOTA.notice(Fill(0, 0), 49)
+    assert "1001 of 1000 bytes, 3 of 10 files" in QUOTA.notice(WorkspaceUsage(1001, 3), ROOM)
+    assert "hides folders" in QUOTA.notice(WorkspaceUsage(0, 0, hidden=True), ROOM)
+    assert "less than 50 bytes left" in QUOTA.notice(WorkspaceUsage(0, 0), 49)

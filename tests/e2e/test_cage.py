@@ -298,7 +298,7 @@ async def test_every_execution_tells_the_level_that_was_applied(begin: Begin, co
 async def test_where_landlock_is_missing_nothing_runs(begin: Begin) -> None:
     server = begin(command=UNLOCKED)
     wait_until(lambda: "is ready" in server.stderr, "its welcome")
-    assert "but runs no command. Commands can be held at L1 here, L2 is wanted." in server.stderr
+    assert "but runs no command. The protection here is L1, but L2 is required." in server.stderr
     answer = server.get("/health/protection")
     assert (answer.status, answer.json["level"], answer.json["minimum"]) == (503, "L1", "L2")
     assert answer.json["landlock_abi"] == 0

@@ -431,7 +431,7 @@ async def test_an_account_that_is_closed_goes_back_to_visitor_with_a_notice(visi
     await log_in(visit, "leaver")
     await is_known(visit, "leaver · agent")
     cli(visit.server, "user", "disable", "leaver")
-    await visit.page.get_by_text("You are logged out. Your token is not good any more.").wait_for(timeout=WAIT)
+    await visit.page.get_by_text("You are logged out. Your token has expired or been revoked.").wait_for(timeout=WAIT)
     await is_visitor(visit)
     await visit.type("echo still here")
     await visit.sees("still here")
@@ -648,8 +648,8 @@ async def test_a_server_that_cannot_hold_commands_says_so_in_words(browser: Brow
     banner = visit.page.locator("#unprotected")
     await banner.wait_for(timeout=WAIT)
     text = await banner.inner_text()
-    assert "No command can run here now." in text
-    assert "at level L0; L2 is wanted" in text
+    assert "No command can run at the moment." in text
+    assert "at level L0; L2 is required" in text
     assert "Not prevented: read a file outside." in text
     await expect(visit.page.locator("#state-text")).to_have_text("Connected, but no command can run", timeout=WAIT)
     assert await visit.page.evaluate("document.documentElement.scrollWidth") <= 360
@@ -659,7 +659,7 @@ async def test_a_server_that_cannot_hold_commands_says_so_in_words(browser: Brow
 async def test_a_refusal_for_want_of_protection_shows_the_reason(browser: Browser, server: Server) -> None:
     context = await browser.new_context()
     visit = await new_visit(context, server)
-    reason = "Commands can be held at L0 here, L2 is wanted."
+    reason = "Commands can be held at L0 here, L2 is required."
 
     def serve(socket: WebSocketRoute) -> None:
         refusal = {"type": "error", "rule": "protection.unavailable", "message": reason, "reason": reason}
@@ -680,6 +680,43 @@ async def test_a_refusal_for_want_of_protection_shows_the_reason(browser: Browse
     await visit.sees("Refused by protection.unavailable")
     await visit.state("ready")
     await context.close()
+
+
+@pytest.mark.parametrize("mark", ["", "✅ ", "❌ "])
+async def test_messages_look_the_same_with_and_without_the_mark_of_other_clients(
+    browser: Browser, server: Server, mark: str
+) -> None:
+    started = {
+        "execution": "E",
+        "seq": 1,
+        "ms": 0,
+        "argv": ["ls"],
+        "risk": "safe",
+        "rule": "allow.ls",
+        "dry_run": False,
+    }
+
+    def connect(socket: WebSocketRoute) -> None:
+        def answer(text: str | bytes) -> None:
+            asked = json.loads(text)
+            if asked["type"] != "run":
+                return
+            socket.send(json.dumps({"type": "started", **started, "command": asked["command"], "id": asked["id"]}))
+            problem = {"execution": "E", "seq": 2, "ms": 1, "rule": "limits.timeout", "message": f"{mark}Timed out."}
+            socket.send(json.dumps({"type": "error", **problem}))
+            socket.send(json.dumps({"type": "error", "rule": "limits.busy", "message": f"{mark}The server is busy."}))
+
+        socket.on_message(answer)
+        socket.send(json.dumps({**READY, "user": "ann", "profile": "agent"}))
+
+    visit = await stage(browser, server, connect)
+    await is_known(visit, "ann · agent")
+    await visit.type("ls")
+    await visit.sees("The server is busy.")
+    rows = await visit.page.locator("#screen .xterm-accessibility-tree > div").all_inner_texts()
+    shown = [row.replace("\xa0", " ").rstrip() for row in rows if row.strip()]
+    assert shown == ["$ ls", "Timed out.", "✕ Refused by limits.busy", "  The server is busy."]
+    await visit.page.context.close()
 
 
 @pytest.mark.parametrize(("width", "height"), [(320, 640), (360, 740), (1280, 900)])
@@ -744,10 +781,14 @@ async def test_words_of_the_page_break_between_words(visit: Visit) -> None:
 async def test_the_end_of_a_command_tells_what_it_took_and_what_held_it(visit: Visit) -> None:
     await visit.type("pyguard sleep 0.01")
     await visit.shows(
-        lambda text: re.search(r"✓ Done in \d+ ms · CPU \d+ ms · [\d.]+ MiB · held at L2 · allow\.pyguard, \w+", text)
+        lambda text: re.search(
+            r"✓ Done in \d+ ms · CPU \d+ ms · [\d.]+ MiB · protection L2 · allow\.pyguard, \w+", text
+        )
     )
     await visit.type("cat nope.txt")
-    await visit.shows(lambda text: re.search(r"✕ Failed: exit code 1 · CPU .* · held at L2 · allow\.cat, safe", text))
+    await visit.shows(
+        lambda text: re.search(r"✕ Failed: exit code 1 · CPU .* · protection L2 · allow\.cat, safe", text)
+    )
 
 
 async def test_a_line_is_checked_without_running_it(visit: Visit) -> None:
@@ -816,8 +857,8 @@ async def test_the_history_is_listed_opened_again_and_used_once_more(visit: Visi
         await visit.type(command)
         await visit.sees(end)
         await visit.state("ready")
-    await visit.page.click("#past")
-    rows = visit.page.locator("#past-list li")
+    await visit.page.click("#history")
+    rows = visit.page.locator("#history-list li")
     await rows.nth(2).wait_for(timeout=WAIT)
     texts = await rows.all_inner_texts()
     assert [text.split("\n")[1] for text in texts] == ["rm -rf /", "cat nope.txt", "echo '<b>once</b>'"]
@@ -828,23 +869,23 @@ async def test_the_history_is_listed_opened_again_and_used_once_more(visit: Visi
         await visit.page.get_by_role("button", name="Save the output of echo").click()
     assert Path(await (await saving.value).path()).read_text() == "<b>once</b>\n"
     assert await visit.page.get_by_text("Save", exact=True).count() == 2
-    await visit.page.select_option("#past-status", "failed")
+    await visit.page.select_option("#history-status", "failed")
     await expect(rows).to_have_count(1, timeout=WAIT)
-    await visit.page.select_option("#past-status", "lost")
+    await visit.page.select_option("#history-status", "lost")
     await visit.page.get_by_text("Nothing here yet.").wait_for(timeout=WAIT)
-    await visit.page.select_option("#past-status", "succeeded")
+    await visit.page.select_option("#history-status", "succeeded")
     await visit.page.get_by_role("button", name="Open echo").click()
     await visit.shows(lambda text: text.count("$ echo '<b>once</b>'") == 2 and text.count("✓ Done in") == 2)
     await visit.state("ready")
     assert await visit.page.evaluate("document.activeElement.id") == "line"
-    await visit.page.click("#past")
+    await visit.page.click("#history")
     await visit.page.get_by_role("button", name="Use again cat nope.txt").click()
     assert await visit.page.input_value("#line") == "cat nope.txt"
     await visit.type("cat")
     await visit.state("running")
-    await visit.page.click("#past")
+    await visit.page.click("#history")
     await visit.page.get_by_role("button", name="Use again cat nope.txt").click()
-    await visit.page.get_by_text("Wait until the command that runs has ended").wait_for(timeout=WAIT)
+    await visit.page.get_by_text("Wait until the running command has ended").wait_for(timeout=WAIT)
     await expect(rows).to_have_count(4)
     assert await visit.page.input_value("#line") == ""
     await visit.page.keyboard.press("Escape")
@@ -852,7 +893,7 @@ async def test_the_history_is_listed_opened_again_and_used_once_more(visit: Visi
     await visit.state("ready")
     await visit.page.click("#log-out")
     await is_visitor(visit)
-    assert await visit.page.locator("#past-list li").count() == 0
+    assert await visit.page.locator("#history-list li").count() == 0
 
 
 async def test_a_long_history_comes_in_pages(visit: Visit, ann: str) -> None:
@@ -879,13 +920,13 @@ async def test_a_long_history_comes_in_pages(visit: Visit, ann: str) -> None:
     await visit.page.evaluate(f"sessionStorage.setItem('gatepost.login', '\"{ann}\"')")
     await visit.page.reload()
     await is_known(visit, "ann · agent")
-    await visit.page.click("#past")
-    await visit.page.click("#past-more")
-    await expect(visit.page.locator("#past-list li")).to_have_count(2, timeout=WAIT)
+    await visit.page.click("#history")
+    await visit.page.click("#history-more")
+    await expect(visit.page.locator("#history-list li")).to_have_count(2, timeout=WAIT)
     assert asked == ["limit=30", "before=1&limit=30"]
-    assert not await visit.page.is_visible("#past-more")
+    assert not await visit.page.is_visible("#history-more")
     await visit.page.keyboard.press("Escape")
-    assert await visit.page.evaluate("document.activeElement.id") == "past"
+    assert await visit.page.evaluate("document.activeElement.id") == "history"
 
 
 async def test_nothing_moves_on_a_phone_while_a_command_runs(browser: Browser, server: Server) -> None:
@@ -933,7 +974,7 @@ async def test_lines_that_are_pasted_are_not_joined_to_another_command(visit: Vi
     await visit.page.fill("#line", "echo ")
     await paste(visit, "one\r\nrm two\r\n")
     assert await visit.page.input_value("#line") == "echo one"
-    await visit.page.get_by_text("of the 2 lines that were pasted, the first is in the prompt").wait_for(timeout=WAIT)
+    await visit.page.get_by_text("The first of the 2 pasted lines is in the prompt").wait_for(timeout=WAIT)
     await visit.type("cat")
     await visit.state("running")
     await paste(visit, "first\nsecond\nthird")
@@ -948,7 +989,7 @@ async def test_an_account_that_is_closed_leaves_no_dialog_open(visit: Visit) -> 
     await visit.page.evaluate(f"sessionStorage.setItem('gatepost.login', '\"{token}\"')")
     await visit.page.reload()
     await is_known(visit, "passer · agent")
-    await visit.page.click("#past")
+    await visit.page.click("#history")
     cli(visit.server, "user", "disable", "passer")
     await visit.page.get_by_text("You are logged out.").wait_for(timeout=WAIT)
     assert await visit.page.locator("dialog[open]").count() == 0

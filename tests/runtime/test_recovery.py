@@ -11,11 +11,11 @@ from backend.core.audit.attempts import Attempt
 from backend.core.errors import StorageError
 from backend.core.execution.model import Status
 from backend.core.execution.ownership import LEASE_MS, Contact
-from backend.core.recording.stored import Recorder
+from backend.core.recording.writer import Recorder
 from backend.runtime.recovery import Recovery
 from backend.storage.owner_locks import OwnerLocks
 from backend.storage.recordings import FileRecordings, RecordingFile
-from tests.core.recording.test_stored import COMPLETE, STARTED
+from tests.core.recording.recorded import COMPLETE, STARTED
 from tests.storage.conftest import Clock, clock, new_id, postgresql
 from tests.storage.contract.conftest import world
 from tests.storage.contract.worlds import Server, World

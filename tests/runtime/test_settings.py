@@ -59,7 +59,7 @@ def test_a_folder_that_holds_the_data_folder_is_refused(
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "link").symlink_to(tmp_path)
     monkeypatch.setenv(name, folder)
-    with pytest.raises(SettingsError, match=f"{name}: {folder} holds the data folder"):
+    with pytest.raises(SettingsError, match=f"{name}: {folder} contains the data folder"):
         load_settings()
     assert load_settings(data_dir="/srv/gatepost") if folder != "/" else True
 

@@ -52,8 +52,9 @@ async def test_the_front_door_knows_browsers(tmp_path: Path) -> None:
 async def test_a_recording_wants_the_token(tmp_path: Path) -> None:
     app = make(tmp_path, access_token="a token for recordings")
     path = f"/api/executions/{new_id()}/recording"
-    assert (await get(app, path)).status_code == 401
-    assert (await get(app, path, authorization="Bearer a token for recordings")).status_code == 404
+    async with app.router.lifespan_context(app):
+        assert (await get(app, path)).status_code == 401
+        assert (await get(app, path, authorization="Bearer a token for recordings")).status_code == 404
 
 
 def test_the_module_makes_its_application_when_it_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,8 +70,8 @@ def test_the_data_folder_lies_in_none_that_programs_need(tmp_path: Path, monkeyp
     data, link = tmp_path / "data", tmp_path / "link"
     link.symlink_to(tmp_path)
     (tmp_path / "tool.py").touch()
-    with pytest.raises(SettingsError, match=r"PYGUARD_COMMAND.*holds the data folder"):
+    with pytest.raises(SettingsError, match=r"PYGUARD_COMMAND.*contains the data folder"):
         make(data, pyguard_command=f"python3 {link}/tool.py")
-    monkeypatch.setattr("backend.runtime.wiring.RUNNABLE", (str(link),))
+    monkeypatch.setattr("backend.runtime.local_executor.RUNNABLE", (str(link),))
     with pytest.raises(SettingsError, match="GATEPOST_DATA_DIR"):
         make(data)

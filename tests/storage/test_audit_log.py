@@ -8,7 +8,8 @@ import pytest
 from sqlalchemy import delete, func, insert, select, text, update
 
 from backend.accounts.credentials import Signer, new_signing_key, verify_signature
-from backend.core.audit.chain import Anchor, Kind
+from backend.core.audit.chain import Anchor
+from backend.core.audit.events import Kind
 from backend.core.errors import StorageError
 from backend.storage.audit_chain import SHORT, Chain
 from backend.storage.audit_head import LedgerContext
@@ -34,9 +35,9 @@ COPIED = insert(audit_events).from_select(
         ([delete(audit_events)], "the chain ends at event 0, its signed head at 10"),
         (MOVED, "event 5 was changed"),
         ([COPIED], "event 11 is missing"),
-        ([insert(audit_events).values(seq=-3, body="{}", hash=bytes(32))], "event -3 stands where event 1 should be"),
+        ([insert(audit_events).values(seq=-3, body="{}", hash=bytes(32))], "found event -3 where event 1 was expected"),
         ([update(audit_head).values(seq=9)], "the signature of the head is wrong"),
-        ([update(audit_head).values(first_seq=2)], "event 1 stands where event 2 should be"),
+        ([update(audit_head).values(first_seq=2)], "found event 1 where event 2 was expected"),
         ([update(audit_head).values(signature=bytes(64))], "the signature of the head is wrong"),
         ([delete(audit_head)], "the audit has no head"),
         ([update(audit_head).values(id=2)], "the head of the audit cannot be read"),

@@ -23,7 +23,7 @@ async def test_an_older_head_with_its_tail_cut_off_is_found_by_the_anchor(databa
     noted = Anchor(newer.seq, bytes(newer.hash))
     assert (
         await verify(database, noted)
-    ).problem == "the chain ends at event 2, but event 4 was there: the tail was cut off"
+    ).problem == "the chain ends at event 2, but event 4 was anchored: the tail was cut off"
     with pytest.raises(StorageError, match="event 4 was there"):
         await ledger.executions.open(attempt())
 
@@ -131,7 +131,7 @@ async def test_no_server_covers_up_that_what_another_noted_is_lost(
     await other.finish()
     assert read_anchor(path) == noted
     await whole(database)
-    assert (await verify(database, noted)).problem.startswith("event 6 is not the one that was noted")
+    assert (await verify(database, noted)).problem.startswith("event 6 is not the one that was anchored")
     late = store(database, SIGNER, checkpoint=path)
     await late.audit.prepare()
     await late.finish()

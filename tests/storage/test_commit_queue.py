@@ -12,7 +12,8 @@ from sqlalchemy import delete, text, update
 
 from backend.accounts.credentials import Signer, new_signing_key, verify_signature
 from backend.core.audit.attempts import Completion
-from backend.core.audit.chain import LONGEST_BODY, Kind, Trust
+from backend.core.audit.chain import Trust
+from backend.core.audit.events import LONGEST_BODY, Kind
 from backend.core.errors import StorageError
 from backend.core.execution.model import Status
 from backend.storage.audit_chain import Chain

@@ -6,7 +6,7 @@ import pytest
 
 from backend.accounts.credentials import verify_signature
 from backend.core.audit.attempts import Completion
-from backend.core.audit.suppression import Floods
+from backend.core.audit.suppression import RefusalSuppressor
 from backend.core.execution.model import Status, Usage
 from backend.core.identity import Principal
 from backend.storage.audit_head import LedgerContext
@@ -60,7 +60,7 @@ async def test_no_text_keeps_an_attempt_out_of_the_audit(database: Database, led
 async def test_a_flood_is_written_at_its_beginning_and_counted(database: Database) -> None:
     now = 1_700_000_000_000
     stamp = LedgerContext(lambda: now, lambda: "2026-01-02T03:04:05.678Z", new_id, keys_of(SIGNER), verify_signature)
-    ledger = ledger_with(database, stamp, floods=Floods(most=3))
+    ledger = ledger_with(database, stamp, floods=RefusalSuppressor(most=3))
     await ledger.audit.prepare()
     limited = [
         attempt(decision=refusal("limits.rate"), principal=Principal(f"visitor:{n}", "10.0.0.1")) for n in range(50)
@@ -88,7 +88,7 @@ async def test_a_flood_is_written_at_its_beginning_and_counted(database: Databas
 
 @pytest.mark.parametrize("close", [True, False])
 async def test_a_flood_is_told_at_its_end_though_nobody_comes_any_more(database: Database, close: bool) -> None:
-    ledger = store(database, SIGNER, floods=Floods(most=1, window=60_000 if close else 100))
+    ledger = store(database, SIGNER, floods=RefusalSuppressor(most=1, window=60_000 if close else 100))
     await ledger.audit.prepare()
     for _ in range(3):
         await ledger.executions.refuse(attempt(decision=refusal("role.forbidden")))

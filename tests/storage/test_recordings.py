@@ -12,9 +12,9 @@ import pytest
 
 from backend.core.errors import RecordingError
 from backend.core.recording.lines import encode_lines
-from backend.core.recording.stored import Recorder
+from backend.core.recording.writer import Recorder
 from backend.storage.recordings import FileRecordings, Retention
-from tests.core.recording.test_stored import COMPLETE, STARTED
+from tests.core.recording.recorded import COMPLETE, STARTED
 from tests.serving import ROOT
 from tests.storage.contract.test_recordings import ID, read, write
 

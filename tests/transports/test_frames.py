@@ -8,8 +8,8 @@ from websockets.frames import Frame
 from websockets.protocol import OPEN
 from websockets.uri import parse_uri
 
+from backend.core.recording.batches import Batch, read_batch
 from backend.core.recording.lines import encode_lines
-from backend.core.recording.stored import Batch, read_batch
 from backend.transports.frames import BlockWriter, MessageWriter, block_writer, line_frames, payload_frames, pieces
 
 ID = b"01ARZ3NDEKTSV4RRFFQ69G5FAV"

@@ -121,9 +121,9 @@ class TestPage:
 
     def test_the_files_of_the_page_are_served(self, server: Server) -> None:
         need(PAGE.exists(), "the page")
-        for path in PAGE.parent.iterdir():
+        for path in PAGE.parent.rglob("*"):
             if path.is_file():
-                answer = server.get(f"/static/{path.name}")
+                answer = server.get(f"/static/{path.relative_to(PAGE.parent)}")
                 assert (answer.status, answer.body) == (200, path.read_bytes())
         assert server.get("/favicon.ico").headers["content-type"] == "image/svg+xml"
 

@@ -1,1 +1,1 @@
-"""What is recorded about every attempt: events, chain, export, anomalies."""
+"""The audit: its events, their chain, its export, and the rules for anomalies and repeated refusals."""

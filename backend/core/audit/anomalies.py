@@ -1,4 +1,4 @@
-"""Suspicious activity: what the commands of one user in a window look like, as pure rules over records."""
+"""Suspicious activity: pure rules over the attempts of one user within a window."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -14,20 +14,20 @@ ENOUGH_FOR_A_RATE = 10
 FAILURE_RATE = 0.5
 MANY_DELETIONS = 10
 MANY_AT_HIGH_RISK = 5
-MOST = 10_000  # attempts of a user that are remembered; a flood takes no more memory
+MOST = 10_000  # attempts of a user that are remembered, which bounds the memory
 DANGEROUS = frozenset({Risk.HIGH, Risk.BLOCKED})
 
 
 @dataclass(frozen=True, slots=True)
-class Trace:
-    """What the rules look at in one attempt."""
+class AttemptSummary:
+    """The properties of one attempt that the rules evaluate."""
 
     failed: bool
     deletes: bool
     dangerous: bool
 
     @classmethod
-    def of(cls, record: Record) -> "Trace":
+    def of(cls, record: Record) -> "AttemptSummary":
         failed = record.status not in {Status.SUCCEEDED, Status.RUNNING}
         return cls(failed, record.deletes, record.risk in DANGEROUS)
 
@@ -43,23 +43,23 @@ class Alert:
 
 
 @dataclass(slots=True)
-class Tally:
-    """How many attempts of each sort there are in a window."""
+class AttemptCounts:
+    """How many attempts of each kind there are in a window."""
 
     total: int = 0
     failed: int = 0
     deletions: int = 0
     dangerous: int = 0
 
-    def add(self, trace: Trace, times: int = 1) -> None:
-        """Count an attempt; -1 times takes it out again."""
+    def add(self, attempt: AttemptSummary, times: int = 1) -> None:
+        """Count an attempt; with `times` -1 it is removed again."""
         self.total += times
-        self.failed += times * trace.failed
-        self.deletions += times * trace.deletes
-        self.dangerous += times * trace.dangerous
+        self.failed += times * attempt.failed
+        self.deletions += times * attempt.deletes
+        self.dangerous += times * attempt.dangerous
 
     def alerts(self) -> Iterator[Alert]:
-        """What is unusual in these."""
+        """The alerts for these counts."""
         total, failed = self.total, self.failed
         if total > MANY_COMMANDS:
             yield Alert("rapid_execution", "high", f"{total} commands in {WINDOW_MINUTES} minutes", total)
@@ -71,45 +71,45 @@ class Tally:
             yield Alert("high_risk_activity", "high", f"{self.dangerous} commands at high risk", self.dangerous)
 
 
-def alerts(traces: Iterable[Trace]) -> list[Alert]:
+def alerts(attempts: Iterable[AttemptSummary]) -> list[Alert]:
     """The alerts for the attempts of one user within one window."""
-    tally = Tally()
-    for trace in traces:
-        tally.add(trace)
-    return list(tally.alerts())
+    counts = AttemptCounts()
+    for attempt in attempts:
+        counts.add(attempt)
+    return list(counts.alerts())
 
 
 @dataclass(slots=True)
 class _Recent:
-    traces: deque[tuple[float, Trace]] = field(default_factory=deque)
-    tally: Tally = field(default_factory=Tally)
+    attempts: deque[tuple[float, AttemptSummary]] = field(default_factory=deque)
+    counts: AttemptCounts = field(default_factory=AttemptCounts)
     open: frozenset[str] = frozenset()
 
 
-class Watch:
-    """Looks at attempts as they come and tells of alerts that open; one that stays open is told once.
+class AlertTracker:
+    """Evaluates attempts as they come and reports each alert once, when it opens.
 
-    An attempt costs the same however many came before it.
+    The cost of an attempt does not depend on how many came before it.
     """
 
     def __init__(self) -> None:
         self._users: dict[str, _Recent] = {}
 
-    def see(self, user: str, trace: Trace, now: float) -> list[Alert]:
+    def observe(self, user: str, attempt: AttemptSummary, now: float) -> list[Alert]:
         """The alerts that this attempt opens. `now` is in seconds."""
         recent = self._users.setdefault(user, _Recent())
-        recent.traces.append((now, trace))
-        recent.tally.add(trace)
+        recent.attempts.append((now, attempt))
+        recent.counts.add(attempt)
         oldest = now - WINDOW_MINUTES * 60
-        while recent.traces[0][0] < oldest or len(recent.traces) > MOST:
-            recent.tally.add(recent.traces.popleft()[1], -1)
-        found = list(recent.tally.alerts())
+        while recent.attempts[0][0] < oldest or len(recent.attempts) > MOST:
+            recent.counts.add(recent.attempts.popleft()[1], -1)
+        found = list(recent.counts.alerts())
         opened = [alert for alert in found if alert.type not in recent.open]
         recent.open = frozenset(alert.type for alert in found)
         self._forget(oldest)
         return opened
 
     def _forget(self, oldest: float) -> None:
-        """Users who have gone take no memory."""
-        for user in [user for user, recent in self._users.items() if recent.traces[-1][0] < oldest]:
+        """Remove users without attempts in the window, so that they take no memory."""
+        for user in [user for user, recent in self._users.items() if recent.attempts[-1][0] < oldest]:
             del self._users[user]

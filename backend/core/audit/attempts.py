@@ -7,7 +7,7 @@ from typing import Any
 from backend.core.decisions import Decision, Risk
 from backend.core.execution.model import NOTHING_USED, Status, Usage
 from backend.core.identity import Principal
-from backend.core.recording.stored import Seal
+from backend.core.recording.digest import RecordingDigest
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,19 @@ class Completion:
     truncated: bool = False
     stopped_by: str = ""
     usage: Usage = NOTHING_USED
-    recording: Seal | None = None
+    recording: RecordingDigest | None = None
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """What its row gets, by the names of the columns and of the fields of `Record`."""
+        return {
+            "status": self.status,
+            "exit_code": self.exit_code,
+            "signal": self.signal,
+            "duration_ms": self.duration_ms,
+            **self.usage.figures,
+            "protection": self.usage.protection,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +138,7 @@ class Record:
     created_ms: int
     folder: str = ""
     owner: str | None = None
+    signal: str | None = None
 
     @property
     def success(self) -> bool:

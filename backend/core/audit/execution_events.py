@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from backend.core.audit.attempts import Attempt, Completion
-from backend.core.audit.chain import Kind
-from backend.core.audit.suppression import Flood
+from backend.core.audit.events import Kind
+from backend.core.audit.suppression import SuppressedRefusals
 from backend.core.decisions import Decision
 from backend.core.execution.model import Status
 from backend.core.times import iso
@@ -25,7 +25,7 @@ def refused(attempt: Attempt) -> Draft:
     return Draft(_refusal(attempt.decision.rule), {"reason": attempt.decision.reason, **attempt.fields})
 
 
-def suppressed(flood: Flood) -> Draft:
+def suppressed(flood: SuppressedRefusals) -> Draft:
     """How many refusals of a flood were not written."""
     rule, _ = flood.key
     return Draft(_refusal(rule), {"rule": rule, "suppressed": flood.suppressed, "since": iso(flood.began_ms)})

@@ -1,8 +1,8 @@
-"""The audit for others: JSON lines that can be verified without the database, syslog (RFC 5424) and CSV to read.
+"""Formats of an exported audit: JSON lines that can be verified without the database, syslog (RFC 5424) and CSV.
 
-A file of JSON lines begins with the place before its first event (`after`, `hash`), holds an event a line (`seq`, `body`,
-`hash`) and ends with the signed head. The other two are for reading: what a terminal, a log or a spreadsheet would act on
-is escaped there.
+A file of JSON lines begins with the place before its first event (`after`, `hash`), contains one event a line (`seq`,
+`body`, `hash`) and ends with the signed head. The other two are for reading: what a terminal, a log or a spreadsheet
+would act on is escaped.
 """
 
 import csv
@@ -11,13 +11,14 @@ import json
 import re
 from typing import Any
 
-from backend.core.audit.chain import LONGEST_BODY, Anchor, Head, Kind, Link
+from backend.core.audit.chain import Anchor, Head, Link
+from backend.core.audit.events import LONGEST_BODY, Kind
 
 FORMAT = "gatepost audit 1"
 LOG_AUDIT = 13  # the facility of syslog
 NOTICE, WARNING, CRITICAL = 5, 4, 2
 WARNINGS = frozenset({Kind.DENIED, Kind.RATE_LIMITED, Kind.REJECTED, Kind.LOGIN_FAILED, Kind.LOST, Kind.KEY_ROTATED})
-SD_ID = "gatepost@32473"  # the number that RFC 5612 keeps for examples; Gatepost has none of its own
+SD_ID = "gatepost@32473"  # the number that RFC 5612 reserves for examples; Gatepost has none of its own
 CONTROLS = re.compile("[\0-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 LONGEST_LINE = 6 * LONGEST_BODY + 4096  # bytes: a character may be written as \\u0000
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?Z")
@@ -26,17 +27,17 @@ COLUMNS = ("seq", "time", "kind", "actor", "address", "execution", "project", "c
 
 
 def first_line(after: Anchor) -> str:
-    """How a file of JSON lines begins."""
+    """The first line of a file of JSON lines."""
     return json.dumps({"format": FORMAT, "after": after.seq, "hash": after.hash.hex()})
 
 
 def json_line(link: Link) -> str:
-    """An event as it is stored, for verifying."""
+    """An event as it is stored, for verification."""
     return json.dumps({"seq": link.seq, "body": link.body, "hash": link.hash.hex()})
 
 
 def last_line(head: Head, signature: bytes) -> str:
-    """How a file of JSON lines ends."""
+    """The last line of a file of JSON lines."""
     fields = {
         "first_seq": head.first_seq,
         "first_previous": head.first_previous.hex(),
@@ -99,7 +100,7 @@ def _digest(found: dict[str, Any], name: str) -> bytes:
 
 
 def syslog_line(link: Link) -> str:
-    """An event as RFC 5424 has it, all its fields as structured data."""
+    """An event in the format of RFC 5424, with all its fields as structured data."""
     content = link.content
     kind, time, actor = (_text(content.get(name)) for name in ("kind", "time", "actor"))
     severity = CRITICAL if kind == Kind.CHAIN_BROKEN else WARNING if kind in WARNINGS else NOTICE
@@ -125,7 +126,7 @@ def csv_head() -> str:
 
 
 def csv_line(link: Link) -> str:
-    """An event as a row; what has no column of its own stands as JSON in `details`."""
+    """An event as a row; fields without a column of their own are in `details` as JSON."""
     content = link.content
     rest = {name: value for name, value in content.items() if name not in COLUMNS}
     details = json.dumps(rest, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
@@ -133,7 +134,7 @@ def csv_line(link: Link) -> str:
 
 
 def _cell(value: object) -> str:
-    """A cell that no spreadsheet takes for a formula."""
+    """A cell that no spreadsheet evaluates as a formula."""
     text = _text(value)
     return f"'{text}" if text.startswith(FORMULA) and not isinstance(value, int) else text
 
@@ -145,7 +146,7 @@ def _csv_row(cells: list[str]) -> str:
 
 
 def _text(value: object) -> str:
-    """A value in one line, without anything that would be acted on."""
+    """A value in one line, with control characters escaped."""
     if value is None:
         return ""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, separators=(",", ":"))

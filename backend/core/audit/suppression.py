@@ -1,4 +1,4 @@
-"""Floods: of what repeats without end, only the beginning of each minute is written, and how many more there were."""
+"""Repeated refusals: only the first of each minute are recorded, with the number of those that were suppressed."""
 
 from dataclasses import dataclass, field
 from itertools import takewhile
@@ -10,13 +10,13 @@ MOST = 60  # of a kind, in a window
 @dataclass(slots=True)
 class _Window:
     began: int
-    let_through: int = 0
+    admitted: int = 0
     suppressed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Flood:
-    """How many of a kind were not written since `began_ms`, in Unix milliseconds."""
+class SuppressedRefusals:
+    """How many refusals with the same key were not recorded since `began_ms`, in Unix milliseconds."""
 
     key: tuple[str, ...]
     began_ms: int
@@ -24,37 +24,39 @@ class Flood:
 
 
 @dataclass(slots=True)
-class Floods:
-    """Counts what comes, by a key. Times are handed in, in Unix milliseconds."""
+class RefusalSuppressor:
+    """Counts refusals by a key. Times are passed in, in Unix milliseconds."""
 
     most: int = MOST
     window: int = WINDOW
     _windows: dict[tuple[str, ...], _Window] = field(default_factory=dict)
 
     def admit(self, key: tuple[str, ...], now: int) -> bool:
-        """Whether one more is to be written; otherwise it is counted. `over` has to be asked first."""
+        """Whether one more is to be recorded; otherwise it is counted. Call `expire` first."""
         window = self._windows.setdefault(key, _Window(now))
-        if window.let_through < self.most:
-            window.let_through += 1
+        if window.admitted < self.most:
+            window.admitted += 1
             return True
         window.suppressed += 1
         return False
 
     @property
-    def counting(self) -> bool:
-        """Whether there is a flood that was not told yet."""
+    def has_unreported(self) -> bool:
+        """Whether refusals were suppressed that have not been reported yet."""
         return any(window.suppressed for window in self._windows.values())
 
-    def over(self, now: int) -> list[Flood]:
-        """The floods whose window has ended, once each; their windows are forgotten, and so are the quiet ones."""
-        # They stand in the order in which they began, so the first that goes on is followed by others that do.
+    def expire(self, now: int) -> list[SuppressedRefusals]:
+        """Report what was suppressed in the windows that have ended, once each. All ended windows are removed."""
+        # The windows are in the order in which they began, so the first that has not ended is followed by others.
         ended = takewhile(lambda item: not 0 <= now - item[1].began < self.window, self._windows.items())
-        return self._end([key for key, _ in ended])
+        return self._remove([key for key, _ in ended])
 
-    def end(self) -> list[Flood]:
-        """All floods, ended or not."""
-        return self._end(list(self._windows))
+    def drain(self) -> list[SuppressedRefusals]:
+        """Report what was suppressed in all windows, ended or not."""
+        return self._remove(list(self._windows))
 
-    def _end(self, keys: list[tuple[str, ...]]) -> list[Flood]:
-        gone = [(key, self._windows.pop(key)) for key in keys]
-        return [Flood(key, window.began, window.suppressed) for key, window in gone if window.suppressed]
+    def _remove(self, keys: list[tuple[str, ...]]) -> list[SuppressedRefusals]:
+        removed = [(key, self._windows.pop(key)) for key in keys]
+        return [
+            SuppressedRefusals(key, window.began, window.suppressed) for key, window in removed if window.suppressed
+        ]

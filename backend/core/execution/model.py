@@ -1,22 +1,21 @@
-"""What is asked of an executor and how it ends: requests, orders, the strings on a running command, outcomes."""
+"""What is run, how it ends, and what may be asked of it while it runs.
 
-from collections.abc import Callable
+Job          what an executor is to run: plain data, so that it can be sent to another process
+Outcome      how it ended
+Instruction  what is asked of a running execution, each answered with a `Delivery`
+"""
+
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol, assert_never
+from typing import Any, assert_never
 
-from backend.core.execution.targets import Target
-from backend.core.identity import Principal
-from backend.core.language.parser import Redirect
-from backend.core.policy.profile import Profile
-from backend.core.recording.stored import Recorder
+from backend.core.policy.admit import Plan
 
-STDIN_LIMIT = 1 << 20  # bytes that wait for a program that does not read
 EXIT_TIMED_OUT, EXIT_GATEPOST_FAILED, EXIT_DENIED, EXIT_NOT_FOUND, EXIT_SIGNAL_BASE = 124, 125, 126, 127, 128
 
 
 class Status(StrEnum):
-    """How an execution stands or ended."""
+    """The state of an execution. `queued` waits for an owner; every other but `running` is final."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -27,9 +26,14 @@ class Status(StrEnum):
     DENIED = "denied"
     LOST = "lost"
 
+    @property
+    def is_final(self) -> bool:
+        """Whether the execution has ended."""
+        return self not in {Status.QUEUED, Status.RUNNING}
 
-class Stop(StrEnum):
-    """Why a running command is stopped before its own end."""
+
+class StopReason(StrEnum):
+    """Why a running execution is stopped before its own end."""
 
     CANCELLED = "cancelled"
     TIMED_OUT = "timed_out"
@@ -39,46 +43,102 @@ class Stop(StrEnum):
     WORKSPACE_FULL = "workspace_full"
     DISK_FULL = "disk_full"
     UNRECORDED = "unrecorded"
+    LEASE_LOST = "lease_lost"
+
+
+class SignalName(StrEnum):
+    """The signals that a client may send."""
+
+    HUP = "HUP"
+    INT = "INT"
+    QUIT = "QUIT"
+    TERM = "TERM"
+    KILL = "KILL"
+    USR1 = "USR1"
+    USR2 = "USR2"
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
-    """A wish to run a command. `timeout` is in seconds, None for the longest that is allowed.
+class Stop:
+    """End the execution. The first reason stays; `by` is the principal who asked."""
 
-    `stdin` keeps standard input open; `detached` commands go on without a viewer; `execution` is the id it is to get,
-    `id` the caller's own word for it.
+    reason: StopReason
+    by: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """Send a signal to every process of the execution."""
+
+    name: SignalName
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """Bytes for standard input."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class CloseInput:
+    """Close standard input."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resize:
+    """The size of the client's terminal changed."""
+
+    columns: int
+    rows: int
+
+
+Instruction = Stop | Signal | Write | CloseInput | Resize
+
+
+class Delivery(StrEnum):
+    """What became of an instruction.
+
+    `not_running`: no program runs that could receive it, or the execution has ended. `not_reading`: too many bytes
+    wait for a program that does not read. `closed`: standard input is closed, or there is no terminal to resize.
+    `unreachable`: the server that runs the execution did not answer.
     """
 
-    principal: Principal
-    target: Target
-    command: str
-    cwd: str = "."
-    timeout: float | None = None
-    dry_run: bool = False
-    stdin: bool = False
-    detached: bool = False
-    metadata_only: bool = False
-    id: str | None = None
-    execution: str | None = None
-
-    @property
-    def hides_output(self) -> bool:
-        """Whether output is neither stored nor shown."""
-        return self.metadata_only or self.target.metadata_only
+    DELIVERED = "delivered"
+    NOT_RUNNING = "not_running"
+    NOT_READING = "not_reading"
+    CLOSED = "closed"
+    UNREACHABLE = "unreachable"
 
 
 @dataclass(frozen=True, slots=True)
-class Invocation:
-    """One program of a pipeline, judged: exactly this argv, these variables beside the standard ones, these files."""
+class Actor:
+    """Who an execution belongs to, as the audit names it."""
 
-    argv: tuple[str, ...]
-    environment: tuple[tuple[str, str], ...] = ()
-    redirects: tuple[Redirect, ...] = ()
+    name: str
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What an executor is to run: plain data that survives JSON.
+
+    `plan` is the verdict on `line`, `timeout` is in seconds, `output_limit` in bytes; `stdin` keeps standard input
+    open for the first program.
+    """
+
+    execution: str
+    actor: Actor
+    line: str
+    plan: Plan
+    timeout: float
+    output_limit: int
+    stdin: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a command used, and what held it: the level and the layers of protection that were really applied.
+    """What a command used, and the level and layers of protection that were actually applied.
 
     Memory, read and written in bytes; the peak is that of its largest process.
     """
@@ -90,8 +150,19 @@ class Usage:
     protection: str = ""
     layers: tuple[str, ...] = ()
 
+    @property
+    def figures(self) -> dict[str, Any]:
+        """The fields of messages and rows; see `Figures`."""
+        return {
+            "cpu_ms": self.cpu_ms,
+            "peak_memory_bytes": self.peak_memory,
+            "read_bytes": self.read_bytes,
+            "written_bytes": self.written_bytes,
+            "protection": self.protection or None,
+        }
+
     def plus(self, other: "Usage") -> "Usage":
-        """Both together; the weaker protection counts."""
+        """The sum of both, with the weaker protection of the two."""
         weaker = min(
             (each for each in (self, other) if each.protection), key=lambda each: each.protection, default=self
         )
@@ -112,7 +183,7 @@ NOTHING_USED = Usage()
 class Outcome:
     """How a command ended. `exit_code` is its own, or by convention 124, 125, 127, 128+n; None where nothing ran.
 
-    `problem` is told to the viewers before the end.
+    `problem` is shown to the viewers before the end.
     """
 
     status: Status
@@ -125,87 +196,20 @@ class Outcome:
     usage: Usage = NOTHING_USED
 
 
-@dataclass(frozen=True, slots=True)
-class Order:
-    """What an executor is to do: this pipeline, in this folder, for so many seconds, for so many bytes of output.
-
-    `root` is the workspace, which holds `cwd`; `profile` is what judged it.
-    """
-
-    execution: str
-    profile: Profile
-    pipeline: tuple[Invocation, ...]
-    root: str
-    cwd: str
-    timeout: float
-    output_limit: int
-    stdin: bool
-    network: bool = False
-
-    @property
-    def argv(self) -> tuple[str, ...]:
-        """The words of the first program."""
-        return self.pipeline[0].argv
-
-
-class Inbox:
-    """Standard input on its way to a program: bounded, and closed once."""
-
-    def __init__(self) -> None:
-        self.waiting = bytearray()
-        self.closed = False
-        self.on_change: Callable[[], None] = lambda: None
-
-    def put(self, data: bytes) -> bool:
-        """Add bytes; False when it is closed or too many wait already."""
-        if self.closed or len(self.waiting) + len(data) > STDIN_LIMIT:
-            return False
-        self.waiting += data
-        self.on_change()
-        return True
-
-    def close(self) -> None:
-        """No more will come."""
-        self.closed = True
-        self.on_change()
-
-
-class Control:
-    """The strings on a running command: its standard input, and the reason to stop once there is one."""
-
-    def __init__(self, *, stdin: bool) -> None:
-        self.stdin = Inbox()
-        self.stdin.closed = not stdin
-        self.reason: Stop | None = None
-        self.stopped_by = ""
-        self.on_stop: Callable[[], None] = lambda: None
-        self.on_signal: Callable[[int], None] = lambda _: None
-
-    def stop(self, reason: Stop, by: str = "") -> None:
-        """Ask for the end; the first reason stays. `by` is the principal who asked."""
-        if self.reason is None:
-            self.reason, self.stopped_by = reason, by
-            self.on_stop()
-
-
-class Executor(Protocol):
-    """Runs an order to its end, writing all output to the recorder."""
-
-    async def run(self, order: Order, recorder: Recorder, control: Control) -> Outcome: ...
-
-
 def stopped_outcome(
-    reason: Stop, signal: str | None, code: int, stdout: int, stderr: int, usage: Usage = NOTHING_USED
+    reason: StopReason, signal: str | None, code: int, stdout: int, stderr: int, usage: Usage = NOTHING_USED
 ) -> Outcome:
     """The outcome of a command that was stopped for `reason`; `code` is what its process ended with."""
     match reason:
-        case Stop.TIMED_OUT:
+        case StopReason.TIMED_OUT:
             return Outcome(Status.TIMED_OUT, EXIT_TIMED_OUT, signal, stdout, stderr, usage=usage)
-        case Stop.CANCELLED | Stop.ABANDONED | Stop.SHUTDOWN:
+        case StopReason.CANCELLED | StopReason.ABANDONED | StopReason.SHUTDOWN:
             return Outcome(Status.CANCELLED, code, signal, stdout, stderr, usage=usage)
-        case Stop.OUTPUT_LIMIT | Stop.WORKSPACE_FULL | Stop.DISK_FULL:
+        case StopReason.OUTPUT_LIMIT | StopReason.WORKSPACE_FULL | StopReason.DISK_FULL:
             return Outcome(Status.FAILED, code, signal, stdout, stderr, usage=usage)
-        case Stop.UNRECORDED:
+        case StopReason.UNRECORDED:
             return Outcome(Status.FAILED, EXIT_GATEPOST_FAILED, signal, stdout, stderr, usage=usage)
+        case StopReason.LEASE_LOST:
+            return Outcome(Status.LOST, code, signal, stdout, stderr, usage=usage)
         case _:
             assert_never(reason)

@@ -1,34 +1,61 @@
 """Runs the steps of a line one after another: what `&&`, `||`, `;` and `cd` mean."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
+from typing import Protocol
 
 from backend.core.decisions import Decision
+from backend.core.execution.instructions import Instructions
 from backend.core.execution.model import (
     EXIT_DENIED,
     EXIT_GATEPOST_FAILED,
-    Control,
-    Executor,
-    Order,
+    Actor,
+    Job,
     Outcome,
     Status,
-    Stop,
+    StopReason,
     stopped_outcome,
 )
-from backend.core.execution.targets import Target
-from backend.core.policy.admit import Plan, Verdict, judge_step
-from backend.core.recording.stored import Recorder
+from backend.core.language.parser import Invocation
+from backend.core.policy.admit import PolicyTarget, Verdict, judge_step
+from backend.core.recording.writer import RecordingWriter
 
 
 @dataclass(frozen=True, slots=True)
-class Bounds:
-    """What the whole line gets: seconds, bytes of output, whether its first program has a standard input."""
+class Pipeline:
+    """One step of a line as it is run: these programs, in this folder, for so many seconds and bytes of output.
+
+    `root` is the workspace, which holds `cwd`; with `stdin` the first program reads what the client sends.
+    """
 
     execution: str
+    invocations: tuple[Invocation, ...]
+    root: str
+    cwd: str
     timeout: float
     output_limit: int
-    stdin: bool
+    stdin: bool = False
+    network: bool = False
+
+    @property
+    def argv(self) -> tuple[str, ...]:
+        """The words of the first program."""
+        return self.invocations[0].argv
+
+
+class PipelineRunner(Protocol):
+    """Runs one pipeline to its end."""
+
+    async def run(self, pipeline: Pipeline, output: RecordingWriter, instructions: Instructions) -> Outcome: ...
+
+
+class StepLog(Protocol):
+    """Records what a later step runs."""
+
+    async def step(self, execution: str, actor: Actor, argvs: tuple[tuple[str, ...], ...], decision: Decision) -> None:
+        """Record a step that is about to run with other words than were judged first. Raises StorageError."""
+        ...
 
 
 @dataclass(slots=True)
@@ -38,76 +65,76 @@ class _Progress:
     outcome: Outcome
     cwd: PurePosixPath
 
-    @property
-    def goes_on(self) -> bool:
-        """Whether a further step may run: nothing stopped the line from outside."""
-        return not self.outcome.problem
-
     def skips(self, join: str) -> bool:
+        """Whether the next step does not run: what joins it to this one says so, or the line has broken off."""
+        if self.outcome.problem:
+            return True
         failed = self.outcome.exit_code != 0
         return failed if join == "&&" else not failed if join == "||" else False
 
 
-async def run_script(
-    plan: Plan,
-    target: Target,
-    cwd: PurePosixPath,
-    bounds: Bounds,
-    executor: Executor,
-    recorder: Recorder,
-    control: Control,
-    clock: Callable[[], float],
-    announce: Callable[[Verdict], Awaitable[None]],
-) -> Outcome:
-    """Run a judged line to its end. The outcome is that of the last step that ran, with the output of all.
+@dataclass(frozen=True, slots=True)
+class Sequence:
+    """Runs lines that were judged against `target`, their pipelines by `runner`."""
 
-    `announce` is told before a step runs with other words than those that were judged first.
-    """
-    end = clock() + bounds.timeout
-    progress = _Progress(Outcome(Status.SUCCEEDED, 0), cwd)
-    for number, step in enumerate(plan.script.steps):
-        if number and control.reason:
-            return _stopped(control.reason, progress.outcome)
-        if number and (progress.skips(step.join) or not progress.goes_on):
-            continue
-        verdict = judge_step(step, target, progress.cwd) if number else plan.verdicts[0]
-        if isinstance(verdict, Decision):
-            return _denied(verdict, progress.outcome)
-        if verdict.invocations != plan.verdicts[number].invocations:
-            await announce(verdict)
-        if step.folder:
-            _enter(step.folder, target, progress, recorder)
-            continue
-        order = _order(verdict, target, progress, bounds, end - clock())
-        progress.outcome = _added(progress.outcome, await executor.run(order, recorder, control))
-    return progress.outcome
+    target: PolicyTarget
+    runner: PipelineRunner
+    log: StepLog
+    mask: Callable[[str], str]
+    clock: Callable[[], float]
 
+    async def run(self, job: Job, output: RecordingWriter, instructions: Instructions) -> Outcome:
+        """Run a line to its end. The outcome is that of the last step that ran, with the output of all."""
+        end = self.clock() + job.timeout
+        progress = _Progress(Outcome(Status.SUCCEEDED, 0), job.plan.cwd)
+        for number, step in enumerate(job.plan.script.steps):
+            if number and instructions.reason:
+                return _stopped(instructions.reason, progress.outcome)
+            if number and progress.skips(step.join):
+                continue
+            verdict = await self._verdict(job, number, progress.cwd)
+            if isinstance(verdict, Decision):
+                return _denied(verdict, progress.outcome)
+            if step.folder:
+                self._enter(step.folder, progress, output)
+                continue
+            pipeline = self._pipeline(job, verdict, progress, end - self.clock())
+            progress.outcome = _added(progress.outcome, await self.runner.run(pipeline, output, instructions))
+        return progress.outcome
 
-def _order(verdict: Verdict, target: Target, progress: _Progress, bounds: Bounds, seconds: float) -> Order:
-    spent = progress.outcome.stdout_bytes + progress.outcome.stderr_bytes
-    return Order(
-        execution=bounds.execution,
-        profile=target.profile,
-        pipeline=verdict.invocations,
-        root=str(target.workspace.root),
-        cwd=str(progress.cwd),
-        timeout=max(seconds, 0),
-        output_limit=max(bounds.output_limit - spent, 0),
-        stdin=bounds.stdin,
-        network=target.network,
-    )
+    async def _verdict(self, job: Job, number: int, cwd: PurePosixPath) -> Verdict | Decision:
+        """The verdict on a step now; other words than those judged first are recorded before they run."""
+        first = job.plan.verdicts[number]
+        if not number:
+            return first
+        verdict = judge_step(job.plan.script.steps[number], self.target, cwd)
+        if isinstance(verdict, Verdict) and verdict.invocations != first.invocations:
+            argvs = tuple(tuple(map(self.mask, each.argv)) for each in verdict.invocations)
+            await self.log.step(job.execution, job.actor, argvs, verdict.decision)
+        return verdict
 
+    def _pipeline(self, job: Job, verdict: Verdict, progress: _Progress, seconds: float) -> Pipeline:
+        spent = progress.outcome.stdout_bytes + progress.outcome.stderr_bytes
+        return Pipeline(
+            execution=job.execution,
+            invocations=verdict.invocations,
+            root=str(self.target.files.root),
+            cwd=str(progress.cwd),
+            timeout=max(seconds, 0),
+            output_limit=max(job.output_limit - spent, 0),
+            stdin=job.stdin,
+            network=self.target.network,
+        )
 
-def _enter(folder: str, target: Target, progress: _Progress, recorder: Recorder) -> None:
-    """`cd`: its message is that of a program, so that `cd x && y` fails as it would in a shell."""
-    entered = target.workspace.enter(str(progress.cwd / folder))
-    if isinstance(entered, Decision):
-        size = recorder.say("stderr", f"cd: {folder}: No such folder")
-        failed = Outcome(Status.FAILED, 1, stderr_bytes=size)
-        progress.outcome = _added(progress.outcome, failed)
-    else:
-        progress.cwd = entered
-        progress.outcome = _added(progress.outcome, Outcome(Status.SUCCEEDED, 0))
+    def _enter(self, folder: str, progress: _Progress, output: RecordingWriter) -> None:
+        """`cd`: its message is that of a program, so that `cd x && y` fails as it would in a shell."""
+        entered = self.target.files.enter(str(progress.cwd / folder))
+        if isinstance(entered, Decision):
+            size = output.say("stderr", f"cd: {folder}: No such folder")
+            progress.outcome = _added(progress.outcome, Outcome(Status.FAILED, 1, stderr_bytes=size))
+        else:
+            progress.cwd = entered
+            progress.outcome = _added(progress.outcome, Outcome(Status.SUCCEEDED, 0))
 
 
 def _added(before: Outcome, outcome: Outcome) -> Outcome:
@@ -119,7 +146,7 @@ def _added(before: Outcome, outcome: Outcome) -> Outcome:
     )
 
 
-def _stopped(reason: Stop, before: Outcome) -> Outcome:
+def _stopped(reason: StopReason, before: Outcome) -> Outcome:
     """What is asked to stop between two steps stops as it would within one."""
     if before.status not in {Status.SUCCEEDED, Status.FAILED}:
         return before
@@ -128,5 +155,5 @@ def _stopped(reason: Stop, before: Outcome) -> Outcome:
 
 
 def _denied(decision: Decision, before: Outcome) -> Outcome:
-    """A step that was allowed when the line came is not any more: what ran before it changed the files."""
+    """A step that was allowed when the line came is refused now: what ran before it changed the files."""
     return _added(before, Outcome(Status.FAILED, EXIT_DENIED, problem=decision.reason, rule=decision.rule))

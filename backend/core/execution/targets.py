@@ -1,41 +1,53 @@
-"""Where a command runs and under which policy."""
+"""Where a command runs, under which policy, by what, and how much of it."""
 
 from dataclasses import dataclass
-from pathlib import PurePosixPath
-from typing import Protocol
+from typing import NamedTuple
 
-from backend.core.decisions import Decision
-from backend.core.language.lexer import Word
+from backend.core.execution.executor import Executor
+from backend.core.policy.files import FileView
 from backend.core.policy.profile import Profile
 
 
-class Workspace(Protocol):
-    """The folder that commands run in, seen through the file system."""
+class TargetRef(NamedTuple):
+    """The name of a target: `local` is the caller's own place, `project:01J…` a project."""
 
-    root: PurePosixPath
+    kind: str
+    name: str = ""
 
-    def enter(self, cwd: str) -> PurePosixPath | Decision:
-        """The absolute folder `cwd` names, read from the root, or why not."""
-        ...
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.name}" if self.name else self.kind
 
-    def expand(self, words: tuple[Word, ...], cwd: PurePosixPath) -> tuple[str, ...] | Decision:
-        """The words with their globs replaced by the names that match."""
-        ...
 
-    def check(self, paths: tuple[str, ...], cwd: PurePosixPath) -> Decision | None:
-        """Refuse paths that lead out of the workspace through links."""
-        ...
+OWN = TargetRef("local")
+
+
+def project_ref(project: str | None) -> TargetRef:
+    """A project, or the caller's own place where none is named."""
+    return OWN if project is None else TargetRef("project", project)
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutionLimits:
+    """Bounds of one execution: seconds to run, bytes of output, seconds without a viewer.
+
+    `longest` is the timeout in seconds that an account may ask for; a visitor gets at most `timeout`.
+    """
+
+    timeout: float
+    longest: float
+    output_limit: int
+    detach_grace: float
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A workspace under a profile. Without a `project` it is the terminal's own.
+    """A resolved target. With `metadata_only` its output is neither stored nor shown."""
 
-    `metadata_only` says that output is neither stored nor shown.
-    """
-
+    ref: TargetRef
     profile: Profile
-    workspace: Workspace
+    files: FileView
+    executor: Executor
+    limits: ExecutionLimits
     project: str | None = None
     network: bool = False
     metadata_only: bool = False

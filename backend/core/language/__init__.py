@@ -1,1 +1,1 @@
-"""Reading a line: text to words, words to steps of pipelines."""
+"""The command language: a line parsed into words, commands and steps."""

@@ -1,7 +1,7 @@
-"""The characters of a command line, cut into words and operators.
+"""The lexer: a command line split into words and operators.
 
 What is accepted means the same as in a POSIX shell. What a shell would expand, and every operator that the caller does
-not permit, is refused with advice to quote it; globs are kept, the workspace expands them.
+not permit, is refused with advice to quote it. Globs are left as they are; the workspace expands them.
 """
 
 import re
@@ -25,26 +25,26 @@ OPERATORS = {
     ")": "closes a subshell",
 }
 
-# Bidirectional controls, separators and invisible characters make a line read differently from what it does.
+# Bidirectional controls, separators and invisible characters make a line look different from what it does.
 HIDDEN = re.compile(
     "[\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e0fff]"
 )
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 SURROGATE = re.compile("[\ud800-\udfff]")
-# Joiners are part of emoji and of several scripts, but between ASCII letters they only hide.
+# Joiners are part of emoji and of several scripts, but between ASCII letters they only disguise text.
 STRAY_JOINER = re.compile("(?:^|[\x00-\x7f])[\u200c\u200d]")
 EXPANSION = re.compile(r"[A-Za-z0-9_{(@*#?$!-]")
 ASSIGNMENT = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=")
 MERGE = re.compile(r"2>&1(?![^ \t\n;&|<>()])")
 UNLIKE_BRACKET = re.compile(r"\[(\^|!?[^]\s]*\[[:.=])")
-# In order: of two that fit, the longer one is meant.
+# In order: where two match, the longer one is meant.
 KNOWN_OPERATORS = ("&&", "||", ">>", ";", "|", ">", "<")
 MERGE_OPERATOR = "2>&1"
 
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """One word after quoting. `active` holds the positions of glob characters in `text` that were not quoted."""
+    """One word after quote removal. `active` are the positions of glob characters in `text` that were not quoted."""
 
     text: str
     active: frozenset[int] = frozenset()
@@ -64,7 +64,7 @@ class Assignment:
 
 @dataclass(frozen=True, slots=True)
 class Operator:
-    """An operator as it is written, `2>&1` too; `descriptor` is the number in front of a redirection, `position` from 1."""
+    """An operator as written, including `2>&1`. `descriptor` is the number before a redirection; `position` counts from 1."""
 
     text: str
     position: int
@@ -80,7 +80,7 @@ class _Refused(Exception):
 
 
 def tokens(line: str, operators: frozenset[str], *, assignments: bool) -> list[Token] | Decision:
-    """Cut `line` up, or say what in it is refused and where (characters, from 1)."""
+    """Split `line`, or return what in it is refused and where (characters, from 1)."""
     if hidden := hidden_character(line):
         return hidden
     try:
@@ -90,9 +90,9 @@ def tokens(line: str, operators: frozenset[str], *, assignments: bool) -> list[T
 
 
 def hidden_character(line: str) -> Decision | None:
-    """Refuse what a person cannot see in a line; TAB and LF are judged by the lexer."""
+    """Refuse characters that a person cannot see in a line; TAB and LF are judged by the lexer."""
     for pattern, name in (
-        (SURROGATE, "half a character (a lone surrogate)"),
+        (SURROGATE, "a lone surrogate"),
         (CONTROL, "a control character"),
         (HIDDEN, "an invisible or direction-changing character"),
         (STRAY_JOINER, "an invisible joiner"),
@@ -101,7 +101,7 @@ def hidden_character(line: str) -> Decision | None:
             code = ord(found.group()[-1])
             return Decision.deny(
                 "syntax.character",
-                f"The line holds {name}, U+{code:04X}, at position {found.end()}.",
+                f"The line contains {name}, U+{code:04X}, at position {found.end()}.",
                 "Remove it and type the line again.",
             )
     return None
@@ -121,7 +121,7 @@ class _Lexer:
         self._is_target = False
 
     def tokens(self) -> Iterator[Token]:
-        """Assignments stand before the program only: the first word of a command ends them."""
+        """Assignments come only before the program: the first word of a command ends them."""
         before_program = True
         while self._skip_blanks():
             token = (
@@ -142,7 +142,7 @@ class _Lexer:
         return self.at < len(self.line)
 
     def _at_operator(self) -> bool:
-        """Whether an operator stands here, perhaps behind the number of a descriptor."""
+        """Whether an operator begins here, possibly with the number of a descriptor."""
         digits = len(self.line) - self.at - len(self.line[self.at :].lstrip("0123456789"))
         following = self.line[self.at + digits : self.at + digits + 1]
         return following in {"<", ">"} if digits else following in OPERATORS
@@ -161,7 +161,7 @@ class _Lexer:
         after = self.line[self.at + len(text) : self.at + len(text) + 1]
         if (text[0] in "<>" and after and after in "<>&|(") or number not in {"", "1", "2"} or (number and text == "<"):
             hint = "Use < file, > file, >> file, 2> file or 2>&1."
-            self._refuse("syntax.redirect", "This redirection is not one of those that are taken", hint)
+            self._refuse("syntax.redirect", "This kind of redirection is not supported", hint)
         self.at += len(text)
         return Operator(text, start + 1, int(number) if number else None)
 
@@ -182,7 +182,7 @@ class _Lexer:
     def _check_start(self) -> None:
         match self.line[self.at]:
             case "~":
-                self._refuse("syntax.tilde", "~ names a home folder")
+                self._refuse("syntax.tilde", "~ is expanded to a home folder")
             case "#":
                 self._refuse("syntax.comment", "# starts a comment")
             case _:
@@ -203,22 +203,22 @@ class _Lexer:
             case "{":
                 self._brace()
             case "\n":
-                self._refuse("syntax.newline", "A line break ends a command", "Send one command a line.")
+                self._refuse("syntax.newline", "A line break ends a command", "Send one command per line.")
             case "~" if self.assigning:
-                self._refuse("syntax.tilde", "~ names a home folder")
+                self._refuse("syntax.tilde", "~ is expanded to a home folder")
             case _:
                 self._bare(char)
 
     def _bare(self, char: str) -> None:
         if char == "[" and UNLIKE_BRACKET.match(self.line, self.at):
-            self._refuse("syntax.bracket", "Character classes in globs and [^...] do not mean the same everywhere")
+            self._refuse("syntax.bracket", "Character classes in globs and [^...] differ between shells")
         if char in GLOB_CHARACTERS:
             self.active.add(len(self.text))
         self.text.append(char)
         self.at += 1
 
     def _brace(self) -> None:
-        """`{}` is itself in every shell (find uses it); other braces are not the same in all of them."""
+        """`{}` is literal in every shell (find uses it); other braces differ between shells."""
         if self.line[self.at : self.at + 2] != "{}":
             self._refuse("syntax.brace", "{ starts a brace expansion")
         self.text.extend("{}")
@@ -228,7 +228,7 @@ class _Lexer:
         if self.at + 1 >= len(self.line):
             self._refuse("syntax.escape", "The line ends in a backslash", "Quote the backslash: '\\'.")
         if self.line[self.at + 1] == "\n":
-            self._refuse("syntax.newline", "A line break ends a command", "Send one command a line.")
+            self._refuse("syntax.newline", "A line break ends a command", "Send one command per line.")
         self.text.append(self.line[self.at + 1])
         self.at += 2
 
@@ -262,12 +262,12 @@ class _Lexer:
     def _escaped_in_double_quotes(self) -> None:
         following = self.line[self.at + 1 : self.at + 2]
         if following == "\n":
-            self._refuse("syntax.newline", "A line break after a backslash joins lines", "Put it all on one line.")
+            self._refuse("syntax.newline", "A line break after a backslash joins lines", "Write it on one line.")
         self.text.extend(following if following and following in '$`"\\' else "\\" + following)
         self.at += 1 + len(following)
 
     def _expands(self) -> bool:
-        """A `$` stands for itself unless a name, a parameter or an opening follows (POSIX 2.6)."""
+        """A `$` is literal unless a name, a parameter or an opening follows (POSIX 2.6)."""
         return bool(EXPANSION.match(self.line[self.at + 1 : self.at + 2]))
 
     def _starts_quote(self) -> bool:
@@ -279,6 +279,6 @@ class _Lexer:
             Decision.deny(
                 rule,
                 f"{what} (position {self.at + 1}); no shell runs here.",
-                hint or "To use the character itself, quote it: put it between ' and '.",
+                hint or "To use the character itself, quote it with ' on both sides.",
             )
         )

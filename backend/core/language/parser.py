@@ -1,4 +1,4 @@
-"""The command line, parsed once.
+"""The parser: a command line parsed exactly once.
 
 The words found here are the words that policy judges and that the programs get; no shell ever sees the line. A line is
 a list of steps joined by `&&`, `||` and `;`; a step is a pipeline of commands; a command has words, assignments in
@@ -12,7 +12,7 @@ from itertools import chain
 from backend.core.decisions import Decision
 from backend.core.language.lexer import MERGE_OPERATOR, Assignment, Operator, Token, Word, tokens
 
-__all__ = ["Assignment", "Command", "Redirect", "Script", "Step", "Word", "parse"]
+__all__ = ["Assignment", "Command", "Invocation", "Redirect", "Script", "Step", "Word", "parse"]
 
 NO_OPERATORS: frozenset[str] = frozenset()
 JOINS = frozenset({"&&", "||", ";"})
@@ -21,7 +21,7 @@ CHANGE_FOLDER = "cd"
 
 @dataclass(frozen=True, slots=True)
 class Redirect:
-    """`< file`, `> file`, `>> file` for a descriptor; `operator` is `2>&1` where standard error joins standard output."""
+    """`< file`, `> file`, `>> file` for a descriptor; `operator` is `2>&1` where standard error goes to standard output."""
 
     operator: str
     descriptor: int
@@ -38,15 +38,24 @@ class Command:
 
     @property
     def argv(self) -> tuple[str, ...]:
-        """The words as they were written, globs not expanded."""
+        """The words as written, with globs not expanded."""
         return tuple(word.text for word in self.words)
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """A pipeline, and how it follows on the one before: `&&`, `||`, `;`, or nothing for the first.
+class Invocation:
+    """One program of a pipeline, judged: exactly this argv, these variables in addition to the standard ones, these files."""
 
-    With a `folder` the step is `cd folder`, and nothing is run for it.
+    argv: tuple[str, ...]
+    environment: tuple[tuple[str, str], ...] = ()
+    redirects: tuple[Redirect, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A pipeline, and what joins it to the one before: `&&`, `||`, `;`, or nothing for the first.
+
+    With a `folder` the step is `cd folder`, for which no program runs.
     """
 
     join: str
@@ -71,14 +80,14 @@ class Script:
 
     @property
     def argv(self) -> tuple[str, ...]:
-        """The texts of all words, globs not expanded."""
+        """The texts of all words, with globs not expanded."""
         return tuple(word.text for word in self.words)
 
 
 def parse(line: str, operators: frozenset[str] = NO_OPERATORS, *, assignments: bool = False) -> Script | Decision:
-    """Read `line`, or say what in it is refused and where.
+    """Parse `line`, or return what in it is refused and where.
 
-    `operators` are those that may stand in it, of `| && || ; > >> < 2>&1 cd`; `assignments` permits `NAME=value`.
+    `operators` are those that are permitted in it, of `| && || ; > >> < 2>&1 cd`; `assignments` permits `NAME=value`.
     """
     found = tokens(line, operators, assignments=assignments)
     if isinstance(found, Decision):
@@ -88,7 +97,7 @@ def parse(line: str, operators: frozenset[str] = NO_OPERATORS, *, assignments: b
 
 @dataclass(slots=True)
 class _Reader:
-    """Puts tokens together to commands, commands to steps."""
+    """Assembles tokens into commands, and commands into steps."""
 
     waiting: list[Token]
     takes_cd: bool
@@ -108,7 +117,7 @@ class _Reader:
         return Script(tuple(self.steps))
 
     def _connect(self) -> Decision | None:
-        """Take the operator behind a command. Only `;` may end a line."""
+        """Consume the operator after a command. Only `;` may end a line."""
         operator = self.waiting.pop() if self.waiting else None
         match operator:
             case Operator(text="|"):
@@ -156,20 +165,20 @@ class _Reader:
             return Redirect(operator.text, 2)
         target = self.waiting.pop() if self.waiting else None
         if not isinstance(target, Word) or not target.text or target.is_glob:
-            reason = f"{operator.text} wants the name of a file behind it (position {operator.position})."
-            return Decision.deny("syntax.redirect", reason, "Write for example > out.txt; globs are not taken here.")
+            reason = f"{operator.text} requires the name of a file after it (position {operator.position})."
+            return Decision.deny("syntax.redirect", reason, "Write for example > out.txt; globs are not accepted here.")
         standard = 0 if operator.text == "<" else 1
         return Redirect(operator.text, operator.descriptor or standard, target.text)
 
 
 def _change_folder(step: Step, following: str) -> Step | Decision:
-    """`cd DIR` stands alone in its step and goes on with `&&`: what follows must not run where it was not meant."""
+    """`cd DIR` is alone in its step and `&&` follows: the next step must not run in another folder if it fails."""
     match step.commands:
         case (Command(words=(_, folder), assignments=(), redirects=()),) if following == "&&":
             if folder.text and not folder.is_glob and not folder.text.startswith("-"):
                 return Step(step.join, step.commands, folder.text)
-    reason = "cd is taken as `cd DIR && ...` only; it lasts to the end of the line."
-    return Decision.deny("syntax.cd", reason, "Or name the folder where the command is sent.")
+    reason = "cd is supported only as `cd DIR && ...`; it applies to the end of the line."
+    return Decision.deny("syntax.cd", reason, "Or send the command with the folder as its cwd.")
 
 
 def _incomplete(operator: Operator) -> Decision:
@@ -179,5 +188,5 @@ def _incomplete(operator: Operator) -> Decision:
 
 def _no_program() -> Decision:
     return Decision.deny(
-        "syntax.assignment", "A variable is set for the command behind it, and there is none.", "NAME=value command"
+        "syntax.assignment", "A variable is set for the command after it, and there is none.", "NAME=value command"
     )

@@ -1,1 +1,1 @@
-"""What may run: profiles, the rules of programs, the verdict on a line."""
+"""Policy: what a profile allows of a line."""

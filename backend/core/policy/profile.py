@@ -1,34 +1,34 @@
-"""Policy as a value: which programs a profile lets run, with which options, on which paths.
+"""Policy as a value: which programs a profile allows, with which options, on which paths.
 
-A `Profile` is read from TOML once; its verdicts are pure functions of tokens. What is not named is refused: a program
-that is not listed, an option that is not listed, an abbreviated option. The shape of a profile:
+A `Profile` is parsed from TOML once; its verdicts are pure functions of tokens. What is not listed is refused: programs,
+options, abbreviated options. The keys of a profile:
 
     name, summary                 words for `help`
-    operators                     what may join commands: some of | && || ; > >> < 2>&1 cd
-    environment                   names that `NAME=value command` may set
-    quirks                        those of all programs, see below
-    [limits]                      characters (of the line), arguments (typed words, the program among them)
-    [kinds]                       NAME = a regular expression that the whole value must match, or
+    operators                     what may join commands, a subset of | && || ; > >> < 2>&1 cd
+    environment                   variables that `NAME=value command` may set
+    quirks                        quirks of all programs, see below
+    [limits]                      characters (of the line), arguments (typed words, including the program)
+    [kinds]                       NAME = a regular expression that all of the value must match, or
                                   {pattern, role}, where the role is one of the built-in kinds: text, path,
                                   target (a file that is written: none of git's own), folder (what other paths may
-                                  be meant from), guess (a path if it looks like one to elsewhere), sed, awk
-    [programs.NAME]               summary, usage, risk, network = true: only where the network is on
+                                  be relative to), guess (a path if it looks like one out of the workspace), sed, awk
+    [programs.NAME]               summary, usage, risk, network = true (only where the network is on)
       arguments                   "listed" (the default), "any"
       flags                       options without a value
-      values                      {option = kind}; "kind?" where the value may be left out
-      optional                    long options whose value is text and may be left out
-      refused                     {option = why}: a better refusal than "not listed"
+      values                      {option = kind}; "kind?" where the value may be omitted
+      optional                    long options whose value is text and may be omitted
+      refused                     {option = reason}: a better refusal than "not listed"
       operands, first, unless     the kind of the operands; of the first, unless one of these options is given
-      quirks                      where it does not read options as getopt_long does, see policy_program.Quirk
-      shapes                      instead of all these: patterns for the whole of the arguments, parted by one blank
-      requires                    {option = [options]}: one of which must be there too; "" is the program itself,
-                                  "operand" stands for any operand
-      moderate, online            options that raise the risk; that need the network
-      spares_root                 it may not be given the workspace itself
+      quirks                      where it does not parse options as getopt_long does, see program_rules.Quirk
+      shapes                      instead of all these: patterns for all arguments, separated by one blank
+      requires                    {option = [options]}: one of which must be given too; "" is the program itself,
+                                  "operand" is any operand
+      moderate, online            options that raise the risk; options that need the network
+      spares_root                 the workspace itself is not a permitted argument
       subcommands.NAME            the same keys, without a summary; several names may share one table ("ci install");
-                                  `shared = true` beside it: the options before the subcommand hold after it too
-      like                        instead of all these: the name of a program above, which this is another name for
-    [blocked.programs]            NAME = why (a better refusal than "not listed")
+                                  with `shared = true` the options of the program are options of these too
+      like                        instead of all these: the name of a program above that has the same rules
+    [blocked.programs]            NAME = reason (a better refusal than "not listed")
     [[blocked.arguments]]         rule, pattern (a regular expression on one token), reason, hint
 """
 
@@ -42,21 +42,21 @@ from typing import Self
 
 from backend.core.decisions import Decision, Risk
 from backend.core.policy.profile_file import PROGRAM_NAME, ProfileError, Table, read_programs
-from backend.core.policy.program_rules import Argument, Misuse, Program, Reading, Role, Use
+from backend.core.policy.program_rules import Argument, ArgumentError, ArgumentParse, Program, ProgramUse, Role
 from backend.core.policy.sed_awk import ScriptError, check_awk, check_sed
 
 __all__ = ["Place", "Profile", "ProfileError"]
 
 OPERATORS = frozenset({"|", "&&", "||", ";", ">", ">>", "<", "2>&1", "cd"})
 
-# Variables that make a program load code, start another or look elsewhere for its files.
+# Variables that make a program load code, start another program or search elsewhere for its files.
 DANGEROUS_VARIABLE = re.compile(
     "(?i:LD_.*|DYLD_.*|GIT_.*|PYTHON.*|PERL.*|RUBY.*|NPM_CONFIG_.*|YARN_.*|BASH.*|GCONV_PATH|NODE_(?!ENV$).*)"
     "|PATH|ENV|IFS|HOME|SHELL|SHELLOPTS|PS4|EDITOR|VISUAL|PAGER|BROWSER|LESS.*|TMPDIR|TAR_OPTIONS|TAPE|GREP_.*|UNZIP|ZIP.*"
     "|POSIXLY_CORRECT|.*_PROXY|.*_proxy|XDG_.*|LOCPATH|NLSPATH|TERMINFO.*|AWK.*|GAWK.*|CURL_.*|WGET.*|SSL_.*|SSH_.*"
 )
 VARIABLE_NAME = re.compile("[A-Za-z_][A-Za-z0-9_]*")
-# Several of the harmless variables name a file when they hold a path.
+# Several of the harmless variables name a file when their value is a path.
 VARIABLE_VALUE = re.compile(r"(?!.*\.\.)(?::?[A-Za-z0-9_+*@,.=-][A-Za-z0-9_+*@,.:=/ -]*)?")
 
 NULL_DEVICE = "/dev/null"
@@ -65,26 +65,26 @@ DEVICES = PurePosixPath("/dev")
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a command would run: the workspace that confines it and the folder in it, both absolute; with network?"""
+    """Where a command would run: the workspace that confines it and the folder in it, both absolute, and whether the network is on."""
 
     root: PurePosixPath
     cwd: PurePosixPath
     network: bool = False
 
     def holds(self, path: str) -> bool:
-        """Whether `path`, read from `cwd`, stays in the workspace as far as its text tells."""
+        """Whether `path`, relative to `cwd`, stays in the workspace as far as its text shows."""
         full = self.cwd / path
         return ".." not in full.parts and full.is_relative_to(self.root)
 
     def is_root(self, path: str) -> bool:
-        """Whether `path` is the workspace itself, a folder above it, or the root of all."""
+        """Whether `path` is the workspace itself, a folder above it, or the root of the file system."""
         full = self.cwd / path
         return len(full.parts) == 1 or self.root.is_relative_to(full)
 
 
 @dataclass(frozen=True, slots=True)
 class BlockedArgument:
-    """A token that no program may be given."""
+    """A token that is refused for every program."""
 
     rule: str
     pattern: re.Pattern[str]
@@ -94,7 +94,7 @@ class BlockedArgument:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """What one kind of principal may run. A profile without programs permits nothing."""
+    """What one kind of principal may run. A profile without programs allows nothing."""
 
     name: str
     summary: str
@@ -109,7 +109,7 @@ class Profile:
 
     @classmethod
     def from_toml(cls, text: str) -> Self:
-        """Read a profile; raises ProfileError for anything that is missing, unknown or of the wrong type."""
+        """Parse a profile; raises ProfileError for anything that is missing, unknown or of the wrong type."""
         try:
             profile = cls._from_table(Table("profile", tomllib.loads(text)))
         except (tomllib.TOMLDecodeError, re.error) as error:
@@ -135,7 +135,7 @@ class Profile:
         return profile
 
     def with_extra(self, names: Iterable[str]) -> Self:
-        """This profile with further programs of a project: any arguments, high risk. Raises ProfileError."""
+        """This profile with additional programs of a project: any arguments, high risk. Raises ProfileError."""
         added = {}
         for name in names:
             if name in self.blocked_programs:
@@ -151,43 +151,43 @@ class Profile:
         return f"Allowed here: {', '.join(sorted(self.programs))}." if self.programs else "Nothing is allowed here."
 
     def check_length(self, line: str) -> Decision | None:
-        """Refuse a line that is too long to be worth reading."""
+        """Refuse a line that is too long."""
         if len(line) <= self.max_characters:
             return None
         return Decision.deny(
             "limits.characters",
-            f"The line has {len(line)} characters; at most {self.max_characters} are read.",
+            f"The line has {len(line)} characters; at most {self.max_characters} are allowed.",
             "Put long text into a file in the workspace.",
         )
 
     def check_count(self, words: int) -> Decision | None:
-        """Refuse a line without words, or with more than the profile reads."""
+        """Refuse a line without words, or with more than the profile allows."""
         if words == 0:
             return Decision.deny("command.empty", "There is no command.", self.allowed, risk=Risk.SAFE)
         if words <= self.max_arguments:
             return None
         return Decision.deny(
             "limits.arguments",
-            f"The command has {words} words; at most {self.max_arguments} are taken.",
+            f"The command has {words} words; at most {self.max_arguments} are allowed.",
             "Split it into several commands.",
         )
 
     def decide(self, argv: tuple[str, ...], place: Place) -> Decision:
-        """The verdict on one command. `argv` holds at least the program."""
+        """The verdict on one command. `argv` contains at least the program."""
         if refusal := self._refuse_name(argv[0]) or self._refuse_token(argv[1:]):
             return refusal
         program = self.programs[argv[0]]
         if program.network and not place.network:
             return _offline(program)
-        reading, arguments = Reading(), []
+        parse, arguments = ArgumentParse(), []
         try:
-            for argument in reading.arguments(program, iter(argv[1:])):
-                if refusal := _refuse_path(reading.uses[-1].program, argument, place):
+            for argument in parse.arguments(program, iter(argv[1:])):
+                if refusal := _refuse_path(parse.uses[-1].program, argument, place):
                     return refusal
                 arguments.append(argument)
-            return _refuse_uses(reading.uses, place) or _allow(program, reading, arguments)
-        except Misuse as misuse:
-            return Decision.deny(misuse.rule, misuse.reason, misuse.hint, risk=Risk.HIGH)
+            return _refuse_uses(parse.uses, place) or _allow(program, parse, arguments)
+        except ArgumentError as error:
+            return Decision.deny(error.rule, error.reason, error.hint, risk=Risk.HIGH)
         except ScriptError as error:
             return Decision.deny("option.script", f"In the script: {error}.", program.usage, risk=Risk.HIGH)
 
@@ -203,10 +203,10 @@ class Profile:
     def decide_assignment(self, name: str, value: str) -> Decision:
         """The verdict on `NAME=value` before a command."""
         if name not in self.environment:
-            names = f"May be set here: {', '.join(sorted(self.environment))}." if self.environment else "Leave it out."
+            names = f"Allowed here: {', '.join(sorted(self.environment))}." if self.environment else "Remove it."
             return Decision.deny("environment.unlisted", f"{name} may not be set here.", names, risk=Risk.HIGH)
         if not VARIABLE_VALUE.fullmatch(value):
-            reason = f"The value of {name} may hold letters, digits and plain signs, and no path to elsewhere."
+            reason = f"The value of {name} may contain letters, digits and plain punctuation, and no path out of the workspace."
             return Decision.deny("environment.value", reason, "Choose a plain value.", risk=Risk.HIGH)
         return Decision(True, "allow.environment", Risk.SAFE, f"Set {name} for the command")
 
@@ -216,7 +216,7 @@ class Profile:
         if why := self.blocked_programs.get(name):
             return Decision.deny(f"blocked.{name}", f"{name} is blocked: {why}.", self.allowed)
         if not PROGRAM_NAME.fullmatch(name):
-            reason = "A command starts with the plain name of a program: small letters, digits, dot, dash."
+            reason = "A command starts with the plain name of a program: lower-case letters, digits, dot, dash."
             return Decision.deny("program.name", reason, self.allowed)
         reason = f"{name} is not a program of the profile {self.name}."
         return Decision.deny("program.unlisted", reason, self.allowed, risk=Risk.HIGH)
@@ -232,14 +232,14 @@ class Profile:
 _INSIDE = "Name files relative to the workspace."
 
 
-def _allow(program: Program, reading: Reading, arguments: list[Argument]) -> Decision:
+def _allow(program: Program, parse: ArgumentParse, arguments: list[Argument]) -> Decision:
     _check_scripts(arguments)
-    rules = sorted((use.risk for use in reading.uses), key=list(Risk).index)
-    return Decision(True, f"allow.{program.name}", rules[-1], program.summary, paths=_paths(arguments))
+    risks = sorted((use.risk for use in parse.uses), key=list(Risk).index)
+    return Decision(True, f"allow.{program.name}", risks[-1], program.summary, paths=_paths(arguments))
 
 
 def _paths(arguments: list[Argument]) -> tuple[str, ...]:
-    """All files named; where folders are gone to, also as seen from there: from each, and from one after the other."""
+    """All files named; with folders that are changed to, also relative to each of them, and to one after the other."""
     paths = [argument.text for argument in arguments if argument.is_path]
     folders = [PurePosixPath(argument.text) for argument in arguments if argument.role is Role.FOLDER]
     starts = {*folders, PurePosixPath(*folders)} if folders else set()
@@ -247,14 +247,14 @@ def _paths(arguments: list[Argument]) -> tuple[str, ...]:
 
 
 def _check_scripts(arguments: list[Argument]) -> None:
-    """Scripts given in pieces are read as one, as the program does."""
+    """A script given in pieces is checked as one, as the program runs it."""
     for role, check in ((Role.SED, check_sed), (Role.AWK, check_awk)):
         pieces = [argument.text for argument in arguments if argument.role is role]
         if pieces:
             check("\n".join(pieces))
 
 
-def _refuse_uses(uses: list[Use], place: Place) -> Decision | None:
+def _refuse_uses(uses: list[ProgramUse], place: Place) -> Decision | None:
     for use in uses:
         if use.is_online and not place.network:
             return _offline(use.program)
@@ -264,7 +264,7 @@ def _refuse_uses(uses: list[Use], place: Place) -> Decision | None:
 
 def _offline(program: Program) -> Decision:
     reason = f"{program.name} reaches the network, which is off here."
-    return Decision.deny("network.off", reason, "Work with what is in the workspace.", risk=Risk.HIGH)
+    return Decision.deny("network.off", reason, "Use what is already in the workspace.", risk=Risk.HIGH)
 
 
 def _refuse_path(program: Program, argument: Argument, place: Place) -> Decision | None:
@@ -272,7 +272,7 @@ def _refuse_path(program: Program, argument: Argument, place: Place) -> Decision
         return None
     if program.spares_root and place.is_root(argument.text):
         return Decision.deny(
-            "path.root", f"{program.name} may not be given the whole workspace.", "Name what is in it."
+            "path.root", f"{program.name} is not allowed on the workspace itself.", "Name the files in it."
         )
     if argument.role in {Role.TARGET, Role.FOLDER}:
         return _refuse_written(argument.text, place)
@@ -283,12 +283,12 @@ def _refuse_outside(path: str, place: Place) -> Decision | None:
     if place.holds(path):
         return None
     if ".." in PurePosixPath(path).parts:
-        return Decision.deny("path.parent", "'..' leads out of the folder.", "Name files without '..'.")
-    return Decision.deny("path.outside", f"{path} lies outside the workspace.", _INSIDE)
+        return Decision.deny("path.parent", "'..' leads out of the current folder.", "Name files without '..'.")
+    return Decision.deny("path.outside", f"{path} is outside the workspace.", _INSIDE)
 
 
 def _refuse_written(path: str, place: Place) -> Decision | None:
-    """What is in .git decides which programs git starts: git alone writes there."""
+    """The files in .git decide which programs git starts, so only git may write there."""
     if refusal := _refuse_outside(path, place):
         return refusal
     if ".git" in (part.lower() for part in (place.cwd / path).relative_to(place.root).parts):
@@ -299,14 +299,16 @@ def _refuse_written(path: str, place: Place) -> Decision | None:
 def _operators(table: Table) -> frozenset[str]:
     operators = frozenset(table.strings("operators"))
     if unknown := operators - OPERATORS:
-        raise ProfileError(f"{table.place}.operators: {sorted(unknown)[0]!r} is none of {' '.join(sorted(OPERATORS))}")
+        raise ProfileError(
+            f"{table.place}.operators: {sorted(unknown)[0]!r} is not one of {' '.join(sorted(OPERATORS))}"
+        )
     return operators
 
 
 def _environment(table: Table) -> frozenset[str]:
     for name in (names := table.strings("environment")):
         if not VARIABLE_NAME.fullmatch(name):
-            raise ProfileError(f"{table.place}.environment: {name!r} is not a name")
+            raise ProfileError(f"{table.place}.environment: {name!r} is not the name of a variable")
         if DANGEROUS_VARIABLE.fullmatch(name):
             raise ProfileError(f"{table.place}.environment: {name} can change which program runs, or from where")
     return frozenset(names)

@@ -1,4 +1,4 @@
-"""Reading a policy from TOML: tables that know their place, and the programs in them."""
+"""Parsing a policy from TOML: tables that know their place in the file, and the programs in them."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -17,7 +17,7 @@ PROGRAM_NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 
 
 class ProfileError(ValueError):
-    """A profile that cannot be used; the message names the place in it."""
+    """The profile is invalid; the message names the place in it."""
 
 
 @dataclass(slots=True)
@@ -32,7 +32,7 @@ class Table:
         self.read.add(key)
         value = self.data.get(key, default)
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            raise ProfileError(f"{self.place}.{key}: a {kind.__name__} is wanted, found {value!r}")
+            raise ProfileError(f"{self.place}.{key}: expected a {kind.__name__}, found {value!r}")
         return value
 
     def text(self, key: str, default: str | None = None) -> str:
@@ -56,13 +56,13 @@ class Table:
     def choices(self, key: str, kind: type[E]) -> frozenset[E]:
         values = self.strings(key)
         if unknown := set(values) - {str(member) for member in kind}:
-            raise ProfileError(f"{self.place}.{key}: {sorted(unknown)[0]!r} is none of {', '.join(kind)}")
+            raise ProfileError(f"{self.place}.{key}: {sorted(unknown)[0]!r} is not one of {', '.join(kind)}")
         return frozenset(map(kind, values))
 
     def strings(self, key: str) -> list[str]:
         values = self._get(key, list, [])
         if not all(isinstance(value, str) for value in values):
-            raise ProfileError(f"{self.place}.{key}: a list of strings is wanted")
+            raise ProfileError(f"{self.place}.{key}: expected a list of strings")
         return values
 
     def table(self, key: str) -> "Table":
@@ -74,7 +74,7 @@ class Table:
     def tables_of(self, key: str) -> Iterator["Table"]:
         for number, data in enumerate(self._get(key, list, [])):
             if not isinstance(data, dict):
-                raise ProfileError(f"{self.place}.{key}[{number}]: a table is wanted")
+                raise ProfileError(f"{self.place}.{key}[{number}]: expected a table")
             yield Table(f"{self.place}.{key}[{number}]", data)
 
     def texts(self) -> dict[str, str]:
@@ -87,13 +87,13 @@ class Table:
             raise ProfileError(f"{self.place}.{key}: {error}") from error
 
     def end(self) -> None:
-        """Refuse keys that nothing read: a typing error in a policy must not pass silently."""
+        """Refuse keys that were not read: a misspelt key in a policy must not be ignored."""
         if unknown := set(self.data) - self.read:
             raise ProfileError(f"{self.place}: unknown key {sorted(unknown)[0]!r}")
 
 
 def read_programs(spec: Table) -> dict[str, Program]:
-    """The programs of a profile, the table `spec`, by name; one may be `like` another that stands before it."""
+    """The programs of a profile, the table `spec`, by name; a program may be `like` an earlier one."""
     known = _Known(_kinds(spec.table("kinds")), spec.choices("quirks", Quirk))
     for name, table in spec.table("programs").tables():
         known.programs[name] = _program(name, table, known)
@@ -102,7 +102,7 @@ def read_programs(spec: Table) -> dict[str, Program]:
 
 @dataclass(slots=True)
 class _Known:
-    """What the programs of a profile may refer to: kinds of value, quirks of all, programs that stand before."""
+    """What the programs of a profile may refer to: kinds of value, quirks of all programs, earlier programs."""
 
     kinds: Mapping[str, Kind]
     quirks: frozenset[Quirk]
@@ -110,11 +110,11 @@ class _Known:
 
 
 def _kinds(spec: Table) -> dict[str, Kind]:
-    """The kinds of value that a profile defines, beside those that are built in."""
+    """The kinds of value that a profile defines, in addition to the built-in ones."""
     kinds = dict(BUILT_IN_KINDS)
     for name in spec.data:
         if name in kinds:
-            raise ProfileError(f"{spec.place}.{name}: is built in")
+            raise ProfileError(f"{spec.place}.{name}: this kind is built in")
         kinds[name] = _kind(name, spec)
     return kinds
 
@@ -141,14 +141,14 @@ def _program(name: str, spec: Table, known: _Known) -> Program:
 def _likeness(name: str, spec: Table, known: _Known) -> Program:
     like = known.programs.get(spec.text("like"))
     if like is None:
-        raise ProfileError(f"{spec.place}.like: {spec.text('like')!r} does not stand before it")
+        raise ProfileError(f"{spec.place}.like: {spec.text('like')!r} is not defined before it")
     program = replace(like, name=name, summary=spec.text("summary", like.summary))
     spec.end()
     return program
 
 
 def _command(name: str, spec: Table, known: _Known, summary: str) -> Program:
-    """A program, or a subcommand: the same keys hold for both."""
+    """A program, or a subcommand: both have the same keys."""
     arguments = spec.text("arguments", "listed")
     if arguments not in {"listed", "any"}:
         raise ProfileError(f"{spec.place}.arguments: must be 'listed' or 'any'")
@@ -195,7 +195,7 @@ def _options(spec: Table, kinds: Mapping[str, Kind]) -> dict[str, Option]:
     values = spec.table("values")
     for name, kind in values.texts().items():
         if kind.removesuffix("?") not in kinds:
-            raise ProfileError(f"{values.place}: {kind!r} is none of {', '.join(kinds)}")
+            raise ProfileError(f"{values.place}: {kind!r} is not one of {', '.join(kinds)}")
         options[name] = Option(kinds[kind.removesuffix("?")], optional=kind.endswith("?"))
     return options
 
@@ -208,7 +208,7 @@ def _operand_kind(spec: Table, key: str, kinds: Mapping[str, Kind]) -> Kind | No
 
 
 def _shape(spec: Table, shape: str, kinds: Mapping[str, Kind]) -> re.Pattern[str]:
-    """A blank in a shape parts arguments, which are joined by NUL, as none can hold it; <NAME> is a kind of value."""
+    """A blank in a shape separates arguments: they are joined by NUL, which none can contain. <NAME> is a kind of value."""
 
     def pattern(found: re.Match[str]) -> str:
         kind = kinds.get(found[1])
@@ -227,7 +227,7 @@ def _requires(spec: Table) -> dict[str, frozenset[str]]:
 
 
 def _check_named(spec: Table, program: Program) -> None:
-    """A rule about an option that the program does not have is a typing error."""
+    """Refuse rules about options that the program does not have: they are misspelt."""
     for key, names in (
         ("moderate", program.moderate),
         ("online", program.online),
@@ -235,4 +235,4 @@ def _check_named(spec: Table, program: Program) -> None:
         ("requires", set(program.requires) - {"", "operand"}),
     ):
         if unknown := set(names) - set(program.options):
-            raise ProfileError(f"{spec.place}.{key}: {sorted(unknown)[0]!r} is no option of it")
+            raise ProfileError(f"{spec.place}.{key}: {sorted(unknown)[0]!r} is not one of its options")

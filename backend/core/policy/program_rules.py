@@ -1,7 +1,7 @@
-"""How a program reads its arguments: options by meaning, operands, subcommands.
+"""How a program parses its arguments: options by meaning, operands, subcommands.
 
-What a token means depends on the program, so each program says how it reads its own: what is a flag, what takes a
-value and of which kind, what the operands are. A token that this reading does not know is refused.
+What a token means depends on the program, so each program declares its own: which options are flags, which take a value
+and of which kind, what the operands are. A token that no rule covers is refused.
 """
 
 import re
@@ -20,19 +20,19 @@ class Role(StrEnum):
     """What a program does with an argument."""
 
     TEXT = "text"
-    PATH = "path"  # a file that it reads, or at least not one of git's own that it writes
+    PATH = "path"  # a file that it reads, or writes where it is not one of git's own
     TARGET = "target"  # a file that it may write
-    FOLDER = "folder"  # a folder that it goes to and may write in, so that other paths may be meant from there
-    GUESS = "guess"  # not known: what looks like a path to elsewhere counts as a path
+    FOLDER = "folder"  # a folder that it changes to and may write in; other paths may be relative to it
+    GUESS = "guess"  # unknown: what looks like a path out of the workspace is treated as a path
     SED = "sed"  # a script
     AWK = "awk"  # a script
 
 
 class Quirk(StrEnum):
-    """Where a program does not read its options as getopt_long does."""
+    """Where a program does not parse its options as getopt_long does."""
 
-    WHOLE = "whole"  # one option a token: nothing is bundled or glued on
-    APART = "apart"  # only digits may be glued on to a short option
+    WHOLE = "whole"  # one option per token: nothing is bundled or attached
+    APART = "apart"  # only digits may be attached to a short option
     ORDERED = "ordered"  # after the first operand everything is an operand
     NO_END = "no-end"  # `--` does not end the options
     NUMERIC = "numeric"  # `-20` is an option
@@ -43,7 +43,7 @@ class Quirk(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What a value may be: the whole of it must match the pattern, if there is one."""
+    """What a value may be: all of it must match the pattern, if there is one."""
 
     name: str
     role: Role
@@ -55,7 +55,7 @@ BUILT_IN_KINDS = {"paths": Kind("paths", Role.PATH), **{str(role): Kind(str(role
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """An option; without a kind it takes no value. An optional value must be glued on."""
+    """An option; without a kind it takes no value. An optional value must be attached."""
 
     kind: Kind | None = None
     optional: bool = False
@@ -63,10 +63,10 @@ class Option:
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """One permitted program, or one of its subcommands, and what it may be given.
+    """One permitted program, or one of its subcommands, and the arguments that it may get.
 
-    `any_arguments` judges no options, only paths. `requires` maps an option to those of which one must be there as
-    well; "" stands for the program itself and "operand" for any operand.
+    With `any_arguments` only paths are judged, not options. `requires` maps an option to those of which one must be given
+    too; "" is the program itself and "operand" any operand.
     """
 
     name: str
@@ -90,24 +90,24 @@ class Program:
 
     @property
     def takes_anything(self) -> bool:
-        """Whether all words are text, also those with a dash (echo)."""
+        """Whether all words are text, including those that start with a dash (echo)."""
         text_only = self.operands is not None and self.operands.role is Role.TEXT and not self.operands.pattern
         return text_only and not (self.options or self.first or self.subcommands)
 
 
-class Misuse(Exception):
-    """An argument that a program may not be given."""
+class ArgumentError(Exception):
+    """An argument that is not permitted for its program."""
 
     def __init__(self, rule: str, reason: str, program: Program) -> None:
         super().__init__(reason)
         self.rule = rule
         self.reason = reason
-        self.hint = f"Options of {program.name}: {program.usage}" if program.usage else "Leave it out."
+        self.hint = f"Options of {program.name}: {program.usage}" if program.usage else "Remove it."
 
 
 @dataclass(frozen=True, slots=True)
 class Argument:
-    """An argument as its program reads it."""
+    """An argument as its program understands it."""
 
     text: str
     role: Role
@@ -118,7 +118,7 @@ class Argument:
 
 
 @dataclass(slots=True)
-class Use:
+class ProgramUse:
     """How one command uses a program or a subcommand: the options given, and "operand" if there is one."""
 
     program: Program
@@ -134,23 +134,23 @@ class Use:
         return Risk.MODERATE if raised else self.program.risk
 
     def check(self) -> None:
-        """Raise Misuse for an option that another must go with."""
+        """Raise ArgumentError for an option without one that it requires."""
         for name, others in self.program.requires.items():
             if (not name or name in self.given) and not self.given & others:
-                wanted = ", ".join(sorted(other for other in others if other != "operand")) or "a word"
+                required = ", ".join(sorted(other for other in others if other != "operand")) or "a word"
                 subject = f"{self.program.name} {name}".strip().replace("operand", "with a word")
-                raise Misuse("option.missing", f"{subject} wants one of: {wanted}.", self.program)
+                raise ArgumentError("option.missing", f"{subject} requires one of: {required}.", self.program)
 
 
 @dataclass(slots=True)
-class Reading:
-    """The arguments of one command, read once, and the programs and subcommands that read them."""
+class ArgumentParse:
+    """The arguments of one command, parsed once, and the programs and subcommands that they belong to."""
 
-    uses: list[Use] = field(default_factory=list)
+    uses: list[ProgramUse] = field(default_factory=list)
 
     def arguments(self, program: Program, tokens: Iterator[str]) -> Iterator[Argument]:
-        """Each argument in turn; raises Misuse at the first that is not permitted."""
-        use = Use(program)
+        """Each argument in turn; raises ArgumentError at the first that is not permitted."""
+        use = ProgramUse(program)
         self.uses.append(use)
         if program.any_arguments:
             return map(_guess, tokens)
@@ -162,7 +162,7 @@ class Reading:
 
 
 def _guess(token: str) -> Argument:
-    """For a program whose options are not known: an absolute path or one with `..` counts as a path."""
+    """For a program whose options are unknown: an absolute path or one with `..` is treated as a path."""
     value = token.partition("=")[2] if token.startswith("-") and "=" in token else token
     leads_out = value.startswith("/") or ".." in PurePosixPath(value).parts
     return Argument(value, Role.PATH if leads_out and not any(map(str.isspace, value)) else Role.TEXT)
@@ -171,18 +171,18 @@ def _guess(token: str) -> Argument:
 def _shaped(program: Program, tokens: Iterator[str]) -> Iterator[Argument]:
     line = "\0".join(tokens)
     if not any(shape.fullmatch(line) for shape in program.shapes):
-        raise Misuse("option.unlisted", f"{program.name} may not be given these arguments here.", program)
+        raise ArgumentError("option.unlisted", f"{program.name} is not allowed with these arguments here.", program)
     return iter(())
 
 
 class _OptionReader:
-    """Reads options as getopt_long does, except for the quirks of the program, and nothing may be abbreviated."""
+    """Parses options as getopt_long does, except for the quirks of the program; abbreviations are refused."""
 
-    def __init__(self, use: Use, tokens: Iterator[str], reading: Reading) -> None:
+    def __init__(self, use: ProgramUse, tokens: Iterator[str], parse: ArgumentParse) -> None:
         self.use = use
         self.program = use.program
         self.tokens = tokens
-        self.reading = reading
+        self.parse = parse
         self.leading: str | None = None
 
     def read(self) -> Iterator[Argument]:
@@ -195,12 +195,12 @@ class _OptionReader:
                 yield from self._option(token)
             elif (command := self.program.subcommands.get(token)) and "operand" not in self.use.given:
                 self.use.given.add("operand")
-                yield from self.reading.arguments(command, self.tokens)
+                yield from self.parse.arguments(command, self.tokens)
             else:
                 yield from self._operands(token)
-        # An option that comes after the first operand may have given it another meaning: it must be good for both.
+        # An option after the first operand may have given it another meaning: it must be valid for both.
         if self.leading is not None and self.use.given & self.program.unless and self.program.operands:
-            yield self._take(self.program.operands, self.leading, self.program.name)
+            yield self._checked(self.program.operands, self.leading, self.program.name)
 
     def _operands(self, token: str) -> Iterator[Argument]:
         yield self._operand(token)
@@ -215,15 +215,15 @@ class _OptionReader:
             kind, self.leading = self.program.first, token
         if kind is None and self.program.subcommands:
             name = self.program.name
-            raise Misuse(
-                "program.subcommand", f"{token} is not a subcommand that {name} may be given here.", self.program
+            raise ArgumentError(
+                "program.subcommand", f"{token} is not a subcommand of {name} that is allowed here.", self.program
             )
         if kind is None:
-            raise Misuse("option.unlisted", f"{self.program.name} takes no operands here.", self.program)
-        return self._take(kind, token, self.program.name)
+            raise ArgumentError("option.unlisted", f"{self.program.name} accepts no operands here.", self.program)
+        return self._checked(kind, token, self.program.name)
 
     def _key_word(self) -> Iterator[Argument]:
-        """tar's old way: letters without a dash, whose values follow in the same order."""
+        """The old style of tar: letters without a dash, whose values follow in the same order."""
         word = next(self.tokens, "-")
         if word.startswith("-"):
             self.tokens = chain([word] if word != "-" else [], self.tokens)
@@ -237,7 +237,7 @@ class _OptionReader:
         if token.startswith("--"):
             return self._long(token)
         if Quirk.WHOLE in self.program.quirks or token in self.program.options:
-            return self._whole(token)
+            return self._one_token(token)
         if Quirk.NUMERIC in self.program.quirks and NUMBER_OPTION.fullmatch(token):
             return iter(())
         return self._bundle(token)
@@ -252,52 +252,54 @@ class _OptionReader:
         if option.kind and (sign or not option.optional):
             yield self._value(option.kind, name, value) if sign else self._following(option.kind, name)
 
-    def _whole(self, token: str) -> Iterator[Argument]:
+    def _one_token(self, token: str) -> Iterator[Argument]:
         option = self._given(token)
         if option.kind and not option.optional:
             yield self._following(option.kind, token)
 
     def _bundle(self, token: str) -> Iterator[Argument]:
-        """A bundle such as `-la`, where the last option may have its value glued on (`-w80`) or following."""
+        """A bundle such as `-la`, where the last option may have its value attached (`-w80`) or following."""
         for position in range(1, len(token)):
-            name, glued = f"-{token[position]}", token[position + 1 :]
+            name, attached = f"-{token[position]}", token[position + 1 :]
             option = self._given(name)
             if option.kind is None:
                 continue
-            if glued:
-                yield self._glued(option.kind, name, glued)
+            if attached:
+                yield self._attached(option.kind, name, attached)
             elif not option.optional:
                 yield self._following(option.kind, name)
             return
 
-    def _glued(self, kind: Kind, name: str, value: str) -> Argument:
+    def _attached(self, kind: Kind, name: str, value: str) -> Argument:
         if Quirk.APART in self.program.quirks and not value.isdecimal():
-            raise Misuse("option.value", f"The value of {name} must stand apart.", self.program)
-        # Some programs take -c=FILE for FILE, others for =FILE.
+            raise ArgumentError("option.value", f"The value of {name} must be a separate word.", self.program)
+        # Some programs parse -c=FILE as FILE, others as =FILE.
         if value.startswith("=") and kind.role is not Role.TEXT:
-            raise Misuse("option.value", f"The value of {name} must not start with =.", self.program)
+            raise ArgumentError("option.value", f"The value of {name} must not start with =.", self.program)
         return self._value(kind, name, value)
 
     def _following(self, kind: Kind, name: str) -> Argument:
-        """A value that stands apart. If it starts with a dash, the program may take it for the next option."""
+        """A value that is the next word. If it starts with a dash, the program may parse it as the next option."""
         value = next(self.tokens, None)
         is_file = kind.role in {Role.PATH, Role.TARGET, Role.FOLDER}
         is_tied = Quirk.TIED in self.program.quirks and name.startswith("--")
         has_dash = value is not None and value.startswith("-") and value != "-"
         if has_dash and (is_file or is_tied):
-            raise Misuse(
+            raise ArgumentError(
                 "option.value", f"After {name} a dash starts an option: write ={value} or ./{value}.", self.program
             )
         return self._value(kind, name, value)
 
     def _value(self, kind: Kind, name: str, value: str | None) -> Argument:
         if value is None:
-            raise Misuse("option.unlisted", f"{name} wants a value.", self.program)
-        return self._take(kind, value, name)
+            raise ArgumentError("option.unlisted", f"{name} requires a value.", self.program)
+        return self._checked(kind, value, name)
 
-    def _take(self, kind: Kind, text: str, what: str) -> Argument:
+    def _checked(self, kind: Kind, text: str, what: str) -> Argument:
         if kind.pattern and not kind.pattern.fullmatch(text):
-            raise Misuse("option.value", f"{what} takes only this kind of value here: {kind.name}.", self.program)
+            raise ArgumentError(
+                "option.value", f"{what} accepts only this kind of value here: {kind.name}.", self.program
+            )
         if kind.role is Role.GUESS:
             return _guess(text)
         # A lone dash is standard input or output.
@@ -309,12 +311,14 @@ class _OptionReader:
         self.use.given.add(name)
         return self.program.options[name]
 
-    def _unlisted(self, name: str) -> Misuse:
+    def _unlisted(self, name: str) -> ArgumentError:
         program = self.program
         if why := program.refused.get(name):
-            return Misuse("option.unlisted", f"{name} may not be given to {program.name}: {why}.", program)
+            return ArgumentError("option.unlisted", f"{name} is not allowed for {program.name}: {why}.", program)
         if full := [full for full in program.options if len(name) > 2 and full.startswith(name)]:
-            return Misuse(
+            return ArgumentError(
                 "option.unlisted", f"{name} is an abbreviation: write it in full ({', '.join(full)}).", program
             )
-        return Misuse("option.unlisted", f"{name} is not an option that {program.name} may be given here.", program)
+        return ArgumentError(
+            "option.unlisted", f"{name} is not an option of {program.name} that is allowed here.", program
+        )

@@ -1,7 +1,7 @@
-"""The scripts of sed and awk, read far enough to know that they only edit text.
+"""The scripts of sed and awk, parsed far enough to know that they only edit text.
 
-Both languages can start programs, and read and write files. The readers here accept a part of each language of which
-that is not true. They are strict: where versions of sed or awk would read a text in different ways, it is refused.
+Both languages can start programs, and read and write files. The parsers here accept the subset of each language that
+cannot. They are strict: a script that versions of sed or awk would interpret differently is refused.
 """
 
 import re
@@ -9,7 +9,7 @@ from typing import NoReturn
 
 
 class ScriptError(ValueError):
-    """What in a script is not permitted."""
+    """The part of a script that is not permitted."""
 
 
 def check_sed(script: str) -> None:
@@ -23,7 +23,7 @@ def check_awk(script: str) -> None:
 
 
 class _Cursor:
-    """A place in a text that moves on by patterns."""
+    """A position in a text that advances by patterns."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -33,8 +33,8 @@ class _Cursor:
     def is_at_end(self) -> bool:
         return self.at >= len(self.text)
 
-    def take(self, pattern: re.Pattern[str]) -> str | None:
-        """The text that matches here, passed over; None where it does not match."""
+    def consume(self, pattern: re.Pattern[str]) -> str | None:
+        """Consume and return the text that matches here; None where it does not match."""
         found = pattern.match(self.text, self.at)
         if found is None:
             return None
@@ -42,7 +42,7 @@ class _Cursor:
         return found.group()
 
     def char(self) -> str:
-        """The next character, passed over; empty at the end."""
+        """Consume and return the next character; empty at the end."""
         char = self.text[self.at : self.at + 1]
         self.at += len(char)
         return char
@@ -51,7 +51,7 @@ class _Cursor:
         raise ScriptError(f"{what} (position {self.at})")
 
     def delimited(self, end: str) -> str:
-        """The text up to `end`, which a backslash hides, passed over together with it."""
+        """Consume the text up to an `end` that no backslash escapes, and the `end`; returns the text."""
         start = self.at
         while (char := self.char()) != end:
             if char == "\\":
@@ -61,16 +61,16 @@ class _Cursor:
         return self.text[start : self.at - 1]
 
     def regex(self, end: str) -> None:
-        """A regular expression up to `end`."""
+        """Consume a regular expression up to `end`."""
         text = self.delimited(end)
         if "\n" in text:
             self.refuse("a line break in a regular expression")
         # Some versions end the expression at an `end` inside brackets, others do not.
         if BRACKETS.fullmatch(text) is None:
-            self.refuse(f"brackets that are open, hold ], or hold {end} without a backslash")
+            self.refuse(f"brackets that are not closed, or contain ] or {end} without a backslash")
 
 
-# Outside brackets anything, with escapes; inside neither ] nor [ but for classes such as [:alpha:].
+# Outside brackets anything, with escapes; inside neither ] nor [ except in classes such as [:alpha:].
 BRACKETS = re.compile(r"(?:[^\[\\]|\\.|\[\^?(?:[^\[\]\\]|\\[^\]]|\[:[a-z]+:\])+\])*", re.S)
 
 SED_GAP = re.compile(r"[ \t]*")
@@ -88,11 +88,11 @@ SED_DELIMITERS = frozenset("/|#,:;!@%_~+=^&\"'-")
 
 
 class _Sed(_Cursor):
-    """Reads a script command by command."""
+    """Parses a script command by command."""
 
     def check(self) -> None:
         depth = 0
-        while self.take(SED_BETWEEN) is not None and not self.is_at_end:
+        while self.consume(SED_BETWEEN) is not None and not self.is_at_end:
             depth += self._command()
             if depth < 0:
                 self.refuse("} without {")
@@ -101,9 +101,9 @@ class _Sed(_Cursor):
 
     def _command(self) -> int:
         """One command; what it adds to the depth of braces."""
-        if self._address() and self.take(re.compile(",[ \t]*")) and not (self.take(SED_SPAN) or self._address()):
-            self.refuse("an address that is not known")
-        self.take(re.compile("[ \t]*(?:![ \t]*)?"))
+        if self._address() and self.consume(re.compile(",[ \t]*")) and not (self.consume(SED_SPAN) or self._address()):
+            self.refuse("an unknown address")
+        self.consume(re.compile("[ \t]*(?:![ \t]*)?"))
         command = self.char()
         if command == "{":
             return 1
@@ -114,14 +114,14 @@ class _Sed(_Cursor):
         return 0
 
     def _address(self) -> bool:
-        if self.take(SED_LINE) is None:
+        if self.consume(SED_LINE) is None:
             char = self.text[self.at : self.at + 1]
             if char not in {"/", "\\"} or not char:
                 return False
             self.at += 1
             self.regex("/" if char == "/" else self._delimiter())
-            self.take(SED_REGEX_FLAGS)
-        self.take(SED_GAP)
+            self.consume(SED_REGEX_FLAGS)
+        self.consume(SED_GAP)
         return True
 
     def _body(self, command: str) -> None:
@@ -131,13 +131,13 @@ class _Sed(_Cursor):
             case "y":
                 self._transliterate()
             case "a" | "i" | "c":
-                if self.take(SED_TEXT) is None:
+                if self.consume(SED_TEXT) is None:
                     self.refuse(f"a text for {command} with backslashes in it, or none")
             case "b" | "t" | "T" | ":":
-                self.take(SED_LABEL)
+                self.consume(SED_LABEL)
                 self._end(SED_END)
             case "q" | "Q" | "l" | "L":
-                self.take(SED_NUMBER)
+                self.consume(SED_NUMBER)
                 self._end(SED_END)
             case _ if command and command in SED_PLAIN:
                 self._end(SED_END)
@@ -147,14 +147,14 @@ class _Sed(_Cursor):
     def _delimiter(self) -> str:
         delimiter = self.char()
         if not delimiter or delimiter not in SED_DELIMITERS:
-            self.refuse(f"{delimiter!r} does not part the pieces of a command here")
+            self.refuse(f"{delimiter!r} is not accepted as a delimiter here")
         return delimiter
 
     def _substitute(self) -> None:
         delimiter = self._delimiter()
         self.regex(delimiter)
         self.delimited(delimiter)
-        self.take(SED_FLAGS)
+        self.consume(SED_FLAGS)
         self._end(SED_END)
 
     def _transliterate(self) -> None:
@@ -164,7 +164,7 @@ class _Sed(_Cursor):
         self._end(SED_END)
 
     def _end(self, pattern: re.Pattern[str]) -> None:
-        if self.take(pattern) is None:
+        if self.consume(pattern) is None:
             self.refuse(f"{self.text[self.at]!r} may not follow here")
 
 
@@ -192,7 +192,7 @@ AWK_UNCLEAR = frozenset({"++", "--", "$", "in", "length", "/regex/", "condition)
 
 
 class _Awk(_Cursor):
-    """Reads a program token by token; `before` is the token before the next."""
+    """Parses a program token by token; `before` is the token before the next."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -203,7 +203,7 @@ class _Awk(_Cursor):
 
     def check(self) -> None:
         while not self.is_at_end:
-            if self.take(AWK_GAP) is None:
+            if self.consume(AWK_GAP) is None:
                 self.before = self._token()
         if self.open:
             self.refuse(f"{self.open[-1]} is not closed")
@@ -214,15 +214,15 @@ class _Awk(_Cursor):
             if "\n" in self.delimited('"'):
                 self.refuse("a line break in a string")
             return '"text"'
-        if self.take(AWK_NUMBER):
+        if self.consume(AWK_NUMBER):
             return "0"
-        if name := self.take(AWK_NAME):
+        if name := self.consume(AWK_NAME):
             return self._name(name)
         if self.text.startswith("/", self.at) and self._starts_regex():
             self.at += 1
             self.regex("/")
             return "/regex/"
-        sign = self.take(AWK_SIGN)
+        sign = self.consume(AWK_SIGN)
         if sign is None:
             self.refuse(f"{self.text[self.at]!r} may not be used here")
         return self._sign(sign)
@@ -262,7 +262,7 @@ class _Awk(_Cursor):
     def _close(self, sign: str) -> str:
         opened = self.open.pop() if self.open else ""
         if {")": "(", "]": "[", "}": "{"}[sign] != ("(" if opened in {"if", "while", "for"} else opened):
-            self.refuse(f"{sign} does not fit")
+            self.refuse(f"{sign} has no matching bracket")
         if sign == "}":
             self._end_print()
         return "condition)" if opened in {"if", "while", "for"} else sign
@@ -272,5 +272,5 @@ class _Awk(_Cursor):
             self.printing.pop()
 
     def _is_redirect(self) -> bool:
-        """Whether a > here stands in a print, outside parentheses that opened after it."""
+        """Whether a > here is part of a print, outside parentheses that opened after it."""
         return bool(self.printing) and self.printing[-1] >= len(self.open)

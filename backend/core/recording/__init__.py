@@ -1,1 +1,1 @@
-"""What an execution writes: messages, stored lines, redaction, readers."""
+"""The recording of an execution: its messages, how they are written, redacted, read and exported."""

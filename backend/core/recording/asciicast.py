@@ -1,7 +1,7 @@
 """A recording as an asciicast, versions 2 and 3 (docs.asciinema.org/manual/asciicast), for any player.
 
-Standard error goes into the same stream, as on a terminal. There is no terminal behind a command, so the size is the
-customary 80 by 24. Input is never recorded.
+Standard error goes into the same stream, as on a terminal. Commands have no terminal, so the size is the customary 80
+by 24. Input is never recorded.
 """
 
 import json
@@ -14,7 +14,7 @@ Version = Literal[2, 3]
 
 
 class AsciicastWriter:
-    """Turns blocks of stored lines, in order, into the lines of a cast."""
+    """Converts blocks of stored lines, in order, into the lines of a cast."""
 
     def __init__(self, version: Version) -> None:
         self._version: Version = version
@@ -53,7 +53,7 @@ class AsciicastWriter:
                 assert_never(self._version)
 
     def _event(self, message: dict[str, Any], code: str, data: str) -> list[Any]:
-        """Version 2 counts from the start, version 3 from the event before."""
+        """Times are relative to the start in version 2, to the event before in version 3."""
         ms = message["ms"] - (self._last_ms if self._version == 3 else 0)
         self._last_ms = message["ms"]
         return [ms / 1000, code, data]

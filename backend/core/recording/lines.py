@@ -1,10 +1,10 @@
-"""Bytes of a program, cut into lines and written as JSON text, a whole read at a time.
+"""Bytes of a program, cut into lines and encoded as JSON text, one read at a time.
 
-Most output is plain ASCII and needs no escaping, so one pass over a read at C speed replaces the line ends; the rest
-goes line by line. What comes out is the inside of a JSON array of strings: `"first","second"`.
+Most output is plain ASCII and needs no escaping, so one pass over a read at C speed replaces the line ends; other output
+is encoded line by line. The result is the inside of a JSON array of strings: `"first","second"`.
 
-Before that, the bytes may be transformed, by one transform after the other: terminal_text, then masking, so that no
-sequence within a secret hides it.
+Before that, the bytes pass through transforms, one after the other: the terminal filter first, then masking, so that no
+sequence within a secret can hide it.
 """
 
 import codecs
@@ -19,9 +19,9 @@ PLAIN = bytes(set(range(0x20, 0x7F)) - set(b'"\\')) + b"\n"
 
 @dataclass(frozen=True, slots=True)
 class Lines:
-    """Lines ready for a message. `items` is the inside of a JSON array with `count` strings.
+    """Lines encoded for a message. `items` is the inside of a JSON array with `count` strings.
 
-    With `partial` there is one string, and its line has not ended.
+    With `partial` there is one string, whose line has not ended.
     """
 
     items: bytes
@@ -30,7 +30,7 @@ class Lines:
 
 
 def encode_lines(ended: bytes) -> Lines:
-    """Encode whole lines; `ended` ends in LF. Bytes that are not UTF-8 become U+FFFD."""
+    """Encode complete lines; `ended` ends in LF. Bytes that are not UTF-8 become U+FFFD."""
     if not ended.translate(None, PLAIN):
         return Lines(b'"' + ended[:-1].replace(b"\n", b'","') + b'"', ended.count(b"\n"))
     texts = ended.decode("utf-8", "replace").split("\n")[:-1]
@@ -42,7 +42,7 @@ def _join(texts: Iterable[str]) -> bytes:
 
 
 class Transform(Protocol):
-    """Changes the bytes of one stream on their way. It may hold some back until it has seen more."""
+    """Transforms the bytes of one stream. It may hold some back until it has seen more."""
 
     @property
     def held(self) -> bool:
@@ -50,20 +50,20 @@ class Transform(Protocol):
         ...
 
     def feed(self, data: bytes) -> bytes:
-        """Take a read; returns what can be passed on."""
+        """Add a read; returns what can be passed on."""
         ...
 
     def release(self) -> bytes:
-        """No more has come for a while: pass on what need not be held back."""
+        """No more has come for a while: return what need not be held back."""
         ...
 
     def finish(self) -> bytes:
-        """The stream has ended: pass on the rest."""
+        """The stream has ended: return the rest."""
         ...
 
 
 class LineAssembler:
-    """Cuts the reads of one stream, transformed in the given order, into lines. The start of a line waits for more."""
+    """Cuts the reads of one stream, transformed in the given order, into lines. A line that has not ended is held back."""
 
     def __init__(self, *transforms: Transform) -> None:
         self._transforms = transforms
@@ -73,17 +73,17 @@ class LineAssembler:
 
     @property
     def pending(self) -> bool:
-        """Whether the start of a line waits for its end."""
+        """Whether the start of a line is held back."""
         return self._held > 0 or any(transform.held for transform in self._transforms)
 
     def feed(self, data: bytes) -> list[Lines]:
-        """Take a read; returns what can be passed on, in order."""
+        """Add a read; returns what can be passed on, in order."""
         for transform in self._transforms:
             data = transform.feed(data)
         return self._cut(data)
 
     def flush(self, *, final: bool = False) -> list[Lines]:
-        """Pass on what waits as a partial line; what is cut in two or may be a secret waits on, unless `final`."""
+        """Return what is held back as a partial line, except incomplete characters and possible secrets, unless `final`."""
         data = b""
         for transform in self._transforms:
             data = transform.feed(data) + (transform.finish() if final else transform.release())
@@ -94,27 +94,27 @@ class LineAssembler:
         if not end:
             self._hold(data)
             return self._partial() if self._held >= LINE_LIMIT else []
-        ready = [self._finish(data[:end])]
+        ready = [self._encode(data[:end])]
         self._hold(data[end:])
         return ready
 
     def _partial(self, *, final: bool = False) -> list[Lines]:
-        held = self._take()
+        held = self._drain()
         text = self._decoder.decode(held, final)
         if waiting := self._decoder.getstate()[0]:
             self._hold(waiting)
         self._decoder.reset()
         return [Lines(_join([text]), 1, partial=True)] if text else []
 
-    def _finish(self, ended: bytes) -> Lines:
-        return encode_lines(self._take() + ended if self._held else ended)
+    def _encode(self, ended: bytes) -> Lines:
+        return encode_lines(self._drain() + ended if self._held else ended)
 
     def _hold(self, data: bytes) -> None:
         if data:
             self._tail.append(data)
             self._held += len(data)
 
-    def _take(self) -> bytes:
+    def _drain(self) -> bytes:
         held = b"".join(self._tail)
         self._tail.clear()
         self._held = 0

@@ -1,7 +1,7 @@
-"""The words on the wire: what a client may say and what it is told, one tagged union each way.
+"""The messages of the protocol: one tagged union of client messages, one of server messages.
 
-Unknown fields of a client are ignored, so that newer clients work with older servers. Output messages are written by
-`backend.core.recording.stored` in bulk; `Output` and `OutputBatch` here are their shape, for clients and tests.
+Unknown fields of a client message are ignored, so that newer clients work with older servers. Output messages are written
+in bulk by `backend.core.recording.writer`; `Output` and `OutputBatch` here are their schema, for clients and tests.
 """
 
 from typing import Annotated, Any, Literal
@@ -23,14 +23,14 @@ class Message(BaseModel):
 
 
 class Command(Message):
-    """The oldest frame: a command without standard input, in turn with others of its connection."""
+    """The original message: a command without standard input; those of a connection run one after another."""
 
     type: Literal["command"] = "command"
     command: str
 
 
 class Run(Message):
-    """Run a command beside others, standard input open. `timeout` is in seconds."""
+    """Run a command concurrently with others, with standard input open. `timeout` is in seconds."""
 
     type: Literal["run"]
     command: str
@@ -41,30 +41,49 @@ class Run(Message):
     id: ClientId | None = None
 
 
-class Cancel(Message):
-    """Stop an execution; without one named, the newest."""
+class Directed(Message):
+    """A message about one execution; without one named, the newest that the connection follows."""
 
-    type: Literal["cancel"]
+    type: str
     execution: ExecutionId | None = None
 
 
-class Stdin(Message):
+class Cancel(Directed):
+    """Stop an execution."""
+
+    type: Literal["cancel"]
+
+
+class Stdin(Directed):
     """Text for the standard input of an execution."""
 
     type: Literal["stdin"]
     data: str
-    execution: ExecutionId | None = None
 
 
-class StdinClose(Message):
+class StdinClose(Directed):
     """End of the standard input."""
 
     type: Literal["stdin_close"]
-    execution: ExecutionId | None = None
+
+
+class SendSignal(Directed):
+    """A signal for every process of an execution."""
+
+    type: Literal["signal"]
+    signal: Literal["HUP", "INT", "QUIT", "TERM", "KILL", "USR1", "USR2"]
+
+
+class ResizeTerminal(Directed):
+    """The size of the client's terminal, for an execution that has one."""
+
+    type: Literal["resize"]
+    columns: int = Field(ge=1, le=10_000)
+    rows: int = Field(ge=1, le=10_000)
 
 
 class Attach(Message):
-    """Watch an execution from the message after `after_seq` on."""
+    """View an execution from the message after `after_seq` on."""
 
     type: Literal["attach"]
     execution: ExecutionId
@@ -79,7 +98,7 @@ class Auth(Message):
 
 
 class Ping(Message):
-    """Asks for a pong."""
+    """Request a pong."""
 
     type: Literal["ping"]
     id: ClientId | None = None
@@ -96,6 +115,8 @@ ClientMessage = (
     | Annotated[Cancel, Tag("cancel")]
     | Annotated[Stdin, Tag("stdin")]
     | Annotated[StdinClose, Tag("stdin_close")]
+    | Annotated[SendSignal, Tag("signal")]
+    | Annotated[ResizeTerminal, Tag("resize")]
     | Annotated[Attach, Tag("attach")]
     | Annotated[Auth, Tag("auth")]
     | Annotated[Ping, Tag("ping")]
@@ -111,7 +132,7 @@ class Waking(Message):
 
 
 class Ready(Message):
-    """Commands are taken."""
+    """Commands are accepted."""
 
     type: Literal["ready"] = "ready"
     message: str
@@ -122,7 +143,7 @@ class Ready(Message):
 
 
 class Refused(Message):
-    """Nothing ran, and why. `retry_after` is in seconds."""
+    """Why nothing ran. `retry_after` is in seconds."""
 
     type: Literal["error"] = "error"
     message: str
@@ -143,7 +164,7 @@ class Pong(Message):
 
 
 class ExecutionMessage(Message):
-    """A message of one execution; the recorder fills in these three."""
+    """A message of one execution; the recorder sets these three fields."""
 
     type: str
     execution: str = ""
@@ -169,7 +190,7 @@ class Started(ExecutionMessage):
 
 
 class Output(ExecutionMessage):
-    """One line of output; with `partial` it goes on in the next message of its stream."""
+    """One line of output; with `partial` it continues in the next message of its stream."""
 
     type: Literal["stdout", "stderr"]
     line: str
@@ -193,14 +214,24 @@ class Truncated(ExecutionMessage):
 
 
 class Problem(ExecutionMessage):
-    """Something went wrong in an execution; `complete` follows."""
+    """An error within an execution; `complete` follows."""
 
     type: Literal["error"] = "error"
     message: str
     rule: str
 
 
-class Complete(ExecutionMessage):
+class Figures(BaseModel):
+    """What an execution used and what confined it, on every wire. A new figure has its place here and in `Usage`."""
+
+    cpu_ms: int = 0
+    peak_memory_bytes: int = 0
+    read_bytes: int = 0
+    written_bytes: int = 0
+    protection: str | None = None
+
+
+class Complete(Figures, ExecutionMessage):
     """The end of an execution."""
 
     type: Literal["complete"] = "complete"
@@ -212,20 +243,15 @@ class Complete(ExecutionMessage):
     truncated: bool
     stdout_bytes: int
     stderr_bytes: int
-    cpu_ms: int = 0
-    peak_memory_bytes: int = 0
-    read_bytes: int = 0
-    written_bytes: int = 0
-    protection: str | None = None
     dry_run: bool | None = None
 
     def encode(self) -> bytes:
-        """`exit_code`, `signal` and `protection` are always there: null says that there is none."""
+        """UTF-8 JSON. `exit_code`, `signal` and `protection` are always present, null where there is none."""
         return self.model_dump_json(exclude=None if self.dry_run else {"dry_run"}).encode()
 
 
 def _server_tag(value: Any) -> str:
-    """Tells apart the messages that share a `type`."""
+    """Distinguishes messages that share a `type`."""
     match value:
         case {"type": "error"}:
             return "problem" if "execution" in value else "refused"

@@ -1,14 +1,15 @@
-"""What viewers get of a recording that keeps everything: the same messages, without what a terminal would act on."""
+"""What viewers get of an unfiltered recording: the same messages, without what a terminal would act on."""
 
 from dataclasses import dataclass, replace
 from json.encoder import encode_basestring
 
-from backend.core.recording.stored import Batch, RecordingLog, Send, read_batch
+from backend.core.recording.batches import Batch, read_batch
+from backend.core.recording.reader import RecordingReader, Send
 from backend.core.recording.terminal_filter import TerminalFilter
 
 
-def harmless(send: Send) -> Send:
-    """A `send` that takes stored lines and passes them on filtered. Every line keeps its number."""
+def sanitizing(send: Send) -> Send:
+    """A `send` that accepts stored lines and passes them on filtered. Every line keeps its number."""
     filters = {b"stdout": TerminalFilter(), b"stderr": TerminalFilter()}
 
     async def filtered(block: bytes) -> None:
@@ -22,18 +23,18 @@ def harmless(send: Send) -> Send:
 
 
 @dataclass(frozen=True, slots=True)
-class Harmless:
-    """A recording as its viewers may have it, filtered; see `RecordingLog`."""
+class SanitizedRecording:
+    """A recording as its viewers may see it, filtered; see `RecordingReader`."""
 
-    log: RecordingLog
+    log: RecordingReader
 
     async def copy(self, send: Send, begin: int = 0, end: int | None = None) -> int:
         """Send what is stored now between two places."""
-        return await self.log.copy(harmless(send), begin, end)
+        return await self.log.copy(sanitizing(send), begin, end)
 
     async def follow(self, after_seq: int, send: Send) -> None:
         """Send what has a higher number, live, until the end."""
-        await self.log.follow(after_seq, harmless(send))
+        await self.log.follow(after_seq, sanitizing(send))
 
 
 def _filter(batch: Batch, terminal: TerminalFilter) -> Batch:

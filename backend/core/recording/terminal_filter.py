@@ -1,17 +1,17 @@
-"""Output as data: text and colours pass, all else that a terminal would act on is dropped.
+"""Output as data: text and colours pass, everything else that a terminal would act on is removed.
 
 What passes: plain text, TAB, LF, CR, BS, and SGR sequences (CSI with digits, `;` and `:` up to `m`).
 
-What goes: strings for the terminal with what they carry (OSC, DCS, APC, PM, SOS), every other CSI sequence, ESC with
-what belongs to it, C1 controls, the other C0 controls and DEL, and the signs that reorder a line for the eye (bidi).
-Bytes that are not UTF-8 become U+FFFD; those of them that are C1 controls to an 8-bit terminal go.
+What is removed: control strings with their content (OSC, DCS, APC, PM, SOS), every other CSI sequence, escape sequences,
+C1 controls, the other C0 controls and DEL, and the bidirectional controls that reorder a line on the screen. Bytes that
+are not UTF-8 become U+FFFD; those of them that an 8-bit terminal treats as C1 controls are removed.
 """
 
 import codecs
 import re
 
 PASSING = bytes(range(0x20, 0x7F)) + b"\t\n\r\b"
-STRING_LIMIT = 4096  # characters of a string without an end that are dropped before output resumes
+STRING_LIMIT = 4096  # characters of an unterminated control string that are removed before output resumes
 SEQUENCE_LIMIT = 256  # parameters of one sequence; real ones have a few dozen at most
 BIDI = "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
 
@@ -20,7 +20,7 @@ _STRING = rf"[^\x07\x18\x1a\x1b\x80-\x9f]{{0,{STRING_LIMIT}}}"
 _CSI = rf"[0-?]{{0,{SEQUENCE_LIMIT}}}[ -/]{{0,{SEQUENCE_LIMIT}}}"
 _ESCAPE = rf"[ -/]{{0,{SEQUENCE_LIMIT}}}"
 _STRING_END = r"(?:\x07|\x1b\\|\x9c)?"
-# Begins with a set of characters, because `re` finds those several times faster than anything else.
+# It begins with a set of characters because `re` searches for those several times faster than for anything else.
 _ACTIVE = re.compile(
     rf"[\x00-\x07\x0b\x0c\x0e-\x1f\x7f-\x9f{BIDI}\udc80-\udc9f]"
     rf"(?:(?<=\x1b)(?:\[(?![0-9:;]{{0,{SEQUENCE_LIMIT}}}m){_CSI}[@-~]?|[\]PX^_]{_STRING}{_STRING_END}"
@@ -37,7 +37,7 @@ _UNDECODABLE = re.compile("[\udc80-\udcff]")
 
 
 class TerminalFilter:
-    """The filter of one stream. It holds back sequences and characters that are not complete, never plain text."""
+    """The filter of one stream. It holds back incomplete sequences and characters, never plain text."""
 
     def __init__(self) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
@@ -45,7 +45,7 @@ class TerminalFilter:
         self._cut = False  # within a character
 
     def feed(self, data: bytes) -> bytes:
-        """Take a read; returns what may pass."""
+        """Add a read; returns what may pass."""
         if not self._cut and not self._sequence and not data.translate(None, PASSING):
             return data
         text = self._sequence + self._decoder.decode(data)
@@ -57,7 +57,7 @@ class TerminalFilter:
 
     @property
     def held(self) -> bool:
-        """Whether a sequence or a character waits for its end."""
+        """Whether an incomplete sequence or character is held back."""
         return self._cut or self._sequence != ""
 
     def release(self) -> bytes:
@@ -65,15 +65,15 @@ class TerminalFilter:
         return b""
 
     def finish(self) -> bytes:
-        """The stream has ended; what was not completed is judged as it is."""
+        """The stream has ended: return what may pass of the incomplete rest."""
         text = self._sequence + self._decoder.decode(b"", final=True)
         self._sequence, self._cut = "", False
         return _passing(text)
 
 
 def _passing(text: str) -> bytes:
-    kept = _ACTIVE.sub("", text)
+    passed = _ACTIVE.sub("", text)
     try:
-        return kept.encode()
+        return passed.encode()
     except UnicodeEncodeError:
-        return _UNDECODABLE.sub("\ufffd", kept).encode()
+        return _UNDECODABLE.sub("\ufffd", passed).encode()

@@ -1,7 +1,7 @@
-"""Reads a recording back into text: what a program wrote, put together again from the stored lines.
+"""The output of a recording as text, assembled from its stored lines.
 
-Whoever reads a long one slice by slice does not have it read from its beginning each time: an index remembers how much
-output stands before some places of it.
+A client that reads a long recording slice by slice does not cause it to be read from its beginning each time: an index
+remembers how much output precedes some places in it.
 """
 
 import json
@@ -11,13 +11,14 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from backend.core.recording.stored import Batch, Send, read_batch
+from backend.core.recording.batches import Batch, read_batch
+from backend.core.recording.reader import Send
 
-SEGMENT = 256 * 1024  # stored bytes between two marks of an index, at least
-REACH = 4 * SEGMENT  # at most; no stored line is as long as the difference
-COMPLETE = b'{"type":"complete"'  # within output the quotes are escaped
+SEGMENT = 256 * 1024  # least stored bytes between two marks of an index
+REACH = 4 * SEGMENT  # most stored bytes between them; no stored line is as long as the difference
+COMPLETE = b'{"type":"complete"'  # cannot occur in output, where quotes are escaped
 
-# Sends the blocks between two places of a recording and returns where it stopped; None when there is no recording.
+# Sends the blocks between two places of a recording and returns where it ended; None when there is no recording.
 Read = Callable[[Send, int, int | None], Awaitable[int | None]]
 
 
@@ -27,7 +28,7 @@ def batch_text(batch: Batch) -> str:
 
 
 def batch_size(batch: Batch) -> int:
-    """The bytes of its text in UTF-8."""
+    """The size of its text in bytes of UTF-8."""
     stored = b"\n".join(batch.lines)
     return len(batch_text(batch).encode()) if b"\\" in stored else len(stored) + (not batch.partial)
 
@@ -41,13 +42,13 @@ def pieces(block: bytes) -> Iterator[tuple[str, str]]:
 
 @dataclass(slots=True)
 class Transcript:
-    """All output of an execution, both streams apart, and its last message."""
+    """All output of an execution by stream, and its other messages."""
 
     stdout: list[str] = field(default_factory=list)
     stderr: list[str] = field(default_factory=list)
     messages: list[dict[str, Any]] = field(default_factory=list)
 
-    async def take(self, block: bytes) -> None:
+    async def add(self, block: bytes) -> None:
         """Add a block of stored lines."""
         for line in block.splitlines():
             if batch := read_batch(line):
@@ -62,17 +63,17 @@ class Transcript:
 
 @dataclass(slots=True)
 class Slice:
-    """A part of the output of `streams`: up to `limit` bytes of UTF-8 from `offset` on, cut between characters."""
+    """A part of the output of `streams`: up to `limit` bytes of UTF-8 from `offset` on, cut at a character boundary."""
 
     streams: frozenset[str]
     offset: int
     limit: int
     total: int = 0
-    kept: list[bytes] = field(default_factory=list)
+    parts: list[bytes] = field(default_factory=list)
     ended: bool = False
 
-    async def take(self, block: bytes) -> None:
-        """Look at a block of stored lines."""
+    async def add(self, block: bytes) -> None:
+        """Add a block of stored lines."""
         for stream, text in pieces(block):
             if stream in self.streams:
                 self._add(text.encode())
@@ -81,38 +82,38 @@ class Slice:
     def _add(self, data: bytes) -> None:
         start, end = self.offset - self.total, self.offset + self.limit - self.total
         if end > 0 and start < len(data):
-            self.kept.append(data[max(start, 0) : end])
+            self.parts.append(data[max(start, 0) : end])
         self.total += len(data)
 
     @property
     def data(self) -> str:
-        """The text; a character that the limit would cut waits for the next slice."""
-        return self._whole.decode("utf-8", "replace")
+        """The text; a character that the limit would cut is left to the next slice."""
+        return self._uncut.decode("utf-8", "replace")
 
     @property
     def next_offset(self) -> int:
-        return min(self.offset, self.total) + len(self._whole)
+        return min(self.offset, self.total) + len(self._uncut)
 
     @property
-    def _whole(self) -> bytes:
-        joined = b"".join(self.kept)
+    def _uncut(self) -> bytes:
+        joined = b"".join(self.parts)
         if self.offset + len(joined) >= self.total:
             return joined
         cut = len(joined)
         while cut and len(joined) - cut < 3 and joined[cut - 1] & 0xC0 == 0x80:
             cut -= 1
-        return joined[: cut - 1] if cut and joined[cut - 1] >= 0xC0 and not _is_whole(joined[cut - 1 :]) else joined
+        return joined[: cut - 1] if cut and joined[cut - 1] >= 0xC0 and not _is_complete(joined[cut - 1 :]) else joined
 
 
 @dataclass(slots=True)
 class Count:
-    """How much output of each stream was looked at, in bytes of UTF-8."""
+    """How much output of each stream was read, in bytes of UTF-8."""
 
     sizes: Counter[str] = field(default_factory=Counter)
     ended: bool = False
 
-    async def take(self, block: bytes) -> None:
-        """Look at a block of stored lines."""
+    async def add(self, block: bytes) -> None:
+        """Add a block of stored lines."""
         for line in block.splitlines():
             if batch := read_batch(line):
                 self.sizes[batch.stream.decode()] += batch_size(batch)
@@ -121,7 +122,7 @@ class Count:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """The place of a line: the bytes that are stored before it, and the output that is in them."""
+    """The place of a line: the bytes that are stored before it, and the output that they contain."""
 
     stored: int = 0
     stdout: int = 0
@@ -140,18 +141,18 @@ class Index:
     marks: list[Mark] = field(default_factory=lambda: [Mark()])
 
     async def extend(self, read: Read) -> None:
-        """Set marks in what has come since."""
+        """Add marks for what has been stored since."""
         while True:
             last, count = self.marks[-1], Count()
-            end = await read(count.take, last.stored, last.stored + REACH)
+            end = await read(count.add, last.stored, last.stored + REACH)
             if end is None or end - last.stored < SEGMENT:
                 return
-            if last is self.marks[-1]:  # not when somebody else was faster
+            if last is self.marks[-1]:  # not when another reader was faster
                 stdout, stderr = last.stdout + count.sizes["stdout"], last.stderr + count.sizes["stderr"]
                 self.marks.append(Mark(end, stdout, stderr, count.ended))
 
     def segments(self, streams: frozenset[str], begin: int, end: int) -> Iterator[tuple[Mark, int | None]]:
-        """Where what lies between two offsets of the output is stored, and what no mark stands behind yet."""
+        """Where the output between two offsets is stored; the last segment has no mark behind it, and so no end, yet."""
         for mark, following in pairwise(self.marks):
             if mark.size(streams) < end and following.size(streams) > begin:
                 yield mark, following.stored
@@ -163,12 +164,12 @@ async def read_slice(read: Read, index: Index, part: Slice) -> bool:
     await index.extend(read)
     for mark, end in list(index.segments(part.streams, part.offset, part.offset + part.limit)):
         part.total, part.ended = mark.size(part.streams), mark.ended
-        if await read(part.take, mark.stored, end) is None:
+        if await read(part.add, mark.stored, end) is None:
             return False
     return True
 
 
-def _is_whole(character: bytes) -> bool:
+def _is_complete(character: bytes) -> bool:
     try:
         character.decode()
     except UnicodeDecodeError:

@@ -3,28 +3,32 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from backend.core.execution.model import Control, Executor, Order, Outcome, Status
+from backend.core.execution.instructions import Instructions
+from backend.core.execution.model import Outcome, Status
+from backend.core.execution.sequence import Pipeline, PipelineRunner
 from backend.core.policy.profile import Profile
 from backend.core.recording.lines import encode_lines
-from backend.core.recording.stored import Recorder
+from backend.core.recording.writer import RecordingWriter
 
 CLEAR = "CLEAR_SCREEN"  # the line on which the first browser client clears its screen
 
 
 @dataclass(frozen=True, slots=True)
 class Builtins:
-    """Answers the commands in `texts` where they stand alone, hands every other to `otherwise`."""
+    """Answers the commands in `texts` where they run alone, and hands every other to `otherwise`."""
 
     texts: Mapping[str, Callable[[Profile], str]]
-    otherwise: Executor
+    profile: Profile
+    otherwise: PipelineRunner
 
-    async def run(self, order: Order, recorder: Recorder, control: Control) -> Outcome:
-        """Write the text as standard output."""
-        text = self.texts.get(order.argv[0])
-        if text is None or len(order.pipeline) > 1 or order.pipeline[0].redirects:
-            return await self.otherwise.run(order, recorder, control)
-        data = f"{text(order.profile)}\n".encode()
-        recorder.lines("stdout", encode_lines(data))
+    async def run(self, pipeline: Pipeline, output: RecordingWriter, instructions: Instructions) -> Outcome:
+        """Write the text as standard output. Nothing reads standard input meanwhile, or afterwards."""
+        text = self.texts.get(pipeline.argv[0])
+        if text is None or len(pipeline.invocations) > 1 or pipeline.invocations[0].redirects:
+            return await self.otherwise.run(pipeline, output, instructions)
+        instructions.stdin.close()
+        data = f"{text(self.profile)}\n".encode()
+        output.lines("stdout", encode_lines(data))
         return Outcome(Status.SUCCEEDED, 0, stdout_bytes=len(data))
 
 

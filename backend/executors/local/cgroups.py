@@ -1,11 +1,11 @@
-"""Bounds memory and the number of processes of a whole command by control groups (cgroups), where they can be had.
+"""Limits memory and the number of processes of a whole command by control groups (cgroups), where they are available.
 
-They are a help, never a condition: what cannot be had or fails is left out, and the layers told show it. Every command
-gets a group of its own, `gatepost-<pid of the service>/<number>` below the group that the service was started in, so
-that bounds put on the service go on holding.
+They are optional: what is not available or fails is left out, and the reported layers show it. Every command gets a group
+of its own, `gatepost-<pid of the service>/<number>` below the group that the service was started in, so that limits set
+on the service still apply.
 
-Version 1: a folder for each controller, writable for root. Version 2: one folder, which also another user may have been
-given; a group that passes controllers on must not hold processes itself, so the service moves one group down.
+Version 1: one folder per controller, writable for root. Version 2: one folder, which may be delegated to another user; a
+group that passes controllers on must not contain processes itself, so the service moves one group down.
 """
 
 import atexit
@@ -25,101 +25,101 @@ CONTROLLERS = ("memory", "pids")
 PREFIX = "gatepost-"
 SERVICE = "service"  # the group of the service itself, under version 2
 SYSTEMD = Path("/run/systemd/system")
-DELEGATED = ("user.delegate", "trusted.delegate")  # marks of systemd on groups that it leaves to others
-# Joining by `tasks` takes 0.05 ms; by `cgroup.procs` it may wait 15 ms for all processors, so that under version 2 the
-# cage has its programs born in the group.
+DELEGATED = ("user.delegate", "trusted.delegate")  # attributes that systemd sets on delegated groups
+# Joining by `tasks` takes 0.05 ms; by `cgroup.procs` it may wait 15 ms for all processors, so under version 2 the cage
+# creates its programs inside the group.
 JOIN = {1: "tasks", 2: "cgroup.procs"}
-# The first of each controller is what bounds; without the others the bound holds still. With swap, memory would be more.
+# The first file of each controller sets the limit, which also holds without the others. Swap would add to memory.
 FILES = {
     (1, "memory"): ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes"),
     (2, "memory"): ("memory.max", "memory.swap.max", "memory.oom.group"),
     (1, "pids"): ("pids.max",),
     (2, "pids"): ("pids.max",),
 }
-TRIED = {"memory": 1 << 30, "pids": 100}
-FIXED = {"memory.swap.max": 0, "memory.oom.group": 1}
+TRIAL_LIMITS = {"memory": 1 << 30, "pids": 100}
+FIXED_VALUES = {"memory.swap.max": 0, "memory.oom.group": 1}
 CURRENT = {
     (1, "memory"): "memory.usage_in_bytes",
     (2, "memory"): "memory.current",
     (1, "pids"): "pids.current",
     (2, "pids"): "pids.current",
 }
-# Making a group and removing it takes 0.2 ms or more, so a few are used again. Files that commands left in memory stay
-# charged: above this part of the bound the next command would miss it.
+# Creating and removing a group takes 0.2 ms or more, so a few are reused. Files that commands left in the page cache stay
+# charged: above this part of the limit the next command would be short of memory.
 IDLE = 8
 CLEAN = {"memory": 1 / 8, "pids": 0}
-PATIENCE = (0.0, 0.001, 0.004)  # seconds to wait for killed processes before a group is left for later
+REMOVE_DELAYS = (0.0, 0.001, 0.004)  # seconds to wait for killed processes before the removal is postponed
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """What the cage needs in order to join: a folder, the file in it to write to, the layers that it brings."""
+    """What the cage needs to join: a folder, the file in it to write to, the layers that it adds."""
 
     folder: int  # descriptor
     join: str
-    layers: str  # with commas
+    layers: str  # separated by commas
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A folder of one command, and the bounds in it that took effect."""
+    """A folder of one command, and the limits in it that took effect."""
 
     path: Path
     version: int
-    bounds: Mapping[str, int]
+    limits: Mapping[str, int]
 
     def open(self) -> Member:
-        """OSError where the folder has gone."""
+        """OSError where the folder no longer exists."""
         folder = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        return Member(folder, JOIN[self.version], ",".join(f"cgroup:{each}" for each in self.bounds))
+        return Member(folder, JOIN[self.version], ",".join(f"cgroup:{each}" for each in self.limits))
 
     def is_clean(self) -> bool:
-        """Whether another command may have it: nothing runs in it, and next to nothing stays charged to it."""
-        used = {each: _words(self.path / CURRENT[self.version, each]) for each in self.bounds}
-        charged = all(words and int(words[0]) <= self.bounds[each] * CLEAN[each] for each, words in used.items())
+        """Whether another command may use it: nothing runs in it, and almost nothing is charged to it."""
+        used = {each: _words(self.path / CURRENT[self.version, each]) for each in self.limits}
+        charged = all(words and int(words[0]) <= self.limits[each] * CLEAN[each] for each, words in used.items())
         return charged and not _words(self.path / "cgroup.procs")
 
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """A folder that belongs to this service, in which groups can be made."""
+    """A folder of this service in which groups can be created."""
 
     folder: Path
     version: int
     controllers: tuple[str, ...]
 
-    def make(self, name: str, bounds: Mapping[str, int]) -> Part | None:
-        """A group with the bounds by controller; None where it cannot be made, or nothing is bounded by it."""
+    def create(self, name: str, limits: Mapping[str, int]) -> Part | None:
+        """A group with a limit for each controller; None where it cannot be created, or no limit takes effect."""
         path = self.folder / name
         try:
             path.mkdir()
         except OSError:
             return None
-        held = {each: bounds[each] for each in self.controllers if self._bound(path, each, bounds[each])}
-        if not held:
+        applied = {each: limits[each] for each in self.controllers if self._apply(path, each, limits[each])}
+        if not applied:
             _remove(path)
             return None
-        return Part(path, self.version, held)
+        return Part(path, self.version, applied)
 
-    def _bound(self, path: Path, controller: str, bound: int) -> bool:
-        bounding, *helping = FILES[self.version, controller]
-        held = _took(path / bounding, bound)
-        for name in helping:
-            _took(path / name, FIXED.get(name, bound))
-        return held
+    def _apply(self, path: Path, controller: str, limit: int) -> bool:
+        limiting, *supporting = FILES[self.version, controller]
+        applied = _try_write(path / limiting, limit)
+        for name in supporting:
+            _try_write(path / name, FIXED_VALUES.get(name, limit))
+        return applied
 
 
 @dataclass(slots=True, eq=False)
 class Group:
-    """The group of one command: a folder for each branch, open until the cage has them."""
+    """The group of one command: a folder for each branch, open until the cage has inherited them."""
 
-    home: "Groups"
-    bounds: Mapping[str, int]
+    pool: "Groups"
+    limits: Mapping[str, int]
     parts: tuple[Part, ...]
     members: tuple[Member, ...] = ()
 
     def open(self) -> bool:
-        """Whether all that was made is there still."""
+        """Whether every folder still exists."""
         members: list[Member] = []
         try:
             for part in self.parts:
@@ -132,75 +132,75 @@ class Group:
 
     @property
     def descriptors(self) -> set[int]:
-        """Those that the cage inherits."""
+        """The descriptors that the cage inherits."""
         return {member.folder for member in self.members}
 
     def close(self) -> None:
-        """The descriptors, once the cage has them."""
+        """Close the descriptors, once the cage has inherited them."""
         for member in self.members:
             os.close(member.folder)
         self.members = ()
 
     def release(self) -> None:
-        """After the command. What is left in it, of a cage that was killed, is killed."""
+        """After the command. Processes left in it by a cage that was killed are killed."""
         surplus = [self]
         if self.parts and all(part.is_clean() for part in self.parts):
-            self.home.idle.append(self)
-            surplus = self.home.idle[:-IDLE]
-            del self.home.idle[:-IDLE]
+            self.pool.idle.append(self)
+            surplus = self.pool.idle[:-IDLE]
+            del self.pool.idle[:-IDLE]
         for group in surplus:
             group.remove()
 
     def remove(self) -> None:
-        """It may take until the next command where processes have to be killed."""
+        """Where processes have to be killed first, it may be postponed until the next command."""
         for part in self.parts:
             if not _remove(part.path):
-                _late.add(part.path)
+                _postponed.add(part.path)
 
 
 @dataclass(frozen=True, slots=True)
 class Groups:
-    """Makes the groups of commands; a few are used again."""
+    """Creates the groups of commands and reuses a few."""
 
     branches: tuple[Branch, ...] = ()
     idle: list[Group] = field(default_factory=list)
     numbers: Iterator[int] = field(default_factory=count)
 
-    def take(self, processes: int, memory: int) -> Group:
-        """A group with these bounds (bytes of memory), as far as they can be had."""
-        for path in list(_late):
+    def acquire(self, processes: int, memory: int) -> Group:
+        """A group with these limits (bytes of memory), as far as they are available."""
+        for path in list(_postponed):
             if _remove(path, ()):
-                _late.discard(path)
-        bounds = {"memory": memory, "pids": processes}
-        for group in [each for each in self.idle if each.bounds == bounds]:
+                _postponed.discard(path)
+        limits = {"memory": memory, "pids": processes}
+        for group in [each for each in self.idle if each.limits == limits]:
             self.idle.remove(group)
             if group.open():
                 return group
             group.close()
             group.remove()
         name = str(next(self.numbers))
-        made = (branch.make(name, bounds) for branch in self.branches)
-        group = Group(self, bounds, tuple(part for part in made if part))
+        created = (branch.create(name, limits) for branch in self.branches)
+        group = Group(self, limits, tuple(part for part in created if part))
         group.open()
         return group
 
 
-_late: set[Path] = set()  # groups that could not be removed yet
+_postponed: set[Path] = set()  # groups that could not be removed yet
 
 
 @cache
-def here() -> Groups:
-    """What this process can have, looked for once. Groups that dead services left are removed."""
+def detect_groups() -> Groups:
+    """The control groups available to this process, detected once. Groups left by services that died are removed."""
     branches: list[Branch] = []
     for version, folder, offered in own_groups(Path("/proc/self")):
-        wanted = tuple(each for each in offered if not any(each in branch.controllers for branch in branches))
-        if wanted and (branch := open_branch(folder, version, wanted)):
+        missing = tuple(each for each in offered if not any(each in branch.controllers for branch in branches))
+        if missing and (branch := open_branch(folder, version, missing)):
             branches.append(branch)
     return Groups(tuple(branches))
 
 
 def own_groups(process: Path) -> list[tuple[int, Path, tuple[str, ...]]]:
-    """The groups that a process is in, as version, folder and the controllers wanted of it; version 2 comes first."""
+    """The groups that a process is in: version, folder and the controllers of use in it; version 2 first."""
     found = []
     joined = [line.split(":", 2) for line in (process / "cgroup").read_text().splitlines()]
     for line in (process / "mountinfo").read_text().splitlines():
@@ -214,7 +214,7 @@ def own_groups(process: Path) -> list[tuple[int, Path, tuple[str, ...]]]:
             if (number == "0") != (version == 2) or not set(names.split(",")) <= {"", *options.split(",")}:
                 continue
             if path != root and not path.startswith(root.rstrip("/") + "/"):
-                continue  # not in sight of this mount
+                continue  # not visible through this mount
             folder = Path(mount + "/" + path[len(root.rstrip("/")) :])
             offered = names.split(",") if version == 1 else _words(folder / "cgroup.controllers")
             found.append((version, folder, tuple(each for each in CONTROLLERS if each in offered)))
@@ -222,7 +222,7 @@ def own_groups(process: Path) -> list[tuple[int, Path, tuple[str, ...]]]:
 
 
 def open_branch(own: Path, version: int, controllers: tuple[str, ...]) -> Branch | None:
-    """A folder below our own group; None where groups cannot be made there. It stays locked as long as we live."""
+    """A folder below our own group; None where groups cannot be created there. It stays locked until this process ends."""
     if version == 2 and SYSTEMD.exists() and not _delegated(own):
         return None
     sweep(own)
@@ -232,31 +232,31 @@ def open_branch(own: Path, version: int, controllers: tuple[str, ...]) -> Branch
         lock = _lock(folder)
     except OSError:
         return None
-    held = _try(own, folder, version, controllers)
-    if not held:
+    working = _working_controllers(own, folder, version, controllers)
+    if not working:
         _remove_tree(folder)
         os.close(lock)
         return None
     atexit.register(_remove_own, folder, os.getpid())
-    return Branch(folder, version, held)
+    return Branch(folder, version, working)
 
 
-def _try(own: Path, folder: Path, version: int, controllers: tuple[str, ...]) -> tuple[str, ...]:
-    """The controllers of a group below `folder` that do take bounds."""
+def _working_controllers(own: Path, folder: Path, version: int, controllers: tuple[str, ...]) -> tuple[str, ...]:
+    """The controllers that accept limits in a group below `folder`."""
     try:
         if version == 2:
-            _pass_on(own, folder, controllers)
+            _enable_below(own, folder, controllers)
     except OSError:
         return ()
-    tried = Branch(folder, version, controllers).make("0", TRIED)
-    if tried is None:
+    trial = Branch(folder, version, controllers).create("0", TRIAL_LIMITS)
+    if trial is None:
         return ()
-    _remove(tried.path)
-    return tuple(tried.bounds)
+    _remove(trial.path)
+    return tuple(trial.limits)
 
 
 def _lock(folder: Path) -> int:
-    """The descriptor that holds the lock; OSError where another has it."""
+    """The descriptor that holds the lock; OSError where another process has it."""
     lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -267,7 +267,7 @@ def _lock(folder: Path) -> int:
 
 
 def sweep(own: Path) -> None:
-    """Remove what services left that live no longer: those that live hold a lock."""
+    """Remove the groups of services that have ended; running ones hold a lock."""
     for folder in own.glob(f"{PREFIX}[0-9]*"):
         with suppress(OSError):
             lock = _lock(folder)
@@ -275,25 +275,25 @@ def sweep(own: Path) -> None:
             os.close(lock)
 
 
-def _pass_on(own: Path, folder: Path, controllers: tuple[str, ...]) -> None:
-    """Have the controllers in the groups below `folder`, leaving our own group where the kernel wants it. OSError."""
-    wanted = " ".join(f"+{each}" for each in controllers)
+def _enable_below(own: Path, folder: Path, controllers: tuple[str, ...]) -> None:
+    """Enable the controllers in groups below `folder`, leaving our own group where the kernel requires it. Raises OSError."""
+    enable = " ".join(f"+{each}" for each in controllers)
     try:
-        _write(own / "cgroup.subtree_control", wanted)
+        _write(own / "cgroup.subtree_control", enable)
     except OSError:
         service = folder / SERVICE
         service.mkdir()
         _write(service / "cgroup.procs", "0")
         try:
-            _write(own / "cgroup.subtree_control", wanted)
-        except OSError:  # others are in our group too
+            _write(own / "cgroup.subtree_control", enable)
+        except OSError:  # other processes are in our group too
             _write(own / "cgroup.procs", "0")
             raise
-    _write(folder / "cgroup.subtree_control", wanted)
+    _write(folder / "cgroup.subtree_control", enable)
 
 
 def _delegated(folder: Path) -> bool:
-    """Whether systemd keeps its hands off what is below."""
+    """Whether systemd leaves the groups below to others."""
     for name in DELEGATED:
         with suppress(OSError):
             if os.getxattr(folder, name) == b"1":
@@ -301,9 +301,9 @@ def _delegated(folder: Path) -> bool:
     return False
 
 
-def _remove(path: Path, patience: tuple[float, ...] = PATIENCE) -> bool:
-    """Whether the group is gone; processes that are in it are killed."""
-    for pause in (*patience, None):
+def _remove(path: Path, delays: tuple[float, ...] = REMOVE_DELAYS) -> bool:
+    """Remove a group and kill the processes in it. Whether it is gone."""
+    for pause in (*delays, None):
         try:
             path.rmdir()
         except FileNotFoundError:
@@ -318,7 +318,7 @@ def _remove(path: Path, patience: tuple[float, ...] = PATIENCE) -> bool:
 
 
 def _remove_tree(folder: Path) -> None:
-    """The group of a service and those below, as far as it goes. Only processes of commands are killed."""
+    """Remove the group of a service and those below, as far as possible. Only processes of commands are killed."""
     with suppress(OSError):
         for path in folder.glob("[0-9]*"):
             _remove(path)
@@ -328,13 +328,13 @@ def _remove_tree(folder: Path) -> None:
 
 
 def _remove_own(folder: Path, service: int) -> None:
-    """At the end of the service, not of a fork of it. Under version 2 it is in there itself: the next one removes that."""
+    """At the end of the service, not of a fork. Under version 2 the service itself is in it: the next one removes it."""
     if os.getpid() == service:
         _remove_tree(folder)
 
 
 def _kill(path: Path) -> None:
-    """All processes in the group."""
+    """Kill all processes in the group."""
     with suppress(OSError):
         if (path / "cgroup.kill").exists():
             _write(path / "cgroup.kill", "1")
@@ -343,7 +343,7 @@ def _kill(path: Path) -> None:
             with suppress(OSError):
                 pidfd = os.pidfd_open(int(pid))
                 try:
-                    if pid in _words(path / "cgroup.procs"):  # the id has not passed on to another
+                    if pid in _words(path / "cgroup.procs"):  # the id is not that of another process by now
                         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
                 finally:
                     os.close(pidfd)
@@ -357,8 +357,8 @@ def _write(path: Path, text: str) -> None:
         os.close(file)
 
 
-def _took(path: Path, value: int) -> bool:
-    """Whether the file took the value."""
+def _try_write(path: Path, value: int) -> bool:
+    """Whether the kernel accepted the value."""
     try:
         _write(path, str(value))
     except OSError:
@@ -380,5 +380,5 @@ def _words(path: Path) -> list[str]:
 
 
 def _unescaped(word: str) -> str:
-    """A path as mountinfo has it, with blanks as octal numbers."""
+    """A path of mountinfo, in which spaces are octal numbers."""
     return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), word)

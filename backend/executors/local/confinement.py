@@ -1,6 +1,6 @@
-"""What the kernel shall permit to commands: paths and the rights below them (Landlock), system calls (seccomp).
+"""What the kernel permits commands: access rights below paths (Landlock) and system calls (seccomp).
 
-Once for both cages, which know no paths and no system calls.
+The cage contains neither list; it applies what is passed to it.
 """
 
 import errno
@@ -13,7 +13,7 @@ from functools import cache
 
 from backend.executors.local.process_spec import Bounds
 
-# Rights of Landlock.
+# Access rights of Landlock.
 EXECUTE, WRITE_FILE, READ_FILE, READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
 REMOVE_DIR, REMOVE_FILE = 1 << 4, 1 << 5
 MAKE_CHAR, MAKE_BLOCK = 1 << 6, 1 << 11
@@ -26,8 +26,8 @@ CLEAR_OUT = RUN | REMOVE_DIR | REMOVE_FILE | TRUNCATE
 
 RUNNABLE = ("/usr", "/bin", "/sbin", "/lib", "/lib64", "/lib32")
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full")
-# Of /proc only what tells about the machine, and the program's own entry: another process's would show its environment.
-# Of /etc only what libraries read at start; no folder that could hold keys.
+# Of /proc only what describes the machine, and the program's own entry: that of another process shows its environment.
+# Of /etc only what libraries read at startup; no folder that could contain keys.
 READABLE = (
     "/dev/random",
     "/dev/urandom",
@@ -68,7 +68,7 @@ READABLE = (
 )
 READABLE_WITH_NETWORK = ("/etc/gai.conf", "/etc/host.conf", "/etc/hosts", "/etc/resolv.conf")
 
-# System calls that no ordinary command needs, by their numbers on x86-64 and aarch64 (- : not there).
+# System calls that no ordinary command needs, with their numbers on x86-64 and aarch64 (-: does not exist).
 REFUSED = """
 unshare:272:97 setns:308:268 mount:165:40 umount2:166:39 pivot_root:155:41 chroot:161:51 open_tree:428:428
 move_mount:429:429 fsopen:430:430 fsconfig:431:431 fsmount:432:432 fspick:433:433 mount_setattr:442:442
@@ -83,21 +83,21 @@ vhangup:153:58 sethostname:170:161 setdomainname:171:162 move_pages:279:239 migr
 ioperm:173:- modify_ldt:154:- uselib:134:- ustat:136:- sysfs:139:- _sysctl:156:- nfsservctl:180:42 create_module:174:-
 get_kernel_syms:177:- query_module:178:-
 """
-# Shared memory, semaphores, queues: they are found by their numbers, whoever made them, and outlive the command.
+# Shared memory, semaphores, queues: other users' ones can be found by number, and they outlive the command.
 LASTING = """
 shmget:29:194 shmat:30:196 shmctl:31:195 semget:64:190 semop:65:193 semctl:66:191 semtimedop:220:192 msgget:68:186
 msgsnd:69:189 msgrcv:70:188 msgctl:71:187 mq_open:240:180 mq_unlink:241:181
 """
-# Tools take this as a file system without attributes. By its path, those of any file could be read or changed.
+# To tools this looks like a file system without attributes. By path, the attributes of any file could be read or changed.
 ATTRIBUTES = """
 setxattr:188:5 lsetxattr:189:6 fsetxattr:190:7 setxattrat:463:463 removexattr:197:14 lremovexattr:198:15
 fremovexattr:199:16 removexattrat:466:466 getxattr:191:8 lgetxattr:192:9 getxattrat:464:464 listxattr:194:11
 llistxattr:195:12 listxattrat:465:465 file_setattr:469:469
 """
-# Arguments behind a pointer cannot be looked at; libraries fall back on the older call. Watches tell the names of files
-# in folders that Landlock keeps from being listed.
+# A filter cannot read arguments behind a pointer; libraries fall back on the older call. Watches report the names of files
+# in folders that Landlock does not let commands list.
 UNSEEN = "clone3:435:435 openat2:437:437 inotify_init:253:- inotify_init1:294:26"
-NEWEST = 469  # a call that is newer is not known here, and so is refused
+NEWEST_CALL = 469  # newer system calls are unknown here, and so are refused
 EXAMINED = """
 clone:56:220 fcntl:72:25 ioctl:16:29 personality:135:92 socket:41:198 socketpair:53:199 connect:42:203 mknod:133:-
 mknodat:259:33 chmod:90:- fchmod:91:52 fchmodat:268:53 fchmodat2:452:452 open:2:- openat:257:56 creat:85:-
@@ -105,20 +105,39 @@ prlimit64:302:261 setrlimit:160:164 setpriority:141:140 ioprio_set:251:30 sched_
 sched_setscheduler:144:119 sched_setparam:142:118 kill:62:129 tkill:200:130 tgkill:234:131 rt_sigqueueinfo:129:138
 rt_tgsigqueueinfo:297:240 pidfd_open:434:434 pidfd_send_signal:424:424
 """
-ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
-SUPERVISOR_PID = 0xC0DEDEAD  # the cage puts its own pid here, which is not known before it runs
+AUDIT_ARCH_X86_64, AUDIT_ARCH_AARCH64 = 0xC000003E, 0xC00000B7
+ARCHITECTURES = {
+    "x86_64": (0, AUDIT_ARCH_X86_64),
+    "aarch64": (1, AUDIT_ARCH_AARCH64),
+}  # column above, name in the filter
+SUPERVISOR_PID = 0xC0DEDEAD  # placeholder: the cage inserts its own pid, which is not known before it runs
 
-NAMESPACES = 0x7E020000  # all CLONE_NEW* that clone takes
-SET_ID = 0o6000
+# Instructions of the filter (classic BPF) and what it returns.
+LOAD_WORD = 0x20  # BPF_LD | BPF_W | BPF_ABS
+MASK_WITH = 0x54  # BPF_ALU | BPF_AND | BPF_K
+JUMP_IF_EQUAL = 0x15  # BPF_JMP | BPF_JEQ | BPF_K
+JUMP_IF_GREATER = 0x25  # BPF_JMP | BPF_JGT | BPF_K
+RETURN = 0x06  # BPF_RET | BPF_K
+SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO, SECCOMP_RET_KILL_PROCESS = 0x7FFF0000, 0x00050000, 0x80000000
+CALL_NUMBER, ARCHITECTURE, ARGUMENTS = 0, 4, 16  # offsets in struct seccomp_data
+
+CLONE_NAMESPACES = 0x7E020000  # all CLONE_NEW* that clone accepts
+SET_ID = stat.S_ISUID | stat.S_ISGID
+FILE_TYPE = 0o170000  # S_IFMT
 RLIMIT_CORE = 4
-CONNECTED = (1, 5)  # stream, sequence of packets
-CREATES = 0o100 | 0o20000000  # O_CREAT, O_TMPFILE
+SOCK_STREAM, SOCK_SEQPACKET, SOCK_TYPE_MASK = 1, 5, 0xF
+AF_UNIX, AF_INET, AF_INET6, AF_NETLINK = 1, 2, 10, 16
+O_CREAT, O_TMPFILE = 0o100, 0o20000000
+TIOCSTI, TIOCLINUX, TIOCSETD = 0x5412, 0x541C, 0x5423  # type into a terminal, its console, its line discipline
+FIOSETOWN, SIOCSPGRP = 0x8901, 0x8902  # as fcntl's F_SETOWN
+F_SETOWN, F_SETSIG, F_SETOWN_EX = 8, 10, 15
+PRIO_USER, IOPRIO_WHO_USER = 2, 3
 ALL = 0xFFFFFFFF
-CHUNK = 8  # calls of the filter that are passed over together; the kernel steps through it once for each call number
+CHUNK = 8  # calls of the filter that are skipped together; the kernel runs the filter once for each call number
 
 
 def landlock_rules(bounds: Bounds) -> list[tuple[str, int, int]]:
-    """Paths, the rights below them, and whether the programs may not start without them."""
+    """Paths, the rights below them, and whether the programs must not start without them."""
     more = [(path, READ, 0) for path in READABLE_WITH_NETWORK] if bounds.network else []
     work = CLEAR_OUT if bounds.full else WORK
     return [(bounds.root, work, 1), *((path, RUN, 0) for path in bounds.readable), *_standard_rules(), *more]
@@ -126,7 +145,7 @@ def landlock_rules(bounds: Bounds) -> list[tuple[str, int, int]]:
 
 @cache
 def _standard_rules() -> list[tuple[str, int, int]]:
-    """Those that all commands have, without what is not here and links to what is listed: each costs 3 us a command."""
+    """Those that all commands have, without missing paths and links to listed ones: each costs 3 us per command."""
     runnable = [path for path in RUNNABLE if os.path.isdir(path) and not os.path.islink(path)]
     below = tuple(f"{path}/" for path in runnable)
     readable = [path for path in READABLE if os.path.exists(path) and not os.path.realpath(path).startswith(below)]
@@ -139,7 +158,7 @@ def _standard_rules() -> list[tuple[str, int, int]]:
 
 @dataclass(frozen=True, slots=True)
 class _Test:
-    """A question about the lower or `upper` half of an argument: whether its bits under `mask` are `value`, or are not."""
+    """A condition on the lower or `upper` half of an argument: whether its bits under `mask` equal `value`, or do not."""
 
     argument: int
     value: int = 0
@@ -153,7 +172,7 @@ _ALWAYS: tuple[_Test, ...] = ()
 
 @cache
 def syscall_filter(network: bool, guarded: int | None = None) -> bytes:
-    """The seccomp program for this machine. `guarded` is a process that gets no signals, where nothing else sees to it."""
+    """The seccomp program for this machine. `guarded` is a process to protect from signals, where Landlock does not."""
     column, architecture = ARCHITECTURES[platform.machine()]
     numbers = _numbers("\n".join((REFUSED, LASTING, ATTRIBUTES, UNSEEN, EXAMINED)), column)
     refusals = _examined(network)
@@ -161,25 +180,27 @@ def syscall_filter(network: bool, guarded: int | None = None) -> bytes:
         refusals |= _guarding(guarded)
     for names, error in ((REFUSED + LASTING, errno.EPERM), (ATTRIBUTES, errno.EOPNOTSUPP), (UNSEEN, errno.ENOSYS)):
         refusals |= {name: [(_ALWAYS, error)] for name in _numbers(names, column)}
-    program = [(0x20, 0, 0, 4), (0x15, 1, 0, architecture), (0x06, 0, 0, 0x80000000), (0x20, 0, 0, 0)]
-    program += [(0x25, 0, 1, NEWEST), _refuse(errno.ENOSYS)]  # so are the x32 calls of x86-64
+    program = [(LOAD_WORD, 0, 0, ARCHITECTURE), (JUMP_IF_EQUAL, 1, 0, architecture)]
+    program += [(RETURN, 0, 0, SECCOMP_RET_KILL_PROCESS), (LOAD_WORD, 0, 0, CALL_NUMBER)]
+    program += [(JUMP_IF_GREATER, 0, 1, NEWEST_CALL), _refuse(errno.ENOSYS)]  # the x32 calls of x86-64 too
     calls = sorted((numbers[name], cases) for name, cases in refusals.items() if name in numbers)
     for start in range(0, len(calls), CHUNK):
         chunk = calls[start : start + CHUNK]
         body = [instruction for number, cases in chunk for instruction in _entry(number, cases)]
-        program += [(0x25, len(body) + 1, 0, chunk[-1][0]), *body, _ALLOW]
+        program += [(JUMP_IF_GREATER, len(body) + 1, 0, chunk[-1][0]), *body, _ALLOW]
     return b"".join(struct.pack("<HBBI", *instruction) for instruction in [*program, _ALLOW])
 
 
 def _entry(number: int, cases: "_Refusals") -> "list[_Instruction]":
     body = [instruction for tests, error in cases for instruction in _case(tests, error)]
-    return [(0x15, 0, len(body) + (cases[-1][0] != _ALWAYS), number), *body, *([_ALLOW] if cases[-1][0] else [])]
+    may_pass = cases[-1][0] != _ALWAYS
+    return [(JUMP_IF_EQUAL, 0, len(body) + may_pass, number), *body, *([_ALLOW] if may_pass else [])]
 
 
-_Instruction = tuple[int, int, int, int]
+_Instruction = tuple[int, int, int, int]  # code, instructions to skip if true and if false, value
 _Refusals = list[tuple[tuple[_Test, ...], int]]  # the call is refused with the error where all tests hold
 _Cases = dict[str, _Refusals]
-_ALLOW: _Instruction = (0x06, 0, 0, 0x7FFF0000)
+_ALLOW: _Instruction = (RETURN, 0, 0, SECCOMP_RET_ALLOW)
 
 
 def _numbers(names: str, column: int) -> dict[str, int]:
@@ -188,62 +209,65 @@ def _numbers(names: str, column: int) -> dict[str, int]:
 
 
 def _refuse(error: int) -> _Instruction:
-    return (0x06, 0, 0, 0x00050000 | error)
+    return (RETURN, 0, 0, SECCOMP_RET_ERRNO | error)
 
 
 def _case(tests: tuple[_Test, ...], error: int) -> list[_Instruction]:
-    """Refuse where all tests hold; otherwise go on behind."""
+    """Refuse where all tests hold; otherwise continue after it."""
     body = [_refuse(error)]
     for test in reversed(tests):
         over = len(body)
-        jump = (0x15, 0, over, test.value) if test.equal else (0x15, over, 0, test.value)
-        masked = [(0x54, 0, 0, test.mask)] if test.mask != ALL else []
-        body = [(0x20, 0, 0, 16 + 8 * test.argument + 4 * test.upper), *masked, jump, *body]
+        jump = (JUMP_IF_EQUAL, 0, over, test.value) if test.equal else (JUMP_IF_EQUAL, over, 0, test.value)
+        masked = [(MASK_WITH, 0, 0, test.mask)] if test.mask != ALL else []
+        offset = ARGUMENTS + 8 * test.argument + 4 * test.upper
+        body = [(LOAD_WORD, 0, 0, offset), *masked, jump, *body]
     return body
 
 
 def _examined(network: bool) -> _Cases:
-    """Calls whose arguments decide. Of those that are no pointers only the lower half counts, for the kernel too."""
+    """Calls whose arguments decide. Unless they are pointers, the kernel uses the lower half only, and so does the filter."""
     return {**_files(), **_processes(), **_sockets(network)}
 
 
 def _files() -> _Cases:
     devices = (stat.S_IFCHR, stat.S_IFBLK)
     return {
-        "openat": _refuse_if(_not_zero(2, CREATES), _not_zero(3, SET_ID)),
-        "open": _refuse_if(_not_zero(1, CREATES), _not_zero(2, SET_ID)),
+        "openat": _refuse_if(_not_zero(2, O_CREAT | O_TMPFILE), _not_zero(3, SET_ID)),
+        "open": _refuse_if(_not_zero(1, O_CREAT | O_TMPFILE), _not_zero(2, SET_ID)),
         **{name: _refuse_if(_not_zero(1, SET_ID)) for name in ("creat", "chmod", "fchmod")},
         **{name: _refuse_if(_not_zero(2, SET_ID)) for name in ("fchmodat", "fchmodat2")},
-        "mknod": _one_of(1, *devices, mask=0o170000) + _refuse_if(_not_zero(1, SET_ID)),
-        "mknodat": _one_of(2, *devices, mask=0o170000) + _refuse_if(_not_zero(2, SET_ID)),
-        "ioctl": _one_of(1, 0x5412, 0x541C, 0x5423),  # typing into a terminal, its console, its line discipline
+        "mknod": _one_of(1, *devices, mask=FILE_TYPE) + _refuse_if(_not_zero(1, SET_ID)),
+        "mknodat": _one_of(2, *devices, mask=FILE_TYPE) + _refuse_if(_not_zero(2, SET_ID)),
+        "ioctl": _one_of(1, TIOCSTI, TIOCLINUX, TIOCSETD),
     }
 
 
 def _processes() -> _Cases:
     scheduling = ("sched_setaffinity", "sched_setattr", "sched_setscheduler", "sched_setparam")
-    set_ = [_Test(2, equal=False, upper=upper) for upper in (False, True)]  # a pointer: one holds where it is not null
+    sets = [
+        _Test(2, equal=False, upper=upper) for upper in (False, True)
+    ]  # a pointer is not null if either half is not
     return {
-        "clone": _refuse_if(_not_zero(0, NAMESPACES)),
+        "clone": _refuse_if(_not_zero(0, CLONE_NAMESPACES)),
         "personality": _none_of(0, 0, ALL),
-        # Another process of the same user could be strangled. The limit of dumps is to stay; tools go on after EINVAL.
-        "prlimit64": _refuse_if(_not_zero(0)) + [((_Test(1, RLIMIT_CORE), each), errno.EINVAL) for each in set_],
+        # No limits of other processes of the same user. The limit of core dumps stays; tools continue after EINVAL.
+        "prlimit64": _refuse_if(_not_zero(0)) + [((_Test(1, RLIMIT_CORE), each), errno.EINVAL) for each in sets],
         "setrlimit": [((_Test(0, RLIMIT_CORE),), errno.EINVAL)],
         **{name: _refuse_if(_not_zero(0)) for name in scheduling},
-        # Of a user (2 and 3) the number 0 means all processes of the caller's.
-        "setpriority": _refuse_if(_not_zero(1)) + _one_of(0, 2),
-        "ioprio_set": _refuse_if(_not_zero(1)) + _one_of(0, 3),
+        # For a user, the number 0 means all processes of the caller's user.
+        "setpriority": _refuse_if(_not_zero(1)) + _one_of(0, PRIO_USER),
+        "ioprio_set": _refuse_if(_not_zero(1)) + _one_of(0, IOPRIO_WHO_USER),
     }
 
 
 def _sockets(network: bool) -> _Cases:
-    unix, inet, inet6, netlink = 1, 2, 10, 16
     if network:
-        return {"socket": _none_of(0, unix, inet, inet6, netlink) + _refuse_if(_Test(0, netlink), _not_zero(2))}
-    # Landlock leaves sockets in the file system alone: no service is reached by one without connect, if it is of the kinds
-    # that send nothing without it (a raw one is a datagram socket to the kernel).
-    sends_alone = _none_of(1, *CONNECTED, mask=0xF)
-    return {"socket": _none_of(0, unix) + sends_alone, "socketpair": sends_alone, "connect": _refuse_if()}
+        families = _none_of(0, AF_UNIX, AF_INET, AF_INET6, AF_NETLINK)
+        return {"socket": families + _refuse_if(_Test(0, AF_NETLINK), _not_zero(2))}
+    # Landlock does not cover sockets in the file system. A socket of these types cannot send without connect, which is
+    # refused; others can (to the kernel, a raw UNIX socket is a datagram socket).
+    connectionless = _none_of(1, SOCK_STREAM, SOCK_SEQPACKET, mask=SOCK_TYPE_MASK)
+    return {"socket": _none_of(0, AF_UNIX) + connectionless, "socketpair": connectionless, "connect": _refuse_if()}
 
 
 def _not_zero(argument: int, mask: int = ALL) -> _Test:
@@ -263,17 +287,17 @@ def _refuse_if(*tests: _Test) -> _Refusals:
 
 
 def _guarding(guarded: int) -> _Cases:
-    """Keep signals from the service and the cage, for kernels whose Landlock does not, and programs of the same user.
+    """Protect the service and the cage from signals of their own user, on kernels whose Landlock does not.
 
-    Less than Landlock does: other processes of the user, and threads of the service, can be reached still.
+    Weaker than Landlock: other processes of the user, and threads of the service, can still be signalled.
     """
     group = os.getpgid(guarded)
     targets = {ALL, guarded, SUPERVISOR_PID, -guarded & ALL, -group & ALL, -SUPERVISOR_PID & ALL}
     cases: _Refusals = [((_Test(0, target),), errno.EPERM) for target in sorted(targets)]
-    owner = [((_Test(1, command),), errno.EPERM) for command in (8, 10, 15)]  # who gets SIGIO, and what instead of it
+    owner = _one_of(1, F_SETOWN, F_SETSIG, F_SETOWN_EX)  # who receives SIGIO, and which signal instead of it
     return {
         **dict.fromkeys(("kill", "tkill", "tgkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo"), cases),
         **{name: [(_ALWAYS, errno.ENOSYS)] for name in ("pidfd_open", "pidfd_send_signal")},
-        "fcntl": [(tests, error) for tests, error in owner],
-        "ioctl": [((_Test(1, number),), errno.EPERM) for number in (0x5412, 0x541C, 0x5423, 0x8901, 0x8902)],
+        "fcntl": owner,
+        "ioctl": _one_of(1, TIOCSTI, TIOCLINUX, TIOCSETD, FIOSETOWN, SIOCSPGRP),
     }

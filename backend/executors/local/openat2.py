@@ -1,7 +1,7 @@
-"""Files that the service itself opens in a workspace: the kernel keeps the path inside, whatever is swapped meanwhile.
+"""Opens files in a workspace for the service itself: the kernel keeps the path inside, even if parts are swapped meanwhile.
 
-openat2 with RESOLVE_BENEATH follows links that stay inside. Where the kernel has no openat2, the path is walked folder
-by folder and no link is followed.
+openat2 with RESOLVE_BENEATH follows links that stay inside. On kernels without openat2 the path is opened folder by
+folder, and no link is followed.
 """
 
 import ctypes
@@ -11,7 +11,7 @@ import stat
 import struct
 from pathlib import PurePosixPath
 
-OPENAT2 = 437
+OPENAT2 = 437  # system call
 RESOLVE_NO_MAGICLINKS, RESOLVE_BENEATH = 0x02, 0x08
 NULL = "/dev/null"
 MODES = {
@@ -19,7 +19,7 @@ MODES = {
     ">": os.O_WRONLY | os.O_CREAT,
     ">>": os.O_WRONLY | os.O_CREAT | os.O_APPEND,
 }
-# Not blocking, so that a pipe without a partner is refused instead of waited for.
+# Non-blocking, so that a FIFO whose other end is not open is refused instead of waited for.
 COMMON = os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 FILE_MODE = 0o644
 
@@ -29,7 +29,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 def open_inside(root: str, cwd: str, target: str, operator: str, owner: tuple[int, int] | None) -> int:
     """Open the file of a redirection (`<`, `>`, `>>`), named from `cwd`, inside `root`.
 
-    With an `owner` (uid, gid) a new file belongs to it, and an old one must be its to write. Raises OSError.
+    With an `owner` (uid, gid) a new file is given to it, and an existing one must be writable for it. Raises OSError.
     """
     flags = MODES[operator] | COMMON
     if target == NULL:
@@ -71,7 +71,7 @@ def _open_beneath(root: str, relative: str, flags: int) -> int:
 
 
 def _openat2(folder: int, relative: str, flags: int) -> int | None:
-    """None where the kernel does not have it."""
+    """None where the kernel lacks the call."""
     mode = FILE_MODE if flags & os.O_CREAT else 0
     how = struct.pack("QQQ", flags, mode, RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS)
     opened: int = _libc.syscall(OPENAT2, folder, os.fsencode(relative), how, ctypes.c_size_t(len(how)))
@@ -79,11 +79,11 @@ def _openat2(folder: int, relative: str, flags: int) -> int | None:
         return opened
     if ctypes.get_errno() in {errno.ENOSYS, errno.EPERM}:
         return None
-    raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))  # of the class that fits the number
+    raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))  # the subclass for this number
 
 
 def _walk(folder: int, relative: str, flags: int) -> int:
-    """Open part by part, following no link."""
+    """Open one path component after the other, following no link."""
     *parents, name = PurePosixPath(relative).parts or (".",)
     if ".." in parents or name == "..":
         raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
@@ -99,12 +99,12 @@ def _walk(folder: int, relative: str, flags: int) -> int:
 
 
 def _checked(descriptor: int, operator: str, owner: tuple[int, int] | None) -> int:
-    """Take ordinary files only; empty the file of `>` once it may be written."""
+    """Accept regular files only; truncate the file of `>` once it is known to be writable."""
     try:
         info = os.fstat(descriptor)
         if not stat.S_ISREG(info.st_mode):
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-        # The service may write everywhere when it is root; the programs, for whom it opens the file, may not.
+        # As root the service may write everywhere; the programs, for which it opens the file, may not.
         if owner and info.st_uid != owner[0] and not info.st_mode & stat.S_IWOTH:
             raise OSError(errno.EACCES, os.strerror(errno.EACCES))
         if operator == ">":

@@ -1,4 +1,4 @@
-"""What a launcher is asked and what it tells: the programs of one pipeline, the bounds that hold them, how they ended."""
+"""What a launcher is given and what it reports: the programs of one pipeline, their confinement, how they ended."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,17 +21,17 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What holds the programs of one execution."""
+    """The confinement of the programs of one execution."""
 
     root: str  # the workspace, absolute: read and write
     network: bool = False
-    readable: tuple[str, ...] = ()  # further absolute paths to read (and execute) beside the standard set
-    full: bool = False  # what is in the workspace can be read and deleted; nothing can be written or added
+    readable: tuple[str, ...] = ()  # further absolute paths to read and execute, in addition to the standard set
+    full: bool = False  # the workspace is full: its files can be read and deleted, nothing can be written or added
 
 
 @dataclass(frozen=True, slots=True)
 class StageEnd:
-    """`code` as os.waitstatus_to_exitcode gives it (negative: signal); `error` is the errno where it could not be executed, else 0."""
+    """`code` is that of os.waitstatus_to_exitcode (negative: a signal); `error` the errno of a failed execution, otherwise 0."""
 
     code: int
     error: int = 0
@@ -39,7 +39,7 @@ class StageEnd:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What all programs of a pipeline used together; the peak is that of the largest process."""
+    """The resources used by all programs of a pipeline; the peak is that of the largest process."""
 
     cpu_seconds: float
     peak_memory: int  # bytes
@@ -49,7 +49,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """The protection really applied, as told by the launcher before it executed the programs."""
+    """The protection actually applied, as reported before the programs were executed."""
 
     level: str  # "L0".."L3"
     layers: tuple[str, ...]  # e.g. ("session","rlimits","no_new_privs","landlock:7","seccomp","uid:65534")
@@ -59,7 +59,7 @@ class Applied:
 class Report:
     """How a pipeline ended."""
 
-    ends: tuple[StageEnd, ...]  # one a stage, in order
+    ends: tuple[StageEnd, ...]  # one per stage, in order
     usage: Usage
     applied: Applied
 
@@ -67,10 +67,10 @@ class Report:
 class Launched(Protocol):
     """A pipeline that was started."""
 
-    pidfd: int  # readable once everything of the command is gone
+    pidfd: int  # readable once every process of the command is gone
 
     def applied(self) -> Applied | None:
-        """The protection, without waiting; None while not told yet."""
+        """The protection, without waiting; None until it is reported."""
         ...
 
     def terminate(self) -> None:
@@ -81,12 +81,12 @@ class Launched(Protocol):
         """SIGKILL to every process, until none is left."""
         ...
 
-    def signal(self, number: int) -> None:
-        """A signal to every process of the command."""
+    def signal(self, number: int) -> bool:
+        """A signal to every process of the command. False when they are gone."""
         ...
 
     def finish(self) -> Report:
-        """After pidfd is readable: waits for nothing, closes everything."""
+        """To be called once pidfd is readable: does not wait, closes everything."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""Who commands run as where the service is root, and the folders that have to be theirs."""
+"""The user of commands where the service is root, and the folders that this user must own."""
 
 import os
 import pwd
@@ -9,13 +9,13 @@ from backend.core.errors import GatepostError
 
 
 class OwnerError(GatepostError):
-    """The user that commands should run as cannot be used."""
+    """Commands cannot run as the configured user."""
 
 
 def find_owner(name: str) -> tuple[int, int] | None:
-    """The uid and gid of a user, by name or number; None where the service is not root and cannot change.
+    """The uid and gid of a user, by name or number; None where the service is not root and cannot change its user.
 
-    Raises OwnerError for a user that is not there, and for root.
+    Raises OwnerError for a user that does not exist, and for root.
     """
     if os.geteuid() != 0:
         return None
@@ -33,18 +33,18 @@ def find_owner(name: str) -> tuple[int, int] | None:
 
 
 def give_folder(folder: Path, owner: tuple[int, int] | None) -> None:
-    """Make a folder the owner's. What lies in it stays whose it is."""
+    """Change the owner of a folder, not of its content."""
     if owner and folder.stat().st_uid != owner[0]:
         os.chown(folder, *owner)
 
 
 def closed_parent(folder: Path, owner: tuple[int, int] | None) -> Path | None:
-    """The first folder above `folder` that the owner may not pass through; None when it can be reached."""
+    """The first folder above `folder` that the owner may not search; None where `folder` can be reached."""
     if owner is None:
         return None
     for parent in reversed(folder.absolute().parents):
         if not parent.exists():
-            break  # it will be made, open
+            break  # it will be created, accessible
         info = parent.stat()
         passes = stat.S_IXUSR if info.st_uid == owner[0] else stat.S_IXGRP if info.st_gid == owner[1] else stat.S_IXOTH
         if not info.st_mode & passes:

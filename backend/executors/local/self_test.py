@@ -1,11 +1,11 @@
-"""What really holds commands on this machine: tried out, not read from the configuration.
+"""The protection in force on this machine, established by attempts to break it and not read from the configuration.
 
-| level | what holds |
+| level | protection |
 |---|---|
-| L0 | a session of their own, limits, everything ended with the command |
-| L1 | and no new privileges, system calls refused, no network, never root |
-| L2 | and nothing outside the workspace can be read or written (Landlock, ABI 3) |
-| L3 | and namespaces; not built |
+| L0 | a session of its own, resource limits, every process ended with the command |
+| L1 | also no new privileges, a system call filter, no network, never root |
+| L2 | also nothing outside the workspace can be read or written (Landlock, ABI 3) |
+| L3 | also namespaces; not implemented |
 """
 
 import os
@@ -18,19 +18,19 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from backend.executors.local.launcher import LANDLOCK_FULL, LANDLOCK_SIGNALS, CageLauncher, Kind
+from backend.executors.local.launcher import LANDLOCK_ABI_FOR_L2, LANDLOCK_ABI_FOR_SIGNALS, CageLauncher
 from backend.executors.local.process_spec import Applied, Bounds, Launched, Stage
 
 LEVELS = ("L0", "L1", "L2")
-BOUND = 1.0  # seconds that the attempts may take, together
-FEW = 16  # processes that an attempt to fork is permitted
-MANY = 512  # that it tries to start
+BOUND = 1.0  # seconds for all attempts together
+FEW = 16  # processes permitted in the attempt to fork
+MANY = 512  # processes that it tries to start
 CANARY = b"canary"
 
 
 @dataclass(frozen=True, slots=True)
 class SelfTest:
-    """Something that a command must not be able to do. `needed_for` is the lowest level that promises it."""
+    """Something that a command must not be able to do. `needed_for` is the lowest level that prevents it."""
 
     name: str
     needed_for: str
@@ -40,15 +40,14 @@ class SelfTest:
 
 @dataclass(frozen=True, slots=True)
 class Protection:
-    """What holds commands here. `level` is the lower of what was applied and what the self-tests bear out."""
+    """The protection in force. `level` is the lower of what was applied and what the self-tests confirm."""
 
     level: str
     landlock_abi: int
     layers: tuple[str, ...]
-    kind: Kind  # which cage
     uid: int  # of the commands
     tests: tuple[SelfTest, ...]
-    gaps: tuple[str, ...]  # what is not held
+    gaps: tuple[str, ...]  # what is not prevented
 
     def meets(self, minimum: str) -> bool:
         """Whether the level is high enough."""
@@ -60,7 +59,7 @@ class Protection:
 
     def table(self) -> str:
         """For a terminal."""
-        rows = [("level", self.level), ("cage", self.kind), ("user", str(self.uid)), ("layers", ", ".join(self.layers))]
+        rows = [("level", self.level), ("user", str(self.uid)), ("layers", ", ".join(self.layers))]
         width = max(len(name) for name in (*(test.name for test in self.tests), *(row[0] for row in rows)))
         lines = [f"{name:{width}}  {value}" for name, value in rows]
         lines += [f"{test.name:{width}}  {'held' if test.passed else 'NOT HELD'}: {test.detail}" for test in self.tests]
@@ -68,23 +67,23 @@ class Protection:
 
 
 def probe(launcher: CageLauncher) -> Protection:
-    """Try in the cage what must not work there. Takes up to BOUND seconds and works below the minimum too."""
+    """Attempt in the cage what must not work there. Takes up to BOUND seconds; works below the minimum too."""
     with ExitStack() as stack:
         place = _Place(stack, launcher.run_as)
         free = replace(launcher, minimum="L0")
         few = replace(free, limits=replace(free.limits, processes=FEW))
         end = time.monotonic() + BOUND
         attempts = [_Attempt(free, place.root, *attempt) for attempt in place.attempts()]
-        stay = _Attempt(free, place.root, "outlive the command", "L0", "stay")
+        outlive = _Attempt(free, place.root, "outlive the command", "L0", "outlive")
         tests = [attempt.test(end) for attempt in attempts]
-        tests.append(stay.gone(end))
-        # By itself, since what it is permitted depends on all processes of the user; others of them may end meanwhile.
+        tests.append(outlive.test_ended(end))
+        # Last and alone, since its limit depends on all processes of the user, of which the others may end meanwhile.
         forks = _Attempt(few, place.root, f"start more than {FEW} processes", "L1", "forks", str(MANY))
         tests.append(forks.test(end))
-    return _protection(launcher.kind, attempts[0].applied, tests)
+    return _protection(attempts[0].applied, tests)
 
 
-def _protection(kind: Kind, applied: Applied, tests: Sequence[SelfTest]) -> Protection:
+def _protection(applied: Applied, tests: Sequence[SelfTest]) -> Protection:
     values = dict(layer.split(":") for layer in applied.layers if layer.startswith(("landlock:", "uid:")))
     abi, uid = int(values.get("landlock", 0)), int(values.get("uid", os.getuid()))
     failed = [test.needed_for for test in tests if not test.passed]
@@ -93,7 +92,6 @@ def _protection(kind: Kind, applied: Applied, tests: Sequence[SelfTest]) -> Prot
         level=reached[-1] if reached else "L0",
         landlock_abi=abi,
         layers=applied.layers,
-        kind=kind,
         uid=uid,
         tests=tuple(tests),
         gaps=tuple(_gaps(abi, same_user=uid == os.geteuid(), together="cgroup:memory" in applied.layers)),
@@ -103,22 +101,22 @@ def _protection(kind: Kind, applied: Applied, tests: Sequence[SelfTest]) -> Prot
 def _gaps(abi: int, *, same_user: bool, together: bool) -> list[str]:
     each = "processor time is" if together else "memory and processor time are"
     gaps = [
-        "commands in one workspace at the same time are not kept apart",
-        "names and sizes of files outside can be asked for, and times of those that everybody may write to be changed",
-        f"{each} bounded for each process, not for all of a command together",
-        "a command that has the network reaches sockets in the file system as far as its user may",
+        "commands in one workspace at the same time are not isolated from each other",
+        "names and sizes of files outside can be queried, and the times of world-writable ones changed",
+        f"{each} limited for each process, not for all processes of a command together",
+        "a command with network access reaches the sockets in the file system that its user may use",
     ]
     if same_user:
         gaps.append("mode and times of the service user's files outside can be changed")
-    if same_user and abi < LANDLOCK_SIGNALS:
-        gaps.append("of the service user's processes only the service and the cage are kept from signals")
-    if abi < LANDLOCK_FULL:
-        gaps.append("files outside are held by ordinary permissions alone")
+    if same_user and abi < LANDLOCK_ABI_FOR_SIGNALS:
+        gaps.append("of the service user's processes only the service and the cage are protected from signals")
+    if abi < LANDLOCK_ABI_FOR_L2:
+        gaps.append("files outside are protected by ordinary permissions alone")
     return gaps
 
 
 class _Place:
-    """What the attempts are made on: files outside, ports, this process."""
+    """The targets of the attempts: files outside, ports, this process."""
 
     def __init__(self, stack: ExitStack, run_as: tuple[int, int] | None) -> None:
         outside = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gatepost-probe-")))
@@ -141,7 +139,7 @@ class _Place:
         return str(listening.getsockname()[1])
 
     def attempts(self) -> list[tuple[str, ...]]:
-        """Name, the level that promises to prevent it, what to try, and on what."""
+        """Name, the lowest level that prevents it, what to attempt, and on what."""
         me = str(os.getpid())
         return [
             ("read a file outside", "L2", "read", str(self.readable)),
@@ -155,14 +153,14 @@ class _Place:
 
 
 class _Attempt:
-    """One of the cage's own small programs, started; its result is an error number or what it got."""
+    """One of the cage's own attempts, started; its result is negative (an error number) where it was refused."""
 
     def __init__(self, launcher: CageLauncher, root: str, name: str, needed_for: str, *argv: str) -> None:
         self.name, self.needed_for = name, needed_for
         self.applied = Applied("L0", ())
         self.output, writing = os.pipe()
         null = os.open(os.devnull, os.O_RDONLY)
-        # No executable: the cage tries it itself, since a machine may lack any tool.
+        # No executable: the cage makes the attempt itself, since a machine may lack any tool.
         stage = Stage(name, "", argv, {}, "/", null, writing, null)
         try:
             self.launched: Launched | OSError = launcher.start([stage], Bounds(root))
@@ -172,21 +170,25 @@ class _Attempt:
         os.close(null)
 
     def test(self, end: float) -> SelfTest:
-        """Passed where the attempt was refused with an error; not where it worked, or could not be made."""
+        """Passed where the attempt was refused with an error; not where it succeeded or could not be made."""
         result = self._result(end)
         if result is None:
-            return self._told(False, "could not be tried")
-        return self._told(result < 0, os.strerror(-result) if result < 0 else "it worked")
+            return self._not_made()
+        return self._found(result < 0, os.strerror(-result) if result < 0 else "it worked")
 
-    def gone(self, end: float) -> SelfTest:
-        """Passed where the process that was to stay was started, and is gone now that the command has ended."""
+    def test_ended(self, end: float) -> SelfTest:
+        """Passed where the attempt started a process that is gone now that the command has ended."""
         pid = self._result(end)
         if pid is None or pid <= 0:
-            return self._told(False, "could not be tried")
+            return self._not_made()
         left = os.path.exists(f"/proc/{pid}")
-        return self._told(not left, "it is still there" if left else "it was ended")
+        return self._found(not left, "it is still running" if left else "it was ended")
 
-    def _told(self, passed: bool, detail: str) -> SelfTest:
+    def _not_made(self) -> SelfTest:
+        reason = f": {self.launched.strerror or self.launched}" if isinstance(self.launched, OSError) else ""
+        return self._found(False, f"could not be tried{reason}")
+
+    def _found(self, passed: bool, detail: str) -> SelfTest:
         return SelfTest(self.name, self.needed_for, passed, detail)
 
     def _result(self, end: float) -> int | None:

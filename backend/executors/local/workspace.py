@@ -19,7 +19,7 @@ FOLDER_COST = 20  # reading a folder costs as much as so many names
 EXPANSION_LIMIT = 1000  # words a line may grow to; every one of them is judged
 
 
-class FolderWorkspace:
+class FolderView:
     """A workspace that is a folder of this machine."""
 
     def __init__(self, folder: Path) -> None:
@@ -76,7 +76,7 @@ def _resolved(path: PurePosixPath) -> PurePosixPath | None:
 class _Search:
     """The globs of one command; `left` is how much more they may look at before the command is refused."""
 
-    def __init__(self, workspace: FolderWorkspace) -> None:
+    def __init__(self, workspace: FolderView) -> None:
         self.workspace = workspace
         self.left = SEARCH_LIMIT
         self._known: dict[str, list[str]] = {}

@@ -1,8 +1,8 @@
-"""How full workspaces are: measured while commands run in them, and kept so that a command need not wait for it.
+"""How full workspaces are: measured while commands run in them, and stored so that the next command need not wait.
 
-A walk over a workspace runs in a thread and costs as much as there are files, so the next one waits for ten times as
-long; for twice as long where the disk has lost as much meanwhile as the workspace had left. The free bytes of the disk
-cost nothing and are looked at four times a second.
+A walk over a workspace runs in a thread and takes longer the more files there are, so the next one starts after ten times
+that time; after twice that time where the disk has meanwhile lost as much as the workspace had left. Reading the free
+bytes of the disk costs nothing and happens four times a second.
 """
 
 import asyncio
@@ -15,21 +15,22 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from threading import Thread
 
-from backend.core.execution.model import Control, Stop
-from backend.core.quota import Fill, Quota
+from backend.core.execution.instructions import Instructions
+from backend.core.execution.model import StopReason
+from backend.core.quota import Quota, WorkspaceUsage
 from backend.executors.local.openat2 import open_folder
 
-TICK = 0.25  # seconds between two looks at the disk
-REST, SHORT_REST = 10, 2  # times that a walk took, until the next
-DEEPEST = 100  # folders within each other; opening one below costs more with each
-FIRST_WALK = 2.0  # seconds that a command waits for the first walk, or for one that may find room again
+TICK = 0.25  # seconds between two checks of the disk
+REST, SHORT_REST = 10, 2  # pause before the next walk, as a multiple of the time that the last one took
+DEEPEST = 100  # levels of folders; opening one costs more with each level
+FIRST_WALK = 2.0  # seconds that a command waits for the first walk, or for one that may find free space again
 BLOCK = 512  # bytes, in which the kernel counts
-# What keeps a folder from us. Any other error means that it was moved or deleted while we looked.
+# Errors of a folder that is closed to us. Any other means that it was moved or deleted during the walk.
 HIDES = {errno.EACCES, errno.EPERM, errno.ENAMETOOLONG}
 
 
-def measure(root: str, most: int) -> Fill:
-    """Walk through a workspace; no link is followed. Given up when more than `most` files are found."""
+def measure(root: str, most: int) -> WorkspaceUsage:
+    """Walk through a workspace, following no link. Stops when more than `most` files are found."""
     walk = _Walk()
     while walk.folders and walk.files <= most:
         folder = walk.folders.pop()
@@ -39,15 +40,15 @@ def measure(root: str, most: int) -> Fill:
             walk.hidden |= error.errno in HIDES
             continue
         try:
-            walk.look_into(descriptor, folder, most)
+            walk.scan(descriptor, folder, most)
         finally:
             os.close(descriptor)
-    return Fill(walk.bytes, walk.files, walk.hidden)
+    return WorkspaceUsage(walk.bytes, walk.files, walk.hidden)
 
 
 @dataclass(slots=True)
 class _Walk:
-    """A walk so far. `folders` are still to be looked into; `linked` are files of several names that were counted."""
+    """A walk so far. `folders` are still to be scanned; `linked` are files with several names that were counted."""
 
     bytes: int = 0
     files: int = 0
@@ -55,7 +56,7 @@ class _Walk:
     folders: list[str] = field(default_factory=lambda: ["."])
     linked: set[tuple[int, int]] = field(default_factory=set)
 
-    def look_into(self, descriptor: int, folder: str, most: int) -> None:
+    def scan(self, descriptor: int, folder: str, most: int) -> None:
         try:
             with os.scandir(descriptor) as entries:
                 for entry in entries:
@@ -73,123 +74,125 @@ class _Walk:
             return
         self.files += 1
         if stat.S_ISDIR(info.st_mode):
-            self.enter(f"{folder}/{entry.name}")
+            self.add_folder(f"{folder}/{entry.name}")
         elif info.st_nlink > 1:
             if (info.st_dev, info.st_ino) in self.linked:
                 return
             self.linked.add((info.st_dev, info.st_ino))
         self.bytes += info.st_blocks * BLOCK
 
-    def enter(self, folder: str) -> None:
+    def add_folder(self, folder: str) -> None:
         if folder.count("/") > DEEPEST:
             self.hidden = True
         else:
             self.folders.append(folder)
 
 
-class Meters:
-    """The fill of each workspace in which commands ran."""
+class UsageMonitors:
+    """The monitors of all workspaces in which commands ran."""
 
     def __init__(self, quota: Quota) -> None:
         self.quota = quota
-        self._meters: dict[str, Meter] = {}
+        self._monitors: dict[str, UsageMonitor] = {}
 
-    async def enter(self, root: str, control: Control) -> "Stay":
-        """Watch over a command until it leaves."""
-        meter = self._meters.get(root)
-        if meter is None:
-            meter = self._meters[root] = Meter(root, self.quota)
-        return await meter.enter(control)
+    async def lease(self, root: str, instructions: Instructions) -> "WriteLease":
+        """Monitor a command until it releases the lease."""
+        monitor = self._monitors.get(root)
+        if monitor is None:
+            monitor = self._monitors[root] = UsageMonitor(root, self.quota)
+        return await monitor.lease(instructions)
 
 
 @dataclass(frozen=True, slots=True)
-class Stay:
-    """A command in a workspace. With a `notice` it began when that was full, and may write nothing."""
+class WriteLease:
+    """A command in a workspace. With a `notice` the workspace was full when it started, and it may not write."""
 
-    meter: "Meter"
-    control: Control
+    monitor: "UsageMonitor"
+    instructions: Instructions
     notice: str = ""
 
-    def leave(self) -> None:
+    def release(self) -> None:
         """The command has ended."""
-        self.meter.leave(self.control)
+        self.monitor.release(self.instructions)
 
 
-class Meter:
-    """Measures one workspace while commands run in it, and once more after the last.
+class UsageMonitor:
+    """Measures one workspace while commands run in it, and once more after the last one.
 
-    Commands that began with room are stopped when there is none left; which of them took it cannot be told.
+    All commands that started while there was space are stopped when none is left; which of them used it is unknown.
     """
 
     def __init__(self, root: str, quota: Quota) -> None:
         self.root, self.quota = root, quota
-        self.fill: Fill | None = None
-        self._writers: set[Control] = set()
+        self.usage: WorkspaceUsage | None = None
+        self._writers: set[Instructions] = set()
         self._stale = True
         self._timer: asyncio.TimerHandle | None = None
-        self._walk: asyncio.Future[tuple[Fill, float]] | None = None
+        self._walk: asyncio.Future[tuple[WorkspaceUsage, float]] | None = None
         self._walked, self._took, self._free = 0.0, 0.0, 0
 
-    async def enter(self, control: Control) -> Stay:
-        """Waits only where nothing is known yet, or where what is known would keep the command from writing."""
+    async def lease(self, instructions: Instructions) -> WriteLease:
+        """Waits only where the usage is unknown, or where the last measurement would keep the command from writing."""
         breach = self._breach()
-        if self.quota.counts and (self.fill is None or breach):
+        if self.quota.is_limited and (self.usage is None or breach):
             await asyncio.wait({self._walk or self._begin_walk()}, timeout=FIRST_WALK)
             breach = self._breach()
         if breach:
-            return Stay(self, control, self.quota.notice(self.fill, _free(self.root)))
-        self._writers.add(control)
+            return WriteLease(self, instructions, self.quota.notice(self.usage, _free(self.root)))
+        self._writers.add(instructions)
         self._arm()
-        return Stay(self, control)
+        return WriteLease(self, instructions)
 
-    def leave(self, control: Control) -> None:
-        """What the command left behind is measured soon, for the next."""
-        self._writers.discard(control)
+    def release(self, instructions: Instructions) -> None:
+        """What the command left behind is measured soon, for the next command."""
+        self._writers.discard(instructions)
         self._stale = True
         self._arm()
 
-    def _breach(self) -> Stop | None:
-        return self.quota.breach(self.fill, _free(self.root))
+    def _breach(self) -> StopReason | None:
+        return self.quota.breach(self.usage, _free(self.root))
 
     def _arm(self) -> None:
-        due = self._writers or (self._stale and self.quota.counts)
+        due = self._writers or (self._stale and self.quota.is_limited)
         if due and self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(TICK, self._tick)
 
     def _tick(self) -> None:
         self._timer = None
-        self._judge()
-        if self.quota.counts and not self._walk and self._is_due():
+        self._stop_on_breach()
+        if self.quota.is_limited and not self._walk and self._is_due():
             self._begin_walk()
         self._arm()
 
     def _is_due(self) -> bool:
-        room = self.quota.bytes - self.fill.bytes if self.fill else 0
+        room = self.quota.bytes - self.usage.bytes if self.usage else 0
         rest = SHORT_REST if self._free - _free(self.root) > room else REST
         return time.monotonic() >= self._walked + rest * self._took
 
-    def _judge(self) -> None:
+    def _stop_on_breach(self) -> None:
         if self._writers and (reason := self._breach()):
-            for control in tuple(self._writers):
-                control.stop(reason)
+            for instructions in tuple(self._writers):
+                instructions.stop(reason)
 
-    def _begin_walk(self) -> "asyncio.Future[tuple[Fill, float]]":
+    def _begin_walk(self) -> "asyncio.Future[tuple[WorkspaceUsage, float]]":
         loop = asyncio.get_running_loop()
         self._stale, self._free = False, _free(self.root)
         walk = self._walk = loop.create_future()
         walk.add_done_callback(self._measured)
-        # Not a thread that the end of the service would wait for.
-        Thread(target=_tell, args=(loop, walk, self.root, self.quota.files), daemon=True).start()
+        # A daemon thread, which does not delay the end of the service.
+        Thread(target=_report, args=(loop, walk, self.root, self.quota.files), daemon=True).start()
         return walk
 
-    def _measured(self, walk: "asyncio.Future[tuple[Fill, float]]") -> None:
+    def _measured(self, walk: "asyncio.Future[tuple[WorkspaceUsage, float]]") -> None:
         self._walk = None
-        self.fill, self._took = walk.result()
+        self.usage, self._took = walk.result()
         self._walked = time.monotonic()
-        self._judge()
+        self._stop_on_breach()
 
 
-def _tell(loop: asyncio.AbstractEventLoop, walk: "asyncio.Future[tuple[Fill, float]]", root: str, most: int) -> None:
+def _report(
+    loop: asyncio.AbstractEventLoop, walk: "asyncio.Future[tuple[WorkspaceUsage, float]]", root: str, most: int
+) -> None:
     begun = time.monotonic()
     found = measure(root, most)
     with suppress(RuntimeError):  # the loop has been closed
@@ -197,7 +200,7 @@ def _tell(loop: asyncio.AbstractEventLoop, walk: "asyncio.Future[tuple[Fill, flo
 
 
 def _free(root: str) -> int:
-    """Bytes left on the disk; any number where it cannot be asked."""
+    """Bytes left on the disk; no limit where the file system does not say."""
     try:
         disk = os.statvfs(root)
     except OSError:

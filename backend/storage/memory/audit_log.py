@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from backend.core.audit.chain import Event, Kind
+from backend.core.audit.events import Event, Kind
 from backend.core.audit.execution_events import Draft
 
 

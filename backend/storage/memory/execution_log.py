@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from backend.core.audit import execution_events as events
 from backend.core.audit.attempts import Attempt, Completion, Record
 from backend.core.audit.execution_events import Draft
-from backend.core.audit.suppression import Flood, Floods
+from backend.core.audit.suppression import RefusalSuppressor, SuppressedRefusals
 from backend.core.decisions import Decision
 from backend.core.errors import StorageError
 from backend.core.execution.model import Status
@@ -27,7 +27,7 @@ class MemoryExecutionLog:
     owner: str
     folder: str
     holdings: Holdings = field(default_factory=Holdings)
-    floods: Floods = field(default_factory=Floods)
+    floods: RefusalSuppressor = field(default_factory=RefusalSuppressor)
     _unwritten: dict[str, tuple[Attempt, Completion]] = field(default_factory=dict)
     _refusals: RefusalFilter = field(init=False)
 
@@ -40,7 +40,7 @@ class MemoryExecutionLog:
             self.executions.add(Row(attempt.record(Status.DENIED, self.now_ms(), self.folder, None)))
             self._append(attempt.principal, events.refused(attempt))
 
-    def _report_flood(self, flood: Flood) -> None:
+    def _report_flood(self, flood: SuppressedRefusals) -> None:
         self.audit.append(events.suppressed(flood), ITSELF, flood.key[1])
 
     async def open(self, attempt: Attempt) -> None:

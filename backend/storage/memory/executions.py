@@ -27,19 +27,8 @@ class Row:
 
     def end(self, completion: Completion) -> None:
         """The execution has ended."""
-        usage = completion.usage
         self.job = None
-        self.record = replace(
-            self.record,
-            status=completion.status,
-            exit_code=completion.exit_code,
-            duration_ms=completion.duration_ms,
-            protection=usage.protection,
-            cpu_ms=usage.cpu_ms,
-            peak_memory_bytes=usage.peak_memory,
-            read_bytes=usage.read_bytes,
-            written_bytes=usage.written_bytes,
-        )
+        self.record = replace(self.record, **completion.columns)
 
 
 class MemoryExecutions:

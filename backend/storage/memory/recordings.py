@@ -7,7 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 from backend.core.errors import RecordingError
-from backend.core.recording.stored import Seal, Send, after
+from backend.core.recording.batches import after
+from backend.core.recording.digest import RecordingDigest
+from backend.core.recording.reader import Send
 
 BLOCK = 32 * 1024  # bytes a viewer gets at a time, unless one line is longer
 
@@ -32,11 +34,11 @@ class MemoryRecording:
         self._last, self.live = line, False
         self.append(line)
 
-    def seal(self) -> Seal:
+    def seal(self) -> RecordingDigest:
         """What is stored until now."""
         return _seal(bytes(self._stored))
 
-    def seal_before_end(self) -> Seal:
+    def seal_before_end(self) -> RecordingDigest:
         """What was stored before the last line."""
         return _seal(bytes(self._stored[: len(self._stored) - len(self._last)]))
 
@@ -118,11 +120,11 @@ class MemoryRecordings:
         found = self.find(execution)
         return found.last_message() if found else {}
 
-    def seal(self, execution: str) -> Seal | None:
+    def seal(self, execution: str) -> RecordingDigest | None:
         """What a recording that has ended holds before its last line; None where there is none."""
         found = self.find(execution)
         return found.seal_before_end() if found else None
 
 
-def _seal(stored: bytes) -> Seal:
-    return Seal(len(stored), hashlib.sha256(stored).hexdigest())
+def _seal(stored: bytes) -> RecordingDigest:
+    return RecordingDigest(len(stored), hashlib.sha256(stored).hexdigest())

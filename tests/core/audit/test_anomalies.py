@@ -2,15 +2,15 @@
 
 import pytest
 
-from backend.core.audit.anomalies import Trace, Watch, alerts
+from backend.core.audit.anomalies import AlertTracker, AttemptSummary, alerts
 
-FINE = Trace(failed=False, deletes=False, dangerous=False)
-FAILED = Trace(failed=True, deletes=False, dangerous=False)
-DELETES = Trace(failed=False, deletes=True, dangerous=False)
-DANGEROUS = Trace(failed=False, deletes=False, dangerous=True)
+FINE = AttemptSummary(failed=False, deletes=False, dangerous=False)
+FAILED = AttemptSummary(failed=True, deletes=False, dangerous=False)
+DELETES = AttemptSummary(failed=False, deletes=True, dangerous=False)
+DANGEROUS = AttemptSummary(failed=False, deletes=False, dangerous=True)
 
 
-def found(*traces: Trace) -> list[tuple[str, str, int]]:
+def found(*traces: AttemptSummary) -> list[tuple[str, str, int]]:
     return [(alert.type, alert.severity, alert.count) for alert in alerts(traces)]
 
 
@@ -29,22 +29,22 @@ def found(*traces: Trace) -> list[tuple[str, str, int]]:
         ([DANGEROUS] * 6, [("high_risk_activity", "high", 6)]),
     ],
 )
-def test_the_borders(traces: list[Trace], expected: list[tuple[str, str, int]]) -> None:
+def test_the_borders(traces: list[AttemptSummary], expected: list[tuple[str, str, int]]) -> None:
     assert found(*traces) == expected
 
 
 def test_an_alert_is_told_when_it_opens_and_again_when_it_opens_anew() -> None:
-    watch = Watch()
-    told = [watch.see("ann", DELETES, float(second)) for second in range(12)]
+    watch = AlertTracker()
+    told = [watch.observe("ann", DELETES, float(second)) for second in range(12)]
     assert [len(opened) for opened in told] == [0] * 10 + [1, 0]
-    assert watch.see("ann", FINE, 1000.0) == []
-    again = [watch.see("ann", DELETES, 2000.0 + second) for second in range(11)]
+    assert watch.observe("ann", FINE, 1000.0) == []
+    again = [watch.observe("ann", DELETES, 2000.0 + second) for second in range(11)]
     assert [alert.type for opened in again for alert in opened] == ["excessive_deletions"]
 
 
 def test_users_are_looked_at_apart_and_forgotten() -> None:
-    watch = Watch()
+    watch = AlertTracker()
     for second in range(11):
-        assert watch.see(f"user{second}", DELETES, float(second)) == []
-    watch.see("late", FINE, 1000.0)
+        assert watch.observe(f"user{second}", DELETES, float(second)) == []
+    watch.observe("late", FINE, 1000.0)
     assert set(watch._users) == {"late"}

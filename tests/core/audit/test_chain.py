@@ -8,20 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backend.core.audit.chain import (
-    EMPTY,
-    GENESIS,
-    Anchor,
-    Event,
-    Head,
-    Kind,
-    Link,
-    Succession,
-    Trust,
-    Verifier,
-    extend,
-    link_hash,
-)
+from backend.core.audit.chain import EMPTY, GENESIS, Anchor, Head, Link, Succession, Trust, Verifier, extend, link_hash
+from backend.core.audit.events import Event, Kind
 
 SIGNED = b"signed "
 TRUST = Trust(b"key", lambda key, statement, signature: key == b"key" and signature == SIGNED + statement)
@@ -42,7 +30,7 @@ def chain(length: int = 9, head: Head = EMPTY) -> Chain:
 def problem(head: Head, links: list[Link], signature: bytes, *anchors: Anchor) -> str:
     verifier = Verifier(head, TRUST, anchors)
     for link in links:
-        if not verifier.take(link):
+        if not verifier.check(link):
             break
     return verifier.finish(signature).problem
 
@@ -93,21 +81,21 @@ def flip(links: list[Link]) -> list[Link]:
         (lambda links: links[:-1], "the chain ends at event 8, its signed head at 9: the tail was changed"),
         (lambda links: [], "the chain ends at event 0, its signed head at 9"),
         (lambda links: [*links[:4], links[5], links[4], *links[6:]], "event 5 is missing"),
-        (lambda links: [*links[:5], *links[4:]], "event 5 stands where event 6 should be"),
+        (lambda links: [*links[:5], *links[4:]], "found event 5 where event 6 was expected"),
         (
             lambda links: [*links[:4], replace(links[5], seq=5), replace(links[4], seq=6), *links[6:]],
             "event 5 was changed",
         ),
         (
             lambda links: remade([*links[:5], *(replace(link, seq=link.seq + 1) for link in links[4:])]),
-            "event 6 stands in the place of another",
+            "event 6 is in the place of another",
         ),
         (
             lambda links: remade([*links[:4], replace(links[5], seq=5), replace(links[4], seq=6), *links[6:]]),
-            "event 5 stands in the place of another",
+            "event 5 is in the place of another",
         ),
         (lambda links: remade(flip(links)), "the chain ends at event 9, its signed head at 9: the tail was changed"),
-        (lambda links: [*links, edited(links[8], seq=10)], "event 9 stands where event 10 should be"),
+        (lambda links: [*links, edited(links[8], seq=10)], "found event 9 where event 10 was expected"),
         (
             lambda links: remade([*links, replace(edited(links[8], seq=10), seq=10)]),
             "the chain ends at event 10, its signed head at 9",
@@ -130,7 +118,7 @@ def test_a_chain_made_anew_has_no_signature_and_not_the_noted_event() -> None:
     assert problem(new, other, with_the_key) == ""
     assert problem(new, other, with_the_key, Anchor(4, links[3].hash)) == ""
     assert problem(new, other, with_the_key, Anchor(7, links[6].hash)) == (
-        "event 7 is not the one that was noted: the chain was made anew"
+        "event 7 is not the one that was anchored: the chain was rewritten"
     )
 
 
@@ -140,7 +128,7 @@ def test_an_older_head_with_the_tail_cut_off_is_told_from_the_noted_place_only()
     signature = SIGNED + older.statement()
     assert problem(older, links[:6], signature) == ""
     assert problem(older, links[:6], signature, head.end) == (
-        "the chain ends at event 6, but event 9 was there: the tail was cut off"
+        "the chain ends at event 6, but event 9 was anchored: the tail was cut off"
     )
 
 
@@ -160,7 +148,7 @@ def test_an_honestly_pruned_chain_is_good_and_a_dishonestly_pruned_one_is_not() 
     assert problem(pruned, links[3:], signed) == ""
     assert problem(pruned, links[3:], signed, Anchor(3, links[2].hash), Anchor(1, b"x" * 32)) == ""
     assert problem(pruned, links[3:], signed, Anchor(3, b"x" * 32)).startswith("event 3 is not the one")
-    assert problem(pruned, links, signed) == "event 1 stands where event 4 should be"
+    assert problem(pruned, links, signed) == "found event 1 where event 4 was expected"
     assert problem(pruned, links[4:], signed) == "event 4 is missing"
     assert problem(pruned, links[3:], signature)
 
@@ -168,7 +156,7 @@ def test_an_honestly_pruned_chain_is_good_and_a_dishonestly_pruned_one_is_not() 
 def test_what_broke_before_is_remembered() -> None:
     head, links = extend(EMPTY, [event(1), replace(event(2), kind=Kind.CHAIN_BROKEN)])
     verifier = Verifier(head, TRUST)
-    assert all(map(verifier.take, links))
+    assert all(map(verifier.check, links))
     assert verifier.finish(SIGNED + head.statement()).breaks == (2,)
 
 
@@ -194,7 +182,7 @@ def trusting(key: bytes, head: Head, links: list[Link], signer: bytes, at: Ancho
     """What who trusts `key` finds in a chain whose head `signer` signed."""
     verifier = Verifier(head, Trust(key, lambda key, statement, given: given == signs(key, statement)), (), at)
     for link in links:
-        if not verifier.take(link):
+        if not verifier.check(link):
             break
     return verifier.finish(signs(signer, head.statement())).problem
 
@@ -222,9 +210,9 @@ def test_after_a_change_the_older_key_signs_nothing_unnoticed() -> None:
         more, tail = extend(head, [event(7)])
         assert trusting(key, more, [*links, *tail], OLD).startswith("the signature of the head is wrong")
         again = rotated(head, links, OLD, STOLEN)
-        assert trusting(key, *again, STOLEN) == "event 6 changes the key, and the key before did not sign it"
+        assert trusting(key, *again, STOLEN) == "event 6 replaces the key, and the old key did not sign it"
         forged = rotated(head, links, NEW, STOLEN, signer=OLD)
-        assert trusting(key, *forged, STOLEN) == "event 6 changes the key, and the key before did not sign it"
+        assert trusting(key, *forged, STOLEN) == "event 6 replaces the key, and the old key did not sign it"
     # Without the event, who knows the new key finds it out; who knows the older one needs a place that was noted.
     assert trusting(NEW, begun, first, OLD).startswith("the signature of the head is wrong")
     assert trusting(NEW, *rotated(begun, first, OLD, STOLEN), STOLEN).startswith("the signature of the head is wrong")
@@ -232,7 +220,7 @@ def test_after_a_change_the_older_key_signs_nothing_unnoticed() -> None:
 
 def test_a_key_that_was_left_is_not_taken_again() -> None:
     head, links = rotated(*rotated(*extend(EMPTY, [event(1)]), OLD, NEW), NEW, OLD)
-    assert trusting(OLD, head, links, OLD) == "event 4 takes a key again that was left"
+    assert trusting(OLD, head, links, OLD) == "event 4 returns to a key that was replaced before"
 
 
 def test_a_change_holds_for_its_place_in_its_chain_alone() -> None:
@@ -243,14 +231,14 @@ def test_a_change_holds_for_its_place_in_its_chain_alone() -> None:
         fields = Succession(head.end, OLD, NEW).fields(signs(OLD, place.statement()))
         after, more = extend(head, [replace(event(5, **fields), kind=Kind.KEY_ROTATED)])
         found = trusting(OLD, after, [*links, *more], NEW)
-        assert found == "event 4 changes the key, and the key before did not sign it"
+        assert found == "event 4 replaces the key, and the old key did not sign it"
 
 
 @pytest.mark.parametrize("fields", [{}, {"new_key": 7}, {"signature": "zz"}, {"old_key": None}, {"old_key": ["00"]}])
 def test_a_change_that_says_nothing_is_told(fields: dict[str, object]) -> None:
     known = Succession(EMPTY.end, OLD, NEW).fields(b"") if fields else {}
     head, links = extend(EMPTY, [replace(event(1, **{**known, **fields}), kind=Kind.KEY_ROTATED)])
-    assert trusting(OLD, head, links, NEW) == "event 1 changes the key, and does not say to which"
+    assert trusting(OLD, head, links, NEW) == "event 1 replaces the key without naming the new one"
 
 
 CHANGES = st.sampled_from(["flip", "drop", "swap", "copy", "cut", "hash", "renumber", "remake"])
@@ -303,7 +291,7 @@ def test_nothing_in_an_event_takes_the_place_of_its_number(hostile: object) -> N
         assert problem(head, links, SIGNED + head.statement()) == ""
         moved = remade([replace(links[0], seq=1), replace(links[1], seq=2, body=links[0].body)])
         found = problem(Head(1, GENESIS, 2, moved[1].hash), moved, b"")
-        assert found == "event 2 stands in the place of another"
+        assert found == "event 2 is in the place of another"
 
 
 @pytest.mark.parametrize(
@@ -312,7 +300,7 @@ def test_nothing_in_an_event_takes_the_place_of_its_number(hostile: object) -> N
 def test_an_event_that_says_nothing_is_told(body: str) -> None:
     made = remade([Link(1, body, b"")])
     found = problem(Head(1, GENESIS, 1, made[0].hash), made, b"")
-    assert found == "event 1 stands in the place of another"
+    assert found == "event 1 is in the place of another"
 
 
 @pytest.mark.parametrize(

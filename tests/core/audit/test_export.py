@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backend.core.audit import export as exports
-from backend.core.audit.chain import EMPTY, Anchor, Event, Head, Kind, Link, extend
+from backend.core.audit.chain import EMPTY, Anchor, Head, Link, extend
+from backend.core.audit.events import Event, Kind
 
 # RFC 5424, 6: PRI VERSION TIMESTAMP HOSTNAME APP-NAME PROCID MSGID STRUCTURED-DATA MSG
 VALUE = r'(?:[^"\\\]]|\\["\\\]])*'

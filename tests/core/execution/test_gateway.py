@@ -11,19 +11,26 @@ from typing import Any
 
 import pytest
 
+from backend.application.local_executions import LocalExecutions
 from backend.core.audit.attempts import Attempt, Completion
 from backend.core.decisions import Decision
 from backend.core.errors import StorageError
-from backend.core.execution.gateway import Clock, Execution, Gateway, Rates, Refused, Terms
-from backend.core.execution.model import Control, Order, Outcome, Request, Status, Stop
-from backend.core.execution.targets import Target
+from backend.core.execution.gateway import Gateway, Rates
+from backend.core.execution.instructions import Instructions
+from backend.core.execution.lifecycle import Clock, Lifecycle
+from backend.core.execution.model import Actor, Job, Outcome, Status, StopReason
+from backend.core.execution.registry import Execution
+from backend.core.execution.requests import Refused, Request
+from backend.core.execution.targets import OWN, ExecutionLimits, Target
 from backend.core.identity import Principal, Role
 from backend.core.limits import Rate, Slots
-from backend.core.recording.stored import Recorder
+from backend.core.recording.reader import Send
+from backend.core.recording.writer import RecordingWriter
 from backend.executors.local.launcher import CageLauncher
-from backend.executors.local.pipelines import LocalExecutor, OutsideProgram
+from backend.executors.local.pipelines import LocalPipelines, OutsideProgram
+from backend.executors.local.places import LocalPlaces, LocalScope
 from backend.executors.local.run_as import find_owner, give_folder
-from backend.executors.local.workspace import FolderWorkspace, prepare_workspace
+from backend.executors.local.workspace import FolderView, prepare_workspace
 from backend.policies.loader import load_profile
 from backend.storage.limiter import MovingWindow
 from backend.storage.recordings import FileRecordings
@@ -44,13 +51,13 @@ class Witness:
     def started(self, execution: Execution) -> None:
         self.seen.append("started")
 
-    def ended(self, execution: Execution, outcome: Outcome, seconds: float) -> None:
-        self.seen.append(f"ended {outcome.status}")
+    def ended(self, execution: Execution, completion: Completion) -> None:
+        self.seen.append(f"ended {completion.status}")
 
-    def broke(self, execution: Execution, error: Exception) -> None:
+    def on_crash(self, execution: Execution, error: Exception) -> None:
         self.seen.append(f"broke {error}")
 
-    def unwritten(self, attempt: Attempt, error: StorageError) -> None:
+    def on_audit_failure(self, execution: str, error: StorageError) -> None:
         self.seen.append(f"unwritten {error}")
 
 
@@ -67,15 +74,12 @@ class Book:
     async def open(self, attempt: Attempt) -> None:
         self._write("opened", attempt.id, attempt.command)
 
-    async def step(self, execution: str, actor: Any, argvs: tuple[tuple[str, ...], ...], decision: Decision) -> None:
+    async def step(self, execution: str, actor: Actor, argvs: tuple[tuple[str, ...], ...], decision: Decision) -> None:
         self._write("step", execution, argvs)
 
     async def close(self, attempt: Attempt, completion: Completion) -> bool:
         self._write("closed", attempt.id, str(completion.status))
         return True
-
-    async def retry_unwritten(self) -> int:
-        return 0
 
     def _write(self, *line: Any) -> None:
         if self.full:
@@ -85,13 +89,43 @@ class Book:
 
 @dataclass
 class House:
-    """A gateway with the target that requests go to."""
+    """A gateway with the target that requests go to, and the recordings of what runs there."""
 
     gateway: Gateway
     target: Target
 
+    @property
+    def live(self) -> dict[str, Execution]:
+        return self.gateway.lifecycle.registry.live
+
+    @property
+    def observer(self) -> Any:
+        return self.gateway.lifecycle.observer
+
+    @property
+    def ledger(self) -> Any:
+        return self.gateway.lifecycle.log
+
+    @property
+    def recordings(self) -> Any:
+        return self.gateway.lifecycle.recordings
+
+    async def follow(self, execution: str, after_seq: int, send: Send) -> bool:
+        local = LocalExecutions(self.gateway.lifecycle.registry, self.recordings)
+        return await local.follow_here(execution, after_seq, send)
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self.gateway, name)
+
+
+class Broken:
+    """An executor that fails."""
+
+    async def run(self, job: Job, output: RecordingWriter, instructions: Instructions) -> Outcome:
+        raise RuntimeError("broken")
+
+
+LIMITS = ExecutionLimits(timeout=10, longest=20, output_limit=100_000, detach_grace=10)
 
 
 @pytest.fixture
@@ -100,25 +134,26 @@ def make(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[.
     owner = find_owner("nobody")
     cage = CageLauncher(tmp_path_factory.getbasetemp() / "cage", owner)
 
-    def build(profile: str = "terminal", **parts: Any) -> House:
+    def build(profile: str = "terminal", terms: ExecutionLimits = LIMITS, **parts: Any) -> House:
         prepare_workspace(tmp_path / "ws")
         give_folder(tmp_path / "ws", owner)
         limiter = MovingWindow(Rate(1000, 60), "t")
+        book, mask = Book(), lambda text: text.replace("hunter2", "[masked]")
+        pipelines = LocalPipelines(cage, {"pyguard": OutsideProgram(("env",))}, owner=owner)
+        places = LocalPlaces(tmp_path, owner, pipelines, book, mask, time.monotonic)
+        clock = Clock(
+            time.monotonic, lambda: "2026-01-02T03:04:05Z", lambda: f"01ARZ3NDEKTSV4RRFFQ69G5F{next(numbers)}"
+        )
+        judge, files = load_profile(profile), FolderView(tmp_path / "ws")
+        executor = parts.pop("executor", places.executor(judge, files, network=False))
         standard: dict[str, Any] = {
             "rates": Rates(limiter, limiter),
-            "ledger": Book(),
+            "refusals": book,
             "slots": Slots(2, 3),
-            "recordings": FileRecordings(tmp_path / "recordings"),
-            "executor": LocalExecutor(cage, {"pyguard": OutsideProgram(("env",))}, owner=owner),
-            "observer": Witness(),
-            "terms": Terms(timeout=10, longest=20, output_limit=100_000, detach_grace=10),
-            "clock": Clock(
-                time.monotonic, lambda: "2026-01-02T03:04:05Z", lambda: f"01ARZ3NDEKTSV4RRFFQ69G5F{next(numbers)}"
-            ),
-            "mask": lambda text: text.replace("hunter2", "[masked]"),
+            "lifecycle": Lifecycle(book, FileRecordings(tmp_path / "recordings"), Witness(), clock, mask),
             "protected": lambda: None,
         }
-        target = Target(load_profile(profile), FolderWorkspace(tmp_path / "ws"))
+        target = Target(OWN, judge, files, executor, terms)
         return House(Gateway(**{**standard, **parts}), target)
 
     return build
@@ -152,7 +187,7 @@ async def messages(gateway: House, execution: Execution) -> list[dict[str, Any]]
 
 async def test_a_command_is_recorded_from_start_to_end(make: Callable[..., House]) -> None:
     gateway = make()
-    execution = await start(gateway, "cat *.txt", id="mine")
+    execution = await start(gateway, "cat *.txt", client_ref="mine")
     started, output, complete = await messages(gateway, execution)
     assert (started["argv"], started["rule"], started["id"]) == (["cat", "welcome.txt"], "allow.cat", "mine")
     assert output["lines"][0].startswith("This is your workspace")
@@ -179,7 +214,7 @@ async def test_what_is_refused_runs_nothing(
     make: Callable[..., House], command: str, fields: dict[str, Any], rule: str
 ) -> None:
     gateway = make()
-    Path(gateway.target.workspace.root, "leads-out").symlink_to("/etc/passwd")
+    Path(gateway.target.files.root, "leads-out").symlink_to("/etc/passwd")
     assert await rule_of(gateway, command, **fields) == rule
     assert gateway.observer.seen == [f"refused {rule}"]
     assert not gateway.slots.taken
@@ -202,7 +237,7 @@ async def test_places_are_for_each_and_for_all(make: Callable[..., House]) -> No
     running.append(await start(gateway, "pyguard sleep 30", principal=BOB))
     assert await rule_of(gateway, "pwd", principal=Principal("cid", "x")) == "limits.busy"
     for execution in running:
-        execution.control.stop(Stop.CANCELLED)
+        execution.instructions.stop(StopReason.CANCELLED)
         assert (await messages(gateway, execution))[-1]["status"] == "cancelled"
     assert not gateway.slots.taken
 
@@ -212,11 +247,11 @@ async def test_a_dry_run_judges_and_starts_nothing(make: Callable[..., House]) -
     execution = await start(gateway, "pyguard touch made.txt", dry_run=True)
     started, complete = await messages(gateway, execution)
     assert (started["dry_run"], complete["dry_run"], complete["exit_code"]) == (True, True, None)
-    assert not Path(gateway.target.workspace.root, "made.txt").exists()
+    assert not Path(gateway.target.files.root, "made.txt").exists()
 
 
 async def test_a_command_that_nobody_watches_is_stopped(make: Callable[..., House]) -> None:
-    gateway = make(terms=Terms(timeout=30, longest=30, output_limit=1000, detach_grace=0.05))
+    gateway = make(terms=ExecutionLimits(timeout=30, longest=30, output_limit=1000, detach_grace=0.05))
     execution = await start(gateway, "pyguard sleep 30")
     assert execution.task
     await asyncio.wait_for(execution.task, 10)
@@ -225,7 +260,7 @@ async def test_a_command_that_nobody_watches_is_stopped(make: Callable[..., Hous
 
 
 async def test_a_viewer_keeps_it_alive_until_the_last_one_goes(make: Callable[..., House]) -> None:
-    gateway = make(terms=Terms(timeout=30, longest=30, output_limit=1000, detach_grace=0.05))
+    gateway = make(terms=ExecutionLimits(timeout=30, longest=30, output_limit=1000, detach_grace=0.05))
     execution = await start(gateway, "pyguard sleep 30")
     viewers = [asyncio.create_task(messages(gateway, execution)) for _ in range(2)]
     while execution.viewers < 2:
@@ -237,7 +272,7 @@ async def test_a_viewer_keeps_it_alive_until_the_last_one_goes(make: Callable[..
     viewers[1].cancel()
     assert execution.task
     await asyncio.wait_for(execution.task, 10)
-    assert execution.control.reason is Stop.ABANDONED
+    assert execution.instructions.reason is StopReason.ABANDONED
 
 
 async def test_time_and_output_are_bounded(make: Callable[..., House]) -> None:
@@ -250,10 +285,6 @@ async def test_time_and_output_are_bounded(make: Callable[..., House]) -> None:
 
 
 async def test_whatever_breaks_an_execution_ends_on_record(make: Callable[..., House]) -> None:
-    class Broken:
-        async def run(self, order: Order, recorder: Recorder, control: Control) -> Outcome:
-            raise RuntimeError("broken")
-
     gateway = make(executor=Broken())
     problem, complete = (await messages(gateway, await start(gateway, "pwd")))[-2:]
     assert (problem["rule"], complete["status"], complete["exit_code"]) == ("server.failed", "failed", 125)
@@ -265,7 +296,7 @@ async def test_without_a_recording_nothing_runs(make: Callable[..., House]) -> N
     gateway = make()
     gateway.recordings.folder.rmdir()
     assert await rule_of(gateway, "pyguard touch made.txt") == "recording.unavailable"
-    assert not Path(gateway.target.workspace.root, "made.txt").exists()
+    assert not Path(gateway.target.files.root, "made.txt").exists()
     assert not gateway.slots.taken
 
 
@@ -287,10 +318,10 @@ async def test_closing_stops_everything_and_lets_nothing_in(make: Callable[..., 
 
 
 def test_the_first_reason_to_stop_stays() -> None:
-    control = Control(stdin=False)
-    control.stop(Stop.CANCELLED)
-    control.stop(Stop.TIMED_OUT)
-    assert control.reason is Stop.CANCELLED
+    control = Instructions(stdin=False)
+    control.stop(StopReason.CANCELLED)
+    control.stop(StopReason.TIMED_OUT)
+    assert control.reason is StopReason.CANCELLED
 
 
 def test_an_outcome_is_a_value() -> None:
@@ -300,9 +331,9 @@ def test_an_outcome_is_a_value() -> None:
 
 async def test_what_cannot_be_audited_does_not_run(make: Callable[..., House]) -> None:
     gateway = make()
-    gateway.gateway.ledger.full = True
+    gateway.ledger.full = True
     assert await rule_of(gateway, "pyguard touch made.txt") == "storage.unavailable"
-    assert not Path(gateway.target.workspace.root, "made.txt").exists()
+    assert not Path(gateway.target.files.root, "made.txt").exists()
     assert not gateway.slots.taken
     assert not list(gateway.recordings.folder.iterdir())
     assert gateway.observer.seen[-1] == "unwritten The disk is full."
@@ -364,16 +395,19 @@ async def test_operators_mean_what_they_mean_in_a_shell(
 async def test_a_line_is_judged_whole_before_anything_runs(make: Callable[..., House], command: str) -> None:
     gateway = make("agent")
     assert isinstance(await gateway.submit(Request(ANN, gateway.target, command)), Refused)
-    assert not Path(gateway.target.workspace.root, "made").exists()
+    assert not Path(gateway.target.files.root, "made").exists()
 
 
 async def test_a_step_is_judged_again_when_its_turn_comes(make: Callable[..., House]) -> None:
     """A link that an earlier step put there is seen: here it is made by a program that the profile lets do anything."""
     gateway = make()
     script = """perl -e 'symlink("/etc" . "/passwd", "sub/link")'"""
-    target = replace(gateway.target, profile=replace(gateway.target.profile, operators=frozenset({";"})))
-    Path(gateway.target.workspace.root, "sub").mkdir()
-    give_folder(Path(gateway.target.workspace.root, "sub"), find_owner("nobody"))
+    profile = replace(gateway.target.profile, operators=frozenset({";"}))
+    scope = LocalScope(profile, gateway.target.files, network=False)
+    executor = replace(gateway.target.executor, target=scope)
+    target = replace(gateway.target, profile=profile, executor=executor)
+    Path(gateway.target.files.root, "sub").mkdir()
+    give_folder(Path(gateway.target.files.root, "sub"), find_owner("nobody"))
     request = Request(ANN, target, f"pyguard {script}; cat sub/*")
     execution = await gateway.submit(request)
     assert isinstance(execution, Execution)
@@ -387,11 +421,11 @@ async def test_metadata_only_keeps_no_output(make: Callable[..., House]) -> None
 
 
 async def test_a_detached_command_needs_no_viewer(make: Callable[..., House]) -> None:
-    gateway = make(terms=Terms(timeout=30, longest=30, output_limit=1000, detach_grace=0.01))
+    gateway = make(terms=ExecutionLimits(timeout=30, longest=30, output_limit=1000, detach_grace=0.01))
     execution = await start(gateway, "pyguard sleep 0.2", detached=True)
     assert execution.task
     await asyncio.wait_for(execution.task, 10)
-    assert execution.control.reason is None
+    assert execution.instructions.reason is None
 
 
 async def test_the_verdict_is_explained_without_running(make: Callable[..., House]) -> None:
@@ -405,10 +439,10 @@ async def test_the_verdict_is_explained_without_running(make: Callable[..., Hous
 async def test_a_line_that_is_cancelled_starts_no_further_step(make: Callable[..., House]) -> None:
     gateway = make("agent")
     execution = await start(gateway, "tail -f welcome.txt; touch made || touch made2")
-    execution.control.stop(Stop.CANCELLED, "user:ann")
+    execution.instructions.stop(StopReason.CANCELLED, "user:ann")
     complete = (await messages(gateway, execution))[-1]
     assert complete["status"] == "cancelled"
-    assert not list(Path(gateway.target.workspace.root).glob("made*"))
+    assert not list(Path(gateway.target.files.root).glob("made*"))
 
 
 async def test_a_step_with_other_words_is_written_before_it_runs(make: Callable[..., House]) -> None:

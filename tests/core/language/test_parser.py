@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from backend.core.decisions import Decision
 from backend.core.language.parser import Script, parse
-from backend.executors.local.workspace import FolderWorkspace
+from backend.executors.local.workspace import FolderView
 
 FILES = ["a", "b.txt", "ab", "a b", ".hidden", "c]d", "x*y", "sub/one.txt", "sub/two.md", "sub/deep/three", "[z]", "!n"]
 
@@ -170,7 +170,7 @@ def test_a_shell_reads_the_same_words(shell: str, folder: Path, lines: list[str]
     program = shutil.which(shell)
     if not program:
         pytest.skip(f"{shell} is not here")
-    workspace = FolderWorkspace(folder)
+    workspace = FolderView(folder)
     taken = [(line, script) for line in lines if isinstance(script := parse(line), Script)]
     # A caret in a bracket means different things in different shells, and outside the workspace nothing is expanded.
     taken = [pair for pair in taken if "^" not in pair[0] and not leads_out(pair[1])]

@@ -3,8 +3,8 @@
 import json
 
 from backend.core.recording.lines import encode_lines
-from backend.core.recording.sanitized import harmless
-from backend.core.recording.stored import Recorder
+from backend.core.recording.sanitized import sanitizing
+from backend.core.recording.writer import Recorder
 from tests.executors.local.test_pipelines import Log
 
 
@@ -19,7 +19,7 @@ async def filtered(*reads: bytes) -> list[tuple[int, list[str]]]:
     async def send(block: bytes) -> None:
         got.extend(map(json.loads, block.splitlines()))
 
-    view = harmless(send)
+    view = sanitizing(send)
     for line in stored:
         await view(line)
     return [(message["seq"], message["lines"]) for message in got]

@@ -6,10 +6,11 @@ from collections.abc import Callable
 import pytest
 
 from backend.core.recording.lines import Lines, encode_lines
-from backend.core.recording.sanitized import harmless
-from backend.core.recording.stored import Recorder, Send
+from backend.core.recording.reader import Send
+from backend.core.recording.sanitized import sanitizing
 from backend.core.recording.transcript import REACH, SEGMENT, Index, Read, Slice, read_slice
-from tests.core.recording.test_stored import COMPLETE, ID, STARTED, Log
+from backend.core.recording.writer import Recorder
+from tests.core.recording.recorded import COMPLETE, ID, STARTED, Log
 
 BOTH = frozenset({"stdout", "stderr"})
 STREAMS = [frozenset({"stdout"}), frozenset({"stderr"}), BOTH]
@@ -66,7 +67,7 @@ async def test_the_slices_together_are_the_whole(streams: frozenset[str]) -> Non
     recorded.recorder.end(COMPLETE)
     whole = await sliced(recorded.read, Index(), streams)
     direct = Slice(streams, 0, 1 << 40)
-    await direct.take(recorded.log.stored)
+    await direct.add(recorded.log.stored)
     assert (whole.data, whole.total, whole.ended) == (direct.data, direct.total, True)
     for limit in (50_001, 1 << 20):
         assert await text(recorded.read, index, streams, limit) == direct.data
@@ -115,7 +116,7 @@ async def test_an_end_at_a_mark_is_an_end() -> None:
 
 async def test_what_is_filtered_on_its_way_is_cut_the_same_each_time() -> None:
     """A sequence that begins before a mark and ends behind it makes no two reads differ."""
-    recorded, index = Recorded(harmless), Index()
+    recorded, index = Recorded(sanitizing), Index()
     for _ in range(60):
         recorded.recorder.lines("stdout", encode_lines(NUMBERS + b"\x1b]0;ti\n"))
         recorded.recorder.lines("stdout", encode_lines(b"tle\x07shown\n" * 100))

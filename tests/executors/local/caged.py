@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from io import FileIO
 from pathlib import Path
 
+from backend.executors.local import cage_binary
 from backend.executors.local.launcher import CageLauncher, CageLimits, cage_environment
 from backend.executors.local.process_spec import Bounds, Launched, Report, Stage
 
@@ -69,6 +70,13 @@ def folder() -> Iterator[Path]:
         workspace.mkdir()
         give(workspace)
         yield workspace
+
+
+def copied(place: Path) -> Path:
+    """A copy of the shipped cage, to be damaged."""
+    shutil.copytree(cage_binary.FOLDER, place)
+    place.chmod(0o755)
+    return place
 
 
 def give(path: Path) -> None:

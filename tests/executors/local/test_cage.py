@@ -1,18 +1,25 @@
-"""Both cages, compiled and in Python, keep one contract."""
+"""The contract of the cage."""
 
 import errno
 import json
 import os
+import shutil
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 
 import pytest
 
-from backend.executors.local.launcher import CageLauncher, cage_environment
+from backend.executors.local import confinement, launcher
+from backend.executors.local.cgroups import Groups
+from backend.executors.local.launcher import BAD_SPEC, CageLauncher, cage_environment
+from backend.executors.local.process_spec import Bounds, Stage
 from tests.executors.local.caged import BOUND, ROOT, RUN_AS, Cage, folder, give, marked, program, read_all, shell, wait
 from tests.needs import need
 from tests.serving import wait_until
@@ -33,12 +40,10 @@ def cache() -> Iterator[Path]:
         yield Path(name)
 
 
-@pytest.fixture(params=["compiled", "python"])
-def cage(request: pytest.FixtureRequest, cache: Path) -> Iterator[Cage]:
-    launcher = CageLauncher(cache, RUN_AS, compiled=request.param == "compiled")
-    need(launcher.kind == request.param, "a C compiler")
+@pytest.fixture
+def cage(cache: Path) -> Iterator[Cage]:
     with folder() as workspace:
-        yield Cage(launcher, workspace)
+        yield Cage(CageLauncher(cache, RUN_AS), workspace)
 
 
 def status(text: str) -> dict[str, str]:
@@ -224,7 +229,7 @@ def test_after_a_kill_nothing_is_left(cage: Cage) -> None:
         left += len(marked(mark))
         os.close(output)
         assert launched.finish().ends[0].code == -signal.SIGKILL
-    print(f"{cage.launcher.kind}: {left} processes left after {KILLS} kills")
+    print(f"{left} processes left after {KILLS} kills")
     assert left == 0
 
 
@@ -271,8 +276,8 @@ import os, sys
 from pathlib import Path
 from backend.executors.local.launcher import CageLauncher
 from tests.executors.local.caged import Cage, RUN_AS, shell
-cage = Cage(CageLauncher(Path(sys.argv[1]), RUN_AS, compiled=sys.argv[2] == "compiled"), Path(sys.argv[3]))
-launched, output = cage.start(shell(sys.argv[4]))
+cage = Cage(CageLauncher(Path(sys.argv[1]), RUN_AS), Path(sys.argv[2]))
+launched, output = cage.start(shell(sys.argv[3]))
 told = b""
 while b"ready" not in told:
     told += os.read(output, 100)
@@ -284,7 +289,7 @@ os.read(0, 1)
 def test_when_the_service_is_killed_nothing_is_left(cage: Cage) -> None:
     need(os.path.exists(program("setsid")), "setsid")
     mark = f"3000.{os.getpid()}"
-    arguments = [str(cage.launcher.cache), cage.launcher.kind, str(cage.root), AWAY.format(mark=mark)]
+    arguments = [str(cage.launcher.cache), str(cage.root), AWAY.format(mark=mark)]
     with subprocess.Popen(
         [sys.executable, "-c", SERVER, *arguments], cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as server:
@@ -339,25 +344,25 @@ from pathlib import Path
 from backend.executors.local import launcher, self_test as protection
 from tests.executors.local.caged import Cage, RUN_AS
 libc = ctypes.CDLL(None, use_errno=True)
-if sys.argv[3] == "hide":
+if sys.argv[2] == "hide":
     refuse = [(0x20, 0, 0, 0), (0x35, 0, 2, 444), (0x25, 1, 0, 446), (6, 0, 0, 0x50026), (6, 0, 0, 0x7FFF0000)]
     code = ctypes.create_string_buffer(b"".join(struct.pack("<HBBI", *each) for each in refuse))
     program = (ctypes.c_uint64 * 2)(len(refuse), ctypes.addressof(code))
     assert libc.prctl(38, 1, 0, 0, 0) == 0
     assert libc.prctl(22, 2, ctypes.c_ulong(ctypes.addressof(program)), 0, 0) == 0
-made = launcher.CageLauncher(Path(sys.argv[1]), RUN_AS, compiled=sys.argv[2] == "compiled")
-workspace = Path(sys.argv[5])
-if sys.argv[4] == "same":
+made = launcher.CageLauncher(Path(sys.argv[1]), RUN_AS)
+workspace = Path(sys.argv[4])
+if sys.argv[3] == "same":
     os.setgroups([])
     os.setresgid(65534, 65534, 65534)
     os.setresuid(65534, 65534, 65534)
     made = replace(made, run_as=None, cache=workspace)
-told = {"kind": made.kind}
+told = {}
 try:
     told["start"] = Cage(made, workspace).run(["true"]).report.applied.level
 except OSError as error:
     told["start"] = error.errno
-launcher.CageLauncher._demand = lambda self: None
+launcher.CageLauncher._usable_cage = lambda self: self.cage
 told["cage"] = Cage(made, workspace).run(["true"]).report.ends[0].error
 told["lower"] = Cage(replace(made, minimum="L1"), workspace).run(["true"]).report.applied.level
 told["probe"] = protection.probe(made).as_json()
@@ -367,7 +372,7 @@ print(json.dumps(told))
 
 def hidden(cage: Cage, *how: str) -> dict[str, object]:
     told = subprocess.run(
-        [sys.executable, "-c", HIDDEN, str(cage.launcher.cache), cage.launcher.kind, *how, str(cage.root)],
+        [sys.executable, "-c", HIDDEN, str(cage.launcher.cache), *how, str(cage.root)],
         cwd=REPOSITORY,
         capture_output=True,
         timeout=BOUND,
@@ -392,7 +397,6 @@ def test_without_landlock_nothing_is_executed_unless_that_is_permitted(cage: Cag
 
 
 @as_root
-@pytest.mark.parametrize("cage", ["compiled"], indirect=True)  # the interpreter may be closed to the other user
 @pytest.mark.parametrize("landlock", ["hide", "show"])
 def test_programs_of_the_same_user(cage: Cage, landlock: str) -> None:
     told = hidden(cage, landlock, "same")
@@ -414,3 +418,212 @@ def test_a_file_of_another_stays_closed(cage: Cage) -> None:
     done = cage.run(["cat", str(secret)])
     assert "canary" not in done.text
     assert done.codes == [1]
+
+
+FILTER = [
+    (confinement.LOAD_WORD, 0, 0, confinement.ARGUMENTS),
+    (confinement.JUMP_IF_EQUAL, 0, 1, confinement.SUPERVISOR_PID),
+    (confinement.RETURN, 0, 0, confinement.SECCOMP_RET_ERRNO | errno.ENOANO),
+    (confinement.RETURN, 0, 0, confinement.SECCOMP_RET_ALLOW),
+]
+
+
+def test_the_filter_gets_the_pid_of_the_cage(cage: Cage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error that no other layer gives shows that the filter recognised the pid."""
+    program = b"".join(struct.pack("<HBBI", *each) for each in FILTER)
+    monkeypatch.setattr(launcher, "syscall_filter", lambda network, guarded: program)
+    assert os.strerror(errno.ENOANO) in cage.run(shell("kill -0 $PPID; kill -0 $$")).text
+
+
+def test_only_comparisons_get_the_pid(cage: Cage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mask of the same value stays: with a pid in its place, the load below would be another one."""
+    mask = (confinement.MASK_WITH, 0, 0, confinement.SUPERVISOR_PID)
+    equals = (confinement.JUMP_IF_EQUAL, 0, 1, confinement.SUPERVISOR_PID & 0xFFFF)
+    program = b"".join(struct.pack("<HBBI", *each) for each in [FILTER[0], mask, equals, *FILTER[2:]])
+    monkeypatch.setattr(launcher, "syscall_filter", lambda network, guarded: program)
+    attempt = f"kill -0 {confinement.SUPERVISOR_PID & 0xFFFF}"
+    assert os.strerror(errno.ENOANO) in cage.run(shell(attempt)).text
+
+
+UNREADABLE_IO = """
+import os, sys
+from pathlib import Path
+from backend.executors.local.launcher import CageLauncher
+from tests.executors.local.caged import Cage
+launcher = CageLauncher(Path(sys.argv[1]), None)
+os.setgroups([])
+os.setresgid(65534, 65534, 65534)
+os.setresuid(65534, 65534, 65534)
+object.__setattr__(launcher, "cage", Path(sys.argv[2]))
+done = Cage(launcher, Path(sys.argv[3])).run(["cat", "/proc/version"])
+print(done.codes, done.report.usage.read_bytes, done.report.usage.written_bytes)
+"""
+
+
+@as_root
+def test_without_its_own_io_figures_a_command_runs(cage: Cage) -> None:
+    """Of a program that its user may not read, the kernel closes the entries in /proc to that user."""
+    assert isinstance(cage.launcher.cage, Path)
+    unreadable = cage.root.parent / "cage"
+    shutil.copy(cage.launcher.cage, unreadable)
+    unreadable.chmod(0o711)
+    assert in_process(UNREADABLE_IO, cage.launcher.cache, unreadable, cage.root) == "[0] 0 0"
+
+
+NO_PROC = """
+import ctypes, os, sys
+from pathlib import Path
+from backend.executors.local import launcher
+from tests.executors.local.caged import Cage, RUN_AS
+cage = Cage(launcher.CageLauncher(Path(sys.argv[1]), RUN_AS), Path(sys.argv[2]))
+libc = ctypes.CDLL(None, use_errno=True)
+CLONE_NEWNS, MS_REC, MS_PRIVATE = 0x20000, 0x4000, 0x40000
+if libc.unshare(CLONE_NEWNS) or libc.mount(None, b"/", None, MS_REC | MS_PRIVATE, None):
+    sys.exit("no mount namespace")
+if sys.argv[3] == "empty":
+    assert libc.mount(b"none", b"/proc", b"tmpfs", 0, None) == 0
+else:
+    assert libc.umount2(b"/proc", 2) == 0
+try:
+    cage.start(["touch", "ran"])
+except OSError as error:
+    print(error.errno, end=" ")
+launcher.CageLauncher._usable_cage = lambda self: self.cage
+launcher._process_count = lambda uid: 0
+done = cage.run(["touch", "ran"], ["touch", "ran too"])
+print(*[end.error for end in done.report.ends], os.listdir(cage.root))
+"""
+
+
+@as_root
+@pytest.mark.parametrize("how", ["empty", "unmounted"])
+def test_without_proc_nothing_is_started(cage: Cage, how: str) -> None:
+    """What was started could not be found again, and so not be ended."""
+    reported = in_process(NO_PROC, cage.launcher.cache, cage.root, how)
+    if reported == "no mount namespace":
+        pytest.skip(reported)
+    assert reported == f"{errno.ENOSYS} {errno.ENOSYS} {errno.ENOSYS} []"
+
+
+def in_process(script: str, *arguments: object) -> str:
+    """What a script prints in a Python of its own, or why it ended."""
+    command = [sys.executable, "-c", script, *map(str, arguments)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=BOUND, check=False)
+    return (done.stdout or done.stderr).strip()
+
+
+@dataclass
+class Feeder:
+    """Feeds specs to the cage, whose only program would create the file `ran`."""
+
+    cage: Cage
+    spec: bytes
+    control: int
+    status: int
+    descriptors: list[int]
+
+    def feed(self, spec: bytes) -> tuple[int, bytes]:
+        """The exit status of the cage and what it reported; fails where it does not end."""
+        file = os.memfd_create("spec")
+        os.write(file, spec)
+        keep = [(os.POSIX_SPAWN_DUP2, each, each) for each in (file, *self.descriptors)]
+        program = str(self.cage.launcher.cage)
+        pid = os.posix_spawn(program, [program, str(file)], {}, file_actions=keep)
+        os.close(file)
+        pidfd = os.pidfd_open(pid)
+        try:
+            wait(pidfd)
+        except AssertionError:
+            os.kill(pid, signal.SIGKILL)
+            raise
+        finally:
+            code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            os.close(pidfd)
+        try:
+            return code, os.read(self.status, 65536)
+        except BlockingIOError:
+            return code, b""
+
+    def refuses(self, spec: bytes) -> bool:
+        """Whether the spec is refused as a whole."""
+        return self.feed(spec) == (BAD_SPEC, b"") and not (self.cage.root / "ran").exists()
+
+
+@pytest.fixture
+def feeder(cage: Cage) -> Iterator[Feeder]:
+    (control_read, control), (status, status_write) = os.pipe(), os.pipe()
+    os.set_blocking(status, False)
+    null = os.open(os.devnull, os.O_RDWR)
+    touch = Stage("touch", program("touch"), ("touch", "ran"), {"A": "b"}, str(cage.root), null, null, null)
+    group = Groups().acquire(1, 1)
+    spec = cage.launcher._spec([touch], Bounds(str(cage.root)), control_read, status_write, group)
+    yield Feeder(cage, spec, control, status, [control_read, status_write, null])
+    for descriptor in (control_read, control, status, status_write, null):
+        os.close(descriptor)
+
+
+def fields(spec: bytes) -> list[tuple[int, int]]:
+    """Where the fields of a spec begin, and the length of their content."""
+    found, at = [], 0
+    while at < len(spec):
+        length = int.from_bytes(spec[at : at + 4], "little")
+        found.append((at, length))
+        at += 4 + length + 1
+    assert at == len(spec)
+    return found
+
+
+def test_a_whole_spec_is_run(feeder: Feeder) -> None:
+    code, reported = feeder.feed(feeder.spec)
+    assert (code, b"\nend 0 0\n" in reported) == (0, True), reported
+    assert (feeder.cage.root / "ran").exists()
+
+
+def test_a_spec_that_is_cut_is_refused(feeder: Feeder) -> None:
+    at = {start + more for start, length in fields(feeder.spec) for more in (0, 3, 4, 4 + length // 2, 4 + length)}
+    accepted = [end for end in sorted(at) if not feeder.refuses(feeder.spec[:end])]
+    assert accepted == []
+
+
+def test_a_spec_that_goes_on_is_refused(feeder: Feeder) -> None:
+    last = feeder.spec[fields(feeder.spec)[-1][0] :]
+    for more in (b"\0", b"x", b"\0" * 5, b"\0" * 4096, last, feeder.spec):
+        assert feeder.refuses(feeder.spec + more), more[:20]
+
+
+def test_a_wrong_length_is_refused(feeder: Feeder) -> None:
+    accepted = []
+    random = Random(1)
+    for start, length in fields(feeder.spec):
+        for wrong in {length + 1, length - 1, length + 256, 0xFFFFFFFF, 0xFFFFFFFB, random.randrange(1 << 12)} - {
+            length
+        }:
+            header = (wrong & 0xFFFFFFFF).to_bytes(4, "little")
+            if not feeder.refuses(feeder.spec[:start] + header + feeder.spec[start + 4 :]):
+                accepted.append((start, length, wrong))
+    assert accepted == []
+
+
+@pytest.mark.parametrize(
+    "wrong", [b"", b"-", b" 1", b"1 ", b"0x1", b"1\0", b"1\0005", b"9" * 19, b"9" * 40, b"-2", b"a"]
+)
+def test_what_is_no_number_is_refused(feeder: Feeder, wrong: bytes) -> None:
+    accepted = []
+    for start, length in fields(feeder.spec):
+        end = start + 4 + length
+        content = feeder.spec[start + 4 : end]
+        if content.removeprefix(b"-").isdigit():
+            changed = len(wrong).to_bytes(4, "little") + wrong
+            if not feeder.refuses(feeder.spec[:start] + changed + feeder.spec[end:]):
+                accepted.append((start, content))
+    assert accepted == []
+
+
+def test_a_text_that_holds_a_nul_is_refused(feeder: Feeder) -> None:
+    """The kernel would take it as ended there: what ran would be another command than the one judged."""
+    for word in (b"touch", b"ran", b"A=b", os.fsencode(feeder.cage.root)):
+        field = len(word).to_bytes(4, "little") + word + b"\0"
+        assert field in feeder.spec
+        for wrong in (word + b"\0", b"\0" + word[1:], word[:1] + b"\0" + word[1:]):
+            changed = len(wrong).to_bytes(4, "little") + wrong + b"\0"
+            assert feeder.refuses(feeder.spec.replace(field, changed)), wrong

@@ -14,13 +14,13 @@ import pytest
 
 from backend.executors.local import cgroups
 from backend.executors.local.cgroups import Group, Groups, Member, own_groups
-from backend.executors.local.launcher import LANDLOCK_FULL, CageLauncher, CageLimits, landlock_abi
+from backend.executors.local.launcher import LANDLOCK_ABI_FOR_L2, CageLauncher, CageLimits, landlock_abi
 from backend.executors.local.process_spec import Launched
 from tests.executors.local.caged import BOUND, ROOT, RUN_AS, Cage, folder, give, marked, program, shell, wait
 from tests.needs import need
 
 REPOSITORY = Path(__file__).parents[3]
-MINIMUM = "L2" if landlock_abi() >= LANDLOCK_FULL else "L1"
+MINIMUM = "L2" if landlock_abi() >= LANDLOCK_ABI_FOR_L2 else "L1"
 MIB = 1 << 20
 as_root = pytest.mark.skipif(not ROOT, reason="for root only")
 KILLS = {1: "memory.oom_control", 2: "memory.events"}
@@ -35,18 +35,16 @@ def cache() -> Iterator[Path]:
         yield Path(name)
 
 
-@pytest.fixture(params=["compiled", "python"])
-def cage(request: pytest.FixtureRequest, cache: Path) -> Iterator[Cage]:
-    if not cgroups.here().branches:
-        pytest.skip("no control group can be had here")
-    launcher = CageLauncher(cache, RUN_AS, minimum=MINIMUM, compiled=request.param == "compiled")
-    need(launcher.kind == request.param, "a C compiler")
+@pytest.fixture
+def cage(cache: Path) -> Iterator[Cage]:
+    if not cgroups.detect_groups().branches:
+        pytest.skip("no control group is available here")
     with folder() as workspace:
-        yield Cage(launcher, workspace)
+        yield Cage(CageLauncher(cache, RUN_AS, minimum=MINIMUM), workspace)
 
 
 def want(*controllers: str) -> None:
-    had = {each for branch in cgroups.here().branches for each in branch.controllers}
+    had = {each for branch in cgroups.detect_groups().branches for each in branch.controllers}
     if not had.issuperset(controllers):
         pytest.skip(f"of the control groups only {', '.join(had)} can be had here")
 
@@ -59,7 +57,7 @@ def layers(cage: Cage) -> set[str]:
 
 
 def offered() -> set[str]:
-    return {f"cgroup:{each}" for branch in cgroups.here().branches for each in branch.controllers}
+    return {f"cgroup:{each}" for branch in cgroups.detect_groups().branches for each in branch.controllers}
 
 
 def group_of(launched: Launched) -> Group:
@@ -69,7 +67,7 @@ def group_of(launched: Launched) -> Group:
 
 
 def part(launched: Launched, controller: str) -> tuple[Path, int]:
-    return next((each.path, each.version) for each in group_of(launched).parts if controller in each.bounds)
+    return next((each.path, each.version) for each in group_of(launched).parts if controller in each.limits)
 
 
 def counted(path: Path, name: str) -> int:
@@ -115,15 +113,15 @@ def test_a_program_beyond_the_bound_is_killed_and_reported(cage: Cage) -> None:
 
 @dataclass(frozen=True)
 class Few(Groups):
-    """Bounds processes more tightly than their user is bounded."""
+    """Limits processes more tightly than their user is limited."""
 
-    def take(self, processes: int, memory: int) -> Group:
-        return super().take(8, memory)
+    def acquire(self, processes: int, memory: int) -> Group:
+        return super().acquire(8, memory)
 
 
 def few(cage: Cage) -> Cage:
-    here = cgroups.here()
-    return replace(cage, launcher=replace(cage.launcher, groups=Few(here.branches, numbers=here.numbers)))
+    found = cgroups.detect_groups()
+    return replace(cage, launcher=replace(cage.launcher, groups=Few(found.branches, numbers=found.numbers)))
 
 
 def test_processes_are_bounded_for_each_command(cage: Cage) -> None:
@@ -145,7 +143,7 @@ def test_processes_of_root_are_bounded_too(cage: Cage) -> None:
     want("pids")
     cage.launcher = replace(cage.launcher, run_as=None, minimum="L0", limits=CageLimits(processes=20))
     forks = shell("i=0; while [ $i -lt 30 ]; do sleep 1000 & i=$((i+1)); done; echo ready")
-    for groups, started in ((cgroups.here(), False), (Groups(), True)):
+    for groups, started in ((cgroups.detect_groups(), False), (Groups(), True)):
         launched, output = replace(cage, launcher=replace(cage.launcher, groups=groups)).start(forks)
         wait(output)
         assert (b"ready" in os.read(output, 1000)) == started
@@ -165,11 +163,11 @@ def test_a_group_is_used_again_once_nothing_is_in_it(cage: Cage) -> None:
     wait(launched.pidfd)
     os.close(output)
     launched.finish()
-    assert len(cgroups.here().idle) <= cgroups.IDLE
+    assert len(cgroups.detect_groups().idle) <= cgroups.IDLE
 
 
 def _idle_paths() -> list[list[Path]]:
-    return [[part.path for part in group.parts] for group in cgroups.here().idle]
+    return [[part.path for part in group.parts] for group in cgroups.detect_groups().idle]
 
 
 def test_a_group_that_files_stay_charged_to_is_not_used_again(cage: Cage) -> None:
@@ -213,24 +211,26 @@ def test_a_group_that_cannot_be_joined_is_not_told(cage: Cage, monkeypatch: pyte
 
 def test_a_bound_that_cannot_be_written_is_not_told(cage: Cage, monkeypatch: pytest.MonkeyPatch) -> None:
     want("memory", "pids")
-    cage.launcher = replace(cage.launcher, groups=Groups(cgroups.here().branches, numbers=cgroups.here().numbers))
+    cage.launcher = replace(
+        cage.launcher, groups=Groups(cgroups.detect_groups().branches, numbers=cgroups.detect_groups().numbers)
+    )
     for version in (1, 2):
         monkeypatch.setitem(cgroups.FILES, (version, "pids"), ("no.such.file",))
     assert layers(cage) == {"cgroup:memory"}
 
 
 def test_groups_that_cannot_be_made_are_not_told(cage: Cage, tmp_path: Path) -> None:
-    branches = tuple(replace(branch, folder=tmp_path / "absent") for branch in cgroups.here().branches)
+    branches = tuple(replace(branch, folder=tmp_path / "absent") for branch in cgroups.detect_groups().branches)
     assert layers(replace(cage, launcher=replace(cage.launcher, groups=Groups(branches)))) == set()
 
 
 @pytest.mark.parametrize("same_user", [pytest.param(True, marks=as_root), False])
 def test_programs_cannot_write_to_them(cage: Cage, same_user: bool) -> None:
     if same_user:
-        need(landlock_abi() >= LANDLOCK_FULL, "Landlock")
+        need(landlock_abi() >= LANDLOCK_ABI_FOR_L2, "Landlock")
         cage.launcher = replace(cage.launcher, run_as=None, minimum="L0")
     cage.run(["true"])  # its group is used again
-    files = [file for part in cgroups.here().idle[0].parts for file in part.path.iterdir() if file.is_file()]
+    files = [file for part in cgroups.detect_groups().idle[0].parts for file in part.path.iterdir() if file.is_file()]
     assert len(files) > 5
     script = "for f; do (echo 1 > $f) 2>/dev/null && echo $f; done; :"
     written = cage.run(["sh", "-c", script, "sh", *map(str, files)]).text.split()
@@ -248,7 +248,7 @@ from tests.executors.local.caged import Cage, CageLauncher, RUN_AS, shell
 launcher = CageLauncher(Path(sys.argv[1]), RUN_AS, minimum="L1")
 launched, output = Cage(launcher, Path(sys.argv[2])).start(shell("sleep 1000 & echo ready; wait"))
 os.read(output, 100)
-print(*(branch.folder for branch in cgroups.here().branches), flush=True)
+print(*(branch.folder for branch in cgroups.detect_groups().branches), flush=True)
 os.read(0, 1)
 launched.kill()
 os.waitid(os.P_PIDFD, launched.pidfd, os.WEXITED | os.WNOWAIT)
@@ -259,7 +259,7 @@ launched.finish()
 @pytest.fixture
 def places() -> Iterator[list[Path]]:
     """Groups in which a service can be started."""
-    made = [branch.folder / "test" for branch in cgroups.here().branches]
+    made = [branch.folder / "test" for branch in cgroups.detect_groups().branches]
     for path in made:
         path.mkdir()
     yield made
@@ -325,15 +325,15 @@ for line in Path("/proc/self/mountinfo").read_text().splitlines():
     if " - cgroup" in line and libc.mount(None, line.split()[4].encode(), None, 0x1021, None):
         sys.exit("no mount can be made read-only")
 from tests.executors.local.caged import Cage, CageLauncher, RUN_AS
-launcher = CageLauncher(Path(sys.argv[1]), RUN_AS, minimum="L1", compiled=sys.argv[2] == "compiled")
-done = Cage(launcher, Path(sys.argv[3])).run(["echo", "x"])
+launcher = CageLauncher(Path(sys.argv[1]), RUN_AS, minimum="L1")
+done = Cage(launcher, Path(sys.argv[2])).run(["echo", "x"])
 print(done.text.strip(), done.codes[0], *done.report.applied.layers)
 """
 
 
 @as_root
 def test_a_read_only_tree_changes_nothing_but_the_report(cage: Cage) -> None:
-    arguments = [str(cage.launcher.cache), cage.launcher.kind, str(cage.root)]
+    arguments = [str(cage.launcher.cache), str(cage.root)]
     told = subprocess.run(
         [sys.executable, "-c", READ_ONLY, *arguments], cwd=REPOSITORY, capture_output=True, timeout=BOUND, check=False
     )

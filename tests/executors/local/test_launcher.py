@@ -1,9 +1,7 @@
-"""How the cage is made, what it is told to permit, and what it is asked."""
+"""What the cage is given to permit, and what it is asked."""
 
 import errno
 import os
-import shutil
-import stat
 import struct
 import time
 from collections.abc import Iterator
@@ -13,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from backend.executors.local import launcher as module
+from backend.executors.local.cage_binary import MissingCage
 from backend.executors.local.confinement import syscall_filter
-from backend.executors.local.launcher import CageLauncher, cage_environment, landlock_abi, prebuild
+from backend.executors.local.launcher import CageLauncher, cage_environment, landlock_abi
 from backend.executors.local.process_spec import Bounds, Stage
 from tests.executors.local.caged import ROOT, RUN_AS, Cage, folder, program, read_all, wait
-from tests.needs import need
 
 
 @pytest.fixture
@@ -26,97 +24,18 @@ def cage(tmp_path: Path) -> Iterator[Cage]:
         yield Cage(CageLauncher(tmp_path, RUN_AS), workspace)
 
 
-def compiled(tmp_path: Path) -> CageLauncher:
-    launcher = CageLauncher(tmp_path, RUN_AS)
-    need(launcher.kind == "compiled", "a C compiler")
-    return launcher
+def test_without_a_cage_nothing_is_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "find_cage", lambda cache: MissingCage("install it again"))
+    before = os.listdir("/proc/self/fd")
+    for minimum in ("L2", "L0"):
+        with folder() as workspace, pytest.raises(OSError, match="install it again"):
+            Cage(CageLauncher(tmp_path, RUN_AS, minimum=minimum), workspace).run(["true"])
+    assert os.listdir("/proc/self/fd") == before
 
 
-def test_the_cage_is_built_once(tmp_path: Path) -> None:
-    first = compiled(tmp_path / "cache")
-    path = Path(first.command[0])
-    about = path.stat()
-    assert stat.S_IMODE(about.st_mode) == 0o755
-    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
-    again = CageLauncher(tmp_path / "cache", RUN_AS)
-    assert again.command == first.command
-    assert Path(again.command[0]).stat() == about
-    assert [each.name for each in path.parent.iterdir()] == [path.name]
-
-
-def test_a_cage_that_others_may_write_to_is_made_anew(tmp_path: Path) -> None:
-    path = Path(compiled(tmp_path).command[0])
-    path.write_text("#!/bin/sh\necho cage 2\n")
-    path.chmod(0o777)
-    assert CageLauncher(tmp_path, RUN_AS).kind == "compiled"
-    assert path.read_bytes().startswith(b"\x7fELF")
-
-
-@pytest.fixture
-def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the sources, which a cage can be put beside."""
-    place = tmp_path / "sources"
-    place.mkdir(mode=0o755)
-    for name in ("cage.c", "cage.py"):
-        shutil.copy(module.SOURCES / name, place)
-    monkeypatch.setattr(module, "SOURCES", place)
-    return place
-
-
-def test_a_cage_that_came_with_the_service_is_used(
-    sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    compiled(tmp_path / "cache")
-    made = prebuild()
-    monkeypatch.setattr(module, "COMPILERS", ("no-such-compiler",))
-    launcher = CageLauncher(tmp_path / "none", RUN_AS)
-    assert launcher.command == (str(made),)
-    assert made.parent == sources
-    assert not (tmp_path / "none").exists()
-    with folder() as workspace:
-        assert Cage(launcher, workspace).run(["echo", "x"]).text == "x\n"
-
-
-def test_one_of_another_source_or_that_others_may_write_to_is_not(
-    sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    compiled(tmp_path / "cache")
-    made = prebuild()
-    monkeypatch.setattr(module, "COMPILERS", ("no-such-compiler",))
-    made.chmod(0o777)
-    assert CageLauncher(tmp_path, RUN_AS).kind == "python"
-    made.chmod(0o755)
-    with (sources / "cage.c").open("a") as file:
-        file.write("/* changed */\n")
-    assert CageLauncher(tmp_path, RUN_AS).kind == "python"
-
-
-def test_without_a_compiler_none_can_be_shipped(sources: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "COMPILERS", ("no-such-compiler",))
-    with pytest.raises(FileNotFoundError):
-        prebuild()
-
-
-def test_a_cage_that_does_not_run_is_not_used(tmp_path: Path) -> None:
-    path = Path(compiled(tmp_path).command[0])
-    path.write_text("nonsense")
-    assert CageLauncher(tmp_path, RUN_AS).kind == "python"
-
-
-def test_without_a_compiler_there_is_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "COMPILERS", ("no-such-compiler",))
-    launcher = CageLauncher(tmp_path, RUN_AS)
-    assert launcher.kind == "python"
-    assert launcher.command[-1].endswith(".pyc")
-
-
-def test_without_a_cache_there_is_the_source(tmp_path: Path) -> None:
-    blocked = tmp_path / "file"
-    blocked.touch()
-    launcher = CageLauncher(blocked / "cache", RUN_AS)
-    assert launcher.command[-1].endswith("cage.py")
-    with folder() as workspace:
-        assert Cage(launcher, workspace).run(["echo", "x"]).text == "x\n"
+def test_a_spec_that_the_cage_refuses_is_an_error_of_every_program(cage: Cage) -> None:
+    report = cage.run(["echo", "a\0b"], ["cat"]).report
+    assert [(end.code, end.error) for end in report.ends] == [(127, errno.EINVAL)] * 2
 
 
 def test_starting_does_not_wait(cage: Cage) -> None:

@@ -9,17 +9,18 @@ from typing import Any
 import pytest
 
 from backend.core.decisions import Decision
-from backend.core.execution.model import Control, Invocation, Order, Outcome, Status, Stop
-from backend.core.language.parser import Command, parse
-from backend.core.recording.stored import Recorder, read_batch
+from backend.core.execution.instructions import Instructions
+from backend.core.execution.model import Delivery, Outcome, Signal, SignalName, Status, StopReason
+from backend.core.execution.sequence import Pipeline
+from backend.core.language.parser import Command, Invocation, parse
+from backend.core.recording.batches import read_batch
+from backend.core.recording.writer import Recorder
 from backend.executors.local.launcher import CageLauncher, cage_environment
-from backend.executors.local.pipelines import LocalExecutor, OutsideProgram
+from backend.executors.local.pipelines import LocalPipelines, OutsideProgram
 from backend.executors.local.run_as import find_owner, give_folder
-from backend.policies.loader import load_profile
 from tests.needs import caged_python
 
 OWNER = find_owner("nobody")
-PROFILE = load_profile("terminal")
 
 
 class Log:
@@ -49,19 +50,19 @@ class Bench:
         python, readable = caged_python()
         program = OutsideProgram((python, "-c", code), environment or {})
         launcher = CageLauncher(folder.parent / "cage", OWNER)
-        self.executor = LocalExecutor(launcher, {"x": program}, readable, owner=OWNER)
+        self.executor = LocalPipelines(launcher, {"x": program}, readable, owner=OWNER)
         give_folder(folder, OWNER)
         self.folder = folder
         self.log = Log()
 
-    async def run(self, control: Control | None = None, **order: Any) -> Outcome:
+    async def run(self, instructions: Instructions | None = None, **order: Any) -> Outcome:
         wanted = {"timeout": 20.0, "output_limit": 1 << 24, "stdin": False, **order}
         pipeline = wanted.pop("pipeline", (Invocation(wanted.pop("argv", ("x",))),))
         recorder = Recorder("01ARZ3NDEKTSV4RRFFQ69G5FAV", self.log, asyncio.get_running_loop().time)
-        control = control or Control(stdin=wanted["stdin"])
+        instructions = instructions or Instructions(stdin=wanted["stdin"])
         place = {"root": str(self.folder), "cwd": str(self.folder)}
-        order_ = Order("01ARZ3NDEKTSV4RRFFQ69G5FAV", PROFILE, pipeline, **place, **wanted)
-        return await self.executor.run(order_, recorder, control)
+        asked = Pipeline("01ARZ3NDEKTSV4RRFFQ69G5FAV", pipeline, **place, **wanted)
+        return await self.executor.run(asked, recorder, instructions)
 
     async def line(self, line: str) -> Outcome:
         """Run one pipeline as it is written."""
@@ -136,33 +137,33 @@ async def test_a_stubborn_command_is_killed_after_the_grace(tmp_path: Path) -> N
 
 
 async def test_output_over_the_limit_ends_the_command(tmp_path: Path) -> None:
-    bench, control = Bench(tmp_path, "while True: print('y' * 100)"), Control(stdin=False)
-    outcome = await bench.run(control, output_limit=100_000)
-    assert (outcome.status, control.reason) == (Status.FAILED, Stop.OUTPUT_LIMIT)
+    bench, instructions = Bench(tmp_path, "while True: print('y' * 100)"), Instructions(stdin=False)
+    outcome = await bench.run(instructions, output_limit=100_000)
+    assert (outcome.status, instructions.reason) == (Status.FAILED, StopReason.OUTPUT_LIMIT)
     assert len(bench.log.text("stdout")) == 100_000
 
 
 async def test_input_is_passed_on_until_its_end(tmp_path: Path) -> None:
-    bench, control = Bench(tmp_path, "import sys; print(len(sys.stdin.read()))"), Control(stdin=True)
-    running = asyncio.create_task(bench.run(control, stdin=True))
+    bench, instructions = Bench(tmp_path, "import sys; print(len(sys.stdin.read()))"), Instructions(stdin=True)
+    running = asyncio.create_task(bench.run(instructions, stdin=True))
     for _ in range(20):
-        while not control.stdin.put(b"z" * 50_000):
+        while instructions.stdin.write(b"z" * 50_000) is not Delivery.DELIVERED:
             await asyncio.sleep(0)
-    control.stdin.close()
+    instructions.stdin.close()
     assert (await running).status is Status.SUCCEEDED
     assert bench.log.text("stdout") == "1000000\n"
-    assert not control.stdin.put(b"more")
+    assert instructions.stdin.write(b"more") is Delivery.CLOSED
 
 
 async def test_input_that_nobody_reads_is_bounded(tmp_path: Path) -> None:
-    bench, control = Bench(tmp_path, "import time; time.sleep(60)"), Control(stdin=True)
-    running = asyncio.create_task(bench.run(control, stdin=True))
+    bench, instructions = Bench(tmp_path, "import time; time.sleep(60)"), Instructions(stdin=True)
+    running = asyncio.create_task(bench.run(instructions, stdin=True))
     taken = 0
-    while control.stdin.put(b"z" * 65536):
+    while instructions.stdin.write(b"z" * 65536) is Delivery.DELIVERED:
         taken += 1
         await asyncio.sleep(0)
     assert taken < 40
-    control.stop(Stop.CANCELLED)
+    instructions.stop(StopReason.CANCELLED)
     assert (await running).status is Status.CANCELLED
 
 
@@ -226,11 +227,11 @@ async def test_files_are_made_emptied_and_continued(tmp_path: Path) -> None:
 
 
 async def test_a_signal_reaches_every_program_of_a_pipeline(tmp_path: Path) -> None:
-    bench, control = Bench(tmp_path, "import time; print('up'); time.sleep(60)"), Control(stdin=False)
-    running = asyncio.create_task(bench.run(control, pipeline=(Invocation(("x",)), Invocation(("cat",)))))
+    bench, instructions = Bench(tmp_path, "import time; print('up'); time.sleep(60)"), Instructions(stdin=False)
+    running = asyncio.create_task(bench.run(instructions, pipeline=(Invocation(("x",)), Invocation(("cat",)))))
     while not bench.log.text("stdout"):
         await asyncio.sleep(0.01)
-    control.on_signal(10)
+    assert instructions.deliver(Signal(SignalName.USR1)) is Delivery.DELIVERED
     outcome = await running
     assert (outcome.exit_code, outcome.signal) == (138, "SIGUSR1")
 

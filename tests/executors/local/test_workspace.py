@@ -6,11 +6,11 @@ import pytest
 
 from backend.core.decisions import Decision
 from backend.core.language.parser import Script, parse
-from backend.executors.local.workspace import EXPANSION_LIMIT, FolderWorkspace, prepare_workspace
+from backend.executors.local.workspace import EXPANSION_LIMIT, FolderView, prepare_workspace
 
 
 @pytest.fixture
-def workspace(tmp_path: Path) -> FolderWorkspace:
+def workspace(tmp_path: Path) -> FolderView:
     root = tmp_path / "ws"
     for name in ("a.txt", "b.txt", ".hidden", "sub/c.txt", "sub/d.md", "-rf"):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -19,10 +19,10 @@ def workspace(tmp_path: Path) -> FolderWorkspace:
     (tmp_path / "ws-evil/secret.txt").touch()
     (root / "out").symlink_to(tmp_path / "ws-evil")
     (root / "in").symlink_to(root / "sub")
-    return FolderWorkspace(root)
+    return FolderView(root)
 
 
-def expand(workspace: FolderWorkspace, line: str, cwd: str = ".") -> list[str]:
+def expand(workspace: FolderView, line: str, cwd: str = ".") -> list[str]:
     script, folder = parse(line), workspace.enter(cwd)
     assert isinstance(script, Script)
     assert not isinstance(folder, Decision)
@@ -47,15 +47,15 @@ def expand(workspace: FolderWorkspace, line: str, cwd: str = ".") -> list[str]:
         ("/etc/*", ["/etc/*"]),
     ],
 )
-def test_globs_expand_inside_the_workspace(workspace: FolderWorkspace, line: str, words: list[str]) -> None:
+def test_globs_expand_inside_the_workspace(workspace: FolderView, line: str, words: list[str]) -> None:
     assert expand(workspace, line) == words
 
 
-def test_globs_start_in_the_folder_of_the_command(workspace: FolderWorkspace) -> None:
+def test_globs_start_in_the_folder_of_the_command(workspace: FolderView) -> None:
     assert expand(workspace, "*.txt", "sub") == ["c.txt"]
 
 
-def test_too_many_matches_are_refused(workspace: FolderWorkspace) -> None:
+def test_too_many_matches_are_refused(workspace: FolderView) -> None:
     for number in range(EXPANSION_LIMIT + 1):
         Path(workspace.root, f"many-{number}").touch()
     script = parse("ls many-*")
@@ -77,13 +77,13 @@ def test_too_many_matches_are_refused(workspace: FolderWorkspace) -> None:
         ("../ws-evil", "path.outside"),
     ],
 )
-def test_a_folder_outside_or_missing_is_refused(workspace: FolderWorkspace, cwd: str, rule: str) -> None:
+def test_a_folder_outside_or_missing_is_refused(workspace: FolderView, cwd: str, rule: str) -> None:
     refusal = workspace.enter(cwd)
     assert isinstance(refusal, Decision)
     assert refusal.rule == rule
 
 
-def test_links_are_followed_to_see_where_they_lead(workspace: FolderWorkspace) -> None:
+def test_links_are_followed_to_see_where_they_lead(workspace: FolderView) -> None:
     assert workspace.check(("a.txt", "in/c.txt", "new.txt"), workspace.root) is None
     refusal = workspace.check(("a.txt", "out/secret.txt"), workspace.root)
     assert refusal
@@ -99,7 +99,7 @@ def test_a_new_workspace_has_something_to_look_at(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("glob", ["*" * 60 + "x", "*a" * 40 + "b", "*?" * 40 + "x", "[!z]*" * 40 + "0"])
-def test_no_glob_takes_long(workspace: FolderWorkspace, glob: str) -> None:
+def test_no_glob_takes_long(workspace: FolderView, glob: str) -> None:
     """With backtracking any of these takes longer than anybody waits."""
     Path(workspace.root, "a" * 250).touch()
     assert expand(workspace, glob) == [glob]
@@ -111,7 +111,7 @@ def test_a_search_through_many_folders_is_given_up(tmp_path: Path) -> None:
     (tmp_path / "d").mkdir()
     for number in range(300):
         (tmp_path / f"d/l{number}").symlink_to("../e")
-    workspace = FolderWorkspace(tmp_path)
+    workspace = FolderView(tmp_path)
     script = parse("echo d/*" + "/n*" * 36 + "/zz*")
     assert isinstance(script, Script)
     refusal = workspace.expand(script.words, workspace.root)

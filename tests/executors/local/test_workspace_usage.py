@@ -13,10 +13,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from backend.core.execution.model import Control, Status, Stop
-from backend.core.quota import Fill, Quota
+from backend.core.execution.instructions import Instructions
+from backend.core.execution.model import Status, StopReason
+from backend.core.quota import Quota, WorkspaceUsage
 from backend.executors.local.launcher import CageLauncher
-from backend.executors.local.workspace_usage import Meters, measure
+from backend.executors.local.workspace_usage import UsageMonitors, measure
 from tests.executors.local.caged import ROOT, RUN_AS, Cage, folder, give, shell
 from tests.executors.local.test_pipelines import Bench
 
@@ -101,7 +102,7 @@ def test_what_vanishes_meanwhile_is_passed_over(tmp_path: Path) -> None:
     finally:
         done.set()
         thread.join()
-    assert measure(str(tmp_path / "nowhere"), MANY) == Fill(0, 0)
+    assert measure(str(tmp_path / "nowhere"), MANY) == WorkspaceUsage(0, 0)
 
 
 def test_a_folder_that_is_closed_to_us_is_a_hidden_one() -> None:
@@ -129,7 +130,7 @@ class Room:
         workspace = place / "workspace"
         workspace.mkdir()
         self.bench = Bench(workspace, code)
-        self.bench.executor.meters = Meters(quota)
+        self.bench.executor.monitors = UsageMonitors(quota)
         self.workspace = workspace
 
 
@@ -147,27 +148,35 @@ CLOSES = "import os, time\nos.mkdir('closed'); os.chmod('closed', 0)\nwhile True
 @pytest.mark.parametrize("code", [WRITES, MAKES, pytest.param(CLOSES, marks=pytest.mark.skipif(ROOT, reason="root"))])
 async def test_who_fills_the_workspace_is_stopped(place: Path, code: str) -> None:
     room = Room(place, code, Quota(4 * MIB, 100, 0))
-    control = Control(stdin=False)
-    outcome = await room.bench.run(control)
-    assert (outcome.status, outcome.signal, control.reason) == (Status.FAILED, "SIGKILL", Stop.WORKSPACE_FULL)
+    instructions = Instructions(stdin=False)
+    outcome = await room.bench.run(instructions)
+    assert (outcome.status, outcome.signal, instructions.reason) == (
+        Status.FAILED,
+        "SIGKILL",
+        StopReason.WORKSPACE_FULL,
+    )
 
 
 async def test_who_runs_beside_is_stopped_too_and_who_is_elsewhere_is_not(place: Path) -> None:
     (place / "a").mkdir()
     (place / "b").mkdir()
     room, other = (Room(place / name, "import time; time.sleep(60)", Quota(4 * MIB, 100, 0)) for name in "ab")
-    other.bench.executor.meters = room.bench.executor.meters
-    controls = [Control(stdin=False) for _ in range(3)]
+    other.bench.executor.monitors = room.bench.executor.monitors
+    controls = [Instructions(stdin=False) for _ in range(3)]
     runs = [
-        asyncio.ensure_future(each.bench.run(control))
-        for each, control in zip((room, room, other), controls, strict=True)
+        asyncio.ensure_future(each.bench.run(instructions))
+        for each, instructions in zip((room, room, other), controls, strict=True)
     ]
     await asyncio.sleep(0)
     (room.workspace / "big").write_bytes(b"x" * 8 * MIB)
     async with asyncio.timeout(BOUND):
         await asyncio.gather(*runs[:2])
-    assert [control.reason for control in controls] == [Stop.WORKSPACE_FULL, Stop.WORKSPACE_FULL, None]
-    controls[2].stop(Stop.CANCELLED)
+    assert [instructions.reason for instructions in controls] == [
+        StopReason.WORKSPACE_FULL,
+        StopReason.WORKSPACE_FULL,
+        None,
+    ]
+    controls[2].stop(StopReason.CANCELLED)
     await runs[2]
 
 
@@ -177,10 +186,10 @@ async def test_a_disk_without_room_stops_who_began_with_room(place: Path, monkey
     tells = lambda _: SimpleNamespace(f_bavail=next(told, 9 * MIB), f_frsize=1)  # noqa: E731
     monkeypatch.setattr("backend.executors.local.workspace_usage.os.statvfs", tells)
     room = Room(place, "import time; time.sleep(60)", Quota(0, 0, 10 * MIB))
-    control = Control(stdin=False)
+    instructions = Instructions(stdin=False)
     async with asyncio.timeout(BOUND):
-        outcome = await room.bench.run(control)
-    assert (outcome.status, control.reason) == (Status.FAILED, Stop.DISK_FULL)
+        outcome = await room.bench.run(instructions)
+    assert (outcome.status, instructions.reason) == (Status.FAILED, StopReason.DISK_FULL)
     outcome = await room.bench.line("echo a > note")
     assert outcome.status is Status.FAILED
     assert "The disk of the server has less than 10485760 bytes left." in room.bench.log.text("stderr")
@@ -225,9 +234,9 @@ async def test_what_a_command_left_is_known_to_the_next(place: Path) -> None:
     """Also what it wrote in the moment before its end, when nobody looked any more."""
     room = Room(place, "open('big', 'wb').write(b'x' * (8 << 20))", Quota(4 * MIB, 100, 0))
     assert (await room.bench.line("x")).status is Status.SUCCEEDED
-    meter = (await room.bench.executor.meters.enter(str(room.workspace), Control(stdin=False))).meter
+    monitor = (await room.bench.executor.monitors.lease(str(room.workspace), Instructions(stdin=False))).monitor
     async with asyncio.timeout(BOUND):
-        while meter.fill is None or meter.fill.bytes < 8 * MIB:
+        while monitor.usage is None or monitor.usage.bytes < 8 * MIB:
             await asyncio.sleep(0.01)
     assert (await room.bench.line("echo a > note")).status is Status.FAILED
 
@@ -239,27 +248,27 @@ async def test_a_disk_that_shrinks_by_more_than_is_left_is_reason_to_look_sooner
     walks: list[str] = []
     free = iter([100 * MIB] * 3)
 
-    def slowly(root: str, most: int) -> Fill:
+    def slowly(root: str, most: int) -> WorkspaceUsage:
         walks.append(root)
         time.sleep(1 if len(walks) == 1 else 0)
-        return Fill(8 * MIB if len(walks) > 1 else 0, 1)
+        return WorkspaceUsage(8 * MIB if len(walks) > 1 else 0, 1)
 
     monkeypatch.setattr("backend.executors.local.workspace_usage.measure", slowly)
     monkeypatch.setattr("backend.executors.local.workspace_usage._free", lambda _: next(free, 90 * MIB))
     room = Room(place, "import time; time.sleep(8)", Quota(4 * MIB, 100, 0))
-    control = Control(stdin=False)
-    await room.bench.run(control)
-    assert control.reason is Stop.WORKSPACE_FULL
+    instructions = Instructions(stdin=False)
+    await room.bench.run(instructions)
+    assert instructions.reason is StopReason.WORKSPACE_FULL
 
 
 ENDS = """
 import asyncio, sys, threading
-from backend.core.execution.model import Control
+from backend.core.execution.instructions import Instructions
 from backend.core.quota import Quota
-from backend.executors.local import workspace_usage as metering
-metering.measure = lambda root, most: threading.Event().wait()
+from backend.executors.local import workspace_usage
+workspace_usage.measure = lambda root, most: threading.Event().wait()
 async def main():
-    (await metering.Meters(Quota(1, 1, 0)).enter("/", Control(stdin=False))).leave()
+    (await workspace_usage.UsageMonitors(Quota(1, 1, 0)).lease("/", Instructions(stdin=False))).release()
 asyncio.run(main())
 """
 
@@ -271,12 +280,12 @@ def test_the_end_of_the_service_does_not_wait_for_a_walk() -> None:
 async def test_a_command_does_not_wait_for_a_walk(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     release, began, walks = threading.Event(), threading.Event(), []
 
-    def slowly(root: str, most: int) -> Fill:
+    def slowly(root: str, most: int) -> WorkspaceUsage:
         walks.append(root)
         if len(walks) > 1:
             began.set()
             release.wait(BOUND)
-        return Fill(0, 0)
+        return WorkspaceUsage(0, 0)
 
     monkeypatch.setattr("backend.executors.local.workspace_usage.measure", slowly)
     room = Room(place, "pass", Quota(4 * MIB, 100, 0))

@@ -1,6 +1,6 @@
 """Events that are not about a command."""
 
-from backend.core.audit.chain import Kind
+from backend.core.audit.events import Kind
 from tests.storage.contract.worlds import Server, World
 
 

@@ -9,7 +9,7 @@ from backend.core.decisions import Decision, Risk
 from backend.core.errors import StorageError
 from backend.core.execution.model import Status, Usage
 from backend.core.identity import Principal
-from backend.core.recording.stored import Seal
+from backend.core.recording.digest import RecordingDigest
 from tests.storage.contract.worlds import FEW, Server, World
 from tests.storage.writing import ANN, ENDED, FOLDER, attempt, refusal
 
@@ -32,7 +32,7 @@ async def test_a_command_is_a_record_and_events(world: World, server: Server) ->
     assert found
     assert (found.status, found.owner, found.folder) == (Status.RUNNING, server.ownership.owner, FOLDER)
     usage = Usage(3, 4, 5, 6, "L2", ("landlock",))
-    end = Completion(Status.CANCELLED, 143, 12, stopped_by="user:bob", usage=usage, recording=Seal(7, "ab"))
+    end = Completion(Status.CANCELLED, 143, 12, stopped_by="user:bob", usage=usage, recording=RecordingDigest(7, "ab"))
     assert await server.log.close(one, end)
     found = await world.history.get(one.id)
     assert found

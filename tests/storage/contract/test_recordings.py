@@ -8,11 +8,14 @@ from pathlib import Path
 import pytest
 
 from backend.core.errors import RecordingError
+from backend.core.recording.batches import read_batch
+from backend.core.recording.digest import RecordingDigest
 from backend.core.recording.lines import encode_lines
-from backend.core.recording.stored import Recorder, RecordingLog, Seal, Send, read_batch
+from backend.core.recording.reader import Send
+from backend.core.recording.writer import Recorder, RecordingLog
 from backend.storage.memory.recordings import MemoryRecordings
 from backend.storage.recordings import FileRecordings
-from tests.core.recording.test_stored import COMPLETE, STARTED
+from tests.core.recording.recorded import COMPLETE, STARTED
 
 ID = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
 OTHER = "01BRZ3NDEKTSV4RRFFQ69G5FAV"
@@ -122,7 +125,7 @@ async def test_its_end_is_read_once_it_has_one(recordings: Recordings) -> None:
     assert recordings.seal(ID) == sealed
     everything: list[bytes] = []
     await log.copy(_into(everything), 0, sealed.size)
-    assert sealed == Seal(sealed.size, hashlib.sha256(b"".join(everything)).hexdigest())
+    assert sealed == RecordingDigest(sealed.size, hashlib.sha256(b"".join(everything)).hexdigest())
 
 
 async def test_a_block_is_whole_lines_and_a_long_line_is_one_block(recordings: Recordings) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from sqlalchemy import text
 
 from backend.accounts.credentials import Signer, new_signing_key, verify_signature
-from backend.core.audit.suppression import Floods
+from backend.core.audit.suppression import RefusalSuppressor
 from backend.core.errors import StorageError
 from backend.core.ports import AuditLog, ExecutionHistory, ExecutionLog, IdempotencyKeys, Ownership
 from backend.core.times import iso
@@ -78,7 +78,9 @@ class MemoryWorld:
         self.projects = MemoryProjects(self.identities, self.clock, self.new_id)
 
     async def server(self, owner: str, folder: str = FOLDER) -> Server:
-        log = MemoryExecutionLog(self.history, self.audit, self.clock, owner, folder, floods=Floods(most=FEW))
+        log = MemoryExecutionLog(
+            self.history, self.audit, self.clock, owner, folder, floods=RefusalSuppressor(most=FEW)
+        )
         return Server(self.audit, log, MemoryOwnership(log))
 
     async def events(self) -> list[dict[str, Any]]:
@@ -113,7 +115,7 @@ class SqlWorld:
         self.opened.append(Database(self.url))
         keys, utc = keys_of(self.signer), lambda: iso(self.clock())
         context = LedgerContext(self.clock, utc, new_id, keys, verify_signature)
-        made = ledger_with(self.opened[-1], context, folder, owner, floods=Floods(most=FEW))
+        made = ledger_with(self.opened[-1], context, folder, owner, floods=RefusalSuppressor(most=FEW))
         await made.audit.prepare()
         return Server(made.audit, made.executions, made.ownership)
 

@@ -1,0 +1,315 @@
+"""The use cases of an execution. Every front is a translation of them; what they return knows nothing of HTTP."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache, partial
+from typing import Any, Protocol, TypeVar
+
+from backend.application.local_executions import LocalExecutions
+from backend.application.submission import CommandSpec, Existing, IdempotencyKey, Submission
+from backend.core.audit.attempts import Record
+from backend.core.decisions import Decision
+from backend.core.errors import StorageError
+from backend.core.execution.access import Owner, Relation, may_control, may_view, relation
+from backend.core.execution.bus import ExecutionBus, Relay
+from backend.core.execution.model import Delivery, Instruction
+from backend.core.execution.ownership import LEASE
+from backend.core.execution.refusals import forgotten, unavailable, uncontrolled, unknown, unreachable, unreadable
+from backend.core.execution.registry import Execution
+from backend.core.execution.requests import Refused
+from backend.core.execution.targets import OWN, Target, TargetRef
+from backend.core.identity import Permission, Principal
+from backend.core.policy.admit import Plan
+from backend.core.ports import ExecutionHistory, Filter, Projects
+from backend.core.recording.batches import last_seq
+from backend.core.recording.lost import lost_lines
+from backend.core.recording.reader import Send
+from backend.core.recording.transcript import Index, Slice, read_slice
+
+T = TypeVar("T")
+
+INDEXES = 64  # recordings whose index is remembered, those that were read last
+LOST_BOUND = LEASE + 10.0  # seconds until an execution whose server died is recorded as lost
+LOST_POLL = 0.5  # seconds between two looks whether it is
+
+
+class TokenCheck(Protocol):
+    """Checks what a principal proved itself with."""
+
+    async def is_valid(self, principal: Principal) -> bool:
+        """Whether it is still valid. Raises StorageError."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """A part of the output of an execution; `completed` when no more will come."""
+
+    part: Slice
+    completed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """A recording that the caller may have.
+
+    `follow(after_seq, send)` sends what comes after a number, live, until the end; `copy(send)` what is stored now. Both
+    send blocks of whole lines and return why they could not go on. `running` when more will be recorded.
+    """
+
+    id: str
+    running: bool
+    follow: Callable[[int, Send], Coroutine[Any, Any, Decision | None]]
+    copy: Callable[[Send], Coroutine[Any, Any, Decision | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """An execution as far as it is known: live here, or by its record, or neither."""
+
+    owner: Owner | None
+    record: Record | None = None
+    live: bool = False
+
+    @property
+    def running(self) -> bool:
+        """Whether more will be recorded of it."""
+        return self.live or bool(self.record and not self.record.status.is_final)
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutionService:
+    """What clients do with executions. `owner` and `folder` are the ids of this server and of its data folder."""
+
+    submission: Submission
+    history: ExecutionHistory
+    projects: Projects
+    tokens: TokenCheck
+    local: LocalExecutions
+    bus: ExecutionBus
+    owner: str
+    folder: str
+    index: Callable[[str], Index] = field(default_factory=lambda: lru_cache(INDEXES)(lambda _: Index()))
+
+    async def submit(
+        self, who: Principal, spec: CommandSpec, once: IdempotencyKey | None = None
+    ) -> Execution | Existing | Refused:
+        """Start a command, or find the execution that the same key started before."""
+        return await self.submission.submit(who, spec, once)
+
+    async def explain(self, who: Principal, spec: CommandSpec) -> Plan | Decision:
+        """The verdict on a command. Nothing runs, and it is neither counted nor recorded."""
+        return await _answered(self.submission.explain(who, spec))
+
+    async def target(self, who: Principal, ref: TargetRef) -> Target | Decision:
+        """A target that exists for the caller."""
+        return await _answered(self.submission.resolver.resolve(who, ref))
+
+    async def view(self, who: Principal, id: str) -> Record | Decision:
+        """The record of an execution that exists for the caller."""
+        return await _answered(self._view(who, id))
+
+    async def page(self, who: Principal, query: Filter, target: TargetRef = OWN, *, everyone: bool = False) -> "Page":
+        """Records, newest first: the caller's own, those of a project, or, for administrators, everyone's."""
+        return await _answered(self._page(who, query, target, everyone=everyone))
+
+    async def follow(self, who: Principal, id: str, after_seq: int, send: Send) -> Decision | None:
+        """Send what an execution has recorded after `after_seq`, then what it records, until its end."""
+        found = await self.recording(who, id)
+        return found if isinstance(found, Decision) else await found.follow(after_seq, send)
+
+    async def follow_started(self, id: str, after_seq: int, send: Send) -> Decision | None:
+        """The same for a client that has just started it: its output is the answer to its own request."""
+        found = await _answered(self._find(id))
+        recording = found if isinstance(found, Decision) else self._recording(id, found)
+        return recording if isinstance(recording, Decision) else await recording.follow(after_seq, send)
+
+    async def read_output(self, who: Principal, id: str, part: Slice) -> Output | Decision:
+        """A part of the output so far."""
+        record = await self.view(who, id)
+        if isinstance(record, Decision):
+            return record
+        found = _Found(None, record)
+        try:
+            stored = await read_slice(partial(self._copy, id, found), self.index(id), part)
+        except _Unreachable:
+            return unreachable(id)
+        except OSError as error:
+            return unreadable(error)
+        return Output(part, part.ended if stored else record.status.is_final)
+
+    async def recording(self, who: Principal, id: str) -> Recording | Decision:
+        """The recording of an execution that exists for the caller."""
+        found = await _answered(self._visible(who, id))
+        return found if isinstance(found, Decision) else self._recording(id, found)
+
+    def _recording(self, id: str, found: _Found) -> Recording | Decision:
+        try:
+            if self._is_here(found) and self.local.reader(id) is None:
+                return forgotten(id) if found.record else unknown(id)
+        except OSError as error:
+            return unreadable(error)
+        follow = self._follow_here if self._is_here(found) else partial(self._follow_there, found)
+        return Recording(id, found.running, partial(follow, id), partial(self._download, id, found))
+
+    async def instruct(self, who: Principal, id: str, instruction: Instruction) -> Delivery | Decision:
+        """Hand an instruction to the server that runs the execution."""
+        return await _answered(self._instruct(who, id, instruction))
+
+    def waiting_input(self, id: str) -> int:
+        """Bytes of standard input that wait for an execution of this server to read them."""
+        found = self.local.registry.find(id)
+        return len(found.instructions.stdin.waiting) if found else 0
+
+    async def still_allowed(self, who: Principal, id: str | None = None) -> bool:
+        """Whether the caller's token is valid and, with `id`, the execution still exists for it.
+
+        While the database cannot be asked, it is.
+        """
+        try:
+            if id is None:
+                return await self.tokens.is_valid(who)
+            return not isinstance(await self._visible(who, id), Decision)
+        except StorageError:
+            return True
+
+    async def _find(self, id: str) -> _Found:
+        if live := self.local.registry.find(id):
+            who = live.request.principal
+            return _Found(Owner(who.name, who.user.id if who.user else None, live.attempt.project), live=True)
+        record = await self.history.get(id)
+        return _Found(Owner(record.principal, record.user_id, record.project_id) if record else None, record)
+
+    async def _relation(self, who: Principal, owner: Owner | None) -> Relation:
+        first = relation(who, owner, None)
+        if first is Relation.FOREIGN and owner and owner.project_id and who.user:
+            return relation(who, owner, await self.projects.get(owner.project_id))
+        return first
+
+    async def _visible(self, who: Principal, id: str) -> _Found | Decision:
+        found = await self._find(id)
+        return found if may_view(who, await self._relation(who, found.owner)) else unknown(id)
+
+    async def _view(self, who: Principal, id: str) -> Record | Decision:
+        record = await self.history.get(id)
+        if record is None:
+            return unknown(id)
+        owner = Owner(record.principal, record.user_id, record.project_id)
+        return record if may_view(who, await self._relation(who, owner)) else unknown(id)
+
+    async def _page(self, who: Principal, query: Filter, target: TargetRef, *, everyone: bool) -> "Page":
+        if target != OWN:
+            found = await self.submission.resolver.resolve(who, target)
+            if isinstance(found, Decision):
+                return found
+            return await self.history.page(replace(query, project_ids=frozenset({target.name})))
+        if everyone and not who.may(Permission.ADMIN):
+            return Decision.deny("role.forbidden", "Only administrators can list the executions of everyone.")
+        mine = who.user.id if who.user else ""
+        return await self.history.page(query if everyone else replace(query, user_id=mine))
+
+    async def _instruct(self, who: Principal, id: str, instruction: Instruction) -> Delivery | Decision:
+        found = await self._find(id)
+        known = await self._relation(who, found.owner)
+        if not may_control(who, known):
+            return uncontrolled() if may_view(who, known) else unknown(id)
+        if found.live:
+            return self.local.deliver(id, instruction)
+        record = found.record
+        if record is None:
+            return unknown(id)
+        if record.status.is_final or record.owner in {None, self.owner}:
+            return Delivery.NOT_RUNNING
+        return await self.bus.instruct(record.owner or "", id, instruction)
+
+    def _is_here(self, found: _Found) -> bool:
+        return found.record is None or found.record.folder == self.folder
+
+    async def _follow_here(self, id: str, after_seq: int, send: Send) -> Decision | None:
+        sent = await _read(lambda: self.local.follow_here(id, after_seq, send))
+        return sent if isinstance(sent, Decision) else None if sent else forgotten(id)
+
+    async def _follow_there(self, found: _Found, id: str, after_seq: int, send: Send) -> Decision | None:
+        """Follow through the bus. When the server that runs it dies, viewers still get an end: that it was lost."""
+        seen = _LastSeq(send, after_seq)
+        folder = found.record.folder if found.record else ""
+        match await _read(lambda: self.bus.follow(folder, id, after_seq, seen)):
+            case Relay.ENDED:
+                return None
+            case Relay.UNKNOWN:
+                return forgotten(id)
+            case Relay.UNREACHABLE:
+                return await self._await_loss(id, seen)
+            case Decision() as problem:
+                return problem
+
+    async def _await_loss(self, id: str, seen: "_LastSeq") -> Decision | None:
+        deadline = asyncio.get_running_loop().time() + LOST_BOUND
+        while asyncio.get_running_loop().time() < deadline:
+            record = await _answered(self._record(id))
+            if isinstance(record, Record) and record.status.is_final:
+                if record.status.value != "lost":
+                    return unreachable(id)
+                await seen.send(lost_lines(id, seen.seq + 1))
+                return None
+            await asyncio.sleep(LOST_POLL)
+        return unreachable(id)
+
+    async def _record(self, id: str) -> Record | Decision:
+        return await self.history.get(id) or unknown(id)
+
+    async def _copy(self, id: str, found: _Found, send: Send, begin: int, end: int | None) -> int | None:
+        """Send what is stored between two places, wherever it is stored. Raises OSError and _Unreachable."""
+        if self._is_here(found):
+            return await self.local.copy_here(id, send, begin, end)
+        answer = await self.bus.copy(found.record.folder if found.record else "", id, send, begin, end)
+        match answer:
+            case Relay.UNKNOWN | Relay.ENDED:
+                return None
+            case Relay.UNREACHABLE:
+                raise _Unreachable
+            case int():
+                return answer
+
+    async def _download(self, id: str, found: _Found, send: Send) -> Decision | None:
+        try:
+            return None if await self._copy(id, found, send, 0, None) is not None else forgotten(id)
+        except _Unreachable:
+            return unreachable(id)
+        except OSError as error:
+            return unreadable(error)
+
+
+Page = Sequence[Record] | Decision
+
+
+class _Unreachable(Exception):
+    """The server that holds a recording does not answer."""
+
+
+class _LastSeq:
+    """A `send` that knows the number of the last line that it passed on."""
+
+    def __init__(self, send: Send, seq: int) -> None:
+        self.send, self.seq = send, seq
+
+    async def __call__(self, block: bytes) -> None:
+        await self.send(block)
+        self.seq = last_seq(block)
+
+
+async def _answered(work: Awaitable[T]) -> T | Decision:
+    """What is asked of storage, or that it is not available."""
+    try:
+        return await work
+    except StorageError as error:
+        return unavailable(error)
+
+
+async def _read(work: Callable[[], Awaitable[T]]) -> T | Decision:
+    """What is read of a recording, or that it cannot be read."""
+    try:
+        return await work()
+    except OSError as error:
+        return unreadable(error)

@@ -1,0 +1,93 @@
+"""What a server does for the others."""
+
+import asyncio
+from dataclasses import dataclass
+from functools import partial
+from time import monotonic
+
+from backend.bus.link import Link
+from backend.bus.messages import Answer, Close, Credit, End, Instruct, RelayRequest, Result
+from backend.bus.relay import OutgoingRelay
+from backend.core.execution.bus import LocalExecutions
+from backend.core.execution.model import Delivery
+
+RELAYS = 512  # recordings on their way at once; the next requester finds this server unreachable
+TASKS = 2 * RELAYS  # with the answers that wait for Redis; the next instruction is not delivered
+REMEMBERED = 60.0  # seconds for which the answer to an instruction is known, should it come twice
+
+Asked = Instruct | RelayRequest | Credit | Close
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A relay and its task."""
+
+    relay: OutgoingRelay
+    task: "asyncio.Task[None]"
+
+
+class Answers:
+    """Answers requests with what `local` has. Nothing waits for anything else."""
+
+    def __init__(self, link: Link, local: LocalExecutions) -> None:
+        self._link = link
+        self._local = local
+        self._delivered: dict[str, tuple[float, Delivery]] = {}
+        self._relays: dict[str, Running] = {}
+
+    def receive(self, asked: Asked) -> None:
+        """Begin to answer a request, unless the requester no longer waits for the answer."""
+        match asked:
+            case Credit(id, count):
+                if running := self._relays.get(id):
+                    running.relay.heard(count)
+            case Close(id):
+                self._stop(id)
+            case _ if self._link.now > asked.deadline or self._link.started >= TASKS:
+                pass
+            case Instruct():
+                self._link.start(self._answer(asked))
+            case _:
+                self._relay(asked)
+
+    async def close(self) -> None:
+        """Tell all requesters of recordings that this server leaves."""
+        running = [each.task for each in self._relays.values()]
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+    async def _answer(self, asked: Instruct) -> None:
+        await self._link.push(asked.reply, Answer(asked.id, self._deliver(asked)))
+
+    def _deliver(self, asked: Instruct) -> Delivery:
+        now = monotonic()
+        while (oldest := next(iter(self._delivered), None)) and self._delivered[oldest][0] < now:
+            del self._delivered[oldest]
+        if known := self._delivered.get(asked.id):
+            return known[1]
+        delivery = self._local.deliver(asked.execution, asked.instruction)
+        self._delivered[asked.id] = (now + REMEMBERED, delivery)
+        return delivery
+
+    def _relay(self, asked: RelayRequest) -> None:
+        self._stop(asked.replaces)
+        if asked.id in self._relays:
+            return  # it came twice
+        if len(self._relays) >= RELAYS:
+            self._link.start(self._refuse(asked))
+            return
+        relay = OutgoingRelay(self._link, self._local, asked)
+        task = self._link.start(relay.run())
+        self._relays[asked.id] = Running(relay, task)
+        task.add_done_callback(partial(self._forget, asked.id))
+
+    async def _refuse(self, asked: RelayRequest) -> None:
+        await self._link.push(asked.reply, End(asked.id, 0, Result.BUSY))
+
+    def _stop(self, id: str) -> None:
+        if running := self._relays.get(id):
+            running.task.cancel()
+
+    def _forget(self, id: str, _: "asyncio.Task[None]") -> None:
+        del self._relays[id]

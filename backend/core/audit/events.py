@@ -1,0 +1,65 @@
+"""The events of the audit."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+LONGEST_BODY = 8 * 2**20  # characters of an event; a thousand arguments, each a path of the greatest length, take half
+
+
+class Kind(StrEnum):
+    """What happened."""
+
+    SUBMITTED = "submitted"
+    DENIED = "denied"
+    RATE_LIMITED = "rate_limited"
+    STARTED = "started"
+    CANCELLED = "cancelled"
+    FINISHED = "finished"
+    LOST = "lost"
+    REJECTED = "rejected"
+    LOGIN = "login"
+    LOGIN_FAILED = "login_failed"
+    LOGOUT = "logout"
+    USER_CREATED = "user_created"
+    USER_CHANGED = "user_changed"
+    TOKEN_CREATED = "token_created"
+    TOKEN_REVOKED = "token_revoked"
+    LINK_CREATED = "link_created"
+    PROJECT_CREATED = "project_created"
+    PROJECT_CHANGED = "project_changed"
+    PROJECT_DELETED = "project_deleted"
+    PRUNED = "pruned"
+    CHAIN_BROKEN = "chain_broken"
+    KEY_ROTATED = "key_rotated"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened, before it has a place in the chain. `time` is UTC, ISO 8601."""
+
+    id: str
+    time: str
+    kind: Kind
+    actor: str
+    address: str
+    fields: Mapping[str, Any]
+
+    def body(self, seq: int) -> str:
+        """The canonical text: keys sorted, no blanks, without fields that are None.
+
+        A lone surrogate, which no database accepts, is written as its escape.
+        """
+        content = {
+            **{name: value for name, value in self.fields.items() if value is not None},
+            "event_id": self.id,
+            "seq": seq,
+            "time": self.time,
+            "kind": self.kind,
+            "actor": self.actor,
+            "address": self.address,
+        }
+        text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return text.encode("utf-8", "backslashreplace").decode()

@@ -1,0 +1,107 @@
+"""Instructions on their way to what runs: each is answered with what became of it."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Protocol, assert_never
+
+from backend.core.execution.model import (
+    CloseInput,
+    Delivery,
+    Instruction,
+    Resize,
+    Signal,
+    SignalName,
+    Stop,
+    StopReason,
+    Write,
+)
+
+STDIN_LIMIT = 1 << 20  # bytes that wait for a program that does not read
+
+
+class StdinBuffer:
+    """Standard input on its way to a program: bounded, and closed once."""
+
+    def __init__(self, *, is_open: bool) -> None:
+        self.waiting = bytearray()
+        self.closed = not is_open
+        self.on_change: Callable[[], None] = lambda: None
+
+    def write(self, data: bytes) -> Delivery:
+        """Add bytes, all of them or none."""
+        if self.closed:
+            return Delivery.CLOSED
+        if len(self.waiting) + len(data) > STDIN_LIMIT:
+            return Delivery.NOT_READING
+        self.waiting += data
+        self.on_change()
+        return Delivery.DELIVERED
+
+    def close(self) -> Delivery:
+        """Accept no more bytes; those that wait are still read."""
+        if self.closed:
+            return Delivery.CLOSED
+        self.closed = True
+        self.on_change()
+        return Delivery.DELIVERED
+
+
+class Receiver(Protocol):
+    """What runs now: a pipeline of programs."""
+
+    def stop(self) -> None:
+        """Begin to end it. The reason is in the instructions."""
+        ...
+
+    def signal(self, name: SignalName) -> Delivery:
+        """Send a signal to its processes."""
+        ...
+
+
+class Instructions:
+    """What was asked of one execution: its standard input, and the reason to stop once there is one.
+
+    An executor attaches what runs as the receiver. Between two programs there is none: a stop takes effect before the
+    next one starts, input waits for the first program, and a signal is not delivered.
+    """
+
+    def __init__(self, *, stdin: bool) -> None:
+        self.stdin = StdinBuffer(is_open=stdin)
+        self.reason: StopReason | None = None
+        self.stopped_by = ""
+        self._receiver: Receiver | None = None
+
+    @contextmanager
+    def received_by(self, receiver: Receiver) -> Iterator[None]:
+        """Deliver to `receiver` meanwhile, first of all a stop that came before it."""
+        self._receiver = receiver
+        if self.reason:
+            receiver.stop()
+        try:
+            yield
+        finally:
+            self._receiver = None
+
+    def deliver(self, instruction: Instruction) -> Delivery:
+        """Hand an instruction to what runs now."""
+        match instruction:
+            case Stop(reason, by):
+                self.stop(reason, by)
+                return Delivery.DELIVERED
+            case Signal(name):
+                return self._receiver.signal(name) if self._receiver else Delivery.NOT_RUNNING
+            case Write(data):
+                return self.stdin.write(data)
+            case CloseInput():
+                return self.stdin.close()
+            case Resize():
+                return Delivery.CLOSED  # no executor gives programs a terminal
+            case _:
+                assert_never(instruction)
+
+    def stop(self, reason: StopReason, by: str = "") -> None:
+        """Ask for the end; the first reason stays."""
+        if self.reason is None:
+            self.reason, self.stopped_by = reason, by
+            if self._receiver:
+                self._receiver.stop()

@@ -1,0 +1,256 @@
+"""The life of an admitted command: audited, recorded, run by its target's executor, ended on record."""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import Protocol, assert_never
+
+from backend.core.audit.attempts import Attempt, Completion
+from backend.core.decisions import Decision
+from backend.core.errors import RecordingError, StorageError
+from backend.core.execution.instructions import Instructions
+from backend.core.execution.model import EXIT_GATEPOST_FAILED, Actor, Job, Outcome, Status, StopReason
+from backend.core.execution.registry import Execution, Registry
+from backend.core.execution.requests import Request
+from backend.core.policy.admit import Plan
+from backend.core.recording.messages import Complete, Problem, Started, Truncated
+from backend.core.recording.writer import Recorder, RecordingLog
+
+ENDING_BOUND = 5.0  # seconds that the end of a command waits for the audit
+
+
+class Observer(Protocol):
+    """Is called with what happens, for logs and metrics."""
+
+    def refused(self, request: Request, decision: Decision) -> None: ...
+
+    def started(self, execution: Execution) -> None: ...
+
+    def ended(self, execution: Execution, completion: Completion) -> None: ...
+
+    def on_crash(self, execution: Execution, error: Exception) -> None: ...
+
+    def on_audit_failure(self, execution: str, error: StorageError) -> None: ...
+
+
+class Recordings(Protocol):
+    """All recordings of this server's data folder."""
+
+    def create(self, execution: str) -> RecordingLog:
+        """Begin one. Raises RecordingError."""
+        ...
+
+    def find(self, execution: str) -> RecordingLog | None:
+        """One that is live or stored. Raises OSError where it cannot be read."""
+        ...
+
+
+class ExecutionLog(Protocol):
+    """Where executions are written. Returns once it is durable; raises StorageError when it is not."""
+
+    async def open(self, attempt: Attempt) -> None:
+        """It is about to run."""
+        ...
+
+    async def close(self, attempt: Attempt, completion: Completion) -> bool:
+        """It has ended. False when it had ended on record before, which stays."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """Time and randomness, handed in. `monotonic` is in seconds, `utc` is ISO 8601 with Z."""
+
+    monotonic: Callable[[], float]
+    utc: Callable[[], str]
+    new_id: Callable[[], str]
+
+
+@dataclass(slots=True)
+class Lifecycle:
+    """Starts executions and ends them. `mask` hides secrets in what is stored of a command line."""
+
+    log: ExecutionLog
+    recordings: Recordings
+    observer: Observer
+    clock: Clock
+    mask: Callable[[str], str]
+    registry: Registry = field(default_factory=Registry)
+    ending: set[asyncio.Future[None]] = field(default_factory=set)
+
+    def attempt(self, request: Request, decision: Decision, argvs: tuple[tuple[str, ...], ...]) -> Attempt:
+        """What is written of a request and the verdict on it."""
+        return Attempt(
+            id=request.execution,
+            principal=request.principal,
+            project=request.target.project,
+            command=self.mask(request.command.strip()[: request.target.profile.max_characters]),
+            argvs=tuple(tuple(map(self.mask, argv)) for argv in argvs),
+            working_dir=self.mask(request.cwd),
+            decision=decision,
+            policy=request.target.profile.hash,
+            dry_run=request.dry_run,
+            metadata_only=request.hides_output,
+        )
+
+    async def start(self, request: Request, plan: Plan, on_end: Callable[[], None]) -> Execution:
+        """Open the recording and the audit, then begin. Raises RecordingError or StorageError, and nothing runs."""
+        attempt = self.attempt(request, plan.decision, plan.argvs)
+        log = self.recordings.create(attempt.id)
+        try:
+            await self.log.open(attempt)
+        except StorageError:
+            log.discard()
+            raise
+        recorder = Recorder(attempt.id, log, self.clock.monotonic, mask=self.mask, muted=request.hides_output)
+        execution = Execution(attempt.id, request, plan, attempt, log, Instructions(stdin=request.stdin))
+        self.registry.add(execution)
+        self.observer.started(execution)
+        execution.watch_for_viewers()
+        execution.task = asyncio.create_task(self._run(execution, recorder, on_end))
+        return execution
+
+    async def _run(self, execution: Execution, recorder: Recorder, on_end: Callable[[], None]) -> None:
+        begun = self.clock.monotonic()
+        outcome = Outcome(Status.FAILED, EXIT_GATEPOST_FAILED, problem="Gatepost failed.", rule="server.failed")
+        try:
+            recorder.add(self._started(execution))
+            outcome = await self._execute(execution, recorder)
+        except RecordingError:
+            execution.instructions.stop(StopReason.UNRECORDED)
+        except StorageError as error:
+            outcome = replace(outcome, problem=str(error), rule="storage.unavailable")
+        except Exception as error:  # the outermost edge of an execution: it must end on record whatever broke
+            self.observer.on_crash(execution, error)
+        finally:
+            await self._end(execution, outcome, recorder, self.clock.monotonic() - begun)
+            on_end()
+
+    async def _execute(self, execution: Execution, recorder: Recorder) -> Outcome:
+        request = execution.request
+        if request.dry_run:
+            return Outcome(Status.SUCCEEDED, None)
+        job = Job(
+            execution=execution.id,
+            actor=Actor(request.principal.name, request.principal.address),
+            line=request.command,
+            plan=execution.plan,
+            timeout=request.seconds,
+            output_limit=request.target.limits.output_limit,
+            stdin=request.stdin,
+        )
+        return await request.target.executor.run(job, recorder, execution.instructions)
+
+    def _started(self, execution: Execution) -> Started:
+        request, attempt = execution.request, execution.attempt
+        return Started(
+            command=attempt.command,
+            argv=tuple(word for argv in attempt.argvs for word in argv),
+            commands=attempt.argvs if len(attempt.argvs) > 1 else None,
+            risk=attempt.decision.risk,
+            rule=attempt.decision.rule,
+            cwd=str(execution.plan.cwd),
+            time=self.clock.utc(),
+            timeout=request.seconds,
+            dry_run=request.dry_run,
+            metadata_only=request.hides_output or None,
+            id=request.client_ref,
+        )
+
+    async def _end(self, execution: Execution, outcome: Outcome, recorder: Recorder, seconds: float) -> None:
+        execution.ended()
+        reason = execution.instructions.reason
+        outcome = replace(outcome, problem=self.mask(outcome.problem)) if outcome.problem else outcome
+        with suppress(RecordingError):
+            for message in _last_messages(outcome, execution, recorder):
+                recorder.add(message)
+        completion = Completion(
+            status=outcome.status,
+            exit_code=outcome.exit_code,
+            signal=outcome.signal,
+            duration_ms=int(seconds * 1000),
+            stdout_bytes=outcome.stdout_bytes,
+            stderr_bytes=outcome.stderr_bytes,
+            truncated=reason is StopReason.OUTPUT_LIMIT,
+            stopped_by=execution.instructions.stopped_by,
+            usage=outcome.usage,
+            recording=execution.log.seal(),
+        )
+        await self._write_ending(execution.attempt, completion)
+        self.registry.remove(execution)
+        recorder.end(complete_message(completion, dry_run=execution.request.dry_run))
+        self.observer.ended(execution, completion)
+
+    async def _write_ending(self, attempt: Attempt, completion: Completion) -> None:
+        """Close the audit of an execution; a database that does not answer delays its end only so long."""
+        writing = asyncio.ensure_future(self._close(attempt, completion))
+        self.ending.add(writing)
+        writing.add_done_callback(self.ending.discard)
+        await asyncio.wait({writing}, timeout=ENDING_BOUND)
+
+    async def _close(self, attempt: Attempt, completion: Completion) -> None:
+        try:
+            await self.log.close(attempt, completion)
+        except StorageError as error:
+            # Its recording has the ending, so it is written later; see `backend.runtime.recovery`.
+            self.observer.on_audit_failure(attempt.id, error)
+
+
+def complete_message(completion: Completion, *, dry_run: bool = False) -> Complete:
+    """The last message of a recording."""
+    return Complete(
+        status=completion.status,
+        exit_code=completion.exit_code,
+        signal=completion.signal,
+        duration_ms=completion.duration_ms,
+        timed_out=completion.status is Status.TIMED_OUT,
+        truncated=completion.truncated,
+        stdout_bytes=completion.stdout_bytes,
+        stderr_bytes=completion.stderr_bytes,
+        dry_run=dry_run or None,
+        **completion.usage.figures,
+    )
+
+
+def _last_messages(outcome: Outcome, execution: Execution, recorder: Recorder) -> list[Truncated | Problem]:
+    """What viewers are shown before the end, in addition to the figures."""
+    messages: list[Truncated | Problem] = []
+    reason, limits = execution.instructions.reason, execution.request.target.limits
+    if reason is StopReason.OUTPUT_LIMIT:
+        limit = limits.output_limit
+        messages.append(Truncated(limit_bytes=limit, message=f"Output over {limit} bytes; the command was stopped."))
+    if outcome.problem:
+        messages.append(Problem(message=outcome.problem, rule=outcome.rule))
+    elif reason and (problem := _stop_problem(reason, limits.detach_grace, recorder.elapsed_ms)):
+        messages.append(problem)
+    return messages
+
+
+def _stop_problem(reason: StopReason, grace: float, elapsed_ms: int) -> Problem | None:
+    match reason:
+        case StopReason.TIMED_OUT:
+            message = f"Timed out: the command was stopped after {elapsed_ms / 1000:.1f} s."
+            return Problem(message=message, rule="limits.timeout")
+        case StopReason.ABANDONED:
+            message = f"There was no viewer for {grace:g} s; the command was stopped."
+            return Problem(message=message, rule="limits.detach")
+        case StopReason.SHUTDOWN:
+            return Problem(message="The server stopped, and the command with it.", rule="server.stopping")
+        case StopReason.UNRECORDED:
+            message = "The recording cannot be written; the command was stopped."
+            return Problem(message=message, rule="recording.unavailable")
+        case StopReason.WORKSPACE_FULL:
+            message = "The workspace holds more than it may; the command was stopped. Delete files to go on."
+            return Problem(message=message, rule="limits.workspace")
+        case StopReason.DISK_FULL:
+            return Problem(
+                message="The disk of the server is nearly full; the command was stopped.", rule="storage.full"
+            )
+        case StopReason.LEASE_LOST:
+            message = "The server lost its lease on this execution; the command was stopped."
+            return Problem(message=message, rule="server.lost")
+        case StopReason.CANCELLED | StopReason.OUTPUT_LIMIT:
+            return None
+        case _:
+            assert_never(reason)

@@ -1,0 +1,83 @@
+"""What a front is answered when an execution cannot be had: each refusal has its rule and its words here."""
+
+from backend.core.decisions import Decision, Risk
+from backend.core.errors import GatepostError, RecordingError, reason_of
+from backend.core.execution.model import CloseInput, Delivery, Instruction, Resize, Signal, Stop, Write
+
+RETRY_AFTER = 5.0  # seconds that a client is asked to wait for storage that is away
+
+
+def unavailable(error: GatepostError) -> Decision:
+    """Nothing runs that cannot be recorded, audited, or counted."""
+    rule = "recording.unavailable" if isinstance(error, RecordingError) else "storage.unavailable"
+    hint = "Try again in a moment. If it stays so, the operator has to check the disk and the database."
+    return Decision.deny(rule, str(error), hint, retry_after=RETRY_AFTER)
+
+
+def unreadable(error: OSError) -> Decision:
+    """A recording that is there but cannot be read."""
+    reason = f"The recording cannot be read: {reason_of(error)}."
+    hint = "Try again in a moment. If it stays so, the operator has to check the disk."
+    return Decision.deny("recording.unavailable", reason, hint, retry_after=RETRY_AFTER)
+
+
+def unknown(execution: str) -> Decision:
+    """It does not exist for the caller."""
+    reason = f"There is no execution {execution} for you."
+    return Decision.deny("execution.unknown", reason, "It may be another account's, or deleted because of its age.")
+
+
+def forgotten(execution: str) -> Decision:
+    """The history has it, but there is no recording."""
+    reason = f"Nothing was recorded of the execution {execution}, or its recording has been deleted."
+    return Decision.deny("execution.forgotten", reason, f"GET /api/executions/{execution} returns how it ended.")
+
+
+def unreachable(execution: str) -> Decision:
+    """Another server has it, and does not answer."""
+    reason = f"The server that runs or stores the execution {execution} does not answer."
+    hint = "Try again in a moment. A server that is gone loses its executions after some seconds."
+    return Decision.deny("execution.unreachable", reason, hint, retry_after=RETRY_AFTER)
+
+
+def uncontrolled() -> Decision:
+    """The caller sees it, but has no right to change it."""
+    reason = "You can view this execution but not control it."
+    return Decision.deny("role.forbidden", reason, "Ask an administrator for the role or scope to run commands.")
+
+
+def unknown_project(project: str) -> Decision:
+    """The project does not exist for the caller."""
+    reason = f"There is no project {project!r} for you."
+    return Decision.deny("project.unknown", reason, "GET /api/projects lists those that exist for you.")
+
+
+def nothing_runs(instruction: str) -> Decision:
+    """A client named no execution, and none of those that it follows runs."""
+    reason = f"No such command is running, so there is nothing to {instruction}."
+    return Decision.deny("execution.not_running", reason, "Start a command first.")
+
+
+def undelivered(instruction: Instruction, delivery: Delivery, execution: str) -> Decision | None:
+    """Why an instruction had no effect; None when it was delivered."""
+    match delivery, instruction:
+        case Delivery.DELIVERED, _:
+            return None
+        case Delivery.NOT_READING, _:
+            reason = "The command is not reading its standard input, and no more is buffered."
+            return _undelivered("stdin.full", reason, "Wait until it reads, or cancel it.")
+        case Delivery.CLOSED, Resize():
+            return _undelivered("terminal.none", "The command has no terminal whose size could change.", "Go on.")
+        case Delivery.CLOSED, _:
+            reason = "The standard input of this command is closed."
+            return _undelivered("stdin.closed", reason, "Start it with `run` or `stdin` to keep it open.")
+        case Delivery.UNREACHABLE, _:
+            return unreachable(execution)
+        case _, Signal() | Stop() | Write() | CloseInput() | Resize():
+            reason = f"No program of the execution {execution} is running that could receive this."
+            return _undelivered("execution.not_running", reason, f"GET /api/executions/{execution} returns its state.")
+    return None
+
+
+def _undelivered(rule: str, reason: str, hint: str) -> Decision:
+    return Decision.deny(rule, reason, hint, risk=Risk.SAFE)

@@ -1,0 +1,97 @@
+"""The executions that run in this process, and who watches them."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from backend.core.audit.attempts import Attempt
+from backend.core.execution.instructions import Instructions
+from backend.core.execution.model import Delivery, Instruction, StopReason
+from backend.core.execution.requests import Request
+from backend.core.policy.admit import Plan
+from backend.core.recording.writer import RecordingLog
+
+FIRST_VIEWER = 1.0  # seconds that the client which started a command has to begin watching, however short the grace
+
+
+@dataclass(slots=True, eq=False)
+class Execution:
+    """A command that was admitted and runs, or has just ended."""
+
+    id: str
+    request: Request
+    plan: Plan
+    attempt: Attempt
+    log: RecordingLog
+    instructions: Instructions
+    viewers: int = 0
+    running: bool = True
+    task: asyncio.Task[None] | None = None
+    abandon: asyncio.TimerHandle | None = None
+
+    def watch_for_viewers(self) -> None:
+        """Stop the execution if no viewer comes."""
+        if not self.request.detached:
+            self._stop_after(max(self.request.target.limits.detach_grace, FIRST_VIEWER))
+
+    @contextmanager
+    def viewed(self) -> Iterator[None]:
+        """Count a viewer."""
+        self.viewers += 1
+        self._keep()
+        try:
+            yield
+        finally:
+            self.viewers -= 1
+            if not self.viewers and self.running and not self.request.detached:
+                self._stop_after(self.request.target.limits.detach_grace)
+
+    def ended(self) -> None:
+        """Its executor has returned."""
+        self.running = False
+        self._keep()
+
+    def _stop_after(self, seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        self.abandon = loop.call_later(seconds, self.instructions.stop, StopReason.ABANDONED)
+
+    def _keep(self) -> None:
+        if self.abandon:
+            self.abandon.cancel()
+            self.abandon = None
+
+
+@dataclass(slots=True)
+class Registry:
+    """The executions of this process, by their ids."""
+
+    live: dict[str, Execution] = field(default_factory=dict)
+
+    def add(self, execution: Execution) -> None:
+        """From here on it is found, until it has ended on record."""
+        self.live[execution.id] = execution
+
+    def remove(self, execution: Execution) -> None:
+        """It has ended, and its end is on record."""
+        del self.live[execution.id]
+
+    def find(self, execution: str) -> Execution | None:
+        """One that runs here now."""
+        return self.live.get(execution)
+
+    def deliver(self, execution: str, instruction: Instruction) -> Delivery:
+        """Hand an instruction to one that runs here. A stop that comes while it ends is no error."""
+        found = self.live.get(execution)
+        return found.instructions.deliver(instruction) if found else Delivery.NOT_RUNNING
+
+    def stop(self, executions: frozenset[str], reason: StopReason) -> None:
+        """Stop those of these that run here."""
+        for execution in executions & self.live.keys():
+            self.live[execution].instructions.stop(reason)
+
+    async def stop_all(self, reason: StopReason) -> None:
+        """Stop everything and wait for its end."""
+        while running := list(self.live.values()):
+            self.stop(frozenset(self.live), reason)
+            await asyncio.gather(*(execution.task for execution in running if execution.task))

@@ -1,0 +1,48 @@
+"""What a front asks of the gateway, with everything found out that the checks need."""
+
+from dataclasses import dataclass
+
+from backend.core.decisions import Decision
+from backend.core.execution.targets import Target
+from backend.core.identity import Principal
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A command that a principal wants to run.
+
+    `timeout` is in seconds, None for the longest that is allowed. `stdin` keeps standard input open; `detached`
+    commands go on without a viewer; `execution` is the id that it gets, `client_ref` the client's own word for it.
+    `unresolved` is why the target that was named cannot be had; `target` is then the principal's own.
+    """
+
+    principal: Principal
+    target: Target
+    command: str
+    cwd: str = "."
+    timeout: float | None = None
+    dry_run: bool = False
+    stdin: bool = False
+    detached: bool = False
+    metadata_only: bool = False
+    client_ref: str | None = None
+    execution: str = ""
+    unresolved: Decision | None = None
+
+    @property
+    def hides_output(self) -> bool:
+        """Whether output is neither stored nor shown."""
+        return self.metadata_only or self.target.metadata_only
+
+    @property
+    def seconds(self) -> float:
+        """How long it may run."""
+        return self.timeout or self.target.limits.timeout
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The request was refused and nothing ran. `execution` is its id in the history; empty where it is not recorded."""
+
+    decision: Decision
+    execution: str = ""

@@ -1,0 +1,54 @@
+"""The files that a line names, as far as the judge of the line can see them."""
+
+from pathlib import PurePosixPath
+from typing import Protocol
+
+from backend.core.decisions import Decision
+from backend.core.language.lexer import Word
+
+
+class FileView(Protocol):
+    """The folder that a target's commands run in."""
+
+    @property
+    def root(self) -> PurePosixPath:
+        """Its absolute path."""
+        ...
+
+    def enter(self, cwd: str) -> PurePosixPath | Decision:
+        """The absolute folder that `cwd` names, relative to the root, or why it cannot be entered."""
+        ...
+
+    def expand(self, words: tuple[Word, ...], cwd: PurePosixPath) -> tuple[str, ...] | Decision:
+        """The words with their globs replaced by the names that match."""
+        ...
+
+    def check(self, paths: tuple[str, ...], cwd: PurePosixPath) -> Decision | None:
+        """Refuse paths that lead out of the folder through links."""
+        ...
+
+
+class Unseen:
+    """A folder that cannot be looked into from here: globs stay as written, links are not followed.
+
+    The words are judged all the same. Where the commands run, they are judged again.
+    """
+
+    def __init__(self, root: PurePosixPath) -> None:
+        self.root = root
+
+    def enter(self, cwd: str) -> PurePosixPath | Decision:
+        """The folder as it is named."""
+        folder = self.root / cwd
+        if ".." in folder.parts or not folder.is_relative_to(self.root):
+            return Decision.deny(
+                "path.outside", f"{cwd} leads out of the workspace.", "Name files inside the workspace."
+            )
+        return folder
+
+    def expand(self, words: tuple[Word, ...], cwd: PurePosixPath) -> tuple[str, ...]:
+        """The words as they are written."""
+        return tuple(word.text for word in words)
+
+    def check(self, paths: tuple[str, ...], cwd: PurePosixPath) -> None:
+        """Nothing to see."""

@@ -1,0 +1,108 @@
+"""Stored lines of output, taken apart and cut.
+
+Output is stored as a complete read (a batch): its `seq` is the number of its first line, and the next message continues
+after the last. These functions read the numbers of stored lines, cut blocks at a number, and take batches apart for
+clients that expect one message a line.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from json.encoder import encode_basestring
+
+SEQ = re.compile(rb'"seq":(\d+)')
+BATCH = re.compile(
+    rb'\{"type":"(stdout|stderr)","execution":"([^"]+)","seq":(\d+),"ms":(\d+),("partial":true,)?"lines":\['
+)
+
+
+def first_seq(line: bytes) -> int:
+    """The number of a stored line. The id in front of it cannot contain `"seq":`."""
+    found = SEQ.search(line)
+    return int(found[1]) if found else 0
+
+
+def last_seq(block: bytes) -> int:
+    """The number of the last message in a block of stored lines; 0 where there is none."""
+    line = block[block.rfind(b"\n", 0, -1) + 1 :].rstrip(b"\n")
+    batch = read_batch(line)
+    return first_seq(line) + (len(batch.lines) - 1 if batch else 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The output of one read: each of `lines` is the inside of a JSON string."""
+
+    stream: bytes
+    execution: bytes
+    seq: int
+    ms: int
+    partial: bool
+    lines: list[bytes]
+
+    @property
+    def texts(self) -> list[str]:
+        """The lines, decoded."""
+        texts: list[str] = json.loads(b'["' + b'","'.join(self.lines) + b'"]')
+        return texts
+
+    def from_seq(self, seq: int) -> "Batch":
+        """The lines numbered `seq` and higher."""
+        return Batch(self.stream, self.execution, seq, self.ms, self.partial, self.lines[seq - self.seq :])
+
+    def encode(self) -> bytes:
+        """The stored line, without its line end."""
+        partial = b'"partial":true,' if self.partial else b""
+        return b'{"type":"%b","execution":"%b","seq":%d,"ms":%d,%b"lines":["%b"]}' % (
+            self.stream,
+            self.execution,
+            self.seq,
+            self.ms,
+            partial,
+            b'","'.join(self.lines),
+        )
+
+    @property
+    def head(self) -> bytes:
+        """How a message of one line begins, up to the text of the line."""
+        partial = b'"partial":true,' if self.partial else b""
+        return b'{"type":"%b","execution":"%b","ms":%d,%b"line":"' % (
+            self.stream,
+            self.execution,
+            self.ms,
+            partial,
+        )
+
+    def messages(self) -> Iterator[bytes]:
+        """One message for each line."""
+        head = self.head
+        for seq, line in enumerate(self.lines, self.seq):
+            yield b'%b%b","seq":%d}' % (head, line, seq)
+
+
+def read_batch(line: bytes) -> Batch | None:
+    """Take a stored line of output apart; None when it is another message."""
+    found = BATCH.match(line)
+    if not found:
+        return None
+    return Batch(found[1], found[2], int(found[3]), int(found[4]), found[5] is not None, _split(line[found.end() : -2]))
+
+
+def _split(items: bytes) -> list[bytes]:
+    """The texts of `"a","b"`. Without a backslash no text can contain a quote, so the commas part them."""
+    if b"\\" not in items:
+        return items[1:-1].split(b'","')
+    return [encode_basestring(text)[1:-1].encode() for text in json.loads(b"[" + items + b"]")]
+
+
+def after(block: bytes, seq: int) -> bytes:
+    """The part of a block of stored lines that is numbered higher than `seq`; a batch is cut where necessary."""
+    rest = []
+    for line in block.splitlines():
+        first = first_seq(line)
+        if first > seq:
+            rest.append(line)
+        elif (batch := read_batch(line)) and first + len(batch.lines) - 1 > seq:
+            rest.append(batch.from_seq(seq + 1).encode())
+    return b"".join(line + b"\n" for line in rest)

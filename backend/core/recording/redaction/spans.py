@@ -1,0 +1,54 @@
+"""Places in output: where something is in a text with its colours taken out, and the same bytes with it masked."""
+
+import re
+from bisect import bisect_right
+from collections.abc import Iterable
+
+MASK = b"[masked]"
+COLOUR = re.compile(rb"\x1b\[[0-9:;]*m")
+
+Span = tuple[int, int]  # from the first byte to the one after the last
+
+
+class Uncoloured:
+    """Text without its colours, which could part a secret, and where its characters are in the original."""
+
+    def __init__(self, data: bytes) -> None:
+        self.text = data
+        self._starts, self._shifts = [0], [0]
+        if b"\x1b" not in data:
+            return
+        self.text = COLOUR.sub(b"", data)
+        for colour in COLOUR.finditer(data):
+            self._starts.append(colour.start() - self._shifts[-1])
+            self._shifts.append(self._shifts[-1] + colour.end() - colour.start())
+
+    def place(self, at: int) -> int:
+        """Where the character `at` is in the original."""
+        return at + self._shifts[bisect_right(self._starts, at) - 1]
+
+    def span(self, span: Span) -> Span:
+        """The span in the original."""
+        return self.place(span[0]), self.place(span[1] - 1) + 1
+
+
+def merged(spans: Iterable[Span]) -> list[Span]:
+    """In order; those that overlap become one."""
+    found: list[Span] = []
+    for start, end in sorted(spans):
+        if found and start < found[-1][1]:
+            found[-1] = found[-1][0], max(end, found[-1][1])
+        else:
+            found.append((start, end))
+    return found
+
+
+def masked(data: bytes, spans: Iterable[Span], start: int = 0, end: int | None = None) -> bytes:
+    """`data` from `start` to `end` with the spans masked; colours within them stay."""
+    end, parts = len(data) if end is None else end, []
+    for begin, stop in spans:
+        begin, stop = max(begin, start), min(stop, end)
+        if begin < stop:
+            parts += [data[start:begin], MASK, *COLOUR.findall(data[begin:stop])]
+            start = stop
+    return b"".join([*parts, data[start:end]]) if parts else data[start:end]

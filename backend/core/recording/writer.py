@@ -1,0 +1,111 @@
+"""Writing a recording: the messages of one execution, one JSON object a line, numbered from 1 without a gap.
+
+The stored lines are exactly what viewers are sent.
+"""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from backend.core.recording.digest import RecordingDigest
+from backend.core.recording.lines import Lines, encode_lines
+from backend.core.recording.messages import ExecutionMessage
+from backend.core.recording.reader import RecordingReader
+
+
+class RecordingWriter(Protocol):
+    """Where an execution writes its messages, each of which gets its number and time."""
+
+    @property
+    def elapsed_ms(self) -> int:
+        """Milliseconds since the recording began."""
+        ...
+
+    def lines(self, stream: str, lines: Lines) -> None:
+        """Record output of `stdout` or `stderr`. Raises RecordingError."""
+        ...
+
+    def say(self, stream: str, text: str) -> int:
+        """Record a line of the service's own, as a program would have written it; returns its bytes.
+
+        Raises RecordingError.
+        """
+        ...
+
+    def add(self, message: ExecutionMessage) -> None:
+        """Record any other message. Raises RecordingError."""
+        ...
+
+    def end(self, message: ExecutionMessage) -> None:
+        """Record the last message."""
+        ...
+
+
+class RecordingLog(RecordingReader, Protocol):
+    """What a recording is stored in: the stored lines of one execution."""
+
+    def append(self, line: bytes) -> None:
+        """Add stored lines. Raises RecordingError when they cannot be stored."""
+        ...
+
+    def end(self, line: bytes) -> None:
+        """Add the last line; viewers get it even if it cannot be stored."""
+        ...
+
+    def seal(self) -> RecordingDigest:
+        """The digest of what is stored now."""
+        ...
+
+    def discard(self) -> None:
+        """Remove it: nothing was recorded."""
+        ...
+
+
+class Recorder:
+    """The writer over a log. A muted recorder stores no output."""
+
+    def __init__(
+        self,
+        execution: str,
+        log: RecordingLog,
+        clock: Callable[[], float],
+        *,
+        mask: Callable[[str], str] = str,
+        muted: bool = False,
+    ) -> None:
+        self.execution = execution
+        self._mask = mask
+        self._muted = muted
+        self._log = log
+        self._clock = clock
+        self._begun = clock()
+        self._next = 1
+
+    @property
+    def elapsed_ms(self) -> int:
+        return int((self._clock() - self._begun) * 1000)
+
+    def lines(self, stream: str, lines: Lines) -> None:
+        if self._muted:
+            return
+        partial = b'"partial":true,' if lines.partial else b""
+        self._log.append(
+            b'{"type":"%b","execution":"%b","seq":%d,"ms":%d,%b"lines":[%b]}\n'
+            % (stream.encode(), self.execution.encode(), self._next, self.elapsed_ms, partial, lines.items)
+        )
+        self._next += lines.count
+
+    def say(self, stream: str, text: str) -> int:
+        data = f"{self._mask(text)}\n".encode("utf-8", "replace")
+        self.lines(stream, encode_lines(data))
+        return len(data)
+
+    def add(self, message: ExecutionMessage) -> None:
+        self._log.append(self._line(message))
+
+    def end(self, message: ExecutionMessage) -> None:
+        self._log.end(self._line(message))
+
+    def _line(self, message: ExecutionMessage) -> bytes:
+        numbered = message.model_copy(update={"execution": self.execution, "seq": self._next, "ms": self.elapsed_ms})
+        self._next += 1
+        return numbered.encode() + b"\n"

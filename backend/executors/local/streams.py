@@ -1,0 +1,150 @@
+"""The streams of a pipeline: output from pipes to the recording, standard input from the client to a pipe."""
+
+import asyncio
+import os
+
+from backend.core.errors import RecordingError
+from backend.core.execution.instructions import Instructions, StdinBuffer
+from backend.core.execution.model import StopReason
+from backend.core.recording.lines import LineAssembler, Lines
+from backend.core.recording.writer import RecordingWriter
+
+READ_SIZE = 32 * 1024  # bytes; larger reads gain nothing and make other sockets wait
+PARTIAL_DELAY = 0.1  # seconds that the start of a line waits for its end
+PIPE_READS = 33  # reads that empty a pipe of the largest usual size, 1 MiB
+
+
+class Budget:
+    """The bytes that a command may still write, both streams together."""
+
+    def __init__(self, limit: int) -> None:
+        self.left = limit
+
+    def take(self, size: int) -> int:
+        """How many of `size` bytes may be recorded."""
+        granted = min(size, self.left)
+        self.left -= granted
+        return granted
+
+
+class OutputStream:
+    """Moves one output stream from its pipe to the recorder."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        fd: int,
+        name: str,
+        recorder: RecordingWriter,
+        instructions: Instructions,
+        budget: Budget,
+        assembler: LineAssembler,
+    ) -> None:
+        self.loop, self.fd, self.name = loop, fd, name
+        self.recorder, self.instructions, self.budget = recorder, instructions, budget
+        self.assembler = assembler
+        self.bytes = 0
+        self.open = True
+        self.timer: asyncio.TimerHandle | None = None
+        self.closed = loop.create_future()
+        loop.add_reader(fd, self._on_readable)
+
+    def _on_readable(self) -> bool:
+        """Move one read; False when there is nothing to read now."""
+        try:
+            data = os.read(self.fd, READ_SIZE)
+        except BlockingIOError:
+            return False
+        if not data:
+            self._close()
+            return False
+        self.bytes += len(data)
+        granted = self.budget.take(len(data))
+        if granted:
+            self._record(self.assembler.feed(data[:granted]))
+            self._time_partial(fresh=b"\n" in data)
+        if granted < len(data):
+            self.instructions.stop(StopReason.OUTPUT_LIMIT)
+        return True
+
+    def _time_partial(self, *, fresh: bool) -> None:
+        """Have the start of a line passed on if its end does not come; `fresh` says that it has only just begun."""
+        if fresh and self.timer:
+            self.timer.cancel()
+            self.timer = None
+        if self.timer is None and self.assembler.pending:
+            self.timer = self.loop.call_later(PARTIAL_DELAY, self._flush)
+
+    def _flush(self) -> None:
+        self.timer = None
+        self._record(self.assembler.flush())
+
+    def _record(self, ready: list[Lines]) -> None:
+        try:
+            for lines in ready:
+                self.recorder.lines(self.name, lines)
+        except RecordingError:
+            self.instructions.stop(StopReason.UNRECORDED)
+
+    def _close(self) -> None:
+        if not self.open:
+            return
+        self.open = False
+        if self.timer:
+            self.timer.cancel()
+        self.loop.remove_reader(self.fd)
+        os.close(self.fd)
+        self._record(self.assembler.flush(final=True))
+        self.closed.set_result(None)
+
+    async def drain(self, bound: float) -> None:
+        """Read what is left: what the pipe holds, then until it closes or `bound` seconds have gone."""
+        for _ in range(PIPE_READS):
+            if not (self.open and self._on_readable()):
+                break
+        if self.open:
+            await asyncio.wait([self.closed], timeout=bound)
+            self._close()
+
+
+class StdinPump:
+    """Moves what waits in the buffer into the pipe as fast as the program reads."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, fd: int, buffer: StdinBuffer) -> None:
+        self.loop, self.fd, self.buffer = loop, fd, buffer
+        self.writing = False
+        buffer.on_change = self._pump
+        self._pump()
+
+    def _pump(self) -> None:
+        if self.fd < 0:
+            return
+        try:
+            while self.buffer.waiting:
+                del self.buffer.waiting[: os.write(self.fd, self.buffer.waiting)]
+        except BlockingIOError:
+            self._watch(True)
+            return
+        except BrokenPipeError:
+            self.buffer.waiting.clear()
+            self.close()
+            return
+        self._watch(False)
+        if self.buffer.closed:
+            self.close()
+
+    def _watch(self, on: bool) -> None:
+        if on and not self.writing:
+            self.loop.add_writer(self.fd, self._pump)
+        elif self.writing and not on:
+            self.loop.remove_writer(self.fd)
+        self.writing = on
+
+    def close(self) -> None:
+        """Close the pipe: the program reads the end of its input."""
+        if self.fd < 0:
+            return
+        self._watch(False)
+        os.close(self.fd)
+        self.fd = -1
+        self.buffer.closed = True

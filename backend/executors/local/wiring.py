@@ -1,0 +1,102 @@
+"""The descriptors of a pipeline: pipes between its programs, the files it is redirected to, pipes to the service."""
+
+import errno
+import os
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from backend.core.execution.sequence import Pipeline
+from backend.core.language.parser import Invocation
+from backend.core.recording.writer import RecordingWriter
+from backend.executors.local.openat2 import NULL, open_inside
+
+Streams = tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class ParentEnds:
+    """Our ends of a pipeline's streams, not blocking; stdin is -1 where there is none."""
+
+    stdin: int
+    stdout: int
+    stderr: int
+
+
+class Wiring:
+    """The descriptors of a pipeline: pipes between its programs, files it is redirected to, pipes to us.
+
+    The children's ends close with `descriptors`, ours too unless they were taken. A program whose file cannot be opened has
+    no streams: as in a shell it does not run, with a message as if it were its own, while the others do.
+    """
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        descriptors: ExitStack,
+        owner: tuple[int, int] | None,
+        recorder: RecordingWriter,
+        *,
+        full: bool,
+    ) -> None:
+        self.theirs, self.ours = descriptors, ExitStack()
+        descriptors.push(self.ours)
+        self.owner, self.full = owner, full
+        self.said = 0
+        stdout, child_stdout = self._pipe_to_us()
+        stderr, child_stderr = self._pipe_to_us()
+        reading, stdin = self._pipe_from_us() if pipeline.stdin else (self._null(), -1)
+        self._taken = ParentEnds(stdin, stdout, stderr)
+        self.stages: list[Streams | None] = []
+        last = len(pipeline.invocations) - 1
+        for number, invocation in enumerate(pipeline.invocations):
+            following, writing = self._pipe_between() if number < last else (-1, child_stdout)
+            streams = {0: reading, 1: writing, 2: child_stderr}
+            try:
+                self._redirect(pipeline, invocation, streams)
+                self.stages.append((streams[0], streams[1], streams[2]))
+            except OSError as error:
+                self.said += recorder.say("stderr", f"{error.filename or 'file'}: {error.strerror}")
+                self.stages.append(None)
+            reading = following
+
+    def _redirect(self, pipeline: Pipeline, invocation: Invocation, streams: dict[int, int]) -> None:
+        """Redirections take effect from left to right, as in a shell."""
+        for redirect in invocation.redirects:
+            if redirect.operator == "2>&1":
+                streams[2] = streams[1]
+            else:
+                if self.full and redirect.operator != "<" and redirect.target != NULL:
+                    raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT), redirect.target)
+                descriptor = open_inside(pipeline.root, pipeline.cwd, redirect.target, redirect.operator, self.owner)
+                self.theirs.callback(os.close, descriptor)
+                streams[redirect.descriptor] = descriptor
+
+    def take(self) -> ParentEnds:
+        """Our ends; the caller closes them."""
+        self.ours.pop_all()
+        return self._taken
+
+    def _pipe_to_us(self) -> tuple[int, int]:
+        reading, writing = os.pipe()
+        self.ours.callback(os.close, reading)
+        self.theirs.callback(os.close, writing)
+        os.set_blocking(reading, False)
+        return reading, writing
+
+    def _pipe_from_us(self) -> tuple[int, int]:
+        reading, writing = os.pipe()
+        self.theirs.callback(os.close, reading)
+        self.ours.callback(os.close, writing)
+        os.set_blocking(writing, False)
+        return reading, writing
+
+    def _pipe_between(self) -> tuple[int, int]:
+        reading, writing = os.pipe()
+        self.theirs.callback(os.close, reading)
+        self.theirs.callback(os.close, writing)
+        return reading, writing
+
+    def _null(self) -> int:
+        null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        self.theirs.callback(os.close, null)
+        return null

@@ -1,0 +1,27 @@
+"""The access tokens of accounts, with the key that is set or with one of this data folder."""
+
+import secrets
+import time
+
+from backend.accounts.credentials import Tokens
+from backend.core.errors import GatepostError
+from backend.runtime.clock import new_id
+from backend.runtime.settings import Settings, SettingsError
+from backend.storage.keys import load_or_make
+
+
+def access_tokens(settings: Settings) -> Tokens:
+    """Issues and verifies access tokens. Raises SettingsError for a key that cannot be used."""
+    try:
+        return Tokens(_key(settings), time.time, new_id, settings.token_lifetime)
+    except ValueError as error:
+        raise SettingsError(f"GATEPOST_SECRET_KEY: {error}") from error
+
+
+def _key(settings: Settings) -> bytes:
+    if settings.secret_key:
+        return settings.secret_key.get_secret_value().encode()
+    try:
+        return load_or_make(settings.data_dir.absolute() / "tokens.key", lambda: secrets.token_bytes(32))
+    except GatepostError as error:
+        raise SettingsError(f"GATEPOST_DATA_DIR: {error}") from error

@@ -1,0 +1,62 @@
+"""What probes ask: liveness, readiness, protection, metrics."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse, PlainTextResponse
+
+from backend.transports.security import Connections
+
+
+@dataclass(frozen=True, slots=True)
+class HealthChecks:
+    """What the routes report. `checks` and `stores` are asked by /readyz; `metrics` is None where it is switched off."""
+
+    api_key_configured: bool
+    connections: Connections
+    checks: Mapping[str, Callable[[], bool]]
+    stores: Mapping[str, Callable[[], Awaitable[bool]]]
+    protection: Mapping[str, Any]
+    protected: bool
+    metrics: Callable[[], str] | None
+
+
+def health_routes(health: HealthChecks) -> APIRouter:
+    """Probes come often and from one address, so these are not limited."""
+    router = APIRouter(tags=["health"])
+
+    @router.get("/health")
+    async def status() -> dict[str, Any]:
+        return {
+            "status": "healthy",
+            "api_key_configured": health.api_key_configured,
+            "active_connections": health.connections.count,
+        }
+
+    @router.get("/healthz")
+    async def alive() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @router.get("/readyz")
+    async def ready() -> JSONResponse:
+        checks = {name: "ok" if check() else "failed" for name, check in health.checks.items()}
+        for name, answers in health.stores.items():
+            checks[name] = "ok" if await answers() else "failed"
+        checks["protection"] = "ok" if health.protected else "failed"
+        well = all(result == "ok" for result in checks.values())
+        return JSONResponse({"status": "ready" if well else "not ready", "checks": checks}, 200 if well else 503)
+
+    @router.get("/health/protection")
+    async def protection() -> JSONResponse:
+        """The protection of commands as tried out at startup; 503 where it is less than required."""
+        return JSONResponse(dict(health.protection), 200 if health.protected else 503)
+
+    if render := health.metrics:
+
+        @router.get("/metrics")
+        async def metrics() -> PlainTextResponse:
+            return PlainTextResponse(render(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    return router

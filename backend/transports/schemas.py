@@ -1,0 +1,92 @@
+"""What several routes share: an execution as the API shows it, and how one is started."""
+
+import hashlib
+from typing import Annotated
+
+from fastapi import Header
+from pydantic import BaseModel
+
+from backend.application.executions import ExecutionService
+from backend.application.submission import CommandSpec, Existing, IdempotencyKey
+from backend.core.audit.attempts import Record
+from backend.core.execution.registry import Execution
+from backend.core.execution.requests import Refused
+from backend.core.identity import Principal
+from backend.core.times import iso
+from backend.transports.problems import Problem
+
+STARTING = (400, 403, 404, 409)  # what starting a command can return, in addition to what every route can
+
+KEY_HEADER = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        max_length=255,
+        min_length=1,
+        pattern="^[!-~]+$",
+        description="A request that comes again with the same key and body gets the same execution",
+    ),
+]
+
+
+class HistoryEntry(BaseModel):
+    """One attempt. `created_at` is UTC."""
+
+    id: str
+    user_id: str | None
+    project_id: str | None
+    command: str
+    working_dir: str
+    success: bool
+    exit_code: int | None
+    signal: str | None
+    duration_ms: int | None
+    risk_level: str
+    dry_run: bool
+    created_at: str
+    status: str
+    rule: str
+    protection: str | None
+    cpu_ms: int | None
+    peak_memory_bytes: int | None
+    read_bytes: int | None
+    written_bytes: int | None
+
+
+def entry(record: Record) -> HistoryEntry:
+    """A record as the API shows it."""
+    return HistoryEntry(
+        id=record.id,
+        user_id=record.user_id,
+        project_id=record.project_id,
+        command=record.command,
+        working_dir=record.working_dir,
+        success=record.success,
+        exit_code=record.exit_code,
+        signal=record.signal,
+        duration_ms=record.duration_ms,
+        risk_level=record.risk,
+        dry_run=record.dry_run,
+        created_at=iso(record.created_ms),
+        status=record.status,
+        rule=record.rule,
+        protection=record.protection or None,
+        cpu_ms=record.cpu_ms,
+        peak_memory_bytes=record.peak_memory_bytes,
+        read_bytes=record.read_bytes,
+        written_bytes=record.written_bytes,
+    )
+
+
+async def started_by(
+    service: ExecutionService, who: Principal, spec: CommandSpec, key: str | None, body: str
+) -> Execution | Existing:
+    """Start a command, once for each idempotency key. Raises Problem."""
+    digest = hashlib.sha256(body.encode("utf-8", "surrogatepass")).digest()
+    answer = await service.submit(who, spec, IdempotencyKey(key, digest) if key else None)
+    if isinstance(answer, Refused):
+        problem = Problem.of(answer.decision, recorded=bool(answer.execution))
+        if answer.execution:
+            problem.extra = {**problem.extra, "command_id": answer.execution}
+        raise problem
+    return answer

@@ -1,0 +1,93 @@
+// The requests of the page to the HTTP API. Errors carry the server's text, which is written for people.
+
+const SLICE = 1 << 20; // bytes of output requested at once
+const UNREACHABLE = "The server cannot be reached. Try again in a moment.";
+
+class ApiError extends Error {
+  constructor(status, text) {
+    super(text);
+    this.status = status;
+  }
+}
+
+// The text of a failed request; anything else that is thrown is a fault of this page.
+export function errorText(error) {
+  if (!(error instanceof ApiError)) throw error;
+  return error.message;
+}
+
+async function request(path, token, options = {}) {
+  const headers = { ...options.headers, ...(token ? { Authorization: `Bearer ${token}` } : {}) };
+  let response;
+  try {
+    response = await fetch(new URL(path, document.baseURI), { ...options, headers, cache: "no-store" });
+  } catch {
+    throw new ApiError(0, UNREACHABLE);
+  }
+  const body = await response.json().catch(() => null);
+  if (!response.ok) throw new ApiError(response.status, problemText(response, body));
+  return body;
+}
+
+function problemText(response, problem) {
+  const wait = response.headers.get("retry-after");
+  const text = [problem?.detail ?? `The server returned ${response.status}.`, problem?.hint];
+  if (wait) text.push(`Try again in ${wait} s.`);
+  return text.filter(Boolean).join(" ");
+}
+
+const asJson = (body) => ({
+  method: "POST",
+  headers: { "Content-Type": "application/json" },
+  body: JSON.stringify(body),
+});
+
+// Each returns an access token.
+export async function tokenForPassword(username, password) {
+  const form = { method: "POST", body: new URLSearchParams({ username, password }) };
+  return (await request("api/auth/token", null, form)).access_token;
+}
+
+export const tokenForTicket = async (ticket) => (await request("api/auth/link", null, asJson({ ticket }))).access_token;
+
+export const revokeToken = (token) => request("api/auth/revoke", token, { method: "POST", keepalive: true });
+export const listProjects = (token) => request("api/projects", token);
+export const createProject = (token, name) => request("api/projects", token, asJson({ name }));
+
+// A page of executions, newest first; empty values of `query` are left out.
+export function listExecutions(token, query) {
+  const given = Object.entries(query).filter(([, value]) => value);
+  return request(`api/executions?${new URLSearchParams(given)}`, token);
+}
+
+// The complete output of an execution so far, in pieces.
+export async function readOutput(token, id) {
+  const pieces = [];
+  let part = { next_offset: 0, total_size: 1 };
+  while (part.next_offset < part.total_size) {
+    const query = new URLSearchParams({ offset: part.next_offset, limit: SLICE });
+    part = await request(`api/executions/${id}/output?${query}`, token);
+    pieces.push(part.data);
+    if (part.data === "") break; // a running command may be in the middle of a character
+  }
+  return pieces;
+}
+
+// Why no command can run on this server; null when commands can.
+export async function protectionProblem() {
+  try {
+    const response = await fetch(new URL("health/protection", document.baseURI), { cache: "no-store" });
+    return response.status === 503 ? protectionText(await response.json()) : null;
+  } catch {
+    return null; // the socket will say so
+  }
+}
+
+function protectionText({ level, minimum, tests }) {
+  const failed = tests.filter((test) => !test.passed).map((test) => test.name);
+  return [
+    `No command can run at the moment. This server protects commands at level ${level}; ${minimum} is required.`,
+    failed.length ? `Not prevented: ${failed.join(", ")}.` : "",
+    "For details, run on the server: python3 run.py protection",
+  ].filter(Boolean).join(" ");
+}

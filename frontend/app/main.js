@@ -1,0 +1,141 @@
+// Wiring: the views of the page, the session and the connection.
+
+import { CommandHistory } from "../components/command-history.js";
+import { element } from "../components/element.js";
+import { AccountView } from "../views/account-view.js";
+import { bindAppearance } from "../views/appearance-view.js";
+import { ExecutionView } from "../views/execution-view.js";
+import { HistoryView } from "../views/history-view.js";
+import { LoginView } from "../views/login-view.js";
+import { ProjectView } from "../views/project-view.js";
+import { PromptView } from "../views/prompt-view.js";
+import { StatusView } from "../views/status-view.js";
+import { TerminalView } from "../views/terminal-view.js";
+import { protectionProblem } from "./api.js";
+import { Connection } from "./connection.js";
+import { Credentials } from "./credentials.js";
+import { initialTicket, takeTicket } from "./login-link.js";
+import { bindShortcuts } from "./shortcuts.js";
+import { lasting, thisTab } from "./storage.js";
+import { TerminalSession } from "./terminal-session.js";
+
+const credentials = new Credentials(thisTab);
+const history = new CommandHistory(credentials.login === null ? lasting : thisTab);
+const terminal = new TerminalView(element("screen"));
+const status = new StatusView(progressText);
+const announce = (text) => status.announce(text);
+const showNotice = (text) => status.showNotice(text);
+
+const session = new TerminalSession(
+  new ExecutionView(terminal, announce),
+  {
+    announce,
+    showState: (name, text) => status.showState(name, text),
+    setBusy: (busy) => prompt.setBusy(busy),
+    onReady(message) {
+      login.closeToken();
+      account.onReady(message);
+      protectionProblem().then(showProtection);
+    },
+    askToken(problem) {
+      status.showState("offline", "Access token required");
+      login.askToken(problem);
+    },
+    onLoggedOut(reason) {
+      account.reset();
+      showNotice(`You are logged out. ${reason}`);
+    },
+    onUnprotected: (reason) => protectionProblem().then((problem) => showProtection(problem ?? reason)),
+    onProjectGone: () => projects.load(),
+  },
+  credentials,
+  thisTab,
+);
+
+const url = new URL("ws/terminal", document.baseURI);
+url.protocol = url.protocol.replace("http", "ws");
+const connection = new Connection(url.href, {
+  opened: () => session.onOpen(),
+  message: (message) => session.onMessage(message),
+  closed: (code) => session.onClose(code),
+  retrying: () => status.showState("offline", ""),
+});
+session.use(connection);
+
+const prompt = new PromptView({
+  session,
+  history,
+  showNotice,
+  project: () => projects.id,
+  onCommand: hideWelcome,
+});
+const focusPrompt = () => prompt.focus();
+const projects = new ProjectView({ token: () => session.login, showNotice, focusPrompt });
+
+const NOT_NOW = "Wait until the running command has ended and the page is connected.";
+const past = new HistoryView({
+  scope: () => ({ token: session.login, project: projects.id, name: projects.name }),
+  replay(id, when) {
+    if (!session.replay(id, when)) return NOT_NOW;
+    hideWelcome();
+    return "";
+  },
+  reuse(command) {
+    if (session.busy) return NOT_NOW; // otherwise it would become input of the running command
+    prompt.fill(command);
+    return "";
+  },
+  focusPrompt,
+});
+const account = new AccountView({ session, terminal, history, projects, past, showNotice, focusPrompt });
+const login = new LoginView({
+  token: (token) => session.presentToken(token),
+  login: (token) => account.logIn(token),
+});
+
+function hideWelcome() {
+  element("welcome").hidden = true;
+}
+
+function showProtection(problem) {
+  status.showProtection(problem);
+  session.showState();
+}
+
+// How long a command has been running, or when the next attempt to connect is due.
+function progressText() {
+  if (connection.retryAt) return `Reconnecting in ${secondsTo(connection.retryAt)} s`;
+  if (!session.ready || !session.current) return "";
+  const { when, since, command } = session.current;
+  if (when) return "Reading the recording";
+  // The time comes first, since a narrow page cuts off the end.
+  return `Running ${Math.max(0, Math.floor((Date.now() - since) / 1000))} s${command ? ` · ${command}` : ""}`;
+}
+
+const secondsTo = (time) => Math.max(0, Math.ceil((time - Date.now()) / 1000));
+
+async function logInByLink(ticket) {
+  status.showState("connecting", "Logging in");
+  if (await account.logInByLink(ticket)) return;
+  if (session.ready) session.showState();
+  else connection.open();
+}
+
+window.addEventListener("hashchange", () => {
+  const ticket = takeTicket();
+  if (ticket) logInByLink(ticket);
+});
+element("welcome").addEventListener("click", ({ target }) => {
+  if (!target.dataset.command) return;
+  prompt.submit(target.dataset.command);
+  focusPrompt();
+});
+element("screen").addEventListener("mouseup", () => terminal.selection || focusPrompt());
+element("notice-close").addEventListener("click", focusPrompt);
+
+bindShortcuts({ prompt, session, terminal });
+bindAppearance(terminal);
+if (session.current !== null) hideWelcome();
+focusPrompt();
+if (initialTicket) logInByLink(initialTicket);
+else connection.open();

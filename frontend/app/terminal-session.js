@@ -1,0 +1,267 @@
+// The command of this page: what runs and how far it has been seen. The server records every message, so only the
+// number of the last one has to be remembered to continue after a reload or a lost connection.
+
+import {
+  attachMessage,
+  authMessage,
+  cancelMessage,
+  closeInputMessage,
+  inputMessages,
+  lastSeq,
+  runMessage,
+  textOf,
+  UNAUTHORIZED,
+} from "../protocol/messages.js";
+
+const TOKEN_ENDED = "Your token has expired or been revoked.";
+const TOKEN_ENDED_RULES = ["auth.ended", "auth.wrong"];
+
+export class TerminalSession {
+  // `output` is an ExecutionView. `page` has: showState(name, text), setBusy(boolean), announce(text), onReady(message),
+  // askToken(problem), onLoggedOut(reason), onUnprotected(reason), onProjectGone()
+  constructor(output, page, credentials, store) {
+    this.output = output;
+    this.page = page;
+    this.credentials = credentials;
+    this.store = store;
+    this.pending = null; // { id, command }: sent and not yet answered
+    this.stopping = false; // the pending command is to be cancelled as soon as it starts
+    this.current = null; // { id, seq, command, rule, risk, since, when }; `when` only for one that is replayed
+    this.ready = false;
+    this.sent = 0; // commands; the number of each is its id
+    this.tokenProblem = "";
+    this.refusal = null; // why the server refuses the connection: { rule, text }
+    const known = store.get("execution", null);
+    // After a reload the terminal is empty, so everything is requested again.
+    if (known) this.current = { id: known, seq: 0, command: null, since: Date.now() };
+  }
+
+  use(connection) {
+    this.connection = connection;
+  }
+
+  get busy() {
+    return this.pending !== null || this.current !== null;
+  }
+
+  get login() {
+    return this.credentials.login;
+  }
+
+  // Called by the page.
+
+  // False when the command was not sent. With `dryRun` it is only checked.
+  run(command, project, dryRun = false) {
+    if (!this.ready) {
+      this.output.showWarning("Not connected yet; nothing was sent.");
+      return false;
+    }
+    this.output.showCommand(command, { dryRun });
+    if (command === "clear" && !dryRun) {
+      this.output.clear();
+      return true;
+    }
+    this.sent += 1;
+    this.pending = { id: String(this.sent), command };
+    this.connection.send(runMessage({ ...this.pending, project, dryRun }));
+    this.showState();
+    return true;
+  }
+
+  // Show the recording of a command; one that still runs is followed. `when` is text. False when that is not possible.
+  replay(id, when) {
+    if (!this.ready || this.busy) return false;
+    this.current = { id, seq: 0, command: null, since: Date.now(), when };
+    this.store.set("execution", id);
+    this.connection.send(attachMessage(id, 0));
+    this.showState();
+    return true;
+  }
+
+  // False while no command runs that could read it.
+  sendInput(line) {
+    if (!this.current) return false;
+    this.output.showInput(line);
+    for (const message of inputMessages(line)) this.connection.send(message);
+    return true;
+  }
+
+  endInput() {
+    if (this.current) this.connection.send(closeInputMessage());
+  }
+
+  cancel() {
+    if (!this.busy || this.stopping) return;
+    this.output.showInterrupt();
+    if (this.current) this.connection.send(cancelMessage(this.current.id));
+    else this.stopping = true;
+    this.showState();
+  }
+
+  presentToken(token) {
+    this.credentials.enter(token);
+    this.connection.open();
+  }
+
+  logIn(token) {
+    this.credentials.logIn(token);
+    this.reconnect();
+  }
+
+  logOut() {
+    this.credentials.logOut();
+    this.clearPending();
+    this.clearCurrent();
+    this.reconnect();
+  }
+
+  reconnect() {
+    this.ready = false;
+    this.abandonPending();
+    this.page.showState("connecting", "Connecting");
+    this.connection.open();
+  }
+
+  // Called by the connection.
+
+  onOpen() {
+    this.refusal = null;
+    const { token } = this.credentials;
+    if (token !== null) this.connection.send(authMessage(token));
+  }
+
+  onClose(code) {
+    this.ready = false;
+    this.abandonPending();
+    if (code === UNAUTHORIZED) this.onUnauthorized();
+    this.showState();
+  }
+
+  onUnauthorized() {
+    if (this.refusal?.rule === "auth.limited") {
+      this.page.announce(this.refusal.text);
+      this.connection.retryLater();
+    } else if (this.login !== null) {
+      const { rule, text } = this.refusal ?? { text: "" };
+      this.page.onLoggedOut(TOKEN_ENDED_RULES.includes(rule) ? TOKEN_ENDED : text);
+      this.logOut();
+    } else if (this.credentials.token !== null) {
+      this.tokenProblem = "That token was not accepted.";
+      this.credentials.forgetEntered();
+      this.connection.open();
+    }
+  }
+
+  onMessage(message) {
+    const handle = HANDLERS[message.type];
+    if (!handle) return;
+    if (message.execution && message.type !== "started" && !this.isNew(message)) return;
+    handle.call(this, message);
+  }
+
+  isNew(message) {
+    if (!this.current || message.execution !== this.current.id || message.seq <= this.current.seq) return false;
+    this.current.seq = lastSeq(message);
+    return true;
+  }
+
+  onReady(message) {
+    // A server that admits visitors greets them first; the greeting of the account follows.
+    if (this.login !== null && !message.user) return;
+    if (this.login === null && message.user) this.credentials.enteredIsLogin();
+    this.ready = true;
+    this.tokenProblem = "";
+    this.connection.resetBackoff();
+    this.page.onReady(message);
+    if (this.current) this.connection.send(attachMessage(this.current.id, this.current.seq));
+    this.showState();
+  }
+
+  onStarted(message) {
+    const attached = this.current !== null;
+    if (attached && (message.execution !== this.current.id || this.current.seq > 0)) return;
+    const { execution: id, seq, command, rule, risk, dry_run: dryRun } = message;
+    const when = this.current?.when;
+    if (attached) this.output.showCommand(command, { dryRun, when });
+    this.current = { id, seq, command, rule, risk, when, since: attached ? Date.parse(message.time) : Date.now() };
+    this.store.set("execution", id);
+    this.output.showPlan(message);
+    if (this.stopping) this.connection.send(cancelMessage(id));
+    this.clearPending();
+    this.showState();
+  }
+
+  onComplete(message) {
+    this.output.showEnd(message, this.current);
+    this.clearCurrent();
+  }
+
+  onError(message) {
+    if (message.execution) this.output.showProblem(message);
+    else if (message.rule.startsWith("auth.")) this.onAuthError(message);
+    else this.onRefusal(message);
+  }
+
+  // The last error before the server closes the connection says why.
+  onAuthError(message) {
+    this.refusal = { rule: message.rule, text: textOf(message) };
+    if (message.rule === "auth.required" && this.credentials.token === null) this.page.askToken(this.tokenProblem);
+  }
+
+  onRefusal(message) {
+    if (message.rule === "execution.unknown") this.clearCurrent();
+    // Not every refusal returns the id.
+    const { id, command } = this.pending ?? {};
+    if (message.id === id || (message.id === undefined && message.command === command)) this.clearPending();
+    this.output.showRefusal(message);
+    this.showState();
+    if (message.rule === "protection.unavailable") this.page.onUnprotected(textOf(message));
+    if (message.rule === "project.unknown") this.page.onProjectGone();
+  }
+
+  abandonPending() {
+    if (this.pending !== null) {
+      this.output.showWarning("The connection was lost before the server answered; the command may have run.");
+    }
+    this.clearPending();
+  }
+
+  clearPending() {
+    this.pending = null;
+    this.stopping = false;
+  }
+
+  clearCurrent() {
+    this.current = null;
+    this.store.remove("execution");
+    this.showState();
+  }
+
+  showState() {
+    this.page.setBusy(this.busy);
+    if (!this.ready) return;
+    if (this.current) this.page.showState("running", "");
+    else if (this.stopping) this.page.showState("sent", "Stops as soon as it starts");
+    else if (this.pending) this.page.showState("sent", "Sent, not answered yet");
+    else this.page.showState("ready", "Ready");
+  }
+}
+
+const HANDLERS = {
+  waking(message) {
+    this.page.showState("connecting", textOf(message));
+  },
+  ready: TerminalSession.prototype.onReady,
+  started: TerminalSession.prototype.onStarted,
+  stdout(message) {
+    this.output.showOutput(message, this.current.command);
+  },
+  stderr(message) {
+    this.output.showErrors(message);
+  },
+  truncated(message) {
+    this.output.showWarning(textOf(message));
+  },
+  error: TerminalSession.prototype.onError,
+  complete: TerminalSession.prototype.onComplete,
+};

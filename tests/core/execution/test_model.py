@@ -1,0 +1,79 @@
+"""A job is plain data: what comes out of JSON is what went in, and runs."""
+
+import asyncio
+import time
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pytest
+from pydantic import TypeAdapter
+
+from backend.core.decisions import Decision
+from backend.core.execution.instructions import Instructions
+from backend.core.execution.model import Actor, Job, Status
+from backend.core.policy.admit import Plan, admit
+from backend.core.recording.writer import Recorder
+from backend.executors.local.launcher import CageLauncher
+from backend.executors.local.pipelines import LocalPipelines
+from backend.executors.local.places import LocalPlaces, LocalScope
+from backend.executors.local.run_as import find_owner
+from backend.policies.loader import load_profile
+from tests.executors.local.test_pipelines import Log
+
+JOB: TypeAdapter[Job] = TypeAdapter(Job)
+ID = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
+
+
+class NoSteps:
+    """A step log that stores nothing."""
+
+    async def step(self, *_: Any) -> None: ...
+
+
+def places(folder: Path) -> LocalPlaces:
+    owner = find_owner("nobody")
+    pipelines = LocalPipelines(CageLauncher(folder / "cage", owner), owner=owner)
+    return LocalPlaces(folder, owner, pipelines, NoSteps(), str, time.monotonic)
+
+
+def job(folder: Path, line: str) -> tuple[Job, LocalScope]:
+    scope = LocalScope(load_profile("agent"), places(folder).workspace("ws"), network=False)
+    plan = admit(line, scope, ".")
+    assert isinstance(plan, Plan), plan
+    return Job(ID, Actor("user:ann", "10.0.0.1"), line, plan, 10.0, 10_000), scope
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "echo a && echo b | wc -l",
+        "mkdir -p x && cd x && TZ=UTC date +%Z > out; cat out",
+        'ls *.txt [a-c]? \'quo ted\' "d\\"q" é🐍',
+        "cat missing 2>&1 || echo no",
+    ],
+)
+def test_a_job_survives_json(tmp_path: Path, line: str) -> None:
+    sent, _ = job(tmp_path, line)
+    assert JOB.validate_json(JOB.dump_json(sent)) == sent
+
+
+async def test_a_job_that_came_as_json_runs(tmp_path: Path) -> None:
+    sent, scope = job(tmp_path, "touch b1 b2 && ls b* | wc -l; echo end")
+    received = JOB.validate_json(JOB.dump_json(sent))
+    log = Log()
+    recorder = Recorder(ID, log, asyncio.get_running_loop().time)
+    executor = places(tmp_path).executor(scope.profile, scope.files, network=False)
+    outcome = await executor.run(received, recorder, Instructions(stdin=False))
+    assert (outcome.status, outcome.exit_code) == (Status.SUCCEEDED, 0)
+    assert log.text("stdout") == "2\nend\n"
+
+
+def test_a_plan_knows_where_it_starts(tmp_path: Path) -> None:
+    (tmp_path / "ws" / "sub").mkdir(parents=True)
+    scope = LocalScope(load_profile("agent"), places(tmp_path).workspace("ws"), network=False)
+    plan = admit("ls", scope, "sub")
+    assert isinstance(plan, Plan)
+    assert (plan.cwd, plan.program) == (PurePosixPath(tmp_path / "ws" / "sub"), "ls")
+    refused = admit("ls", scope, "..")
+    assert isinstance(refused, Decision)
+    assert refused.rule == "path.outside"

@@ -1,0 +1,199 @@
+"""A service without cage, database and web: the stores in memory, and an executor that says what it runs."""
+
+import asyncio
+import itertools
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any
+
+import pytest
+
+from backend.application.executions import ExecutionService
+from backend.application.local_executions import LocalExecutions
+from backend.application.submission import Submission
+from backend.application.target_resolver import TargetResolver
+from backend.bus.memory import MemoryBus
+from backend.core.audit.attempts import Completion
+from backend.core.decisions import Decision
+from backend.core.errors import StorageError
+from backend.core.execution.executor import Executor
+from backend.core.execution.gateway import Gateway, Rates
+from backend.core.execution.instructions import Instructions
+from backend.core.execution.lifecycle import Clock, Lifecycle
+from backend.core.execution.model import Delivery, Job, Outcome, SignalName, Status, StopReason, stopped_outcome
+from backend.core.execution.registry import Execution
+from backend.core.execution.requests import Request
+from backend.core.execution.targets import ExecutionLimits
+from backend.core.identity import Principal, Role, User
+from backend.core.ids import ulid
+from backend.core.limits import Rate, Slots
+from backend.core.policy.files import FileView, Unseen
+from backend.core.policy.profile import Profile
+from backend.core.recording.lines import encode_lines
+from backend.core.recording.writer import RecordingWriter
+from backend.policies.loader import load_profile
+from backend.storage.limiter import MovingWindow
+from backend.storage.memory.audit_log import MemoryAuditLog
+from backend.storage.memory.execution_log import MemoryExecutionLog, MemoryOwnership
+from backend.storage.memory.executions import MemoryExecutions
+from backend.storage.memory.idempotency_keys import MemoryIdempotencyKeys
+from backend.storage.memory.identities import MemoryIdentities
+from backend.storage.memory.projects import MemoryProjects
+from backend.storage.memory.recordings import MemoryRecordings
+
+
+def account(name: str, role: Role = Role.OPERATOR) -> Principal:
+    """An account with the rights of its role."""
+    user = User(f"01{name.upper()}", name, role, "agent", False, 0, 0)
+    return Principal(f"user:{name}", "10.0.0.1", role.permissions, user)
+
+
+ANN, BOB, VIC = account("ann"), account("bob"), account("vic", Role.VIEWER)
+ROOT = account("root", Role.ADMIN)
+VISITOR = Principal("visitor:1", "10.0.0.2")
+
+
+class Quiet:
+    """An observer that nothing interests."""
+
+    def refused(self, request: Request, decision: Decision) -> None: ...
+
+    def started(self, execution: Execution) -> None: ...
+
+    def ended(self, execution: Execution, completion: Completion) -> None: ...
+
+    def on_crash(self, execution: Execution, error: Exception) -> None:
+        raise error
+
+    def on_audit_failure(self, execution: str, error: StorageError) -> None: ...
+
+
+@dataclass(slots=True)
+class Speaker:
+    """Runs lines by saying their words; `sleep` runs until it is stopped and says which signals it gets."""
+
+    output: RecordingWriter | None = None
+    stopped: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def run(self, job: Job, output: RecordingWriter, instructions: Instructions) -> Outcome:
+        self.output = output
+        data = f"{' '.join(job.plan.argvs[0][1:])}\n".encode()
+        output.lines("stdout", encode_lines(data))
+        if job.plan.program == "sleep":
+            with instructions.received_by(self):
+                await self.stopped.wait()
+            return stopped_outcome(instructions.reason or StopReason.CANCELLED, "SIGTERM", 143, len(data), 0)
+        return Outcome(Status.SUCCEEDED, 0, stdout_bytes=len(data))
+
+    def stop(self) -> None:
+        self.stopped.set()
+
+    def signal(self, name: SignalName) -> Delivery:
+        assert self.output
+        self.output.say("stdout", name)
+        return Delivery.DELIVERED
+
+
+class SpeakingPlaces:
+    """Workspaces that nobody can look into, with speakers in them."""
+
+    def workspace(self, name: str) -> FileView:
+        return Unseen(PurePosixPath("/", name))
+
+    def executor(self, profile: Profile, files: FileView, *, network: bool) -> Executor:
+        return Speaker()
+
+
+class ValidTokens:
+    """Every token is valid."""
+
+    async def is_valid(self, principal: Principal) -> bool:
+        return True
+
+
+@dataclass(slots=True)
+class Shared:
+    """What the servers of one service share."""
+
+    clock: Callable[[], int]
+    new_id: Callable[[], str]
+    executions: MemoryExecutions
+    audit: MemoryAuditLog
+    projects: MemoryProjects
+    bus: MemoryBus
+
+
+@dataclass(slots=True)
+class House:
+    """One server."""
+
+    service: ExecutionService
+    gateway: Gateway
+    resolver: TargetResolver
+    log: MemoryExecutionLog
+    ownership: MemoryOwnership
+    recordings: MemoryRecordings
+
+    def joined(self) -> Any:
+        """Answer on the bus meanwhile."""
+        return self.service.bus.joined(self.service.owner, self.service.folder, self.service.local)
+
+
+def shared() -> Shared:
+    """A service without servers yet."""
+    numbers = itertools.count(1)
+
+    def now() -> int:
+        return 1_700_000_000_000
+
+    def new_id() -> str:
+        return ulid(now(), next(numbers))
+
+    identities = MemoryIdentities(now, new_id)
+    return Shared(
+        clock=now,
+        new_id=new_id,
+        executions=MemoryExecutions(),
+        audit=MemoryAuditLog(lambda: "2026-01-02T03:04:05Z", new_id),
+        projects=MemoryProjects(identities, now, new_id),
+        bus=MemoryBus(),
+    )
+
+
+def build(common: Shared, *, slots: int = 8) -> House:
+    """A server of a service, with a data folder of its own."""
+    owner, folder = common.new_id(), common.new_id()
+    log = MemoryExecutionLog(common.executions, common.audit, common.clock, owner, folder)
+    recordings = MemoryRecordings()
+    window = MovingWindow(Rate(10_000, 60), "t")
+    clock = Clock(time.monotonic, lambda: "2026-01-02T03:04:05Z", common.new_id)
+    lifecycle = Lifecycle(log, recordings, Quiet(), clock, str)
+    gateway = Gateway(Rates(window, window), Slots(slots, slots), log, lifecycle, lambda: None)
+    resolver = TargetResolver(
+        visitors_profile=load_profile("agent"),
+        visitors_files=Unseen(PurePosixPath("/visitors")),
+        projects=common.projects,
+        places=SpeakingPlaces(),
+        limits=ExecutionLimits(10, 20, 10_000, 10),
+        load_profile=load_profile,
+    )
+    keys = MemoryIdempotencyKeys(common.executions, common.clock)
+    service = ExecutionService(
+        submission=Submission(gateway, resolver, keys, common.new_id),
+        history=common.executions,
+        projects=common.projects,
+        tokens=ValidTokens(),
+        local=LocalExecutions(lifecycle.registry, recordings),
+        bus=common.bus,
+        owner=owner,
+        folder=folder,
+    )
+    return House(service, gateway, resolver, log, MemoryOwnership(log), recordings)
+
+
+@pytest.fixture
+def house() -> House:
+    """A server on its own."""
+    return build(shared())
