@@ -88,7 +88,7 @@ class SqlOwnership:
         query = select(table.c.id).where(QUEUED).limit(1)
         async with self.queue.database.begin() as connection:
             if (await connection.execute(query)).first() is None:
-                return ()  # the usual case costs no lock
+                return []  # the usual case costs no lock
         claimed = await self.queue.write_locked(partial(self._claim, limit=limit))
         for each in claimed:
             self.holdings.add(each.record.id)
@@ -98,7 +98,7 @@ class SqlOwnership:
         """Claim in a transaction that holds the lock of the audit: no other server claims or cancels meanwhile."""
         context = self.queue.context
         query = select(table.c.id, table.c.job).where(QUEUED).order_by(table.c.id).limit(limit)
-        jobs = dict(connection.execute(query).tuples().all())
+        jobs = dict(connection.execute(query).all())
         if not jobs:
             return [], []
         until = lease_until(context.now_ms())

@@ -2,81 +2,104 @@
 
 import asyncio
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from backend.storage.history import HistoryStore
-from backend.storage.ledger import LedgerStore
 
-from backend.accounts.credentials import Signer, new_signing_key
 from backend.core.audit.attempts import Attempt
+from backend.core.errors import StorageError
 from backend.core.execution.model import Status
+from backend.core.execution.ownership import LEASE_MS, Contact
 from backend.core.recording.writer import Recorder
-from backend.runtime.recovery import recover
-from backend.storage.audit_chain import Chain
-from backend.storage.database import Database
-from backend.storage.recordings import RecordingFile, RecordingFolder
+from backend.runtime.recovery import Recovery
+from backend.storage.owner_locks import OwnerLocks
+from backend.storage.recordings import FileRecordings, RecordingFile
 from tests.core.recording.recorded import COMPLETE, STARTED
-from tests.storage.conftest import database, new_url, postgresql
-from tests.storage.writing import attempt, new_id, store
+from tests.storage.conftest import Clock, clock, new_id, postgresql
+from tests.storage.contract.conftest import world
+from tests.storage.contract.worlds import Server, World
+from tests.storage.writing import ENDED, FOLDER, attempt
 
-__all__ = ["database", "new_url", "postgresql"]
+__all__ = ["clock", "new_id", "postgresql", "world"]
+
+DEAD, ALIVE, ELSEWHERE = "D" * 26, "A" * 26, "E" * 26
 
 
+@dataclass
 class House:
-    """A data folder with its ledger and recordings."""
+    """A service with a data folder, in which the server DEAD dies and the server ALIVE does not."""
 
-    def __init__(self, database: Database, folder: Path) -> None:
-        self.history = HistoryStore(database)
-        self.ledger: LedgerStore = store(database, Signer(new_signing_key()))
-        self.recordings = RecordingFolder(folder / "recordings")
+    world: World
+    clock: Clock
+    folder: Path
+    dead: Server
+    alive: Server
 
-    async def begin(self) -> tuple[Attempt, RecordingFile, Recorder]:
+    def __post_init__(self) -> None:
+        self.recordings = FileRecordings(self.folder / "recordings")
+
+    async def begin(self, server: Server) -> tuple[Attempt, RecordingFile, Recorder]:
         one = attempt()
         log = self.recordings.create(one.id)
-        await self.ledger.open(one)
+        await server.log.open(one)
         recorder = Recorder(one.id, log, lambda: 0.0)
         recorder.add(STARTED)
         return one, log, recorder
 
-    async def recover(self) -> int:
-        """What another server on the folder does."""
-        return await recover(self.history, RecordingFolder(self.recordings.folder), self.ledger)
+    async def left(self) -> Attempt:
+        """An execution whose server died."""
+        one, log, _ = await self.begin(self.dead)
+        os.close(log._fd)
+        return one
+
+    async def wait_a_lease(self) -> None:
+        """Time passes, in which the server that lives extends its leases."""
+        self.clock.now += LEASE_MS - 1
+        await self.alive.ownership.renew()
+        self.clock.now += 1
+
+    def recovery(self, server: Server, folder: str = FOLDER, *, steady: bool = True) -> Recovery:
+        """The recovery of a server, which has reached the database for long if it is `steady`."""
+        contact = Contact()
+        if steady:
+            contact.reached(self.clock.now - LEASE_MS)
+            contact.reached(self.clock.now)
+        locks = OwnerLocks(self.folder / "owners", server.ownership.owner)
+        recordings = FileRecordings(self.recordings.folder)
+        return Recovery(server.ownership, recordings, folder, locks, contact, self.clock)
 
     async def status(self, one: Attempt) -> Status:
-        found = await self.history.get(one.id)
+        found = await self.world.history.get(one.id)
         assert found
         return found.status
 
     async def kinds(self, one: Attempt) -> list[str]:
-        events = [link.content async for link in Chain(self.ledger.database).links()]
-        return [event["kind"] for event in events if event.get("execution") == one.id]
+        return [event["kind"] for event in await self.world.events() if event.get("execution") == one.id]
 
 
 @pytest.fixture
-async def house(database: Database, tmp_path: Path) -> House:
-    made = House(database, tmp_path)
-    await made.ledger.prepare()
-    return made
+async def house(world: World, clock: Clock, tmp_path: Path) -> House:
+    return House(world, clock, tmp_path, await world.server(DEAD), await world.server(ALIVE))
 
 
 async def test_each_gets_the_ending_that_its_recording_tells(house: House) -> None:
-    alive, _, _ = await house.begin()
-    true, _, recorder = await house.begin()
+    alive, _, _ = await house.begin(house.alive)
+    true, _, recorder = await house.begin(house.dead)
     recorder.end(COMPLETE)
-    cut, log, _ = await house.begin()
-    os.close(log._fd)  # what the death of its server does
-    gone, log, _ = await house.begin()
+    cut = await house.left()
+    gone, log, _ = await house.begin(house.dead)
     os.close(log._fd)
     log.path.unlink()
-    assert await house.recover() == 3
+    await house.wait_a_lease()
+    assert await house.recovery(house.alive).run_once() == 3
     assert [await house.status(each) for each in (alive, true, cut, gone)] == [
         Status.RUNNING,
         Status(COMPLETE.status),
         Status.LOST,
         Status.LOST,
     ]
-    found = await house.history.get(true.id)
+    found = await house.world.history.get(true.id)
     assert found
     assert (found.exit_code, found.duration_ms) == (COMPLETE.exit_code, COMPLETE.duration_ms)
     assert [(await house.kinds(each))[2:] for each in (alive, true, cut, gone)] == [
@@ -88,21 +111,92 @@ async def test_each_gets_the_ending_that_its_recording_tells(house: House) -> No
 
 
 async def test_servers_that_do_it_at_once_write_each_ending_once(house: House) -> None:
-    left = []
-    for _ in range(5):
-        one, log, _ = await house.begin()
-        os.close(log._fd)
-        left.append(one)
-    await asyncio.gather(*(house.recover() for _ in range(4)))
-    assert await house.recover() == 0
+    left = [await house.left() for _ in range(5)]
+    await house.wait_a_lease()
+    servers = [await house.world.server(letter * 26) for letter in "WXYZ"]
+    closed = await asyncio.gather(*(house.recovery(server).run_once() for server in servers))
+    assert sum(closed) == len(left)
+    assert await house.recovery(house.alive).run_once() == 0
     for one in left:
         assert await house.kinds(one) == ["submitted", "started", "lost"]
 
 
-async def test_what_another_folder_holds_is_left_to_its_server(house: House) -> None:
-    elsewhere = store(house.ledger.database, Signer(new_signing_key()), new_id())
-    elsewhere.stamp = house.ledger.stamp
+async def test_what_another_folder_holds_is_left_to_its_server_until_its_lease_runs_out(house: House) -> None:
+    elsewhere = await house.world.server(ELSEWHERE, "F" * 26)
     one = attempt()
-    await elsewhere.open(one)
-    assert await house.recover() == 0
+    await elsewhere.log.open(one)
+    house.clock.now += LEASE_MS - 1
+    assert await house.recovery(house.alive).run_once() == 0
     assert await house.status(one) is Status.RUNNING
+    house.clock.now += 1
+    assert await house.recovery(house.alive).run_once() == 1
+    assert await house.status(one) is Status.LOST
+    assert not await elsewhere.log.close(one, ENDED)
+
+
+async def test_a_recording_that_is_written_on_tells_no_end(house: House) -> None:
+    one, log, recorder = await house.begin(house.dead)
+    await house.wait_a_lease()
+    assert await house.recovery(house.alive).run_once() == 1
+    assert await house.status(one) is Status.LOST
+    assert "recording" not in (await house.world.events())[-1], "what still grows has no digest"
+    recorder.end(COMPLETE)
+    assert not await house.dead.log.close(one, ENDED)
+    assert not log.live
+
+
+async def test_the_dead_of_this_folder_are_known_at_once(house: House) -> None:
+    one = await house.left()
+    theirs = await house.world.server(ELSEWHERE)
+    another = attempt()
+    await theirs.log.open(another)
+    dead, living = (OwnerLocks(house.folder / "owners", owner) for owner in (DEAD, ELSEWHERE))
+    for locks in (dead, living):
+        locks.hold()
+    dead.release()
+    assert await house.recovery(house.alive, steady=False).run_once() == 1
+    assert await house.status(one) is Status.LOST
+    assert await house.status(another) is Status.RUNNING
+    assert [path.stem for path in (house.folder / "owners").iterdir()] == [ELSEWHERE]
+
+
+async def test_the_dead_are_looked_after_once_the_database_is_back(house: House) -> None:
+    one = await house.left()
+    locks = OwnerLocks(house.folder / "owners", DEAD)
+    locks.hold()
+    locks.release()
+    recovery = house.recovery(house.alive)
+    async with house.world.outage():
+        with pytest.raises(StorageError):
+            await recovery.run_once()
+    assert await recovery.run_once() == 1
+    assert await house.status(one) is Status.LOST
+
+
+async def test_a_server_that_just_started_waits_before_it_judges_others(house: House) -> None:
+    one = await house.left()
+    house.clock.now += 10 * LEASE_MS
+    recovery = house.recovery(house.alive, steady=False)
+    for _ in range(3):
+        assert await recovery.run_once() == 0
+        house.clock.now += LEASE_MS // 3
+    assert await recovery.run_once() == 1
+    assert await house.status(one) is Status.LOST
+
+
+async def test_after_an_outage_others_have_a_lease_to_come_back(house: House) -> None:
+    left = await house.left()
+    kept, _, _ = await house.begin(house.alive)
+    recovery = house.recovery(house.alive)
+    house.clock.now += LEASE_MS
+    async with house.world.outage():
+        with pytest.raises(StorageError):
+            await recovery.run_once()
+    assert await recovery.run_once() == 0
+    assert await house.alive.ownership.renew() == frozenset()
+    house.clock.now += LEASE_MS - 1
+    assert await recovery.run_once() == 0
+    assert await house.alive.ownership.renew() == frozenset()
+    house.clock.now += 1
+    assert await recovery.run_once() == 1
+    assert [await house.status(each) for each in (left, kept)] == [Status.LOST, Status.RUNNING]

@@ -1,7 +1,6 @@
-"""Recordings as files: followed from any point, mended, pruned."""
+"""Recordings as files: written by several processes, mended, pruned."""
 
 import asyncio
-import json
 import os
 import stat
 import subprocess
@@ -12,16 +11,12 @@ from pathlib import Path
 import pytest
 
 from backend.core.errors import RecordingError
-from backend.core.recording.batches import read_batch
 from backend.core.recording.lines import encode_lines
-from backend.core.recording.reader import Send
 from backend.core.recording.writer import Recorder
-from backend.storage.recordings import FileRecordings, RecordingFile, Retention
+from backend.storage.recordings import FileRecordings, Retention
 from tests.core.recording.recorded import COMPLETE, STARTED
 from tests.serving import ROOT
-
-ID = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
-OTHER = "01BRZ3NDEKTSV4RRFFQ69G5FAV"
+from tests.storage.contract.test_recordings import ID, read, write
 
 # Another server: writes a recording, a step for each line that it reads.
 ELSEWHERE = """
@@ -44,72 +39,6 @@ for line in sys.stdin:
 @pytest.fixture
 def folder(tmp_path: Path) -> FileRecordings:
     return FileRecordings(tmp_path / "recordings")
-
-
-def write(folder: FileRecordings, batches: int = 50, *, end: bool = True, id: str = ID) -> RecordingFile:
-    log = folder.create(id)
-    recorder = Recorder(id, log, lambda: 0.0)
-    recorder.add(STARTED)
-    for number in range(batches):
-        data = "".join(f"{number}-{line}\n" for line in range(number % 7 * 100 + 1))
-        recorder.lines("stdout", encode_lines(data.encode()))
-    if end:
-        recorder.end(COMPLETE)
-    return log
-
-
-async def read(log: RecordingFile, after_seq: int = 0) -> list[dict]:
-    messages: list[dict] = []
-
-    async def send(block: bytes) -> None:
-        assert block.endswith(b"\n")
-        for line in block.splitlines():
-            batch = read_batch(line)
-            messages.extend(map(json.loads, batch.messages() if batch else [line]))
-
-    await log.follow(after_seq, send)
-    return messages
-
-
-async def test_it_is_followed_from_every_number(folder: FileRecordings) -> None:
-    whole = await read(write(folder))
-    assert [message["seq"] for message in whole] == list(range(1, len(whole) + 1))
-    found = folder.find(ID)
-    assert found
-    for seq in [*range(0, len(whole) + 3, 97), len(whole) - 1, len(whole)]:
-        assert await read(found, seq) == whole[seq:]
-
-
-async def test_a_stretch_is_whole_lines_between_two_places(folder: FileRecordings) -> None:
-    log, stored = write(folder), (folder.folder / f"{ID}.ndjson").read_bytes()
-    places = [0, *(at + 1 for at, byte in enumerate(stored) if byte == 10)]
-    for begin in places[::9]:
-        for end in (begin, begin + 10, begin + 700, places[-2], len(stored), len(stored) + 99):
-            blocks: list[bytes] = []
-            stop = await log.copy(_into(blocks), begin, end)
-            assert stop == max(place for place in places if place <= max(begin, end))
-            assert b"".join(blocks) == stored[begin:stop]
-
-
-def _into(blocks: list[bytes]) -> Send:
-    async def send(block: bytes) -> None:
-        blocks.append(block)
-
-    return send
-
-
-async def test_many_viewers_see_the_same_while_it_grows(folder: FileRecordings) -> None:
-    log = folder.create(ID)
-    recorder = Recorder(ID, log, lambda: 0.0)
-    viewers = [asyncio.create_task(read(log, seq)) for seq in (0, 0, 5, 700)]
-    recorder.add(STARTED)
-    for number in range(300):
-        recorder.lines("stdout", encode_lines(f"{number}\n{'x' * (number * 300)}\n\n".encode()))
-        await asyncio.sleep(0)
-    recorder.end(COMPLETE)
-    whole, *others = await asyncio.gather(*viewers)
-    assert len(whole) == 902
-    assert others == [whole, whole[5:], whole[700:]]
 
 
 @pytest.mark.parametrize(
@@ -135,11 +64,6 @@ async def test_an_empty_file_is_ended_too(folder: FileRecordings) -> None:
     found = FileRecordings(folder.folder).find(ID)
     assert found
     assert [message["type"] for message in await read(found)] == ["error", "complete"]
-
-
-def test_what_is_not_kept_is_not_found(folder: FileRecordings) -> None:
-    for name in (ID, "", "../x", ID.lower(), "x" * 300, f"{ID}\0"):
-        assert folder.find(name) is None
 
 
 def test_the_old_and_the_many_go_and_the_live_stay(folder: FileRecordings) -> None:
@@ -177,13 +101,6 @@ async def test_a_disk_that_takes_nothing_is_told_and_the_end_comes_from_memory(f
         recorder.lines("stdout", encode_lines(b"x\n"))
     recorder.end(COMPLETE)
     assert [message["type"] for message in await read(log)] == ["started", "complete"]
-
-
-def test_an_id_is_taken_once(folder: FileRecordings) -> None:
-    folder.create(ID)
-    with pytest.raises(RecordingError, match="File exists"):
-        folder.create(ID)
-    folder.create(OTHER)
 
 
 async def test_what_another_server_still_writes_is_not_ended(folder: FileRecordings) -> None:

@@ -1,0 +1,83 @@
+"""Heartbeats, over stores in memory."""
+
+import asyncio
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import structlog
+
+from backend.core.audit.attempts import Completion
+from backend.core.execution.model import Status
+from backend.core.execution.ownership import LEASE_MS, Contact
+from backend.runtime import background
+from backend.runtime.background import heartbeat_often
+from tests.storage.conftest import Clock, clock, new_id
+from tests.storage.contract.worlds import MemoryWorld, Server
+from tests.storage.writing import ENDED, attempt
+
+__all__ = ["clock", "new_id"]
+
+
+@pytest.fixture
+def world(clock: Clock, new_id: Callable[[], str], monkeypatch: pytest.MonkeyPatch) -> MemoryWorld:
+    monkeypatch.setattr(background, "HEARTBEAT", 0)
+    return MemoryWorld(clock, new_id)
+
+
+def stores(server: Server, contact: Contact) -> Any:
+    """What a heartbeat needs of the stores."""
+    recovery = SimpleNamespace(contact=contact)
+    return SimpleNamespace(ownership=server.ownership, executions=server.executions, recovery=recovery)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0)
+
+
+async def test_what_runs_is_kept_and_what_was_lost_is_stopped(world: MemoryWorld, clock: Clock) -> None:
+    here, other = await world.server("A" * 26), await world.server("B" * 26)
+    kept, lost = attempt(), attempt()
+    await here.log.open(kept)
+    await here.log.open(lost)
+    assert await other.log.close(lost, Completion(Status.LOST, None, 0))
+    clock.now += LEASE_MS - 1
+    stopped: set[str] = set()
+    beating = asyncio.create_task(heartbeat_often(stores(here, Contact()), stopped.update))
+    await until(lambda: stopped == {lost.id})
+    beating.cancel()
+    clock.now += 1
+    assert await other.ownership.expired(clock.now) == []
+
+
+async def test_an_outage_is_logged_once_and_what_could_not_be_written_is_written_after_it(
+    world: MemoryWorld, clock: Clock
+) -> None:
+    here, contact = await world.server("A" * 26), Contact()
+    one, two = attempt(), attempt()
+    await here.log.open(one)
+    await here.log.open(two)
+    with structlog.testing.capture_logs() as logs:
+        async with world.outage():
+            closing = asyncio.create_task(here.log.close(one, ENDED))
+            await asyncio.wait({closing})
+            assert closing.exception()
+            contact.reached(clock.now - LEASE_MS)
+            contact.reached(clock.now)
+            beating = asyncio.create_task(heartbeat_often(stores(here, contact), lambda _: None))
+            await until(lambda: bool(logs))
+            for _ in range(20):  # more heartbeats that fail
+                await asyncio.sleep(0)
+            assert contact.judged_until(clock.now) == 0
+        await until(lambda: len(world.audit.events) == 5)
+        beating.cancel()
+    assert [(each["log_level"], each["event"]) for each in logs] == [
+        ("error", "leases not extended"),
+        ("info", "over: leases not extended"),
+    ]
+    found = await world.history.get(one.id)
+    assert found
+    assert found.status is Status.SUCCEEDED

@@ -1,0 +1,187 @@
+"""Ownership by lease: who runs an execution, who may end it, and who takes over what waits."""
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from backend.core.audit.attempts import Attempt, Completion
+from backend.core.execution.model import Status
+from backend.core.execution.ownership import LEASE_MS
+from backend.core.ids import ulid
+from tests.storage.conftest import Clock
+from tests.storage.contract.test_execution_log import LOST, kinds, status
+from tests.storage.contract.worlds import Server, World
+from tests.storage.writing import ENDED, attempt
+
+CANCELLED = Completion(Status.CANCELLED, None, 0, stopped_by="user:bob")
+
+
+@pytest.fixture
+async def other(world: World) -> Server:
+    return await world.server("B" * 26, "F" * 26)
+
+
+def in_order(count: int) -> list[Attempt]:
+    """Attempts of different times."""
+    return [attempt(id=ulid(number, number)) for number in range(1, count + 1)]
+
+
+async def expired(server: Server, before_ms: int) -> list[str]:
+    return [record.id for record in await server.ownership.expired(before_ms)]
+
+
+async def test_a_lease_runs_out_unless_it_is_extended(
+    world: World, server: Server, other: Server, clock: Clock
+) -> None:
+    kept, left = in_order(2)
+    await server.log.open(kept)
+    await other.log.open(left)
+    clock.now += LEASE_MS - 1
+    assert await expired(server, clock.now) == []
+    assert await server.ownership.renew() == frozenset()
+    clock.now += 1
+    for each in (server, other):
+        assert await expired(each, clock.now) == [left.id]
+    assert await expired(server, clock.now - 1) == []
+    clock.now += LEASE_MS - 1
+    assert await expired(server, clock.now) == [kept.id, left.id]
+
+
+async def test_what_has_ended_or_was_refused_has_no_lease(world: World, server: Server, clock: Clock) -> None:
+    one = attempt()
+    await server.log.open(one)
+    await server.log.close(one, ENDED)
+    clock.now += 10 * LEASE_MS
+    assert await expired(server, clock.now) == []
+    assert await server.ownership.renew() == frozenset()
+
+
+async def test_an_expired_execution_is_closed_once_by_servers_that_race(
+    world: World, server: Server, clock: Clock
+) -> None:
+    others = [await world.server(letter * 26) for letter in "CDE"]
+    made = [attempt() for _ in range(4)]
+    for each in made:
+        await server.log.open(each)
+    clock.now += LEASE_MS
+
+    async def close_all(each: Server) -> list[bool]:
+        found = await each.ownership.expired(clock.now)
+        return [await each.ownership.close_expired(record, clock.now, LOST) for record in found]
+
+    results = await asyncio.gather(*map(close_all, others))
+    assert sum(sum(each) for each in results) == len(made)
+    for each in made:
+        assert await kinds(world, each.id) == ["submitted", "started", "lost"]
+        assert not await server.log.close(each, ENDED)
+
+
+async def test_a_server_that_comes_back_in_time_keeps_its_execution(
+    world: World, server: Server, other: Server, clock: Clock
+) -> None:
+    one = attempt()
+    await server.log.open(one)
+    clock.now += LEASE_MS
+    [found] = await other.ownership.expired(clock.now)
+    assert await server.ownership.renew() == frozenset()
+    assert not await other.ownership.close_expired(found, clock.now, LOST)
+    assert await status(world, one.id) is Status.RUNNING
+    assert await kinds(world, one.id) == ["submitted", "started"]
+
+
+async def test_a_server_learns_what_it_has_lost(world: World, server: Server, other: Server, clock: Clock) -> None:
+    lost, kept = attempt(), attempt()
+    await server.log.open(lost)
+    clock.now += 1
+    await server.log.open(kept)
+    clock.now += LEASE_MS - 1
+    [found] = await other.ownership.expired(clock.now)
+    assert await other.ownership.close_expired(found, clock.now, LOST)
+    assert await server.ownership.renew() == {lost.id}
+    assert await server.ownership.renew() == frozenset(), "it is reported once"
+    assert not await server.log.close(lost, ENDED)
+    assert await server.log.close(kept, ENDED)
+
+
+async def test_the_leases_of_a_dead_owner_end_at_once(
+    world: World, server: Server, other: Server, clock: Clock
+) -> None:
+    theirs, ours, ended = attempt(), attempt(), attempt()
+    await other.log.open(theirs)
+    await other.log.open(ended)
+    await other.log.close(ended, ENDED)
+    await server.log.open(ours)
+    await server.ownership.release_dead({other.ownership.owner, "nobody"})
+    assert await expired(server, 0) == [theirs.id]
+    await server.ownership.release_dead(set())
+    assert await expired(server, 0) == [theirs.id]
+
+
+async def test_what_waits_is_claimed_in_order_with_its_job(
+    world: World, server: Server, other: Server, clock: Clock
+) -> None:
+    made = in_order(3)
+    for each in made:
+        await server.ownership.enqueue(each, f'{{"execution":"{each.id}"}}')
+    found = await world.history.get(made[0].id)
+    assert found
+    assert (found.status, found.owner) == (Status.QUEUED, None)
+    assert await kinds(world, made[0].id) == ["submitted"]
+    assert await expired(server, clock.now + 10 * LEASE_MS) == [], "it has no lease"
+    claimed = await other.ownership.claim_queued(2)
+    assert [each.record.id for each in claimed] == [each.id for each in made[:2]]
+    assert claimed[1].job == f'{{"execution":"{made[1].id}"}}'
+    assert claimed[0].record == replace(found, status=Status.RUNNING, owner=other.ownership.owner, folder="F" * 26)
+    assert await world.history.get(made[0].id) == claimed[0].record
+    assert await kinds(world, made[0].id) == ["submitted", "started"]
+    clock.now += LEASE_MS - 1
+    assert await other.ownership.renew() == frozenset()
+    clock.now += 1
+    assert await expired(server, clock.now) == []
+    assert await other.log.close(made[0], ENDED)
+    assert [each.record.id for each in await server.ownership.claim_queued(9)] == [made[2].id]
+    assert await server.ownership.claim_queued(9) == []
+
+
+async def test_servers_that_race_claim_each_execution_once(world: World, server: Server) -> None:
+    others = [server, *[await world.server(letter * 26) for letter in "CDE"]]
+    made = [attempt() for _ in range(30)]
+    await asyncio.gather(*(server.ownership.enqueue(each, "job") for each in made))
+    claims = await asyncio.gather(*(each.ownership.claim_queued(4) for each in others for _ in range(3)))
+    claimed = [each.record.id for claim in claims for each in claim]
+    assert sorted(claimed) == sorted(each.id for each in made)
+    for each in made:
+        assert await kinds(world, each.id) == ["submitted", "started"]
+
+
+async def test_what_waits_can_be_cancelled_and_what_runs_not(world: World, server: Server, other: Server) -> None:
+    waits, runs = attempt(), attempt()
+    await server.ownership.enqueue(waits, "job")
+    assert await other.ownership.cancel_queued(waits.id, CANCELLED)
+    assert not await server.ownership.cancel_queued(waits.id, CANCELLED)
+    assert await status(world, waits.id) is Status.CANCELLED
+    assert await kinds(world, waits.id) == ["submitted", "cancelled", "finished"]
+    assert await server.ownership.claim_queued(1) == []
+    await server.log.open(runs)
+    assert not await server.ownership.cancel_queued(runs.id, CANCELLED)
+    assert not await server.ownership.cancel_queued("unknown", CANCELLED)
+    assert await status(world, runs.id) is Status.RUNNING
+
+
+async def test_of_a_claim_and_a_cancellation_at_once_one_succeeds(world: World, server: Server, other: Server) -> None:
+    for _ in range(10):
+        one = attempt()
+        await server.ownership.enqueue(one, "job")
+        claim, cancelled = await asyncio.gather(
+            server.ownership.claim_queued(1), other.ownership.cancel_queued(one.id, CANCELLED)
+        )
+        assert len(claim) + cancelled == 1
+        assert await status(world, one.id) is (Status.CANCELLED if cancelled else Status.RUNNING)
+
+
+async def test_what_waits_is_not_finished_and_not_running(world: World, server: Server) -> None:
+    one = attempt()
+    await server.ownership.enqueue(one, "job")
+    assert not await server.log.close(one, ENDED)
+    assert await status(world, one.id) is Status.QUEUED

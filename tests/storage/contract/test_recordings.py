@@ -1,0 +1,140 @@
+"""Recordings in memory and as files: followed from any point, live, by any number of viewers."""
+
+import asyncio
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from backend.core.errors import RecordingError
+from backend.core.recording.batches import read_batch
+from backend.core.recording.digest import RecordingDigest
+from backend.core.recording.lines import encode_lines
+from backend.core.recording.reader import Send
+from backend.core.recording.writer import Recorder, RecordingLog
+from backend.storage.memory.recordings import MemoryRecordings
+from backend.storage.recordings import FileRecordings
+from tests.core.recording.recorded import COMPLETE, STARTED
+
+ID = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
+OTHER = "01BRZ3NDEKTSV4RRFFQ69G5FAV"
+
+Recordings = FileRecordings | MemoryRecordings
+
+
+@pytest.fixture(params=["memory", "files"])
+def recordings(request: pytest.FixtureRequest, tmp_path: Path) -> Recordings:
+    return MemoryRecordings() if request.param == "memory" else FileRecordings(tmp_path / "recordings")
+
+
+def write(recordings: Recordings, batches: int = 50, *, end: bool = True, id: str = ID) -> RecordingLog:
+    log = recordings.create(id)
+    recorder = Recorder(id, log, lambda: 0.0)
+    recorder.add(STARTED)
+    for number in range(batches):
+        data = "".join(f"{number}-{line}\n" for line in range(number % 7 * 100 + 1))
+        recorder.lines("stdout", encode_lines(data.encode()))
+    if end:
+        recorder.end(COMPLETE)
+    return log
+
+
+async def read(log: RecordingLog, after_seq: int = 0) -> list[dict]:
+    messages: list[dict] = []
+
+    async def send(block: bytes) -> None:
+        assert block.endswith(b"\n")
+        for line in block.splitlines():
+            batch = read_batch(line)
+            messages.extend(map(json.loads, batch.messages() if batch else [line]))
+
+    await log.follow(after_seq, send)
+    return messages
+
+
+async def test_it_is_followed_from_every_number(recordings: Recordings) -> None:
+    whole = await read(write(recordings))
+    assert [message["seq"] for message in whole] == list(range(1, len(whole) + 1))
+    found = recordings.find(ID)
+    assert found
+    for seq in [*range(0, len(whole) + 3, 97), len(whole) - 1, len(whole)]:
+        assert await read(found, seq) == whole[seq:]
+
+
+async def test_a_stretch_is_whole_lines_between_two_places(recordings: Recordings) -> None:
+    log, everything = write(recordings), list[bytes]()
+    await log.copy(_into(everything))
+    stored = b"".join(everything)
+    places = [0, *(at + 1 for at, byte in enumerate(stored) if byte == 10)]
+    for begin in places[::9]:
+        for end in (begin, begin + 10, begin + 700, places[-2], len(stored), len(stored) + 99):
+            blocks: list[bytes] = []
+            stop = await log.copy(_into(blocks), begin, end)
+            assert stop == max(place for place in places if place <= max(begin, end))
+            assert b"".join(blocks) == stored[begin:stop]
+
+
+def _into(blocks: list[bytes]) -> Send:
+    async def send(block: bytes) -> None:
+        blocks.append(block)
+
+    return send
+
+
+async def test_many_viewers_see_the_same_while_it_grows(recordings: Recordings) -> None:
+    log = recordings.create(ID)
+    recorder = Recorder(ID, log, lambda: 0.0)
+    viewers = [asyncio.create_task(read(log, seq)) for seq in (0, 0, 5, 700)]
+    recorder.add(STARTED)
+    for number in range(300):
+        recorder.lines("stdout", encode_lines(f"{number}\n{'x' * (number * 300)}\n\n".encode()))
+        await asyncio.sleep(0)
+    recorder.end(COMPLETE)
+    whole, *others = await asyncio.gather(*viewers)
+    assert len(whole) == 902
+    assert others == [whole, whole[5:], whole[700:]]
+
+
+def test_what_is_not_kept_is_not_found(recordings: Recordings) -> None:
+    for name in (ID, "", "../x", ID.lower(), "x" * 300, f"{ID}\0"):
+        assert recordings.find(name) is None
+
+
+def test_an_id_is_taken_once(recordings: Recordings) -> None:
+    recordings.create(ID)
+    with pytest.raises(RecordingError, match="File exists"):
+        recordings.create(ID)
+    recordings.create(OTHER)
+
+
+async def test_what_was_only_begun_is_gone_when_it_is_discarded(recordings: Recordings) -> None:
+    recordings.create(ID).discard()
+    assert recordings.find(ID) is None
+    recordings.create(ID)
+
+
+async def test_its_end_is_read_once_it_has_one(recordings: Recordings) -> None:
+    assert recordings.last_message(ID) == {}
+    assert recordings.seal(ID) is None
+    log = write(recordings, end=False)
+    assert recordings.last_message(ID) is None
+    sealed = log.seal()
+    Recorder(ID, log, lambda: 0.0).end(COMPLETE)
+    assert (recordings.last_message(ID) or {})["status"] == "succeeded"
+    assert recordings.seal(ID) == sealed
+    everything: list[bytes] = []
+    await log.copy(_into(everything), 0, sealed.size)
+    assert sealed == RecordingDigest(sealed.size, hashlib.sha256(b"".join(everything)).hexdigest())
+
+
+async def test_a_block_is_whole_lines_and_a_long_line_is_one_block(recordings: Recordings) -> None:
+    log, long = recordings.create(ID), b"x" * 100_000 + b"\n"
+    log.append(long)
+    for _ in range(3000):
+        log.append(b"a line of some length\n")
+    blocks: list[bytes] = []
+    assert await log.copy(_into(blocks)) == len(long) + 3000 * 22
+    assert blocks[0].startswith(long)
+    assert 1 < len(blocks) < 10
+    assert all(block.endswith(b"\n") for block in blocks)
