@@ -165,4 +165,4 @@ def test_the_repository_names_no_machine_and_no_registry() -> None:
     for name in files:
         path = ROOT / name
         if path.suffix not in {".png", ".svg"} and path.exists():
-            assert not re.search(names, path.read_text()), name
+            assert not re.search(names, path.read_text(errors="replace")), name
