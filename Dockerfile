@@ -1,14 +1,3 @@
-# The cage, compiled where there is a compiler.
-FROM python:3.14-slim AS cage
-
-# hadolint ignore=DL3008
-RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev
-
-WORKDIR /app
-COPY backend/__init__.py backend/
-COPY backend/executors backend/executors
-RUN python -c "from backend.executors.local.launcher import prebuild; prebuild()"
-
 FROM python:3.14-slim
 
 ENV PYTHONUNBUFFERED=1 \
@@ -23,7 +12,6 @@ RUN pip install --no-cache-dir --disable-pip-version-check -r requirements.txt \
 
 COPY backend backend
 COPY frontend frontend
-COPY --from=cage /app/backend/executors/local/cage-* backend/executors/local/
 
 USER 10001:10001
 VOLUME /data

@@ -122,7 +122,7 @@ def version(program: str) -> str:
 
 
 def package(machine: str) -> str:
-    return f"gcc-{machine.replace('_', '-')}-linux-gnu and libc6-dev"
+    return f"gcc-{machine.replace('_', '-')}-linux-gnu with libc6-dev for it"
 
 
 def digest(data: bytes) -> str:

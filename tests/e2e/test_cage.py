@@ -25,9 +25,10 @@ from tests.storage.conftest import SERVER as POSTGRESQL
 from tests.storage.conftest import postgresql as postgresql
 
 HERE = Path(__file__).parent
-COMPILED = [sys.executable, "-m", "backend", "serve"]
-PYTHON = [sys.executable, str(HERE / "without_compiler.py"), "serve"]
-UNLOCKED = [sys.executable, str(HERE / "without_landlock.py"), *COMPILED]
+SERVE = [sys.executable, "-m", "backend", "serve"]
+NO_COMPILER = [sys.executable, str(HERE / "without_compiler.py"), "serve"]
+NO_CAGE = [sys.executable, str(HERE / "without_cage.py"), "serve"]
+UNLOCKED = [sys.executable, str(HERE / "without_landlock.py"), *SERVE]
 SECRETS = {
     "ANTHROPIC_API_KEY": "planted-anthropic-5f2e",
     "GATEPOST_SECRET_KEY": "planted-secret-key-that-is-32-bytes-long",
@@ -65,9 +66,9 @@ def begin(start_server: StartServer, tmp_path: Path) -> Begin:
     return started
 
 
-@pytest.fixture(params=["compiled", "python", "postgresql"])
+@pytest.fixture(params=["sqlite", "postgresql"])
 def planted(request: pytest.FixtureRequest, begin: Begin) -> Iterator[Server]:
-    """A server with secrets, on each kind of cage, and with a database that has a password."""
+    """A server with secrets, also with a database that has a password."""
     if request.param == "postgresql":
         need(importlib.util.find_spec(POSTGRESQL), POSTGRESQL)
         postgres, name = request.getfixturevalue("postgresql"), f"cage_{os.urandom(4).hex()}"
@@ -77,9 +78,7 @@ def planted(request: pytest.FixtureRequest, begin: Begin) -> Iterator[Server]:
         assert secret != uri
         yield begin({"DATABASE_URL": secret})
     else:
-        server = begin(command=PYTHON if request.param == "python" else COMPILED)
-        assert server.get("/health/protection").json["kind"] == request.param
-        yield server
+        yield begin()
 
 
 def _pids(server: Server) -> str:
@@ -257,9 +256,8 @@ async def test_200_kills_several_at_once_leave_no_process(begin: Begin) -> None:
     assert cuts[98] < 3
 
 
-@pytest.mark.parametrize("command", [COMPILED, PYTHON], ids=["compiled", "python"])
-async def test_nothing_outlives_a_server_that_is_killed(begin: Begin, command: list[str]) -> None:
-    server = begin(command=command)
+async def test_nothing_outlives_a_server_that_is_killed(begin: Begin) -> None:
+    server = begin()
     async with terminal(server) as client:
         for number in range(8):
             script = FAMILIES[number % len(FAMILIES)].format(mark=920_000 + number)
@@ -282,7 +280,7 @@ def _kept(server: Server, execution: str) -> tuple[str, list[dict[str, Any]]]:
     return level, [event for event in events if event["kind"] == "finished"]
 
 
-@pytest.mark.parametrize(("command", "level"), [(COMPILED, "L2"), (PYTHON, "L2"), (UNLOCKED, "L1")])
+@pytest.mark.parametrize(("command", "level"), [(SERVE, "L2"), (UNLOCKED, "L1")])
 async def test_every_execution_tells_the_level_that_was_applied(begin: Begin, command: list[str], level: str) -> None:
     server = begin({"GATEPOST_PROTECTION_MINIMUM": "L1"}, command)
     lines = ("echo ok", "bash -c 'exit 3'", "bash -c 'kill -9 $$'", "echo a | cat > file", "sleep 600", "yes")
@@ -293,6 +291,29 @@ async def test_every_execution_tells_the_level_that_was_applied(begin: Begin, co
             assert (line, complete["protection"], stored, event["protection"]) == (line, level, level, level)
             assert ("landlock:" in ",".join(event["layers"])) == (level == "L2")
             assert {"seccomp", "no_new_privs", "rlimits", "session"} <= set(event["layers"])
+
+
+async def test_without_a_compiler_commands_run_in_the_shipped_cage(begin: Begin) -> None:
+    server = begin(command=NO_COMPILER)
+    assert server.get("/health/protection").json["level"] == "L2"
+    async with terminal(server) as client:
+        replies = await client.run("echo ok")
+    assert (output(replies), replies[-1]["protection"]) == ("ok\n", "L2")
+
+
+def test_starting_neither_builds_nor_copies_the_cage(begin: Begin) -> None:
+    server = begin()
+    assert server.get("/health/protection").json["level"] == "L2"
+    assert not (server.data_dir / "cage").exists()
+
+
+async def test_without_a_cage_nothing_runs_and_the_reason_is_given(begin: Begin) -> None:
+    server = begin(command=NO_CAGE)
+    answer = server.get("/health/protection")
+    assert (answer.status, answer.json["level"]) == (503, "L0")
+    assert all("install Gatepost again" in test["detail"] for test in answer.json["tests"])
+    async with terminal(server) as client:
+        assert [message["rule"] for message in await client.run("echo ok")] == ["protection.unavailable"]
 
 
 async def test_where_landlock_is_missing_nothing_runs(begin: Begin) -> None:

@@ -2,8 +2,8 @@
 
 import runpy
 
-from backend.executors.local import launcher
+from backend.executors.local import cage_binary
 
 if __name__ == "__main__":
-    launcher.COMPILERS = ()
+    cage_binary.COMPILERS = ()
     runpy.run_module("backend", run_name="__main__", alter_sys=True)

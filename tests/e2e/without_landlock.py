@@ -6,7 +6,7 @@ import os
 import struct
 import sys
 
-NO_NEW_PRIVS, SECCOMP, FILTER = 38, 22, 2
+PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 38, 22, 2
 FIRST, LAST = 444, 446  # the calls of Landlock, on every architecture
 INSTRUCTIONS = [
     (0x20, 0, 0, 0),  # the number of the call
@@ -22,7 +22,10 @@ def main() -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     code = ctypes.create_string_buffer(b"".join(struct.pack("<HBBI", *each) for each in INSTRUCTIONS))
     program = (ctypes.c_uint64 * 2)(len(INSTRUCTIONS), ctypes.addressof(code))
-    for words in ((NO_NEW_PRIVS, 1, 0, 0, 0), (SECCOMP, FILTER, ctypes.addressof(program), 0, 0)):
+    for words in (
+        (PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0),
+        (PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.addressof(program), 0, 0),
+    ):
         if libc.prctl(*map(ctypes.c_ulong, words)):
             sys.exit(f"prctl: {os.strerror(ctypes.get_errno())}")
     os.execv(sys.argv[1], sys.argv[1:])

@@ -329,7 +329,15 @@ def test_the_report(cage: Cage) -> None:
     assert 0 < report.usage.cpu_seconds < BOUND
     assert report.usage.peak_memory > 100_000
     assert report.usage.read_bytes >= 0
-    assert report.usage.written_bytes >= 0
+    assert report.usage.written_bytes >= min(1_000_000, written_by_us(cage.root / "ours"))
+
+
+def written_by_us(path: Path) -> int:
+    """What the kernel counts for a file of 1 MB, which is nothing in memory."""
+    before = Path("/proc/self/io").read_text()
+    path.write_bytes(bytes(1_000_000))
+    counted = [int(text.split("\nwrite_bytes: ")[1].split()[0]) for text in (before, Path("/proc/self/io").read_text())]
+    return counted[1] - counted[0]
 
 
 def test_without_a_workspace_nothing_is_executed(cage: Cage) -> None:
@@ -615,6 +623,29 @@ def test_what_is_no_number_is_refused(feeder: Feeder, wrong: bytes) -> None:
         if content.removeprefix(b"-").isdigit():
             changed = len(wrong).to_bytes(4, "little") + wrong
             if not feeder.refuses(feeder.spec[:start] + changed + feeder.spec[end:]):
+                accepted.append((start, content))
+    assert accepted == []
+
+
+def test_a_field_that_does_not_end_with_nul_is_refused(feeder: Feeder) -> None:
+    accepted = []
+    for start, length in fields(feeder.spec):
+        end = start + 4 + length
+        if not feeder.refuses(feeder.spec[:end] + b"x" + feeder.spec[end + 1 :]):
+            accepted.append((start, length))
+    assert accepted == []
+
+
+def test_a_number_that_overflows_is_refused(feeder: Feeder) -> None:
+    """In 64 bits it would be the number that was there."""
+    accepted = []
+    for start, length in fields(feeder.spec):
+        end = start + 4 + length
+        content = feeder.spec[start + 4 : end]
+        if content.isdigit():
+            changed = str((1 << 64) + int(content)).encode()
+            header = len(changed).to_bytes(4, "little")
+            if not feeder.refuses(feeder.spec[:start] + header + changed + feeder.spec[end:]):
                 accepted.append((start, content))
     assert accepted == []
 

@@ -8,7 +8,9 @@ import stat
 import struct
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -79,6 +81,13 @@ def test_a_binary_is_the_one_of_the_manifest_and_static(machine: str) -> None:
 def test_nothing_else_is_shipped() -> None:
     names = {"cage.c", "manifest.json", *(f"cage-{machine}" for machine in MANIFEST["binaries"])}
     assert {path.name for path in FOLDER.iterdir()} == names
+
+
+def test_the_distribution_contains_them() -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
+    patterns = project["tool"]["setuptools"]["package-data"]["backend.executors.local"]
+    files = [str(path.relative_to(FOLDER.parent)) for path in FOLDER.iterdir()]
+    assert [name for name in files if not any(fnmatch(name, pattern) for pattern in patterns)] == []
 
 
 def test_the_repository_has_the_binaries_with_their_mode() -> None:

@@ -119,11 +119,10 @@ async def test_a_command_sees_only_the_listed_environment(tmp_path: Path, monkey
 async def test_a_command_inherits_no_descriptor(tmp_path: Path) -> None:
     leaked = os.open(tmp_path, os.O_RDONLY)
     os.set_inheritable(leaked, True)
-    bench = Bench(tmp_path, "import os; print(sorted(map(int, os.listdir('/proc/self/fd')))[:4])")
+    bench = Bench(tmp_path, "import os; print(sorted(map(int, os.listdir('/proc/self/fd'))))")
     await bench.run()
     os.close(leaked)
     assert bench.log.text("stdout") == "[0, 1, 2, 3]\n"  # 3 is the listing itself
-    assert not any(f"{leaked}," in message.get("line", "") for message in bench.log.messages if leaked > 3)
 
 
 async def test_a_stubborn_command_is_killed_after_the_grace(tmp_path: Path) -> None:
