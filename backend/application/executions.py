@@ -8,16 +8,16 @@ from typing import Any, Protocol, TypeVar
 
 from backend.application.local_executions import LocalExecutions
 from backend.application.submission import CommandSpec, Existing, IdempotencyKey, Submission
-from backend.core.audit.attempts import Record
+from backend.core.audit.attempts import Completion, Record
 from backend.core.decisions import Decision
 from backend.core.errors import StorageError
 from backend.core.execution.access import Owner, Relation, may_control, may_view, relation
 from backend.core.execution.bus import ExecutionBus, Relay
-from backend.core.execution.model import Delivery, Instruction
+from backend.core.execution.model import Delivery, Instruction, Status, Stop
 from backend.core.execution.ownership import LEASE
 from backend.core.execution.refusals import forgotten, unavailable, uncontrolled, unknown, unreachable, unreadable
 from backend.core.execution.registry import Execution
-from backend.core.execution.requests import Refused
+from backend.core.execution.requests import Refused, Waiting
 from backend.core.execution.targets import OWN, Target, TargetRef
 from backend.core.identity import Permission, Principal
 from backend.core.policy.admit import Plan
@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 INDEXES = 64  # recordings whose index is remembered, those that were read last
 LOST_BOUND = LEASE + 10.0  # seconds until an execution whose server died is recorded as lost
-LOST_POLL = 0.5  # seconds between two looks whether it is
+POLL = 0.5  # seconds between two looks at a record that another process changes
 
 
 class TokenCheck(Protocol):
@@ -39,6 +39,14 @@ class TokenCheck(Protocol):
 
     async def is_valid(self, principal: Principal) -> bool:
         """Whether it is still valid. Raises StorageError."""
+        ...
+
+
+class Queue(Protocol):
+    """The executions that wait for an owner."""
+
+    async def cancel_queued(self, execution: str, completion: Completion) -> bool:
+        """End one that waits; False when it does not wait any more. Raises StorageError."""
         ...
 
 
@@ -86,6 +94,7 @@ class ExecutionService:
     history: ExecutionHistory
     projects: Projects
     tokens: TokenCheck
+    queue: Queue
     local: LocalExecutions
     bus: ExecutionBus
     owner: str
@@ -94,7 +103,7 @@ class ExecutionService:
 
     async def submit(
         self, who: Principal, spec: CommandSpec, once: IdempotencyKey | None = None
-    ) -> Execution | Existing | Refused:
+    ) -> Execution | Waiting | Existing | Refused:
         """Start a command, or find the execution that the same key started before."""
         return await self.submission.submit(who, spec, once)
 
@@ -145,6 +154,8 @@ class ExecutionService:
         return found if isinstance(found, Decision) else self._recording(id, found)
 
     def _recording(self, id: str, found: _Found) -> Recording | Decision:
+        if found.record and found.record.status is Status.QUEUED:
+            return Recording(id, True, partial(self._follow_waiting, id), partial(self._download, id, found))
         try:
             if self._is_here(found) and self.local.reader(id) is None:
                 return forgotten(id) if found.record else unknown(id)
@@ -219,12 +230,30 @@ class ExecutionService:
         record = found.record
         if record is None:
             return unknown(id)
+        if record.status is Status.QUEUED and isinstance(instruction, Stop):
+            return await self._cancel_waiting(id, instruction)
         if record.status.is_final or record.owner in {None, self.owner}:
             return Delivery.NOT_RUNNING
         return await self.bus.instruct(record.owner or "", id, instruction)
 
+    async def _cancel_waiting(self, id: str, stop: Stop) -> Delivery:
+        """End an execution that nobody owns yet. One that was claimed meanwhile runs."""
+        ended = await self.queue.cancel_queued(id, Completion(Status.CANCELLED, None, 0, stopped_by=stop.by))
+        return Delivery.DELIVERED if ended else Delivery.NOT_RUNNING
+
     def _is_here(self, found: _Found) -> bool:
         return found.record is None or found.record.folder == self.folder
+
+    async def _follow_waiting(self, id: str, after_seq: int, send: Send) -> Decision | None:
+        """Wait until an execution has an owner, then follow it. One that is cancelled before has no recording."""
+        while True:
+            found = await _answered(self._find(id))
+            if isinstance(found, Decision):
+                return found
+            if found.live or not found.record or found.record.status is not Status.QUEUED:
+                recording = self._recording(id, found)
+                return recording if isinstance(recording, Decision) else await recording.follow(after_seq, send)
+            await asyncio.sleep(POLL)
 
     async def _follow_here(self, id: str, after_seq: int, send: Send) -> Decision | None:
         sent = await _read(lambda: self.local.follow_here(id, after_seq, send))
@@ -249,11 +278,11 @@ class ExecutionService:
         while asyncio.get_running_loop().time() < deadline:
             record = await _answered(self._record(id))
             if isinstance(record, Record) and record.status.is_final:
-                if record.status.value != "lost":
+                if record.status is not Status.LOST:
                     return unreachable(id)
                 await seen.send(lost_lines(id, seen.seq + 1))
                 return None
-            await asyncio.sleep(LOST_POLL)
+            await asyncio.sleep(POLL)
         return unreachable(id)
 
     async def _record(self, id: str) -> Record | Decision:

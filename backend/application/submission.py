@@ -10,7 +10,7 @@ from backend.core.errors import StorageError
 from backend.core.execution.gateway import Gateway
 from backend.core.execution.refusals import unavailable
 from backend.core.execution.registry import Execution
-from backend.core.execution.requests import Refused, Request
+from backend.core.execution.requests import Refused, Request, Waiting
 from backend.core.execution.targets import OWN, Target, TargetRef
 from backend.core.identity import Principal
 from backend.core.policy.admit import Plan
@@ -68,7 +68,7 @@ class Submission:
 
     async def submit(
         self, who: Principal, spec: CommandSpec, once: IdempotencyKey | None
-    ) -> Execution | Existing | Refused:
+    ) -> Execution | Waiting | Existing | Refused:
         """Start a command, or find the execution that the same key started before."""
         try:
             request = await self._request(who, spec)
@@ -100,7 +100,7 @@ class Submission:
             unresolved=found if isinstance(found, Decision) else None,
         )
 
-    async def _once(self, request: Request, once: IdempotencyKey) -> Execution | Existing | Refused:
+    async def _once(self, request: Request, once: IdempotencyKey) -> Execution | Waiting | Existing | Refused:
         principal = request.principal.name
         for _ in range(TRIES):
             claim = await self.keys.claim(principal, once.key, once.body_hash, self.new_id())
@@ -115,7 +115,7 @@ class Submission:
         reason = "Another request with this Idempotency-Key has not started yet."
         return Refused(Decision.deny("idempotency.waiting", reason, "Send it again in a moment.", retry_after=1))
 
-    async def _submit_claimed(self, request: Request, key: str) -> Execution | Refused:
+    async def _submit_claimed(self, request: Request, key: str) -> Execution | Waiting | Refused:
         answer = await self.gateway.submit(request)
         if isinstance(answer, Refused):
             await self.keys.release(request.principal.name, key, request.execution)

@@ -10,6 +10,7 @@ import structlog
 from fastapi import FastAPI
 from limits.aio.storage import Storage
 from prometheus_client import generate_latest
+from pydantic import TypeAdapter
 from slowapi import Limiter
 
 from backend import __version__
@@ -24,6 +25,7 @@ from backend.bus.redis import RedisBus
 from backend.core.execution.bus import ExecutionBus
 from backend.core.execution.gateway import Gateway, Rates
 from backend.core.execution.lifecycle import Clock, Lifecycle
+from backend.core.execution.model import Job
 from backend.core.execution.targets import ExecutionLimits
 from backend.core.limits import Rate, Slots
 from backend.core.recording.redaction import DEFAULT_PATTERNS, Masks
@@ -51,6 +53,7 @@ from backend.transports.security import Connections, Rejections, Security
 from backend.transports.terminal_socket import ServiceInfo, TerminalSocket
 
 NAME = "Gatepost"
+JOB: TypeAdapter[Job] = TypeAdapter(Job)
 PAGE_FOLDER = Path(__file__).parents[2] / "frontend"
 BODY_LIMIT = 256 * 1024  # bytes
 TOKEN_FAILURES = Rate(10, 60)
@@ -152,6 +155,8 @@ def _gateway(
         refusals=stores.executions,
         lifecycle=Lifecycle(
             log=stores.executions,
+            queue=stores.ownership,
+            encode=lambda job: JOB.dump_json(job).decode(),
             recordings=stores.recordings,
             observer=telemetry,
             clock=Clock(time.monotonic, utc_now, new_id),
@@ -167,6 +172,7 @@ def _service(settings: Settings, stores: Stores, gateway: Gateway, resolver: Tar
         history=stores.history,
         projects=stores.projects,
         tokens=Authenticator(stores.identities, access_tokens(settings), now_ms),
+        queue=stores.ownership,
         local=LocalExecutions(gateway.lifecycle.registry, stores.recordings, raw=settings.raw_output),
         bus=_bus(settings),
         owner=stores.owner,

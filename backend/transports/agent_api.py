@@ -13,6 +13,7 @@ from backend.core import ids
 from backend.core.audit.anomalies import WINDOW_MINUTES, AttemptSummary, alerts
 from backend.core.execution.model import Status
 from backend.core.execution.registry import Execution
+from backend.core.execution.requests import Waiting
 from backend.core.execution.targets import project_ref
 from backend.core.identity import Permission, Principal
 from backend.core.ports import ExecutionHistory, Filter
@@ -189,7 +190,7 @@ def _user_id(principal: Principal) -> str:
     return principal.user.id if principal.user else ""
 
 
-async def _result(service: ExecutionService, started: Execution | Existing) -> Executed:
+async def _result(service: ExecutionService, started: Execution | Waiting | Existing) -> Executed:
     """Wait for the end of an execution and put its output together; a repeated request gets that of the first."""
     transcript = Transcript()
     if refusal := await service.follow_started(started.id, 0, in_turns(transcript.add)):

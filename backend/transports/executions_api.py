@@ -29,6 +29,7 @@ from backend.core.execution.model import (
     Write,
 )
 from backend.core.execution.refusals import undelivered
+from backend.core.execution.requests import Waiting
 from backend.core.execution.targets import project_ref
 from backend.core.identity import Permission, Principal
 from backend.core.policy.admit import Plan
@@ -174,7 +175,8 @@ def _add_starting(router: APIRouter, executions: Executions) -> None:
         )
         started = await started_by(service, principal, spec, key, body.model_dump_json())
         known = await service.view(principal, started.id) if isinstance(started, Existing) else None
-        status = Status.RUNNING if known is None or isinstance(known, Decision) else known.status
+        first = Status.QUEUED if isinstance(started, Waiting) else Status.RUNNING
+        status = first if known is None or isinstance(known, Decision) else known.status
         url = f"/api/executions/{started.id}"
         response.headers["location"] = url
         return Started(id=started.id, status=status, url=url)

@@ -10,7 +10,7 @@ from backend.application.executions import ExecutionService
 from backend.application.submission import CommandSpec, Existing, IdempotencyKey
 from backend.core.audit.attempts import Record
 from backend.core.execution.registry import Execution
-from backend.core.execution.requests import Refused
+from backend.core.execution.requests import Refused, Waiting
 from backend.core.identity import Principal
 from backend.core.times import iso
 from backend.transports.problems import Problem
@@ -80,7 +80,7 @@ def entry(record: Record) -> HistoryEntry:
 
 async def started_by(
     service: ExecutionService, who: Principal, spec: CommandSpec, key: str | None, body: str
-) -> Execution | Existing:
+) -> Execution | Waiting | Existing:
     """Start a command, once for each idempotency key. Raises Problem."""
     digest = hashlib.sha256(body.encode("utf-8", "surrogatepass")).digest()
     answer = await service.submit(who, spec, IdempotencyKey(key, digest) if key else None)

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from typing import Any, assert_never
 
 from backend.application.executions import ExecutionService
+from backend.application.submission import Existing
 from backend.core.decisions import Decision
 from backend.core.errors import StorageError
 from backend.core.execution.refusals import unavailable, unknown
 from backend.core.execution.registry import Execution
-from backend.core.execution.requests import Refused
+from backend.core.execution.requests import Refused, Waiting
 from backend.core.execution.targets import OWN
 from backend.core.identity import Principal
 from backend.core.recording.messages import Message, Waking
@@ -253,7 +254,7 @@ class TerminalConnection:
         match await self.executions.submit(self.principal, action.spec):
             case Refused(decision=decision):
                 answer: str | Decision = decision
-            case Execution(id=id):
+            case Execution(id=id) | Waiting(id=id) | Existing(id=id):
                 answer = id
         await self._perform(self.protocol.submitted(action, answer))
 

@@ -9,6 +9,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import pytest
+from pydantic import TypeAdapter
 
 from backend.application.executions import ExecutionService
 from backend.application.local_executions import LocalExecutions
@@ -141,6 +142,14 @@ class House:
         return self.service.bus.joined(self.service.owner, self.service.folder, self.service.local)
 
 
+JOB: TypeAdapter[Job] = TypeAdapter(Job)
+
+
+def encode(job: Job) -> str:
+    """A job as it is stored while it waits."""
+    return JOB.dump_json(job).decode()
+
+
 def shared() -> Shared:
     """A service without servers yet."""
     numbers = itertools.count(1)
@@ -169,7 +178,8 @@ def build(common: Shared, *, slots: int = 8) -> House:
     recordings = MemoryRecordings()
     window = MovingWindow(Rate(10_000, 60), "t")
     clock = Clock(time.monotonic, lambda: "2026-01-02T03:04:05Z", common.new_id)
-    lifecycle = Lifecycle(log, recordings, Quiet(), clock, str)
+    ownership = MemoryOwnership(log)
+    lifecycle = Lifecycle(log, ownership, encode, recordings, Quiet(), clock, str)
     gateway = Gateway(Rates(window, window), Slots(slots, slots), log, lifecycle, lambda: None)
     resolver = TargetResolver(
         visitors_profile=load_profile("agent"),
@@ -185,12 +195,13 @@ def build(common: Shared, *, slots: int = 8) -> House:
         history=common.executions,
         projects=common.projects,
         tokens=ValidTokens(),
+        queue=ownership,
         local=LocalExecutions(lifecycle.registry, recordings),
         bus=common.bus,
         owner=owner,
         folder=folder,
     )
-    return House(service, gateway, resolver, log, MemoryOwnership(log), recordings)
+    return House(service, gateway, resolver, log, ownership, recordings)
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """The recipe of docs/design.md for a new target, followed once: another machine, which is a string here."""
 
+import asyncio
 import json
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -11,9 +12,19 @@ from pydantic import TypeAdapter
 from backend.application.submission import CommandSpec
 from backend.core.decisions import Decision
 from backend.core.execution.instructions import Instructions
-from backend.core.execution.model import Job, Outcome, Status, Stop, StopReason
+from backend.core.execution.model import (
+    Delivery,
+    Job,
+    Outcome,
+    Signal,
+    SignalName,
+    Status,
+    Stop,
+    StopReason,
+    Write,
+)
 from backend.core.execution.registry import Execution
-from backend.core.execution.requests import Refused
+from backend.core.execution.requests import Refused, Waiting
 from backend.core.execution.targets import Target, TargetRef
 from backend.core.identity import Principal
 from backend.core.policy.files import Unseen
@@ -47,6 +58,9 @@ class WithMachines:
             case TargetRef("machine", name) if who is ANN:
                 files = Unseen(PurePosixPath("/srv"))
                 return Target(ref, load_profile("agent"), files, OverTheWire(name), self.rest.limits)
+            case TargetRef("later", name) if who is ANN:
+                files = Unseen(PurePosixPath("/srv"))
+                return Target(ref, load_profile("agent"), files, OverTheWire(name), self.rest.limits, waits=True)
             case TargetRef("machine", name):
                 return Decision.deny("target.unknown", f"There is no machine {name} for you.", "Ask ann.")
             case _:
@@ -95,3 +109,48 @@ async def test_its_lines_are_judged_and_refusals_are_on_record(
     record = await machines.service.view(who, refused.execution)
     assert not isinstance(record, Decision)
     assert (record.status, record.rule) == (Status.DENIED, rule)
+
+
+async def waiting(machines: House) -> str:
+    """The id of an execution that waits."""
+    answer = await machines.service.submit(ANN, CommandSpec("echo later", TargetRef("later", "shop"), detached=True))
+    assert isinstance(answer, Waiting)
+    record = await machines.service.view(ANN, answer.id)
+    assert not isinstance(record, Decision)
+    assert (record.status, record.owner) == (Status.QUEUED, None)
+    return answer.id
+
+
+async def test_an_execution_waits_for_whoever_asks_for_it(machines: House) -> None:
+    id = await waiting(machines)
+    [claimed] = await machines.ownership.claim_queued(5)
+    assert (claimed.record.id, claimed.record.status) == (id, Status.RUNNING)
+    assert JOB.validate_json(claimed.job).line == "echo later"
+    assert await machines.ownership.claim_queued(5) == []
+
+
+async def test_one_that_waits_can_be_cancelled_and_nothing_else(machines: House) -> None:
+    id = await waiting(machines)
+    for instruction in (Write(b"x"), Signal(SignalName.INT)):
+        assert await machines.service.instruct(ANN, id, instruction) is Delivery.NOT_RUNNING
+    following = asyncio.create_task(machines.service.follow(ANN, id, 0, forget))
+    assert await machines.service.instruct(ANN, id, Stop(StopReason.CANCELLED, ANN.name)) is Delivery.DELIVERED
+    record = await machines.service.view(ANN, id)
+    assert not isinstance(record, Decision)
+    assert record.status is Status.CANCELLED
+    problem = await following
+    assert problem
+    assert problem.rule == "execution.forgotten"
+    assert await machines.ownership.claim_queued(5) == []
+
+
+async def test_the_death_of_a_server_does_not_lose_what_waits(machines: House) -> None:
+    id = await waiting(machines)
+    await machines.ownership.release_dead([machines.service.owner])
+    assert await machines.ownership.expired(2**60) == []
+    [claimed] = await machines.ownership.claim_queued(5)
+    assert claimed.record.id == id
+
+
+async def forget(_: bytes) -> None:
+    """A viewer that wants nothing."""

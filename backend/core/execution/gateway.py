@@ -1,6 +1,6 @@
 """The one gate: limits, parse, policy, audit, recording, executor.
 
-    submit(request) -> Refused | Execution
+    submit(request) -> Refused | Execution | Waiting
 
 Every front goes through `submit`. The order of the checks in `Gateway._admit` is the security of the product: read it
 from top to bottom.
@@ -18,7 +18,7 @@ from backend.core.execution.lifecycle import Lifecycle
 from backend.core.execution.model import StopReason
 from backend.core.execution.refusals import unavailable
 from backend.core.execution.registry import Execution
-from backend.core.execution.requests import Refused, Request
+from backend.core.execution.requests import Refused, Request, Waiting
 from backend.core.identity import Permission, Principal
 from backend.core.language.lexer import GLOB_STARTS
 from backend.core.limits import RateLimiter, Slots, check_rate
@@ -56,10 +56,10 @@ class Gateway:
     refusals: RefusalLog
     lifecycle: Lifecycle
     protected: Callable[[], Decision | None]
-    starting: set[asyncio.Future[Execution | Refused]] = field(default_factory=set)
+    starting: set[asyncio.Future[Execution | Waiting | Refused]] = field(default_factory=set)
     closing: bool = False
 
-    async def submit(self, request: Request) -> Execution | Refused:
+    async def submit(self, request: Request) -> Execution | Waiting | Refused:
         """Judge a request and start it. The caller follows the execution from here on."""
         request = replace(request, execution=request.execution or self.lifecycle.clock.new_id())
         # A caller who goes away must not leave a command between its audit and its start.
@@ -68,13 +68,15 @@ class Gateway:
         starting.add_done_callback(self.starting.discard)
         return await asyncio.shield(starting)
 
-    async def _submit(self, request: Request) -> Execution | Refused:
+    async def _submit(self, request: Request) -> Execution | Waiting | Refused:
         try:
             plan = await self._admit(request)
         except StorageError as error:
             plan = unavailable(error)
         if isinstance(plan, Decision):
             return await self._refuse(request, plan)
+        if request.target.waits and not request.dry_run:
+            return await self._enqueue(request, plan)
         principal = request.principal.name
         if busy := self.slots.acquire(principal):
             return await self._refuse(request, busy, plan)
@@ -86,6 +88,12 @@ class Gateway:
         except BaseException:
             self.slots.release(principal)
             raise
+
+    async def _enqueue(self, request: Request, plan: Plan) -> Waiting | Refused:
+        try:
+            return await self.lifecycle.enqueue(request, plan)
+        except StorageError as error:
+            return await self._refuse(request, unavailable(error), plan)
 
     async def explain(self, request: Request) -> Plan | Decision:
         """The verdict on a request. It is neither run nor counted nor recorded."""

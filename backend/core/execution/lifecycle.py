@@ -12,7 +12,7 @@ from backend.core.errors import RecordingError, StorageError
 from backend.core.execution.instructions import Instructions
 from backend.core.execution.model import EXIT_GATEPOST_FAILED, Actor, Job, Outcome, Status, StopReason
 from backend.core.execution.registry import Execution, Registry
-from backend.core.execution.requests import Request
+from backend.core.execution.requests import Request, Waiting
 from backend.core.policy.admit import Plan
 from backend.core.recording.messages import Complete, Problem, Started, Truncated
 from backend.core.recording.writer import Recorder, RecordingLog
@@ -58,6 +58,14 @@ class ExecutionLog(Protocol):
         ...
 
 
+class Queue(Protocol):
+    """Where executions wait for an owner."""
+
+    async def enqueue(self, attempt: Attempt, job: str) -> None:
+        """Record one. Returns once it is durable; raises StorageError when it is not."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Clock:
     """Time and randomness, handed in. `monotonic` is in seconds, `utc` is ISO 8601 with Z."""
@@ -69,9 +77,14 @@ class Clock:
 
 @dataclass(slots=True)
 class Lifecycle:
-    """Starts executions and ends them. `mask` hides secrets in what is stored of a command line."""
+    """Starts executions and ends them.
+
+    `mask` hides secrets in what is stored of a command line; `encode` serialises the job of an execution that waits.
+    """
 
     log: ExecutionLog
+    queue: Queue
+    encode: Callable[[Job], str]
     recordings: Recordings
     observer: Observer
     clock: Clock
@@ -111,6 +124,12 @@ class Lifecycle:
         execution.task = asyncio.create_task(self._run(execution, recorder, on_end))
         return execution
 
+    async def enqueue(self, request: Request, plan: Plan) -> Waiting:
+        """Record an execution that waits for an owner. Raises StorageError."""
+        attempt = self.attempt(request, plan.decision, plan.argvs)
+        await self.queue.enqueue(attempt, self.encode(_job(request, plan)))
+        return Waiting(attempt.id)
+
     async def _run(self, execution: Execution, recorder: Recorder, on_end: Callable[[], None]) -> None:
         begun = self.clock.monotonic()
         outcome = Outcome(Status.FAILED, EXIT_GATEPOST_FAILED, problem="Gatepost failed.", rule="server.failed")
@@ -131,15 +150,7 @@ class Lifecycle:
         request = execution.request
         if request.dry_run:
             return Outcome(Status.SUCCEEDED, None)
-        job = Job(
-            execution=execution.id,
-            actor=Actor(request.principal.name, request.principal.address),
-            line=request.command,
-            plan=execution.plan,
-            timeout=request.seconds,
-            output_limit=request.target.limits.output_limit,
-            stdin=request.stdin,
-        )
+        job = _job(request, execution.plan)
         return await request.target.executor.run(job, recorder, execution.instructions)
 
     def _started(self, execution: Execution) -> Started:
@@ -195,6 +206,18 @@ class Lifecycle:
         except StorageError as error:
             # Its recording has the ending, so it is written later; see `backend.runtime.recovery`.
             self.observer.on_audit_failure(attempt.id, error)
+
+
+def _job(request: Request, plan: Plan) -> Job:
+    return Job(
+        execution=request.execution,
+        actor=Actor(request.principal.name, request.principal.address),
+        line=request.command,
+        plan=plan,
+        timeout=request.seconds,
+        output_limit=request.target.limits.output_limit,
+        stdin=request.stdin,
+    )
 
 
 def complete_message(completion: Completion, *, dry_run: bool = False) -> Complete:

@@ -46,3 +46,10 @@ class Refused:
 
     decision: Decision
     execution: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """The request was admitted and waits for an owner."""
+
+    id: str

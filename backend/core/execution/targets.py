@@ -41,7 +41,11 @@ class ExecutionLimits:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A resolved target. With `metadata_only` its output is neither stored nor shown."""
+    """A resolved target.
+
+    With `metadata_only` its output is neither stored nor shown. An execution of a target that `waits` is queued until
+    a process that can reach the target asks for it; the others are started by the server that admits them.
+    """
 
     ref: TargetRef
     profile: Profile
@@ -51,3 +55,4 @@ class Target:
     project: str | None = None
     network: bool = False
     metadata_only: bool = False
+    waits: bool = False

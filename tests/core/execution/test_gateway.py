@@ -77,6 +77,9 @@ class Book:
     async def step(self, execution: str, actor: Actor, argvs: tuple[tuple[str, ...], ...], decision: Decision) -> None:
         self._write("step", execution, argvs)
 
+    async def enqueue(self, attempt: Attempt, job: str) -> None:
+        self._write("queued", attempt.id, job)
+
     async def close(self, attempt: Attempt, completion: Completion) -> bool:
         self._write("closed", attempt.id, str(completion.status))
         return True
@@ -150,7 +153,7 @@ def make(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[.
             "rates": Rates(limiter, limiter),
             "refusals": book,
             "slots": Slots(2, 3),
-            "lifecycle": Lifecycle(book, FileRecordings(tmp_path / "recordings"), Witness(), clock, mask),
+            "lifecycle": Lifecycle(book, book, str, FileRecordings(tmp_path / "recordings"), Witness(), clock, mask),
             "protected": lambda: None,
         }
         target = Target(OWN, judge, files, executor, terms)
