@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
 CORE, TEST = ROOT / "requirements.txt", ROOT / "tests" / "requirements.txt"
 OLDEST = (3, 11)
+WORKERS = ["-n", "2", "--dist", "loadgroup"]  # of the tests; `test -n 0` runs them in one process
 SHOWN_LINES = 15  # of what pip said when it failed
 
 USAGE = """\
@@ -49,7 +50,7 @@ def main(arguments: Sequence[str]) -> int:
         case "setup":
             return 0
         case "test":
-            return become(["-m", "pytest", *rest])
+            return become(["-m", "pytest", *WORKERS, *rest])
         case _ if verb.startswith("-") and verb != "--version":
             return become(["-m", "backend", "serve", verb, *rest])
         case _:

@@ -17,6 +17,23 @@ def _end(server: Server) -> None:
     clean_up([process for process in processes_of(server) if process.state != "Z"])
 
 
+# Files that are run one after another by the same worker: they load the machine, or count what runs on it.
+ALONE = (
+    "tests/executors/local",
+    "tests/e2e/test_cage.py",
+    "tests/e2e/test_exhaustion.py",
+    "tests/e2e/test_slow_viewer.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the tests of a file together, since they share a server."""
+    for item in items:
+        file = item.nodeid.partition("::")[0]
+        group = "machine" if file.startswith(ALONE) else file
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def reachable(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Let the user that commands run as pass through the folders of the tests, which pytest closes for others."""

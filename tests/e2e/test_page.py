@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+import pytest_asyncio
 from playwright.async_api import Browser, BrowserContext, Page, Route, WebSocketRoute, async_playwright, expect
 
 from tests.needs import need
@@ -39,6 +40,7 @@ CUTTABLE = """
     constructor(...args) { super(...args); window.gatepostCut = () => this.close(); }
   };
 """
+pytestmark = pytest.mark.asyncio(loop_scope="module")  # all of them use one browser
 
 
 @dataclass
@@ -77,7 +79,7 @@ class Visit:
         assert self.hosts == {f"127.0.0.1:{self.server.port}"}
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def browser() -> AsyncIterator[Browser]:
     need(Path(CHROMIUM).exists(), "chromium (apt-get install chromium, or CHROMIUM_PATH)")
     async with async_playwright() as playwright:
@@ -122,7 +124,7 @@ def account(server: Server, name: str, *options: str) -> str:
     return cli(server, "token", "create", "--user", name, "--name", "tests")
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def visit(browser: Browser, server: Server) -> AsyncIterator[Visit]:
     """The page, high enough for every line of these tests; at the end it must have complained of nothing and asked no other host."""
     context = await browser.new_context(viewport={"width": 1000, "height": 1600})
@@ -523,7 +525,7 @@ class Held:
         await page.route_web_socket("**/ws/terminal", connect)
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def held(browser: Browser, server: Server) -> AsyncIterator[tuple[Visit, Held]]:
     context = await browser.new_context(viewport={"width": 1000, "height": 1600})
     visit = await new_visit(context, server)
