@@ -40,7 +40,7 @@ CUTTABLE = """
     constructor(...args) { super(...args); window.gatepostCut = () => this.close(); }
   };
 """
-pytestmark = pytest.mark.asyncio(loop_scope="module")  # all of them use one browser
+ONE_LOOP = pytest.mark.asyncio(loop_scope="module")  # all of them use one browser
 
 
 @dataclass
@@ -134,6 +134,7 @@ async def visit(browser: Browser, server: Server) -> AsyncIterator[Visit]:
     await context.close()
 
 
+@ONE_LOOP
 async def test_help_and_ls_run(visit: Visit) -> None:
     await visit.type("help")
     await visit.sees("Show what may be run here")
@@ -141,12 +142,14 @@ async def test_help_and_ls_run(visit: Visit) -> None:
     await visit.sees("welcome.txt")
 
 
+@ONE_LOOP
 async def test_an_example_runs_at_a_click(visit: Visit) -> None:
     await visit.page.click("button[data-command=help]")
     await visit.sees("Show what may be run here")
     assert not await visit.page.is_visible("#welcome")
 
 
+@ONE_LOOP
 async def test_a_refused_command_shows_rule_reason_and_what_is_allowed(visit: Visit) -> None:
     await visit.type("rm -rf /")
     await visit.sees("Refused by blocked.rm")
@@ -156,6 +159,7 @@ async def test_a_refused_command_shows_rule_reason_and_what_is_allowed(visit: Vi
     await visit.state("ready")
 
 
+@ONE_LOOP
 async def test_control_c_cancels(visit: Visit) -> None:
     await visit.type("pyguard sleep 600")
     await visit.state("running")
@@ -165,6 +169,7 @@ async def test_control_c_cancels(visit: Visit) -> None:
     wait_until(lambda: not processes_of(visit.server, "sleep 600"), "the command to be gone")
 
 
+@ONE_LOOP
 async def test_the_stop_button_cancels(visit: Visit) -> None:
     await visit.type("pyguard sleep 600")
     await visit.page.wait_for_selector("#stop:not([hidden])")
@@ -173,6 +178,7 @@ async def test_the_stop_button_cancels(visit: Visit) -> None:
     await visit.sees("Cancelled after")
 
 
+@ONE_LOOP
 async def test_input_goes_to_the_command_and_control_d_ends_it(visit: Visit) -> None:
     await visit.type("cat")
     await visit.state("running")
@@ -191,6 +197,7 @@ def steps(text: str) -> list[int]:
     return [int(line.split()[1]) for line in text.splitlines() if line.startswith("step ")]
 
 
+@ONE_LOOP
 async def test_a_running_command_survives_a_reload(visit: Visit) -> None:
     await visit.type(counter(visit.server))
     await visit.sees("step 10")
@@ -200,6 +207,7 @@ async def test_a_running_command_survives_a_reload(visit: Visit) -> None:
     await visit.shows(lambda text: steps(text) == list(range(1, 41)) and text.count("counter.sh") == 1)
 
 
+@ONE_LOOP
 async def test_a_cut_connection_comes_back_and_goes_on(visit: Visit) -> None:
     await visit.type(counter(visit.server))
     await visit.sees("step 5")
@@ -210,6 +218,7 @@ async def test_a_cut_connection_comes_back_and_goes_on(visit: Visit) -> None:
     await visit.shows(lambda text: steps(text) == list(range(1, 41)))
 
 
+@ONE_LOOP
 async def test_output_is_text_and_never_markup(visit: Visit) -> None:
     markup = "<img src=x onerror=alert(1)>"
     (visit.server.workspace / "markup.txt").write_text(f"{markup}\n")
@@ -218,6 +227,7 @@ async def test_output_is_text_and_never_markup(visit: Visit) -> None:
     assert await visit.page.locator("#screen img").count() == 0
 
 
+@ONE_LOOP
 async def test_arrows_walk_through_the_history(visit: Visit) -> None:
     for command in ("echo one", "echo two"):
         await visit.type(command)
@@ -231,6 +241,7 @@ async def test_arrows_walk_through_the_history(visit: Visit) -> None:
     assert values == ["echo two", "echo one", "echo two", "draft"]
 
 
+@ONE_LOOP
 async def test_clear_empties_the_screen_without_asking_the_server(visit: Visit) -> None:
     await visit.type("echo remember me")
     await visit.sees("remember me")
@@ -239,6 +250,7 @@ async def test_clear_empties_the_screen_without_asking_the_server(visit: Visit) 
     await visit.shows(lambda text: "remember me" not in text)
 
 
+@ONE_LOOP
 async def test_the_description_of_the_api_renders_and_a_token_tries_it_out(browser: Browser, server: Server) -> None:
     token = account(server, "docs-reader")
     context = await browser.new_context()
@@ -260,6 +272,7 @@ async def test_the_description_of_the_api_renders_and_a_token_tries_it_out(brows
     await context.close()
 
 
+@ONE_LOOP
 async def test_the_description_of_the_api_fits_a_phone(browser: Browser, server: Server) -> None:
     context = await browser.new_context(viewport={"width": 360, "height": 740})
     visit = await new_visit(context, server)
@@ -271,6 +284,7 @@ async def test_the_description_of_the_api_fits_a_phone(browser: Browser, server:
 
 
 @pytest.mark.parametrize(("width", "height"), [(320, 640), (360, 740), (820, 1180), (1920, 1080)])
+@ONE_LOOP
 async def test_the_page_fits_every_width(browser: Browser, server: Server, width: int, height: int) -> None:
     context = await browser.new_context(viewport={"width": width, "height": height})
     visit = await open_page(context, server)
@@ -285,6 +299,7 @@ async def test_the_page_fits_every_width(browser: Browser, server: Server, width
     await context.close()
 
 
+@ONE_LOOP
 async def test_dark_and_light_follow_the_system_and_the_switch(browser: Browser, server: Server) -> None:
     ground = "getComputedStyle(document.body).backgroundColor"
     seen = {}
@@ -298,6 +313,7 @@ async def test_dark_and_light_follow_the_system_and_the_switch(browser: Browser,
     assert seen["dark"] == seen["switched from light"] != seen["light"] == seen["switched from dark"]
 
 
+@ONE_LOOP
 async def test_a_server_with_a_token_asks_for_it(browser: Browser, start_server) -> None:
     server = start_server({"GATEPOST_ACCESS_TOKEN": "a token of the page tests"})
     context = await browser.new_context()
@@ -343,6 +359,7 @@ async def kept_login(visit: Visit) -> str:
     return json.loads(await visit.page.evaluate("sessionStorage.getItem('gatepost.login')"))
 
 
+@ONE_LOOP
 async def test_a_login_link_logs_in_once_and_leaves_no_trace(browser: Browser, server: Server, ann: str) -> None:
     link = cli(server, "user", "link", "ann")
     ticket = link.partition("#login=")[2]
@@ -365,7 +382,7 @@ async def test_a_login_link_logs_in_once_and_leaves_no_trace(browser: Browser, s
 
     other = await new_visit(context, server)
     await other.page.goto(link)
-    await other.page.get_by_text("This login link was used already").wait_for(timeout=WAIT)
+    await other.page.get_by_text("This login link was used before").wait_for(timeout=WAIT)
     await is_visitor(other)
     assert other.page.url == f"{server.url}/"
     await other.page.click("#notice-close")
@@ -373,12 +390,14 @@ async def test_a_login_link_logs_in_once_and_leaves_no_trace(browser: Browser, s
     await context.close()
 
 
+@ONE_LOOP
 async def test_a_login_link_works_in_a_page_that_is_open(visit: Visit, ann: str) -> None:
     await visit.page.goto(cli(visit.server, "user", "link", "ann"))  # only the fragment changes: no load
     await is_known(visit, "ann · agent")
     assert visit.page.url == f"{visit.server.url}/"
 
 
+@ONE_LOOP
 async def test_the_form_logs_in_by_keyboard_alone(visit: Visit, ann: str) -> None:
     await visit.page.focus("#log-in")
     await visit.page.keyboard.press("Enter")
@@ -394,6 +413,7 @@ async def test_the_form_logs_in_by_keyboard_alone(visit: Visit, ann: str) -> Non
     await visit.shows(lambda text: text.count("typed on") == 2)
 
 
+@ONE_LOOP
 async def test_a_wrong_password_is_answered_kindly(browser: Browser, server: Server, ann: str) -> None:
     context = await browser.new_context()
     visit = await open_page(context, server)
@@ -405,6 +425,7 @@ async def test_a_wrong_password_is_answered_kindly(browser: Browser, server: Ser
     await context.close()
 
 
+@ONE_LOOP
 async def test_logging_out_ends_the_token_and_empties_the_page(visit: Visit, ann: str) -> None:
     await log_in(visit, "ann")
     await is_known(visit, "ann · agent")
@@ -428,6 +449,7 @@ async def test_logging_out_ends_the_token_and_empties_the_page(visit: Visit, ann
     assert "only for ann" not in await visit.page.evaluate("JSON.stringify([{...localStorage}, {...sessionStorage}])")
 
 
+@ONE_LOOP
 async def test_an_account_that_is_closed_goes_back_to_visitor_with_a_notice(visit: Visit) -> None:
     account(visit.server, "leaver")
     await log_in(visit, "leaver")
@@ -439,6 +461,7 @@ async def test_an_account_that_is_closed_goes_back_to_visitor_with_a_notice(visi
     await visit.sees("still here")
 
 
+@ONE_LOOP
 async def test_commands_run_in_the_project_that_is_chosen(visit: Visit, ann: str) -> None:
     made = make_project(visit.server, ann, "Shop <b>front</b>")
     await log_in(visit, "ann")
@@ -468,6 +491,7 @@ def make_project(server: Server, token: str, name: str) -> str:
     return made
 
 
+@ONE_LOOP
 async def test_a_server_without_visitors_lets_one_log_in(browser: Browser, start_server) -> None:
     server = start_server({"GATEPOST_VISITORS": "false"})
     token = account(server, "ann")
@@ -539,6 +563,7 @@ async def held(browser: Browser, server: Server) -> AsyncIterator[tuple[Visit, H
     await context.close()
 
 
+@ONE_LOOP
 async def test_between_sending_and_the_answer_the_page_says_that_it_was_sent(held: tuple[Visit, Held]) -> None:
     visit, socket = held
     await visit.type("echo at last")
@@ -551,6 +576,7 @@ async def test_between_sending_and_the_answer_the_page_says_that_it_was_sent(hel
     await visit.state("ready")
 
 
+@ONE_LOOP
 async def test_stop_before_the_start_cancels_as_soon_as_it_starts(held: tuple[Visit, Held]) -> None:
     visit, socket = held
     await visit.type("pyguard sleep 601")
@@ -565,6 +591,7 @@ async def test_stop_before_the_start_cancels_as_soon_as_it_starts(held: tuple[Vi
     wait_until(lambda: not processes_of(visit.server, "sleep 601"), "the command to be gone")
 
 
+@ONE_LOOP
 async def test_a_refusal_forgets_the_stop(held: tuple[Visit, Held]) -> None:
     visit, socket = held
     socket.let_go.set()
@@ -592,6 +619,7 @@ async def stage(browser: Browser, server: Server, connect: Callable[[WebSocketRo
     return visit
 
 
+@ONE_LOOP
 async def test_somebody_logged_in_is_not_ready_before_the_server_knows_who_it_is(
     browser: Browser, server: Server
 ) -> None:
@@ -611,6 +639,7 @@ async def test_somebody_logged_in_is_not_ready_before_the_server_knows_who_it_is
     await visit.page.context.close()
 
 
+@ONE_LOOP
 async def test_too_many_wrong_tokens_of_others_do_not_end_a_login(browser: Browser, server: Server) -> None:
     tries: list[str] = []
     refusal = {"type": "error", "rule": "auth.limited", "message": "", "reason": "Too many wrong tokens; wait 9 s."}
@@ -642,6 +671,7 @@ UNPROTECTED = {
 }
 
 
+@ONE_LOOP
 async def test_a_server_that_cannot_hold_commands_says_so_in_words(browser: Browser, server: Server) -> None:
     context = await browser.new_context(viewport={"width": 360, "height": 740})
     visit = await new_visit(context, server)
@@ -658,6 +688,7 @@ async def test_a_server_that_cannot_hold_commands_says_so_in_words(browser: Brow
     await context.close()
 
 
+@ONE_LOOP
 async def test_a_refusal_for_want_of_protection_shows_the_reason(browser: Browser, server: Server) -> None:
     context = await browser.new_context()
     visit = await new_visit(context, server)
@@ -685,6 +716,7 @@ async def test_a_refusal_for_want_of_protection_shows_the_reason(browser: Browse
 
 
 @pytest.mark.parametrize("mark", ["", "✅ ", "❌ "])
+@ONE_LOOP
 async def test_messages_look_the_same_with_and_without_the_mark_of_other_clients(
     browser: Browser, server: Server, mark: str
 ) -> None:
@@ -722,6 +754,7 @@ async def test_messages_look_the_same_with_and_without_the_mark_of_other_clients
 
 
 @pytest.mark.parametrize(("width", "height"), [(320, 640), (360, 740), (1280, 900)])
+@ONE_LOOP
 async def test_the_page_fits_when_logged_in(
     browser: Browser, server: Server, ann: str, width: int, height: int
 ) -> None:
@@ -746,6 +779,7 @@ async def test_the_page_fits_when_logged_in(
     await context.close()
 
 
+@ONE_LOOP
 async def test_no_line_runs_under_the_edge_of_the_terminal(visit: Visit) -> None:
     for width in (360, 1000):
         await visit.page.set_viewport_size({"width": width, "height": 900})
@@ -759,6 +793,7 @@ async def test_no_line_runs_under_the_edge_of_the_terminal(visit: Visit) -> None
             assert box is None or box["x"] + box["width"] <= room - scrollbar
 
 
+@ONE_LOOP
 async def test_words_of_the_page_break_between_words(visit: Visit) -> None:
     await visit.page.set_viewport_size({"width": 360, "height": 1200})
     await visit.type("rm -rf /")
@@ -780,6 +815,7 @@ async def test_words_of_the_page_break_between_words(visit: Visit) -> None:
     ]
 
 
+@ONE_LOOP
 async def test_the_end_of_a_command_tells_what_it_took_and_what_held_it(visit: Visit) -> None:
     await visit.type("pyguard sleep 0.01")
     await visit.shows(
@@ -793,6 +829,7 @@ async def test_the_end_of_a_command_tells_what_it_took_and_what_held_it(visit: V
     )
 
 
+@ONE_LOOP
 async def test_a_line_is_checked_without_running_it(visit: Visit) -> None:
     (visit.server.workspace / "one two.txt").write_text("kept\n")
     await visit.page.fill("#line", "cat one*.txt")
@@ -807,6 +844,7 @@ async def test_a_line_is_checked_without_running_it(visit: Visit) -> None:
     await visit.state("ready")
 
 
+@ONE_LOOP
 async def test_tab_leaves_the_terminal_and_letters_typed_there_reach_the_prompt(visit: Visit) -> None:
     focused = "document.activeElement.id || document.activeElement.className"
     await visit.page.focus("#screen .xterm-helper-textarea")
@@ -818,6 +856,7 @@ async def test_tab_leaves_the_terminal_and_letters_typed_there_reach_the_prompt(
     assert await visit.page.input_value("#line") == "echo typed blindly"
 
 
+@ONE_LOOP
 async def test_page_up_scrolls_the_output_from_the_prompt(visit: Visit) -> None:
     await visit.type("pyguard seq 300")
     await visit.state("ready")
@@ -828,6 +867,7 @@ async def test_page_up_scrolls_the_output_from_the_prompt(visit: Visit) -> None:
     await visit.sees("Done in")
 
 
+@ONE_LOOP
 async def test_a_project_is_made_in_the_page_and_commands_run_in_it(visit: Visit) -> None:
     token = account(visit.server, "maker")
     await log_in(visit, "maker")
@@ -851,6 +891,7 @@ async def test_a_project_is_made_in_the_page_and_commands_run_in_it(visit: Visit
     visit.complaints.clear()  # Chromium complains of the name that was refused
 
 
+@ONE_LOOP
 async def test_the_history_is_listed_opened_again_and_used_once_more(visit: Visit) -> None:
     account(visit.server, "looker")
     await log_in(visit, "looker")
@@ -898,6 +939,7 @@ async def test_the_history_is_listed_opened_again_and_used_once_more(visit: Visi
     assert await visit.page.locator("#history-list li").count() == 0
 
 
+@ONE_LOOP
 async def test_a_long_history_comes_in_pages(visit: Visit, ann: str) -> None:
     entry = {
         "command": "ls",
@@ -931,6 +973,7 @@ async def test_a_long_history_comes_in_pages(visit: Visit, ann: str) -> None:
     assert await visit.page.evaluate("document.activeElement.id") == "history"
 
 
+@ONE_LOOP
 async def test_nothing_moves_on_a_phone_while_a_command_runs(browser: Browser, server: Server) -> None:
     context = await browser.new_context(viewport={"width": 360, "height": 740})
     visit = await open_page(context, server)
@@ -947,6 +990,7 @@ async def test_nothing_moves_on_a_phone_while_a_command_runs(browser: Browser, s
     await context.close()
 
 
+@ONE_LOOP
 async def test_a_phone_shows_when_the_next_attempt_to_connect_comes(browser: Browser, server: Server) -> None:
     context = await browser.new_context(viewport={"width": 360, "height": 740})
     visit = await new_visit(context, server)
@@ -972,6 +1016,7 @@ async def paste(visit: Visit, text: str) -> None:
     )
 
 
+@ONE_LOOP
 async def test_lines_that_are_pasted_are_not_joined_to_another_command(visit: Visit) -> None:
     await visit.page.fill("#line", "echo ")
     await paste(visit, "one\r\nrm two\r\n")
@@ -986,6 +1031,7 @@ async def test_lines_that_are_pasted_are_not_joined_to_another_command(visit: Vi
     await visit.state("ready")
 
 
+@ONE_LOOP
 async def test_an_account_that_is_closed_leaves_no_dialog_open(visit: Visit) -> None:
     token = account(visit.server, "passer")
     await visit.page.evaluate(f"sessionStorage.setItem('gatepost.login', '\"{token}\"')")
