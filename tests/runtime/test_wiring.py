@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -23,7 +24,7 @@ def keep_logging() -> Iterator[None]:
     root.handlers, root.level = handlers, level
 
 
-def make(folder: Path, **values: object) -> FastAPI:
+def make(folder: Path, **values: Any) -> FastAPI:
     return create_app(Settings(_env_file=None, data_dir=folder, **values))
 
 

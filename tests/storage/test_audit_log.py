@@ -60,11 +60,9 @@ async def test_any_byte_of_the_file_of_a_body_that_is_flipped_is_found(tmp_path:
     ledger = store(database, SIGNER)
     await ledger.audit.prepare()
     await ledger.executions.open(attempt("echo ä\ufffd"))
-    good = bytes(
-        await database.write(
-            lambda one: one.execute(text("select cast(body as blob) from audit_events")).scalars().first()
-        )
-    )
+    body = text("select cast(body as blob) from audit_events")
+    stored: Any = await database.write(lambda one: one.execute(body).scalars().first())
+    good = bytes(stored)
     for place in range(len(good)):
         bad = good[:place] + bytes([good[place] ^ 0x80]) + good[place + 1 :]
         for value in (bad, bad.decode("utf-8", "replace")):

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -136,7 +137,8 @@ def test_an_older_head_with_the_tail_cut_off_is_told_from_the_noted_place_only()
 def test_a_changed_head_is_found(field: str) -> None:
     head, links, signature = chain()
     value = getattr(head, field)
-    changed = replace(head, **{field: value + 1 if isinstance(value, int) else b"\1" * 32})
+    other: Any = value + 1 if isinstance(value, int) else b"\1" * 32
+    changed = replace(head, **{field: other})
     assert problem(changed, links, signature)
     assert problem(changed, links[1:], signature)
 

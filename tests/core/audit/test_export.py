@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -60,7 +61,12 @@ def test_what_is_worth_a_look_has_another_severity(kind: Kind, severity: int) ->
 
 @given(st.text(), st.dictionaries(st.text(), st.text() | st.integers() | st.lists(st.text())))
 def test_no_text_leaves_its_place(command: str, fields: dict[str, object]) -> None:
-    hostile = link(**{"command": command, "fields": fields, **{f"x{name}": value for name, value in fields.items()}})
+    about: dict[str, Any] = {
+        "command": command,
+        "fields": fields,
+        **{f"x{name}": value for name, value in fields.items()},
+    }
+    hostile = link(**about)
     for line in (exports.syslog_line(hostile), exports.csv_line(hostile), exports.json_line(hostile)):
         assert line.splitlines() == [line]
         assert line.encode().isascii() or not set(line) & set("\x7f\x85\x9b\u202e")

@@ -407,7 +407,8 @@ async def test_a_step_is_judged_again_when_its_turn_comes(make: Callable[..., Ho
     script = """perl -e 'symlink("/etc" . "/passwd", "sub/link")'"""
     profile = replace(gateway.target.profile, operators=frozenset({";"}))
     scope = LocalScope(profile, gateway.target.files, network=False)
-    executor = replace(gateway.target.executor, target=scope)
+    executor: Any = gateway.target.executor
+    executor = replace(executor, target=scope)
     target = replace(gateway.target, profile=profile, executor=executor)
     Path(gateway.target.files.root, "sub").mkdir()
     give_folder(Path(gateway.target.files.root, "sub"), find_owner("nobody"))

@@ -1,7 +1,11 @@
 """A recording in memory, and messages for it."""
 
+from backend.core.recording.digest import RecordingDigest
+from backend.core.recording.digest import RecordingDigest
 from backend.core.recording.lines import encode_lines
 from backend.core.recording.messages import Complete, Problem, Started
+from backend.core.recording.reader import Send
+from backend.core.recording.reader import Send
 from backend.core.recording.writer import Recorder
 
 ID = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
@@ -38,7 +42,16 @@ class Log:
 
     end = append
 
-    async def follow(self, after_seq: int, send: object) -> None:
+    def seal(self) -> RecordingDigest:
+        raise NotImplementedError
+
+    def discard(self) -> None:
+        raise NotImplementedError
+
+    async def copy(self, send: Send, begin: int = 0, end: int | None = None) -> int:
+        raise NotImplementedError
+
+    async def follow(self, after_seq: int, send: Send) -> None:
         raise NotImplementedError
 
 

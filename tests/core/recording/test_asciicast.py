@@ -1,12 +1,14 @@
 """Recordings as casts: the times of both versions, the exit status."""
 
 import json
+from typing import Any
+from typing import Any
 
 from backend.core.recording.asciicast import AsciicastWriter
 from tests.core.recording.recorded import record
 
 
-def cast(version: int) -> list:
+def cast(version: int) -> list[Any]:
     writer = AsciicastWriter(3 if version == 3 else 2)
     return [json.loads(line) for line in writer.convert(record([["one"], ["two"]])).splitlines()]
 

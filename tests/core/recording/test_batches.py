@@ -1,6 +1,8 @@
 """Stored lines: numbers without a gap, cut at any of them, taken apart and put together."""
 
 import json
+from typing import Any
+from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,9 +12,9 @@ from backend.core.recording.messages import SERVER_MESSAGE
 from tests.core.recording.recorded import record
 
 
-def one_by_one(stored: bytes) -> list[dict]:
+def one_by_one(stored: bytes) -> list[dict[str, Any]]:
     """The messages that a client gets without batches."""
-    messages = []
+    messages: list[dict[str, Any]] = []
     for line in stored.splitlines():
         batch = read_batch(line)
         messages += map(json.loads, batch.messages() if batch else [line])

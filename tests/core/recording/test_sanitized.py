@@ -1,27 +1,27 @@
 """Viewers of a raw recording: harmless text, unchanged numbers."""
 
 import json
+from typing import Any
+from typing import Any
 
 from backend.core.recording.lines import encode_lines
 from backend.core.recording.sanitized import sanitizing
 from backend.core.recording.writer import Recorder
-from tests.executors.local.test_pipelines import Log
+from backend.storage.memory.recordings import MemoryRecordings
+from tests.core.recording.recorded import ID
 
 
 async def filtered(*reads: bytes) -> list[tuple[int, list[str]]]:
-    log, got = Log(), []
-    stored: list[bytes] = []
-    log.append = stored.append  # type: ignore[method-assign]
-    recorder = Recorder("01ARZ3NDEKTSV4RRFFQ69G5FAV", log, lambda: 0.0)
+    log = MemoryRecordings().create(ID)
+    got: list[dict[str, Any]] = []
+    recorder = Recorder(ID, log, lambda: 0.0)
     for read in reads:
         recorder.lines("stdout", encode_lines(read))
 
     async def send(block: bytes) -> None:
         got.extend(map(json.loads, block.splitlines()))
 
-    view = sanitizing(send)
-    for line in stored:
-        await view(line)
+    await log.copy(sanitizing(send))
     return [(message["seq"], message["lines"]) for message in got]
 
 

@@ -14,6 +14,10 @@ from backend.core.execution.model import Delivery, Outcome, Signal, SignalName, 
 from backend.core.execution.sequence import Pipeline
 from backend.core.language.parser import Command, Invocation, parse
 from backend.core.recording.batches import read_batch
+from backend.core.recording.digest import RecordingDigest
+from backend.core.recording.reader import Send
+from backend.core.recording.digest import RecordingDigest
+from backend.core.recording.reader import Send
 from backend.core.recording.writer import Recorder
 from backend.executors.local.launcher import CageLauncher, cage_environment
 from backend.executors.local.pipelines import LocalPipelines, OutsideProgram
@@ -35,7 +39,16 @@ class Log:
 
     end = append
 
-    async def follow(self, after_seq: int, send: object) -> None:
+    def seal(self) -> RecordingDigest:
+        raise NotImplementedError
+
+    def discard(self) -> None:
+        raise NotImplementedError
+
+    async def copy(self, send: Send, begin: int = 0, end: int | None = None) -> int:
+        raise NotImplementedError
+
+    async def follow(self, after_seq: int, send: Send) -> None:
         raise NotImplementedError
 
     def text(self, stream: str) -> str:
@@ -60,7 +73,7 @@ class Bench:
         pipeline = wanted.pop("pipeline", (Invocation(wanted.pop("argv", ("x",))),))
         recorder = Recorder("01ARZ3NDEKTSV4RRFFQ69G5FAV", self.log, asyncio.get_running_loop().time)
         instructions = instructions or Instructions(stdin=wanted["stdin"])
-        place = {"root": str(self.folder), "cwd": str(self.folder)}
+        place: dict[str, Any] = {"root": str(self.folder), "cwd": str(self.folder)}
         asked = Pipeline("01ARZ3NDEKTSV4RRFFQ69G5FAV", pipeline, **place, **wanted)
         return await self.executor.run(asked, recorder, instructions)
 

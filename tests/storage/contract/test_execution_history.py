@@ -1,6 +1,7 @@
 """The history in memory and on both databases: pages, figures, single records."""
 
 import itertools
+from typing import Any
 
 import pytest
 
@@ -23,7 +24,7 @@ def principal(id: str) -> Principal:
     return Principal(f"user:{id}", "10.0.0.1", user=User(id, "name", Role.OPERATOR, "agent", False, 0, 0))
 
 
-def one(user: str = ANN, time: int = 1000, **fields: object) -> Attempt:
+def one(user: str = ANN, time: int = 1000, **fields: Any) -> Attempt:
     return attempt(id=ulid(time, next(_numbers)), principal=principal(user), **fields)
 
 

@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import json
 from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 import pytest
 
@@ -28,7 +29,16 @@ def recordings(request: pytest.FixtureRequest, tmp_path: Path) -> Recordings:
     return MemoryRecordings() if request.param == "memory" else FileRecordings(tmp_path / "recordings")
 
 
-def write(recordings: Recordings, batches: int = 50, *, end: bool = True, id: str = ID) -> RecordingLog:
+L = TypeVar("L", bound=RecordingLog, covariant=True)
+
+
+class Creates(Protocol[L]):
+    """Where a recording is begun."""
+
+    def create(self, execution: str) -> L: ...
+
+
+def write(recordings: Creates[L], batches: int = 50, *, end: bool = True, id: str = ID) -> L:
     log = recordings.create(id)
     recorder = Recorder(id, log, lambda: 0.0)
     recorder.add(STARTED)
@@ -40,8 +50,8 @@ def write(recordings: Recordings, batches: int = 50, *, end: bool = True, id: st
     return log
 
 
-async def read(log: RecordingLog, after_seq: int = 0) -> list[dict]:
-    messages: list[dict] = []
+async def read(log: RecordingLog, after_seq: int = 0) -> list[dict[str, Any]]:
+    messages: list[dict[str, Any]] = []
 
     async def send(block: bytes) -> None:
         assert block.endswith(b"\n")

@@ -10,7 +10,7 @@ from sqlalchemy import text
 from backend.accounts.credentials import Signer, new_signing_key, verify_signature
 from backend.core.audit.suppression import RefusalSuppressor
 from backend.core.errors import StorageError
-from backend.core.ports import AuditLog, ExecutionHistory, ExecutionLog, IdempotencyKeys, Ownership
+from backend.core.ports import AuditLog, ExecutionHistory, ExecutionLog, Ownership
 from backend.core.times import iso
 from backend.storage.audit_chain import Chain
 from backend.storage.audit_head import LedgerContext
@@ -47,10 +47,17 @@ class Server:
 class World(Protocol):
     """A service with its stores; servers of it may come and go."""
 
-    history: ExecutionHistory
-    keys: IdempotencyKeys
-    identities: SqlIdentities | MemoryIdentities
-    projects: SqlProjects | MemoryProjects
+    @property
+    def history(self) -> ExecutionHistory: ...
+
+    @property
+    def keys(self) -> SqlIdempotencyKeys | MemoryIdempotencyKeys: ...
+
+    @property
+    def identities(self) -> SqlIdentities | MemoryIdentities: ...
+
+    @property
+    def projects(self) -> SqlProjects | MemoryProjects: ...
 
     async def server(self, owner: str, folder: str = FOLDER) -> Server: ...
 
