@@ -16,7 +16,7 @@ from backend.core.execution.model import Status
 from backend.core.execution.ownership import Holdings, lease_until
 from backend.core.ports import Actor
 from backend.storage.commit_queue import CommitQueue
-from backend.storage.execution_rows import UNFINISHED, closing, row_of
+from backend.storage.execution_rows import UNFINISHED, closing, new_row
 from backend.storage.refusal_filter import ITSELF, RefusalFilter
 from backend.storage.tables import executions
 
@@ -42,8 +42,8 @@ class SqlExecutionLog:
     async def refuse(self, attempt: Attempt) -> None:
         """Write a request that was refused; of a flood only the beginning."""
         if self._refusals.admits(attempt):
-            record = attempt.record(Status.DENIED, self.queue.context.now_ms(), self.folder, None)
-            await self.queue.write(self._events(attempt.principal, events.refused(attempt)), opened=row_of(record))
+            row = new_row(attempt.columns(Status.DENIED, self.queue.context.now_ms(), self.folder, None))
+            await self.queue.write(self._events(attempt.principal, events.refused(attempt)), opened=row)
 
     def _report_flood(self, flood: SuppressedRefusals) -> None:
         self.queue.put((self.queue.context.event(events.suppressed(flood), ITSELF, flood.key[1]),))
@@ -51,8 +51,8 @@ class SqlExecutionLog:
     async def open(self, attempt: Attempt) -> None:
         """Write a command that is about to run here."""
         now = self.queue.context.now_ms()
-        record = attempt.record(Status.RUNNING, now, self.folder, self.owner)
-        row = row_of(record, lease_until_ms=lease_until(now))
+        columns = attempt.columns(Status.RUNNING, now, self.folder, self.owner)
+        row = new_row(columns, lease_until_ms=lease_until(now))
         await self.queue.write(self._events(attempt.principal, *events.opened(attempt)), opened=row)
         self.holdings.add(attempt.id)
 

@@ -17,6 +17,7 @@ COLUMNS = [executions.c[name] for name in NAMES]
 ANY_LEASE = 2**63 - 1
 
 ENDED = tuple(Completion(Status.LOST, None, 0).columns)  # the columns that the end of an execution sets
+NEW = tuple(f"new_{name}" for name in ENDED)
 
 INSERT_EXECUTION = insert(executions)
 # Changes nothing where another server was first: the first end on record stays.
@@ -25,24 +26,19 @@ CLOSE_EXECUTION = (
     .where(executions.c.id == bindparam("key"), executions.c.status == bindparam("old_status"))
     .where(func.coalesce(executions.c.lease_until_ms, 0) <= bindparam("old_lease"))
     .values(
-        **{name: bindparam(f"new_{name}") for name in ENDED},
+        **{name: bindparam(new) for name, new in zip(ENDED, NEW, strict=True)},
         job=None,  # its command line is not masked
     )
 )
 
 
-def row_of(record: Record, *, lease_until_ms: int | None = None, job: str | None = None) -> Mapping[str, Any]:
-    """The row of a new execution."""
-    row = {name: getattr(record, name) for name in NAMES}
-    return {
-        **row,
-        "command": storable(record.command),
-        "working_dir": storable(record.working_dir),
-        "status": str(record.status),
-        "risk": str(record.risk),
-        "lease_until_ms": lease_until_ms,
-        "job": job,
-    }
+def new_row(columns: dict[str, Any], *, lease_until_ms: int | None = None, job: str | None = None) -> Mapping[str, Any]:
+    """The row of a new execution, from `Attempt.columns`; what is not in it is NULL."""
+    columns["command"] = storable(columns["command"])
+    columns["working_dir"] = storable(columns["working_dir"])
+    columns["status"], columns["risk"] = str(columns["status"]), str(columns["risk"])
+    columns["lease_until_ms"], columns["job"], columns["protection"] = lease_until_ms, job, ""
+    return columns
 
 
 def closing(execution: str, old: Status, completion: Completion, lease_ms: int = ANY_LEASE) -> Mapping[str, Any]:
@@ -51,7 +47,7 @@ def closing(execution: str, old: Status, completion: Completion, lease_ms: int =
         "key": execution,
         "old_status": str(old),
         "old_lease": lease_ms,
-        **{f"new_{name}": value for name, value in completion.columns.items()},
+        **dict(zip(NEW, completion.columns.values(), strict=True)),
         "new_status": str(completion.status),
     }
 

@@ -13,7 +13,7 @@ from backend.core.execution.model import Status
 from backend.core.execution.ownership import RELEASED, Holdings, lease_until
 from backend.core.ports import Queued
 from backend.storage.commit_queue import CommitQueue
-from backend.storage.execution_rows import COLUMNS, closing, record_of, row_of
+from backend.storage.execution_rows import COLUMNS, closing, new_row, record_of
 from backend.storage.tables import executions as table
 
 RUNNING = table.c.status == str(Status.RUNNING)
@@ -79,9 +79,9 @@ class SqlOwnership:
     async def enqueue(self, attempt: Attempt, job: str) -> None:
         """Record an execution that waits for an owner. Returns once it is durable."""
         context, who = self.queue.context, attempt.principal
-        record = attempt.record(Status.QUEUED, context.now_ms(), self.folder, None)
+        columns = attempt.columns(Status.QUEUED, context.now_ms(), self.folder, None)
         event = context.event(events.submitted(attempt), who.name, who.address)
-        await self.queue.write((event,), opened=row_of(record, job=job))
+        await self.queue.write((event,), opened=new_row(columns, job=job))
 
     async def claim_queued(self, limit: int) -> Sequence[Queued]:
         """Take over up to `limit` waiting executions, the oldest first. Each is claimed by one server."""

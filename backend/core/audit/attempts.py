@@ -30,33 +30,29 @@ class Attempt:
         """Whether one of its programs is rm."""
         return any(argv[0] == "rm" for argv in self.argvs)
 
-    def record(self, status: Status, created_ms: int, folder: str, owner: str | None) -> "Record":
-        """Its row, before anything has run. `folder` is the data folder that holds the recording."""
+    def columns(self, status: Status, created_ms: int, folder: str, owner: str | None) -> dict[str, Any]:
+        """What its row gets at first, by the names of the columns and of the fields of `Record`.
+
+        `folder` is the data folder that holds the recording.
+        """
         who, decision = self.principal, self.decision
-        return Record(
-            id=self.id,
-            principal=who.name,
-            user_id=who.user.id if who.user else None,
-            project_id=self.project,
-            command=self.command,
-            working_dir=self.working_dir,
-            status=status,
-            exit_code=None,
-            duration_ms=None,
-            risk=decision.risk,
-            rule=decision.rule,
-            deletes=self.deletes,
-            dry_run=self.dry_run,
-            metadata_only=self.metadata_only,
-            protection="",
-            cpu_ms=None,
-            peak_memory_bytes=None,
-            read_bytes=None,
-            written_bytes=None,
-            created_ms=created_ms,
-            folder=folder,
-            owner=owner,
-        )
+        return {
+            "id": self.id,
+            "principal": who.name,
+            "user_id": who.user.id if who.user else None,
+            "project_id": self.project,
+            "command": self.command,
+            "working_dir": self.working_dir,
+            "status": status,
+            "risk": decision.risk,
+            "rule": decision.rule,
+            "deletes": self.deletes,
+            "dry_run": self.dry_run,
+            "metadata_only": self.metadata_only,
+            "created_ms": created_ms,
+            "folder": folder,
+            "owner": owner,
+        }
 
     @property
     def fields(self) -> Mapping[str, Any]:
@@ -123,22 +119,22 @@ class Record:
     command: str
     working_dir: str
     status: Status
-    exit_code: int | None
-    duration_ms: int | None
     risk: Risk
     rule: str
     deletes: bool
     dry_run: bool
     metadata_only: bool
-    protection: str
-    cpu_ms: int | None
-    peak_memory_bytes: int | None
-    read_bytes: int | None
-    written_bytes: int | None
     created_ms: int
     folder: str = ""
     owner: str | None = None
+    exit_code: int | None = None
     signal: str | None = None
+    duration_ms: int | None = None
+    protection: str = ""
+    cpu_ms: int | None = None
+    peak_memory_bytes: int | None = None
+    read_bytes: int | None = None
+    written_bytes: int | None = None
 
     @property
     def success(self) -> bool:

@@ -37,7 +37,7 @@ class MemoryExecutionLog:
     async def refuse(self, attempt: Attempt) -> None:
         """Write a request that was refused; of a flood only the beginning."""
         if self._refusals.admits(attempt):
-            self.executions.add(Row(attempt.record(Status.DENIED, self.now_ms(), self.folder, None)))
+            self.executions.add(Row(Record(**attempt.columns(Status.DENIED, self.now_ms(), self.folder, None))))
             self._append(attempt.principal, events.refused(attempt))
 
     def _report_flood(self, flood: SuppressedRefusals) -> None:
@@ -46,7 +46,7 @@ class MemoryExecutionLog:
     async def open(self, attempt: Attempt) -> None:
         """Write a command that is about to run here."""
         now = self.now_ms()
-        record = attempt.record(Status.RUNNING, now, self.folder, self.owner)
+        record = Record(**attempt.columns(Status.RUNNING, now, self.folder, self.owner))
         self.executions.add(Row(record, lease_until(now)))
         self._append(attempt.principal, *events.opened(attempt))
         self.holdings.add(attempt.id)
@@ -131,7 +131,7 @@ class MemoryOwnership:
 
     async def enqueue(self, attempt: Attempt, job: str) -> None:
         """Record an execution that waits for an owner."""
-        record = attempt.record(Status.QUEUED, self.log.now_ms(), self.log.folder, None)
+        record = Record(**attempt.columns(Status.QUEUED, self.log.now_ms(), self.log.folder, None))
         self.log.executions.add(Row(record, job=job))
         self.log.audit.append(events.submitted(attempt), attempt.principal.name, attempt.principal.address)
 
