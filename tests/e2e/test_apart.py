@@ -88,27 +88,29 @@ async def messages_of(api: httpx.AsyncClient, execution: str, after: int = 0) ->
         return [json.loads(line[6:]) async for line in stream.aiter_lines() if line.startswith("data: ")]
 
 
-async def is_up(server: Server, execution: str) -> None:
-    """Wait until a command has written its first line."""
-    await asyncio.to_thread(wait_until, lambda: "up" in str(server.recording(execution)), "the command")
+async def until_said(server: Server, execution: str, text: str = "up") -> None:
+    """Wait until a command has written a text. Its command line, which may contain it too, is not searched."""
+
+    def said() -> bool:
+        return any(text in line for message in server.recording(execution) for line in message.get("lines", ()))
+
+    await asyncio.to_thread(wait_until, said, text)
 
 
 async def test_any_server_follows_reads_feeds_signals_and_cancels(service: Service) -> None:
     async with clients(service) as (first, second, third):
-        script = 'trap "echo usr1" USR1; echo up; read line; echo got $line; sleep 60 & wait'
+        # The signal reaches every process; the one that sleeps ignores it, and so the script goes on after its trap.
+        sleeper = '(trap "" USR1; echo up; exec sleep 60) &'
+        script = f'{sleeper} trap "echo usr1" USR1; read line; echo got $line; wait; wait'
         execution = await begin(first, script, stdin=True)
         following = [asyncio.create_task(messages_of(api, execution)) for api in (first, second, third)]
-        await is_up(service.servers[0], execution)
+        await until_said(service.servers[0], execution)
         place = f"/api/executions/{execution}"
         assert (await second.get(f"{place}/output")).json()["data"] == "up\n"
         assert (await second.post(f"{place}/stdin", json={"data": "word\n"})).status_code == 202
-        await asyncio.to_thread(
-            wait_until, lambda: "got word" in str(service.servers[0].recording(execution)), "the input"
-        )
+        await until_said(service.servers[0], execution, "got word")
         assert (await third.post(f"{place}/signal", json={"signal": "USR1"})).status_code == 202
-        await asyncio.to_thread(
-            wait_until, lambda: "usr1" in str(service.servers[0].recording(execution)), "the signal"
-        )
+        await until_said(service.servers[0], execution, "usr1")
         assert (await third.post(f"{place}/cancel")).json() == {"id": execution, "status": "cancelling"}
         seen = await asyncio.gather(*following)
         assert seen[0] == seen[1] == seen[2]
@@ -124,7 +126,7 @@ async def test_any_server_follows_reads_feeds_signals_and_cancels(service: Servi
 async def test_what_nothing_receives_is_told_from_afar_too(service: Service) -> None:
     async with clients(service) as (first, second, _):
         execution = await begin(first, "echo up; sleep 60")
-        await is_up(service.servers[0], execution)
+        await until_said(service.servers[0], execution)
         place = f"/api/executions/{execution}"
         answer = await second.post(f"{place}/stdin", json={"data": "x"})
         assert (answer.status_code, answer.json()["rule"]) == (409, "stdin.closed")
@@ -165,7 +167,7 @@ async def test_long_output_comes_whole_through_another_server(service: Service) 
 async def test_a_server_that_dies_loses_what_it_ran_when_its_lease_ends(service: Service) -> None:
     async with clients(service) as (_, second, third):
         execution = await begin(third, "echo up; sleep 7302")
-        await is_up(service.servers[2], execution)
+        await until_said(service.servers[2], execution)
         following = asyncio.create_task(messages_of(second, execution))
         service.servers[2].kill()
         answer = await second.post(f"/api/executions/{execution}/cancel")
@@ -189,7 +191,7 @@ async def test_a_server_that_was_frozen_does_not_overwrite_what_was_recorded(ser
     """Its lease ends while it cannot renew it; afterwards it stops what it ran, and the first ending stays."""
     async with clients(service) as (_, second, third):
         execution = await begin(third, "echo up; sleep 60")
-        await is_up(service.servers[2], execution)
+        await until_said(service.servers[2], execution)
         service.servers[2].process.send_signal(signal.SIGSTOP)
         try:
             async with asyncio.timeout(LOST_BOUND):
