@@ -2,99 +2,29 @@
 
 import asyncio
 import json
-import shutil
 import signal
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
-import httpx
 import pytest
 
 from backend.core.execution.ownership import LEASE
-from tests.accounts import begin, client, gatepost, new_token
+from tests.accounts import begin, client, gatepost
 from tests.client import terminal
-from tests.redis_server import Redis, running_redis
-from tests.serving import ANY_PROGRAM, Server, start, wait_until
+from tests.e2e.services import Service, clients, messages_of, running_service, until_said
 from tests.storage.conftest import postgresql
 
 __all__ = ["postgresql"]
 
 COUNT = 3
-ENV = {
-    **ANY_PROGRAM,
-    "GATEPOST_API_RATE": "100000/minute",
-    "GATEPOST_USER_RATE": "100000/minute",
-    "GATEPOST_CONCURRENT_PER_PRINCIPAL": "100",
-    "GATEPOST_SECRET_KEY": "a key that all servers of one service share",
-}
 LOST_BOUND = LEASE + 15.0  # seconds
-
-
-@dataclass
-class Service:
-    """The servers, and what they share. `token` is that of an account that all of them know."""
-
-    folder: Path
-    env: dict[str, str]
-    redis: Redis
-    servers: list[Server]
-    token: str
-
-    def start(self, number: int) -> Server:
-        """Start a server again."""
-        place = self.folder / str(number)
-        self.servers[number] = start(place, self.env)
-        return self.servers[number]
 
 
 @pytest.fixture(scope="module")
 def service(postgresql: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    folder = tmp_path_factory.mktemp("apart")
-    folder.chmod(0o711)
     postgresql.psql("create database apart")
-    with running_redis() as redis:
-        env = {**ENV, "DATABASE_URL": postgresql.get_uri(database="apart"), "REDIS_URL": redis.url}
-        places = [folder / str(number) for number in range(COUNT)]
-        for place in places:
-            (place / "data").mkdir(parents=True)
-        servers = [start(places[0], env)]
-        for place in places[1:]:
-            # One chain has one key.
-            shutil.copy2(places[0] / "data" / "audit.key", place / "data" / "audit.key")
-            servers.append(start(place, env))
-        yield Service(folder, env, redis, servers, new_token(places[0], "ann", env))
-        for server in servers:
-            server.stop()
-
-
-@asynccontextmanager
-async def clients(service: Service) -> AsyncIterator[list[httpx.AsyncClient]]:
-    apis = [client(server, service.token) for server in service.servers]
-    try:
-        yield apis
-    finally:
-        for api in apis:
-            await api.aclose()
-
-
-async def messages_of(api: httpx.AsyncClient, execution: str, after: int = 0) -> list[dict[str, Any]]:
-    """The messages of an execution to its end."""
-    headers = {"Last-Event-ID": str(after)} if after else {}
-    async with api.stream("GET", f"/api/executions/{execution}/events", headers=headers) as stream:
-        assert stream.status_code == 200, await stream.aread()
-        return [json.loads(line[6:]) async for line in stream.aiter_lines() if line.startswith("data: ")]
-
-
-async def until_said(server: Server, execution: str, text: str = "up") -> None:
-    """Wait until a command has written a text. Its command line, which may contain it too, is not searched."""
-
-    def said() -> bool:
-        return any(text in line for message in server.recording(execution) for line in message.get("lines", ()))
-
-    await asyncio.to_thread(wait_until, said, text)
+    with running_service(tmp_path_factory.mktemp("apart"), postgresql.get_uri(database="apart"), COUNT) as running:
+        yield running
 
 
 async def test_any_server_follows_reads_feeds_signals_and_cancels(service: Service) -> None:
