@@ -164,8 +164,10 @@ def _instruction_fields(instruction: Instruction) -> dict[str, Any]:
             return {"kind": "Stop", "reason": reason, "by": by}
         case Signal(name):
             return {"kind": "Signal", "name": name}
-        case Write() | CloseInput():
-            return {"kind": type(instruction).__name__}
+        case Write(last=last):
+            return {"kind": "Write", "last": last}
+        case CloseInput():
+            return {"kind": "CloseInput"}
         case Resize(columns, rows):
             return {"kind": "Resize", "columns": columns, "rows": rows}
         case _:
@@ -271,8 +273,8 @@ def _instruction(fields: dict[str, Any], body: bytes) -> Instruction | None:
             return Stop(StopReason(reason), by.encode().decode())  # half a surrogate pair is a ValueError
         case {"kind": "Signal", "name": str(name)}:
             return Signal(SignalName(name))
-        case {"kind": "Write"}:
-            return Write(body)
+        case {"kind": "Write", "last": bool(last)}:
+            return Write(body, last)
         case {"kind": "CloseInput"}:
             return CloseInput()
         case {"kind": "Resize", "columns": int(columns), "rows": int(rows)}:

@@ -17,7 +17,6 @@ from backend.application.submission import CommandSpec, Existing
 from backend.core import ids
 from backend.core.decisions import Decision
 from backend.core.execution.model import (
-    CloseInput,
     Delivery,
     Instruction,
     Resize,
@@ -365,9 +364,7 @@ def _add_instructions(router: APIRouter, executions: Executions) -> None:
         principal: Annotated[Principal, caller], execution: ExecutionId, body: Input, _: JsonOnly
     ) -> dict[str, Any]:
         """Write to the standard input of a command that was started with `stdin: true`."""
-        await instruct(principal, execution, Write(body.data.encode("utf-8", "replace")))
-        if body.close:
-            await instruct(principal, execution, CloseInput())
+        await instruct(principal, execution, Write(body.data.encode("utf-8", "replace"), last=body.close))
         return {"id": execution, "waiting_bytes": service.waiting_input(execution)}
 
     @router.post("/executions/{execution}/signal", status_code=202, responses=described(*WITH_BODY, 403, 404, 409))

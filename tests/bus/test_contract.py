@@ -27,6 +27,7 @@ INSTRUCTIONS: list[Instruction] = [
     Signal(SignalName.HUP),
     Write(b"\x00\xff\n{}\r\n"),
     Write(b""),
+    Write(b"end", last=True),
     Write(b"x" * (1 << 20)),
     CloseInput(),
     Resize(80, 24),

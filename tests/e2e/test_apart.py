@@ -2,113 +2,45 @@
 
 import asyncio
 import json
-import shutil
 import signal
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
-import httpx
 import pytest
 
 from backend.core.execution.ownership import LEASE
-from tests.accounts import begin, client, gatepost, new_token
+from tests.accounts import begin, client, gatepost
 from tests.client import terminal
-from tests.redis_server import Redis, running_redis
-from tests.serving import ANY_PROGRAM, Server, start, wait_until
+from tests.e2e.services import Service, clients, messages_of, running_service, until_said
 from tests.storage.conftest import postgresql
 
 __all__ = ["postgresql"]
 
 COUNT = 3
-ENV = {
-    **ANY_PROGRAM,
-    "GATEPOST_API_RATE": "100000/minute",
-    "GATEPOST_USER_RATE": "100000/minute",
-    "GATEPOST_CONCURRENT_PER_PRINCIPAL": "100",
-    "GATEPOST_SECRET_KEY": "a key that all servers of one service share",
-}
 LOST_BOUND = LEASE + 15.0  # seconds
-
-
-@dataclass
-class Service:
-    """The servers, and what they share. `token` is that of an account that all of them know."""
-
-    folder: Path
-    env: dict[str, str]
-    redis: Redis
-    servers: list[Server]
-    token: str
-
-    def start(self, number: int) -> Server:
-        """Start a server again."""
-        place = self.folder / str(number)
-        self.servers[number] = start(place, self.env)
-        return self.servers[number]
 
 
 @pytest.fixture(scope="module")
 def service(postgresql: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    folder = tmp_path_factory.mktemp("apart")
-    folder.chmod(0o711)
     postgresql.psql("create database apart")
-    with running_redis() as redis:
-        env = {**ENV, "DATABASE_URL": postgresql.get_uri(database="apart"), "REDIS_URL": redis.url}
-        places = [folder / str(number) for number in range(COUNT)]
-        for place in places:
-            (place / "data").mkdir(parents=True)
-        servers = [start(places[0], env)]
-        for place in places[1:]:
-            # One chain has one key.
-            shutil.copy2(places[0] / "data" / "audit.key", place / "data" / "audit.key")
-            servers.append(start(place, env))
-        yield Service(folder, env, redis, servers, new_token(places[0], "ann", env))
-        for server in servers:
-            server.stop()
-
-
-@asynccontextmanager
-async def clients(service: Service) -> AsyncIterator[list[httpx.AsyncClient]]:
-    apis = [client(server, service.token) for server in service.servers]
-    try:
-        yield apis
-    finally:
-        for api in apis:
-            await api.aclose()
-
-
-async def messages_of(api: httpx.AsyncClient, execution: str, after: int = 0) -> list[dict[str, Any]]:
-    """The messages of an execution to its end."""
-    headers = {"Last-Event-ID": str(after)} if after else {}
-    async with api.stream("GET", f"/api/executions/{execution}/events", headers=headers) as stream:
-        assert stream.status_code == 200, await stream.aread()
-        return [json.loads(line[6:]) async for line in stream.aiter_lines() if line.startswith("data: ")]
-
-
-async def is_up(server: Server, execution: str) -> None:
-    """Wait until a command has written its first line."""
-    await asyncio.to_thread(wait_until, lambda: "up" in str(server.recording(execution)), "the command")
+    with running_service(tmp_path_factory.mktemp("apart"), postgresql.get_uri(database="apart"), COUNT) as running:
+        yield running
 
 
 async def test_any_server_follows_reads_feeds_signals_and_cancels(service: Service) -> None:
     async with clients(service) as (first, second, third):
-        script = 'trap "echo usr1" USR1; echo up; read line; echo got $line; sleep 60 & wait'
+        # The signal reaches every process; the one that sleeps ignores it, and so the script goes on after its trap.
+        sleeper = '(trap "" USR1; echo up; exec sleep 60) &'
+        script = f'{sleeper} trap "echo usr1" USR1; read line; echo got $line; wait; wait'
         execution = await begin(first, script, stdin=True)
         following = [asyncio.create_task(messages_of(api, execution)) for api in (first, second, third)]
-        await is_up(service.servers[0], execution)
+        await until_said(service.servers[0], execution)
         place = f"/api/executions/{execution}"
         assert (await second.get(f"{place}/output")).json()["data"] == "up\n"
         assert (await second.post(f"{place}/stdin", json={"data": "word\n"})).status_code == 202
-        await asyncio.to_thread(
-            wait_until, lambda: "got word" in str(service.servers[0].recording(execution)), "the input"
-        )
+        await until_said(service.servers[0], execution, "got word")
         assert (await third.post(f"{place}/signal", json={"signal": "USR1"})).status_code == 202
-        await asyncio.to_thread(
-            wait_until, lambda: "usr1" in str(service.servers[0].recording(execution)), "the signal"
-        )
+        await until_said(service.servers[0], execution, "usr1")
         assert (await third.post(f"{place}/cancel")).json() == {"id": execution, "status": "cancelling"}
         seen = await asyncio.gather(*following)
         assert seen[0] == seen[1] == seen[2]
@@ -124,7 +56,7 @@ async def test_any_server_follows_reads_feeds_signals_and_cancels(service: Servi
 async def test_what_nothing_receives_is_told_from_afar_too(service: Service) -> None:
     async with clients(service) as (first, second, _):
         execution = await begin(first, "echo up; sleep 60")
-        await is_up(service.servers[0], execution)
+        await until_said(service.servers[0], execution)
         place = f"/api/executions/{execution}"
         answer = await second.post(f"{place}/stdin", json={"data": "x"})
         assert (answer.status_code, answer.json()["rule"]) == (409, "stdin.closed")
@@ -165,7 +97,7 @@ async def test_long_output_comes_whole_through_another_server(service: Service) 
 async def test_a_server_that_dies_loses_what_it_ran_when_its_lease_ends(service: Service) -> None:
     async with clients(service) as (_, second, third):
         execution = await begin(third, "echo up; sleep 7302")
-        await is_up(service.servers[2], execution)
+        await until_said(service.servers[2], execution)
         following = asyncio.create_task(messages_of(second, execution))
         service.servers[2].kill()
         answer = await second.post(f"/api/executions/{execution}/cancel")
@@ -189,7 +121,7 @@ async def test_a_server_that_was_frozen_does_not_overwrite_what_was_recorded(ser
     """Its lease ends while it cannot renew it; afterwards it stops what it ran, and the first ending stays."""
     async with clients(service) as (_, second, third):
         execution = await begin(third, "echo up; sleep 60")
-        await is_up(service.servers[2], execution)
+        await until_said(service.servers[2], execution)
         service.servers[2].process.send_signal(signal.SIGSTOP)
         try:
             async with asyncio.timeout(LOST_BOUND):

@@ -15,6 +15,7 @@ import pytest
 from backend.core.recording.messages import Complete
 from tests.accounts import begin, client, gatepost, new_token
 from tests.conftest import StartServer
+from tests.e2e.services import until_said
 from tests.redis_server import running_redis
 from tests.serving import ANY_PROGRAM, Server, processes_of, start, wait_until
 from tests.storage.conftest import postgresql
@@ -56,7 +57,8 @@ def service(postgresql: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         for place in places:
             place.mkdir()
         shared = {**env, "GATEPOST_DATA_DIR": str(folder / "data")}
-        with ThreadPoolExecutor(COUNT) as threads:
+        # Two at once, for they are ready only so late where there are few processors.
+        with ThreadPoolExecutor(2) as threads:
             servers = list(threads.map(lambda place: start(place, shared), places))
         for server in servers:
             server.data_dir = folder / "data"
@@ -131,7 +133,7 @@ async def test_what_one_runs_another_lists_reads_and_follows_to_its_end(service:
     here, there = service.servers[:2]
     async with client(here, token) as first, client(there, token) as second:
         execution = await begin(first, "echo one; read; echo two", stdin=True)
-        wait_until(lambda: "one" in str(here.recording(execution)), "the first line")
+        await until_said(here, execution, "one")
         assert (await second.get(f"/api/executions/{execution}")).json()["status"] == "running"
         assert (await second.get("/api/executions")).json()["executions"][0]["id"] == execution
         part = (await second.get(f"/api/executions/{execution}/output")).json()
@@ -156,7 +158,7 @@ async def test_what_a_killed_server_ran_is_lost_and_the_others_go_on(service: Se
     last, other = service.servers[-1], service.servers[0]
     async with client(last, token) as api:
         execution = await begin(api, "echo up; sleep 7102")
-        wait_until(lambda: "up" in str(last.recording(execution)), "the command")
+        await until_said(last, execution)
     async with client(other, token) as api:
         alive = await begin(api, "echo up; sleep 7103")
         async with api.stream("GET", f"/api/executions/{execution}/events") as stream:

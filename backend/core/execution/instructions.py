@@ -27,13 +27,14 @@ class StdinBuffer:
         self.closed = not is_open
         self.on_change: Callable[[], None] = lambda: None
 
-    def write(self, data: bytes) -> Delivery:
-        """Add bytes, all of them or none."""
+    def write(self, data: bytes, *, last: bool = False) -> Delivery:
+        """Add bytes, all of them or none; accept no more behind the `last` ones."""
         if self.closed:
             return Delivery.CLOSED
         if len(self.waiting) + len(data) > STDIN_LIMIT:
             return Delivery.NOT_READING
         self.waiting += data
+        self.closed = last
         self.on_change()
         return Delivery.DELIVERED
 
@@ -90,8 +91,8 @@ class Instructions:
                 return Delivery.DELIVERED
             case Signal(name):
                 return self._receiver.signal(name) if self._receiver else Delivery.NOT_RUNNING
-            case Write(data):
-                return self.stdin.write(data)
+            case Write(data, last):
+                return self.stdin.write(data, last=last)
             case CloseInput():
                 return self.stdin.close()
             case Resize():

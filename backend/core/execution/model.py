@@ -75,9 +75,10 @@ class Signal:
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """Bytes for standard input."""
+    """Bytes for standard input. `last`: close it behind them, so that no program can end in between."""
 
     data: bytes
+    last: bool = False
 
 
 @dataclass(frozen=True, slots=True)

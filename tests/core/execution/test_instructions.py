@@ -67,6 +67,14 @@ def test_standard_input_is_bounded_and_closed_once() -> None:
     assert len(instructions.stdin.waiting) == STDIN_LIMIT
 
 
+def test_the_last_bytes_close_standard_input_with_one_instruction() -> None:
+    instructions = Instructions(stdin=True)
+    assert instructions.deliver(Write(b"x" * (STDIN_LIMIT + 1), last=True)) is Delivery.NOT_READING
+    assert instructions.deliver(Write(b"end", last=True)) is Delivery.DELIVERED
+    assert (bytes(instructions.stdin.waiting), instructions.stdin.closed) == (b"end", True)
+    assert instructions.deliver(Write(b"", last=True)) is Delivery.CLOSED
+
+
 def test_without_standard_input_or_terminal_a_client_is_answered() -> None:
     instructions = Instructions(stdin=False)
     for instruction in (Write(b"x"), CloseInput(), Resize(80, 24)):
