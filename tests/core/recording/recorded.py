@@ -1,10 +1,8 @@
 """A recording in memory, and messages for it."""
 
 from backend.core.recording.digest import RecordingDigest
-from backend.core.recording.digest import RecordingDigest
 from backend.core.recording.lines import encode_lines
 from backend.core.recording.messages import Complete, Problem, Started
-from backend.core.recording.reader import Send
 from backend.core.recording.reader import Send
 from backend.core.recording.writer import Recorder
 

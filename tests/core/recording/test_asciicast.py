@@ -2,7 +2,6 @@
 
 import json
 from typing import Any
-from typing import Any
 
 from backend.core.recording.asciicast import AsciicastWriter
 from tests.core.recording.recorded import record

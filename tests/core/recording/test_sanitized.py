@@ -2,7 +2,6 @@
 
 import json
 from typing import Any
-from typing import Any
 
 from backend.core.recording.lines import encode_lines
 from backend.core.recording.sanitized import sanitizing

@@ -16,8 +16,6 @@ from backend.core.language.parser import Command, Invocation, parse
 from backend.core.recording.batches import read_batch
 from backend.core.recording.digest import RecordingDigest
 from backend.core.recording.reader import Send
-from backend.core.recording.digest import RecordingDigest
-from backend.core.recording.reader import Send
 from backend.core.recording.writer import Recorder
 from backend.executors.local.launcher import CageLauncher, cage_environment
 from backend.executors.local.pipelines import LocalPipelines, OutsideProgram
