@@ -83,7 +83,7 @@ async def terminal(
     server: Server, subprotocol: str | None = None, *, greeted: bool = True, **options: Any
 ) -> AsyncIterator[Terminal]:
     """Connect and, with `greeted`, wait for `ready`."""
-    chosen = {"subprotocols": [subprotocol]} if subprotocol else {}
+    chosen: dict[str, Any] = {"subprotocols": [subprotocol]} if subprotocol else {}
     async with connect(server.ws_url, compression=None, max_size=None, close_timeout=1, **chosen, **options) as socket:
         client = Terminal(socket)
         if greeted:

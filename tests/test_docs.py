@@ -19,6 +19,7 @@ import pytest
 import run
 from backend.core.recording import messages
 from backend.runtime.settings import Settings
+from tests.conftest import StartServer
 from tests.needs import need
 from tests.serving import Server
 
@@ -145,7 +146,7 @@ def printed(*words: str) -> str:
     return subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, check=False).stdout
 
 
-def test_a_port_that_is_taken_is_told_in_words(start_server) -> None:
+def test_a_port_that_is_taken_is_told_in_words(start_server: StartServer) -> None:
     server = start_server()
     words = [sys.executable, "-m", "backend", "serve", "--port", str(server.port), "--data-dir", str(server.data_dir)]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -169,7 +170,7 @@ def test_the_transcript_of_the_readme_has_the_fields_of_today() -> None:
         assert shown[kind] - {"dry_run"} == set(message.model_fields) - optional
 
 
-def test_the_api_of_the_readme_can_be_pasted_as_it_is(start_server) -> None:
+def test_the_api_of_the_readme_can_be_pasted_as_it_is(start_server: StartServer) -> None:
     need(shutil.which("curl"), "curl")
     section = (ROOT / "README.md").read_text().partition("## Accounts and the API")[2].partition("\n## ")[0]
     lines = "\n".join(line for line in section.splitlines() if line.startswith("    "))
@@ -188,7 +189,7 @@ def pasted(server: Server, script: str) -> list[str]:
     return done.stdout.splitlines()
 
 
-def test_the_audit_of_the_page_can_be_pasted_as_it_is(start_server) -> None:
+def test_the_audit_of_the_page_can_be_pasted_as_it_is(start_server: StartServer) -> None:
     lines = re.findall(r"^    \$ (.+)$", (ROOT / "docs/audit.md").read_text(), re.M)
     assert len(lines) > 4
     server = start_server()

@@ -316,7 +316,9 @@ class TestAlerts:
 
 def test_the_watch_and_the_rules_agree_as_attempts_come_and_go() -> None:
     """What is counted as it comes is what counting all of them anew gives."""
-    watch, attempts, told = AlertTracker(), [], set()
+    watch = AlertTracker()
+    attempts: list[Any] = []
+    told: set[Any] = set()
     for number in range(400):
         now = number * 3.0
         trace = AttemptSummary(failed=number % 3 == 0, deletes=number % 40 < 12, dangerous=number % 90 < 7)

@@ -34,7 +34,8 @@ def test_whatever_is_asked_is_answered_as_described(described: World) -> None:
     config = SchemathesisConfig.from_dict({"base-url": described.server.url})
     description = described.ask(None, "GET", "/openapi.json").json()
     schema = schemathesis.openapi.from_dict(description, config=config)
-    operations = [result.ok() for result in schema.get_all_operations()]
+    found: list[Any] = list(schema.get_all_operations())
+    operations = [result.ok() for result in found]
     asked = sum(
         _ask(described, operation, mode)
         for operation in operations
@@ -47,7 +48,8 @@ def test_whatever_is_asked_is_answered_as_described(described: World) -> None:
 
 def _ask(world: World, operation: Any, mode: GenerationMode) -> int:
     """Send requests of a route; how many."""
-    sent, checks = 0, [not_a_server_error] if operation.path in TERSE else CHECKS
+    sent = 0
+    checks: list[Any] = [not_a_server_error] if operation.path in TERSE else list(CHECKS)
 
     @settings(
         max_examples=EXAMPLES,
@@ -58,7 +60,7 @@ def _ask(world: World, operation: Any, mode: GenerationMode) -> int:
         suppress_health_check=list(HealthCheck),
     )
     @given(case=operation.as_strategy(generation_mode=mode))
-    def send(case: schemathesis.Case) -> None:
+    def send(case: schemathesis.Case[Any]) -> None:
         nonlocal sent
         sent += 1
         with requests.Session() as session:

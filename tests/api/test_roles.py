@@ -258,7 +258,7 @@ async def _act(client: Terminal, action: str, places: dict[str, str], *, attache
     """Do it; the first message that says what became of it."""
     match action.split():
         case ["run", *where]:
-            project = {"project": places[where[-1]]} if where else {}
+            project: dict[str, Any] = {"project": places[where[-1]]} if where else {}
             return (await client.run("pwd", dry_run=True, **project))[-1]
         case ["attach", *where]:
             return (await client.attach(places["secret" if where else "done"]))[-1]

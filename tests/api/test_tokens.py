@@ -114,7 +114,7 @@ async def test_a_bad_token_opens_nothing(world: World, name: str) -> None:
     assert answer.headers["www-authenticate"] == "Bearer"
     assert len(token) < 3 or token not in answer.text
     for headers, first in ((shown, None), ({}, token)):
-        options = {"additional_headers": {"X-Forwarded-For": address(), **headers}}
+        options: dict[str, Any] = {"additional_headers": {"X-Forwarded-For": address(), **headers}}
         async with terminal(world.server, greeted=False, **options) as client:
             with suppress(ConnectionClosed):
                 if first is not None:

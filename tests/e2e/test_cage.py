@@ -226,7 +226,7 @@ async def _cancel_at_once(client: Terminal, server: Server, marks: list[int]) ->
     begun = time.monotonic()
     for execution in executions:
         await client.send(type="cancel", execution=execution)
-    seconds = []
+    seconds: list[float] = []
     while len(seconds) < len(marks):
         [complete] = (await client.until("complete", 30))[-1:]
         seconds.append(time.monotonic() - begun)

@@ -1,5 +1,7 @@
 """Which pages may open the terminal: a browser names its page in `Origin`, a program names none."""
 
+from typing import Any
+
 import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
@@ -39,7 +41,7 @@ def _fill(origin: str, server: Server) -> str:
     return origin.replace("HOST", "127.0.0.1").replace("PORT", str(server.port))
 
 
-async def _status(server: Server, **options: object) -> int:
+async def _status(server: Server, **options: Any) -> int:
     try:
         async with terminal(server, **options) as client:
             await client.quiet()

@@ -18,6 +18,7 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, BrowserContext, Page, Route, WebSocketRoute, async_playwright, expect
 
+from tests.conftest import StartServer
 from tests.needs import need
 from tests.serving import ROOT, Server, processes_of, wait_until
 
@@ -314,7 +315,7 @@ async def test_dark_and_light_follow_the_system_and_the_switch(browser: Browser,
 
 
 @ONE_LOOP
-async def test_a_server_with_a_token_asks_for_it(browser: Browser, start_server) -> None:
+async def test_a_server_with_a_token_asks_for_it(browser: Browser, start_server: StartServer) -> None:
     server = start_server({"GATEPOST_ACCESS_TOKEN": "a token of the page tests"})
     context = await browser.new_context()
     page = await context.new_page()
@@ -356,7 +357,8 @@ async def is_visitor(visit: Visit) -> None:
 
 
 async def kept_login(visit: Visit) -> str:
-    return json.loads(await visit.page.evaluate("sessionStorage.getItem('gatepost.login')"))
+    found: str = json.loads(await visit.page.evaluate("sessionStorage.getItem('gatepost.login')"))
+    return found
 
 
 @ONE_LOOP
@@ -366,7 +368,7 @@ async def test_a_login_link_logs_in_once_and_leaves_no_trace(browser: Browser, s
     context = await browser.new_context()
     visit = await new_visit(context, server)
     sent: list[str] = []
-    visit.page.on("websocket", lambda socket: socket.on("framesent", lambda text: sent.append(text)))
+    visit.page.on("websocket", lambda socket: socket.on("framesent", lambda text: sent.append(str(text))) and None)
     await visit.page.goto(link)
     await is_known(visit, "ann · agent")
     assert visit.page.url == f"{server.url}/"
@@ -492,7 +494,7 @@ def make_project(server: Server, token: str, name: str) -> str:
 
 
 @ONE_LOOP
-async def test_a_server_without_visitors_lets_one_log_in(browser: Browser, start_server) -> None:
+async def test_a_server_without_visitors_lets_one_log_in(browser: Browser, start_server: StartServer) -> None:
     server = start_server({"GATEPOST_VISITORS": "false"})
     token = account(server, "ann")
     context = await browser.new_context()

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from typing import Any
 
 import pytest
 
@@ -32,7 +33,7 @@ with connect(sys.argv[1], compression=None) as socket:
 async def test_200000_lines_survive_a_dozen_cuts(server: Server, subprotocol: str) -> None:
     dice = random.Random(7)
     cuts = sorted(dice.sample(range(1, COUNT), CUTS))
-    messages: list[dict] = []
+    messages: list[dict[str, Any]] = []
     execution = None
 
     def seen() -> int:
@@ -63,7 +64,7 @@ async def test_a_cut_at_any_moment_of_a_live_command_loses_nothing(server: Serve
     dice = random.Random(11)
 
     async def follow() -> None:
-        messages: list[dict] = []
+        messages: list[dict[str, Any]] = []
         async with terminal(server) as owner:
             execution = (await owner.start("pyguard bash -c 'for i in {1..60}; do seq 200; sleep 0.01; done'"))[
                 "execution"
@@ -143,7 +144,7 @@ def _viewer(server: Server, command: str) -> "subprocess.Popen[str]":
 def _execution(client: "subprocess.Popen[str]") -> str:
     """The id of its command, once the first output of it has come."""
     assert client.stdout
-    return next(m["execution"] for m in map(json.loads, client.stdout) if m["type"] == "stdout")
+    return str(next(m["execution"] for m in map(json.loads, client.stdout) if m["type"] == "stdout"))
 
 
 def _kill(client: "subprocess.Popen[str]") -> None:
@@ -151,6 +152,6 @@ def _kill(client: "subprocess.Popen[str]") -> None:
     client.communicate()
 
 
-def _end(server: Server, execution: str) -> list[dict] | None:
+def _end(server: Server, execution: str) -> list[dict[str, Any]] | None:
     messages = server.recording(execution)
     return messages[-2:] if messages[-1]["type"] == "complete" else None

@@ -43,6 +43,16 @@ async def kept(start_server: StartServer, tmp_path: Path) -> tuple[Server, list[
     return server, executions
 
 
+def in_its_place(make: Callable[[Path], None]) -> Callable[[Path], None]:
+    """Put something else where a recording was."""
+
+    def change(path: Path) -> None:
+        path.unlink()
+        make(path)
+
+    return change
+
+
 def replaced(old: bytes, new: bytes) -> Callable[[Path], None]:
     def change(path: Path) -> None:
         text = path.read_bytes()
@@ -74,8 +84,8 @@ CHANGES: list[tuple[Callable[[Path], Any], str]] = [
     (replaced(b'"status":"succeeded"', b'"status":"failed"'), "ends otherwise"),
     (lambda path: path.write_bytes(path.read_bytes()[:40]), "is shorter than it was"),
     (linked, "cannot be compared"),
-    (lambda path: (path.unlink(), path.mkdir()), "cannot be compared"),
-    (lambda path: (path.unlink(), os.mkfifo(path)), "is no file"),
+    (in_its_place(Path.mkdir), "cannot be compared"),
+    (in_its_place(os.mkfifo), "is no file"),
 ]
 
 

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from websockets.asyncio.client import connect
@@ -32,7 +33,7 @@ terminal.block_writer = tell
 """
 
 
-def _wscat(server: Server, *words: str, hold: float = 2) -> list[dict]:
+def _wscat(server: Server, *words: str, hold: float = 2) -> list[dict[str, Any]]:
     """`sleep N | wscat ...` of the README: with its input closed, wscat would end at once."""
     need(found := shutil.which("wscat"), "wscat")
     with subprocess.Popen(["sleep", str(hold)], stdout=subprocess.PIPE) as pause:
@@ -85,7 +86,7 @@ async def test_with_compression_the_same_comes(start_server: StartServer) -> Non
     server = start_server({"GATEPOST_COMPRESSION": "true"})
     async with connect(server.ws_url) as socket:
         await socket.send(json.dumps({"command": "pyguard seq 3000"}))
-        messages = []
+        messages: list[dict[str, Any]] = []
         while not messages or messages[-1]["type"] != "complete":
             messages.append(json.loads(await asyncio.wait_for(socket.recv(), 10)))
         assert output(messages) == "".join(f"{n}\n" for n in range(1, 3001))

@@ -18,7 +18,7 @@ PLAIN = "echo up; sleep 6003"
 
 async def _begin(client: Terminal, script: str) -> str:
     await client.send(type="run", command=f"pyguard bash -c '{script}'")
-    return (await client.until("stdout"))[-1]["execution"]
+    return str((await client.until("stdout"))[-1]["execution"])
 
 
 async def test_sigterm_closes_sockets_with_1012_and_leaves_nothing(start_server: StartServer) -> None:

@@ -2,7 +2,9 @@
 
 import asyncio
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from websockets.exceptions import ConnectionClosed
@@ -16,13 +18,13 @@ WRONG = "canary-wrong-99aa77bb"
 
 
 @pytest.fixture(scope="module")
-def guarded(tmp_path_factory: pytest.TempPathFactory):
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     server = start(tmp_path_factory.mktemp("guarded"), {**ANY_PROGRAM, "GATEPOST_ACCESS_TOKEN": TOKEN})
     yield server
     server.stop()
 
 
-async def _closed(client: Terminal) -> list[dict]:
+async def _closed(client: Terminal) -> list[dict[str, Any]]:
     """What comes until the server closes the socket."""
     messages = []
     with pytest.raises(ConnectionClosed):

@@ -1,6 +1,7 @@
 """The OpenAPI document says the truth: which routes want a token, what errors look like, what tags mean."""
 
 import re
+from typing import Any
 
 import pytest
 
@@ -12,22 +13,23 @@ ULID = "01M7YS3CZFWJC6KCHHCFFW0SFH"
 
 
 @pytest.fixture(scope="module")
-def document(server: Server) -> dict:
-    return server.get("/openapi.json").json
+def document(server: Server) -> dict[str, Any]:
+    found: dict[str, Any] = server.get("/openapi.json").json
+    return found
 
 
-def operations(document: dict) -> list[tuple[str, str, dict]]:
+def operations(document: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
     return [(method, path, each) for path, methods in document["paths"].items() for method, each in methods.items()]
 
 
-def test_exactly_the_routes_that_want_a_token_say_so(server: Server, document: dict) -> None:
+def test_exactly_the_routes_that_want_a_token_say_so(server: Server, document: dict[str, Any]) -> None:
     for method, path, operation in operations(document):
         answer = server.get(re.sub(r"\{\w+\}", ULID, path), method=method.upper())
         wants = {"bearer": []} in operation.get("security", []) and {} not in operation["security"]
         assert (answer.status == 401) is wants, f"{method} {path}: {answer.status}"
 
 
-def test_errors_of_the_api_are_problems(document: dict) -> None:
+def test_errors_of_the_api_are_problems(document: dict[str, Any]) -> None:
     for method, path, operation in operations(document):
         assert method in METHODS
         if path.startswith("/api/"):
@@ -36,14 +38,14 @@ def test_errors_of_the_api_are_problems(document: dict) -> None:
             assert "default" in operation["responses"]
 
 
-def test_a_problem_has_the_described_fields(server: Server, document: dict) -> None:
+def test_a_problem_has_the_described_fields(server: Server, document: dict[str, Any]) -> None:
     described = document["components"]["schemas"]["Problem"]
     for answer in (server.get("/api/auth/me"), server.get("/api/auth/link", method="POST")):
         assert set(described["required"]) <= set(answer.json) <= set(described["properties"])
         assert answer.headers["content-type"] == "application/problem+json"
 
 
-def test_each_operation_has_one_tag_that_is_described_and_a_summary_of_its_own(document: dict) -> None:
+def test_each_operation_has_one_tag_that_is_described_and_a_summary_of_its_own(document: dict[str, Any]) -> None:
     assert [tag["name"] for tag in document["tags"]] == list(TAGS)
     for _, path, operation in operations(document):
         assert len(operation["tags"]) == 1
@@ -51,6 +53,6 @@ def test_each_operation_has_one_tag_that_is_described_and_a_summary_of_its_own(d
             assert len(operation["summary"].split()) > 1
 
 
-def test_every_reference_leads_somewhere(document: dict) -> None:
+def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
     for name in re.findall(r"#/components/schemas/(\w+)", str(document)):
         assert name in document["components"]["schemas"]
