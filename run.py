@@ -1,7 +1,7 @@
 """Set up and run Gatepost with nothing but Python: `python3 run.py`, `python3 run.py test`.
 
-Standard library only. Makes `.venv` next to this file, installs the pinned requirements into it when they or Python have
-changed, and hands over to `.venv/bin/python`.
+Standard library only. Creates `.venv` next to this file, installs the pinned requirements into it when they or Python
+have changed, and continues in `.venv/bin/python`.
 """
 
 import fcntl
@@ -32,7 +32,7 @@ usage: python3 run.py [serve] [OPTION ...]   set up and serve (see `python3 run.
 
 
 class SetupError(Exception):
-    """Setting up cannot go on; the message tells the user what to do."""
+    """The setup failed; the message says what to do."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -102,7 +102,7 @@ def python_of(venv: Path) -> Path:
 
 
 def make_venv() -> None:
-    """Make `.venv`, again when it is half made or of another Python."""
+    """Create `.venv`, again if it is incomplete or of another Python."""
     if works(python_of(VENV)):
         return
     print(f"Making {VENV.name} with Python {'.'.join(map(str, sys.version_info[:3]))} ...", file=sys.stderr, flush=True)

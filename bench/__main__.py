@@ -1,4 +1,4 @@
-"""`python -m bench [--rounds N] [--only NAME]`: Gatepost beside websocketd, in one run, as a Markdown table."""
+"""`python -m bench [--rounds N] [--only NAME]`: Gatepost next to websocketd, in one run, as a Markdown table."""
 
 import argparse
 import os
@@ -19,7 +19,7 @@ def main() -> int:
     parser.add_argument("--only", choices=MEASURES)
     options = parser.parse_args()
     if not shutil.which("websocketd"):
-        print("bench: websocketd is wanted: apt-get install websocketd", file=sys.stderr)
+        print("bench: websocketd is required: apt-get install websocketd", file=sys.stderr)
         return 2
     print(f"{machine()}\n\n| measure | Gatepost | websocketd | goal | |\n|---|---|---|---|---|")
     good = True

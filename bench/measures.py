@@ -19,7 +19,7 @@ MIB = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One line of the table. `good` tells whether the goal was met, None where there is none."""
+    """One line of the table. `good` says whether the goal was met, None if there is no goal."""
 
     name: str
     value: str
@@ -162,7 +162,7 @@ def _begin(selector: selectors.BaseSelector, client: Client, again: Callable[[Cl
         again(client)
 
 
-def beside(rounds: int) -> list[Figure]:
+def concurrent(rounds: int) -> list[Figure]:
     """`echo` while another socket streams at full speed."""
     with gatepost_server("yes") as ours:
         stream = gatepost(ours.port)
@@ -174,7 +174,7 @@ def beside(rounds: int) -> list[Figure]:
         over.set()
         reader.join()
     worst = _percentile(seconds, 99)
-    return [Figure("`echo hi` beside `yes` at full speed", _spread(seconds), "", "p99 <= 10 ms", worst <= 0.010)]
+    return [Figure("`echo hi` next to `yes` at full speed", _spread(seconds), "", "p99 <= 10 ms", worst <= 0.010)]
 
 
 def memory(_: int) -> list[Figure]:
@@ -253,4 +253,4 @@ def _spread(seconds: list[float]) -> str:
     return f"p50 {_percentile(seconds, 50) * 1e3:.2f}, p99 {_percentile(seconds, 99) * 1e3:.2f} ms"
 
 
-MEASURES = {"streaming": streaming, "latency": latency, "beside": beside, "memory": memory, "keeping": keeping}
+MEASURES = {"streaming": streaming, "latency": latency, "concurrent": concurrent, "memory": memory, "keeping": keeping}

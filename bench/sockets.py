@@ -29,13 +29,13 @@ class Client:
         assert len(data) < 126
         self.socket.sendall(bytes((0x81, 0x80 | len(data))) + bytes(4) + data)
 
-    def until(self, wanted: bytes) -> bytes:
-        """Read until `wanted` was seen; returns all that came."""
+    def until(self, expected: bytes) -> bytes:
+        """Read until `expected` was received; returns all that was read."""
         data = b""
-        while wanted not in data:
+        while expected not in data:
             piece = self.socket.recv(65536)
             if not piece:
-                raise ConnectionError(f"closed before {wanted!r}")
+                raise ConnectionError(f"closed before {expected!r}")
             data += piece
         return data
 

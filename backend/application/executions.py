@@ -1,4 +1,4 @@
-"""The use cases of an execution. Every front is a translation of them; what they return knows nothing of HTTP."""
+"""The use cases of an execution. Every front is a translation of them; no return value depends on HTTP."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -29,16 +29,16 @@ from backend.core.recording.transcript import Index, Slice, read_slice
 
 T = TypeVar("T")
 
-INDEXES = 64  # recordings whose index is remembered, those that were read last
+INDEXES = 64  # recordings whose index is cached: the most recently read ones
 LOST_BOUND = LEASE + 10.0  # seconds until an execution whose server died is recorded as lost
-POLL = 0.5  # seconds between two looks at a record that another process changes
+POLL = 0.5  # seconds between two reads of a record that another process changes
 
 
 class TokenCheck(Protocol):
-    """Checks what a principal proved itself with."""
+    """Checks the token of a principal."""
 
     async def is_valid(self, principal: Principal) -> bool:
-        """Whether it is still valid. Raises StorageError."""
+        """Whether the token is still valid. Raises StorageError."""
         ...
 
 
@@ -46,7 +46,7 @@ class Queue(Protocol):
     """The executions that wait for an owner."""
 
     async def cancel_queued(self, execution: str, completion: Completion) -> bool:
-        """End one that waits; False when it does not wait any more. Raises StorageError."""
+        """End an execution that waits; False if it no longer waits. Raises StorageError."""
         ...
 
 
@@ -60,10 +60,11 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """A recording that the caller may have.
+    """A recording that the caller may view.
 
-    `follow(after_seq, send)` sends what comes after a number, live, until the end; `copy(send)` what is stored now. Both
-    send blocks of whole lines and return why they could not go on. `running` when more will be recorded.
+    `follow(after_seq, send)` sends the lines numbered above `after_seq`, live, until the end; `copy(send)` sends what
+    is stored now. Both send blocks of complete lines and return why they could not continue. With `running`, more will
+    be recorded.
     """
 
     id: str
@@ -74,7 +75,7 @@ class Recording:
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """An execution as far as it is known: live here, or by its record, or neither."""
+    """What is known of an execution: it is live here, or has a record, or neither."""
 
     owner: Owner | None
     record: Record | None = None
@@ -165,18 +166,18 @@ class ExecutionService:
         return Recording(id, found.running, partial(follow, id), partial(self._download, id, found))
 
     async def instruct(self, who: Principal, id: str, instruction: Instruction) -> Delivery | Decision:
-        """Hand an instruction to the server that runs the execution."""
+        """Deliver an instruction to the server that runs the execution."""
         return await _answered(self._instruct(who, id, instruction))
 
     def waiting_input(self, id: str) -> int:
-        """Bytes of standard input that wait for an execution of this server to read them."""
+        """Bytes of standard input that an execution of this server has not read yet."""
         found = self.local.registry.find(id)
         return len(found.instructions.stdin.waiting) if found else 0
 
     async def still_allowed(self, who: Principal, id: str | None = None) -> bool:
         """Whether the caller's token is valid and, with `id`, the execution still exists for it.
 
-        While the database cannot be asked, it is.
+        While the database is unavailable, it is taken to be valid.
         """
         try:
             if id is None:
@@ -237,7 +238,7 @@ class ExecutionService:
         return await self.bus.instruct(record.owner or "", id, instruction)
 
     async def _cancel_waiting(self, id: str, stop: Stop) -> Delivery:
-        """End an execution that nobody owns yet. One that was claimed meanwhile runs."""
+        """End an execution that has no owner yet. One that was claimed meanwhile is running."""
         ended = await self.queue.cancel_queued(id, Completion(Status.CANCELLED, None, 0, stopped_by=stop.by))
         return Delivery.DELIVERED if ended else Delivery.NOT_RUNNING
 
@@ -245,7 +246,7 @@ class ExecutionService:
         return found.record is None or found.record.folder == self.folder
 
     async def _follow_waiting(self, id: str, after_seq: int, send: Send) -> Decision | None:
-        """Wait until an execution has an owner, then follow it. One that is cancelled before has no recording."""
+        """Wait until an execution has an owner, then follow it. One that is cancelled first has no recording."""
         while True:
             found = await _answered(self._find(id))
             if isinstance(found, Decision):
@@ -289,7 +290,7 @@ class ExecutionService:
         return await self.history.get(id) or unknown(id)
 
     async def _copy(self, id: str, found: _Found, send: Send, begin: int, end: int | None) -> int | None:
-        """Send what is stored between two places, wherever it is stored. Raises OSError and _Unreachable."""
+        """Send what is stored between two offsets, wherever it is stored. Raises OSError and _Unreachable."""
         if self._is_here(found):
             return await self.local.copy_here(id, send, begin, end)
         answer = await self.bus.copy(found.record.folder if found.record else "", id, send, begin, end)
@@ -314,11 +315,11 @@ Page = Sequence[Record] | Decision
 
 
 class _Unreachable(Exception):
-    """The server that holds a recording does not answer."""
+    """The server that stores a recording does not answer."""
 
 
 class _LastSeq:
-    """A `send` that knows the number of the last line that it passed on."""
+    """A `send` that remembers the number of the last line that it passed on."""
 
     def __init__(self, send: Send, seq: int) -> None:
         self.send, self.seq = send, seq
@@ -329,7 +330,7 @@ class _LastSeq:
 
 
 async def _answered(work: Awaitable[T]) -> T | Decision:
-    """What is asked of storage, or that it is not available."""
+    """What storage returns, or the refusal that it is unavailable."""
     try:
         return await work
     except StorageError as error:
@@ -337,7 +338,7 @@ async def _answered(work: Awaitable[T]) -> T | Decision:
 
 
 async def _read(work: Callable[[], Awaitable[T]]) -> T | Decision:
-    """What is read of a recording, or that it cannot be read."""
+    """What is read from a recording, or the refusal that it cannot be read."""
     try:
         return await work()
     except OSError as error:

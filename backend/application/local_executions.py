@@ -11,18 +11,18 @@ from backend.core.recording.sanitized import SanitizedRecording
 
 @dataclass(frozen=True, slots=True)
 class LocalExecutions:
-    """What runs and is recorded here. Recordings that keep `raw` output are filtered for their viewers."""
+    """The executions and recordings of this server. With `raw`, recordings are filtered for their viewers."""
 
     registry: Registry
     recordings: Recordings
     raw: bool = False
 
     def deliver(self, execution: str, instruction: Instruction) -> Delivery:
-        """Hand an instruction to an execution of this server."""
+        """Deliver an instruction to an execution of this server."""
         return self.registry.deliver(execution, instruction)
 
     def reader(self, execution: str) -> RecordingReader | None:
-        """A recording as its viewers may have it. Raises OSError where it cannot be read."""
+        """A recording as its viewers may see it. Raises OSError if it cannot be read."""
         log = self.recordings.find(execution)
         return SanitizedRecording(log) if log and self.raw else log
 
@@ -40,6 +40,6 @@ class LocalExecutions:
         return True
 
     async def copy_here(self, execution: str, send: Send, begin: int, end: int | None) -> int | None:
-        """Send what is stored now between two places; the place behind what was sent, None without a recording."""
+        """Send what is stored now between two offsets; returns the offset reached, None without a recording."""
         reader = self.reader(execution)
         return await reader.copy(send, begin, end) if reader else None

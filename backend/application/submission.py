@@ -1,4 +1,4 @@
-"""Starting a command: where it runs, and once for each idempotency key."""
+"""Starts a command: finds its target, and starts it once for each idempotency key."""
 
 import asyncio
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from backend.core.identity import Principal
 from backend.core.policy.admit import Plan
 from backend.core.ports import IdempotencyKeys
 
-TRIES, WAIT = 50, 0.1  # looks at a key that another request has just claimed, and seconds between them
+TRIES, WAIT = 50, 0.1  # reads of a key that another request has just claimed, and seconds between them
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ class Submission:
         return await self.gateway.explain(await self._request(who, spec))
 
     async def _request(self, who: Principal, spec: CommandSpec) -> Request:
-        """The request with its target. One for a target that does not exist is counted and recorded as any other."""
+        """The request with its target. One for a target that does not exist is counted and recorded like any other."""
         found = await self.resolver.resolve(who, spec.target)
         target = found if isinstance(found, Target) else await self.resolver.resolve(who, OWN)
         if isinstance(target, Decision):

@@ -1,4 +1,4 @@
-"""Finds targets: the terminal's workspace, those of accounts and projects, and the profiles that judge there."""
+"""Finds targets: the terminal's workspace, those of accounts and projects, and the profiles that apply there."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -19,17 +19,17 @@ class LocalPlaces(Protocol):
     """Makes the local workspaces and the executors that run commands in them."""
 
     def workspace(self, name: str) -> FileView:
-        """The workspace with this name, made where it is missing. Raises OSError."""
+        """The workspace with this name, created if it is missing. Raises OSError."""
         ...
 
     def executor(self, profile: Profile, files: FileView, *, network: bool) -> Executor:
-        """What runs lines there."""
+        """The executor that runs lines there."""
         ...
 
 
 @dataclass(slots=True)
 class TargetResolver:
-    """The targets of this server. `visitors` is the place of clients without an account."""
+    """The targets of this server. Clients without an account get `visitors_files` and `visitors_profile`."""
 
     visitors_profile: Profile
     visitors_files: FileView
@@ -53,7 +53,9 @@ class TargetResolver:
                 found = self._of_project(project) if project and project.is_open_to(who) else None
                 return found or unknown_project(id)
             case _:
-                return Decision.deny("target.unknown", f"There is no target {ref} for you.", "Name a project, or none.")
+                return Decision.deny(
+                    "target.unknown", f"There is no target {ref} that you may use.", "Name a project, or none."
+                )
 
     def _own(self, who: Principal) -> Target | Decision:
         if who.user is None:
@@ -91,11 +93,11 @@ class TargetResolver:
             try:
                 self._workspaces[name] = self.places.workspace(name)
             except OSError as error:
-                raise StorageError(f"The workspace cannot be made: {error.strerror}.") from error
+                raise StorageError(f"The workspace cannot be created: {error.strerror}.") from error
         return self._workspaces[name]
 
     def _profile(self, name: str) -> Profile | None:
-        """A profile by its name; that of the visitors may be a file, and is known by its own name too."""
+        """A profile by its name; that of the visitors may be a file, and is found by its own name too."""
         if name == self.visitors_profile.name:
             return self.visitors_profile
         if name not in self._profiles:
@@ -106,7 +108,7 @@ class TargetResolver:
         return self._profiles[name]
 
     def check_profile(self, profile: str, allowed_extra: Sequence[str]) -> str:
-        """Why a project cannot have these, empty when it can."""
+        """Why a project cannot have this profile and these programs; empty if it can."""
         known = None if "/" in profile or profile.endswith(".toml") else self._profile(profile)
         if known is None:
             return f"there is no profile {profile!r}"

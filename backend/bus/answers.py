@@ -1,4 +1,4 @@
-"""What a server does for the others."""
+"""What a server does for the other servers."""
 
 import asyncio
 from dataclasses import dataclass
@@ -11,9 +11,9 @@ from backend.bus.relay import OutgoingRelay
 from backend.core.execution.bus import LocalExecutions
 from backend.core.execution.model import Delivery
 
-RELAYS = 512  # recordings on their way at once; the next requester finds this server unreachable
-TASKS = 2 * RELAYS  # with the answers that wait for Redis; the next instruction is not delivered
-REMEMBERED = 60.0  # seconds for which the answer to an instruction is known, should it come twice
+RELAYS = 512  # recordings relayed at once; further requesters find this server unreachable
+TASKS = 2 * RELAYS  # relays and answers that wait for Redis; further instructions are not delivered
+REMEMBERED = 60.0  # seconds for which the answer to an instruction is remembered, should it arrive twice
 
 Asked = Instruct | RelayRequest | Credit | Close
 
@@ -27,7 +27,7 @@ class Running:
 
 
 class Answers:
-    """Answers requests with what `local` has. Nothing waits for anything else."""
+    """Answers requests from `local`. No answer waits for another one."""
 
     def __init__(self, link: Link, local: LocalExecutions) -> None:
         self._link = link
@@ -51,7 +51,7 @@ class Answers:
                 self._relay(asked)
 
     async def close(self) -> None:
-        """Tell all requesters of recordings that this server leaves."""
+        """Inform all requesters of recordings that this server is leaving."""
         running = [each.task for each in self._relays.values()]
         for task in running:
             task.cancel()
@@ -73,7 +73,7 @@ class Answers:
     def _relay(self, asked: RelayRequest) -> None:
         self._stop(asked.replaces)
         if asked.id in self._relays:
-            return  # it came twice
+            return  # it arrived twice
         if len(self._relays) >= RELAYS:
             self._link.start(self._refuse(asked))
             return

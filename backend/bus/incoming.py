@@ -1,4 +1,4 @@
-"""A recording on its way from another server."""
+"""A recording that is received from another server."""
 
 import asyncio
 from secrets import token_hex
@@ -8,13 +8,13 @@ from backend.bus.messages import Beat, Block, Close, Copy, Credit, End, Follow, 
 from backend.bus.progress import FollowProgress, Progress
 from backend.bus.relay import WINDOW
 
-ANSWER_BOUND = 3.0  # seconds until a server that does not accept a request for a recording is taken for dead
-SILENCE = 15.0  # seconds without a block or a beat, after which the recording is asked for again
-QUEUE = 4 * WINDOW  # more messages than a server that keeps the rules can have on their way
+ANSWER_BOUND = 3.0  # seconds until a server that does not accept a request for a recording is considered dead
+SILENCE = 15.0  # seconds without a block or a beat, after which the recording is requested again
+QUEUE = 4 * WINDOW  # more messages than a server that follows the protocol can have in transit
 
 
 class IncomingRelay:
-    """One request for a recording, to one server. `accepted`: it has answered. `interrupted`: Redis was away."""
+    """One request for a recording, to one server. `accepted`: it has answered. `interrupted`: Redis was unavailable."""
 
     def __init__(self, link: Link, server: str, progress: Progress) -> None:
         self.id = token_hex(16)
@@ -28,7 +28,7 @@ class IncomingRelay:
         self._next = 0
 
     def put(self, frame: Frame) -> None:
-        """Take a message of the server."""
+        """Accept a message of the server."""
         if not self._received.full():  # else its number is missing later
             self._received.put_nowait(frame)
 
@@ -40,7 +40,7 @@ class IncomingRelay:
         self._received.put_nowait(None)
 
     async def run(self, replaces: str) -> End | None:
-        """Pass on what the server sends; its last message, or None when it is to be asked again."""
+        """Pass on what the server sends; its last message, or None when it is to be requested again."""
         end = None
         try:
             if await self._link.push(self._server, self._request(replaces)):
@@ -75,7 +75,7 @@ class IncomingRelay:
                 return frame
 
     async def _take(self, frame: Block | Beat) -> None:
-        """Give a credit for each block, half a window at a time, and answer each beat."""
+        """Grant a credit for each block, half a window at a time, and answer each beat."""
         if isinstance(frame, Block):
             await self._progress.pass_on(frame.data)
             self._used += 1

@@ -1,10 +1,10 @@
-"""The connections of one server to Redis: its inbox, the inboxes of others, and who is there.
+"""The connections of one server to Redis: its inbox, the inboxes of others, and which servers are present.
 
-One connection waits for what is written to the inbox; at most `COMMANDS` others ask and write, each for a moment. All
+One connection waits for what is written to the inbox; at most `COMMANDS` others query and write, each for a moment. All
 times that servers compare are those of the clock of Redis, so the clocks of the servers need not agree.
 
     gatepost:bus:inbox:{server}   list: messages for a server. Expires some time after the last one
-    gatepost:bus:at:{address}     sorted set: the servers at an address, by the time until which they are there
+    gatepost:bus:at:{address}     sorted set: the servers at an address, by the time until which they are present
 """
 
 import asyncio
@@ -28,11 +28,11 @@ COMMANDS = (
     16  # connections for short exchanges; when all are in use, the next exchange waits for PATIENCE and then fails
 )
 PATIENCE = 2.0  # seconds for one exchange with Redis
-WAIT = 2.0  # seconds that one look into the empty inbox lasts
-BATCH = 32  # messages taken at once
+WAIT = 2.0  # seconds that one read of the empty inbox waits
+BATCH = 32  # messages read at once
 ANNOUNCE_EVERY = 2.0  # seconds
-PRESENCE_TTL = 8.0  # seconds after which a server that no longer announces itself is taken for dead
-INBOX_TTL = 60  # seconds; longer than any message is of use
+PRESENCE_TTL = 8.0  # seconds after which a server that no longer announces itself is considered dead
+INBOX_TTL = 60  # seconds; longer than any message is useful
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 1.0  # seconds between two attempts to connect
 
 Command = tuple[str | bytes | int | float, ...]
@@ -48,7 +48,7 @@ class Presence:
 
 
 def connection_arguments(url: str) -> dict[str, Any]:
-    """What a connection to the Redis at `url` is made from. Raises ValueError without a word of the URL."""
+    """The arguments of a connection to the Redis at `url`. Raises ValueError, whose text does not contain the URL."""
     try:
         found = dict(parse_url(re.sub(r"^redis\+unix://", "unix://", url)))
     except ValueError:
@@ -63,7 +63,7 @@ def connection_arguments(url: str) -> dict[str, Any]:
 
 
 class Link:
-    """The inbox of a server, and the way to those of others. `up` is set while the inbox is read."""
+    """The inbox of a server, and access to those of others. `up` is set while the inbox is read."""
 
     def __init__(self, arguments: Mapping[str, Any], addresses: tuple[str, ...], report: Callable[[str], None]) -> None:
         self.id = token_hex(16)
@@ -87,23 +87,23 @@ class Link:
 
     @property
     def started(self) -> int:
-        """How many tasks run."""
+        """How many tasks are running."""
         return len(self._tasks)
 
     def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Run something that ends with the link at the latest."""
+        """Start a task that ends with the link at the latest."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
 
     async def push(self, server: str, message: Message) -> bool:
-        """Write to a server. False when Redis is away; the message may have arrived nevertheless, even twice."""
+        """Write to a server. False when Redis is unavailable; the message may have arrived nevertheless, even twice."""
         key = _inbox(server)
         return await self._ask(("RPUSH", key, encode(message)), ("EXPIRE", key, INBOX_TTL)) is not None
 
     async def presence(self, address: str) -> Presence | None:
-        """Who is at an address; None when Redis is away."""
+        """The servers at an address; None when Redis is unavailable."""
         found = await self._ask(("TIME",), ("ZRANGE", f"gatepost:bus:at:{address}", 0, -1, "WITHSCORES"))
         if found is None:
             return None
@@ -124,7 +124,7 @@ class Link:
             return None
 
     async def read(self, receive: Callable[[Message], None], interrupted: Callable[[], None]) -> None:
-        """Hand over what is written to this server, until cancelled. Connects again after `interrupted`."""
+        """Pass on what is written to this server, until cancelled. Connects again after `interrupted`."""
         pause = FIRST_PAUSE
         while True:
             try:
@@ -176,7 +176,7 @@ class Link:
         self._announce_at = 0.0
 
     async def _clear(self, problem: str) -> None:
-        """Delete keys of this server that another client has given another type, so that the server goes on."""
+        """Delete keys of this server to which another client gave another type, so that the server can continue."""
         if "WRONGTYPE" not in problem:
             return
         right = {self._inbox: b"list"} | dict.fromkeys(self._addresses, b"zset")
@@ -185,14 +185,14 @@ class Link:
             await self._ask(("DEL", *wrong))
 
     async def withdraw(self) -> None:
-        """Be found no more."""
+        """Withdraw the presence of this server."""
         if self.up.is_set():
             await self._ask(*(("ZREM", key, self.id) for key in self._addresses), ("DEL", self._inbox))
 
     async def close(self) -> None:
-        """End what was started, and all connections once they are idle."""
+        """End all tasks that were started, and all connections once they are idle."""
         self.closed = True
-        self.up.set()  # those who wait for it find the link closed
+        self.up.set()  # callers that wait for it find the link closed
         while self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
         for _ in range(COMMANDS):

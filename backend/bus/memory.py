@@ -21,7 +21,7 @@ class Seat:
         self._left = asyncio.Event()
 
     def leave(self) -> None:
-        """End what is relayed."""
+        """End all relays."""
         self._left.set()
 
     async def relay(self, work: Coroutine[Any, Any, T], sending: asyncio.Lock) -> T | None:
@@ -47,7 +47,7 @@ class MemoryBus:
 
     @asynccontextmanager
     async def joined(self, owner: str, folder: str, local: LocalExecutions) -> AsyncIterator[None]:
-        """Answer for this server meanwhile."""
+        """Answer for this server within the context."""
         seat = Seat(local)
         for address in (owner, folder):
             self._seats.setdefault(address, []).append(seat)
@@ -64,7 +64,7 @@ class MemoryBus:
         seat.leave()
 
     async def instruct(self, owner: str, execution: str, instruction: Instruction) -> Delivery:
-        """Hand an instruction to an execution of the server `owner`."""
+        """Deliver an instruction to an execution of the server `owner`."""
         seat = self._seat(owner)
         return seat.local.deliver(execution, instruction) if seat else Delivery.UNREACHABLE
 
@@ -79,7 +79,7 @@ class MemoryBus:
         return Relay.UNREACHABLE
 
     async def copy(self, folder: str, execution: str, send: Send, begin: int, end: int | None) -> int | Relay:
-        """Send what is stored in the folder now between two places; the place behind what was sent."""
+        """Send what is stored in the folder now between two offsets; returns the offset after what was sent."""
         progress = CopyProgress(execution, send, begin, end)
         while seat := self._seat(folder):
             sending = asyncio.Lock()
@@ -89,7 +89,7 @@ class MemoryBus:
         return Relay.UNREACHABLE
 
     async def check(self) -> bool:
-        """Always: this process reaches itself."""
+        """Always true: this process reaches itself."""
         return True
 
     def _seat(self, address: str) -> Seat | None:

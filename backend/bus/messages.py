@@ -1,9 +1,9 @@
-"""What servers write into each other's inbox: a header, JSON on one line, then bytes as they are.
+"""What servers write into each other's inbox: a header, which is JSON on one line, then raw bytes.
 
     Instruct, Follow, Copy    requests; the answer goes to the inbox `reply`. Ignored after `deadline` (clock of Redis)
-    Credit, Close             from the requester of a recording: more blocks may come; no more is required
-    Answer                    what became of an instruction
-    Block, Beat, End          a recording, numbered from 0 so that a lost or doubled message is noticed
+    Credit, Close             from the requester of a recording: more blocks may be sent; it needs no more
+    Answer                    the result of an instruction
+    Block, Beat, End          a recording, numbered from 0 so that a lost or repeated message is noticed
 
 Every client of Redis can write anything there: `decode` returns None for what is not a message.
 """
@@ -28,7 +28,7 @@ from backend.core.execution.model import (
 from backend.core.ids import is_id
 
 HEADER_LIMIT = 16 * 1024  # bytes
-REQUEST_LIMIT = 2 << 20  # bytes behind the header of a request; more than any standard input holds
+REQUEST_LIMIT = 2 << 20  # bytes after the header of a request; more than any standard input holds
 TOKEN = re.compile(r"[0-9a-f]{32}")
 
 
@@ -57,7 +57,7 @@ class Follow:
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """Send what is stored now between two places."""
+    """Send what is stored now between two offsets."""
 
     id: str
     reply: str
@@ -70,7 +70,7 @@ class Copy:
 
 @dataclass(frozen=True, slots=True)
 class Credit:
-    """`count` more blocks may come. With 0: the requester is still there."""
+    """`count` more blocks may be sent. With 0: the requester is still there."""
 
     id: str
     count: int
@@ -85,7 +85,7 @@ class Close:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What became of an instruction."""
+    """The result of an instruction."""
 
     id: str
     delivery: Delivery
@@ -111,7 +111,7 @@ class Beat:
 class Result(StrEnum):
     """Why nothing more of a recording comes.
 
-    `again`: the requester was silent; it may ask again. `away`: this server cannot go on, another may. `busy`: this
+    `again`: the requester was silent; it may ask again. `away`: this server cannot continue, another may. `busy`: this
     server relays as many recordings as it can.
     """
 
@@ -125,7 +125,7 @@ class Result(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """The last message of a relay. `place` is that of a copy; `errno` and `strerror` say why it failed."""
+    """The last message of a relay. `place` is the offset a copy reached; `errno` and `strerror` say why it failed."""
 
     id: str
     number: int
@@ -182,7 +182,7 @@ def decode(item: bytes) -> Message | None:
     try:
         header = json.loads(item[:end])
         return _message(header, item[end + 1 :]) if _has_tokens(header) else None
-    except (ValueError, RecursionError):  # deep nesting ends the parser
+    except (ValueError, RecursionError):  # deeply nested JSON exhausts the parser
         return None
 
 

@@ -1,4 +1,4 @@
-"""How far a relayed recording has come: where the next server goes on, with nothing lost and nothing doubled."""
+"""The progress of a relayed recording: where the next server continues, with nothing lost or repeated."""
 
 from dataclasses import dataclass
 
@@ -25,7 +25,7 @@ class FollowProgress:
 
 @dataclass(slots=True)
 class CopyProgress:
-    """A recording that is copied. `begin` is the place behind what was sent, in bytes of what is stored."""
+    """A recording that is copied. `begin` is the offset after what was sent, in bytes."""
 
     execution: str
     send: Send

@@ -17,14 +17,14 @@ from backend.core.recording.reader import Send
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """What there is while a server has joined."""
+    """What exists while a server has joined."""
 
     link: Link
     answers: Answers
     requests: Requests
 
     def receive(self, message: Message) -> None:
-        """Hand a message to where it belongs."""
+        """Pass a message on to its receiver."""
         match message:
             case Answer() | Block() | Beat() | End():
                 self.requests.receive(message)
@@ -35,8 +35,8 @@ class Joined:
 class RedisBus:
     """Reaches servers through the Redis at `url`. One server joins it; before and after, no server can be reached.
 
-    `report` is called with a sentence when Redis goes away, and with another one when it is back. Raises ValueError
-    for a malformed URL.
+    `report` is called with a sentence when Redis becomes unavailable, and with another one when it is back. Raises
+    ValueError for a malformed URL.
     """
 
     def __init__(self, url: str, report: Callable[[str], None]) -> None:
@@ -46,11 +46,11 @@ class RedisBus:
 
     @asynccontextmanager
     async def joined(self, owner: str, folder: str, local: LocalExecutions) -> AsyncIterator[None]:
-        """Answer for this server meanwhile, and close all connections then."""
+        """Answer for this server within the context, and close all connections afterwards."""
         link = Link(self._arguments, (owner, folder), self._report)
         joined = self._joined = Joined(link, Answers(link, local), Requests(link))
         reading = asyncio.get_running_loop().create_task(link.read(joined.receive, joined.requests.interrupted))
-        reading.add_done_callback(lambda _: link.tried.set())  # should it end before its time
+        reading.add_done_callback(lambda _: link.tried.set())  # if it ends early
         try:
             await link.tried.wait()
             yield
@@ -59,7 +59,7 @@ class RedisBus:
             await _leave(joined, reading)
 
     async def instruct(self, owner: str, execution: str, instruction: Instruction) -> Delivery:
-        """Hand an instruction to an execution of the server `owner`: delivered at most once."""
+        """Deliver an instruction, at most once, to an execution of the server `owner`."""
         if not self._joined:
             return Delivery.UNREACHABLE
         return await self._joined.requests.instruct(owner, execution, instruction)
@@ -67,14 +67,14 @@ class RedisBus:
     async def follow(self, folder: str, execution: str, after_seq: int, send: Send) -> Relay:
         """Send what is recorded in the folder after `after_seq`, live, until the end.
 
-        Goes on with another server of the folder where one leaves, and after an outage of Redis. Raises OSError where
+        Continues with another server of the folder when one leaves, and after an outage of Redis. Raises OSError if
         the recording cannot be read.
         """
         end = await self._relay(folder, FollowProgress(execution, send, after_seq))
         return end if isinstance(end, Relay) else Relay.ENDED
 
     async def copy(self, folder: str, execution: str, send: Send, begin: int, end: int | None) -> int | Relay:
-        """Send what is stored in the folder now between two places; the place behind what was sent."""
+        """Send what is stored in the folder now between two offsets; returns the offset after what was sent."""
         found = await self._relay(folder, CopyProgress(execution, send, begin, end))
         return found if isinstance(found, Relay) else found.place
 
@@ -103,4 +103,4 @@ async def _leave(joined: Joined, reading: "asyncio.Task[None]") -> None:
     await joined.link.close()
     joined.requests.interrupted()
     if not reading.cancelled():
-        reading.result()  # raises what must not have happened
+        reading.result()  # re-raises an unexpected error

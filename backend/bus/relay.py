@@ -1,7 +1,7 @@
-"""A recording on its way to another server.
+"""A recording that is sent to another server.
 
-The requester gives credits, one a block, so a viewer that reads slowly costs no memory here nor in Redis. It is heard
-at least every few seconds: as long as it can take nothing it is silent, and asks again later.
+The requester grants credits, one per block, so a slow viewer costs no memory here or in Redis. It sends a message
+at least every few seconds; while it can accept nothing it sends none, and asks again later.
 """
 
 import asyncio
@@ -13,9 +13,9 @@ from backend.bus.link import Link
 from backend.bus.messages import Beat, Block, End, Follow, Frame, RelayRequest, Result
 from backend.core.execution.bus import LocalExecutions
 
-WINDOW = 8  # blocks on their way, of about 32 KiB each
+WINDOW = 8  # blocks in transit, of about 32 KiB each
 BEAT_EVERY = 5.0  # seconds
-SILENCE = 30.0  # seconds without a word of the requester after which it is taken for gone
+SILENCE = 30.0  # seconds without a message of the requester after which it is considered gone
 
 
 class RequesterGoneError(Exception):
@@ -36,13 +36,13 @@ class OutgoingRelay:
         self._heard = monotonic()
 
     def heard(self, credits: int) -> None:
-        """The requester is there and takes so many more blocks."""
+        """The requester is there and accepts so many more blocks."""
         self._heard = monotonic()
         self._credits = min(WINDOW, self._credits + max(credits, 0))
         self._more.set()
 
     async def run(self) -> None:
-        """Send it all, or until the requester is gone. Cancelled, it says that this server cannot go on."""
+        """Send everything, unless the requester goes. When cancelled, it reports that this server cannot continue."""
         end = self._end(Result.AWAY)
         with suppress(RequesterGoneError):
             try:

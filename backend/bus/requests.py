@@ -1,4 +1,4 @@
-"""What a server asks of the others."""
+"""What a server requests from the other servers."""
 
 import asyncio
 import random
@@ -24,7 +24,7 @@ class Requests:
         self._relays: dict[str, IncomingRelay] = {}
 
     def receive(self, message: Answer | Frame) -> None:
-        """Hand an answer to the request that waits for it, if there still is one."""
+        """Pass an answer to the request that waits for it, if there still is one."""
         if isinstance(message, Answer):
             waiting = self._answers.get(message.id)
             if waiting and not waiting.done():
@@ -33,12 +33,12 @@ class Requests:
             relay.put(message)
 
     def interrupted(self) -> None:
-        """Messages may be lost: every recording is asked for again."""
+        """Messages may be lost: request every recording again."""
         for relay in self._relays.values():
             relay.interrupt()
 
     async def instruct(self, owner: str, execution: str, instruction: Instruction) -> Delivery:
-        """Hand an instruction to an execution of another server."""
+        """Deliver an instruction to an execution of another server."""
         begun = monotonic()
         try:
             async with asyncio.timeout(INSTRUCT_BOUND):
@@ -61,7 +61,7 @@ class Requests:
             del self._answers[id]
 
     async def relay(self, folder: str, progress: Progress) -> End | None:
-        """Pass a recording on; how it ended, or None when no server can go on with it."""
+        """Pass a recording on; how it ended, or None when no server can continue it."""
         search, last = Search(self._link, folder), ""
         while server := await search.next():
             relay = IncomingRelay(self._link, server, progress)

@@ -1,4 +1,4 @@
-"""Which server of a data folder is asked next for a recording, and when there is none left to ask."""
+"""Which server of a data folder is asked next for a recording, and when none is left to ask."""
 
 import asyncio
 import random
@@ -7,13 +7,13 @@ from time import monotonic
 from backend.bus.incoming import IncomingRelay
 from backend.bus.link import Link
 
-LOOK_BOUND = 2.0  # seconds for one look
-LOOK_EVERY = 0.5  # seconds between two looks, or two requests of which the first was not accepted
-OUTAGE_BOUND = 45.0  # seconds in which Redis and then a server have to come back: 30, and time for both to join again
+LOOK_BOUND = 2.0  # seconds for one search
+LOOK_EVERY = 0.5  # seconds between two searches, or two requests of which the first was not accepted
+OUTAGE_BOUND = 45.0  # seconds within which Redis and then a server must come back: 30, and time for both to join again
 
 
 class Search:
-    """The servers of one folder, for one recording. Patient only with what broke in the middle."""
+    """The servers of one folder, for one recording. Waits only for a recording that was interrupted in the middle."""
 
     def __init__(self, link: Link, folder: str) -> None:
         self._link = link
@@ -24,10 +24,10 @@ class Search:
         self._pause = 0.0
 
     def learn(self, server: str, relay: IncomingRelay, *, away: bool) -> None:
-        """Consider how a relay ended before its time. `away`: the server said that it leaves."""
+        """Consider how a relay ended early. `away`: the server reported that it is leaving."""
         self._interrupted = relay.interrupted
         self._pause = 0.0 if relay.accepted else LOOK_EVERY
-        if relay.interrupted:  # for want of Redis, not of the server
+        if relay.interrupted:  # because of Redis, not of the server
             self._deaf.clear()
             self._until = monotonic() + OUTAGE_BOUND if relay.accepted else self._until
         else:

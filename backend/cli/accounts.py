@@ -1,6 +1,6 @@
 """The verbs of accounts: `user add|list|disable|enable|passwd|link`, `token create|list|revoke`.
 
-They work on the settings' database, while the server runs too, and write what they change to the audit, as the user of
+They work on the configured database, even while the server runs, and record each change in the audit, as the user of
 this machine who runs them. Exit codes: 0 done, 1 it cannot be done, 2 wrong usage.
 The database is imported only by a verb that runs, because other verbs share this command line.
 """
@@ -39,7 +39,7 @@ LINK_MINUTES = 15
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What a verb works with. `password_hash` is that of the password which was asked for, if any was."""
+    """What a verb needs. `password_hash` is that of the password that was entered, if there was one."""
 
     options: argparse.Namespace
     settings: Settings
@@ -85,8 +85,8 @@ def _add_user_verbs(verbs: Parsers) -> None:
     _add_password_options(add).add_argument("--no-password", action="store_true", help="login by link or token only")
     _add_json(_add(verbs, "list", _user_list, "list the accounts"))
     for name, verb, text in (
-        ("disable", _user_disable, "close an account and end its tokens"),
-        ("enable", _user_enable, "open an account again"),
+        ("disable", _user_disable, "disable an account and end its tokens"),
+        ("enable", _user_enable, "enable an account again"),
     ):
         _add(verbs, name, verb, text).add_argument("name", metavar="NAME")
     passwd = _add(verbs, "passwd", _user_passwd, "set a password and end older logins")
@@ -197,7 +197,7 @@ async def _with_database(verb: Verb, options: argparse.Namespace, settings: Sett
         queue = open_queue(settings.data_dir, database)
         audit = SqlAuditLog(queue)
         if verb not in (_user_list, _token_list):
-            await audit.prepare()  # before the change: what could not be written down is not done
+            await audit.prepare()  # before the change: what cannot be recorded is not done
         await verb(Job(options, settings, SqlIdentities(database, now_ms, new_id), audit, hashed))
         await queue.close()
     finally:
@@ -270,7 +270,7 @@ async def _user_link(job: Job) -> None:
     await job.identities.add_link(secret_hash(link), user.id, now_ms() + LINK_MINUTES * 60_000)
     await job.record(Kind.LINK_CREATED, user=user.name, minutes=LINK_MINUTES)
     page = job.options.url or f"http://{reachable(job.settings.host)}:{job.settings.port}"
-    # A fragment is sent to no server, so the secret stands in no log.
+    # A fragment is never sent to a server, so the secret does not get into a log.
     print(f"{page.rstrip('/')}/#login={link}")
 
 

@@ -1,11 +1,11 @@
-"""Who uses the command line."""
+"""The user of the command line."""
 
 import os
 import pwd
 
 
 def actor() -> str:
-    """Who runs this, as the audit names it; not what the environment says."""
+    """The user who runs this, as the audit names it; independent of the environment."""
     try:
         return f"cli:{pwd.getpwuid(os.getuid()).pw_name}"
     except KeyError:

@@ -1,4 +1,4 @@
-"""The verbs of the audit: `audit verify`, `audit export` and `audit rotate-key`.
+"""The verbs of `audit`: `audit verify`, `audit export` and `audit rotate-key`.
 
 Exit codes of `verify`: 0 the chain is intact, 1 it was tampered with, 2 it cannot be read.
 """
@@ -47,7 +47,7 @@ class Refusal(GatepostError):
 def add_verbs(verbs: Parsers) -> None:
     """Add `audit` to the command line."""
     audit = verbs.add_parser("audit", help="verify and export the audit").add_subparsers(required=True, metavar="VERB")
-    verify = _add(audit, "verify", _verify, "verify that the audit is as it was written")
+    verify = _add(audit, "verify", _verify, "verify that the audit is intact")
     verify.add_argument("--file", type=Path, help="a JSON lines export to verify, instead of the database")
     verify.add_argument(
         "--public-key", type=Path, metavar="FILE", help="key to verify with (audit.pub in the data folder)"
@@ -73,7 +73,7 @@ def add_verbs(verbs: Parsers) -> None:
     export.add_argument("--format", choices=["jsonl", "syslog", "csv"], default="jsonl", help="(jsonl)")
     export.add_argument("--after", type=_seq, default=0, metavar="SEQ", help="only events with higher numbers")
     export.add_argument("--since", type=_time, metavar="TIME", help="only from the first event at or after it")
-    rotate = _add(audit, "rotate-key", _rotate_key, "let another key sign the audit from here on, on record")
+    rotate = _add(audit, "rotate-key", _rotate_key, "let a new key sign the audit from here on, recorded by an event")
     rotate.add_argument(
         "--stage", action="store_true", help="only create it, to be copied next to the audit.key of other data folders"
     )
@@ -100,12 +100,12 @@ def _seq(text: str) -> int:
 
 
 def _time(text: str) -> str:
-    """A time as events have it; one without a zone is UTC."""
+    """A time in the format of events; one without a zone is UTC."""
     try:
         then = datetime.fromisoformat(text)
         then = then.replace(tzinfo=UTC) if then.tzinfo is None else then
         return iso((then - EPOCH) // timedelta(milliseconds=1))
-    except (ValueError, OverflowError):  # in UTC it may lie in a year that has no number
+    except (ValueError, OverflowError):  # in UTC it may be in a year that cannot be represented
         raise argparse.ArgumentTypeError("must be a time such as 2026-01-31 or 2026-01-31T12:00:00Z") from None
 
 
@@ -115,7 +115,7 @@ def _settings(options: argparse.Namespace) -> Settings:
 
 def _verify(options: argparse.Namespace) -> int:
     if options.file and not options.public_key:
-        raise Refusal("--file requires --public-key: the key that was handed over, not one found next to the file")
+        raise Refusal("--file requires --public-key: the key that you received, not one found next to the file")
     path = options.public_key or _settings(options).data_dir / "audit.pub"
     trust, compared = _trust(path), _comparison(options)
     begun = time.monotonic()
@@ -129,7 +129,7 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _is_whole(verdict: Verdict, compared: Comparison | None) -> bool:
-    """Whether nothing that was looked at was tampered with."""
+    """Whether nothing that was verified was tampered with."""
     return not (verdict.problem or (compared and compared.changed))
 
 
@@ -159,7 +159,7 @@ def _rotate_key(options: argparse.Namespace) -> int:
 
 
 async def _change_key(options: argparse.Namespace) -> str:
-    """Take the next key; what there is to say. Servers of this data folder follow with the next event they write."""
+    """Rotate the key; returns what to print. Servers of this data folder follow with the next event they write."""
     from backend.accounts.credentials import new_signing_key
     from backend.cli.actor import actor
     from backend.runtime.persistence import open_queue
@@ -187,16 +187,16 @@ async def _change_key(options: argparse.Namespace) -> str:
 async def _verify_database(options: argparse.Namespace, trust: Trust, show: Progress) -> Verdict:
     from backend.storage.checkpoint import read_anchor
 
-    # The checkpoint first: the chain that is read after it has it, or has lost it.
-    noted = read_anchor(_settings(options).data_dir / "audit.anchor")
-    anchors = (*options.anchor, *((noted,) if noted else ()))
+    # The checkpoint first: the chain that is read later contains it, or has lost it.
+    stored = read_anchor(_settings(options).data_dir / "audit.anchor")
+    anchors = (*options.anchor, *((stored,) if stored else ()))
     async with _open(options) as chain:
         return await chain.verify(trust, anchors, show)
 
 
 @contextmanager
 def _progress(also: Progress) -> Iterator[Progress]:
-    """Shows how many events are done, on a terminal and once it has taken a while; `also` gets them too."""
+    """Shows how many events are done, on a terminal and after a while; `also` gets them too."""
     terminal = sys.stderr.isatty()
     next_time, shown, done = time.monotonic() + PATIENCE, False, 0
 
@@ -217,7 +217,7 @@ def _progress(also: Progress) -> Iterator[Progress]:
 
 @asynccontextmanager
 async def _open(options: argparse.Namespace) -> AsyncIterator[Chain]:
-    """The audit of the settings' database."""
+    """The audit in the configured database."""
     from backend.storage.audit_chain import Chain
 
     async with _database(options) as database:
@@ -226,7 +226,7 @@ async def _open(options: argparse.Namespace) -> AsyncIterator[Chain]:
 
 @asynccontextmanager
 async def _database(options: argparse.Namespace) -> AsyncIterator[Database]:
-    """The settings' database, which is not made where there is none."""
+    """The configured database, which is not created if it is missing."""
     from backend.storage.database import Database, database_url
 
     settings = _settings(options)
@@ -269,7 +269,7 @@ def _verify_lines(file: BinaryIO, anchors: tuple[Anchor, ...], trust: Trust, sho
 
 
 def _lines(file: BinaryIO) -> Iterator[bytes]:
-    """The lines, one at a time; of one that is too long to be ours, parts that are too long."""
+    """The lines, one at a time; one that is too long for Gatepost comes in parts, each too long itself."""
     return iter(lambda: file.readline(exports.LONGEST_LINE + 1), b"")
 
 
@@ -283,13 +283,13 @@ def _tell(options: argparse.Namespace, verdict: Verdict, compared: Comparison | 
     else:
         print(f"The audit is as it was written.\n{rate}\nhead {verdict.head.end}")
     if verdict.begins > 1:
-        print(f"NOTE: event {verdict.begins} is the first that is here; what was before it was not looked at")
+        print(f"NOTE: event {verdict.begins} is the first one here; earlier events were not verified")
     for anchor in verdict.unseen:
         print(f"NOTE: event {anchor.seq}, a checkpoint, is no longer here, so it was not compared")
     for seq in verdict.breaks:
         print(f"NOTE: event {seq} reports that a checkpoint was missing when a server started")
     for seq in verdict.rotations:
-        print(f"NOTE: event {seq} put another key in the place of the one before, which signed it")
+        print(f"NOTE: event {seq} replaced the key by a new one, and was signed by the old one")
     if compared:
         for trouble in compared.changed:
             print(f"TAMPERED: {trouble}")
@@ -318,8 +318,8 @@ def _export(options: argparse.Namespace) -> int:
         asyncio.run(_print_events(options))
         sys.stdout.flush()
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left in the buffer
-        if not isinstance(error, BrokenPipeError):  # who reads has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the rest of the buffer
+        if not isinstance(error, BrokenPipeError):  # the reader has seen enough
             raise Refusal(f"the export is incomplete: {error.strerror}") from None
     return 0
 
@@ -355,14 +355,14 @@ async def _print_json_lines(events: AsyncIterator[tuple[Anchor, Link]], found: S
 
 
 async def _selected(chain: Chain, head: Head, after: int, since: str) -> AsyncIterator[tuple[Anchor, Link]]:
-    """The events to export up to the head, each with the place before it."""
+    """The events to export up to the head, each with the position before it."""
     before = head.start
     async for link in chain.links(max(after, head.first_seq - 1) - 1, head.seq):
         if link.seq > before.seq + 1:
             await _refuse_if_pruned(chain, head)
         selected = link.seq > after and link.seq >= head.first_seq
         if selected and (not since or str(link.content.get("time")) >= since):
-            since = ""  # what follows is exported whatever its time: a chain has no gaps
+            since = ""  # what follows is exported regardless of its time: a chain has no gaps
             yield before, link
         before = Anchor(link.seq, link.hash)
     if before != head.end:
@@ -370,9 +370,9 @@ async def _selected(chain: Chain, head: Head, after: int, since: str) -> AsyncIt
 
 
 async def _refuse_if_pruned(chain: Chain, head: Head) -> None:
-    """An event is missing: say so when it was cut off meanwhile, else let who verifies see it."""
+    """An event is missing: refuse if it was pruned meanwhile, otherwise leave it to the verifier to detect."""
     if await chain.was_pruned(head):
-        raise Refusal("the beginning of the audit was cut off meanwhile; export it again")
+        raise Refusal("the beginning of the audit was pruned meanwhile; export it again")
 
 
 def _print(line: str) -> None:

@@ -1,4 +1,4 @@
-"""`policy check`: the verdict on lines, without running them."""
+"""`policy check`: the verdict on command lines, without running them."""
 
 import argparse
 import json
@@ -19,7 +19,7 @@ EXIT_DENIED = 126
 
 @dataclass(frozen=True, slots=True)
 class WrittenLines:
-    """What lines are judged against when no workspace is looked into."""
+    """What lines are judged against when no workspace is read."""
 
     profile: Profile
     files: Unseen

@@ -1,4 +1,4 @@
-"""`serve`: the server and its welcome."""
+"""`serve`: the server and its welcome message."""
 
 import argparse
 import resource
@@ -45,7 +45,7 @@ def _serve(options: argparse.Namespace) -> int:
             ws="websockets-sansio",
             ws_max_size=64 * 1024,
             ws_per_message_deflate=settings.compression,
-            proxy_headers=False,  # addresses are counted by TRUSTED_PROXY_HOPS
+            proxy_headers=False,  # TRUSTED_PROXY_HOPS determines the address
             server_header=False,
             access_log=False,
             log_config=None,
@@ -91,7 +91,7 @@ def _server_class(base: Any) -> Any:
 
 
 def _welcome(host: str, port: int, secret: str, refusal: Decision | None) -> str:
-    """The welcome: where to go, and whether commands can run at all."""
+    """The welcome message: where to go, and whether commands can run at all."""
     address = f"{reachable(host)}:{port}"
     held = f", but runs no command. {refusal.reason}\n{refusal.hint}" if refusal else "."
     login = f"  login  http://{address}/#login={secret}  (administrator, once, today)\n" if secret else ""

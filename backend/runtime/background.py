@@ -1,4 +1,4 @@
-"""What a server does from time to time: extends its leases, closes what others left, deletes what is too old."""
+"""The background jobs: extend leases, close executions of dead servers, delete what is too old."""
 
 import asyncio
 import time
@@ -15,9 +15,9 @@ from backend.runtime.persistence import Stores
 from backend.runtime.settings import Settings
 from backend.storage.recordings import Retention
 
-PRUNE_EVERY = 3600.0  # seconds between two looks at the age and size of what is kept
-CUT_AUDIT_EVERY = 86400.0  # seconds between two looks at the age of the audit
-RECOVER_EVERY = 5.0  # seconds between two looks for executions whose lease has run out; it adds to the lease
+PRUNE_EVERY = 3600.0  # seconds between two checks of the age and size of what is stored
+CUT_AUDIT_EVERY = 86400.0  # seconds between two checks of the age of the audit
+RECOVER_EVERY = 5.0  # seconds between two searches for executions with an expired lease; this adds to the lease
 
 
 async def prune_often(settings: Settings, stores: Stores) -> None:
@@ -37,7 +37,7 @@ async def prune_often(settings: Settings, stores: Stores) -> None:
 
 
 async def cut_audit_often(settings: Settings, stores: Stores) -> None:
-    """Cut off the old events of the audit, which goes through all of it."""
+    """Prune the old events of the audit, which verifies all of it."""
     log = structlog.get_logger()
     while settings.audit_days:
         try:
@@ -49,7 +49,7 @@ async def cut_audit_often(settings: Settings, stores: Stores) -> None:
 
 
 async def heartbeat_often(stores: Stores, stop_lost: Callable[[frozenset[str]], None]) -> None:
-    """Keep the leases of what runs here; `stop_lost` is called with the ids of executions that were lost."""
+    """Extend the leases of this server; `stop_lost` is called with the ids of executions that were lost."""
     outage = Outage("leases not extended")
     while True:
         try:
@@ -63,7 +63,7 @@ async def heartbeat_often(stores: Stores, stop_lost: Callable[[frozenset[str]], 
 
 
 async def recover_often(stores: Stores) -> None:
-    """Close what servers left that died."""
+    """Close the executions of dead servers."""
     outage = Outage("executions of dead servers not closed")
     while True:
         await asyncio.sleep(RECOVER_EVERY)
@@ -77,7 +77,7 @@ async def recover_often(stores: Stores) -> None:
 
 @dataclass(slots=True)
 class Outage:
-    """Logs the first error of a row of them, and their end."""
+    """Logs the first of several consecutive errors, and when they are over."""
 
     what: str
     _lasting: bool = False
@@ -96,5 +96,5 @@ class Outage:
 
 
 def _ago(days: float) -> int:
-    """The time so many days ago."""
+    """The time that many days ago."""
     return now_ms() - int(days * DAY_MS)

@@ -1,4 +1,4 @@
-"""The clock of the machine and its randomness, which the parts are handed as functions."""
+"""The clock of the machine and its randomness, which are passed to the other parts as functions."""
 
 import secrets
 import time

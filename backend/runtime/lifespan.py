@@ -1,4 +1,4 @@
-"""From the start of a server to its end: migrate, recover, serve with background jobs, stop in order."""
+"""The lifespan of a server: migrate, recover, serve with background jobs, stop in order."""
 
 import asyncio
 import secrets
@@ -73,7 +73,7 @@ def _begin_jobs(server: Server) -> list[asyncio.Task[None]]:
 
 
 async def _first_admin(stores: Stores) -> str:
-    """On a server without accounts make an administrator; the secret of its login link, else nothing."""
+    """On a server without accounts, create an administrator; returns the secret of its login link, else nothing."""
     if await stores.identities.users():
         return ""
     admin = await stores.identities.add_user(FIRST_ADMIN, Role.ADMIN)

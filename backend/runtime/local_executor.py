@@ -27,7 +27,7 @@ SHARED_FOLDER = Path("/var/lib/gatepost")
 
 
 def local_places(settings: Settings, guard: Guard, masks: Masks, log: StepLog) -> LocalPlaces:
-    """The workspaces of accounts and projects, and what runs commands in them."""
+    """The workspaces of accounts and projects, and the executors that run commands in them."""
     pipelines = LocalPipelines(
         guard.launcher,
         {"pyguard": _pyguard(settings)},
@@ -41,7 +41,7 @@ def local_places(settings: Settings, guard: Guard, masks: Masks, log: StepLog) -
 
 
 def visitors_files(settings: Settings, guard: Guard) -> FolderView:
-    """The workspace of visitors. Raises SettingsError where it cannot be used."""
+    """The workspace of visitors. Raises SettingsError if it cannot be used."""
     _check_exposed(settings)
     base = settings.workspace_dir if settings.workspace else _workspaces(settings, guard.owner) / "workspace"
     try:
@@ -55,7 +55,7 @@ def visitors_files(settings: Settings, guard: Guard) -> FolderView:
 
 
 def _lines(settings: Settings, masks: Masks) -> Callable[[], LineAssembler]:
-    """What cuts a stream of output into lines: terminal controls are removed first, so that they hide no secret."""
+    """Splits a stream of output into lines: terminal controls are removed first, so that they hide no secret."""
     if settings.raw_output:
         return lambda: LineAssembler(masks.stream())
     return lambda: LineAssembler(TerminalFilter(), masks.stream())
@@ -71,13 +71,13 @@ def _pyguard(settings: Settings) -> OutsideProgram:
 
 
 def _pyguard_folders(settings: Settings) -> list[str]:
-    """The folders of pyguard's own files, which it has to read."""
+    """The folders of pyguard's own files, which it must read."""
     words = shlex.split(settings.pyguard_command)
     return [os.path.dirname(word) for word in words if os.path.isabs(word) and os.path.isfile(word)]
 
 
 def _check_exposed(settings: Settings) -> None:
-    """Raises SettingsError where the data folder is below one that all commands read, or that pyguard has to read."""
+    """Raises SettingsError if the data folder is in a folder that all commands, or pyguard, may read."""
     folders = [
         *(("GATEPOST_DATA_DIR", folder) for folder in RUNNABLE),
         *(("PYGUARD_COMMAND", folder) for folder in _pyguard_folders(settings)),

@@ -44,24 +44,24 @@ class Stores:
     recordings: FileRecordings
     locks: OwnerLocks
     recovery: Recovery
-    login_link: str = ""  # the ticket of the first administrator, from the start that made it
+    login_link: str = ""  # the login link of the first administrator, at the startup that created it
     passwords: Passwords = field(default_factory=Passwords)
 
     async def write_rest(self) -> None:
-        """Write what was left for later, and wait for it. Raises nothing."""
+        """Write what is still to be written, and wait for it. Raises nothing."""
         await self.executions.retry_unwritten()
         self.executions.close_floods()
         await self.queue.close()
 
     async def close(self) -> None:
-        """Let go of the database and of everything else that is held."""
+        """Release the database and everything else that is open."""
         await self.database.close()
         self.passwords.close()
         self.locks.release()
 
 
 def open_stores(settings: Settings) -> Stores:
-    """Open what is stored; a folder or key that cannot be had is a wrong setting."""
+    """Open what is stored. Raises SettingsError for a folder or key that cannot be used."""
     data = settings.data_dir.absolute()
     try:
         data.mkdir(parents=True, exist_ok=True)

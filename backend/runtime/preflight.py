@@ -1,4 +1,4 @@
-"""The checks before anything runs: the cage, tried out at startup, and the free space of the disk."""
+"""The checks before anything runs: the cage, tested at startup, and the free space of the disk."""
 
 import os
 from dataclasses import dataclass
@@ -24,15 +24,15 @@ class Guard:
     disk_margin: int
 
     def refusal(self) -> Decision | None:
-        """Refuse every command where the kernel cannot confine it as required, or the disk is nearly full."""
+        """Refuse every command if the kernel cannot confine it as required, or the disk is nearly full."""
         disk = os.statvfs(self.data_dir)
         if disk.f_bavail * disk.f_frsize < self.disk_margin:
             reason = f"The disk of the server has less than {self.disk_margin} bytes left."
-            return Decision.deny("storage.full", reason, "The operator has to free disk space.", retry_after=60.0)
+            return Decision.deny("storage.full", reason, "The operator must free disk space.", retry_after=60.0)
         return self.unprotected()
 
     def unprotected(self) -> Decision | None:
-        """Refuse where the kernel cannot confine commands as required."""
+        """Refuse if the kernel cannot confine commands as required."""
         if self.protection.meets(self.launcher.minimum):
             return None
         failed = ", ".join(test.name for test in self.protection.tests if not test.passed)

@@ -1,4 +1,4 @@
-"""After a server died: what ran there is recorded as lost, or as it ended."""
+"""Recovery after a server died: its executions are recorded as lost, or as they ended."""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -20,11 +20,11 @@ class RecordedEnds(Protocol):
     """How the recordings of this server's data folder ended. Every method raises OSError."""
 
     def last_message(self, execution: str) -> Mapping[str, Any] | None:
-        """The last message of a recording, empty where there is none; None while a server still writes it."""
+        """The last message of a recording, empty if there is none; None while a server still writes it."""
         ...
 
     def seal(self, execution: str) -> RecordingDigest | None:
-        """What a recording that has ended holds before its last line; None where there is none."""
+        """The digest of an ended recording without its last line; None if there is no recording."""
         ...
 
 
@@ -43,7 +43,7 @@ class Recovery:
     now_ms: Callable[[], int]
 
     async def run_once(self) -> int:
-        """Close what is left of servers that are gone; how many executions. Raises StorageError and OSError."""
+        """Close the executions of dead servers; returns how many. Raises StorageError and OSError."""
         try:
             closed = await self._close_expired()
         except StorageError:
@@ -68,10 +68,10 @@ class Recovery:
 
 
 def recorded_end(recordings: RecordedEnds, execution: str) -> Completion:
-    """How an execution of this folder ended: as its recording says, otherwise lost."""
+    """The end of an execution of this folder: as its recording says, otherwise lost."""
     last = recordings.last_message(execution)
     if last is None:
-        return LOST  # its server writes on, but has lost the lease; it stops the execution when it finds out
+        return LOST  # its server still writes, but has lost the lease; it stops the execution when it notices
     return Completion(
         status=Status(last.get("status", Status.LOST)),
         exit_code=last.get("exit_code"),

@@ -64,7 +64,7 @@ class Telemetry:
         self._executions = Counter(
             "gatepost_executions_total", "Commands that ended", ["result"], registry=self.registry
         )
-        self._running = Gauge("gatepost_executions_running", "Commands that run", registry=self.registry)
+        self._running = Gauge("gatepost_executions_running", "Commands that are running", registry=self.registry)
         self._duration = Histogram(
             "gatepost_execution_duration_seconds", "Time commands ran", buckets=DURATIONS, registry=self.registry
         )
@@ -73,10 +73,10 @@ class Telemetry:
         )
         self._limited = Counter("gatepost_rate_limited_total", "Commands over the rate limit", registry=self.registry)
         self._alerts = Counter(
-            "gatepost_alerts_total", "Alerts that opened", ["type", "severity"], registry=self.registry
+            "gatepost_alerts_total", "Alerts that were raised", ["type", "severity"], registry=self.registry
         )
         self._unwritten = Counter(
-            "gatepost_audit_failures_total", "Events that the audit could not take", registry=self.registry
+            "gatepost_audit_failures_total", "Events that could not be written to the audit", registry=self.registry
         )
         self.connections = Gauge("gatepost_ws_connections", "Open terminal sockets", registry=self.registry)
 

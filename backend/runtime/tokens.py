@@ -1,4 +1,4 @@
-"""The access tokens of accounts, with the key that is set or with one of this data folder."""
+"""The access tokens of accounts, signed with the configured key or with one of the data folder."""
 
 import secrets
 import time

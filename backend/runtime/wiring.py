@@ -58,13 +58,13 @@ PAGE_FOLDER = Path(__file__).parents[2] / "frontend"
 BODY_LIMIT = 256 * 1024  # bytes
 TOKEN_FAILURES = Rate(10, 60)
 LOGIN_ATTEMPTS = Rate(10, 300)
-LOGIN_ATTEMPTS_ON_NAME = Rate(100, 300)  # so many that strangers do not easily lock a user out
+LOGIN_ATTEMPTS_ON_NAME = Rate(100, 300)  # many enough that other clients do not easily lock a user out
 AUDITED_REJECTIONS = Rate(60, 60)
 
 
 @dataclass(frozen=True, slots=True)
 class House:
-    """The parts that the fronts are translations of."""
+    """The parts that the fronts use."""
 
     settings: Settings
     stores: Stores
@@ -76,7 +76,7 @@ class House:
     service: ExecutionService
 
     def window(self, rate: Rate, name: str) -> MovingWindow:
-        """A limit, shared by the servers where there is a Redis."""
+        """A limit, shared by all servers if Redis is configured."""
         return MovingWindow(rate, name, self.counters)
 
 

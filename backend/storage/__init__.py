@@ -1,1 +1,1 @@
-"""What is kept: recordings and counters."""
+"""What is stored: the database, recordings, keys and counters."""

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, whoever reads or writes them at the same time, and whenever the machine stops."""
+"""Files that are complete or absent, even with concurrent readers and writers and after a crash of the machine."""
 
 import os
 import tempfile
@@ -8,25 +8,25 @@ from pathlib import Path
 
 
 def replace_file(path: Path, content: bytes, mode: int = 0o644) -> None:
-    """Put a file in the place of the older one. Raises OSError."""
-    with whole_file(path, content, mode) as beside:
-        os.replace(beside, path)
+    """Replace a file, or create it. Raises OSError."""
+    with whole_file(path, content, mode) as temporary:
+        os.replace(temporary, path)
 
 
 @contextmanager
 def whole_file(path: Path, content: bytes, mode: int) -> Iterator[str]:
-    """A file of its own beside `path`, with the content on the disk; it goes at the end unless it was given another name."""
-    descriptor, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    """A temporary file next to `path`, with the content on the disk; it is deleted at the end unless it was renamed."""
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with open(descriptor, "wb") as file:
             os.fchmod(descriptor, mode)
             file.write(content)
             file.flush()
             os.fsync(descriptor)
-        yield beside
+        yield temporary
     finally:
         with suppress(FileNotFoundError):
-            os.unlink(beside)
+            os.unlink(temporary)
 
 
 def sync_folder(folder: Path) -> None:

@@ -1,6 +1,6 @@
-"""Reads the audit: its events in order, its head, and whether all of it is as it was written.
+"""Reads the audit: its events in order, its head, and whether it is intact.
 
-Whoever changed the database may have left anything in it, so what is read here is not taken to be what was written.
+An attacker may have put anything into the database, so what is read here is not assumed to be what was written.
 """
 
 import asyncio
@@ -17,9 +17,9 @@ from backend.storage.database import Database
 from backend.storage.tables import audit_events, audit_head
 
 PAGE = 5000  # events read at a time
-SHORT = 8192  # characters or bytes of an event that are read with the others; what is longer is read by itself
-LONGEST_BYTES = 4 * LONGEST_BODY + 1  # as UTF-8; one more than any event of ours has
-BEFORE_ALL = -(2**63)  # a number that no event can have, not even one that somebody put there
+SHORT = 8192  # characters or bytes of an event that are read with the others; longer ones are read separately
+LONGEST_BYTES = 4 * LONGEST_BODY + 1  # as UTF-8; one more than any event of Gatepost has
+BEFORE_ALL = -(2**63)  # a number that no event can have, not even one that an attacker inserted
 
 Progress = Callable[[Sequence[Link]], None]
 
@@ -43,7 +43,7 @@ class Chain:
     database: Database
 
     async def head(self) -> SignedHead | None:
-        """The head as it stands; raises BrokenHeadError for what is none."""
+        """The current head; raises BrokenHeadError if it is malformed."""
         async with self.database.begin() as connection:
             return await connection.run_sync(read_head)
 
@@ -54,7 +54,7 @@ class Chain:
                 yield link
 
     async def pages(self, after: int = BEFORE_ALL, last: int | None = None) -> AsyncIterator[list[Link]]:
-        """The same events, many at a time. However long they are, they take little memory."""
+        """The same events in pages. However long the events are, they take little memory."""
         while True:
             rows, page = await self._rows(after, last), []
             for seq, body, hash in rows:
@@ -80,7 +80,7 @@ class Chain:
             return (await connection.execute(query)).all()
 
     async def _long(self, link: Link) -> Link:
-        """The event with all of its text. No event of ours is longer than what is read."""
+        """The event with its complete text. No event of Gatepost is longer than what is read."""
         body = func.substr(_bytes(audit_events.c.body, self.database.sqlite), 1, LONGEST_BYTES)
         async with self.database.begin() as connection:
             found = (await connection.execute(select(body).where(audit_events.c.seq == link.seq))).scalars().first()
@@ -94,8 +94,8 @@ class Chain:
     ) -> Verdict:
         """Go through the whole chain.
 
-        `progress` is shown each part of the chain that was good. Events may be written meanwhile: what comes after the
-        head that was read first is not looked at. When they are pruned meanwhile, it begins again.
+        `progress` is called with each part of the chain that was verified. Events may be written meanwhile: those after
+        the head that was read first are not verified. If events are pruned meanwhile, verification starts again.
         """
         while True:
             try:
@@ -109,7 +109,7 @@ class Chain:
                 return verdict
 
     async def walk(self, found: SignedHead, trust: Trust, anchors: tuple[Anchor, ...], progress: Progress) -> Verdict:
-        """Go through the chain once, to a head that was read; in a thread, so that a server does other things."""
+        """Verify the chain once, up to a head that was read; in a thread, so that a server stays responsive."""
         verifier = Verifier(found.head, trust, anchors)
         async for page in self.pages():
             if page and page[-1].seq > found.head.seq and await self._has_moved(found.head):
@@ -120,12 +120,12 @@ class Chain:
         return verifier.finish(found.signature)
 
     async def _has_moved(self, head: Head) -> bool:
-        """Whether events were written since `head` was read; otherwise what stands behind it was put there."""
+        """Whether events were written since `head` was read; otherwise what follows it was inserted."""
         now = await self.head()
         return now is not None and now.head.seq > head.seq
 
     async def was_pruned(self, head: Head) -> bool:
-        """Whether the beginning was cut off since `head` was read."""
+        """Whether the beginning was pruned since `head` was read."""
         try:
             now = await self.head()
         except BrokenHeadError:
@@ -136,15 +136,15 @@ class Chain:
         """One event."""
         return next(iter([link async for link in self.links(seq - 1, seq)]), None)
 
-    async def lost(self, noted: Anchor) -> str:
-        """Why a place that was stored outside of the database is not in the chain; empty when it is, or was pruned."""
+    async def lost(self, anchor: Anchor) -> str:
+        """Why a position that was stored outside the database is not in the chain; empty if it is, or was pruned."""
         found = await self.head()
-        if found is None or found.head.seq < noted.seq:
-            return f"The audit ends before event {noted.seq}, which was there."
-        if noted.seq < found.head.first_seq:
+        if found is None or found.head.seq < anchor.seq:
+            return f"The audit ends before event {anchor.seq}, which existed."
+        if anchor.seq < found.head.first_seq:
             return ""
-        link = await self.find(noted.seq)
-        return "" if link and link.hash == noted.hash else f"Event {noted.seq} is not the one that was noted."
+        link = await self.find(anchor.seq)
+        return "" if link and link.hash == anchor.hash else f"Event {anchor.seq} is not the one that was anchored."
 
 
 def read_head(connection: Connection, *, lock: bool = False) -> SignedHead | None:
@@ -164,7 +164,7 @@ def read_head(connection: Connection, *, lock: bool = False) -> SignedHead | Non
 
 
 def _bytes(column: ColumnElement[Any], raw: bool) -> ColumnElement[Any]:
-    """The column as it lies in the file: SQLite keeps whatever was put there, text that is no UTF-8 too."""
+    """The column as it is in the file: SQLite stores whatever was inserted, even text that is not UTF-8."""
     return cast(column, LargeBinary) if raw else column
 
 
@@ -173,10 +173,10 @@ def _is_bytes(value: object) -> bool:
 
 
 def _link(seq: Any, body: Any, hash: Any) -> Link:
-    """The event of a row. What has no number, text or hash becomes one that stands nowhere and is nobody's."""
+    """The event of a row. A missing number, text or hash is replaced by one that no valid event has."""
     return Link(seq if type(seq) is int else -1, _text(body or b""), hash or b"")
 
 
 def _text(body: bytes | str) -> str:
-    """The text of an event; bytes that are none become surrogates, which no hash of ours covers."""
+    """The text of an event; bytes that are not UTF-8 become surrogates, which no hash of Gatepost covers."""
     return body if isinstance(body, str) else body.decode("utf-8", "surrogateescape")

@@ -1,8 +1,8 @@
 """The signed head of the audit, as one server writes it.
 
 Several processes share one chain: the head moves only from where it was read, and a process that comes second locks it
-and reads it again. A head that was not signed with this server's key is never built on; when another process changed the
-key, and this data folder has the new one, it is taken.
+and reads it again. A server never appends to a head that its key did not sign; if another process rotated the key, and
+this data folder has the new one, the server uses that.
 """
 
 from collections.abc import Callable
@@ -19,21 +19,21 @@ from backend.storage.audit_chain import SignedHead, read_head
 from backend.storage.keys import AuditKeys
 from backend.storage.tables import audit_events, audit_head
 
-STUCK = "The head of the audit does not move, though nobody else moved it."
+STUCK = "The head of the audit does not move, although no other process moved it."
 
 MOVE_HEAD = (
     update(audit_head)
     .where(audit_head.c.id == 1, audit_head.c.seq == bindparam("old_seq"), audit_head.c.hash == bindparam("old_hash"))
-    .where(audit_head.c.first_seq == bindparam("old_first"))  # another process may have cut the beginning off
+    .where(audit_head.c.first_seq == bindparam("old_first"))  # another process may have pruned the beginning
     .values(seq=bindparam("new_seq"), hash=bindparam("new_hash"), signature=bindparam("new_signature"))
 )
-# Takes the lock of SQLite's one writer, which it would not give to a transaction that has begun by reading.
+# Takes SQLite's write lock, which a transaction that has begun by reading would not get.
 TOUCH_HEAD = update(audit_head).where(audit_head.c.id == 1).values(id=1)
 
 
 @dataclass(frozen=True, slots=True)
 class LedgerContext:
-    """Time, ids and keys, handed in: `now_ms` in Unix milliseconds, `utc` as ISO 8601, `check` as `Trust` has it."""
+    """Time, ids and keys, passed in: `now_ms` in Unix milliseconds, `utc` as ISO 8601, `check` as in `Trust`."""
 
     now_ms: Callable[[], int]
     utc: Callable[[], str]
@@ -52,7 +52,7 @@ class LedgerContext:
 
 @dataclass(slots=True)
 class AuditHead:
-    """Moves the head, in transactions of the caller. `known` is where this process left it last."""
+    """Moves the head, in transactions of the caller. `known` is the head that this process wrote last."""
 
     context: LedgerContext
     known: Head | None = None
@@ -66,7 +66,7 @@ class AuditHead:
             self._trusted(found)
 
     def move(self, connection: Connection, old: Head, new: Head) -> bool:
-        """Move the head; False when another process moved it from `old` before."""
+        """Move the head; False if another process has moved it from `old`."""
         values = {
             "old_first": old.first_seq,
             "old_seq": old.seq,
@@ -92,13 +92,13 @@ class AuditHead:
         return head
 
     def replace(self, connection: Connection, head: Head, signature: bytes | None = None) -> None:
-        """Put another head, with another signature where it is given, in the place of one that is locked."""
+        """Replace the locked head, with another signature if one is given."""
         row = self._row(head, signature or self.context.sign(head))
         if connection.execute(update(audit_head).values(row)).rowcount != 1:
             raise StorageError(STUCK)
 
     def _check_last(self, connection: Connection, head: Head) -> None:
-        """Refuse a chain without the event that was the last here, which another process may have built on unknowing."""
+        """Refuse a chain without the last event known here; another process may unknowingly have appended to it."""
         known = self.known.end if self.known else EMPTY.end
         if head.first_seq <= known.seq:
             found = connection.execute(select(audit_events.c.hash).where(audit_events.c.seq == known.seq)).scalar()
@@ -106,7 +106,7 @@ class AuditHead:
                 raise StorageError(f"The audit has lost an event: event {known.seq} is not the one that was there.")
 
     def _trusted(self, found: SignedHead) -> Head:
-        """The head, when this server's key signed it (its signatures are the same each time) and it did not go back."""
+        """The head, if this server's key signed it (its signatures are deterministic) and it did not go back."""
         statement, signature, keys = found.head.statement(), found.signature, self.context.keys
         if self.context.sign(found.head) != signature and not keys.follow(statement, signature):
             raise StorageError("The head of the audit is not signed with this server's key.")

@@ -1,4 +1,4 @@
-"""The audit in the database: events that are not about a command, its key, its age, and its end stored elsewhere."""
+"""The audit in the database: events that are not about commands, key rotation, pruning, the anchor."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -36,23 +36,25 @@ class SqlAuditLog:
         return Chain(self.queue.database)
 
     async def prepare(self) -> None:
-        """Make the head of a new chain, and check that the stored end of an older one is still there.
+        """Make the head of a new chain, and check that the anchored end of an existing one is still there.
 
-        When it is not, the audit says so from here on. Raises StorageError, also for a head that was changed.
+        If it is missing, an event says so. Raises StorageError, also for a head that was changed.
         """
         await self.queue.prepare()
-        await asyncio.to_thread(self._context.keys.publish)  # not before: a key that did not sign the audit is not its
+        await asyncio.to_thread(
+            self._context.keys.publish
+        )  # only now: a key that did not sign the audit is not its key
         checkpoint = self.queue.checkpoint
-        noted = await checkpoint.read() if checkpoint else None
-        if noted and (lost := await self._chain.lost(noted)):
-            await self.record(Kind.CHAIN_BROKEN, ITSELF, "", {"noted": str(noted), "reason": lost})
+        anchor = await checkpoint.read() if checkpoint else None
+        if anchor and (lost := await self._chain.lost(anchor)):
+            await self.record(Kind.CHAIN_BROKEN, ITSELF, "", {"anchor": str(anchor), "reason": lost})
 
     async def record(self, kind: Kind, actor: str, address: str, fields: Mapping[str, Any]) -> None:
         """Write an event that is not about a command: a login, a rejected request. Returns once it is durable."""
         await self.queue.write((self._context.event(Draft(kind, fields), actor, address),))
 
     async def rotate_key(self, successor: SigningKey, actor: str) -> None:
-        """Let another key sign from here on, on record and with the signature of the one before."""
+        """Replace the key that signs the audit; an event records this with a signature of the old key."""
         head = await self.queue.database.write(partial(self._hand_over, successor=successor, actor=actor))
         self.queue.moved(head.end)
 
@@ -66,10 +68,10 @@ class SqlAuditLog:
         return after
 
     async def prune(self, before: str) -> int:
-        """Cut events from before a time (ISO 8601, UTC) off the start of the chain; how many.
+        """Delete the events before a time (ISO 8601, UTC) from the start of the chain; returns how many.
 
-        The whole chain is verified before: nobody gets an event cut off by giving it an older time, and what was changed
-        is not lost with what is old.
+        The complete chain is verified first: no event is deleted because its time was forged, and evidence of tampering
+        is not deleted with old events.
         """
         async for link in self._chain.links():
             if _time(link, before) >= before:
@@ -79,7 +81,7 @@ class SqlAuditLog:
         return await self.queue.database.write(partial(self._cut, last=last, before=before)) if last else 0
 
     async def _last_before(self, before: str) -> Link | None:
-        """The last of the old events at the start of a chain that is intact."""
+        """The last of the old events at the start of the chain, which must be intact."""
         chain, old, known = self._chain, list[Link](), self.queue.head.known
 
         def see(page: Sequence[Link]) -> None:
@@ -94,11 +96,11 @@ class SqlAuditLog:
         if verdict.problem and await chain.was_pruned(found.head):
             return None  # another process does the same
         if verdict.problem:
-            raise StorageError(f"Old events are kept, for the audit is not as it was written: {verdict.problem}.")
+            raise StorageError(f"Old events were not deleted, because the audit is not intact: {verdict.problem}.")
         return old[-1] if old else None
 
     def _cut(self, connection: Connection, last: Link, before: str) -> int:
-        """Let the chain begin behind `last`, and end with the event that says so."""
+        """Let the chain begin after `last`, and append the event that says so."""
         head = self.queue.head.lock(connection)
         if not head.first_seq <= last.seq <= head.seq:
             return 0

@@ -1,4 +1,4 @@
-"""The end of the audit, noted in a file beside the database: what cuts the database back does not reach it."""
+"""The anchor: the end of the audit in a file next to the database, which truncating the database does not change."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -9,18 +9,17 @@ from backend.core.audit.chain import Anchor
 from backend.core.errors import StorageError, reason_of
 from backend.storage.atomic_files import replace_file
 
-EVERY = 1.0  # seconds between two writes, at least
+EVERY = 1.0  # seconds, at least, between two writes
 
 
-Lost = Callable[[Anchor], Awaitable[str]]  # why a place is not in the chain any more, empty when it is
+Lost = Callable[[Anchor], Awaitable[str]]  # why a position is no longer in the chain, empty if it is
 
 
 class AnchorFile:
-    """Notes the last place at most once a second and at the end.
+    """Writes the last position at most once a second and at shutdown.
 
-    A disk that does not take it loses nothing: an older place is as true, and the database stops commands by itself.
-    Of servers that share the file, none puts an older place in the place of a newer one, nor covers up that one which
-    another noted is lost.
+    A write that fails does no harm: an older position is still true, and a database that cannot write stops commands.
+    Servers that share the file never replace a newer position by an older one, nor one that the audit has lost.
     """
 
     def __init__(self, path: Path, lost: Lost) -> None:
@@ -28,17 +27,17 @@ class AnchorFile:
         self._lost = lost
         self._latest: Anchor | None = None
         self._done: Anchor | None = None
-        self._known: Anchor | None = None  # the place in the file, as far as this process has read or written it
+        self._known: Anchor | None = None  # the position in the file, as this process last read or wrote it
         self._writing: asyncio.Task[None] | None = None
         self._closing = asyncio.Event()
 
     async def read(self) -> Anchor | None:
-        """The place in the file, None where there is none. Raises StorageError where it is no place."""
+        """The position in the file, None if there is no file. Raises StorageError if it cannot be parsed."""
         self._known = await asyncio.to_thread(read_anchor, self.path)
         return self._known
 
     def note(self, anchor: Anchor) -> None:
-        """Take note of the end of the chain."""
+        """Write the end of the chain soon."""
         self._latest = anchor
         if self._writing is None or self._writing.done():
             self._writing = asyncio.create_task(self._write())
@@ -60,12 +59,12 @@ class AnchorFile:
             self._done = latest
 
     async def _may_go(self, latest: Anchor) -> bool:
-        """Whether the place in the file may make room. What another server noted may not when it is newer, or lost."""
-        noted = await asyncio.to_thread(read_anchor, self.path)
-        return noted in (None, self._known) or not (noted.seq > latest.seq or await self._lost(noted))
+        """Whether the position in the file may be replaced. That of another server may not if it is newer, or lost."""
+        stored = await asyncio.to_thread(read_anchor, self.path)
+        return stored in (None, self._known) or not (stored.seq > latest.seq or await self._lost(stored))
 
     async def close(self) -> None:
-        """Write the last place."""
+        """Write the last position."""
         self._closing.set()
         if self._writing:
             await self._writing
@@ -73,11 +72,11 @@ class AnchorFile:
 
 
 def read_anchor(path: Path) -> Anchor | None:
-    """The place in a file, None where there is none. Raises StorageError for a file that does not tell one."""
+    """The position in a file, None if there is no file. Raises StorageError if it cannot be parsed."""
     try:
         return Anchor.parse(path.read_text())
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
         why = reason_of(error)
-        raise StorageError(f"The noted place of the audit cannot be read from {path}: {why}.") from error
+        raise StorageError(f"The recorded position of the audit cannot be read from {path}: {why}.") from error

@@ -1,7 +1,7 @@
-"""The one writer of a process: whatever waits is chained, signed and written in one transaction.
+"""The one writer of a process: everything in the queue is chained, signed and written in one transaction.
 
-A hundred commands at once cost one flush. One job that cannot be written does not take others with it, and a job whose
-execution has ended on record before writes nothing.
+A hundred concurrent commands cost one flush. A job that cannot be written does not make others fail, and a job whose
+execution has already ended writes nothing.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ INSERT_EVENT = insert(audit_events)
 
 @dataclass(slots=True, eq=False)
 class _Job:
-    """Rows that belong together. `done` is whether they were written: not when `closed` found another status."""
+    """Rows that belong together. `done` says whether they were written: not if `closed` found another status."""
 
     done: "asyncio.Future[bool]"
     events: tuple[Event, ...]
@@ -46,7 +46,7 @@ class _Written(NamedTuple):
 
 
 class _AlreadyEndedError(Exception):
-    """A transaction has to be rolled back, because an execution that it closes has ended before."""
+    """The transaction must be rolled back, because an execution that it closes has already ended."""
 
 
 @dataclass(slots=True)
@@ -77,7 +77,7 @@ class CommitQueue:
     ) -> bool:
         """Write events with the row of a new execution, or with the end of one; see `execution_rows`.
 
-        Returns once all of it is durable; False when the execution had not the status that `closed` expects, and
+        Returns once all of it is durable; False if the execution did not have the status that `closed` expects: then
         nothing is written. Raises StorageError.
         """
         return await self.put(events, opened, closed)
@@ -88,7 +88,7 @@ class CommitQueue:
         opened: Mapping[str, Any] | None = None,
         closed: Mapping[str, Any] | None = None,
     ) -> "asyncio.Future[bool]":
-        """Let the writer write it next. What a caller who goes away has put there is written all the same."""
+        """Queue a job for the writer. It is written even if its caller is cancelled."""
         job = _Job(asyncio.get_running_loop().create_future(), events, opened, closed)
         job.done.add_done_callback(_retrieve_error)
         self._waiting.append(job)
@@ -113,19 +113,19 @@ class CommitQueue:
         return after, result
 
     def moved(self, end: Anchor) -> None:
-        """Take note of the end of the chain outside of the database."""
+        """Record the end of the chain outside the database."""
         if self.checkpoint:
             self.checkpoint.note(end)
 
     async def _drain_queue(self) -> None:
-        """Write until nothing waits; what comes in meanwhile goes into the next transaction together."""
+        """Write until the queue is empty; jobs that arrive meanwhile share the next transaction."""
         while self._waiting:
             jobs, self._waiting = self._waiting[:BATCH], self._waiting[BATCH:]
             try:
                 await self._commit(jobs)
             except Exception as error:
                 if len(jobs) > 1 and not _is_down(error):
-                    # One of them cannot be written; the others must not fall with it.
+                    # One of them cannot be written; the others must not fail with it.
                     for job in jobs:
                         await self._commit_alone(job)
                 else:
@@ -149,7 +149,7 @@ class CommitQueue:
                 job.done.set_result(job not in written.skipped)
 
     def _append(self, connection: Connection, jobs: list[_Job]) -> _Written:
-        """Write all jobs in the transaction of `connection`, in as few statements as can be."""
+        """Write all jobs in the transaction of `connection`, in as few statements as possible."""
         known = self.head.known
         if known:
             after, links = _extend(known, jobs)
@@ -160,7 +160,7 @@ class CommitQueue:
         return self._append_locked(connection, jobs)
 
     def _append_locked(self, connection: Connection, jobs: list[_Job]) -> _Written:
-        """Write the jobs that still can be, behind what other servers wrote."""
+        """Write the jobs that can still be written, after what other servers wrote."""
         head = self.head.lock(connection)
         skipped = _ended_among(connection, jobs)
         rest = [job for job in jobs if job not in skipped]
@@ -178,7 +178,7 @@ class CommitQueue:
 
 
 def insert_events(connection: Connection, links: Sequence[Link]) -> None:
-    """Write events in their places."""
+    """Write events under their numbers."""
     if rows := [{"seq": each.seq, "body": each.body, "hash": each.hash} for each in links]:
         connection.execute(INSERT_EVENT, rows)
 
@@ -188,7 +188,7 @@ def _extend(head: Head, jobs: list[_Job]) -> tuple[Head, list[Link]]:
 
 
 def _insert(connection: Connection, jobs: list[_Job], links: list[Link]) -> bool:
-    """Write the rows of jobs; False when one of them closes what has ended before, and nothing of it may stay."""
+    """Write the rows of jobs; False if one closes an execution that has already ended: then the caller rolls back."""
     insert_events(connection, links)
     if opened := [dict(job.opened) for job in jobs if job.opened]:
         connection.execute(INSERT_EXECUTION, opened)
@@ -198,7 +198,7 @@ def _insert(connection: Connection, jobs: list[_Job], links: list[Link]) -> bool
 
 def _close(connection: Connection, closed: list[dict[str, Any]]) -> bool:
     if len(closed) > 1 and not connection.dialect.supports_sane_multi_rowcount:
-        # asyncpg does not say how many rows a statement changed that was executed with many values.
+        # asyncpg does not report how many rows were changed by a statement that was executed with many values.
         if len(_open_among(connection, closed)) < len(closed):
             return False
         connection.execute(CLOSE_EXECUTION, closed)
@@ -207,7 +207,7 @@ def _close(connection: Connection, closed: list[dict[str, Any]]) -> bool:
 
 
 def _ended_among(connection: Connection, jobs: list[_Job]) -> list[_Job]:
-    """The jobs that close what has ended already, or what another job among them closes."""
+    """The jobs that close an execution which has already ended, or which another of them closes."""
     still_open = _open_among(connection, [job.closed for job in jobs if job.closed])
     skipped = []
     for job in jobs:
@@ -232,7 +232,7 @@ def _open_among(connection: Connection, closed: Sequence[Mapping[str, Any]]) -> 
 
 
 def _retrieve_error(done: "asyncio.Future[bool]") -> None:
-    """Take an error that nobody waits for any more, so that asyncio does not complain of it."""
+    """Retrieve an error that no caller awaits any more, so that asyncio does not report it."""
     if not done.cancelled():
         done.exception()
 
@@ -244,7 +244,7 @@ def _fail(jobs: list[_Job], error: Exception) -> None:
 
 
 def _is_down(error: Exception) -> bool:
-    """Whether the database fails, and not what was to be written."""
+    """Whether the database failed, rather than refused what was to be written."""
     cause = error.__cause__ or error
     if isinstance(cause, DBAPIError) and cause.connection_invalidated:
         return True

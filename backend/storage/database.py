@@ -1,4 +1,4 @@
-"""The database: SQLite in the data folder, or PostgreSQL. One engine a process, migrated under a lock at its start."""
+"""The database: SQLite in the data folder, or PostgreSQL. One engine per process, migrated under a lock at startup."""
 
 import asyncio
 import fcntl
@@ -22,9 +22,9 @@ from backend.core.errors import StorageError
 T = TypeVar("T")
 
 MIGRATIONS = Path(__file__).parent / "migrations"
-MIGRATION_LOCK = 0x6761746570  # any number that is ours alone
+MIGRATION_LOCK = 0x6761746570  # an arbitrary number that no other application uses
 BUSY_TIMEOUT = 5000  # milliseconds that SQLite waits for another writer
-# Seconds after which a server that hangs counts as one that is gone.
+# Seconds after which a server that does not answer is considered unavailable.
 POSTGRES_PATIENCE: dict[str, Any] = {
     "pool_pre_ping": True,
     "pool_timeout": 10,
@@ -34,7 +34,7 @@ PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", f"busy_tim
 
 
 def database_url(url: str | None, data_dir: Path) -> str:
-    """The URL for SQLAlchemy: as it is given, `postgres://` too, or that of a file in the data folder."""
+    """The URL for SQLAlchemy: the given one, which may be `postgres://`, or that of a file in the data folder."""
     if not url:
         return f"sqlite+aiosqlite:///{data_dir.absolute() / 'gatepost.db'}"
     scheme, separator, rest = url.partition("://")
@@ -60,7 +60,7 @@ class Database:
 
     @asynccontextmanager
     async def begin(self) -> AsyncIterator[AsyncConnection]:
-        """A transaction. Raises StorageError when the database cannot do it; IntegrityError passes as it is."""
+        """A transaction. Raises StorageError if the database fails; IntegrityError is passed on."""
         with _storage_errors():
             async with self.engine.begin() as connection:
                 yield connection
@@ -68,7 +68,7 @@ class Database:
     async def write(self, work: Callable[[Connection], T]) -> T:
         """Run `work` in a transaction of its own. Raises StorageError.
 
-        With SQLite the whole transaction is one visit to a thread, which takes half the time of one for each statement.
+        With SQLite the transaction is one call in a thread, which takes half the time of one call per statement.
         """
         if self._writer is None:
             async with self.begin() as connection:
@@ -89,7 +89,7 @@ class Database:
         return Path(f"{name}.lock") if self.sqlite and name else None
 
     async def check(self) -> bool:
-        """Whether it answers."""
+        """Whether the database answers."""
         try:
             async with self.begin() as connection:
                 await connection.execute(text("select 1"))
@@ -119,14 +119,14 @@ def _storage_errors() -> Iterator[None]:
     except PoolTimeout as error:
         raise StorageError("The database cannot be reached: all its connections are busy.") from error
     except SQLAlchemyError as error:
-        raise StorageError(f"The database cannot do it: {_reason(error)}.") from error
+        raise StorageError(f"The database failed: {_reason(error)}.") from error
     except OSError as error:
         why = error.strerror or str(error) or "it does not answer in time"
         raise StorageError(f"The database cannot be reached: {why}.") from error
 
 
 def _make_private(path: str | None) -> None:
-    """Make the file before SQLite does, so that nobody else can read it. What is wrong shows at the first use."""
+    """Create the file before SQLite does, so that no other user can read it. Errors are reported at the first use."""
     if path and path != ":memory:":
         with suppress(OSError):
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))

@@ -30,7 +30,7 @@ class SqlExecutionHistory:
         return record_of(row) if row else None
 
     async def page(self, wanted: Filter) -> Sequence[Record]:
-        """Records, newest first. Ids sort by time, so the index of a project or a user answers by itself."""
+        """Records, newest first. Ids sort by time, so the index of a project or a user is sufficient."""
         query = select(*COLUMNS).order_by(table.c.id.desc()).limit(wanted.limit)
         if wanted.user_id is not None:
             query = query.where(table.c.user_id == wanted.user_id)

@@ -40,7 +40,7 @@ class SqlExecutionLog:
         self._refusals = RefusalFilter(self.floods, self.queue.context.now_ms, self._report_flood)
 
     async def refuse(self, attempt: Attempt) -> None:
-        """Write a request that was refused; of a flood only the beginning."""
+        """Write a refused request; of a flood, only the beginning."""
         if self._refusals.admits(attempt):
             row = new_row(attempt.columns(Status.DENIED, self.queue.context.now_ms(), self.folder, None))
             await self.queue.write(self._events(attempt.principal, events.refused(attempt)), opened=row)
@@ -57,13 +57,13 @@ class SqlExecutionLog:
         self.holdings.add(attempt.id)
 
     async def step(self, execution: str, actor: Actor, argvs: tuple[tuple[str, ...], ...], decision: Decision) -> None:
-        """Write a later step that is about to run with other words than were judged first."""
+        """Write a later step that is about to run with words other than those judged first."""
         await self.queue.write(self._events(actor, events.stepped(execution, argvs, decision)))
 
     async def close(self, attempt: Attempt, completion: Completion) -> bool:
-        """Write how it ended. False when it was not running on record any more: then nothing is written.
+        """Write the end of an execution. False if it was no longer recorded as running: then nothing is written.
 
-        What cannot be written is remembered for `retry_unwritten`.
+        A completion that cannot be written is remembered for `retry_unwritten`.
         """
         self.holdings.ending(attempt.id)
         try:
@@ -82,14 +82,14 @@ class SqlExecutionLog:
         return written
 
     async def retry_unwritten(self) -> int:
-        """Try again to write completions that could not be written; how many are on record now. Raises nothing."""
+        """Try again to write the completions that could not be written; returns how many now are. Raises nothing."""
         waiting = list(self._unwritten.values())
         ends = (self._write_end(attempt, completion) for attempt, completion in waiting)
         results = await asyncio.gather(*ends, return_exceptions=True)
         return sum(not isinstance(result, StorageError) for result in results)
 
     async def prune(self, before_ms: int) -> int:
-        """Delete executions that ended and began before a time; how many."""
+        """Delete ended executions that began before a time; returns how many."""
         old = (executions.c.created_ms < before_ms) & executions.c.status.not_in(UNFINISHED)
         async with self.queue.database.begin() as connection:
             gone = (await connection.execute(delete(executions).where(old))).rowcount
@@ -99,7 +99,7 @@ class SqlExecutionLog:
         return gone
 
     def close_floods(self) -> None:
-        """Hand the floods that were counted to the queue, which writes them before it is closed."""
+        """Queue the floods that were counted; the queue writes them before it is closed."""
         self._refusals.close()
 
     def _events(self, actor: Actor, *drafts: Draft) -> tuple[Event, ...]:

@@ -20,7 +20,7 @@ ENDED = tuple(Completion(Status.LOST, None, 0).columns)  # the columns that the 
 NEW = tuple(f"new_{name}" for name in ENDED)
 
 INSERT_EXECUTION = insert(executions)
-# Changes nothing where another server was first: the first end on record stays.
+# Changes nothing if another server was first: the first recorded end remains.
 CLOSE_EXECUTION = (
     update(executions)
     .where(executions.c.id == bindparam("key"), executions.c.status == bindparam("old_status"))

@@ -12,10 +12,10 @@ from backend.storage.database import Database
 from backend.storage.tables import executions
 from backend.storage.tables import idempotency_keys as table
 
-# Milliseconds after which a key whose command never began belongs to whoever asks. A slow database must not make it so:
+# Milliseconds after which a key whose command never began can be claimed again. A slow database must not cause this:
 # the first request, which still waits for it, would run the command a second time.
 ORPHANED_AFTER = 60_000
-KEPT = 24 * 3600 * 1000  # milliseconds that a key is remembered
+KEPT = 24 * 3600 * 1000  # milliseconds that a key is stored
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class SqlIdempotencyKeys:
     now_ms: Callable[[], int]
 
     async def claim(self, principal: str, key: str, body_hash: bytes, execution: str) -> Claim:
-        """Take a key for `execution`, or tell whose it is."""
+        """Claim a key for `execution`, or return which execution has it."""
         row = {"principal": principal, "key": key, "body_hash": body_hash, "execution": execution}
         try:
             async with self.database.begin() as connection:
@@ -39,10 +39,10 @@ class SqlIdempotencyKeys:
         mine = (table.c.principal == principal) & (table.c.key == key)
         async with self.database.begin() as connection:
             row = (await connection.execute(select(table).where(mine))).one_or_none()
-            if row is None:  # it was given back just now
+            if row is None:  # it was released just now
                 return Claim("", mine=False, same_body=True)
             same = bytes(row.body_hash) == body_hash
-            # One that was refused is in the history too, and its key is about to be given back.
+            # A refused one is in the history too, and its key is about to be released.
             ran = (executions.c.id == row.execution) & (executions.c.status != str(Status.DENIED))
             begun = (await connection.execute(select(executions.c.id).where(ran))).first()
             if same and not begun and self.now_ms() - row.created_ms > ORPHANED_AFTER:
@@ -57,12 +57,12 @@ class SqlIdempotencyKeys:
         return Claim(row.execution if begun else "", mine=False, same_body=same)
 
     async def release(self, principal: str, key: str, execution: str) -> None:
-        """Give a key back: nothing was started. One that stands for another execution by now stays."""
+        """Release a key: nothing was started. A key that another execution has claimed meanwhile remains."""
         mine = (table.c.principal == principal) & (table.c.key == key) & (table.c.execution == execution)
         async with self.database.begin() as connection:
             await connection.execute(delete(table).where(mine))
 
     async def forget(self) -> None:
-        """Delete keys that are too old to come again."""
+        """Delete keys that are too old to be used again."""
         async with self.database.begin() as connection:
             await connection.execute(delete(table).where(table.c.created_ms < self.now_ms() - KEPT))

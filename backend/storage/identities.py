@@ -18,7 +18,7 @@ NO_USER = "there is no such user"
 
 
 def checked_name(name: str, longest: int = LONGEST_NAME) -> str:
-    """The name without blanks around it. Raises ValueError when it is empty, too long, or holds control characters."""
+    """The name without surrounding blanks. Raises ValueError if it is empty, too long or not printable."""
     name = name.strip()
     if not (0 < len(name) <= longest and name.isprintable()):
         raise ValueError(f"a name must have 1 to {longest} printable characters")
@@ -27,7 +27,7 @@ def checked_name(name: str, longest: int = LONGEST_NAME) -> str:
 
 @contextmanager
 def known_users() -> Iterator[None]:
-    """Turn the database's refusal of a user id that it does not know into a ValueError."""
+    """Turn the refusal of an unknown user id by the database into a ValueError."""
     try:
         yield
     except IntegrityError:
@@ -35,7 +35,7 @@ def known_users() -> Iterator[None]:
 
 
 class SqlIdentities:
-    """The accounts and what they prove themselves with. Times are Unix milliseconds; StorageError comes from all."""
+    """The accounts and their credentials. Times are Unix milliseconds. Every method raises StorageError."""
 
     def __init__(self, database: Database, now_ms: Callable[[], int], new_id: Callable[[], str]) -> None:
         self._database = database
@@ -70,11 +70,11 @@ class SqlIdentities:
         return found[0] if found else None
 
     async def names_of(self, ids: Iterable[str]) -> dict[str, str]:
-        """The names of accounts by their ids; what is no id of an account is left out."""
+        """The names of accounts by their ids; unknown ids are omitted."""
         return await self._pairs(select(users.c.id, users.c.name).where(users.c.id.in_(set(map(as_id, ids)))))
 
     async def ids_of(self, names: Iterable[str]) -> dict[str, str]:
-        """The ids of accounts by their names; what is nobody's name is left out."""
+        """The ids of accounts by their names; unknown names are omitted."""
         known = {name for name in names if USER_NAME.fullmatch(name)}
         return await self._pairs(select(users.c.name, users.c.id).where(users.c.name.in_(known)))
 
@@ -88,23 +88,23 @@ class SqlIdentities:
             return list(map(_user, await connection.execute(select(users).order_by(users.c.name))))
 
     async def password_hash_of(self, name: str) -> tuple[User, str | None] | None:
-        """The account and the hash of its password, None where it has none; None for a name that nobody has."""
-        if not USER_NAME.fullmatch(name):  # PostgreSQL cannot even be asked for some strings
+        """The account and the hash of its password, None if it has none; None if no account has this name."""
+        if not USER_NAME.fullmatch(name):  # PostgreSQL rejects some strings even in a query
             return None
         async with self._database.begin() as connection:
             row = (await connection.execute(select(users).where(users.c.name == name))).one_or_none()
         return (_user(row), row.password_hash) if row else None
 
     async def set_password(self, user_id: str, password_hash: str) -> bool:
-        """Set it, and end the access tokens that were issued before; False when there is no such account."""
+        """Set the password, and end the access tokens issued before; False if there is no such account."""
         return await self._change(user_id, password_hash=password_hash, valid_from_ms=self._now_ms())
 
     async def set_disabled(self, user_id: str, disabled: bool) -> bool:
-        """Close or open an account; older access tokens end with both. False when there is no such account."""
+        """Disable or enable an account; either ends older access tokens. False when there is no such account."""
         return await self._change(user_id, disabled=disabled, valid_from_ms=self._now_ms())
 
     async def set_role(self, user_id: str, role: Role) -> bool:
-        """Change what an account may do, at once. False when there is no such account."""
+        """Change the role of an account; this takes effect at once. False when there is no such account."""
         return await self._change(user_id, role=role)
 
     async def _change(self, user_id: str, **values: Any) -> bool:
@@ -135,7 +135,7 @@ class SqlIdentities:
     async def add_token(
         self, user_id: str, name: str, scopes: Iterable[Permission], secret_hash: bytes, expires_ms: int | None
     ) -> ApiToken:
-        """Add an API token. Raises ValueError for a bad name, no scopes, or an unknown user."""
+        """Add an API token. Raises ValueError for an invalid name, no scopes, or an unknown user."""
         text = scopes_text(scopes)
         token = ApiToken(
             self._new_id(), as_id(user_id), checked_name(name), scopes_of(text), self._now_ms(), expires_ms, None
@@ -147,7 +147,7 @@ class SqlIdentities:
         return token
 
     async def tokens(self, user_id: str | None = None) -> list[ApiToken]:
-        """The API tokens of an account, or all; the oldest first, ended ones too."""
+        """The API tokens of an account, or all; the oldest first, including ended ones."""
         query = select(api_tokens).order_by(api_tokens.c.created_ms, api_tokens.c.id)
         if user_id is not None:
             query = query.where(api_tokens.c.user_id == as_id(user_id))
@@ -183,7 +183,7 @@ class SqlIdentities:
                 await connection.execute(insert(login_links).values(link))
 
     async def take_link(self, secret_hash: bytes) -> User | None:
-        """Use up a login link: its account for the first who comes in time, None for all others."""
+        """Redeem a login link: returns its account the first time and before it expires, otherwise None."""
         taken = delete(login_links).where(login_links.c.secret_hash == secret_hash)
         async with self._database.begin() as connection:
             link = (

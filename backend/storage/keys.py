@@ -1,6 +1,6 @@
-"""Files that hold keys: made once with mode 0600, refused when anybody else may read them.
+"""Files that contain keys: created once with mode 0600, refused if other users may read them.
 
-The key that signs the audit can be changed, by one process at a time and under those that sign with it.
+The key that signs the audit can be rotated, by one process at a time, while servers sign with it.
 """
 
 import fcntl
@@ -17,7 +17,7 @@ from backend.storage.atomic_files import replace_file, sync_folder, whole_file
 
 
 class SigningKey(Protocol):
-    """A private key. It makes the same signature each time; `public` is its other half, `public_pem` the same in PEM."""
+    """A private key. Its signatures are deterministic; `public` is the public key, `public_pem` the same in PEM."""
 
     @property
     def public(self) -> bytes: ...
@@ -30,10 +30,10 @@ class SigningKey(Protocol):
 
 @dataclass(slots=True)
 class AuditKeys:
-    """The key that signs the audit, from the file `path`; `read` makes it of what the file holds, or raises ValueError.
+    """The key that signs the audit, from the file `path`; `read` parses its content, or raises ValueError.
 
-    Another key takes its place in two steps, so that no crash leaves an audit without its key: it lies beside, as
-    `audit.key.next`, before the audit tells of it, and is moved to its place after.
+    A rotation takes two steps, so that no crash leaves an audit without its key: the new key is stored next to the old
+    one, as `audit.key.next`, before the audit records it, and is moved into place afterwards.
     """
 
     path: Path
@@ -42,21 +42,24 @@ class AuditKeys:
 
     @classmethod
     def open(cls, path: Path, read: Callable[[bytes], SigningKey], make: Callable[[], bytes]) -> Self:
-        """The key in the file, which is made where it is missing. Raises KeyFileError."""
+        """The key in the file, which is created if it is missing. Raises KeyFileError."""
         return cls(path, read, _parse(path, load_or_make(path, make), read))
 
     @property
     def beside(self) -> Path:
-        """Where the key lies that is to follow."""
+        """The path of the next key."""
         return self.path.with_name(f"{self.path.name}.next")
 
     def follow(self, statement: bytes, signature: bytes) -> bool:
-        """Sign with another key from here on, when one of this data folder made the signature; whether there is one."""
+        """Sign with another key of this data folder from here on, if it made the signature; returns whether one did."""
         for path in (self.path, self.beside):
             key = self._find(path)
             if key and key.sign(statement) == signature:
                 self.current = key
-                with suppress(KeyFileError, OSError), self.changing():  # whoever changes the key now ends it too
+                with (
+                    suppress(KeyFileError, OSError),
+                    self.changing(),
+                ):  # a process that is rotating the key does this too
                     self.end_change()
                 return True
         return False
@@ -69,35 +72,35 @@ class AuditKeys:
 
     @contextmanager
     def changing(self) -> Iterator[None]:
-        """Only one process at a time changes the key. Raises KeyFileError where another does."""
+        """Let only one process at a time rotate the key. Raises KeyFileError if another one does."""
         folder = os.open(self.path.parent, os.O_RDONLY | os.O_CLOEXEC)
         try:
             fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(folder)
-            raise KeyFileError(f"Another process changes the key {self.path} now.") from None
+            raise KeyFileError(f"Another process is rotating the key {self.path}.") from None
         try:
             yield
         finally:
             os.close(folder)
 
     def successor(self, make: Callable[[], bytes]) -> SigningKey:
-        """The key that is to follow, which is made where none lies beside. Raises KeyFileError."""
+        """The next key, which is created if there is none. Raises KeyFileError."""
         key = _parse(self.beside, load_or_make(self.beside, make), self.read)
         if key.public == self.current.public:
             raise KeyFileError(f"{self.beside} is the key that is in use; delete it.")
         return key
 
     def end_change(self) -> None:
-        """Move the key that signs now to its place, when it lies beside. Only within `changing`."""
-        beside = self._find(self.beside)
-        if beside and beside.public == self.current.public:
+        """Move the key that signs now into place, if it is still stored as the next key. Only within `changing`."""
+        upcoming = self._find(self.beside)
+        if upcoming and upcoming.public == self.current.public:
             self.beside.replace(self.path)
             sync_folder(self.path.parent)
         self.publish()
 
     def publish(self) -> None:
-        """Write the public key beside, for those who verify. Raises KeyFileError."""
+        """Write the public key next to the private one, for verifiers. Raises KeyFileError."""
         path = self.path.with_suffix(".pub")
         try:
             if not path.exists() or path.read_bytes() != self.current.public_pem:
@@ -114,9 +117,9 @@ def _parse(path: Path, text: bytes, read: Callable[[bytes], SigningKey]) -> Sign
 
 
 def load_or_make(path: Path, make: Callable[[], bytes]) -> bytes:
-    """The key in the file, which is made where it is missing; processes that start at once get the same.
+    """The key in the file, which is created if it is missing; processes that start at the same time get the same one.
 
-    Raises KeyFileError when it cannot be read or made, is empty, or is open to group or others.
+    Raises KeyFileError if it cannot be read or created, is empty, or is accessible to group or others.
     """
     try:
         try:
@@ -132,16 +135,16 @@ def _read(path: Path) -> bytes:
     with path.open("rb") as file:
         if os.fstat(file.fileno()).st_mode & (stat.S_IRWXG | stat.S_IRWXO):
             raise KeyFileError(
-                f"The key file {path} is open to other users; say chmod 600, or delete it for a new key."
+                f"The key file {path} is accessible to other users; run chmod 600, or delete it to get a new key."
             )
         key = file.read()
     if not key:
-        raise KeyFileError(f"The key file {path} is empty; delete it for a new key.")
+        raise KeyFileError(f"The key file {path} is empty; delete it to get a new key.")
     return key
 
 
 def _place(path: Path, key: bytes) -> None:
-    """Write the key beside `path`, then give it that name, unless another process was first."""
-    with whole_file(path, key, 0o600) as beside, suppress(FileExistsError):
-        os.link(beside, path)
+    """Write the key to a file next to `path`, then give it that name, unless another process was first."""
+    with whole_file(path, key, 0o600) as temporary, suppress(FileExistsError):
+        os.link(temporary, path)
         sync_folder(path.parent)

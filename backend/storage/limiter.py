@@ -1,7 +1,7 @@
 """The counters behind the limits: in the memory of this process, or in Redis, shared by several.
 
-The strategy is that of `limits.aio`, so a shared store can take the place of this one. Its own memory store is not
-used: at every hit it looks through all keys, with a thread for each, so its cost grows with the number of visitors.
+The strategy is that of `limits.aio`, so a shared store can replace this one. Its own memory store is not used:
+every hit scans all keys, with a thread for each, so its cost grows with the number of visitors.
 """
 
 import time
@@ -18,8 +18,8 @@ from limits.storage import storage_from_string
 from backend.core.errors import StorageError
 from backend.core.limits import Rate
 
-REDIS_PATIENCE = 3.0  # seconds after which a Redis that hangs counts as one that is gone
-SWEEP_EVERY = 1024  # hits between two searches for windows that have run out
+REDIS_PATIENCE = 3.0  # seconds after which a Redis that does not answer is considered unavailable
+SWEEP_EVERY = 1024  # hits between two searches for expired windows
 
 
 class WindowStorage(MemoryStorage):
@@ -51,7 +51,7 @@ class WindowStorage(MemoryStorage):
         return (counted[0] if counted else now), len(counted)
 
     def _sweep(self, oldest: float) -> None:
-        """Forget windows in which nothing counts any more, so that visitors who left take no memory."""
+        """Delete windows without current entries, so that visitors who left take no memory."""
         self._hits += 1
         if self._hits % SWEEP_EVERY == 0:
             self._windows = {key: window for key, window in self._windows.items() if window and window[-1] > oldest}
@@ -83,14 +83,14 @@ class MovingWindow:
         self._strategy = MovingWindowRateLimiter(storage or WindowStorage())
 
     async def hit(self, key: str) -> float:
-        """Count one for `key`: 0.0 when admitted, else the seconds until the window has room."""
+        """Count one for `key`; returns 0.0 if it is admitted, else the seconds until the window has room."""
         with _storage_errors():
             if await self._strategy.hit(self._item, self._namespace, key):
                 return 0.0
             return await self._seconds(key)
 
     async def wait(self, key: str) -> float:
-        """What `hit` would say, without counting."""
+        """What `hit` would return, without counting."""
         with _storage_errors():
             if await self._strategy.test(self._item, self._namespace, key):
                 return 0.0

@@ -1,4 +1,4 @@
-"""Which servers of a data folder live: each locks a file there as long as its process does."""
+"""Which servers of a data folder are alive: each holds the lock of a file there until its process ends."""
 
 import fcntl
 import os
@@ -8,9 +8,9 @@ from pathlib import Path
 
 
 class OwnerLocks:
-    """The files `owners/<owner>.lock`. The kernel ends the lock of a process that dies, however it dies.
+    """The files `owners/<owner>.lock`. The kernel releases the lock of a process that dies, for whatever reason.
 
-    Locks tell something only about processes of this machine: servers elsewhere are judged by their leases.
+    Locks say something only about processes of this machine: servers elsewhere are judged by their leases.
     """
 
     def __init__(self, folder: Path, owner: str) -> None:
@@ -19,18 +19,18 @@ class OwnerLocks:
         self._fd = -1
 
     def hold(self) -> None:
-        """Show that this server lives. Raises OSError."""
+        """Lock the file of this server. Raises OSError."""
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        beside = self._folder / f".{self._path.name}"
-        self._fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        temporary = self._folder / f".{self._path.name}"
+        self._fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._fd, fcntl.LOCK_EX)
-        os.rename(beside, self._path)  # only now, since one that is not locked belongs to a dead server
+        os.rename(temporary, self._path)  # only now, because an unlocked file belongs to a dead server
 
     @contextmanager
     def dead(self) -> Iterator[frozenset[str]]:
         """The owners of this folder whose processes have ended.
 
-        Each is returned to one server at a time, and forgotten unless the block raises. Raises OSError.
+        Each is returned to one server at a time; its file is deleted unless the block raises. Raises OSError.
         """
         with ExitStack() as locks:
             found = [path for path in self._folder.glob("*.lock") if path != self._path and _locked(path, locks)]
@@ -39,14 +39,14 @@ class OwnerLocks:
                 path.unlink(missing_ok=True)
 
     def release(self) -> None:
-        """Let go of the lock. The file stays, so that another server of the folder looks after what was left."""
+        """Release the lock. The file remains, so that another server of the folder closes what this one left."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
 
 
 def _locked(path: Path, locks: ExitStack) -> bool:
-    """Lock the file of a dead server until the end of `locks`; False when its server lives, or another looks after it."""
+    """Lock a file until the end of `locks`; False if its server is alive, or another one is recovering it."""
     with suppress(FileNotFoundError):
         fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
         locks.callback(os.close, fd)

@@ -42,7 +42,7 @@ CLAIM = (
 class SqlOwnership:
     """The executions of this server process, whose id is `owner`. Every method raises StorageError.
 
-    `folder` is the id of its data folder; `holdings` is shared with the execution log, which opens and closes.
+    `folder` is the id of its data folder; the execution log adds to `holdings` and removes from it.
     """
 
     queue: CommitQueue
@@ -51,7 +51,7 @@ class SqlOwnership:
     holdings: Holdings
 
     async def renew(self) -> frozenset[str]:
-        """Extend the leases of all executions that run here; the ids of those that this server has lost."""
+        """Extend the leases of all executions that run here; returns the ids of those that this server has lost."""
         held = self.holdings.ids
         if not held:
             return frozenset()

@@ -17,7 +17,7 @@ LONGEST_NAME = 100  # characters
 
 
 class SqlProjects:
-    """The projects that were not deleted; of the others only the row stays. StorageError comes from all."""
+    """The projects that were not deleted; of the others only the row remains. Every method raises StorageError."""
 
     def __init__(self, database: Database, now_ms: Callable[[], int], new_id: Callable[[], str]) -> None:
         self._database = database
@@ -33,7 +33,7 @@ class SqlProjects:
         network: bool = False,
         metadata_only: bool = False,
     ) -> Project:
-        """Add a project. Raises ValueError for a bad name or an unknown owner."""
+        """Add a project. Raises ValueError for an invalid name or an unknown owner."""
         project = Project(
             id=self._new_id(),
             name=checked_name(name, LONGEST_NAME),
@@ -76,9 +76,9 @@ class SqlProjects:
         metadata_only: bool | None = None,
         members: frozenset[str] | None = None,
     ) -> Project | None:
-        """Change what is given; the project as it then is, None when there is none.
+        """Change the given fields; returns the changed project, None if there is none.
 
-        Raises ValueError for a bad name or an unknown member, and then changes nothing.
+        Raises ValueError for an invalid name or an unknown member; then nothing is changed.
         """
         given = {
             "name": None if name is None else checked_name(name, LONGEST_NAME),
@@ -87,7 +87,7 @@ class SqlProjects:
             "network": network,
             "metadata_only": metadata_only,
         }
-        # Each column is set, if only to itself: the row is then locked, and two changes come one after the other.
+        # Each column is set, if only to itself: this locks the row, so concurrent changes happen one after the other.
         values = {column: projects.c[column] if value is None else value for column, value in given.items()}
         standing = update(projects).where(projects.c.id == as_id(id), projects.c.deleted_ms.is_(None))
         with known_users():
@@ -99,14 +99,14 @@ class SqlProjects:
                 return (await _find(connection, projects.c.id == as_id(id)))[0]
 
     async def delete(self, id: str) -> bool:
-        """Delete a project; False when there is none. Its row is kept, because executions and the audit name it."""
+        """Delete a project; False when there is none. Its row remains, because executions and the audit name it."""
         standing = update(projects).where(projects.c.id == as_id(id), projects.c.deleted_ms.is_(None))
         async with self._database.begin() as connection:
             return (await connection.execute(standing.values(deleted_ms=self._now_ms()))).rowcount == 1
 
 
 async def _set_members(connection: AsyncConnection, id: str, members: frozenset[str]) -> None:
-    """Make these the members. The owner is none, so that it does not stand there twice."""
+    """Replace the members. The owner is not stored as a member, so that it is not listed twice."""
     owner = (await connection.execute(select(projects.c.owner_id).where(projects.c.id == as_id(id)))).scalar_one()
     await connection.execute(delete(project_members).where(project_members.c.project_id == id))
     if rows := [{"project_id": id, "user_id": as_id(member)} for member in sorted(members - {owner})]:
@@ -114,7 +114,7 @@ async def _set_members(connection: AsyncConnection, id: str, members: frozenset[
 
 
 async def _find(connection: AsyncConnection, condition: ColumnElement[bool]) -> list[Project]:
-    """The projects that stand and fulfil the condition, with their members."""
+    """The projects that were not deleted and meet the condition, with their members."""
     standing = condition & projects.c.deleted_ms.is_(None)
     rows = (await connection.execute(select(projects).where(standing).order_by(projects.c.id))).all()
     found = select(project_members).join(projects).where(standing)

@@ -1,4 +1,4 @@
-"""Recordings compared with what the audit tells of them."""
+"""Compares recordings with what the audit says about them."""
 
 import json
 import os
@@ -15,26 +15,26 @@ from backend.core.execution.model import Status
 from backend.core.recording.digest import RecordingDigest
 from backend.storage.recordings import NAME, digest
 
-LONGEST_END = 64 * 1024  # bytes of a last line, which holds figures only
+LONGEST_END = 64 * 1024  # bytes of a last line, which contains only figures
 ENDS = frozenset({Kind.FINISHED, Kind.LOST})
 
 
 @dataclass(slots=True)
 class Comparison:
-    """Looks at the recordings in `folder`, event by event of a chain that was verified.
+    """Compares the recordings in `folder`, event by event of a chain that was verified.
 
-    `good` are as they were when they had ended, `gone` are not there any more, deleted or pruned; `changed` tells of the
-    others, with the number of the event that shows it.
+    `good` counts those that are unchanged since their end, `gone` those that were deleted; `changed` describes the
+    others, each with the number of the event that shows it.
     """
 
     folder: Path
     good: int = 0
     gone: int = 0
     changed: list[str] = field(default_factory=list)
-    seen: int = 0  # the number of the last event, since a chain that is cut meanwhile is gone through again
+    seen: int = 0  # the number of the last event, since a chain that is pruned meanwhile is read again
 
     def take(self, links: Iterable[Link]) -> None:
-        """Compare what these events tell of."""
+        """Compare the recordings that these events describe."""
         for link in links:
             if link.seq <= self.seen:
                 continue
@@ -56,7 +56,7 @@ class Comparison:
         except (OSError, ValueError) as error:
             trouble = f"cannot be compared: {reason_of(error)}"
         if trouble:
-            self.changed.append(f"the recording of {execution}, of which event {seq} tells, {trouble}")
+            self.changed.append(f"the recording of {execution}, which event {seq} describes, {trouble}")
         else:
             self.good += 1
 
@@ -66,22 +66,22 @@ def _difference(path: Path, seal: RecordingDigest, status: object) -> str:
     with open(path, "rb", opener=_open) as file:
         found = os.fstat(file.fileno())
         if not stat.S_ISREG(found.st_mode):
-            return "is no file"
+            return "is not a file"
         if found.st_size < seal.size:
             return "is shorter than it was"
         if digest(file.fileno(), seal.size) != seal.sha256:
             return "was changed"
         file.seek(seal.size)
-        return "" if _is_end(file, status) else "goes on where it had ended, or ends otherwise"
+        return "" if _is_end(file, status) else "continues after its end, or ends differently"
 
 
 def _open(path: str, flags: int) -> int:
-    """Neither a link is followed nor a pipe waited for."""
+    """Open a file without following a link or waiting for a pipe."""
     return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
 def _is_end(file: BinaryIO, status: object) -> bool:
-    """Whether nothing follows, as after a crash, or the one line that tells the end of the execution as the audit does."""
+    """Whether nothing follows, as after a crash, or only the line that reports the same end as the audit."""
     rest = file.read(LONGEST_END + 1)
     if not rest:
         return True
@@ -91,6 +91,6 @@ def _is_end(file: BinaryIO, status: object) -> bool:
         message = json.loads(rest)
     except (ValueError, RecursionError):
         return False
-    # What the disk refused at the end was written as lost by the next start.
+    # An end that the disk refused was written as lost at the next startup.
     told = (status, Status.LOST)
     return isinstance(message, dict) and message.get("type") == "complete" and message.get("status") in told

@@ -1,7 +1,7 @@
-"""Recordings as files: one of newline-delimited JSON for each execution, named by its id, which sorts by time.
+"""Recordings as files: newline-delimited JSON, one file for each execution, named by its id, which sorts by time.
 
-The executor's end appends; any number of viewers read behind it, each at its own pace and from the file, so a slow
-viewer costs no memory and a late one sees the same bytes.
+The executor appends; any number of viewers read after it, each at its own pace and from the file, so a slow viewer
+costs no memory and a late one sees the same bytes.
 """
 
 import asyncio
@@ -22,9 +22,9 @@ from backend.core.recording.digest import RecordingDigest
 from backend.core.recording.lost import lost_after
 from backend.core.recording.reader import Send
 
-BLOCK = 32 * 1024  # bytes a viewer reads at a time, unless one line is longer
+BLOCK = 32 * 1024  # bytes that a viewer reads at a time, unless one line is longer
 HASHED = 1 << 20  # bytes read at a time to be hashed
-POLL = 0.05  # seconds between two looks at a file that another process writes
+POLL = 0.05  # seconds between two checks of a file that another process writes
 NAME = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")
 
 
@@ -59,7 +59,7 @@ class RecordingFile:
         self._wake()
 
     def end(self, line: bytes) -> None:
-        """Add the last line; when the disk refuses it, viewers get it from memory."""
+        """Add the last line; if the disk refuses it, viewers get it from memory."""
         try:
             self.append(line)
         except RecordingError:
@@ -69,17 +69,17 @@ class RecordingFile:
         self._wake()
 
     def seal(self) -> RecordingDigest:
-        """What is stored until now, by whoever writes it."""
+        """The digest of what is stored so far. Only the process that writes the recording may call it."""
         return RecordingDigest(self._size, self._hash.hexdigest())
 
     def discard(self) -> None:
-        """Delete what was only begun."""
+        """Delete a recording that was only begun."""
         os.close(self._fd)
         self._fd = -1
         self.path.unlink(missing_ok=True)
 
     async def follow(self, after_seq: int, send: Send) -> None:
-        """Send blocks of whole stored lines numbered above `after_seq`, live, until the recording ends."""
+        """Send blocks of complete stored lines numbered above `after_seq`, live, until the recording ends."""
         with _reading(self.path) as fd:
             offset, wanted = _seek(fd, after_seq), after_seq
             while True:
@@ -97,9 +97,9 @@ class RecordingFile:
             await send(self._unwritten)
 
     async def copy(self, send: Send, begin: int = 0, end: int | None = None) -> int:
-        """Send what is stored now from `begin`, the place of a line, to `end`, in blocks of whole lines.
+        """Send what is stored now from `begin`, the start of a line, to `end`, in blocks of complete lines.
 
-        The place behind what was sent; places are bytes of what is stored.
+        Returns the offset after what was sent; offsets are in bytes.
         """
         with _reading(self.path) as fd:
             stored = self._stored(fd)
@@ -114,7 +114,7 @@ class RecordingFile:
         return self._size if self.live else os.fstat(fd).st_size
 
     def _grows(self, fd: int) -> bool:
-        """Whether more may come, asked before the size is read. What the death of another process cut off is ended."""
+        """Whether more may come, to be asked before the size is read. Ends a recording whose writer has died."""
         if self.live or _is_locked(fd):
             return True
         if not self._ours:
@@ -140,7 +140,7 @@ class RecordingFile:
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """How long and how much is kept: seconds and bytes."""
+    """How long and how much is stored: seconds and bytes."""
 
     age: float
     size: int
@@ -160,8 +160,8 @@ class FileRecordings:
         try:
             fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise RecordingError(f"The recording cannot be begun: {error.strerror}.") from error
-        # Tells another server on the same folder that this one is still being written. It may be looking just now.
+            raise RecordingError(f"The recording cannot be created: {error.strerror}.") from error
+        # Shows other servers on the same folder that this one is still being written; one may be checking right now.
         fcntl.flock(fd, fcntl.LOCK_EX)
         recording = RecordingFile(path, fd)
         self._live = {name: file for name, file in self._live.items() if file.live}
@@ -169,7 +169,7 @@ class FileRecordings:
         return recording
 
     def find(self, execution: str) -> RecordingFile | None:
-        """A recording by its id; one that a crash cut off is closed as `lost` first."""
+        """A recording by its id; one that a crash left incomplete is ended as `lost` first."""
         if not NAME.fullmatch(execution):
             return None
         path = self._path(execution)
@@ -181,7 +181,7 @@ class FileRecordings:
         return RecordingFile(path)
 
     def last_message(self, execution: str) -> dict[str, Any] | None:
-        """How a recording ended, empty where there is none; None while a server still writes it."""
+        """How a recording ended, empty if there is none; None while a server still writes it."""
         found = self.find(execution)
         if found is None:
             return {}
@@ -191,7 +191,7 @@ class FileRecordings:
         return message if message.get("type") == "complete" else None
 
     def seal(self, execution: str) -> RecordingDigest | None:
-        """What a recording that has ended holds before its last line; None where there is none."""
+        """The digest of an ended recording without its last line; None if there is no recording."""
         found = self.find(execution)
         if found is None:
             return None
@@ -201,11 +201,11 @@ class FileRecordings:
             return RecordingDigest(end, digest(fd, end))
 
     def writable(self) -> bool:
-        """Whether a new recording could be begun."""
+        """Whether a new recording could be created."""
         return os.access(self.folder, os.W_OK | os.X_OK)
 
     def prune(self, retention: Retention, now: float) -> int:
-        """Delete what is too old, then the oldest until the rest is small enough; returns how many went."""
+        """Delete what is too old, then the oldest until the rest is small enough; returns how many were deleted."""
         kept = sorted(self._ended(), key=lambda item: item[0].name, reverse=True)
         total, gone = 0, 0
         for path, info in kept:
@@ -253,7 +253,7 @@ def _reading(path: Path) -> Iterator[int]:
 
 
 def _read_block(fd: int, offset: int, end: int) -> bytes:
-    """Whole lines between `offset` and `end`: about BLOCK bytes, or one line where it is longer; empty at the end."""
+    """Complete lines between `offset` and `end`: about BLOCK bytes, or one line if it is longer; empty at the end."""
     length = BLOCK
     while offset < end:
         data = os.pread(fd, min(length, end - offset), offset)
@@ -279,7 +279,7 @@ def _seek(fd: int, seq: int) -> int:
 
 
 def _line_after(fd: int, offset: int) -> tuple[int, bytes]:
-    """The first line that begins after `offset`, at least as much of it as holds its number."""
+    """The first line that begins after `offset`, or at least the part with its number."""
     while piece := os.pread(fd, BLOCK, offset):
         if found := piece.find(b"\n") + 1:
             start = offset + found
@@ -289,11 +289,11 @@ def _line_after(fd: int, offset: int) -> tuple[int, bytes]:
 
 
 def _mend(path: Path, execution: str) -> None:
-    """Give a recording that has no end one: its server died while the command ran."""
+    """Append an end to a recording that has none, because its server died while the command ran."""
     with suppress(FileNotFoundError), path.open("r+b") as file:
         if _is_locked(file.fileno()):
             return
-        fcntl.flock(file, fcntl.LOCK_EX)  # against others who mend it; they need no time
+        fcntl.flock(file, fcntl.LOCK_EX)  # other servers may do the same; this takes no time
         size = file.seek(0, os.SEEK_END)
         whole = _line_start(file.fileno(), size)
         last = _last_line(file.fileno(), whole)
@@ -313,7 +313,7 @@ def digest(fd: int, size: int) -> str:
 
 
 def _line_start(fd: int, before: int) -> int:
-    """The offset behind the last LF before `before`."""
+    """The offset after the last LF before `before`."""
     while before > 0:
         begin = max(0, before - BLOCK)
         if found := os.pread(fd, before - begin, begin).rfind(b"\n") + 1:

@@ -1,4 +1,4 @@
-"""Which refusals are written: of a flood only the beginning, and then how many more there were."""
+"""Which refusals are written: of a flood, only the beginning, and then how many more there were."""
 
 import asyncio
 from collections.abc import Callable
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from backend.core.audit.attempts import Attempt
 from backend.core.audit.suppression import RefusalSuppressor, SuppressedRefusals
 
-ITSELF = "gatepost"  # the actor of what the service does by itself
-# Refusals that come before the rate is counted, or because of it: a client that repeats them fills the disk.
+ITSELF = "gatepost"  # the actor of what the service itself does
+# Refusals before the rate is counted, or because of it: a client that repeats them would fill the disk.
 UNBOUNDED = frozenset({"limits.rate", "role.forbidden", "server.stopping", "storage.unavailable"})
 
 
@@ -34,7 +34,7 @@ class RefusalFilter:
         return False
 
     def _watch(self) -> None:
-        """Look at the floods after a while, since no further refusal may come."""
+        """Check the floods after a while, since no further refusal may come."""
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(self.floods.window / 1000, self._report_ended)
 

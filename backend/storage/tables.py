@@ -1,4 +1,4 @@
-"""The tables. Times are milliseconds since 1970, UTC; ids of ours are ULIDs, which sort by time."""
+"""The tables. Times are milliseconds since 1970, UTC; our own ids are ULIDs, which sort by time."""
 
 from sqlalchemy import (
     BigInteger,
@@ -36,7 +36,7 @@ users = Table(
     Column("profile", String(64), nullable=False),
     Column("disabled", Boolean, nullable=False, default=False),
     Column("created_ms", Millis, nullable=False),
-    # Tokens issued before this time count for nothing: a changed password, a disabled user.
+    # Tokens issued before this time are invalid: the password was changed, or the user disabled.
     Column("valid_from_ms", Millis, nullable=False),
 )
 
@@ -79,7 +79,7 @@ projects = Table(
     Column("network", Boolean, nullable=False),
     Column("metadata_only", Boolean, nullable=False),
     Column("created_ms", Millis, nullable=False),
-    Column("deleted_ms", Millis),  # kept, because executions and the audit name it
+    Column("deleted_ms", Millis),  # the row remains, because executions and the audit name it
 )
 
 project_members = Table(
@@ -115,8 +115,8 @@ executions = Table(
     Column("folder", Id, nullable=False),  # the data folder that holds its recording
     Column("created_ms", Millis, nullable=False),
     Column("owner", Id),  # the server process that runs it or ran it
-    Column("lease_until_ms", Millis),  # until when it is its owner's without a heartbeat
-    Column("job", Text),  # of one that waits for an owner: what its executor is to run
+    Column("lease_until_ms", Millis),  # the end of the owner's lease
+    Column("job", Text),  # of a queued execution: what its executor is to run
     Index(None, "project_id", "id"),
     Index(None, "user_id", "id"),
     Index(None, "status", "lease_until_ms"),

@@ -1,1 +1,1 @@
-"""The fronts: what a socket or a request says, put to the gateway and answered."""
+"""The fronts: requests over sockets and HTTP, passed to the use cases and answered."""

@@ -1,4 +1,4 @@
-"""The agent API: run a command and get its output, the history, figures and alerts of it."""
+"""The agent API: run a command and get its output; history, figures and alerts."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ from backend.transports.turns import in_turns
 
 
 class Execute(Body):
-    """A command to run to its end. `timeout` is in seconds; `metadata_only` keeps no output."""
+    """A command to run to its end. `timeout` is in seconds; with `metadata_only` no output is stored."""
 
     project_id: str = Field(min_length=1, max_length=64)
     command: str = Field(min_length=1, max_length=1000)
@@ -37,7 +37,7 @@ class Execute(Body):
 
 
 class Executed(BaseModel):
-    """How a command ended. `exit_code` is null where nothing ran."""
+    """How a command ended. `exit_code` is null if nothing ran."""
 
     success: bool
     command: str
@@ -110,7 +110,7 @@ def _add_execute(router: APIRouter, agents: Agents) -> None:
 
     @router.get("/health")
     async def health() -> dict[str, Any]:
-        """Whether the agent API is available, and what it does."""
+        """Whether the agent API is available, and what it offers."""
         names = ("command_execution", "audit_logging", "rate_limiting", "command_validation")
         return {"status": "healthy", "service": "agent-api", "features": dict.fromkeys(names, True)}
 

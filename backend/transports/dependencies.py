@@ -1,4 +1,4 @@
-"""What the routes of the API share: who calls, whether it may, and the bodies that they accept."""
+"""What the routes of the API share: the caller and its permissions, and the bodies that they accept."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 class Body(BaseModel):
-    """What a client sends. An unknown field is refused: a misspelt `dry_run` must not run the command."""
+    """The body of a request. An unknown field is refused: a misspelt `dry_run` must not run the command."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -36,7 +36,7 @@ class Access:
     rejections: Rejections
 
     async def client(self, request: Request) -> Principal:
-        """Who sends a request: an account, or a visitor where these are admitted. Raises Problem."""
+        """The sender of a request: an account, or a visitor if visitors are admitted. Raises Problem."""
         scope = request.scope
         return granted(await self.security.identify(self.security.bearer(scope), self.security.visitor(scope)))
 
@@ -67,7 +67,7 @@ class Access:
         return dependency
 
     async def rejected(self, request: Request, status: int, rule: str) -> None:
-        """Record a bad request in the audit; of a flood from one address only the beginning."""
+        """Record an invalid request in the audit; of a flood from one address, only the beginning."""
         address = self.security.address(request.scope)
         if not request.url.path.startswith("/api/"):
             return
@@ -78,14 +78,14 @@ class Access:
 
 
 def granted(answer: T | Decision, *, recorded: bool = False) -> T:
-    """What a use case returned. Raises Problem where it is a refusal."""
+    """What a use case returned. Raises Problem if it is a refusal."""
     if isinstance(answer, Decision):
         raise Problem.of(answer, recorded=recorded)
     return answer
 
 
 async def json_only(request: Request) -> None:
-    """Refuse bodies of another type: a page of another origin can send those without asking."""
+    """Refuse bodies of another type, which a page of another origin can send without a preflight request."""
     if request.method not in BODY_METHODS:
         return
     sent = _type_of(request)

@@ -1,4 +1,4 @@
-"""Executions as resources: start, list, look at, read, follow, cancel, feed, signal; and ask the policy."""
+"""Executions as resources: start, list, view, read, follow, cancel, feed, signal; and ask the policy."""
 
 import asyncio
 import json
@@ -39,11 +39,11 @@ from backend.transports.dependencies import Access, Body, JsonOnly, granted
 from backend.transports.problems import WITH_BODY, Problem, described
 from backend.transports.schemas import KEY_HEADER, STARTING, HistoryEntry, entry, started_by
 
-KEEP_ALIVE = 15.0  # seconds of silence after which a stream says that it lives
+KEEP_ALIVE = 15.0  # seconds without an event after which a stream sends a comment, so that it is not closed
 RECHECK_EVERY = 5.0  # seconds between two checks whether the token of a stream is still valid
 BLOCKS_WAITING = 4  # blocks between the recording and a slow reader
 LONGEST_SLICE = 1 << 20  # bytes
-MOST_STREAMS = 64  # of events, for an account at once; each holds a connection and an open file
+MOST_STREAMS = 64  # concurrent event streams of an account; each holds a connection and an open file
 
 ExecutionId = Annotated[str, PathParameter(pattern=ids.PATTERN)]
 
@@ -55,7 +55,7 @@ class EventStream(StreamingResponse):
 
 
 class Start(Body):
-    """A command to start. Without `project_id` it runs in the caller's own place; `timeout` is in seconds."""
+    """A command to start. Without `project_id` it runs in the caller's own workspace; `timeout` is in seconds."""
 
     project_id: str | None = Field(default=None, min_length=1, max_length=64)
     command: str = Field(min_length=1, max_length=1000)
@@ -67,7 +67,7 @@ class Start(Body):
 
 
 class Started(BaseModel):
-    """Where to find what was started."""
+    """Where to find the execution that was started."""
 
     id: str
     status: str
@@ -92,7 +92,7 @@ class Output(BaseModel):
 
 
 class Input(Body):
-    """Text for the standard input, and whether it is the last."""
+    """Text for the standard input, and whether more follows."""
 
     data: str = Field(default="", max_length=65536)
     close: bool = False
@@ -132,7 +132,7 @@ class Explained(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Executions:
-    """What the routes work with. `streams` counts the event streams of each principal."""
+    """What the routes need. `streams` counts the event streams of each principal."""
 
     access: Access
     service: ExecutionService
@@ -287,7 +287,7 @@ async def _begun(begin: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[byte
 async def _events(
     executions: Executions, principal: Principal, recording: Recording, after_seq: int
 ) -> AsyncIterator[bytes]:
-    """Server-sent events; the number of the last line of each is its id. They end with the right to see them."""
+    """Server-sent events, each with the number of its last line as id. They end when the right to view them ends."""
     blocks: asyncio.Queue[bytes] = asyncio.Queue(BLOCKS_WAITING)
     following = asyncio.create_task(recording.follow(after_seq, blocks.put))
     clock = asyncio.get_running_loop().time
@@ -320,7 +320,7 @@ async def _events(
 
 
 async def _next(blocks: asyncio.Queue[bytes], following: asyncio.Task[Decision | None], seconds: float) -> bytes:
-    """The next block; empty when none comes in time, or none will."""
+    """The next block; empty if none arrives in time, or none will."""
     getting = asyncio.create_task(blocks.get())
     try:
         await asyncio.wait([getting, following], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
@@ -350,7 +350,7 @@ def _add_instructions(router: APIRouter, executions: Executions) -> None:
 
     @router.post("/executions/{execution}/cancel", status_code=202, responses=described(403, 404, 422))
     async def cancel(principal: Annotated[Principal, caller], execution: ExecutionId) -> dict[str, str]:
-        """Stop a command: SIGTERM, and SIGKILL two seconds later. One that has ended stays as it ended."""
+        """Stop a command: SIGTERM, and SIGKILL two seconds later. One that has ended is not changed."""
         stop = Stop(StopReason.CANCELLED, principal.name)
         delivery = granted(await service.instruct(principal, execution, stop))
         if delivery is not Delivery.NOT_RUNNING:
@@ -379,7 +379,7 @@ def _add_instructions(router: APIRouter, executions: Executions) -> None:
     async def resize(
         principal: Annotated[Principal, caller], execution: ExecutionId, body: TerminalSize, _: JsonOnly
     ) -> dict[str, str]:
-        """Tell a command with a terminal the size of the client's."""
+        """Set the terminal size of a command that has a terminal."""
         await instruct(principal, execution, Resize(body.columns, body.rows))
         return {"id": execution}
 

@@ -1,7 +1,7 @@
 """Stored lines written to a WebSocket, a block at a time.
 
 Sending each line through ASGI costs ten microseconds, nearly all of it per message. Where the server is uvicorn's own
-WebSocket protocol, the frames of a whole block are built here and written at once; elsewhere each goes its ordinary
+WebSocket protocol, the frames of a complete block are built here and written at once; elsewhere each goes its ordinary
 way. The attributes used of that protocol are private to uvicorn: its version is pinned, and a test reads frames
 written this way with another client.
 """
@@ -20,7 +20,7 @@ NUMBERS = [b"%03d}" % number for number in range(1000)]
 
 
 class BlockWriter(Protocol):
-    """Sends a block of stored lines as text messages; returns when the socket takes more. False once it is closed."""
+    """Sends a block of stored lines as text messages; returns when the socket accepts more. False once it is closed."""
 
     async def write(self, block: bytes) -> bool: ...
 
@@ -108,9 +108,9 @@ class DirectWriter:
         self._turn = asyncio.Lock()
 
     async def write(self, block: bytes) -> bool:
-        """Write a block, a piece at a time; between pieces the loop serves others.
+        """Write a block, a piece at a time; between pieces the loop serves other connections.
 
-        However many write at once, one piece is handed over at a time, and only while the transport is below its
+        However many write at once, one piece is passed on at a time, and only while the transport is below its
         high-water mark: a client that does not read costs one piece.
         """
         for number, piece in enumerate(pieces(self._encode(block))):

@@ -1,4 +1,4 @@
-"""What probes ask: liveness, readiness, protection, metrics."""
+"""The routes for probes: liveness, readiness, protection, metrics."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from backend.transports.security import Connections
 
 @dataclass(frozen=True, slots=True)
 class HealthChecks:
-    """What the routes report. `checks` and `stores` are asked by /readyz; `metrics` is None where it is switched off."""
+    """What the routes report. `checks` and `stores` are asked by /readyz; `metrics` is None if it is disabled."""
 
     api_key_configured: bool
     connections: Connections
@@ -50,7 +50,7 @@ def health_routes(health: HealthChecks) -> APIRouter:
 
     @router.get("/health/protection")
     async def protection() -> JSONResponse:
-        """The protection of commands as tried out at startup; 503 where it is less than required."""
+        """The protection of commands as tested at startup; returns 503 if it is less than required."""
         return JSONResponse(dict(health.protection), 200 if health.protected else 503)
 
     if render := health.metrics:

@@ -16,7 +16,7 @@ from backend.transports.problems import WITH_BODY, Problem, described
 
 
 class Accounts(Protocol):
-    """The accounts, as far as logging in needs them."""
+    """The accounts, as far as a login needs them."""
 
     async def password_hash_of(self, name: str) -> tuple[User, str | None] | None: ...
 
@@ -121,7 +121,7 @@ def _add_session(router: APIRouter, access: Access, login: Login) -> None:
 
     @router.get("/me", responses=described())
     async def me(principal: Annotated[Principal, Depends(access.caller)]) -> Me:
-        """Whose token this is."""
+        """The account of the token."""
         user = principal.user
         assert user is not None, "the API has no visitors"
         permissions = sorted(principal.permissions)
@@ -129,7 +129,7 @@ def _add_session(router: APIRouter, access: Access, login: Login) -> None:
 
 
 async def _count_attempt(login: Login, address: str, name: str) -> None:
-    """Count an attempt, for the address it comes from and for the name it tries."""
+    """Count an attempt, for its address and for the name that it tries."""
     for limiter, key in ((login.attempts, address), (login.attempts_on_name, name)):
         if key and (wait := await limiter.hit(key)):
             detail = f"Too many attempts to log in: {limiter.rate} are allowed."

@@ -8,18 +8,18 @@ from fastapi import FastAPI
 ABOUT = (
     "Programs and agents run commands here: each is judged by a policy, runs without a shell in the workspace of a "
     "project, and is recorded. Log in with *Authorize*: an API token (`gp_…`), or the access token that "
-    "`POST /api/auth/token` gives."
+    "`POST /api/auth/token` returns."
 )
 TAGS = {
-    "login": "Exchange a password or a login link for an access token, look whose a token is, end it.",
+    "login": "Exchange a password or a login link for an access token; show its account; revoke it.",
     "agent": "Run a command and wait for its output; the history, figures and alerts of commands.",
     "executions": "Start a command in the background; follow, read, feed, signal and cancel it.",
     "policy": "Ask what would be allowed.",
     "projects": "The places where commands run, each with members and a policy.",
-    "health": "What probes ask.",
-    "page": "What a browser gets.",
+    "health": "The routes for probes.",
+    "page": "The page for browsers.",
 }
-# The routes under /api that require no token, and the one that returns some recordings without.
+# The routes under /api that require no token, and the one that returns recordings of visitors without one.
 NO_TOKEN = frozenset({"/api/auth/token", "/api/auth/link", "/api/agent/health"})
 MAYBE_TOKEN = frozenset({"/api/executions/{execution}/recording"})
 BEARER = {
@@ -51,7 +51,7 @@ PROBLEM_ANSWER = {
 
 
 def describe(app: FastAPI) -> None:
-    """Let the application's OpenAPI document say what its routes alone do not."""
+    """Complete the application's OpenAPI document with what its routes do not declare."""
     plain = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -63,7 +63,7 @@ def describe(app: FastAPI) -> None:
 
 
 def complete(document: dict[str, Any]) -> None:
-    """Put the tags, the token and the errors into a document."""
+    """Add the tags, the token and the errors to a document."""
     document["info"]["description"] = ABOUT
     used = {tag for _, operation in _operations(document) for tag in operation["tags"]}
     document["tags"] = [{"name": name, "description": text} for name, text in TAGS.items() if name in used]

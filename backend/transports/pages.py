@@ -1,4 +1,4 @@
-"""The page and its files, and the security headers of every answer."""
+"""The page and its files, and the security headers of every response."""
 
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ SECURITY_HEADERS = {
 
 
 class SecurityHeaders:
-    """ASGI middleware that puts the security headers on every answer."""
+    """ASGI middleware that adds the security headers to every response."""
 
     def __init__(self, app: AsgiApp) -> None:
         self.app = app
@@ -64,7 +64,7 @@ def page_routes(info: ServiceInfo, limiter: Limiter, rate: str, page_folder: Pat
     @router.get("/docs", include_in_schema=False)
     @limiter.limit(rate)
     async def docs(request: Request) -> FileResponse:
-        """The routes, described and to be tried out."""
+        """The documentation of the routes, to be tried out in the browser."""
         return FileResponse(page_folder / "docs.html", headers={"cache-control": "no-cache"})
 
     @router.get("/favicon.ico", include_in_schema=False)
@@ -76,14 +76,14 @@ def page_routes(info: ServiceInfo, limiter: Limiter, rate: str, page_folder: Pat
 
 
 def add_page_files(app: FastAPI, page_folder: Path) -> None:
-    """Serve the files of the page, and put the security headers on every answer."""
+    """Serve the files of the page, and add the security headers to every response."""
     app.mount("/static", StaticFiles(directory=page_folder), name="static")
     app.add_middleware(SecurityHeaders)
     app.add_exception_handler(Exception, _failed)
 
 
 async def _failed(request: Request, error: Exception) -> JSONResponse:
-    """The answer when Gatepost itself fails: it is made outside of all middleware, so it brings its own headers."""
-    response = Problem(500, "server.failed", "Gatepost failed; its log says why.").response()
+    """The response when Gatepost itself fails: it is made outside all middleware, so it brings its own headers."""
+    response = Problem(500, "server.failed", "Gatepost failed; the reason is in its log.").response()
     response.headers.update(SECURITY_HEADERS)
     return response

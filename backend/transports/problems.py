@@ -16,7 +16,7 @@ from backend.core.decisions import Decision
 from backend.core.errors import StorageError
 
 MEDIA_TYPE = "application/problem+json"
-TRY_AGAIN = 5.0  # seconds until a client should retry what the server cannot do now
+TRY_AGAIN = 5.0  # seconds until a client should retry what is unavailable now
 Rejected = Callable[[Request, int, str], Awaitable[None]]
 Responses = dict[int | str, dict[str, Any]]
 
@@ -25,18 +25,18 @@ MEANINGS = {
     401: "The token, name or password is missing, invalid, expired or revoked",
     403: "The role or the scopes of the token do not allow it",
     404: "It does not exist for the caller",
-    409: "Not in this state",
-    410: "It is not stored any more",
+    409: "The state of the resource does not allow it",
+    410: "It is no longer stored",
     413: "The body is too large",
     415: "Another type of body is expected",
     422: "A field is missing, unknown or invalid",
-    429: "Too many; Retry-After says when the next is accepted",
-    503: "The server cannot do it now; Retry-After says when to try again",
+    429: "Too many requests; Retry-After says when the next is accepted",
+    503: "The service is unavailable; Retry-After says when to try again",
 }
 EVERYWHERE = (401, 429, 503)
 WITH_BODY = (400, 413, 415, 422)
 
-# What a refusal is in HTTP, by the start of its rule; every other is a command that was refused.
+# The HTTP status of a refusal, by the start of its rule; all others are commands that were refused.
 STATUS_OF_RULE = {
     "auth.limited": 429,
     "auth.": 401,
@@ -63,7 +63,7 @@ STATUS_OF_RULE = {
 
 
 class ProblemDetails(BaseModel):
-    """An error as problem+json. `rule` names what refused, `hint` says what to do."""
+    """An error as problem+json. `rule` names the reason, `hint` says what to do."""
 
     type: str = "about:blank"
     title: str
@@ -77,7 +77,7 @@ class ProblemDetails(BaseModel):
 
 
 def described(*statuses: int) -> Responses:
-    """What a route returns in addition to its success, for the description: these statuses and those of every route."""
+    """The error responses of a route, for the OpenAPI document: these statuses and those of every route."""
     content = {MEDIA_TYPE: {"schema": ProblemDetails.model_json_schema()}}
     return {
         status: {"description": MEANINGS[status], "content": content} for status in sorted({*EVERYWHERE, *statuses})
@@ -85,7 +85,7 @@ def described(*statuses: int) -> Responses:
 
 
 class Problem(Exception):
-    """An answer that is an error. `recorded` when the audit has it already."""
+    """An error response. `recorded` when the audit contains it already."""
 
     def __init__(
         self,
@@ -103,7 +103,7 @@ class Problem(Exception):
 
     @classmethod
     def of(cls, decision: Decision, *, recorded: bool = False) -> "Problem":
-        """What the gate said, as an answer."""
+        """A refusal of the gateway, as a response."""
         status = next((code for start, code in STATUS_OF_RULE.items() if decision.rule.startswith(start)), 400)
         words = " ".join(filter(None, (decision.reason, decision.hint)))
         detail = f"Command validation failed: {words} [{decision.rule}]" if status == 400 else words
@@ -163,12 +163,12 @@ def add_problems(app: FastAPI, rejected: Rejected) -> None:
     app.add_exception_handler(StorageError, unavailable)  # type: ignore[arg-type]
     if app.max_body_size is not None:
         app.add_middleware(BodyLimit, limit=app.max_body_size, answer=answer)
-        # FastAPI would answer outside of all middleware, in plain text and without our headers. Its routes still count.
+        # FastAPI would answer outside all middleware, in plain text and without our headers. Its routes still apply.
         app.max_body_size = None
 
 
 class BodyLimit:
-    """ASGI middleware that answers a body which says that it is too large; one that says nothing is cut as it comes."""
+    """ASGI middleware that refuses a body whose Content-Length is too large; one without is limited as it arrives."""
 
     def __init__(self, app: ASGIApp, limit: int, answer: Callable[[Request, Problem], Awaitable[JSONResponse]]) -> None:
         self.app, self.limit, self.answer = app, limit, answer
@@ -191,7 +191,7 @@ def _seconds(error: RateLimitExceeded) -> float:
 
 
 def _framework(request: Request, error: HTTPException) -> Problem:
-    """What the web library itself refuses, with what to do."""
+    """What the web library itself refuses, with a hint."""
     status, detail = error.status_code, str(error.detail)
     if status == 404:
         return Problem(
@@ -199,7 +199,7 @@ def _framework(request: Request, error: HTTPException) -> Problem:
         )
     if status == 405:
         allowed = (error.headers or {}).get("Allow", "another method")
-        return Problem(405, "request.method", f"{request.method} is not for this path.", hint=f"Use {allowed}.")
+        return Problem(405, "request.method", f"{request.method} is not allowed for this path.", hint=f"Use {allowed}.")
     if status == 413:
         return Problem(413, "limits.body", detail, hint="Send less.")
     return Problem(
@@ -208,7 +208,7 @@ def _framework(request: Request, error: HTTPException) -> Problem:
 
 
 def _invalid(errors: Sequence[Any]) -> Problem:
-    """What is wrong with a request, without repeating what was sent."""
+    """The problem of an invalid request, without repeating what was sent."""
     found = [{"place": ".".join(map(str, error["loc"])), "message": str(error["msg"])} for error in errors[:20]]
     first = found[0] if found else {"place": "body", "message": "it cannot be read"}
     detail = f"The request cannot be understood: {first['place']}: {first['message']}."

@@ -24,7 +24,7 @@ ProfileName = Annotated[str, Field(min_length=1, max_length=64)]
 
 
 class NewProject(Body):
-    """A project to make. `members` are names of accounts; what widens the policy is for administrators."""
+    """A project to create. `members` are names of accounts; only administrators may widen the policy."""
 
     name: Name
     profile: ProfileName = PROFILE
@@ -35,7 +35,7 @@ class NewProject(Body):
 
 
 class ProjectChange(Body):
-    """What to change; what is left out stays."""
+    """What to change; fields that are omitted remain as they are."""
 
     name: Name | None = None
     profile: ProfileName | None = None
@@ -60,7 +60,7 @@ class ProjectEntry(BaseModel):
 
 
 class Users(Protocol):
-    """The accounts. What is not known is left out."""
+    """The accounts. Unknown names and ids are omitted."""
 
     async def names_of(self, ids: Iterable[str]) -> Mapping[str, str]: ...
 
@@ -71,13 +71,13 @@ class Profiles(Protocol):
     """The policies that a project can have."""
 
     def check_profile(self, profile: str, allowed_extra: Sequence[str]) -> str:
-        """Why a project cannot have these, empty when it can."""
+        """Why a project cannot have this profile and these programs; empty if it can."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class ProjectService:
-    """What the routes work with."""
+    """What the routes need."""
 
     access: Access
     projects: Projects
@@ -92,7 +92,7 @@ class ProjectService:
         return found
 
     async def own(self, principal: Principal, id: str) -> Project:
-        """One that the caller may change: its own, or any for an administrator. Raises Problem."""
+        """A project that the caller may change: its own, or any for an administrator. Raises Problem."""
         found = await self.visible(principal, id)
         user = principal.user
         mine = principal.may(Permission.ADMIN) or (user is not None and user.id == found.owner_id)
@@ -113,13 +113,13 @@ class ProjectService:
         return (await self.entries([project]))[0]
 
     async def entries(self, projects: Sequence[Project]) -> list[ProjectEntry]:
-        """Projects as the API shows them; the names of all accounts in them are asked for at once."""
+        """Projects as the API shows them; the names of all their accounts are read at once."""
         people = {id for project in projects for id in (project.owner_id, *project.members)}
         names = await self.users.names_of(people)
         return [_entry(project, names) for project in projects]
 
     def check(self, principal: Principal, profile: str, extra: list[str], *, wider: bool) -> None:
-        """Refuse a policy that cannot be, and one that widens what the caller may decide. Raises Problem."""
+        """Refuse an invalid policy, and one that is wider than the caller may decide. Raises Problem."""
         if wider and not principal.may(Permission.ADMIN):
             detail = "Only administrators can grant the network, further programs or another profile."
             raise Problem(403, "project.widening", detail)
@@ -161,7 +161,7 @@ def _add_creation(router: APIRouter, service: ProjectService) -> None:
 
     @router.post("", status_code=201, responses=described(*WITH_BODY, 403))
     async def create(principal: Annotated[Principal, worker], body: NewProject, _: JsonOnly) -> ProjectEntry:
-        """Make a project; the caller owns it."""
+        """Create a project; the caller owns it."""
         wider = body.network or bool(body.allowed_extra) or body.profile != PROFILE
         service.check(principal, body.profile, body.allowed_extra, wider=wider)
         members = await service.members(body.members)
@@ -215,7 +215,7 @@ def _add_changes(router: APIRouter, service: ProjectService) -> None:
 
 
 async def _named(work: Callable[[], Awaitable[T]]) -> T:
-    """Answer a name that cannot be one."""
+    """Raise a Problem for an invalid name."""
     try:
         return await work()
     except ValueError as error:

@@ -34,7 +34,7 @@ class RecordingResponse(Response):
 
 
 def recording_routes(access: Access, service: ExecutionService, limiter: Limiter, rate: str) -> APIRouter:
-    """The route of recordings; those of visitors want no account."""
+    """The route of recordings; those of visitors require no account."""
     router = APIRouter(prefix="/api", tags=["executions"])
 
     @router.get("/executions/{execution}/recording", response_class=Response)

@@ -15,7 +15,7 @@ from backend.core.identity import Principal
 from backend.core.times import iso
 from backend.transports.problems import Problem
 
-STARTING = (400, 403, 404, 409)  # what starting a command can return, in addition to what every route can
+STARTING = (400, 403, 404, 409)  # the errors of starting a command, in addition to those of every route
 
 KEY_HEADER = Annotated[
     str | None,
@@ -24,7 +24,7 @@ KEY_HEADER = Annotated[
         max_length=255,
         min_length=1,
         pattern="^[!-~]+$",
-        description="A request that comes again with the same key and body gets the same execution",
+        description="A repeated request with the same key and body gets the same execution",
     ),
 ]
 

@@ -1,4 +1,4 @@
-"""Who may connect, and as whom: address, origin, number of connections, token. Shared by all web fronts."""
+"""Which clients may connect, and as which principal: address, origin, connections, token. For all web fronts."""
 
 import hmac
 from collections import Counter
@@ -25,21 +25,21 @@ def headers_of(scope: Scope, name: bytes) -> list[str]:
 
 @dataclass(slots=True)
 class Connections:
-    """The open sockets, for each address and in all."""
+    """The open sockets, per address and in total."""
 
     per_address: int
     total: int
     open: Counter[str] = field(default_factory=Counter)
 
     def enter(self, address: str) -> bool:
-        """Count a socket in; False when there are too many."""
+        """Count a new socket; False if there are too many."""
         if self.open[address] >= self.per_address or self.count >= self.total:
             return False
         self.open[address] += 1
         return True
 
     def leave(self, address: str) -> None:
-        """Count it out."""
+        """Count a socket that has closed."""
         self.open[address] -= 1
         if not self.open[address]:
             del self.open[address]
@@ -51,7 +51,7 @@ class Connections:
 
 @dataclass(frozen=True, slots=True)
 class Rejections:
-    """Records bad requests in the audit; of a flood from one address, as much as `rate` lets through."""
+    """Records invalid requests in the audit; of a flood from one address, as many as `rate` allows."""
 
     audit: AuditLog
     rate: RateLimiter
@@ -67,7 +67,7 @@ class Rejections:
 class Security:
     """The checks before a request reaches the gateway.
 
-    A client without a token is a visitor, where `visitors` are admitted; with `visitor_token` set it must present that one.
+    A client without a token is a visitor, if `visitors` are admitted; with `visitor_token` set it must present that.
     """
 
     connections: Connections
@@ -80,16 +80,16 @@ class Security:
     new_id: Callable[[], str]
 
     def visitor(self, scope: Scope) -> Principal:
-        """Who a connection is until it shows a token."""
+        """The principal of a connection until it presents a token."""
         return Principal(f"visitor:{self.new_id()}", self.address(scope))
 
     def address(self, scope: Scope) -> str:
-        """Where a connection comes from, behind as many proxies as are trusted."""
+        """The address of the client, behind the trusted proxies."""
         peer = scope["client"][0] if scope.get("client") else "unknown"
         return client_address(peer, headers_of(scope, b"x-forwarded-for"), self.trusted_hops)
 
     def origin_allowed(self, scope: Scope) -> bool:
-        """Whether the page that opens this socket may."""
+        """Whether the page that opens this socket is of an allowed origin."""
         origins, hosts = headers_of(scope, b"origin"), headers_of(scope, b"host")
         if len(origins) > 1 or len(hosts) != 1:
             return False
@@ -106,16 +106,16 @@ class Security:
         return None
 
     async def identify(self, token: str | None, visitor: Principal) -> Principal | Decision:
-        """Who presents `token`: an account, or `visitor` where visitors are admitted. Raises StorageError."""
+        """The principal of `token`: an account, or `visitor` if visitors are admitted. Raises StorageError."""
         if token is None:
             if self.visitors and self.visitor_token is None:
                 return visitor
             return _unauthorised("auth.required", "This server requires a token.")
-        # An account's token is too long to be guessed; its holder is not locked out by others at its address.
+        # An account's token is too long to be guessed; its holder is not locked out by other clients at its address.
         if principal := await self.authenticator.principal(token, visitor.address):
             return principal
         if wait := await self.token_failures.wait(f"token:{visitor.address}"):
-            reason = f"Too many wrong tokens from this address; wait {round(wait + 0.5)} s."
+            reason = f"Too many invalid tokens from this address; wait {round(wait + 0.5)} s."
             return Decision.deny("auth.limited", reason, risk=Risk.SAFE, retry_after=wait)
         if self._is_visitor_token(token):
             return visitor

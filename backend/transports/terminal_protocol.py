@@ -1,7 +1,7 @@
 """One terminal connection without I/O: frames and results come in, actions come out.
 
     receive(frame) -> actions          what the client sent
-    identified, welcomed, submitted, followed, instructed -> actions    what became of an action
+    identified, welcomed, submitted, followed, instructed -> actions    the result of an action
 
 The shell in `terminal_socket` performs the actions and reports their results.
 """
@@ -63,14 +63,14 @@ class Close:
 
 @dataclass(frozen=True, slots=True)
 class Identify:
-    """Find out whose token this is, then report `identified`."""
+    """Identify the principal of a token, then report `identified`."""
 
     token: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class Welcome:
-    """Find out where the client's commands run, then report `welcomed`."""
+    """Find the target of the client's commands, then report `welcomed`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ class Submit:
 class Follow:
     """Send what an execution has recorded after `after_seq`, live, then report `followed`.
 
-    One that this client has `started` is the answer to its own request.
+    The output of one that this client has `started` is the answer to its own request.
     """
 
     execution: str
@@ -102,7 +102,7 @@ class Unfollow:
 
 @dataclass(frozen=True, slots=True)
 class Instruct:
-    """Hand an instruction to an execution, then report `instructed`."""
+    """Deliver an instruction to an execution, then report `instructed`."""
 
     execution: str
     instruction: Instruction
@@ -233,7 +233,7 @@ class TerminalProtocol:
         return [refusal(nothing_runs(message.type))]
 
     def identified(self, known: Principal | Decision, *, may_try: bool = False) -> Actions:
-        """Whose token it was. A client without one `may_try` once more, by its first message."""
+        """The principal of the token. A client without one `may_try` once more, in its first message."""
         if isinstance(known, Principal):
             if self.ready and known is self.principal:
                 return self._unneeded()
@@ -260,7 +260,7 @@ class TerminalProtocol:
         ]
 
     def submitted(self, submit: Submit, answer: str | Decision) -> Actions:
-        """The execution that a command became, or why it did not."""
+        """The execution that a command became, or why it was refused."""
         if isinstance(answer, Decision):
             refused: Actions = [refusal(answer, submit.spec.command, submit.spec.client_ref)]
             if submit.in_turn:
@@ -273,7 +273,7 @@ class TerminalProtocol:
         return [Follow(answer, started=True)]
 
     def followed(self, execution: str, problem: Decision | None) -> Actions:
-        """All of it was sent, or why it cannot be."""
+        """All of the recording was sent, or why it cannot be."""
         if execution in self.following:
             self.following.remove(execution)
         if problem is None:
@@ -285,7 +285,7 @@ class TerminalProtocol:
         return actions
 
     def instructed(self, instruct: Instruct, result: Delivery | Decision) -> Actions:
-        """What became of an instruction."""
+        """The result of an instruction."""
         if isinstance(result, Decision):
             return [refusal(result)]
         if isinstance(instruct.instruction, Stop) and result is Delivery.NOT_RUNNING:
@@ -294,11 +294,11 @@ class TerminalProtocol:
         return [refusal(problem)] if problem else []
 
     def forbidden(self, execution: str, problem: Decision) -> Actions:
-        """The execution does not exist for this client any more."""
+        """The execution no longer exists for this client."""
         return [Unfollow(execution), refusal(problem)]
 
     def expired(self) -> Actions:
-        """The token is not valid any more; nothing that the client sends from here on is taken."""
+        """The token is no longer valid; nothing that the client sends from here on is processed."""
         reason = "Your token has expired or been revoked."
         gone: Actions = [Unfollow(execution) for execution in self.following]
         self.following.clear()
@@ -330,7 +330,7 @@ MESSAGE = b'"message":"'
 
 
 def decorated(block: bytes) -> bytes:
-    """Stored lines or messages with the signs that the first browser client shows."""
+    """Stored lines or messages with the decoration that clients without a subprotocol show."""
     if ERROR not in block and READY not in block:
         return block
     return b"".join(_decorated(line) for line in block.splitlines(keepends=True))
@@ -349,5 +349,5 @@ def _first_problem(error: ValidationError) -> str:
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
     place = ".".join(map(str, first["loc"][1:]))
     if first["type"] == "union_tag_invalid":
-        return "its type is not known"
+        return "its type is unknown"
     return f"{place}: {first['msg']}" if place else str(first["msg"])

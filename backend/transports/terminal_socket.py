@@ -1,6 +1,6 @@
-"""The terminal socket: frames are put to the protocol, its actions are performed by the execution service.
+"""The terminal socket: frames are passed to the protocol, its actions are performed by the execution service.
 
-It stands in front of the routes, as ASGI middleware, because the direct writer needs the server's own `send`, which
+It is ASGI middleware in front of the routes, because the direct writer needs the server's own `send`, which
 every router wraps. The socket is read at all times, so a disconnect, a cancel or a pong is seen while commands run.
 """
 
@@ -42,11 +42,11 @@ from backend.transports.terminal_protocol import (
 )
 
 PATH = "/ws/terminal"
-FAST_BLOCK = 4096  # bytes; smaller blocks are not worth another turn of the loop
+FAST_BLOCK = 4096  # bytes; smaller blocks are not worth yielding to the loop
 RECHECK_EVERY = 5.0  # seconds between two checks whether the token of an open socket is still valid
 AUTH_TIMEOUT = 5.0  # seconds for the first message of a client that must authenticate
-TELL_TIMEOUT = 1.0  # seconds for a message to a client that may not read: what guards the socket waits no longer
-WAKING_TIME = 10.0  # seconds after its start in which the service reports that it has just woken
+TELL_TIMEOUT = 1.0  # seconds for a message to a client that may not read: the checks of the socket wait no longer
+WAKING_TIME = 10.0  # seconds after startup in which the service reports that it has just started
 BATCH, LINES = "gatepost.v1.batch", "gatepost.v1.json"
 
 AsgiReceive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -128,7 +128,7 @@ async def _deny(
 
 
 class DecoratingWriter:
-    """Writes with the signs that clients without a subprotocol show."""
+    """Writes messages with the decoration that clients without a subprotocol show."""
 
     def __init__(self, writer: BlockWriter) -> None:
         self._writer = writer
@@ -163,7 +163,7 @@ class TerminalConnection:
         return self.protocol.principal
 
     async def run(self, bearer: str | None) -> None:
-        """Serve the client until it goes. Raises ClientGone."""
+        """Serve the client until it disconnects. Raises ClientGone."""
         try:
             await self._authenticate(bearer)
             if not self._closed.done():
@@ -175,7 +175,7 @@ class TerminalConnection:
             await self._leave()
 
     async def _authenticate(self, bearer: str | None) -> None:
-        """By the header or, where that is missing and a token is required, by the first message in AUTH_TIMEOUT."""
+        """Identify the client by its header or, if a token is still required, by a message in AUTH_TIMEOUT."""
         known = await self.security.identify(bearer, self.principal)
         await self._perform(self.protocol.identified(known, may_try=bearer is None))
         if not self.protocol.awaits_token:
@@ -190,7 +190,7 @@ class TerminalConnection:
             raise ClientGone
 
     async def _converse(self) -> None:
-        """Take frames until the client goes, or the socket is closed; then nothing that it sends is taken any more."""
+        """Process frames until the client disconnects or the socket is closed; later frames are not processed."""
         taking = asyncio.create_task(self._take_frames())
         try:
             await asyncio.wait({taking, self._closed}, return_when=asyncio.FIRST_COMPLETED)
@@ -204,7 +204,7 @@ class TerminalConnection:
             pass
 
     async def _take_frame(self) -> bool:
-        """Take one frame; False when the client has gone."""
+        """Process one frame; False if the client has disconnected."""
         event = await self._receive()
         if event["type"] == "websocket.disconnect":
             return False
@@ -280,9 +280,9 @@ class TerminalConnection:
         self._begin(self._perform_quietly(self.protocol.followed(execution, None)))
 
     async def _recheck(self) -> None:
-        """End the session soon after its token is revoked, its user disabled, its lifetime over.
+        """Close the session soon after its token expires or is revoked, or its user is disabled.
 
-        What it may not view any more, because its user left a project, is not sent any more.
+        Executions that its user may no longer view, because it left a project, are no longer sent.
         """
         while not self._closed.done():
             await asyncio.sleep(RECHECK_EVERY)
@@ -294,7 +294,7 @@ class TerminalConnection:
                     await self._perform_quietly(self.protocol.forbidden(execution, unknown(execution)))
 
     async def _perform_quietly(self, actions: Actions) -> None:
-        """Perform what a client that does not read must not hold up."""
+        """Perform actions that a client which does not read must not delay."""
         for action in actions:
             with suppress(TimeoutError):
                 async with asyncio.timeout(TELL_TIMEOUT):
@@ -313,7 +313,7 @@ class TerminalConnection:
                 self._closed.set_result(None)
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Do something meanwhile. It ends with the connection."""
+        """Start a task that ends with the connection."""
 
         async def guarded() -> None:
             with suppress(ClientGone):
@@ -325,7 +325,7 @@ class TerminalConnection:
         return task
 
     async def _leave(self) -> None:
-        """Stop following; what runs waits for a viewer."""
+        """Stop following; running executions wait for a viewer."""
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()

@@ -1,4 +1,4 @@
-"""Long recordings, read without keeping the loop from others."""
+"""Long recordings, read without blocking the loop for others."""
 
 import asyncio
 
@@ -6,7 +6,7 @@ from backend.core.recording.reader import Send
 
 
 def in_turns(send: Send) -> Send:
-    """A `send` that lets others have their turn after each block, which neither the file nor a fast client makes it do."""
+    """A `send` that yields to the loop after each block; neither a file nor a fast client makes it do so."""
 
     async def sent(block: bytes) -> None:
         await send(block)

@@ -131,7 +131,7 @@ def test_a_start_without_the_noted_end_is_told_from_then_on(capsys: pytest.Captu
 def test_a_noted_place_that_cannot_be_read_is_not_left_out(capsys: pytest.CaptureFixture[str], data: Path) -> None:
     (data / "audit.anchor").write_text("21:")
     assert main(["audit", "verify"]) == 2
-    assert "noted place of the audit cannot be read from data/audit.anchor" in capsys.readouterr().err
+    assert "recorded position of the audit cannot be read from data/audit.anchor" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ def test_what_was_not_looked_at_is_told(capsys: pytest.CaptureFixture[str], tmp_
     noted = f"4:{'0' * 64}"
     assert main([*call, "--anchor", noted]) == 0
     said = capsys.readouterr().out
-    assert "NOTE: event 6 is the first that is here" in said
+    assert "NOTE: event 6 is the first one here" in said
     assert "NOTE: event 4, a checkpoint, is no longer here, so it was not compared" in said
     assert main([*call, "--anchor", noted, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -235,7 +235,7 @@ async def test_an_export_of_what_is_cut_off_meanwhile_is_not_handed_out(data: Pa
         assert [link.seq async for _, link in _selected(chain, found.head, 0, "")] == list(range(1, 22))
         await ledger.audit.prune("2027")
         for after in (0, 5):
-            with pytest.raises(Refusal, match="cut off meanwhile"):
+            with pytest.raises(Refusal, match="pruned meanwhile"):
                 [link async for _, link in _selected(chain, found.head, after, "")]
     finally:
         await ledger.finish()
@@ -357,7 +357,7 @@ def test_another_key_follows_the_one_that_was_handed_out(
         return main(["audit", "verify", "--file", "e.jsonl", "--public-key", key])
 
     assert main(["audit", "verify"]) == 0
-    assert "NOTE: event 22 put another key in the place" in capsys.readouterr().out
+    assert "NOTE: event 22 replaced the key" in capsys.readouterr().out
     assert main(["audit", "verify", "--public-key", "old.pub"]) == 0
     assert [verified(after, key) for key in ("old.pub", "new.pub")] == [0, 0]
     assert [verified(before, key) for key in ("old.pub", "new.pub")] == [0, 1]

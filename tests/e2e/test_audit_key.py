@@ -22,7 +22,7 @@ async def test_a_server_that_runs_goes_on_with_the_other_key(start_server: Start
             await verb("rotate-key")
         assert output(await client.run("echo two")) == "two\n"
     for words in ([], ["--public-key", str(tmp_path / "old.pub")]):
-        assert (await verb("verify", *words)).count("put another key in the place") == 2
+        assert (await verb("verify", *words)).count("replaced the key by a new one") == 2
     assert server.stop() == 0
     assert (server.data_dir / "audit.pub").read_bytes() != (tmp_path / "old.pub").read_bytes()
     assert "as it was written" in await verb("verify")

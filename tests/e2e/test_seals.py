@@ -79,13 +79,13 @@ def linked(path: Path) -> None:
 CHANGES: list[tuple[Callable[[Path], Any], str]] = [
     (replaced(b"kept", b"kepT"), "was changed"),
     (replaced(b'"rule":"allow.pyguard"', b'"rule":"allow.nothing"'), "was changed"),
-    (continued, "goes on where it had ended"),
-    (ended_twice, "goes on where it had ended"),
+    (continued, "continues after its end"),
+    (ended_twice, "continues after its end"),
     (replaced(b'"status":"succeeded"', b'"status":"failed"'), "ends otherwise"),
     (lambda path: path.write_bytes(path.read_bytes()[:40]), "is shorter than it was"),
     (linked, "cannot be compared"),
     (in_its_place(Path.mkdir), "cannot be compared"),
-    (in_its_place(os.mkfifo), "is no file"),
+    (in_its_place(os.mkfifo), "is not a file"),
 ]
 
 

@@ -58,7 +58,7 @@ async def test_the_anchor_follows_the_chain_and_a_start_without_it_is_on_record(
     await late.finish()
     verdict = await whole(database)
     assert verdict.breaks == (3,)
-    assert (await bodies(database))[-1]["noted"] == str(noted)
+    assert (await bodies(database))[-1]["anchor"] == str(noted)
     assert read_anchor(path) == verdict.head.end
 
 
@@ -86,7 +86,7 @@ async def test_an_anchor_that_tells_nothing_is_no_missing_one(
 ) -> None:
     path = tmp_path / "audit.anchor"
     path.write_text(content) if content is not None else path.mkdir()
-    with pytest.raises(StorageError, match=r"noted place of the audit cannot be read from .*audit\.anchor"):
+    with pytest.raises(StorageError, match=r"recorded position of the audit cannot be read from .*audit\.anchor"):
         await store(database, SIGNER, checkpoint=path).audit.prepare()
 
 

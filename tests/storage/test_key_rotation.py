@@ -132,7 +132,7 @@ async def test_the_older_key_signs_nothing_after_the_change(database: Database, 
 
 async def test_one_changes_the_key_at_a_time(folder: Path) -> None:
     one, two = opened(folder), opened(folder)
-    with one.changing(), pytest.raises(KeyFileError, match="Another process changes the key"), two.changing():
+    with one.changing(), pytest.raises(KeyFileError, match="Another process is rotating the key"), two.changing():
         pass
     with two.changing():
         shutil.copy(one.path, one.beside)

@@ -8,7 +8,7 @@ from backend.core.identity import Permission, Principal, Project
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """Whose execution it is: a principal by its name, its account (None for a visitor), and the project it ran in."""
+    """The owner of an execution: the principal's name, its account (None for a visitor), and the project it ran in."""
 
     principal: str
     user_id: str | None
@@ -16,10 +16,10 @@ class Owner:
 
 
 class Relation(StrEnum):
-    """How a principal stands to an execution.
+    """The relation of a principal to an execution.
 
-    `anonymous`: a visitor started it, so it is open to every client that knows its id. `forgotten`: the history has
-    it no more, so nothing says whose it was.
+    `anonymous`: a visitor started it, so it is open to every client that knows its id. `forgotten`: the history
+    no longer contains it, so its owner is unknown.
     """
 
     OWN = "own"
@@ -30,7 +30,7 @@ class Relation(StrEnum):
 
 
 def relation(principal: Principal, owner: Owner | None, project: Project | None) -> Relation:
-    """How `principal` stands to the execution of `owner`, which ran in `project`."""
+    """The relation of `principal` to an execution of `owner` that ran in `project`."""
     if owner is None:
         return Relation.FORGOTTEN
     if owner.principal == principal.name or (principal.user and principal.user.id == owner.user_id):
@@ -43,14 +43,14 @@ def relation(principal: Principal, owner: Owner | None, project: Project | None)
 
 
 def may_view(principal: Principal, relation: Relation) -> bool:
-    """Whether the execution exists for a principal."""
+    """Whether a principal may view an execution. For every other principal it does not exist."""
     if not principal.may(Permission.READ):
         return False
     return principal.may(Permission.ADMIN) or relation not in {Relation.FOREIGN, Relation.FORGOTTEN}
 
 
 def may_control(principal: Principal, relation: Relation) -> bool:
-    """Whether it may cancel, signal and feed it. A token that may only execute controls what it started."""
+    """Whether a principal may cancel, signal and feed an execution. With only the scope `execute`: its own."""
     if not principal.may(Permission.EXECUTE):
         return False
     return relation is Relation.OWN or may_view(principal, relation)

@@ -1,7 +1,7 @@
-"""How servers reach executions of each other.
+"""How servers reach each other's executions.
 
 A server joins the bus under its own id, for what it runs, and under the id of its data folder, for what is recorded
-there. Whoever does not run an execution asks through the bus; a server that does not answer is a value, not an error.
+there. Other servers reach an execution through the bus; a server that does not answer is reported as a value.
 """
 
 from contextlib import AbstractAsyncContextManager
@@ -15,7 +15,8 @@ from backend.core.recording.reader import Send
 class Relay(StrEnum):
     """How a recording of another server was passed on.
 
-    `ended`: all of it. `unknown`: that server has no such recording. `unreachable`: it does not answer (any more).
+    `ended`: all of it. `unknown`: that server has no such recording. `unreachable`: that server does not answer, or no
+    longer does.
     """
 
     ENDED = "ended"
@@ -24,36 +25,36 @@ class Relay(StrEnum):
 
 
 class LocalExecutions(Protocol):
-    """What a server answers for the others."""
+    """What a server does for the other servers."""
 
     def deliver(self, execution: str, instruction: Instruction) -> Delivery:
-        """Hand an instruction to an execution of this server."""
+        """Deliver an instruction to an execution of this server."""
         ...
 
     async def follow_here(self, execution: str, after_seq: int, send: Send) -> bool:
         """Send what is recorded here after `after_seq`, live, until the end. False when there is no recording.
 
-        Raises OSError where it cannot be read.
+        Raises OSError if it cannot be read.
         """
         ...
 
     async def copy_here(self, execution: str, send: Send, begin: int, end: int | None) -> int | None:
-        """Send what is stored here now between two places (bytes of what is stored); the place behind what was sent.
+        """Send what is stored here now between two offsets in bytes; returns the offset after what was sent.
 
-        None when there is no recording. Raises OSError where it cannot be read.
+        Returns None when there is no recording. Raises OSError if it cannot be read.
         """
         ...
 
 
 class ExecutionBus(Protocol):
-    """Reaches the executions of other servers. No method raises because a server or the bus itself is away."""
+    """Reaches the executions of other servers. No method raises because a server or the bus is unavailable."""
 
     def joined(self, owner: str, folder: str, local: LocalExecutions) -> AbstractAsyncContextManager[None]:
-        """Answer for this server meanwhile. Starts also while the bus is away, and joins as soon as it is back."""
+        """Answer for this server within the context. While the bus is unavailable, joining is retried."""
         ...
 
     async def instruct(self, owner: str, execution: str, instruction: Instruction) -> Delivery:
-        """Hand an instruction to an execution of the server `owner`: delivered at most once."""
+        """Deliver an instruction, at most once, to an execution of the server `owner`."""
         ...
 
     async def follow(self, folder: str, execution: str, after_seq: int, send: Send) -> Relay:

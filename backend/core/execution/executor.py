@@ -11,8 +11,8 @@ class Executor(Protocol):
     """Runs a job to its end. It belongs to one target."""
 
     async def run(self, job: Job, output: RecordingWriter, instructions: Instructions) -> Outcome:
-        """Write everything to `output`; nothing of the job is left when this returns.
+        """Write all output to `output`; no process of the job is left when this returns.
 
-        Raises RecordingError or StorageError where nothing more may run because it cannot be recorded or audited.
+        Raises RecordingError or StorageError if nothing more may run because it cannot be recorded or audited.
         """
         ...

@@ -29,19 +29,19 @@ class RefusalLog(Protocol):
     """Where refused requests are written."""
 
     async def refuse(self, attempt: Attempt) -> None:
-        """Nothing ran. Raises StorageError."""
+        """Record a request that was refused before anything ran. Raises StorageError."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """How many commands are accepted: of a visitor, by connection and address, and of an account."""
+    """Limits on the rate of commands: of a visitor, by connection and by address, and of an account."""
 
     visitors: RateLimiter
     users: RateLimiter
 
     async def check(self, principal: Principal) -> Decision | None:
-        """Count one command; the refusal when there were too many."""
+        """Count one command; returns the refusal if there were too many."""
         if principal.user:
             return await check_rate(self.users, (principal.name,))
         return await check_rate(self.visitors, (principal.name, principal.address))
@@ -49,7 +49,7 @@ class Rates:
 
 @dataclass(slots=True)
 class Gateway:
-    """The gate. One for each server; `protected` refuses where the kernel cannot confine commands as required."""
+    """The gate, one per server. `protected` refuses if the kernel cannot confine commands as required."""
 
     rates: Rates
     slots: Slots
@@ -62,7 +62,7 @@ class Gateway:
     async def submit(self, request: Request) -> Execution | Waiting | Refused:
         """Judge a request and start it. The caller follows the execution from here on."""
         request = replace(request, execution=request.execution or self.lifecycle.clock.new_id())
-        # A caller who goes away must not leave a command between its audit and its start.
+        # A caller that disconnects must not leave a command between its audit and its start.
         starting = asyncio.ensure_future(self._submit(request))
         self.starting.add(starting)
         starting.add_done_callback(self.starting.discard)
@@ -114,14 +114,14 @@ class Gateway:
         )
 
     async def _judge(self, request: Request) -> Plan | Decision:
-        """Globs look through folders, which can take a while: then others are served meanwhile."""
+        """Judge the line, in a thread if it has globs: searching folders can take a while."""
         judged = (request.command, request.target, request.cwd)
         if GLOB_STARTS.isdisjoint(request.command):
             return admit(*judged)
         return await asyncio.to_thread(admit, *judged)
 
     def _masked(self, decision: Decision) -> Decision:
-        """Reasons repeat words of the line."""
+        """Mask the secrets in a decision: its reason repeats words of the line."""
         mask = self.lifecycle.mask
         return replace(decision, reason=mask(decision.reason), hint=mask(decision.hint))
 
@@ -136,7 +136,7 @@ class Gateway:
         return Refused(decision, attempt.id)
 
     async def close(self) -> None:
-        """Stop everything that runs and wait for its end; nothing new is admitted."""
+        """Stop all executions and wait until they have ended; no new one is admitted."""
         self.closing = True
         await asyncio.gather(*self.starting, return_exceptions=True)
         await self.lifecycle.registry.stop_all(StopReason.SHUTDOWN)
@@ -157,5 +157,5 @@ def _check_timeout(request: Request) -> Decision | None:
     return Decision.deny(
         "limits.timeout",
         f"A command may run for at most {most:g} s; {request.timeout:g} s were requested.",
-        "Request less, or leave the timeout out.",
+        "Request a shorter timeout, or omit it.",
     )

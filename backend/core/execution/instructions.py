@@ -1,4 +1,4 @@
-"""Instructions on their way to what runs: each is answered with what became of it."""
+"""Instructions to a running execution: each is answered with its `Delivery`."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,11 +16,11 @@ from backend.core.execution.model import (
     Write,
 )
 
-STDIN_LIMIT = 1 << 20  # bytes that wait for a program that does not read
+STDIN_LIMIT = 1 << 20  # bytes buffered for a program that does not read
 
 
 class StdinBuffer:
-    """Standard input on its way to a program: bounded, and closed once."""
+    """The buffered standard input of a program: bounded, and closed once."""
 
     def __init__(self, *, is_open: bool) -> None:
         self.waiting = bytearray()
@@ -39,7 +39,7 @@ class StdinBuffer:
         return Delivery.DELIVERED
 
     def close(self) -> Delivery:
-        """Accept no more bytes; those that wait are still read."""
+        """Accept no more bytes; those in the buffer can still be read."""
         if self.closed:
             return Delivery.CLOSED
         self.closed = True
@@ -48,22 +48,22 @@ class StdinBuffer:
 
 
 class Receiver(Protocol):
-    """What runs now: a pipeline of programs."""
+    """The pipeline of programs that is running now."""
 
     def stop(self) -> None:
-        """Begin to end it. The reason is in the instructions."""
+        """Begin to stop the pipeline. The reason is in the instructions."""
         ...
 
     def signal(self, name: SignalName) -> Delivery:
-        """Send a signal to its processes."""
+        """Send a signal to the processes of the pipeline."""
         ...
 
 
 class Instructions:
-    """What was asked of one execution: its standard input, and the reason to stop once there is one.
+    """The instructions to one execution: its standard input and, once it is to stop, the reason.
 
-    An executor attaches what runs as the receiver. Between two programs there is none: a stop takes effect before the
-    next one starts, input waits for the first program, and a signal is not delivered.
+    An executor attaches the running pipeline as the receiver. Between two pipelines there is none: a stop takes effect
+    before the next one starts, input waits for the first program, and a signal is not delivered.
     """
 
     def __init__(self, *, stdin: bool) -> None:
@@ -74,7 +74,7 @@ class Instructions:
 
     @contextmanager
     def received_by(self, receiver: Receiver) -> Iterator[None]:
-        """Deliver to `receiver` meanwhile, first of all a stop that came before it."""
+        """Deliver to `receiver` within the context, beginning with a stop that was requested earlier."""
         self._receiver = receiver
         if self.reason:
             receiver.stop()
@@ -84,7 +84,7 @@ class Instructions:
             self._receiver = None
 
     def deliver(self, instruction: Instruction) -> Delivery:
-        """Hand an instruction to what runs now."""
+        """Deliver an instruction to the pipeline that is running now."""
         match instruction:
             case Stop(reason, by):
                 self.stop(reason, by)
@@ -101,7 +101,7 @@ class Instructions:
                 assert_never(instruction)
 
     def stop(self, reason: StopReason, by: str = "") -> None:
-        """Ask for the end; the first reason stays."""
+        """Request a stop; if one was requested before, its reason remains."""
         if self.reason is None:
             self.reason, self.stopped_by = reason, by
             if self._receiver:

@@ -1,4 +1,4 @@
-"""The life of an admitted command: audited, recorded, run by its target's executor, ended on record."""
+"""The lifecycle of an admitted command: audited, recorded, run by its target's executor, its end recorded."""
 
 import asyncio
 from collections.abc import Callable
@@ -17,11 +17,11 @@ from backend.core.policy.admit import Plan
 from backend.core.recording.messages import Complete, Problem, Started, Truncated
 from backend.core.recording.writer import Recorder, RecordingLog
 
-ENDING_BOUND = 5.0  # seconds that the end of a command waits for the audit
+ENDING_BOUND = 5.0  # seconds for which the end of a command waits for the audit
 
 
 class Observer(Protocol):
-    """Is called with what happens, for logs and metrics."""
+    """Is notified of what happens, for logs and metrics."""
 
     def refused(self, request: Request, decision: Decision) -> None: ...
 
@@ -38,23 +38,23 @@ class Recordings(Protocol):
     """All recordings of this server's data folder."""
 
     def create(self, execution: str) -> RecordingLog:
-        """Begin one. Raises RecordingError."""
+        """Begin a recording. Raises RecordingError."""
         ...
 
     def find(self, execution: str) -> RecordingLog | None:
-        """One that is live or stored. Raises OSError where it cannot be read."""
+        """A live or stored recording. Raises OSError if it cannot be read."""
         ...
 
 
 class ExecutionLog(Protocol):
-    """Where executions are written. Returns once it is durable; raises StorageError when it is not."""
+    """Where executions are written. A method returns once it is durable, and raises StorageError if it cannot be."""
 
     async def open(self, attempt: Attempt) -> None:
-        """It is about to run."""
+        """Write an execution that is about to run."""
         ...
 
     async def close(self, attempt: Attempt, completion: Completion) -> bool:
-        """It has ended. False when it had ended on record before, which stays."""
+        """Write the end of an execution. False if an end was recorded before; that one remains."""
         ...
 
 
@@ -62,13 +62,13 @@ class Queue(Protocol):
     """Where executions wait for an owner."""
 
     async def enqueue(self, attempt: Attempt, job: str) -> None:
-        """Record one. Returns once it is durable; raises StorageError when it is not."""
+        """Record a queued execution. Returns once it is durable; raises StorageError if it cannot be."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """Time and randomness, handed in. `monotonic` is in seconds, `utc` is ISO 8601 with Z."""
+    """Time and randomness, passed in. `monotonic` is in seconds, `utc` is ISO 8601 with Z."""
 
     monotonic: Callable[[], float]
     utc: Callable[[], str]
@@ -79,7 +79,7 @@ class Clock:
 class Lifecycle:
     """Starts executions and ends them.
 
-    `mask` hides secrets in what is stored of a command line; `encode` serialises the job of an execution that waits.
+    `mask` hides secrets in what is stored of a command line; `encode` serialises the job of a queued execution.
     """
 
     log: ExecutionLog
@@ -93,7 +93,7 @@ class Lifecycle:
     ending: set[asyncio.Future[None]] = field(default_factory=set)
 
     def attempt(self, request: Request, decision: Decision, argvs: tuple[tuple[str, ...], ...]) -> Attempt:
-        """What is written of a request and the verdict on it."""
+        """The record of a request and of the verdict on it."""
         return Attempt(
             id=request.execution,
             principal=request.principal,
@@ -108,7 +108,7 @@ class Lifecycle:
         )
 
     async def start(self, request: Request, plan: Plan, on_end: Callable[[], None]) -> Execution:
-        """Open the recording and the audit, then begin. Raises RecordingError or StorageError, and nothing runs."""
+        """Open the recording and the audit, then run. If it raises RecordingError or StorageError, nothing runs."""
         attempt = self.attempt(request, plan.decision, plan.argvs)
         log = self.recordings.create(attempt.id)
         try:
@@ -140,7 +140,7 @@ class Lifecycle:
             execution.instructions.stop(StopReason.UNRECORDED)
         except StorageError as error:
             outcome = replace(outcome, problem=str(error), rule="storage.unavailable")
-        except Exception as error:  # the outermost edge of an execution: it must end on record whatever broke
+        except Exception as error:  # the outermost edge of an execution: whatever failed, its end must be recorded
             self.observer.on_crash(execution, error)
         finally:
             await self._end(execution, outcome, recorder, self.clock.monotonic() - begun)
@@ -194,7 +194,7 @@ class Lifecycle:
         self.observer.ended(execution, completion)
 
     async def _write_ending(self, attempt: Attempt, completion: Completion) -> None:
-        """Close the audit of an execution; a database that does not answer delays its end only so long."""
+        """Write the end to the audit; a database that does not answer delays it by ENDING_BOUND at most."""
         writing = asyncio.ensure_future(self._close(attempt, completion))
         self.ending.add(writing)
         writing.add_done_callback(self.ending.discard)
@@ -204,7 +204,7 @@ class Lifecycle:
         try:
             await self.log.close(attempt, completion)
         except StorageError as error:
-            # Its recording has the ending, so it is written later; see `backend.runtime.recovery`.
+            # The recording contains the end, so it is written to the audit later; see `backend.runtime.recovery`.
             self.observer.on_audit_failure(attempt.id, error)
 
 
@@ -237,7 +237,7 @@ def complete_message(completion: Completion, *, dry_run: bool = False) -> Comple
 
 
 def _last_messages(outcome: Outcome, execution: Execution, recorder: Recorder) -> list[Truncated | Problem]:
-    """What viewers are shown before the end, in addition to the figures."""
+    """The messages that viewers get before the last one."""
     messages: list[Truncated | Problem] = []
     reason, limits = execution.instructions.reason, execution.request.target.limits
     if reason is StopReason.OUTPUT_LIMIT:
@@ -256,15 +256,15 @@ def _stop_problem(reason: StopReason, grace: float, elapsed_ms: int) -> Problem 
             message = f"Timed out: the command was stopped after {elapsed_ms / 1000:.1f} s."
             return Problem(message=message, rule="limits.timeout")
         case StopReason.ABANDONED:
-            message = f"There was no viewer for {grace:g} s; the command was stopped."
+            message = f"No viewer was connected for {grace:g} s; the command was stopped."
             return Problem(message=message, rule="limits.detach")
         case StopReason.SHUTDOWN:
-            return Problem(message="The server stopped, and the command with it.", rule="server.stopping")
+            return Problem(message="The command was stopped because the server is stopping.", rule="server.stopping")
         case StopReason.UNRECORDED:
             message = "The recording cannot be written; the command was stopped."
             return Problem(message=message, rule="recording.unavailable")
         case StopReason.WORKSPACE_FULL:
-            message = "The workspace holds more than it may; the command was stopped. Delete files to go on."
+            message = "The workspace is over its limit; the command was stopped. Delete files to continue."
             return Problem(message=message, rule="limits.workspace")
         case StopReason.DISK_FULL:
             return Problem(

@@ -15,7 +15,7 @@ EXIT_TIMED_OUT, EXIT_GATEPOST_FAILED, EXIT_DENIED, EXIT_NOT_FOUND, EXIT_SIGNAL_B
 
 
 class Status(StrEnum):
-    """The state of an execution. `queued` waits for an owner; every other but `running` is final."""
+    """The state of an execution. `queued` waits for an owner; all others except `running` are final."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -60,7 +60,7 @@ class SignalName(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """End the execution. The first reason stays; `by` is the principal who asked."""
+    """End the execution. Later reasons are ignored; `by` is the principal that asked."""
 
     reason: StopReason
     by: str = ""
@@ -98,11 +98,11 @@ Instruction = Stop | Signal | Write | CloseInput | Resize
 
 
 class Delivery(StrEnum):
-    """What became of an instruction.
+    """The result of an instruction.
 
-    `not_running`: no program runs that could receive it, or the execution has ended. `not_reading`: too many bytes
-    wait for a program that does not read. `closed`: standard input is closed, or there is no terminal to resize.
-    `unreachable`: the server that runs the execution did not answer.
+    `not_running`: no program is running that could receive it, or the execution has ended. `not_reading`: too many
+    bytes are buffered for a program that does not read. `closed`: standard input is closed, or there is no terminal to
+    resize. `unreachable`: the server that runs the execution did not answer.
     """
 
     DELIVERED = "delivered"
@@ -114,7 +114,7 @@ class Delivery(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """Who an execution belongs to, as the audit names it."""
+    """The principal that an execution belongs to, as the audit names it."""
 
     name: str
     address: str
@@ -139,7 +139,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a command used, and the level and layers of protection that were actually applied.
+    """The resources that a command used, and the level and layers of protection that were actually applied.
 
     Memory, read and written in bytes; the peak is that of its largest process.
     """
@@ -200,7 +200,7 @@ class Outcome:
 def stopped_outcome(
     reason: StopReason, signal: str | None, code: int, stdout: int, stderr: int, usage: Usage = NOTHING_USED
 ) -> Outcome:
-    """The outcome of a command that was stopped for `reason`; `code` is what its process ended with."""
+    """The outcome of a command that was stopped for `reason`; `code` is the exit code of its process."""
     match reason:
         case StopReason.TIMED_OUT:
             return Outcome(Status.TIMED_OUT, EXIT_TIMED_OUT, signal, stdout, stderr, usage=usage)

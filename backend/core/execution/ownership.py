@@ -1,12 +1,12 @@
-"""Which server runs an execution, and for how long that holds without a sign of life. Pure: times are handed in.
+"""Which server runs an execution, and how long it may do so without a heartbeat. Pure: times are passed in.
 
 A server that runs an execution holds its lease and extends it at every heartbeat. Once a lease has run out, any server
-may record the execution as lost; the first end on record stays, so that a server which comes back changes nothing.
+may record the execution as lost; the first recorded end remains, so that a server which comes back changes nothing.
 """
 
 from dataclasses import dataclass, field
 
-# Seconds that an execution belongs to its owner without a heartbeat. Five heartbeats: a database that fails over or a
+# Seconds that an execution belongs to its owner without a heartbeat. Five heartbeats: a database that fails over, or a
 # machine that is short of memory for some seconds costs no execution. It is also how long a client waits to learn that a
 # server is gone. Leases are compared across servers, so their clocks have to agree to within LEASE - HEARTBEAT.
 LEASE = 15.0
@@ -18,7 +18,7 @@ RELEASED = 0  # the end of a lease whose owner is known to be dead
 
 
 def lease_until(now_ms: int) -> int:
-    """When a lease ends that is taken or extended now; Unix milliseconds as `now_ms`."""
+    """The end of a lease that is taken or extended now; in Unix milliseconds, like `now_ms`."""
     return now_ms + LEASE_MS
 
 
@@ -26,8 +26,8 @@ def lease_until(now_ms: int) -> int:
 class Contact:
     """How long this server has reached the database without interruption.
 
-    While it could not, others could not extend their leases either, so a lease that ran out shows nothing until they had
-    one lease's time to come back.
+    While it could not, other servers could not extend their leases either, so an expired lease proves nothing until
+    they have had the duration of one lease to come back.
     """
 
     _since_ms: int | None = None
@@ -44,7 +44,7 @@ class Contact:
         self._since_ms = None
 
     def judged_until(self, now_ms: int) -> int:
-        """Leases that ended at this time or earlier show that their owner is gone."""
+        """The time up to which an expired lease proves that its owner is gone."""
         if self._since_ms is None or not 0 <= now_ms - self._last_ms <= LEASE_MS:
             return RELEASED
         return now_ms if now_ms - self._since_ms >= LEASE_MS else RELEASED
@@ -52,31 +52,31 @@ class Contact:
 
 @dataclass(slots=True)
 class Holdings:
-    """The executions that this server runs on record, and those of them whose end is being written."""
+    """The executions that are recorded as running here, and those of them whose end is being written."""
 
     _running: set[str] = field(default_factory=set)
     _ending: set[str] = field(default_factory=set)
 
     @property
     def ids(self) -> frozenset[str]:
-        """All whose lease is to be extended."""
+        """The executions whose leases must be extended."""
         return frozenset(self._running)
 
     def add(self, execution: str) -> None:
-        """It runs here."""
+        """The execution is recorded as running here."""
         self._running.add(execution)
 
     def ending(self, execution: str) -> None:
-        """Its end is about to be written."""
+        """The end of the execution is about to be written."""
         self._ending.add(execution)
 
     def remove(self, execution: str) -> None:
-        """It has ended on record, or never began."""
+        """The end of the execution is recorded, or it never began."""
         self._running.discard(execution)
         self._ending.discard(execution)
 
     def lost(self, asked: frozenset[str], extended: frozenset[str]) -> frozenset[str]:
-        """Those `asked` for whose lease could not be extended; they are not held any more.
+        """The executions in `asked` whose lease could not be extended; they are no longer held.
 
         One whose end is being written is not among them: it may have been written before the lease was extended.
         """

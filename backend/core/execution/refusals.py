@@ -1,59 +1,61 @@
-"""What a front is answered when an execution cannot be had: each refusal has its rule and its words here."""
+"""The refusals of requests about an execution: their rules and their texts."""
 
 from backend.core.decisions import Decision, Risk
 from backend.core.errors import GatepostError, RecordingError, reason_of
 from backend.core.execution.model import CloseInput, Delivery, Instruction, Resize, Signal, Stop, Write
 
-RETRY_AFTER = 5.0  # seconds that a client is asked to wait for storage that is away
+RETRY_AFTER = 5.0  # seconds that a client is asked to wait for unavailable storage
 
 
 def unavailable(error: GatepostError) -> Decision:
-    """Nothing runs that cannot be recorded, audited, or counted."""
+    """No command runs that cannot be recorded, audited, or counted."""
     rule = "recording.unavailable" if isinstance(error, RecordingError) else "storage.unavailable"
-    hint = "Try again in a moment. If it stays so, the operator has to check the disk and the database."
+    hint = "Try again in a moment. If this persists, the operator must check the disk and the database."
     return Decision.deny(rule, str(error), hint, retry_after=RETRY_AFTER)
 
 
 def unreadable(error: OSError) -> Decision:
-    """A recording that is there but cannot be read."""
+    """The recording exists but cannot be read."""
     reason = f"The recording cannot be read: {reason_of(error)}."
-    hint = "Try again in a moment. If it stays so, the operator has to check the disk."
+    hint = "Try again in a moment. If this persists, the operator must check the disk."
     return Decision.deny("recording.unavailable", reason, hint, retry_after=RETRY_AFTER)
 
 
 def unknown(execution: str) -> Decision:
-    """It does not exist for the caller."""
-    reason = f"There is no execution {execution} for you."
-    return Decision.deny("execution.unknown", reason, "It may be another account's, or deleted because of its age.")
+    """The execution does not exist for the caller."""
+    reason = f"There is no execution {execution} that you may view."
+    return Decision.deny(
+        "execution.unknown", reason, "It may belong to another account, or have been deleted because of its age."
+    )
 
 
 def forgotten(execution: str) -> Decision:
-    """The history has it, but there is no recording."""
-    reason = f"Nothing was recorded of the execution {execution}, or its recording has been deleted."
+    """The history contains the execution, but there is no recording."""
+    reason = f"The execution {execution} has no recording, or it has been deleted."
     return Decision.deny("execution.forgotten", reason, f"GET /api/executions/{execution} returns how it ended.")
 
 
 def unreachable(execution: str) -> Decision:
-    """Another server has it, and does not answer."""
+    """Another server runs or stores the execution and does not answer."""
     reason = f"The server that runs or stores the execution {execution} does not answer."
-    hint = "Try again in a moment. A server that is gone loses its executions after some seconds."
+    hint = "Try again in a moment. If that server is gone, its executions are recorded as lost after some seconds."
     return Decision.deny("execution.unreachable", reason, hint, retry_after=RETRY_AFTER)
 
 
 def uncontrolled() -> Decision:
-    """The caller sees it, but has no right to change it."""
+    """The caller may view the execution but not control it."""
     reason = "You can view this execution but not control it."
     return Decision.deny("role.forbidden", reason, "Ask an administrator for the role or scope to run commands.")
 
 
 def unknown_project(project: str) -> Decision:
     """The project does not exist for the caller."""
-    reason = f"There is no project {project!r} for you."
-    return Decision.deny("project.unknown", reason, "GET /api/projects lists those that exist for you.")
+    reason = f"There is no project {project!r} that you may use."
+    return Decision.deny("project.unknown", reason, "GET /api/projects lists your projects.")
 
 
 def nothing_runs(instruction: str) -> Decision:
-    """A client named no execution, and none of those that it follows runs."""
+    """A client named no execution, and none of those that it follows is running."""
     reason = f"No such command is running, so there is nothing to {instruction}."
     return Decision.deny("execution.not_running", reason, "Start a command first.")
 

@@ -1,4 +1,4 @@
-"""The executions that run in this process, and who watches them."""
+"""The executions that run in this process, and their viewers."""
 
 import asyncio
 from collections.abc import Iterator
@@ -12,7 +12,9 @@ from backend.core.execution.requests import Request
 from backend.core.policy.admit import Plan
 from backend.core.recording.writer import RecordingLog
 
-FIRST_VIEWER = 1.0  # seconds that the client which started a command has to begin watching, however short the grace
+FIRST_VIEWER = (
+    1.0  # seconds that the client which started a command has to begin viewing, however short the grace period
+)
 
 
 @dataclass(slots=True, eq=False)
@@ -48,7 +50,7 @@ class Execution:
                 self._stop_after(self.request.target.limits.detach_grace)
 
     def ended(self) -> None:
-        """Its executor has returned."""
+        """The executor has returned."""
         self.running = False
         self._keep()
 
@@ -69,29 +71,29 @@ class Registry:
     live: dict[str, Execution] = field(default_factory=dict)
 
     def add(self, execution: Execution) -> None:
-        """From here on it is found, until it has ended on record."""
+        """Register an execution until its end is recorded."""
         self.live[execution.id] = execution
 
     def remove(self, execution: Execution) -> None:
-        """It has ended, and its end is on record."""
+        """Remove an execution whose end is recorded."""
         del self.live[execution.id]
 
     def find(self, execution: str) -> Execution | None:
-        """One that runs here now."""
+        """An execution that runs here now."""
         return self.live.get(execution)
 
     def deliver(self, execution: str, instruction: Instruction) -> Delivery:
-        """Hand an instruction to one that runs here. A stop that comes while it ends is no error."""
+        """Deliver an instruction to an execution that runs here. A stop that arrives as it ends is no error."""
         found = self.live.get(execution)
         return found.instructions.deliver(instruction) if found else Delivery.NOT_RUNNING
 
     def stop(self, executions: frozenset[str], reason: StopReason) -> None:
-        """Stop those of these that run here."""
+        """Stop those of the executions that run here."""
         for execution in executions & self.live.keys():
             self.live[execution].instructions.stop(reason)
 
     async def stop_all(self, reason: StopReason) -> None:
-        """Stop everything and wait for its end."""
+        """Stop all executions and wait until they have ended."""
         while running := list(self.live.values()):
             self.stop(frozenset(self.live), reason)
             await asyncio.gather(*(execution.task for execution in running if execution.task))

@@ -1,4 +1,4 @@
-"""What a front asks of the gateway, with everything found out that the checks need."""
+"""A request to the gateway, with everything that its checks need."""
 
 from dataclasses import dataclass
 
@@ -12,8 +12,8 @@ class Request:
     """A command that a principal wants to run.
 
     `timeout` is in seconds, None for the longest that is allowed. `stdin` keeps standard input open; `detached`
-    commands go on without a viewer; `execution` is the id that it gets, `client_ref` the client's own word for it.
-    `unresolved` is why the target that was named cannot be had; `target` is then the principal's own.
+    commands keep running without a viewer; `execution` is the id that it gets, `client_ref` the client's name for it.
+    `unresolved` is why the requested target is not available; `target` is then the principal's own.
     """
 
     principal: Principal
@@ -36,13 +36,13 @@ class Request:
 
     @property
     def seconds(self) -> float:
-        """How long it may run."""
+        """Seconds that the command may run."""
         return self.timeout or self.target.limits.timeout
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The request was refused and nothing ran. `execution` is its id in the history; empty where it is not recorded."""
+    """The request was refused and nothing ran. `execution` is its id in the history; empty if it is not recorded."""
 
     decision: Decision
     execution: str = ""

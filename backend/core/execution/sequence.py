@@ -24,9 +24,9 @@ from backend.core.recording.writer import RecordingWriter
 
 @dataclass(frozen=True, slots=True)
 class Pipeline:
-    """One step of a line as it is run: these programs, in this folder, for so many seconds and bytes of output.
+    """One step of a line as it runs: its programs, its folder, its timeout in seconds, its output limit in bytes.
 
-    `root` is the workspace, which holds `cwd`; with `stdin` the first program reads what the client sends.
+    `root` is the workspace, which contains `cwd`; with `stdin` the first program reads what the client sends.
     """
 
     execution: str
@@ -54,19 +54,19 @@ class StepLog(Protocol):
     """Records what a later step runs."""
 
     async def step(self, execution: str, actor: Actor, argvs: tuple[tuple[str, ...], ...], decision: Decision) -> None:
-        """Record a step that is about to run with other words than were judged first. Raises StorageError."""
+        """Record a step that is about to run with words other than those judged first. Raises StorageError."""
         ...
 
 
 @dataclass(slots=True)
 class _Progress:
-    """How far a line has come."""
+    """The progress of a line."""
 
     outcome: Outcome
     cwd: PurePosixPath
 
     def skips(self, join: str) -> bool:
-        """Whether the next step does not run: what joins it to this one says so, or the line has broken off."""
+        """Whether the next step is skipped, because of the operator before it or because the line was aborted."""
         if self.outcome.problem:
             return True
         failed = self.outcome.exit_code != 0
@@ -75,7 +75,7 @@ class _Progress:
 
 @dataclass(frozen=True, slots=True)
 class Sequence:
-    """Runs lines that were judged against `target`, their pipelines by `runner`."""
+    """Runs lines that were judged against `target`; `runner` runs their pipelines."""
 
     target: PolicyTarget
     runner: PipelineRunner
@@ -103,7 +103,7 @@ class Sequence:
         return progress.outcome
 
     async def _verdict(self, job: Job, number: int, cwd: PurePosixPath) -> Verdict | Decision:
-        """The verdict on a step now; other words than those judged first are recorded before they run."""
+        """The verdict on a step now; words other than those judged first are recorded before they run."""
         first = job.plan.verdicts[number]
         if not number:
             return first
@@ -127,7 +127,7 @@ class Sequence:
         )
 
     def _enter(self, folder: str, progress: _Progress, output: RecordingWriter) -> None:
-        """`cd`: its message is that of a program, so that `cd x && y` fails as it would in a shell."""
+        """Run `cd`. It fails like a program, so that `cd x && y` behaves as in a shell."""
         entered = self.target.files.enter(str(progress.cwd / folder))
         if isinstance(entered, Decision):
             size = output.say("stderr", f"cd: {folder}: No such folder")
@@ -147,7 +147,7 @@ def _added(before: Outcome, outcome: Outcome) -> Outcome:
 
 
 def _stopped(reason: StopReason, before: Outcome) -> Outcome:
-    """What is asked to stop between two steps stops as it would within one."""
+    """A stop between two steps has the same outcome as one within a step."""
     if before.status not in {Status.SUCCEEDED, Status.FAILED}:
         return before
     code = EXIT_GATEPOST_FAILED if before.exit_code is None else before.exit_code
@@ -155,5 +155,5 @@ def _stopped(reason: StopReason, before: Outcome) -> Outcome:
 
 
 def _denied(decision: Decision, before: Outcome) -> Outcome:
-    """A step that was allowed when the line came is refused now: what ran before it changed the files."""
+    """A step that was allowed at first is refused now, because an earlier step changed the files."""
     return _added(before, Outcome(Status.FAILED, EXIT_DENIED, problem=decision.reason, rule=decision.rule))

@@ -1,4 +1,4 @@
-"""Where a command runs, under which policy, by what, and how much of it."""
+"""Where a command runs: under which policy, by which executor, within which limits."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -9,7 +9,7 @@ from backend.core.policy.profile import Profile
 
 
 class TargetRef(NamedTuple):
-    """The name of a target: `local` is the caller's own place, `project:01J…` a project."""
+    """The name of a target: `local` is the caller's own workspace, `project:01J…` a project."""
 
     kind: str
     name: str = ""
@@ -22,7 +22,7 @@ OWN = TargetRef("local")
 
 
 def project_ref(project: str | None) -> TargetRef:
-    """A project, or the caller's own place where none is named."""
+    """A project, or the caller's own workspace if none is named."""
     return OWN if project is None else TargetRef("project", project)
 
 

@@ -1,1 +1,1 @@
-"""The stores in memory: they keep the contracts of the ports without a database or a disk, for one process."""
+"""The stores in memory: they fulfil the contracts of the ports without a database or a disk, for one process."""

@@ -35,7 +35,7 @@ class MemoryExecutionLog:
         self._refusals = RefusalFilter(self.floods, self.now_ms, self._report_flood)
 
     async def refuse(self, attempt: Attempt) -> None:
-        """Write a request that was refused; of a flood only the beginning."""
+        """Write a refused request; of a flood, only the beginning."""
         if self._refusals.admits(attempt):
             self.executions.add(Row(Record(**attempt.columns(Status.DENIED, self.now_ms(), self.folder, None))))
             self._append(attempt.principal, events.refused(attempt))
@@ -52,12 +52,12 @@ class MemoryExecutionLog:
         self.holdings.add(attempt.id)
 
     async def step(self, execution: str, actor: Actor, argvs: tuple[tuple[str, ...], ...], decision: Decision) -> None:
-        """Write a later step that is about to run with other words than were judged first."""
+        """Write a later step that is about to run with words other than those judged first."""
         self.executions.check()
         self._append(actor, events.stepped(execution, argvs, decision))
 
     async def close(self, attempt: Attempt, completion: Completion) -> bool:
-        """Write how it ended. False when it was not running on record any more: then nothing is written."""
+        """Write the end of an execution. False if it was no longer recorded as running: then nothing is written."""
         self.holdings.ending(attempt.id)
         try:
             return self._write_end(attempt, completion)
@@ -76,7 +76,7 @@ class MemoryExecutionLog:
         return True
 
     async def retry_unwritten(self) -> int:
-        """Try again to write completions that could not be written; how many are on record now. Raises nothing."""
+        """Try again to write the completions that could not be written; returns how many now are. Raises nothing."""
         if self.executions.outage:
             return 0
         waiting = list(self._unwritten.values())
@@ -104,7 +104,7 @@ class MemoryOwnership:
         return self.log.owner
 
     async def renew(self) -> frozenset[str]:
-        """Extend the leases of all executions that run here; the ids of those that this server has lost."""
+        """Extend the leases of all executions that run here; returns the ids of those that this server has lost."""
         held, until = self.log.holdings.ids, lease_until(self.log.now_ms())
         running = [row for row in self._running() if row.record.id in held and row.record.owner == self.owner]
         for row in running:

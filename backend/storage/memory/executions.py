@@ -26,7 +26,7 @@ class Row:
         return self.record.status
 
     def end(self, completion: Completion) -> None:
-        """The execution has ended."""
+        """Record the end of the execution."""
         self.job = None
         self.record = replace(self.record, **completion.columns)
 
@@ -34,7 +34,7 @@ class Row:
 class MemoryExecutions:
     """The rows by their ids, and the history that is read of them.
 
-    While there is an `outage`, every server that reads or writes gets it, as from a database that is away.
+    While there is an `outage`, every server that reads or writes gets it, as from an unavailable database.
     """
 
     def __init__(self) -> None:
@@ -55,7 +55,7 @@ class MemoryExecutions:
     def add(self, row: Row) -> None:
         """Raises StorageError for an id that exists."""
         if row.record.id in self.rows:
-            raise StorageError(f"There is an execution {row.record.id} already.")
+            raise StorageError(f"The execution {row.record.id} exists already.")
         self.rows[row.record.id] = row
 
     def with_status(self, status: Status) -> list[Row]:

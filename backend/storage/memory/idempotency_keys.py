@@ -41,13 +41,13 @@ class MemoryIdempotencyKeys:
         return self.now_ms() - key.created_ms
 
     async def release(self, principal: str, key: str, execution: str) -> None:
-        """Give a key back: nothing was started. One that stands for another execution by now stays."""
+        """Release a key: nothing was started. A key that another execution has claimed meanwhile remains."""
         found = self._keys.get((principal, key))
         if found and found.execution == execution:
             del self._keys[principal, key]
 
     async def forget(self) -> None:
-        """Delete keys that are too old to come again."""
+        """Delete keys that are too old to be used again."""
         for place, key in list(self._keys.items()):
             if self._age(key) > KEPT:
                 del self._keys[place]

@@ -10,7 +10,7 @@ from backend.storage.identities import NAME_RULE, NO_USER, checked_name
 
 @dataclass(slots=True)
 class MemoryIdentities:
-    """The accounts and what they prove themselves with; see `SqlIdentities`. Times are Unix milliseconds."""
+    """The accounts and their credentials; see `SqlIdentities`. Times are Unix milliseconds."""
 
     now_ms: Callable[[], int]
     new_id: Callable[[], str]
@@ -43,11 +43,11 @@ class MemoryIdentities:
         return next((user for user in self._users.values() if user.name == name), None)
 
     async def names_of(self, ids: Iterable[str]) -> dict[str, str]:
-        """The names of accounts by their ids; what is no id of an account is left out."""
+        """The names of accounts by their ids; unknown ids are omitted."""
         return {id: self._users[id].name for id in ids if id in self._users}
 
     async def ids_of(self, names: Iterable[str]) -> dict[str, str]:
-        """The ids of accounts by their names; what is nobody's name is left out."""
+        """The ids of accounts by their names; unknown names are omitted."""
         wanted = set(names)
         return {user.name: user.id for user in self._users.values() if user.name in wanted}
 
@@ -56,25 +56,25 @@ class MemoryIdentities:
         return sorted(self._users.values(), key=lambda user: user.name)
 
     async def password_hash_of(self, name: str) -> tuple[User, str | None] | None:
-        """The account and the hash of its password, None where it has none; None for a name that nobody has."""
+        """The account and the hash of its password, None if it has none; None if no account has this name."""
         user = await self.user_named(name)
         return (user, self._passwords[user.id]) if user else None
 
     async def set_password(self, user_id: str, password_hash: str) -> bool:
-        """Set it, and end the access tokens that were issued before; False when there is no such account."""
+        """Set the password, and end the access tokens issued before; False if there is no such account."""
         if user := self._users.get(user_id):
             self._passwords[user_id] = password_hash
             self._users[user_id] = replace(user, valid_from_ms=self.now_ms())
         return user is not None
 
     async def set_disabled(self, user_id: str, disabled: bool) -> bool:
-        """Close or open an account; older access tokens end with both. False when there is no such account."""
+        """Disable or enable an account; either ends older access tokens. False when there is no such account."""
         if user := self._users.get(user_id):
             self._users[user_id] = replace(user, disabled=disabled, valid_from_ms=self.now_ms())
         return user is not None
 
     async def set_role(self, user_id: str, role: Role) -> bool:
-        """Change what an account may do, at once. False when there is no such account."""
+        """Change the role of an account; this takes effect at once. False when there is no such account."""
         if user := self._users.get(user_id):
             self._users[user_id] = replace(user, role=role)
         return user is not None
@@ -97,7 +97,7 @@ class MemoryIdentities:
     async def add_token(
         self, user_id: str, name: str, scopes: Iterable[Permission], secret_hash: bytes, expires_ms: int | None
     ) -> ApiToken:
-        """Add an API token. Raises ValueError for a bad name, no scopes, or an unknown user."""
+        """Add an API token. Raises ValueError for an invalid name, no scopes, or an unknown user."""
         granted = scopes_of(scopes_text(scopes))
         owner, name = self._known(user_id), checked_name(name)
         token = ApiToken(self.new_id(), owner.id, name, granted, self.now_ms(), expires_ms, None)
@@ -111,7 +111,7 @@ class MemoryIdentities:
         return user
 
     async def tokens(self, user_id: str | None = None) -> list[ApiToken]:
-        """The API tokens of an account, or all; the oldest first, ended ones too."""
+        """The API tokens of an account, or all; the oldest first, including ended ones."""
         found = (token for token in self._tokens.values() if user_id in (None, token.user_id))
         return sorted(found, key=lambda token: (token.created_ms, token.id))
 
@@ -136,7 +136,7 @@ class MemoryIdentities:
         self._links[secret_hash] = self._known(user_id).id, expires_ms
 
     async def take_link(self, secret_hash: bytes) -> User | None:
-        """Use up a login link: its account for the first who comes in time, None for all others."""
+        """Redeem a login link: returns its account the first time and before it expires, otherwise None."""
         user_id, expires_ms = self._links.pop(secret_hash, ("", 0))
         user = self._users.get(user_id)
         return user if user and not user.disabled and expires_ms > self.now_ms() else None

@@ -65,7 +65,7 @@ class MemoryProjects:
         metadata_only: bool | None = None,
         members: frozenset[str] | None = None,
     ) -> Project | None:
-        """Change what is given; the project as it then is, None when there is none."""
+        """Change the given fields; returns the changed project, None if there is none."""
         found = self._projects.get(id)
         if found is None:
             return None

@@ -11,7 +11,7 @@ from backend.core.recording.batches import after
 from backend.core.recording.digest import RecordingDigest
 from backend.core.recording.reader import Send
 
-BLOCK = 32 * 1024  # bytes a viewer gets at a time, unless one line is longer
+BLOCK = 32 * 1024  # bytes that a viewer gets at a time, unless one line is longer
 
 
 class MemoryRecording:
@@ -35,11 +35,11 @@ class MemoryRecording:
         self.append(line)
 
     def seal(self) -> RecordingDigest:
-        """What is stored until now."""
+        """The digest of what is stored so far."""
         return _seal(bytes(self._stored))
 
     def seal_before_end(self) -> RecordingDigest:
-        """What was stored before the last line."""
+        """The digest of what was stored before the last line."""
         return _seal(bytes(self._stored[: len(self._stored) - len(self._last)]))
 
     def last_message(self) -> dict[str, Any] | None:
@@ -48,13 +48,13 @@ class MemoryRecording:
         return message
 
     def discard(self) -> None:
-        """Delete what was only begun."""
+        """Delete a recording that was only begun."""
         self.live = False
         self._forget()
         self._wake()
 
     async def copy(self, send: Send, begin: int = 0, end: int | None = None) -> int:
-        """Send what is stored now between two places, in blocks of whole lines; the place behind what was sent."""
+        """Send what is stored now between two offsets, in blocks of complete lines; returns the offset reached."""
         stored = len(self._stored)
         while block := self._block(begin, stored if end is None else min(stored, end)):
             begin += len(block)
@@ -62,7 +62,7 @@ class MemoryRecording:
         return begin
 
     async def follow(self, after_seq: int, send: Send) -> None:
-        """Send blocks of whole stored lines numbered above `after_seq`, live, until the recording ends."""
+        """Send blocks of complete stored lines numbered above `after_seq`, live, until the recording ends."""
         offset = 0
         while True:
             live = self.live
@@ -77,7 +77,7 @@ class MemoryRecording:
                 return
 
     def _block(self, begin: int, end: int) -> bytes:
-        """Whole lines from `begin`: about BLOCK bytes, or one line where it is longer; empty at the end."""
+        """Complete lines from `begin`: about BLOCK bytes, or one line if it is longer; empty at the end."""
         cut = self._stored.rfind(b"\n", begin, min(end, begin + BLOCK)) + 1
         if cut == 0:
             cut = self._stored.find(b"\n", begin, end) + 1
@@ -106,7 +106,7 @@ class MemoryRecordings:
     def create(self, execution: str) -> MemoryRecording:
         """Begin a recording. Raises RecordingError for an id that has one."""
         if execution in self._recordings:
-            raise RecordingError("The recording cannot be begun: File exists.")
+            raise RecordingError("The recording cannot be created: File exists.")
         recording = MemoryRecording(lambda: self._recordings.pop(execution))
         self._recordings[execution] = recording
         return recording
@@ -116,12 +116,12 @@ class MemoryRecordings:
         return self._recordings.get(execution)
 
     def last_message(self, execution: str) -> dict[str, Any] | None:
-        """How a recording ended, empty where there is none; None while it is live."""
+        """How a recording ended, empty if there is none; None while it is live."""
         found = self.find(execution)
         return found.last_message() if found else {}
 
     def seal(self, execution: str) -> RecordingDigest | None:
-        """What a recording that has ended holds before its last line; None where there is none."""
+        """The digest of an ended recording without its last line; None if there is no recording."""
         found = self.find(execution)
         return found.seal_before_end() if found else None
 

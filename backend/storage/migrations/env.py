@@ -1,4 +1,4 @@
-"""Run by Alembic: the connection is handed in by `Database.migrate`."""
+"""Run by Alembic: the connection is passed in by `Database.migrate`."""
 
 from alembic import context
 
