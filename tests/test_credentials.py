@@ -45,7 +45,16 @@ JTI = "01BRZ3NDEKTSV4RRFFQ69G5FAV"
 CLAIMS = {"iss": "gatepost", "aud": "gatepost", "sub": ID, "jti": JTI, "iat": NOW, "exp": NOW + 3600}
 RSA = generate_private_key(65537, 2048)
 IDS = {"sub", "jti"}
-MISSING = object()
+
+
+class Missing:
+    """Stands for a claim that is left out."""
+
+    def __repr__(self) -> str:
+        return "missing"
+
+
+MISSING = Missing()
 DEEP = b'{"a":' * 600
 WRONG: tuple[Any, ...] = (None, "", "other", ["other"], {}, True, -1.5)
 

@@ -141,7 +141,7 @@ def filter_on(machine: str, network: bool, guarded: int | None, monkeypatch: pyt
 
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
 @pytest.mark.parametrize("network", [False, True])
-@pytest.mark.parametrize("guarded", [None, os.getpid()])
+@pytest.mark.parametrize("guarded", [None, os.getpid()], ids=["nothing", "us"])
 def test_the_filter_fits(machine: str, network: bool, guarded: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     program = filter_on(machine, network, guarded, monkeypatch)
     assert len(program) % 8 == 0
