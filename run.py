@@ -1,6 +1,6 @@
 """Set up and run Gatepost with nothing but Python: `python3 run.py`, `python3 run.py test`.
 
-Standard library only. Makes `.venv` beside this file, installs the pinned requirements into it when they or Python have
+Standard library only. Makes `.venv` next to this file, installs the pinned requirements into it when they or Python have
 changed, and hands over to `.venv/bin/python`.
 """
 
@@ -9,6 +9,7 @@ import hashlib
 import os
 import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -60,8 +61,8 @@ def main(arguments: Sequence[str]) -> int:
 def check_python(version: tuple[int, ...]) -> None:
     """Refuse a Python that is too old."""
     if version < OLDEST:
-        found, wanted = (".".join(map(str, each)) for each in (version, OLDEST))
-        raise SetupError(f"Python {wanted} or newer is needed, this is {found}. Try `python3.11 run.py`.")
+        found, oldest = (".".join(map(str, each)) for each in (version, OLDEST))
+        raise SetupError(f"Python {oldest} or newer is needed, this is {found}. Try `python3.11 run.py`.")
 
 
 def set_up(requirements: list[Path]) -> None:
@@ -69,12 +70,12 @@ def set_up(requirements: list[Path]) -> None:
     with alone(ROOT / ".venv.lock"):
         for file in requirements:
             stamp = VENV / f".installed-{file.parent.name if file == TEST else 'core'}"
-            wanted = fingerprint(file)
-            if stamp.exists() and stamp.read_text() == wanted:
+            current = fingerprint(file)
+            if stamp.exists() and stamp.read_text() == current:
                 continue
             make_venv()
             install(file)
-            stamp.write_text(wanted)
+            stamp.write_text(current)
 
 
 @contextmanager
@@ -90,8 +91,9 @@ def alone(path: Path) -> Iterator[None]:
 
 
 def fingerprint(file: Path) -> str:
-    """What an installation of `file` depends on."""
-    return f"{sys.version} {sys.executable} {hashlib.sha256(file.read_bytes()).hexdigest()}"
+    """What an installation of `file` depends on: not where Python is, which is another place when `.venv` runs this."""
+    python = (sys.implementation.name, sys.version, sysconfig.get_platform(), sysconfig.get_config_var("SOABI"))
+    return " ".join(map(str, (*python, hashlib.sha256(file.read_bytes()).hexdigest())))
 
 
 def python_of(venv: Path) -> Path:
@@ -100,7 +102,7 @@ def python_of(venv: Path) -> Path:
 
 
 def make_venv() -> None:
-    """Make `.venv`, anew when it is half made or of another Python."""
+    """Make `.venv`, again when it is half made or of another Python."""
     if works(python_of(VENV)):
         return
     print(f"Making {VENV.name} with Python {'.'.join(map(str, sys.version_info[:3]))} ...", file=sys.stderr, flush=True)
@@ -148,7 +150,7 @@ def install(file: Path) -> None:
 
 
 def tail(text: str) -> str:
-    """The last lines of what a program said."""
+    """The last lines of what a program printed."""
     return "\n".join(text.strip().splitlines()[-SHOWN_LINES:])
 
 

@@ -42,7 +42,32 @@ def test_setting_up_happens_once_and_again_after_a_change(project: Path, capfd: 
     assert said.count("Installed") == 2
 
 
-def test_a_half_made_environment_is_made_anew(project: Path) -> None:
+def test_the_interpreter_of_the_environment_finds_nothing_to_install(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed: list[Path] = []
+    monkeypatch.setattr(run, "make_venv", run.VENV.mkdir)
+    monkeypatch.setattr(run, "install", installed.append)
+    run.set_up([run.CORE])
+    monkeypatch.setattr(sys, "executable", str(run.python_of(run.VENV)))
+    run.set_up([run.CORE])
+    assert installed == [run.CORE]
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "value"),
+    [("sys", "version", "3.99"), ("sysconfig", "get_platform", lambda: "linux-z80")],
+    ids=["version", "platform"],
+)
+def test_another_python_installs_again(
+    project: Path, monkeypatch: pytest.MonkeyPatch, module: str, name: str, value: object
+) -> None:
+    before = run.fingerprint(run.CORE)
+    monkeypatch.setattr(f"{module}.{name}", value)
+    assert run.fingerprint(run.CORE) != before
+
+
+def test_a_half_made_environment_is_made_again(project: Path) -> None:
     (project / ".venv/bin").mkdir(parents=True)
     (project / ".venv/bin/python").write_text("broken")
     run.set_up([run.CORE])
@@ -83,7 +108,7 @@ def test_a_second_one_waits_for_the_first(project: Path, capsys: pytest.CaptureF
         ([], ["-m", "backend", "serve"], 1),
         (["--port", "1"], ["-m", "backend", "serve", "--port", "1"], 1),
         (["serve", "--port", "1"], ["-m", "backend", "serve", "--port", "1"], 1),
-        (["test", "-k", "x"], ["-m", "pytest", "-k", "x"], 2),
+        (["test", "-k", "x"], ["-m", "pytest", *run.WORKERS, "-k", "x"], 2),
         (["policy", "check", "ls"], ["-m", "backend", "policy", "check", "ls"], 1),
         (["setup"], None, 1),
         (["setup", "--test"], None, 2),
@@ -93,8 +118,13 @@ def test_verbs_are_handed_over(
     monkeypatch: pytest.MonkeyPatch, given: list[str], becomes: list[str] | None, files: int
 ) -> None:
     seen: list[object] = []
+
+    def become(arguments: list[str]) -> int:
+        seen.append(arguments)
+        return 0
+
     monkeypatch.setattr(run, "set_up", lambda requirements: seen.append(len(requirements)))
-    monkeypatch.setattr(run, "become", lambda arguments: seen.append(arguments) or 0)
+    monkeypatch.setattr(run, "become", become)
     assert run.main(given) == 0
     assert seen == [files, becomes] if becomes else [files]
 
