@@ -82,6 +82,12 @@ def test_every_setting_stands_in_the_table_with_its_default_and_meaning() -> Non
     assert set(rows) - {"name", "---"} == {str(field.alias) for field in Settings.model_fields.values()}
 
 
+def test_the_speed_in_the_readme_is_the_speed_that_was_measured() -> None:
+    (passage,) = re.findall(r"^- \*\*Fast\.\*\*.+$", (ROOT / "README.md").read_text(), re.M)
+    rows = re.findall(r"^\| `seq 1 1000000`.+? \|.*?, (\d+)x ", (ROOT / "docs/performance.md").read_text(), re.M)
+    assert re.findall(r"(\d+) times", passage) == rows[:2]
+
+
 def kinds(union: object) -> set[str]:
     return {
         kind for member in get_args(union) for kind in get_args(get_args(member)[0].model_fields["type"].annotation)
