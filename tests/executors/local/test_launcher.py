@@ -30,7 +30,7 @@ def test_without_a_cage_nothing_is_started(tmp_path: Path, monkeypatch: pytest.M
     for minimum in ("L2", "L0"):
         with folder() as workspace, pytest.raises(OSError, match="install it again"):
             Cage(CageLauncher(tmp_path, RUN_AS, minimum=minimum), workspace).run(["true"])
-    assert os.listdir("/proc/self/fd") == before
+    assert set(os.listdir("/proc/self/fd")) <= set(before)  # what an earlier test left may be closed meanwhile
 
 
 def test_a_spec_that_the_cage_refuses_is_an_error_of_every_program(cage: Cage) -> None:
