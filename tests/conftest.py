@@ -1,5 +1,6 @@
 """Fixtures: real servers for end-to-end tests, each ended with the test or module that asked for it."""
 
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def reachable(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Let the user that commands run as pass through the folders of the tests, which pytest closes for others."""
     base = tmp_path_factory.getbasetemp()
-    for folder in (base, base.parent):
+    shared = Path(tempfile.gettempdir()).resolve()
+    for folder in (base, *base.parents):
+        if folder == shared or shared.is_relative_to(folder):
+            break  # the folder of all temporary files is not ours
         folder.chmod(0o711)
 
 

@@ -47,7 +47,7 @@ class SqlAuditLog:
         checkpoint = self.queue.checkpoint
         anchor = await checkpoint.read() if checkpoint else None
         if anchor and (lost := await self._chain.lost(anchor)):
-            await self.record(Kind.CHAIN_BROKEN, ITSELF, "", {"anchor": str(anchor), "reason": lost})
+            await self.record(Kind.CHAIN_BROKEN, ITSELF, "", {"noted": str(anchor), "reason": lost})
 
     async def record(self, kind: Kind, actor: str, address: str, fields: Mapping[str, Any]) -> None:
         """Write an event that is not about a command: a login, a rejected request. Returns once it is durable."""

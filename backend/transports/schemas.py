@@ -39,7 +39,6 @@ class HistoryEntry(BaseModel):
     working_dir: str
     success: bool
     exit_code: int | None
-    signal: str | None
     duration_ms: int | None
     risk_level: str
     dry_run: bool
@@ -51,6 +50,7 @@ class HistoryEntry(BaseModel):
     peak_memory_bytes: int | None
     read_bytes: int | None
     written_bytes: int | None
+    signal: str | None
 
 
 def entry(record: Record) -> HistoryEntry:

@@ -58,7 +58,7 @@ async def test_the_anchor_follows_the_chain_and_a_start_without_it_is_on_record(
     await late.finish()
     verdict = await whole(database)
     assert verdict.breaks == (3,)
-    assert (await bodies(database))[-1]["anchor"] == str(noted)
+    assert (await bodies(database))[-1]["noted"] == str(noted)
     assert read_anchor(path) == verdict.head.end
 
 

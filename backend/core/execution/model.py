@@ -153,7 +153,7 @@ class Usage:
 
     @property
     def figures(self) -> dict[str, Any]:
-        """The fields of messages and rows; see `Figures`."""
+        """The fields of messages and rows; see `Complete`."""
         return {
             "cpu_ms": self.cpu_ms,
             "peak_memory_bytes": self.peak_memory,

@@ -221,18 +221,8 @@ class Problem(ExecutionMessage):
     rule: str
 
 
-class Figures(BaseModel):
-    """What an execution used and what confined it, on every wire. A new figure has its place here and in `Usage`."""
-
-    cpu_ms: int = 0
-    peak_memory_bytes: int = 0
-    read_bytes: int = 0
-    written_bytes: int = 0
-    protection: str | None = None
-
-
-class Complete(Figures, ExecutionMessage):
-    """The end of an execution."""
+class Complete(ExecutionMessage):
+    """The end of an execution. Its last fields are the figures of `Usage`."""
 
     type: Literal["complete"] = "complete"
     status: str
@@ -243,6 +233,11 @@ class Complete(Figures, ExecutionMessage):
     truncated: bool
     stdout_bytes: int
     stderr_bytes: int
+    cpu_ms: int = 0
+    peak_memory_bytes: int = 0
+    read_bytes: int = 0
+    written_bytes: int = 0
+    protection: str | None = None
     dry_run: bool | None = None
 
     def encode(self) -> bytes:

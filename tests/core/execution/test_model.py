@@ -10,14 +10,17 @@ from pydantic import TypeAdapter
 
 from backend.core.decisions import Decision
 from backend.core.execution.instructions import Instructions
-from backend.core.execution.model import Actor, Job, Status
+from backend.core.execution.model import NOTHING_USED, Actor, Job, Status
 from backend.core.policy.admit import Plan, admit
+from backend.core.recording.messages import Complete
 from backend.core.recording.writer import Recorder
 from backend.executors.local.launcher import CageLauncher
 from backend.executors.local.pipelines import LocalPipelines
 from backend.executors.local.places import LocalPlaces, LocalScope
 from backend.executors.local.run_as import find_owner
 from backend.policies.loader import load_profile
+from backend.storage.tables import executions
+from backend.transports.schemas import HistoryEntry
 from tests.executors.local.test_pipelines import Log
 
 JOB: TypeAdapter[Job] = TypeAdapter(Job)
@@ -77,3 +80,10 @@ def test_a_plan_knows_where_it_starts(tmp_path: Path) -> None:
     refused = admit("ls", scope, "..")
     assert isinstance(refused, Decision)
     assert refused.rule == "path.outside"
+
+
+def test_every_figure_of_an_execution_is_in_its_message_its_row_and_the_history() -> None:
+    figures = set(NOTHING_USED.figures)
+    assert figures <= set(Complete.model_fields)
+    assert figures <= set(executions.c.keys())
+    assert figures <= set(HistoryEntry.model_fields)
