@@ -81,7 +81,7 @@ CHANGES: list[tuple[Callable[[Path], Any], str]] = [
     (replaced(b'"rule":"allow.pyguard"', b'"rule":"allow.nothing"'), "was changed"),
     (continued, "continues after its end"),
     (ended_twice, "continues after its end"),
-    (replaced(b'"status":"succeeded"', b'"status":"failed"'), "ends otherwise"),
+    (replaced(b'"status":"succeeded"', b'"status":"failed"'), "ends differently"),
     (lambda path: path.write_bytes(path.read_bytes()[:40]), "is shorter than it was"),
     (linked, "cannot be compared"),
     (in_its_place(Path.mkdir), "cannot be compared"),
