@@ -15,7 +15,15 @@ from backend.core.execution.access import Owner, Relation, may_control, may_view
 from backend.core.execution.bus import ExecutionBus, Relay
 from backend.core.execution.model import Delivery, Instruction, Status, Stop
 from backend.core.execution.ownership import LEASE
-from backend.core.execution.refusals import forgotten, unavailable, uncontrolled, unknown, unreachable, unreadable
+from backend.core.execution.refusals import (
+    forgotten,
+    hidden,
+    unavailable,
+    uncontrolled,
+    unknown,
+    unreachable,
+    unreadable,
+)
 from backend.core.execution.registry import Execution
 from backend.core.execution.requests import Refused, Waiting
 from backend.core.execution.targets import OWN, Target, TargetRef
@@ -127,7 +135,7 @@ class ExecutionService:
     async def follow(self, who: Principal, id: str, after_seq: int, send: Send) -> Decision | None:
         """Send what an execution has recorded after `after_seq`, then what it records, until its end."""
         found = await self.recording(who, id)
-        return found if isinstance(found, Decision) else await found.follow(after_seq, send)
+        return hidden(found, id) if isinstance(found, Decision) else await found.follow(after_seq, send)
 
     async def follow_started(self, id: str, after_seq: int, send: Send) -> Decision | None:
         """The same for a client that has just started it: its output is the answer to its own request."""

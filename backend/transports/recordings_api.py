@@ -11,7 +11,7 @@ from slowapi import Limiter
 from backend.application.executions import ExecutionService, Recording
 from backend.core import ids
 from backend.core.decisions import Decision
-from backend.core.execution.refusals import unknown
+from backend.core.execution.refusals import hidden
 from backend.core.recording.asciicast import AsciicastWriter
 from backend.transports.dependencies import Access
 from backend.transports.problems import Problem
@@ -51,8 +51,7 @@ def recording_routes(access: Access, service: ExecutionService, limiter: Limiter
         """The recording so far: newline-delimited JSON messages, or an asciicast for a player."""
         found = await service.recording(await access.client(request), execution)
         if isinstance(found, Decision):
-            # Whether there was a recording once is no matter for a download: there is none.
-            raise Problem.of(unknown(execution) if found.rule == "execution.forgotten" else found)
+            raise Problem.of(hidden(found, execution))
         if format == "ndjson":
             return RecordingResponse(found, bytes, "application/x-ndjson", f"{execution}.ndjson")
         cast = AsciicastWriter(3 if version == "3" else 2)

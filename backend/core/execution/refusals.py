@@ -35,6 +35,11 @@ def forgotten(execution: str) -> Decision:
     return Decision.deny("execution.forgotten", reason, f"GET /api/executions/{execution} returns how it ended.")
 
 
+def hidden(problem: Decision, execution: str) -> Decision:
+    """The same to a client that only asks for a recording: that there was one is no matter."""
+    return unknown(execution) if problem.rule == "execution.forgotten" else problem
+
+
 def unreachable(execution: str) -> Decision:
     """Another server runs or stores the execution and does not answer."""
     reason = f"The server that runs or stores the execution {execution} does not answer."
