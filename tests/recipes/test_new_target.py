@@ -134,6 +134,7 @@ async def test_one_that_waits_can_be_cancelled_and_nothing_else(machines: House)
     for instruction in (Write(b"x"), Signal(SignalName.INT)):
         assert await machines.service.instruct(ANN, id, instruction) is Delivery.NOT_RUNNING
     following = asyncio.create_task(machines.service.follow(ANN, id, 0, forget))
+    await asyncio.sleep(0)  # it waits for an owner from here on
     assert await machines.service.instruct(ANN, id, Stop(StopReason.CANCELLED, ANN.name)) is Delivery.DELIVERED
     record = await machines.service.view(ANN, id)
     assert not isinstance(record, Decision)
