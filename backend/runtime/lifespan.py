@@ -43,9 +43,9 @@ def lifespan(server: Server) -> Callable[[FastAPI], AbstractAsyncContextManager[
             async with service.bus.joined(service.owner, service.folder, service.local):
                 jobs = _begin_jobs(server)
                 yield
-                for job in jobs:
-                    job.cancel()
                 await server.gateway.close()
+                for job in jobs:  # not before: the leases of what is ending are renewed until it has ended
+                    job.cancel()
             await stores.write_rest()
         finally:
             await stores.close()
