@@ -234,21 +234,25 @@ class ExecutionService:
         known = await self._relation(who, found.owner)
         if not may_control(who, known):
             return uncontrolled() if may_view(who, known) else unknown(id)
+        if found.record and found.record.status is Status.QUEUED and isinstance(instruction, Stop):
+            if await self._cancel_waiting(id, instruction):
+                return Delivery.DELIVERED
+            found = await self._find(id)  # a server has just claimed it
+        return await self._deliver(id, found, instruction)
+
+    async def _cancel_waiting(self, id: str, stop: Stop) -> bool:
+        """End an execution that has no owner yet."""
+        return await self.queue.cancel_queued(id, Completion(Status.CANCELLED, None, 0, stopped_by=stop.by))
+
+    async def _deliver(self, id: str, found: _Found, instruction: Instruction) -> Delivery | Decision:
         if found.live:
             return self.local.deliver(id, instruction)
         record = found.record
         if record is None:
             return unknown(id)
-        if record.status is Status.QUEUED and isinstance(instruction, Stop):
-            return await self._cancel_waiting(id, instruction)
         if record.status.is_final or record.owner in {None, self.owner}:
             return Delivery.NOT_RUNNING
         return await self.bus.instruct(record.owner or "", id, instruction)
-
-    async def _cancel_waiting(self, id: str, stop: Stop) -> Delivery:
-        """End an execution that has no owner yet. One that was claimed meanwhile is running."""
-        ended = await self.queue.cancel_queued(id, Completion(Status.CANCELLED, None, 0, stopped_by=stop.by))
-        return Delivery.DELIVERED if ended else Delivery.NOT_RUNNING
 
     def _is_here(self, found: _Found) -> bool:
         return found.record is None or found.record.folder == self.folder

@@ -7,6 +7,7 @@ from time import monotonic
 
 from backend.bus.link import Link
 from backend.bus.messages import Answer, Close, Credit, End, Instruct, RelayRequest, Result
+from backend.bus.progress import LAST_BLOCKS
 from backend.bus.relay import OutgoingRelay
 from backend.core.execution.bus import LocalExecutions
 from backend.core.execution.model import Delivery
@@ -34,6 +35,7 @@ class Answers:
         self._local = local
         self._delivered: dict[str, tuple[float, Delivery]] = {}
         self._relays: dict[str, Running] = {}
+        self._leaving = False
 
     def receive(self, asked: Asked) -> None:
         """Begin to answer a request, unless the requester no longer waits for the answer."""
@@ -51,8 +53,11 @@ class Answers:
                 self._relay(asked)
 
     async def close(self) -> None:
-        """Inform all requesters of recordings that this server is leaving."""
+        """Inform the requesters of recordings that this server is leaving, except those whose recording ends soon."""
+        self._leaving = True
         running = [each.task for each in self._relays.values()]
+        if running:
+            await asyncio.wait(running, timeout=LAST_BLOCKS)
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
@@ -74,16 +79,16 @@ class Answers:
         self._stop(asked.replaces)
         if asked.id in self._relays:
             return  # it arrived twice
-        if len(self._relays) >= RELAYS:
-            self._link.start(self._refuse(asked))
+        if self._leaving or len(self._relays) >= RELAYS:
+            self._link.start(self._refuse(asked, Result.AWAY if self._leaving else Result.BUSY))
             return
         relay = OutgoingRelay(self._link, self._local, asked)
         task = self._link.start(relay.run())
         self._relays[asked.id] = Running(relay, task)
         task.add_done_callback(partial(self._forget, asked.id))
 
-    async def _refuse(self, asked: RelayRequest) -> None:
-        await self._link.push(asked.reply, End(asked.id, 0, Result.BUSY))
+    async def _refuse(self, asked: RelayRequest, why: Result) -> None:
+        await self._link.push(asked.reply, End(asked.id, 0, why))
 
     def _stop(self, id: str) -> None:
         if running := self._relays.get(id):

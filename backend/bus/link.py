@@ -71,6 +71,7 @@ class Link:
         self.tried = asyncio.Event()
         self.closed = False
         self._addresses = [f"gatepost:bus:at:{address}" for address in addresses]
+        self._withdrawn = False
         self._inbox = _inbox(self.id)
         self._report = report
         self._commands = _client(arguments, COMMANDS, retries=1)
@@ -151,7 +152,8 @@ class Link:
         asked = monotonic()
         now = _seconds((await _execute(self._reading, ("TIME",)))[0])
         self._offset = now - asked
-        await _execute(self._reading, *(command for key in self._addresses for command in self._presence(key, now)))
+        keys = [] if self._withdrawn else self._addresses
+        await _execute(self._reading, *(command for key in keys for command in self._presence(key, now)))
         self._announce_at = asked + ANNOUNCE_EVERY
         self._found()
 
@@ -185,9 +187,10 @@ class Link:
             await self._ask(("DEL", *wrong))
 
     async def withdraw(self) -> None:
-        """Withdraw the presence of this server."""
+        """Withdraw the presence of this server. Its inbox is still read until the link is closed."""
+        self._withdrawn = True
         if self.up.is_set():
-            await self._ask(*(("ZREM", key, self.id) for key in self._addresses), ("DEL", self._inbox))
+            await self._ask(*(("ZREM", key, self.id) for key in self._addresses))
 
     async def close(self) -> None:
         """End all tasks that were started, and all connections once they are idle."""

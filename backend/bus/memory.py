@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
-from backend.bus.progress import CopyProgress, FollowProgress
+from backend.bus.progress import LAST_BLOCKS, CopyProgress, FollowProgress
 from backend.core.execution.bus import LocalExecutions, Relay
 from backend.core.execution.model import Delivery, Instruction
 from backend.core.recording.reader import Send
@@ -19,21 +19,26 @@ class Seat:
     def __init__(self, local: LocalExecutions) -> None:
         self.local = local
         self._left = asyncio.Event()
+        self._relays: set[asyncio.Task[Any]] = set()
 
-    def leave(self) -> None:
-        """End all relays."""
+    async def leave(self) -> None:
+        """End all relays, after a moment in which those of ended recordings are completed."""
+        if self._relays:
+            await asyncio.wait(self._relays, timeout=LAST_BLOCKS)
         self._left.set()
 
     async def relay(self, work: Coroutine[Any, Any, T], sending: asyncio.Lock) -> T | None:
         """The result of the work; None when the server has left. The block that is being sent, under the lock, arrives first."""
         loop = asyncio.get_running_loop()
         working, leaving = loop.create_task(work), loop.create_task(self._left.wait())
+        self._relays.add(working)
         try:
             await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
             if not working.done():
                 await sending.acquire()
             return working.result() if working.done() else None
         finally:
+            self._relays.discard(working)
             working.cancel()
             leaving.cancel()
             await asyncio.gather(working, leaving, return_exceptions=True)
@@ -55,13 +60,13 @@ class MemoryBus:
             yield
         finally:
             for address in (owner, folder):
-                self._leave(address, seat)
+                self._remove(address, seat)
+            await seat.leave()
 
-    def _leave(self, address: str, seat: Seat) -> None:
+    def _remove(self, address: str, seat: Seat) -> None:
         self._seats[address].remove(seat)
         if not self._seats[address]:
             del self._seats[address]
-        seat.leave()
 
     async def instruct(self, owner: str, execution: str, instruction: Instruction) -> Delivery:
         """Deliver an instruction to an execution of the server `owner`."""

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from backend.core.recording.batches import after, first_seq, last_seq
 from backend.core.recording.reader import Send
 
+# Seconds that a server which leaves lets its relays go on: what it ran has just ended, and viewers elsewhere get the end.
+LAST_BLOCKS = 1.0
+
 
 @dataclass(slots=True)
 class FollowProgress:

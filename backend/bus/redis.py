@@ -96,10 +96,12 @@ class RedisBus:
 
 
 async def _leave(joined: Joined, reading: "asyncio.Task[None]") -> None:
+    await joined.link.withdraw()
+    # Its inbox is read meanwhile, since requesters of recordings have to say that there may be more.
+    await joined.answers.close()
     reading.cancel()
     await asyncio.gather(reading, return_exceptions=True)
-    await joined.link.withdraw()
-    await joined.answers.close()
+    await joined.link.withdraw()  # should it just have announced itself
     await joined.link.close()
     joined.requests.interrupted()
     if not reading.cancelled():

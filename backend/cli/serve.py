@@ -69,6 +69,8 @@ def _server_class(base: Any) -> Any:
                 await super()._serve(sockets)
 
         async def shutdown(self, sockets: Any = None) -> None:
+            # First of all, so that viewers receive the end of what ran before their connections are closed.
+            await self.config.app.state.gateway.close()
             await super().shutdown(sockets)
             # uvicorn would raise the signal once more, so that an orderly end looked like a crash.
             self._captured_signals.clear()

@@ -43,9 +43,8 @@ def lifespan(server: Server) -> Callable[[FastAPI], AbstractAsyncContextManager[
             async with service.bus.joined(service.owner, service.folder, service.local):
                 jobs = _begin_jobs(server)
                 yield
-                await server.gateway.close()
-                for job in jobs:  # not before: the leases of what is ending are renewed until it has ended
-                    job.cancel()
+                await server.gateway.close()  # its leases are still extended meanwhile
+                await _end_jobs(jobs)
             await stores.write_rest()
         finally:
             await stores.close()
@@ -70,6 +69,13 @@ def _begin_jobs(server: Server) -> list[asyncio.Task[None]]:
         cut_audit_often(settings, stores),
     )
     return [asyncio.create_task(job) for job in work]
+
+
+async def _end_jobs(jobs: list[asyncio.Task[None]]) -> None:
+    """Wait for their end, so that none of them uses a database that is closed."""
+    for job in jobs:
+        job.cancel()
+    await asyncio.gather(*jobs, return_exceptions=True)
 
 
 async def _first_admin(stores: Stores) -> str:

@@ -94,7 +94,7 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
         max_body_size=BODY_LIMIT,
     )
-    app.state.stores, app.state.guard = house.stores, house.guard
+    app.state.stores, app.state.guard, app.state.gateway = house.stores, house.guard, house.gateway
     access = Access(
         security=security,
         audit=house.stores.audit,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from backend.bus.progress import LAST_BLOCKS
 from backend.core.execution.bus import Relay
 from backend.core.execution.model import (
     CloseInput,
@@ -243,6 +244,39 @@ async def test_a_server_that_leaves_is_unreachable_at_once(new_bus: NewBus, loca
         assert local.following == 0
     recording.end()
     assert viewer.numbers == [1]
+
+
+async def test_what_ends_as_its_server_leaves_arrives_to_its_end(new_bus: NewBus, local: Local, other: Local) -> None:
+    recording, viewer, bus = Recording(local.recordings), Viewer(), new_bus()
+    async with bus.joined("owner-2", "folder-2", other):
+        async with new_bus().joined(OWNER, FOLDER, local):
+            watching = asyncio.create_task(bus.follow(FOLDER, ID, 0, viewer.send))
+            await viewer.until("started")
+            for _ in range(50):  # more than is on its way at once
+                recording.write(LINE * 200)
+            recording.end()
+        async with asyncio.timeout(BOUND):
+            assert await watching is Relay.ENDED
+    assert viewer.received == stored(local)
+
+
+async def test_a_viewer_that_does_not_read_holds_no_server_up(new_bus: NewBus, local: Local, other: Local) -> None:
+    recording, bus, reading = Recording(local.recordings), new_bus(), asyncio.Event()
+    for _ in range(50):
+        recording.write(LINE * 200)
+    recording.end()
+
+    async def send(block: bytes) -> None:
+        await reading.wait()
+
+    async with bus.joined("owner-2", "folder-2", other):
+        async with asyncio.timeout(LAST_BLOCKS + 3):
+            async with new_bus().joined(OWNER, FOLDER, local):
+                watching = asyncio.create_task(bus.follow(FOLDER, ID, 0, send))
+                await local.until_following(1)
+        assert not watching.done()
+        watching.cancel()
+        await asyncio.wait({watching})
 
 
 async def test_another_server_of_the_folder_goes_on(

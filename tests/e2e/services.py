@@ -71,12 +71,20 @@ async def clients(service: Service) -> AsyncIterator[list[httpx.AsyncClient]]:
             await api.aclose()
 
 
-async def messages_of(api: httpx.AsyncClient, execution: str, after: int = 0) -> list[dict[str, Any]]:
-    """The messages of an execution to its end."""
+async def messages_of(
+    api: httpx.AsyncClient, execution: str, after: int = 0, begun: asyncio.Event | None = None
+) -> list[dict[str, Any]]:
+    """The messages of an execution to its end. `begun` is set when the first one has arrived."""
     headers = {"Last-Event-ID": str(after)} if after else {}
+    messages = []
     async with api.stream("GET", f"/api/executions/{execution}/events", headers=headers) as stream:
         assert stream.status_code == 200, await stream.aread()
-        return [json.loads(line[6:]) async for line in stream.aiter_lines() if line.startswith("data: ")]
+        async for line in stream.aiter_lines():
+            if line.startswith("data: "):
+                messages.append(json.loads(line[6:]))
+                if begun:
+                    begun.set()
+    return messages
 
 
 async def until_said(server: Server, execution: str, text: str = "up") -> None:

@@ -94,6 +94,35 @@ async def test_long_output_comes_whole_through_another_server(service: Service) 
         assert part["total_size"] == sum(len(line) + 1 for line in lines)
 
 
+async def test_a_server_that_stops_sends_the_end_of_what_it_ran_to_all_viewers(service: Service) -> None:
+    async with clients(service) as (_, second, third):
+        execution = await begin(third, "echo up; sleep 7301")
+        await until_said(service.servers[2], execution)
+        async with terminal(service.servers[2]) as visitor:
+            own = (await visitor.start("cat"))["execution"]
+            views = [(second, execution), (third, execution), (second, own)]
+            begun = [asyncio.Event() for _ in views]
+            following = [
+                asyncio.create_task(messages_of(api, id, begun=event))
+                for (api, id), event in zip(views, begun, strict=True)
+            ]
+            async with asyncio.timeout(10):
+                for event in begun:
+                    await event.wait()
+            await asyncio.to_thread(service.servers[2].stop)
+            end = await visitor.until("complete")
+        seen = await asyncio.gather(*following)
+    assert seen[0] == seen[1]
+    for messages in (*seen, end):
+        assert [(message["type"], message.get("rule")) for message in messages[-2:]] == [
+            ("error", "server.stopping"),
+            ("complete", None),
+        ]
+        assert messages[-1]["status"] == "cancelled"
+        assert messages[-1]["seq"] == messages[-2]["seq"] + 1
+    service.start(2)
+
+
 async def test_a_server_that_dies_loses_what_it_ran_when_its_lease_ends(service: Service) -> None:
     async with clients(service) as (_, second, third):
         execution = await begin(third, "echo up; sleep 7302")

@@ -111,14 +111,15 @@ class Lifecycle:
         """Open the recording and the audit, then run. If it raises RecordingError or StorageError, nothing runs."""
         attempt = self.attempt(request, plan.decision, plan.argvs)
         log = self.recordings.create(attempt.id)
+        execution = Execution(attempt.id, request, plan, attempt, log, Instructions(stdin=request.stdin))
+        self.registry.add(execution)  # now: as soon as it is on record, any server may send it an instruction
         try:
             await self.log.open(attempt)
         except StorageError:
+            self.registry.remove(execution)
             log.discard()
             raise
         recorder = Recorder(attempt.id, log, self.clock.monotonic, mask=self.mask, muted=request.hides_output)
-        execution = Execution(attempt.id, request, plan, attempt, log, Instructions(stdin=request.stdin))
-        self.registry.add(execution)
         self.observer.started(execution)
         execution.watch_for_viewers()
         execution.task = asyncio.create_task(self._run(execution, recorder, on_end))

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 from backend.core.audit.attempts import Attempt
@@ -15,6 +15,7 @@ from backend.core.recording.writer import RecordingLog
 FIRST_VIEWER = (
     1.0  # seconds that the client which started a command has to begin viewing, however short the grace period
 )
+LAST_LOOK = 1.0  # seconds that viewers have to receive the end of an execution before the server stops further
 
 
 @dataclass(slots=True, eq=False)
@@ -28,6 +29,7 @@ class Execution:
     log: RecordingLog
     instructions: Instructions
     viewers: int = 0
+    unviewed: asyncio.Event = field(default_factory=asyncio.Event)
     running: bool = True
     task: asyncio.Task[None] | None = None
     abandon: asyncio.TimerHandle | None = None
@@ -41,13 +43,21 @@ class Execution:
     def viewed(self) -> Iterator[None]:
         """Count a viewer."""
         self.viewers += 1
+        self.unviewed.clear()
         self._keep()
         try:
             yield
         finally:
             self.viewers -= 1
+            if not self.viewers:
+                self.unviewed.set()
             if not self.viewers and self.running and not self.request.detached:
                 self._stop_after(self.request.target.limits.detach_grace)
+
+    async def seen(self) -> None:
+        """Wait until no viewer is left."""
+        if self.viewers:
+            await self.unviewed.wait()
 
     def ended(self) -> None:
         """The executor has returned."""
@@ -55,6 +65,7 @@ class Execution:
         self._keep()
 
     def _stop_after(self, seconds: float) -> None:
+        self._keep()
         loop = asyncio.get_running_loop()
         self.abandon = loop.call_later(seconds, self.instructions.stop, StopReason.ABANDONED)
 
@@ -93,7 +104,10 @@ class Registry:
             self.live[execution].instructions.stop(reason)
 
     async def stop_all(self, reason: StopReason) -> None:
-        """Stop all executions and wait until they have ended."""
+        """Stop all executions, and wait until they have ended and, for a moment, until their viewers have received it."""
         while running := list(self.live.values()):
             self.stop(frozenset(self.live), reason)
             await asyncio.gather(*(execution.task for execution in running if execution.task))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LAST_LOOK):
+                    await asyncio.gather(*(execution.seen() for execution in running))
