@@ -73,7 +73,7 @@ class Quiet:
 
 @dataclass(slots=True)
 class Speaker:
-    """Runs lines by saying their words; `sleep` runs until it is stopped and says which signals it gets."""
+    """Runs lines by saying their words; `cat` runs until it is stopped and says which signals it gets."""
 
     output: RecordingWriter | None = None
     stopped: asyncio.Event = field(default_factory=asyncio.Event)
@@ -82,7 +82,7 @@ class Speaker:
         self.output = output
         data = f"{' '.join(job.plan.argvs[0][1:])}\n".encode()
         output.lines("stdout", encode_lines(data))
-        if job.plan.program == "sleep":
+        if job.plan.program == "cat":
             with instructions.received_by(self):
                 await self.stopped.wait()
             return stopped_outcome(instructions.reason or StopReason.CANCELLED, "SIGTERM", 143, len(data), 0)
@@ -123,6 +123,7 @@ class Shared:
     executions: MemoryExecutions
     audit: MemoryAuditLog
     projects: MemoryProjects
+    keys: MemoryIdempotencyKeys
     bus: MemoryBus
 
 
@@ -160,13 +161,14 @@ def shared() -> Shared:
     def new_id() -> str:
         return ulid(now(), next(numbers))
 
-    identities = MemoryIdentities(now, new_id)
+    identities, executions = MemoryIdentities(now, new_id), MemoryExecutions()
     return Shared(
         clock=now,
         new_id=new_id,
-        executions=MemoryExecutions(),
+        executions=executions,
         audit=MemoryAuditLog(lambda: "2026-01-02T03:04:05Z", new_id),
         projects=MemoryProjects(identities, now, new_id),
+        keys=MemoryIdempotencyKeys(executions, now),
         bus=MemoryBus(),
     )
 
@@ -189,9 +191,8 @@ def build(common: Shared, *, slots: int = 8) -> House:
         limits=ExecutionLimits(10, 20, 10_000, 10),
         load_profile=load_profile,
     )
-    keys = MemoryIdempotencyKeys(common.executions, common.clock)
     service = ExecutionService(
-        submission=Submission(gateway, resolver, keys, common.new_id),
+        submission=Submission(gateway, resolver, common.keys, common.new_id),
         history=common.executions,
         projects=common.projects,
         tokens=ValidTokens(),
