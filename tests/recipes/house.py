@@ -5,6 +5,7 @@ import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -34,7 +35,7 @@ from backend.core.policy.files import FileView, Unseen
 from backend.core.policy.profile import Profile
 from backend.core.recording.lines import encode_lines
 from backend.core.recording.writer import RecordingWriter
-from backend.policies.loader import load_profile
+from backend.policies import loader
 from backend.storage.limiter import MovingWindow
 from backend.storage.memory.audit_log import MemoryAuditLog
 from backend.storage.memory.execution_log import MemoryExecutionLog, MemoryOwnership
@@ -144,6 +145,7 @@ class House:
 
 
 JOB: TypeAdapter[Job] = TypeAdapter(Job)
+load_profile = cache(loader.load_profile)  # a profile does not change, and every test builds servers with it
 
 
 def encode(job: Job) -> str:
