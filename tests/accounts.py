@@ -2,13 +2,13 @@
 
 import os
 import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import httpx
 
+from tests import preloaded
 from tests.serving import ROOT, Server
 
 
@@ -22,8 +22,7 @@ def gatepost(
         "GATEPOST_DATA_DIR": str(folder / "data"),
         **(env or {}),
     }
-    command = [sys.executable, "-m", "backend", *words]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    done = preloaded.run(words, folder, environment)
     assert code is None or done.returncode == code, done.stdout + done.stderr
     return done
 

@@ -14,9 +14,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests import preloaded
+from tests.preloaded import Process
+
 ROOT = Path(__file__).parent.parent
 START_BOUND = 15.0  # seconds
 STOP_BOUND = 10.0  # seconds; what a platform gives a process between SIGTERM and SIGKILL
+
+PROGRAM = [sys.executable, "-m", "backend", "serve"]  # for tests that look at what a server was started with
 
 # `pyguard WORDS` runs WORDS as they are, so that a test can run what the profile does not list.
 ANY_PROGRAM = {
@@ -53,7 +58,7 @@ class Answer:
 class Server:
     """A server that runs, with its logs in `folder`."""
 
-    process: subprocess.Popen[bytes]
+    process: Process
     folder: Path
     data_dir: Path
     port: int
@@ -131,10 +136,12 @@ class Server:
 def start(
     folder: Path, env: Mapping[str, str] | None = None, command: list[str] | None = None, cwd: Path | None = None
 ) -> Server:
-    """Start a server whose data lies in `folder`, and wait until it answers. It gets nothing of our environment."""
+    """Start a server whose data lies in `folder`, and wait until it answers. It gets nothing of our environment.
+
+    Without a `command` it is forked from a process that has imported everything.
+    """
     folder.chmod(0o711)  # commands run as another user where the tests are root
     port = _free_port()
-    words = command or [sys.executable, "-m", "backend", "serve"]
     environment = {
         "PATH": os.environ["PATH"],
         "PYTHONPATH": str(ROOT),
@@ -142,15 +149,8 @@ def start(
         "PORT": str(port),
         **(env or {}),
     }
-    with (folder / "stdout.log").open("ab") as out, (folder / "stderr.log").open("ab") as err:
-        process = subprocess.Popen(
-            [word.replace("PORT", str(port)) for word in words],
-            cwd=cwd or folder,  # not the repository: a developer's .env stays out
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=err,
-        )
+    words = [word.replace("PORT", str(port)) for word in command or ()]
+    process = _begin(words, cwd or folder, environment, folder)  # not the repository: a developer's .env stays out
     server = Server(process, folder, folder / "data", port)
     try:
         wait_until(lambda: _answers(server), "the server's /health", START_BOUND)
@@ -161,6 +161,18 @@ def start(
     return server
 
 
+def _begin(words: list[str], cwd: Path, environment: Mapping[str, str], logs: Path) -> Process:
+    """Start a command, `backend serve` without one, with its output in `logs`."""
+    with (
+        (logs / "stdout.log").open("ab") as out,
+        (logs / "stderr.log").open("ab") as err,
+        Path(os.devnull).open("rb") as none,
+    ):
+        if not words:
+            return preloaded.start(["serve"], cwd, environment, (none, out, err))
+        return subprocess.Popen(words, cwd=cwd, env=environment, stdin=none, stdout=out, stderr=err)
+
+
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -168,7 +180,8 @@ def _free_port() -> int:
 
 
 def _answers(server: Server) -> bool:
-    assert server.process.poll() is None, f"the server ended with {server.process.returncode}"
+    code = server.process.poll()
+    assert code is None, f"the server ended with {code}"
     try:
         return server.get("/health").status == 200
     except OSError:
@@ -176,7 +189,7 @@ def _answers(server: Server) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Process:
+class Seen:
     """A process as /proc shows it. `state` Z is one that ended and that nobody has waited for."""
 
     pid: int
@@ -186,7 +199,7 @@ class Process:
     environment: str
 
 
-def _process(pid: int) -> Process | None:
+def _process(pid: int) -> Seen | None:
     place = Path(f"/proc/{pid}")
     try:
         name, _, rest = (place / "stat").read_text().partition("(")[2].rpartition(")")
@@ -195,20 +208,20 @@ def _process(pid: int) -> Process | None:
         environment = (place / "environ").read_bytes().decode(errors="replace")
     except (OSError, ValueError):
         return None
-    return Process(pid, int(parent), state, command or name, environment)
+    return Seen(pid, int(parent), state, command or name, environment)
 
 
-def all_processes() -> dict[int, Process]:
+def all_processes() -> dict[int, Seen]:
     """Every process of this machine that can be seen."""
     found = (_process(int(entry)) for entry in os.listdir("/proc") if entry.isdigit())
     return {process.pid: process for process in found if process}
 
 
-def processes_of(server: Server, mark: str = "") -> list[Process]:
+def processes_of(server: Server, mark: str = "") -> list[Seen]:
     """What runs for a server: its descendants, zombies too, and whatever has its workspace or `mark` on it."""
     everything = all_processes()
 
-    def belongs(process: Process) -> bool:
+    def belongs(process: Seen) -> bool:
         if process.pid == server.pid or process.pid == os.getpid():
             return False
         if process.state != "Z" and str(server.workspace) in process.environment:
@@ -225,7 +238,7 @@ def processes_of(server: Server, mark: str = "") -> list[Process]:
     return [process for process in everything.values() if belongs(process)]
 
 
-def clean_up(processes: list[Process]) -> None:
+def clean_up(processes: list[Seen]) -> None:
     """End what a test left on purpose, each by its pid."""
     for process in processes:
         with suppress(ProcessLookupError):

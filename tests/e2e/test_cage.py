@@ -20,15 +20,14 @@ from tests.client import Terminal, output, terminal
 from tests.conftest import StartServer
 from tests.e2e.open_gate import attack, give, open_policy
 from tests.needs import need
-from tests.serving import Process, Server, all_processes, clean_up, processes_of, wait_until
+from tests.serving import PROGRAM, Seen, Server, all_processes, clean_up, processes_of, wait_until
 from tests.storage.conftest import SERVER as POSTGRESQL
 from tests.storage.conftest import postgresql as postgresql
 
 HERE = Path(__file__).parent
-SERVE = [sys.executable, "-m", "backend", "serve"]
 NO_COMPILER = [sys.executable, str(HERE / "without_compiler.py"), "serve"]
 NO_CAGE = [sys.executable, str(HERE / "without_cage.py"), "serve"]
-UNLOCKED = [sys.executable, str(HERE / "without_landlock.py"), *SERVE]
+UNLOCKED = [sys.executable, str(HERE / "without_landlock.py"), *PROGRAM]
 SECRETS = {
     "ANTHROPIC_API_KEY": "planted-anthropic-5f2e",
     "GATEPOST_SECRET_KEY": "planted-secret-key-that-is-32-bytes-long",
@@ -76,9 +75,9 @@ def planted(request: pytest.FixtureRequest, begin: Begin) -> Iterator[Server]:
         uri = postgres.get_uri(database=name)
         secret = uri.replace("postgres:@", "postgres:planted-password@")
         assert secret != uri
-        yield begin({"DATABASE_URL": secret})
+        yield begin({"DATABASE_URL": secret}, PROGRAM)
     else:
-        yield begin()
+        yield begin(command=PROGRAM)
 
 
 def _pids(server: Server) -> str:
@@ -175,7 +174,7 @@ attempt("by link", lambda: read("there/secret"))
     assert [path.name for path in other.iterdir()] == ["secret"]
 
 
-def _named(server: Server, command: str) -> list[Process]:
+def _named(server: Server, command: str) -> list[Seen]:
     return [process for process in processes_of(server) if process.command == command]
 
 
@@ -280,7 +279,7 @@ def _kept(server: Server, execution: str) -> tuple[str, list[dict[str, Any]]]:
     return level, [event for event in events if event["kind"] == "finished"]
 
 
-@pytest.mark.parametrize(("command", "level"), [(SERVE, "L2"), (UNLOCKED, "L1")])
+@pytest.mark.parametrize(("command", "level"), [(PROGRAM, "L2"), (UNLOCKED, "L1")])
 async def test_every_execution_tells_the_level_that_was_applied(begin: Begin, command: list[str], level: str) -> None:
     server = begin({"GATEPOST_PROTECTION_MINIMUM": "L1"}, command)
     lines = ("echo ok", "bash -c 'exit 3'", "bash -c 'kill -9 $$'", "echo a | cat > file", "sleep 600", "yes")

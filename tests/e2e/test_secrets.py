@@ -6,7 +6,7 @@ import pytest
 
 from tests.client import Terminal, output, terminal
 from tests.conftest import StartServer
-from tests.serving import Process, Server, processes_of, wait_until
+from tests.serving import PROGRAM, Seen, Server, processes_of, wait_until
 
 KEYS = {"ANTHROPIC_API_KEY": "canary-anthropic-5f2e", "GROQ_API_KEY": "canary-groq-81bc"}
 OTHERS = {
@@ -19,10 +19,10 @@ BEARER = {"Authorization": f"Bearer {OTHERS['GATEPOST_ACCESS_TOKEN']}"}
 
 @pytest.fixture
 def secretive(start_server: StartServer) -> Server:
-    return start_server({**KEYS, **OTHERS})
+    return start_server({**KEYS, **OTHERS}, command=PROGRAM)
 
 
-def _cats(server: Server) -> list[Process]:
+def _cats(server: Server) -> list[Seen]:
     return [process for process in processes_of(server) if process.command == "cat"]
 
 

@@ -1,0 +1,198 @@
+"""`python -m backend` as a fork of a process that has imported it already: imports take most of the time of a start.
+
+What a process is started with (its command line, its environment in /proc) is that of the preloaded one. A test that looks
+at these starts the program itself.
+"""
+
+import atexit
+import gc
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from threading import Lock
+from typing import IO, Protocol
+
+ROOT = Path(__file__).parent.parent
+REQUEST_LIMIT = 1 << 20  # bytes
+LOADED = (
+    "asyncpg",
+    "backend.cli.main",
+    "backend.runtime.wiring",
+    "sqlalchemy.dialects.postgresql.asyncpg",
+    "sqlalchemy.dialects.sqlite",
+    "uvicorn",
+    "uvicorn.lifespan.off",
+    "uvicorn.protocols.http.h11_impl",
+    "uvicorn.protocols.websockets.websockets_sansio_impl",
+)
+
+
+class Process(Protocol):
+    """What tests use of a process, as in `subprocess.Popen`."""
+
+    @property
+    def pid(self) -> int: ...
+
+    def poll(self) -> int | None: ...
+
+    def wait(self, timeout: float | None = None) -> int: ...
+
+    def send_signal(self, sig: int) -> None: ...
+
+    def kill(self) -> None: ...
+
+
+@dataclass(slots=True)
+class Preloaded:
+    """The preloaded process, asked over a socket."""
+
+    process: "subprocess.Popen[bytes]"
+    asked: socket.socket
+    lock: Lock = field(default_factory=Lock)
+
+    def ask(self, request: object, descriptors: Sequence[int] = ()) -> int:
+        """One request and its answer."""
+        with self.lock:
+            socket.send_fds(self.asked, [json.dumps(request).encode()], descriptors)
+            return int(self.asked.recv(64))
+
+    def close(self) -> None:
+        """End it; what it has started goes on."""
+        self.asked.close()
+        self.process.wait()
+
+
+@dataclass(slots=True)
+class Fork:
+    """A process that the preloaded one has started."""
+
+    preloaded: Preloaded
+    pid: int
+    returncode: int | None = None
+    _handle: int = -1
+
+    def __post_init__(self) -> None:
+        self._handle = os.pidfd_open(self.pid)
+
+    def poll(self) -> int | None:
+        """The exit code, None while it runs."""
+        return self._ended(0)
+
+    def wait(self, timeout: float | None = None) -> int:
+        """The exit code. Raises subprocess.TimeoutExpired."""
+        code = self._ended(timeout)
+        if code is None:
+            raise subprocess.TimeoutExpired("backend", timeout or 0)
+        return code
+
+    def send_signal(self, sig: int) -> None:
+        """Send a signal, unless it has ended."""
+        if self.poll() is None:
+            signal.pidfd_send_signal(self._handle, sig)
+
+    def kill(self) -> None:
+        """Send SIGKILL."""
+        self.send_signal(signal.SIGKILL)
+
+    def _ended(self, timeout: float | None) -> int | None:
+        if self.returncode is None:
+            poll = select.poll()
+            poll.register(self._handle, select.POLLIN)
+            if poll.poll(None if timeout is None else timeout * 1000):
+                self.returncode = self.preloaded.ask(["reap", self.pid])
+                os.close(self._handle)
+        return self.returncode
+
+
+@cache
+def preloaded() -> Preloaded:
+    """The preloaded process of this one. Raises nothing: what cannot be loaded is seen at the first start."""
+    ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
+    words = [sys.executable, "-m", "tests.preloaded", str(its.fileno())]
+    process = subprocess.Popen(words, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, pass_fds=[its.fileno()])
+    its.close()
+    found = Preloaded(process, ours)
+    atexit.register(found.close)
+    return found
+
+
+def start(
+    words: Sequence[str],
+    cwd: Path,
+    env: Mapping[str, str],
+    files: tuple[IO[bytes], IO[bytes], IO[bytes]],
+) -> Fork:
+    """Start `python -m backend WORDS` with these standard streams."""
+    origin = preloaded()
+    request = ["start", list(words), str(cwd), dict(env)]
+    return Fork(origin, origin.ask(request, [file.fileno() for file in files]))
+
+
+def run(
+    words: Sequence[str], cwd: Path, env: Mapping[str, str], entered: str = ""
+) -> "subprocess.CompletedProcess[str]":
+    """Run `python -m backend WORDS` to its end."""
+    with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        given.write(entered.encode())
+        given.seek(0)
+        code = start(words, cwd, env, (given, out, err)).wait(60)
+        out.seek(0)
+        err.seek(0)
+        return subprocess.CompletedProcess(list(words), code, out.read().decode(), err.read().decode())
+
+
+def _serve(asked: socket.socket) -> tuple[list[str], str, dict[str, str], list[int]] | None:
+    """Answer requests; in a forked process, what it has to run."""
+    while True:
+        data, descriptors, _, _ = socket.recv_fds(asked, REQUEST_LIMIT, 3)
+        if not data:
+            return None
+        kind, *rest = json.loads(data)
+        if kind == "reap":
+            asked.send(str(os.waitstatus_to_exitcode(os.waitpid(rest[0], 0)[1])).encode())
+            continue
+        if not (pid := os.fork()):
+            asked.close()
+            words, cwd, environment = rest
+            return words, cwd, environment, descriptors
+        for descriptor in descriptors:
+            os.close(descriptor)
+        asked.send(str(pid).encode())
+
+
+def _become(cwd: str, environment: dict[str, str], descriptors: list[int]) -> None:
+    for target, descriptor in enumerate(descriptors):
+        os.dup2(descriptor, target)
+        os.close(descriptor)
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(environment)
+
+
+def _main(descriptor: int) -> int:
+    for name in LOADED:
+        __import__(name)
+    gc.collect()
+    gc.freeze()
+    task = _serve(socket.socket(fileno=descriptor))
+    if not task:
+        return 0
+    from backend.cli.main import main
+
+    words, cwd, environment, descriptors = task
+    _become(cwd, environment, descriptors)
+    return main(words)
+
+
+if __name__ == "__main__":
+    sys.exit(_main(int(sys.argv[1])))
