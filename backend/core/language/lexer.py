@@ -118,6 +118,7 @@ class _Lexer:
         self.text: list[str] = []
         self.active: set[int] = set()
         self.assigning = False
+        self._braced = ""  # what of a brace expansion this word has: {} or {},
         self._is_target = False
 
     def tokens(self) -> Iterator[Token]:
@@ -166,7 +167,7 @@ class _Lexer:
         return Operator(text, start + 1, int(number) if number else None)
 
     def _word(self, *, assignable: bool) -> Word | Assignment:
-        self.text, self.active = [], set()
+        self.text, self.active, self._braced = [], set(), ""
         name = ASSIGNMENT.match(self.line, self.at) if assignable and self.assignments else None
         self.assigning = name is not None
         if name:
@@ -212,6 +213,10 @@ class _Lexer:
     def _bare(self, char: str) -> None:
         if char == "[" and UNLIKE_BRACKET.match(self.line, self.at):
             self._refuse("syntax.bracket", "Character classes in globs and [^...] differ between shells")
+        if char == "," and self._braced:
+            self._braced = "{},"
+        elif char == "}" and self._braced == "{},":
+            self._refuse("syntax.brace", "Some shells expand {} before a comma and another }")
         if char in GLOB_CHARACTERS:
             self.active.add(len(self.text))
         self.text.append(char)
@@ -221,6 +226,7 @@ class _Lexer:
         """`{}` is literal in every shell (find uses it); other braces differ between shells."""
         if self.line[self.at : self.at + 2] != "{}":
             self._refuse("syntax.brace", "{ starts a brace expansion")
+        self._braced = self._braced or "{}"
         self.text.extend("{}")
         self.at += 2
 
