@@ -5,8 +5,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 import urllib.request
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
@@ -18,6 +16,7 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, BrowserContext, Page, Route, WebSocketRoute, async_playwright, expect
 
+from tests import preloaded
 from tests.conftest import StartServer
 from tests.needs import need
 from tests.serving import ROOT, Server, processes_of, wait_until
@@ -111,11 +110,9 @@ async def new_visit(context: BrowserContext, server: Server) -> Visit:
 
 def cli(server: Server, *words: str, entered: str = "") -> str:
     """Run a verb of the command line on the data of a server; what it prints."""
-    command = [sys.executable, "-m", "backend", *words, "--data-dir", str(server.data_dir)]
     env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "PORT": str(server.port)}
-    done = subprocess.run(
-        command, cwd=server.folder, env=env, input=entered, capture_output=True, text=True, check=True
-    )
+    done = preloaded.run([*words, "--data-dir", str(server.data_dir)], server.folder, env, entered)
+    assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
 
