@@ -33,8 +33,11 @@ CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 SURROGATE = re.compile("[\ud800-\udfff]")
 # Joiners are part of emoji and of several scripts, but between ASCII letters they only disguise text.
 STRAY_JOINER = re.compile("(?:^|[\x00-\x7f])[\u200c\u200d]")
-EXPANSION = re.compile(r"[A-Za-z0-9_{(@*#?$!-]")
+EXPANSION = re.compile(r"[A-Za-z0-9_{(\[@*#?$!-]")  # $[ is arithmetic in some shells
 ASSIGNMENT = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=")
+ASSIGNED_TILDE = re.compile(
+    r"[A-Za-z_][A-Za-z0-9_]*(\[.*\])?\+?=(.*:)?$"
+)  # what a word has before a ~ that is expanded
 MERGE = re.compile(r"2>&1(?![^ \t\n;&|<>()])")
 UNLIKE_BRACKET = re.compile(r"\[(\^|!?[^]\s]*\[[:.=])")
 # In order: where two match, the longer one is meant.
@@ -118,6 +121,7 @@ class _Lexer:
         self.text: list[str] = []
         self.active: set[int] = set()
         self.assigning = False
+        self._start = 0  # of this word
         self._braced = ""  # what of a brace expansion this word has: {} or {},
         self._is_target = False
 
@@ -167,7 +171,7 @@ class _Lexer:
         return Operator(text, start + 1, int(number) if number else None)
 
     def _word(self, *, assignable: bool) -> Word | Assignment:
-        self.text, self.active, self._braced = [], set(), ""
+        self.text, self.active, self._braced, self._start = [], set(), "", self.at
         name = ASSIGNMENT.match(self.line, self.at) if assignable and self.assignments else None
         self.assigning = name is not None
         if name:
@@ -205,7 +209,7 @@ class _Lexer:
                 self._brace()
             case "\n":
                 self._refuse("syntax.newline", "A line break ends a command", "Send one command per line.")
-            case "~" if self.assigning:
+            case "~" if self.assigning or ASSIGNED_TILDE.match(self.line[self._start : self.at]):
                 self._refuse("syntax.tilde", "~ is expanded to a home folder")
             case _:
                 self._bare(char)

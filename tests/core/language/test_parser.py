@@ -32,6 +32,7 @@ FILES = ["a", "b.txt", "ab", "a b", ".hidden", "c]d", "x*y", "sub/one.txt", "sub
         ("echo '$(id)' '`id`'", ["echo", "$(id)", "`id`"]),
         ('echo "cost $ 5" 5$', ["echo", "cost $ 5", "5$"]),
         ("echo a~b a#b a=b {}", ["echo", "a~b", "a#b", "a=b", "{}"]),
+        ("echo A=x~ 1A=~ a-b=~ \"A\"=~ 'A=~' x:~ =~", ["echo", "A=x~", "1A=~", "a-b=~", "A=~", "A=~", "x:~", "=~"]),
         ("echo x{},{} a},b {} , }", ["echo", "x{},{}", "a},b", "{}", ",", "}"]),
         ("echo 'two\nlines'", ["echo", "two\nlines"]),
         ("echo привет 世界 👩‍💻", ["echo", "привет", "世界", "👩‍💻"]),
@@ -60,6 +61,13 @@ def test_what_is_taken(line: str, argv: list[str]) -> None:
         ("ls ~root", "syntax.tilde"),
         ("ls # x", "syntax.comment"),
         ("echo {a,b}", "syntax.brace"),
+        ("echo $[1+1]", "syntax.expansion"),  # bash: 2
+        ('echo "$[1+1]"', "syntax.expansion"),
+        ("echo A=~", "syntax.tilde"),  # bash: A=/root
+        ("echo A+=~/x", "syntax.tilde"),
+        ("echo A[0]=~", "syntax.tilde"),
+        ("echo A=x:~root", "syntax.tilde"),
+        ("A=~", "syntax.tilde"),
         ("echo x{},}", "syntax.brace"),  # bash: x} x
         (r"echo a{},a\{}", "syntax.brace"),
         ("ls [^a]*", "syntax.bracket"),
@@ -147,6 +155,9 @@ PIECES = st.sampled_from(
         "x",
         "\\*",
         "$ ",
+        "$[",
+        "~",
+        "a=",
         "'a b'",
         '"c d"',
         "[a-c]",
