@@ -81,12 +81,13 @@ settimeofday:164:170 clock_settime:227:112 adjtimex:159:171 clock_adjtime:305:26
 quotactl_fd:443:443 acct:163:89 syslog:103:116 fanotify_init:300:262 fanotify_mark:301:263 lookup_dcookie:212:18
 vhangup:153:58 sethostname:170:161 setdomainname:171:162 move_pages:279:239 migrate_pages:256:238 iopl:172:-
 ioperm:173:- modify_ldt:154:- uselib:134:- ustat:136:- sysfs:139:- _sysctl:156:- nfsservctl:180:42 create_module:174:-
-get_kernel_syms:177:- query_module:178:-
+get_kernel_syms:177:- query_module:178:- io_setup:206:0 sync:162:81 syncfs:306:267 memfd_secret:447:447
 """
 # Shared memory, semaphores, queues: other users' ones can be found by number, and they outlive the command.
 LASTING = """
 shmget:29:194 shmat:30:196 shmctl:31:195 semget:64:190 semop:65:193 semctl:66:191 semtimedop:220:192 msgget:68:186
-msgsnd:69:189 msgrcv:70:188 msgctl:71:187 mq_open:240:180 mq_unlink:241:181
+msgsnd:69:189 msgrcv:70:188 msgctl:71:187 mq_open:240:180 mq_unlink:241:181 mq_timedsend:242:182 mq_timedreceive:243:183
+mq_notify:244:184 mq_getsetattr:245:185
 """
 # To tools this looks like a file system without attributes. By path, the attributes of any file could be read or changed.
 ATTRIBUTES = """
@@ -95,15 +96,15 @@ fremovexattr:199:16 removexattrat:466:466 getxattr:191:8 lgetxattr:192:9 getxatt
 llistxattr:195:12 listxattrat:465:465 file_setattr:469:469
 """
 # A filter cannot read arguments behind a pointer; libraries fall back on the older call. Watches report the names of files
-# in folders that Landlock does not let commands list.
-UNSEEN = "clone3:435:435 openat2:437:437 inotify_init:253:- inotify_init1:294:26"
+# in folders that Landlock does not let commands list, and lists of mounts those of the machine.
+UNSEEN = "clone3:435:435 openat2:437:437 inotify_init:253:- inotify_init1:294:26 statmount:457:457 listmount:458:458"
 NEWEST_CALL = 469  # newer system calls are unknown here, and so are refused
 EXAMINED = """
 clone:56:220 fcntl:72:25 ioctl:16:29 personality:135:92 socket:41:198 socketpair:53:199 connect:42:203 mknod:133:-
 mknodat:259:33 chmod:90:- fchmod:91:52 fchmodat:268:53 fchmodat2:452:452 open:2:- openat:257:56 creat:85:-
 prlimit64:302:261 setrlimit:160:164 setpriority:141:140 ioprio_set:251:30 sched_setaffinity:203:122 sched_setattr:314:274
 sched_setscheduler:144:119 sched_setparam:142:118 kill:62:129 tkill:200:130 tgkill:234:131 rt_sigqueueinfo:129:138
-rt_tgsigqueueinfo:297:240 pidfd_open:434:434 pidfd_send_signal:424:424
+rt_tgsigqueueinfo:297:240 pidfd_open:434:434 pidfd_send_signal:424:424 mmap:9:222
 """
 AUDIT_ARCH_X86_64, AUDIT_ARCH_AARCH64 = 0xC000003E, 0xC00000B7
 ARCHITECTURES = {
@@ -125,6 +126,7 @@ CLONE_NAMESPACES = 0x7E020000  # all CLONE_NEW* that clone accepts
 SET_ID = stat.S_ISUID | stat.S_ISGID
 FILE_TYPE = 0o170000  # S_IFMT
 RLIMIT_CORE = 4
+MAP_GROWSDOWN = 0x100
 SOCK_STREAM, SOCK_SEQPACKET, SOCK_TYPE_MASK = 1, 5, 0xF
 AF_UNIX, AF_INET, AF_INET6, AF_NETLINK = 1, 2, 10, 16
 O_CREAT, O_TMPFILE = 0o100, 0o20000000
@@ -255,6 +257,8 @@ def _processes() -> _Cases:
         "setrlimit": [((_Test(0, RLIMIT_CORE),), errno.EINVAL)],
         **{name: _refuse_if(_not_zero(0)) for name in scheduling},
         # For a user, the number 0 means all processes of the caller's user.
+        # A mapping that grows is a stack to the kernel, which the limit of memory does not count.
+        "mmap": _refuse_if(_not_zero(3, MAP_GROWSDOWN)),
         "setpriority": _refuse_if(_not_zero(1)) + _one_of(0, PRIO_USER),
         "ioprio_set": _refuse_if(_not_zero(1)) + _one_of(0, IOPRIO_WHO_USER),
     }

@@ -177,6 +177,8 @@ page = ctypes.create_string_buffer(4096)
 def call(number, *words):
     return libc.syscall(ctypes.c_long(number), *(ctypes.c_long(w) if isinstance(w, int) else w for w in words)) >= 0
 service = int({service})
+libc.mmap.restype, libc.mmap.argtypes = ctypes.c_void_p, [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+MOUNTS = (ctypes.c_uint64 * 4)(32, 0xFFFFFFFFFFFFFFFF, 0, 0)
 tried = dict(
     unshare_user=lambda: libc.unshare(0x10000000) == 0,
     unshare_mount=lambda: libc.unshare(0x20000) == 0,
@@ -223,11 +225,18 @@ tried = dict(
     set_uid_node=lambda: os.mknod("{root}/node", 0o104755) is None,
     attributes=lambda: os.listxattr("{victim}") is not None,
     attribute=lambda: os.getxattr("{victim}", "user.canary"),
+    growing_memory=lambda: libc.mmap(None, 4096, 3, 0x122, -1, 0) != ctypes.c_void_p(-1).value,
+    endless_stack=lambda: resource.setrlimit(resource.RLIMIT_STACK, (1 << 30, 1 << 30)) is None,
+    asynchronous_io=lambda: call({io_setup}, 1, page),
+    flush_all=lambda: call({syncfs}, 1),
+    secret_memory=lambda: call(447, 0),
+    list_mounts=lambda: call(458, MOUNTS, page, 8, 0),
     dump_by_program=lambda: resource.setrlimit(resource.RLIMIT_CORE, (0, 0)) is None,
 )
 # Those that nothing but the cage keeps from an ordinary user.
 alone = ["watch", "watch_too", "renice_all", "raw_unix", "raw_pair", "foreign_memory", "list_memory",
-         "list_semaphores", "list_queues", "set_uid_node", "attributes", "dump_by_program"]
+         "list_semaphores", "list_queues", "set_uid_node", "attributes", "dump_by_program", "growing_memory",
+         "endless_stack", "flush_all", "asynchronous_io", "list_mounts"]
 worked = []
 for name in alone if "alone" in sys.argv else tried:
     try:
@@ -246,6 +255,8 @@ NUMBERS = {
         "add_key": 248,
         "ioprio_set": 251,
         "shmat": 30,
+        "io_setup": 206,
+        "syncfs": 306,
     },
     "aarch64": {
         "clone": 220,
@@ -255,6 +266,8 @@ NUMBERS = {
         "add_key": 217,
         "ioprio_set": 30,
         "shmat": 196,
+        "io_setup": 0,
+        "syncfs": 267,
     },
 }
 

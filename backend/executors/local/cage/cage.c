@@ -445,6 +445,8 @@ static long apply_rlimits(void)
 {
     long failed = set_rlimit(RLIMIT_CPU, cage.cpu, cage.cpu + 1);
     failed = failed ? failed : set_rlimit(RLIMIT_DATA, cage.data, cage.data);
+    /* The stack is not data: without a hard limit, a program could raise its own and grow past the limit of memory. */
+    failed = failed ? failed : set_rlimit(RLIMIT_STACK, 8LL << 20, 64LL << 20);
     failed = failed ? failed : set_rlimit(RLIMIT_FSIZE, cage.file_size, cage.file_size);
     failed = failed ? failed : set_rlimit(RLIMIT_NOFILE, cage.open_files, cage.open_files);
     /* Not 0, which stops dumps to files only: a crash handler set in core_pattern would still be started, as root. */
