@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 from backend.runtime.settings import env_names
@@ -19,6 +20,14 @@ def lines(name: str) -> list[str]:
 def test_every_requirement_is_pinned() -> None:
     for line in lines("requirements.txt") + lines("tests/requirements.txt"):
         assert re.fullmatch(r"[A-Za-z0-9_.-]+==[0-9][^ ]*", line), line
+
+
+def test_what_the_package_requires_can_be_read_by_its_builder() -> None:
+    """It reads requirements, but no options of pip such as `-r`."""
+    dynamic = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["dynamic"]
+    files = [name for value in dynamic.values() for name in value.get("file", [])]
+    assert files == ["requirements.txt"]
+    assert not [line for name in files for line in (ROOT / name).read_text().splitlines() if line.startswith("-")]
 
 
 def test_uvloop_is_not_among_them() -> None:

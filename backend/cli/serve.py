@@ -8,7 +8,6 @@ from typing import Any
 
 from backend import __version__
 from backend.core.client_address import reachable
-from backend.core.decisions import Decision
 from backend.runtime.settings import load_settings
 
 SHUTDOWN_BOUND = 3  # seconds that open requests get when the server stops; commands have a grace of their own
@@ -85,20 +84,24 @@ def _server_class(base: Any) -> Any:
             if self.started:
                 port = self.servers[0].sockets[0].getsockname()[1]
                 state = self.config.app.state
-                refusal = state.guard.unprotected()
-                welcome = _welcome(self.config.host, port, state.stores.login_link, refusal)
+                welcome = _welcome(self.config.host, port, state.stores.login_link, _held(state.guard))
                 print(welcome, file=sys.stderr, flush=True)
 
     return Server
 
 
-def _welcome(host: str, port: int, secret: str, refusal: Decision | None) -> str:
+def _held(guard: Any) -> str:
+    """Whether commands can run, and if they cannot, what failed."""
+    refusal = guard.unprotected()
+    return f", but runs no command. {refusal.reason}\n{guard.protection.failures()}" if refusal else ".\n"
+
+
+def _welcome(host: str, port: int, secret: str, held: str) -> str:
     """The welcome message: where to go, and whether commands can run at all."""
     address = f"{reachable(host)}:{port}"
-    held = f", but runs no command. {refusal.reason}\n{refusal.hint}" if refusal else "."
     login = f"  login  http://{address}/#login={secret}  (administrator, once, today)\n" if secret else ""
     return (
-        f"\nGatepost {__version__} is ready{held}\n\n"
+        f"\nGatepost {__version__} is ready{held}\n"
         f"  page   http://{address}/\n"
         f"{login}"
         f'  wscat  wscat -c ws://{address}/ws/terminal -x \'{{"command":"help"}}\' -w 2\n'

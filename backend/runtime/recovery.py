@@ -2,11 +2,13 @@
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import structlog
+
 from backend.core.audit.attempts import Completion, Record
-from backend.core.errors import StorageError
+from backend.core.errors import StorageError, reason_of
 from backend.core.execution.model import Status, Usage
 from backend.core.execution.ownership import Contact
 from backend.core.ports import Ownership
@@ -32,7 +34,8 @@ class RecordedEnds(Protocol):
 class Recovery:
     """Closes executions whose lease has run out. Several servers may do so at once: each end is written once.
 
-    `folder` is the id of the data folder that holds `recordings`.
+    `folder` is the id of the data folder that holds `recordings`. An execution whose recording cannot be read stays as
+    it is, and is logged once.
     """
 
     ownership: Ownership
@@ -41,6 +44,7 @@ class Recovery:
     locks: OwnerLocks
     contact: Contact
     now_ms: Callable[[], int]
+    unreadable: set[str] = field(default_factory=set)
 
     async def run_once(self) -> int:
         """Close the executions of dead servers; returns how many. Raises StorageError and OSError."""
@@ -57,9 +61,17 @@ class Recovery:
             if owners:
                 await self.ownership.release_dead(owners)
         before = self.contact.judged_until(self.now_ms())
-        expired = await self.ownership.expired(before)
-        ends = [await self.ownership.close_expired(record, before, await self._end(record)) for record in expired]
-        return sum(ends)
+        return sum([await self._close(record, before) for record in await self.ownership.expired(before)])
+
+    async def _close(self, record: Record, before: int) -> bool:
+        try:
+            end = await self._end(record)
+        except (OSError, ValueError) as error:
+            if record.id not in self.unreadable:
+                structlog.get_logger().error("recording not readable", execution=record.id, reason=reason_of(error))
+            self.unreadable.add(record.id)
+            return False  # the next round tries again
+        return await self.ownership.close_expired(record, before, end)
 
     async def _end(self, record: Record) -> Completion:
         if record.folder != self.folder:

@@ -1,8 +1,9 @@
 """The wiring: `create_app(settings)` puts the parts together, `app` is the application of the environment's settings."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ from backend.runtime.preflight import Guard, build_guard
 from backend.runtime.settings import Settings, load_settings
 from backend.runtime.telemetry import Telemetry, configure_logs
 from backend.runtime.tokens import access_tokens
-from backend.storage.limiter import MovingWindow, shared_storage
+from backend.storage.limiter import MovingWindow, is_reachable, shared_storage
 from backend.transports.agent_api import Agents, agent_routes
 from backend.transports.dependencies import Access
 from backend.transports.executions_api import Executions, execution_routes
@@ -238,12 +239,14 @@ def _login(house: House, tokens: Tokens) -> Login:
 def _health(house: House, connections: Connections) -> HealthChecks:
     settings, stores, guard = house.settings, house.stores, house.guard
     workspace = Path(house.resolver.visitors_files.root)
-    redis = {"redis": house.counters.check, "bus": house.service.bus.check} if house.counters else {}
+    ready: dict[str, Callable[[], Awaitable[bool]]] = {"database": stores.database.check}
+    if house.counters:
+        ready |= {"redis": partial(is_reachable, house.counters), "bus": house.service.bus.check}
     return HealthChecks(
         api_key_configured=settings.anthropic_api_key is not None,
         connections=connections,
         checks={"recordings": stores.recordings.writable, "workspace": workspace.is_dir},
-        stores={"database": stores.database.check, **redis},
+        stores=ready,
         protection={**guard.protection.as_json(), "minimum": settings.protection_minimum},
         protected=guard.unprotected() is None,
         metrics=(lambda: generate_latest(house.telemetry.registry).decode()) if settings.metrics else None,

@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, Connection, LargeBinary, cast, func, selec
 from backend.core.audit.chain import EMPTY, Anchor, Head, Link, Trust, Verdict, Verifier
 from backend.core.audit.events import LONGEST_BODY
 from backend.core.errors import StorageError
-from backend.storage.database import Database
+from backend.storage.database import LONG_PATIENCE, Database
 from backend.storage.tables import audit_events, audit_head
 
 PAGE = 5000  # events read at a time
@@ -76,7 +76,7 @@ class Chain:
         query = query.where(events.seq > after)
         if last is not None:
             query = query.where(events.seq <= last)
-        async with self.database.begin() as connection:
+        async with self.database.begin(LONG_PATIENCE) as connection:
             return (await connection.execute(query)).all()
 
     async def _long(self, link: Link) -> Link:

@@ -16,6 +16,7 @@ from backend.core.errors import StorageError
 from backend.storage.audit_chain import Chain
 from backend.storage.audit_head import LedgerContext
 from backend.storage.commit_queue import CommitQueue, insert_events
+from backend.storage.database import LONG_PATIENCE
 from backend.storage.keys import SigningKey
 from backend.storage.refusal_filter import ITSELF
 from backend.storage.tables import audit_events
@@ -78,7 +79,9 @@ class SqlAuditLog:
                 return 0
             break
         last = await self._last_before(before)
-        return await self.queue.database.write(partial(self._cut, last=last, before=before)) if last else 0
+        if last is None:
+            return 0
+        return await self.queue.database.write(partial(self._cut, last=last, before=before), LONG_PATIENCE)
 
     async def _last_before(self, before: str) -> Link | None:
         """The last of the old events at the start of the chain, which must be intact."""

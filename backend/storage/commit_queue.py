@@ -124,6 +124,9 @@ class CommitQueue:
             try:
                 await self._commit(jobs)
             except Exception as error:
+                if isinstance(error.__cause__, TimeoutError):
+                    # What waits would wait as long again, and in vain.
+                    jobs, self._waiting = jobs + self._waiting, []
                 if len(jobs) > 1 and not _is_down(error):
                     # One of them cannot be written; the others must not fail with it.
                     for job in jobs:

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
+import asyncpg  # type: ignore[import-untyped]
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, Engine, create_engine, event, text
@@ -24,12 +25,11 @@ T = TypeVar("T")
 MIGRATIONS = Path(__file__).parent / "migrations"
 MIGRATION_LOCK = 0x6761746570  # an arbitrary number that no other application uses
 BUSY_TIMEOUT = 5000  # milliseconds that SQLite waits for another writer
-# Seconds after which a server that does not answer is considered unavailable.
-POSTGRES_PATIENCE: dict[str, Any] = {
-    "pool_pre_ping": True,
-    "pool_timeout": 10,
-    "connect_args": {"timeout": 5, "command_timeout": 10},
-}
+# Seconds for a transaction, with the time to connect, after which PostgreSQL is considered unavailable. A client waits
+# for its answer that long, so it is short.
+PATIENCE = 2.5
+LONG_PATIENCE = 60.0  # seconds for a transaction that reads or deletes much, for which no client waits
+FAREWELL = 0.3  # seconds for closing a connection that no longer answers
 PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", f"busy_timeout={BUSY_TIMEOUT}")
 
 
@@ -43,13 +43,27 @@ def database_url(url: str | None, data_dir: Path) -> str:
     return f"{driver.get(scheme, scheme)}{separator}{rest.replace('sslmode=', 'ssl=')}"
 
 
+class _Connection(asyncpg.Connection):  # type: ignore[misc]
+    """A connection whose close does not wait long for a server that does not answer."""
+
+    async def close(self, *, timeout: float | None = None) -> None:
+        await super().close(timeout=min(timeout or FAREWELL, FAREWELL))
+
+
+# The bound of a command is for migrations and for a rollback; `Database.begin` has a shorter one.
+POSTGRES: dict[str, Any] = {
+    "pool_pre_ping": True,
+    "pool_timeout": PATIENCE,
+    "connect_args": {"timeout": PATIENCE, "command_timeout": LONG_PATIENCE, "connection_class": _Connection},
+}
+
+
 class Database:
     """An engine and its transactions. `close` ends its connections and threads."""
 
     def __init__(self, url: str) -> None:
         self.sqlite = make_url(url).get_backend_name() == "sqlite"
-        patience: dict[str, Any] = {} if self.sqlite else POSTGRES_PATIENCE
-        self.engine: AsyncEngine = create_async_engine(url, **patience)
+        self.engine: AsyncEngine = create_async_engine(url, **({} if self.sqlite else POSTGRES))
         self._writer: Engine | None = None
         if self.sqlite:
             _make_private(make_url(url).database)
@@ -59,19 +73,22 @@ class Database:
                 event.listen(engine, "connect", _prepare_sqlite)
 
     @asynccontextmanager
-    async def begin(self) -> AsyncIterator[AsyncConnection]:
-        """A transaction. Raises StorageError if the database fails; IntegrityError is passed on."""
+    async def begin(self, patience: float | None = PATIENCE) -> AsyncIterator[AsyncConnection]:
+        """A transaction. Raises StorageError if the database fails; IntegrityError is passed on.
+
+        PostgreSQL has `patience` seconds for all of it. One that was given up may have been committed nevertheless.
+        """
         with _storage_errors():
-            async with self.engine.begin() as connection:
+            async with asyncio.timeout(None if self.sqlite else patience), self.engine.begin() as connection:
                 yield connection
 
-    async def write(self, work: Callable[[Connection], T]) -> T:
+    async def write(self, work: Callable[[Connection], T], patience: float | None = PATIENCE) -> T:
         """Run `work` in a transaction of its own. Raises StorageError.
 
         With SQLite the transaction is one call in a thread, which takes half the time of one call per statement.
         """
         if self._writer is None:
-            async with self.begin() as connection:
+            async with self.begin(patience) as connection:
                 return await connection.run_sync(work)
         with _storage_errors():
             return await asyncio.get_running_loop().run_in_executor(self._thread, _transaction, self._writer, work)
@@ -79,7 +96,7 @@ class Database:
     async def migrate(self) -> None:
         """Bring the tables up to date; only one process at a time. Raises StorageError."""
         with _file_lock(self._lock_file()):
-            async with self.begin() as connection:
+            async with self.begin(patience=None) as connection:
                 if not self.sqlite:
                     await connection.execute(text(f"select pg_advisory_xact_lock({MIGRATION_LOCK})"))
                 await connection.run_sync(_upgrade)

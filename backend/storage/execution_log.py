@@ -16,6 +16,7 @@ from backend.core.execution.model import Status
 from backend.core.execution.ownership import Holdings, lease_until
 from backend.core.ports import Actor
 from backend.storage.commit_queue import CommitQueue
+from backend.storage.database import LONG_PATIENCE
 from backend.storage.execution_rows import UNFINISHED, closing, new_row
 from backend.storage.refusal_filter import ITSELF, RefusalFilter
 from backend.storage.tables import executions
@@ -91,7 +92,7 @@ class SqlExecutionLog:
     async def prune(self, before_ms: int) -> int:
         """Delete ended executions that began before a time; returns how many."""
         old = (executions.c.created_ms < before_ms) & executions.c.status.not_in(UNFINISHED)
-        async with self.queue.database.begin() as connection:
+        async with self.queue.database.begin(LONG_PATIENCE) as connection:
             gone = (await connection.execute(delete(executions).where(old))).rowcount
         if gone:
             draft = Draft(Kind.PRUNED, {"executions": gone, "before_ms": before_ms})

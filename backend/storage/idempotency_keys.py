@@ -8,7 +8,7 @@ from sqlalchemy.exc import IntegrityError
 
 from backend.core.execution.model import Status
 from backend.core.ports import Claim
-from backend.storage.database import Database
+from backend.storage.database import LONG_PATIENCE, Database
 from backend.storage.tables import executions
 from backend.storage.tables import idempotency_keys as table
 
@@ -64,5 +64,5 @@ class SqlIdempotencyKeys:
 
     async def forget(self) -> None:
         """Delete keys that are too old to be used again."""
-        async with self.database.begin() as connection:
+        async with self.database.begin(LONG_PATIENCE) as connection:
             await connection.execute(delete(table).where(table.c.created_ms < self.now_ms() - KEPT))

@@ -4,21 +4,24 @@ The strategy is that of `limits.aio`, so a shared store can replace this one. It
 every hit scans all keys, with a thread for each, so its cost grows with the number of visitors.
 """
 
+import asyncio
 import time
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from limits import RateLimitItem, RateLimitItemPerSecond
 from limits.aio.storage import MemoryStorage, Storage
 from limits.aio.strategies import MovingWindowRateLimiter
 from limits.errors import StorageError as LimitsStorageError
 from limits.storage import storage_from_string
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 
 from backend.core.errors import StorageError
 from backend.core.limits import Rate
 
-REDIS_PATIENCE = 3.0  # seconds after which a Redis that does not answer is considered unavailable
+REDIS_PATIENCE = 2.0  # seconds after which a Redis that does not answer is considered unavailable
 SWEEP_EVERY = 1024  # hits between two searches for expired windows
 
 
@@ -58,16 +61,29 @@ class WindowStorage(MemoryStorage):
 
 
 def shared_storage(redis_url: str) -> Storage:
-    """Counters in Redis. Connects at the first hit."""
+    """Counters in Redis. Connects at the first hit.
+
+    It has no socket_timeout, with which the library may swallow a cancellation in Python 3.11. One retry is for a
+    connection that Redis closed meanwhile.
+    """
     storage = storage_from_string(
         f"async+{redis_url}",
         implementation="redispy",
         wrap_exceptions=True,
-        socket_timeout=REDIS_PATIENCE,
         socket_connect_timeout=REDIS_PATIENCE,
+        retry=Retry(NoBackoff(), 1),  # type: ignore[arg-type]
     )
     assert isinstance(storage, Storage)
     return storage
+
+
+async def is_reachable(storage: Storage) -> bool:
+    """Whether the counters can be reached."""
+    try:
+        async with asyncio.timeout(REDIS_PATIENCE):
+            return await storage.check()
+    except (TimeoutError, LimitsStorageError):
+        return False
 
 
 class MovingWindow:
@@ -84,14 +100,14 @@ class MovingWindow:
 
     async def hit(self, key: str) -> float:
         """Count one for `key`; returns 0.0 if it is admitted, else the seconds until the window has room."""
-        with _storage_errors():
+        async with _storage_errors():
             if await self._strategy.hit(self._item, self._namespace, key):
                 return 0.0
             return await self._seconds(key)
 
     async def wait(self, key: str) -> float:
         """What `hit` would return, without counting."""
-        with _storage_errors():
+        async with _storage_errors():
             if await self._strategy.test(self._item, self._namespace, key):
                 return 0.0
             return await self._seconds(key)
@@ -101,9 +117,10 @@ class MovingWindow:
         return max(stats.reset_time - time.time(), 0.001)
 
 
-@contextmanager
-def _storage_errors() -> Iterator[None]:
+@asynccontextmanager
+async def _storage_errors() -> AsyncIterator[None]:
     try:
-        yield
-    except LimitsStorageError as error:
+        async with asyncio.timeout(REDIS_PATIENCE):
+            yield
+    except (TimeoutError, LimitsStorageError) as error:
         raise StorageError("The limits cannot be counted: Redis cannot be reached.") from error

@@ -290,40 +290,38 @@ async def _events(
     """Server-sent events, each with the number of its last line as id. They end when the right to view them ends."""
     blocks: asyncio.Queue[bytes] = asyncio.Queue(BLOCKS_WAITING)
     following = asyncio.create_task(recording.follow(after_seq, blocks.put))
-    clock = asyncio.get_running_loop().time
-    spoke = checked = clock()
+    allowed = asyncio.create_task(_while_allowed(executions.service, principal, recording.id))
     executions.streams[principal.name] += 1
     try:
         while not (following.done() and blocks.empty()):
-            block = await _next(blocks, following, RECHECK_EVERY)
-            if clock() - checked >= RECHECK_EVERY:
-                checked = clock()
-                service = executions.service
-                if not (
-                    await service.still_allowed(principal) and await service.still_allowed(principal, recording.id)
-                ):
-                    return
-            if block:
-                yield _as_events(block)
-            elif clock() - spoke >= KEEP_ALIVE:
-                yield b": keep-alive\n\n"
-            else:
-                continue
-            spoke = clock()
+            block = await _next(blocks, {following, allowed}, KEEP_ALIVE)
+            if allowed.done():
+                return
+            if block or not following.done():
+                yield _as_events(block) if block else b": keep-alive\n\n"
         if problem := following.result():
             yield _as_problem(problem)
     finally:
         following.cancel()
+        allowed.cancel()
         executions.streams[principal.name] -= 1
         if not executions.streams[principal.name]:
             del executions.streams[principal.name]
 
 
-async def _next(blocks: asyncio.Queue[bytes], following: asyncio.Task[Decision | None], seconds: float) -> bytes:
-    """The next block; empty if none arrives in time, or none will."""
+async def _while_allowed(service: ExecutionService, principal: Principal, id: str) -> None:
+    """Return when the right to view it has ended. A database that answers slowly does not delay the stream."""
+    while True:
+        await asyncio.sleep(RECHECK_EVERY)
+        if not (await service.still_allowed(principal) and await service.still_allowed(principal, id)):
+            return
+
+
+async def _next(blocks: asyncio.Queue[bytes], ends: set[asyncio.Task[Any]], seconds: float) -> bytes:
+    """The next block; empty if none arrives in time, or one of `ends` is done."""
     getting = asyncio.create_task(blocks.get())
     try:
-        await asyncio.wait([getting, following], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([getting, *ends], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         return getting.result() if getting.done() else b""
     finally:
         getting.cancel()

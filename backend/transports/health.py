@@ -1,5 +1,6 @@
 """The routes for probes: liveness, readiness, protection, metrics."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -42,8 +43,8 @@ def health_routes(health: HealthChecks) -> APIRouter:
     @router.get("/readyz")
     async def ready() -> JSONResponse:
         checks = {name: "ok" if check() else "failed" for name, check in health.checks.items()}
-        for name, answers in health.stores.items():
-            checks[name] = "ok" if await answers() else "failed"
+        answers = await asyncio.gather(*(answers() for answers in health.stores.values()))
+        checks |= {name: "ok" if ok else "failed" for name, ok in zip(health.stores, answers, strict=True)}
         checks["protection"] = "ok" if health.protected else "failed"
         well = all(result == "ok" for result in checks.values())
         return JSONResponse({"status": "ready" if well else "not ready", "checks": checks}, 200 if well else 503)

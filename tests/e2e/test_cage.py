@@ -311,6 +311,9 @@ async def test_without_a_cage_nothing_runs_and_the_reason_is_given(begin: Begin)
     answer = server.get("/health/protection")
     assert (answer.status, answer.json["level"]) == (503, "L0")
     assert all("install Gatepost again" in test["detail"] for test in answer.json["tests"])
+    wait_until(lambda: "is ready" in server.stderr, "its welcome")
+    [why] = [line for line in server.stderr.splitlines() if "install Gatepost again" in line]
+    assert "read a file outside" in why
     async with terminal(server) as client:
         assert [message["rule"] for message in await client.run("echo ok")] == ["protection.unavailable"]
 
@@ -319,6 +322,7 @@ async def test_where_landlock_is_missing_nothing_runs(begin: Begin) -> None:
     server = begin(command=UNLOCKED)
     wait_until(lambda: "is ready" in server.stderr, "its welcome")
     assert "but runs no command. The protection here is L1, but L2 is required." in server.stderr
+    assert "  read a file outside, write a file outside" in server.stderr
     answer = server.get("/health/protection")
     assert (answer.status, answer.json["level"], answer.json["minimum"]) == (503, "L1", "L2")
     assert answer.json["landlock_abi"] == 0

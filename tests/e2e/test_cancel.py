@@ -38,6 +38,18 @@ async def test_200_cancels_leave_no_process(start_server: StartServer) -> None:
     assert processes_of(server, "sleep 500") == []
 
 
+async def test_tail_follows_a_file_although_it_cannot_watch_it_and_ends_when_cancelled(server: Server) -> None:
+    async with terminal(server) as client:
+        await client.run("pyguard bash -c 'echo one >log.txt'")
+        following = (await client.start("pyguard tail -f log.txt"))["execution"]
+        assert "one" in output(await client.until("stdout"))
+        await client.send(type="run", command="pyguard bash -c 'echo two >>log.txt'")
+        assert "two" in output(await client.until("stdout", execution=following))
+        await client.send(type="cancel", execution=following)
+        assert (await client.until("complete", execution=following))[-1]["status"] == "cancelled"
+        assert processes_of(server, "tail -f") == []
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 async def test_nothing_is_left_when_complete_comes(server: Server, family: str) -> None:
     async with terminal(server) as client:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import structlog
 
 from backend.core.audit.attempts import Attempt
 from backend.core.errors import StorageError
@@ -108,6 +109,24 @@ async def test_each_gets_the_ending_that_its_recording_tells(house: House) -> No
         ["lost"],
         ["lost"],
     ]
+
+
+async def test_a_recording_that_cannot_be_read_is_logged_once_and_the_others_are_closed(house: House) -> None:
+    left = [await house.left() for _ in range(4)]
+    paths = [house.recordings.folder / f"{one.id}.ndjson" for one in left]
+    paths[0].unlink()
+    paths[0].mkdir()
+    paths[1].write_text('{"seq":1,"type":"complete","status":"unheard of"}\n')
+    await house.wait_a_lease()
+    recovery = house.recovery(house.alive)
+    with structlog.testing.capture_logs() as logs:
+        assert [await recovery.run_once() for _ in range(2)] == [2, 0]
+    assert [(each["event"], each["execution"]) for each in logs] == [
+        ("recording not readable", one.id) for one in sorted(left[:2], key=lambda one: one.id)
+    ]
+    assert [await house.status(one) for one in left] == [Status.RUNNING] * 2 + [Status.LOST] * 2
+    paths[0].rmdir()
+    assert await recovery.run_once() == 1
 
 
 async def test_servers_that_do_it_at_once_write_each_ending_once(house: House) -> None:

@@ -45,9 +45,9 @@ def new_id() -> Callable[[], str]:
     return lambda: ulid(START, next(numbers))
 
 
-@pytest.fixture(scope="session")
-def postgresql() -> Iterator[Any]:
-    """A PostgreSQL server on a Unix socket, for the whole run."""
+@contextlib.contextmanager
+def running_postgresql() -> Iterator[Any]:
+    """A PostgreSQL server on a Unix socket."""
     need(importlib.util.find_spec(SERVER), SERVER)
     # Not in tmp_path, which the system user of the server cannot enter.
     with tempfile.TemporaryDirectory(prefix="gatepost-postgresql-") as folder:
@@ -57,6 +57,13 @@ def postgresql() -> Iterator[Any]:
             yield server
         finally:
             server.cleanup()
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[Any]:
+    """A server for the whole run."""
+    with running_postgresql() as server:
+        yield server
 
 
 @contextlib.asynccontextmanager

@@ -3,6 +3,7 @@
 import asyncio
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from backend.core.audit.events import LONGEST_BODY, Kind
 from backend.core.errors import StorageError
 from backend.core.execution.model import Status
 from backend.storage.audit_chain import Chain
-from backend.storage.database import Database, database_url
+from backend.storage.database import PATIENCE, Database, database_url
 from backend.storage.execution_history import SqlExecutionHistory
 from backend.storage.tables import audit_events, audit_head
 from tests.serving import ROOT
@@ -50,10 +51,10 @@ async def test_many_at_once_cost_few_transactions(database: Database, ledger: Le
     commits = 0
     write = database.write
 
-    async def counting(work: Any) -> Any:
+    async def counting(work: Any, patience: float | None = None) -> Any:
         nonlocal commits
         commits += 1
-        return await write(work)
+        return await write(work, patience)
 
     database.write = counting  # type: ignore[method-assign]
     await asyncio.gather(*(ledger.executions.open(attempt()) for _ in range(200)))
@@ -144,6 +145,24 @@ async def test_a_database_that_fails_is_told_and_the_chain_goes_on(database: Dat
         await connection.execute(text("alter table elsewhere rename to executions"))
     await ledger.executions.open(attempt())
     assert (await whole(database)).events == 4
+
+
+@pytest.mark.parametrize("new_url", ["postgresql"], indirect=True)
+async def test_a_database_that_does_not_answer_is_told_to_all_that_wait_and_the_chain_goes_on(
+    database: Database, ledger: Ledger
+) -> None:
+    async with database.begin(patience=60) as other:
+        await other.execute(text("select * from audit_head for update"))
+        first = asyncio.ensure_future(ledger.executions.open(attempt()))
+        await asyncio.sleep(0)
+        begun = time.monotonic()
+        results = await asyncio.gather(
+            first, *(ledger.executions.open(attempt()) for _ in range(3)), return_exceptions=True
+        )
+        assert [type(result) for result in results] == [StorageError] * 4
+        assert time.monotonic() - begun < 1.5 * PATIENCE
+    await ledger.executions.open(attempt())
+    assert (await whole(database)).events == 2
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -128,6 +129,16 @@ async def test_postgresql_that_does_not_answer_is_a_storage_error_that_says_so(t
         with pytest.raises(StorageError, match="does not answer in time"):
             await database.migrate()
         await database.close()
+
+
+@pytest.mark.parametrize("new_url", ["postgresql"], indirect=True)
+async def test_a_transaction_that_takes_too_long_is_given_up(database: Database) -> None:
+    begun = time.monotonic()
+    with pytest.raises(StorageError, match="does not answer in time"):
+        async with database.begin(patience=0.2) as connection:
+            await connection.execute(text("select pg_sleep(5)"))
+    assert time.monotonic() - begun < 2
+    assert await database.check()
 
 
 async def test_connections_that_are_all_busy_are_a_storage_error_that_says_so(database: Database) -> None:

@@ -1,12 +1,21 @@
 """The moving window."""
 
 import asyncio
+import signal
+import time
 
 import pytest
 
 from backend.core.errors import StorageError
 from backend.core.limits import Rate
-from backend.storage.limiter import SWEEP_EVERY, MovingWindow, WindowStorage, shared_storage
+from backend.storage.limiter import (
+    REDIS_PATIENCE,
+    SWEEP_EVERY,
+    MovingWindow,
+    WindowStorage,
+    is_reachable,
+    shared_storage,
+)
 from tests.redis_server import running_redis
 
 
@@ -59,3 +68,28 @@ async def test_a_window_in_redis_is_shared_exactly() -> None:
                 await asked("bob")
         for storage in storages:
             await storage.bridge.storage.aclose()  # type: ignore[attr-defined]
+
+
+async def test_a_redis_that_does_not_answer_is_given_up_soon_and_used_again_when_it_does() -> None:
+    with running_redis() as redis:
+        assert redis.process
+        storage = shared_storage(redis.url)
+        window = MovingWindow(Rate(30, 60), "t", storage)
+        assert (await window.hit("ann"), await is_reachable(storage)) == (0.0, True)
+        redis.process.send_signal(signal.SIGSTOP)
+        begun = time.monotonic()
+        results = await asyncio.gather(
+            window.hit("ann"), window.wait("ann"), is_reachable(storage), return_exceptions=True
+        )
+        assert time.monotonic() - begun < REDIS_PATIENCE + 1
+        assert [type(result) for result in results] == [StorageError, StorageError, bool]
+        assert results[2] is False
+        hitting = asyncio.ensure_future(window.hit("ann"))
+        done, _ = await asyncio.wait({hitting}, timeout=0.1)
+        assert not done
+        hitting.cancel()
+        done, _ = await asyncio.wait({hitting}, timeout=1)
+        assert hitting.cancelled()
+        redis.process.send_signal(signal.SIGCONT)
+        assert (await window.hit("ann"), await is_reachable(storage)) == (0.0, True)
+        await storage.bridge.storage.aclose()  # type: ignore[attr-defined]

@@ -24,6 +24,8 @@ from backend.core.language.lexer import GLOB_STARTS
 from backend.core.limits import RateLimiter, Slots, check_rate
 from backend.core.policy.admit import Plan, admit
 
+REFUSAL_BOUND = 0.5  # seconds for which the answer to a refused request waits for the audit
+
 
 class RefusalLog(Protocol):
     """Where refused requests are written."""
@@ -57,6 +59,7 @@ class Gateway:
     lifecycle: Lifecycle
     protected: Callable[[], Decision | None]
     starting: set[asyncio.Future[Execution | Waiting | Refused]] = field(default_factory=set)
+    recording: set[asyncio.Future[None]] = field(default_factory=set)
     closing: bool = False
 
     async def submit(self, request: Request) -> Execution | Waiting | Refused:
@@ -129,11 +132,17 @@ class Gateway:
         decision = self._masked(decision)
         self.lifecycle.observer.refused(request, decision)
         attempt = self.lifecycle.attempt(request, decision, plan.argvs if plan else ())
-        try:
-            await self.refusals.refuse(attempt)
-        except StorageError as error:
-            self.lifecycle.observer.on_audit_failure(attempt.id, error)
+        recording = asyncio.ensure_future(self._record(attempt))
+        self.recording.add(recording)
+        recording.add_done_callback(self.recording.discard)
+        await asyncio.wait({recording}, timeout=REFUSAL_BOUND)
         return Refused(decision, attempt.id)
+
+    async def _record(self, refused: Attempt) -> None:
+        try:
+            await self.refusals.refuse(refused)
+        except StorageError as error:
+            self.lifecycle.observer.on_audit_failure(refused.id, error)
 
     async def close(self) -> None:
         """Stop all executions and wait until they have ended; no new one is admitted."""

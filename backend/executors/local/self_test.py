@@ -53,6 +53,14 @@ class Protection:
         """Whether the level is high enough."""
         return self.level >= minimum
 
+    def failures(self) -> str:
+        """What is not prevented, with a line for each reason; empty if there is nothing."""
+        reasons: dict[str, list[str]] = {}
+        for test in self.tests:
+            if not test.passed:
+                reasons.setdefault(test.detail, []).append(test.name)
+        return "".join(f"  {', '.join(names)}: {detail}\n" for detail, names in reasons.items())
+
     def as_json(self) -> dict[str, object]:
         """For the health route."""
         return asdict(self)

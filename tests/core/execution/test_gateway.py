@@ -15,7 +15,7 @@ from backend.application.local_executions import LocalExecutions
 from backend.core.audit.attempts import Attempt, Completion
 from backend.core.decisions import Decision
 from backend.core.errors import StorageError
-from backend.core.execution.gateway import Gateway, Rates
+from backend.core.execution.gateway import REFUSAL_BOUND, Gateway, Rates
 from backend.core.execution.instructions import Instructions
 from backend.core.execution.lifecycle import Clock, Lifecycle
 from backend.core.execution.model import Actor, Job, Outcome, Status, StopReason
@@ -221,6 +221,19 @@ async def test_what_is_refused_runs_nothing(
     assert await rule_of(gateway, command, **fields) == rule
     assert gateway.observer.seen == [f"refused {rule}"]
     assert not gateway.slots.taken
+
+
+async def test_a_refusal_does_not_wait_long_for_an_audit_that_does_not_answer(make: Callable[..., House]) -> None:
+    never = asyncio.Event()
+
+    class Silent(Book):
+        async def refuse(self, attempt: Attempt) -> None:
+            await never.wait()
+
+    gateway = make(refusals=Silent())
+    async with asyncio.timeout(REFUSAL_BOUND + 2):
+        assert await rule_of(gateway, "rm x") == "blocked.rm"
+    never.set()
 
 
 async def test_the_rate_counts_for_the_principal_and_for_its_address(make: Callable[..., House]) -> None:
