@@ -33,9 +33,7 @@ class Authenticator:
         return Principal(f"user:{user.name}", address, permissions, user, token.id, token.expires_ms)
 
     async def _of_claims(self, claims: Claims, address: str) -> Principal | None:
-        if await self._identities.is_revoked(claims.token_id):
-            return None
-        user = await self._identities.user(claims.user_id)
+        user = await self._identities.holder(claims.user_id, claims.token_id)
         if user is None or user.disabled or not _is_recent(claims, user):
             return None
         ends = claims.expires_at * 1000
@@ -51,9 +49,7 @@ class Authenticator:
             return True
         if principal.token_expires_ms is not None and principal.token_expires_ms <= self._now_ms():
             return False
-        if await self._identities.is_revoked(principal.token):
-            return False
-        user = await self._identities.user(principal.user.id)
+        user = await self._identities.holder(principal.user.id, principal.token)
         return user == principal.user and not principal.user.disabled
 
 

@@ -188,10 +188,8 @@ class IdempotencyKeys(Protocol):
 class Identities(Protocol):
     """The accounts and their tokens, as far as judging a token needs them."""
 
-    async def user(self, id: str) -> User | None: ...
-
-    async def is_revoked(self, token_id: str) -> bool:
-        """Whether an access token, by its jti, or an API token, by its id, was revoked."""
+    async def holder(self, user_id: str, token_id: str) -> User | None:
+        """The account with this id; None too if the token was revoked: an access token, by its jti, or an API token."""
         ...
 
     async def token_by_secret(self, secret_hash: bytes) -> tuple[ApiToken, User] | None:

@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, Connection, LargeBinary, cast, func, selec
 from backend.core.audit.chain import EMPTY, Anchor, Head, Link, Trust, Verdict, Verifier
 from backend.core.audit.events import LONGEST_BODY
 from backend.core.errors import StorageError
-from backend.storage.database import LONG_PATIENCE, Database
+from backend.storage.database import LONG_PATIENCE, Database, first, rows
 from backend.storage.tables import audit_events, audit_head
 
 PAGE = 5000  # events read at a time
@@ -44,8 +44,7 @@ class Chain:
 
     async def head(self) -> SignedHead | None:
         """The current head; raises BrokenHeadError if it is malformed."""
-        async with self.database.begin() as connection:
-            return await connection.run_sync(read_head)
+        return await self.database.read(read_head)
 
     async def links(self, after: int = BEFORE_ALL, last: int | None = None) -> AsyncIterator[Link]:
         """The events numbered above `after`, up to `last`, in order."""
@@ -76,15 +75,13 @@ class Chain:
         query = query.where(events.seq > after)
         if last is not None:
             query = query.where(events.seq <= last)
-        async with self.database.begin(LONG_PATIENCE) as connection:
-            return (await connection.execute(query)).all()
+        return await self.database.read(rows(query), LONG_PATIENCE)
 
     async def _long(self, link: Link) -> Link:
         """The event with its complete text. No event of Gatepost is longer than what is read."""
         body = func.substr(_bytes(audit_events.c.body, self.database.sqlite), 1, LONGEST_BYTES)
-        async with self.database.begin() as connection:
-            found = (await connection.execute(select(body).where(audit_events.c.seq == link.seq))).scalars().first()
-        return _link(link.seq, found, link.hash)
+        found = await self.database.read(first(select(body).where(audit_events.c.seq == link.seq)))
+        return _link(link.seq, found[0] if found else None, link.hash)
 
     async def verify(
         self,

@@ -1,22 +1,28 @@
-"""The database: SQLite in the data folder, or PostgreSQL. One engine per process, migrated under a lock at startup."""
+"""The database: SQLite in the data folder, or PostgreSQL, migrated under a lock at startup.
+
+It is used in one way: a function of a connection is passed to `Database.read` or to `Database.write`.
+"""
 
 import asyncio
 import fcntl
+import math
 import os
-from collections.abc import AsyncIterator, Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import asyncpg  # type: ignore[import-untyped]
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy import Connection, Executable, Row, create_engine, event, select, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from backend.core.errors import StorageError
 
@@ -30,17 +36,21 @@ BUSY_TIMEOUT = 5000  # milliseconds that SQLite waits for another writer
 PATIENCE = 2.5
 LONG_PATIENCE = 60.0  # seconds for a transaction that reads or deletes much, for which no client waits
 FAREWELL = 0.3  # seconds for closing a connection that no longer answers
+READERS = 4  # threads that read from SQLite; a slow page of the history occupies one
+CLOSING = 2.0  # seconds that a transaction of SQLite may still take when the database is closed
+OFTEN = 1_000_000  # instructions of SQLite, some ten milliseconds, between two looks at that time
+# `sqlite+aiosqlite` is what SQLAlchemy calls an asynchronous SQLite.
+DRIVERS = {"postgres": "postgresql+asyncpg", "postgresql": "postgresql+asyncpg", "sqlite+aiosqlite": "sqlite"}
 PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", f"busy_timeout={BUSY_TIMEOUT}")
 
 
 def database_url(url: str | None, data_dir: Path) -> str:
-    """The URL for SQLAlchemy: the given one, which may be `postgres://`, or that of a file in the data folder."""
+    """The URL for SQLAlchemy: the given one, whose scheme may be a common one, or that of a file in the data folder."""
     if not url:
-        return f"sqlite+aiosqlite:///{data_dir.absolute() / 'gatepost.db'}"
+        return f"sqlite:///{data_dir.absolute() / 'gatepost.db'}"
     scheme, separator, rest = url.partition("://")
-    driver = {"postgres": "postgresql+asyncpg", "postgresql": "postgresql+asyncpg", "sqlite": "sqlite+aiosqlite"}
     # What libpq calls sslmode, asyncpg calls ssl.
-    return f"{driver.get(scheme, scheme)}{separator}{rest.replace('sslmode=', 'ssl=')}"
+    return f"{DRIVERS.get(scheme, scheme)}{separator}{rest.replace('sslmode=', 'ssl=')}"
 
 
 class _Connection(asyncpg.Connection):  # type: ignore[misc]
@@ -50,7 +60,7 @@ class _Connection(asyncpg.Connection):  # type: ignore[misc]
         await super().close(timeout=min(timeout or FAREWELL, FAREWELL))
 
 
-# The bound of a command is for migrations and for a rollback; `Database.begin` has a shorter one.
+# The bound of a command is for migrations and for a rollback; a transaction has a shorter one.
 POSTGRES: dict[str, Any] = {
     "pool_pre_ping": True,
     "pool_timeout": PATIENCE,
@@ -58,73 +68,128 @@ POSTGRES: dict[str, Any] = {
 }
 
 
+class Transactions(Protocol):
+    """Runs functions in transactions of their own."""
+
+    async def run(self, work: Callable[[Connection], T], patience: float | None) -> T: ...
+
+    async def close(self) -> None: ...
+
+
 class Database:
-    """An engine and its transactions. `close` ends its connections and threads."""
+    """The transactions of one database. `close` ends its connections and threads."""
 
     def __init__(self, url: str) -> None:
         self.sqlite = make_url(url).get_backend_name() == "sqlite"
-        self.engine: AsyncEngine = create_async_engine(url, **({} if self.sqlite else POSTGRES))
-        self._writer: Engine | None = None
-        if self.sqlite:
-            _make_private(make_url(url).database)
-            self._writer = create_engine(url.replace("+aiosqlite", ""))
-            self._thread = ThreadPoolExecutor(1, "database-writer")
-            for engine in (self.engine.sync_engine, self._writer):
-                event.listen(engine, "connect", _prepare_sqlite)
+        self._file = make_url(url).database if self.sqlite else None
+        self._reads, self._writes = (_sqlite if self.sqlite else _postgresql)(url)
 
-    @asynccontextmanager
-    async def begin(self, patience: float | None = PATIENCE) -> AsyncIterator[AsyncConnection]:
-        """A transaction. Raises StorageError if the database fails; IntegrityError is passed on.
+    async def read(self, work: Callable[[Connection], T], patience: float | None = PATIENCE) -> T:
+        """Run `work` in a transaction that cannot write. Raises StorageError.
 
-        PostgreSQL has `patience` seconds for all of it. One that was given up may have been committed nevertheless.
+        `work` returns values, not results that are still to be fetched: with SQLite it runs in another thread.
+        PostgreSQL has `patience` seconds for all of it.
         """
         with _storage_errors():
-            async with asyncio.timeout(None if self.sqlite else patience), self.engine.begin() as connection:
-                yield connection
+            return await self._reads.run(work, patience)
 
     async def write(self, work: Callable[[Connection], T], patience: float | None = PATIENCE) -> T:
-        """Run `work` in a transaction of its own. Raises StorageError.
+        """Run `work` in a transaction that may write. Raises StorageError; IntegrityError is passed on.
 
-        With SQLite the transaction is one call in a thread, which takes half the time of one call per statement.
+        A transaction that was given up, or whose caller was cancelled, may have been committed nevertheless.
         """
-        if self._writer is None:
-            async with self.begin(patience) as connection:
-                return await connection.run_sync(work)
         with _storage_errors():
-            return await asyncio.get_running_loop().run_in_executor(self._thread, _transaction, self._writer, work)
+            return await self._writes.run(work, patience)
 
     async def migrate(self) -> None:
         """Bring the tables up to date; only one process at a time. Raises StorageError."""
-        with _file_lock(self._lock_file()):
-            async with self.begin(patience=None) as connection:
-                if not self.sqlite:
-                    await connection.execute(text(f"select pg_advisory_xact_lock({MIGRATION_LOCK})"))
-                await connection.run_sync(_upgrade)
-
-    def _lock_file(self) -> Path | None:
-        name = make_url(str(self.engine.url)).database
-        return Path(f"{name}.lock") if self.sqlite and name else None
+        with _file_lock(Path(f"{self._file}.lock") if self._file else None):
+            await self.write(_upgrade, patience=None)
 
     async def check(self) -> bool:
         """Whether the database answers."""
         try:
-            async with self.begin() as connection:
-                await connection.execute(text("select 1"))
+            await self.read(first(select(1)))
         except StorageError:
             return False
         return True
 
     async def close(self) -> None:
-        """End all connections."""
+        """End all connections, once what uses them has ended."""
+        await self._reads.close()
+        await self._writes.close()
+
+
+def rows(query: Executable, **values: object) -> Callable[[Connection], Sequence[Row[Any]]]:
+    """For `Database.read`: all rows of a query."""
+    return lambda connection: connection.execute(query, values or None).all()
+
+
+def first(query: Executable, **values: object) -> Callable[[Connection], Row[Any] | None]:
+    """For `Database.read`: the first row of a query, None if there is none."""
+    return lambda connection: connection.execute(query, values or None).first()
+
+
+def changes(statement: Executable) -> Callable[[Connection], int]:
+    """For `Database.write`: how many rows a statement has changed."""
+    return lambda connection: connection.execute(statement).rowcount
+
+
+class _Threads:
+    """Threads with a connection to SQLite each. A transaction is one visit to a thread, not one per statement."""
+
+    def __init__(self, url: str, size: int, pragmas: tuple[str, ...]) -> None:
+        self._pragmas = pragmas
+        self._engine = create_engine(url, pool_size=size, pool_use_lifo=True)
+        self._threads = ThreadPoolExecutor(size, "database")
+        self._ends = math.inf  # when transactions that still run are interrupted
+        event.listen(self._engine, "connect", self._prepare)
+
+    async def run(self, work: Callable[[Connection], T], patience: float | None) -> T:
+        """A transaction whose caller is cancelled goes on to its end; SQLite needs no patience."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._transaction, work)
+
+    def _transaction(self, work: Callable[[Connection], T]) -> T:
+        with self._engine.begin() as connection:
+            return work(connection)
+
+    def _prepare(self, connection: Any, _: Any) -> None:
+        connection.set_progress_handler(lambda: time.monotonic() > self._ends, OFTEN)
+        cursor = connection.cursor()
+        for pragma in self._pragmas:
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    async def close(self) -> None:
+        self._ends = time.monotonic() + CLOSING
+        await asyncio.to_thread(self._threads.shutdown)
+        self._engine.dispose()
+
+
+def _sqlite(url: str) -> tuple[Transactions, Transactions]:
+    """Those that read and those that write, of which SQLite admits one at a time. A slow one delays no other read."""
+    _make_private(make_url(url).database)
+    return _Threads(url, READERS, (*PRAGMAS, "query_only=ON")), _Threads(url, 1, PRAGMAS)
+
+
+@dataclass(frozen=True, slots=True)
+class _Connections:
+    """Connections to PostgreSQL."""
+
+    engine: AsyncEngine
+
+    async def run(self, work: Callable[[Connection], T], patience: float | None) -> T:
+        async with asyncio.timeout(patience), self.engine.begin() as connection:
+            return await connection.run_sync(work)
+
+    async def close(self) -> None:
         await self.engine.dispose()
-        if self._writer:
-            self._writer.dispose()
-            self._thread.shutdown()
 
 
-def _transaction(engine: Engine, work: Callable[[Connection], T]) -> T:
-    with engine.begin() as connection:
-        return work(connection)
+def _postgresql(url: str) -> tuple[Transactions, Transactions]:
+    """Those that read and those that write. They share their connections."""
+    engine = create_async_engine(url, **POSTGRES)
+    return _Connections(engine.execution_options(postgresql_readonly=True)), _Connections(engine)
 
 
 @contextmanager
@@ -149,13 +214,6 @@ def _make_private(path: str | None) -> None:
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
 
-def _prepare_sqlite(connection: Any, _: Any) -> None:
-    cursor = connection.cursor()
-    for pragma in PRAGMAS:
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
-
-
 def _reason(error: SQLAlchemyError) -> str:
     """What went wrong, in one line and without the statement, whose values may be secret."""
     cause = error.orig if isinstance(error, DBAPIError) else error
@@ -163,6 +221,8 @@ def _reason(error: SQLAlchemyError) -> str:
 
 
 def _upgrade(connection: Connection) -> None:
+    if connection.dialect.name == "postgresql":
+        connection.execute(text(f"select pg_advisory_xact_lock({MIGRATION_LOCK})"))
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     config.attributes["connection"] = connection

@@ -2,19 +2,22 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
-from sqlalchemy import case, func, select
+from sqlalchemy import Connection, Executable, bindparam, case, func, select
 
 from backend.core.audit.attempts import Record
 from backend.core.decisions import Risk
 from backend.core.execution.model import Status
 from backend.core.ids import first_id
 from backend.core.ports import Filter, Stats
-from backend.storage.database import Database
+from backend.storage.database import Database, first
 from backend.storage.execution_rows import COLUMNS, UNFINISHED, record_of
 from backend.storage.tables import executions as table
 
 MOST = 1000  # records that `since` returns
+
+ONE = select(*COLUMNS).where(table.c.id == bindparam("id"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +28,7 @@ class SqlExecutionHistory:
 
     async def get(self, execution: str) -> Record | None:
         """One record."""
-        async with self.database.begin() as connection:
-            row = (await connection.execute(select(*COLUMNS).where(table.c.id == execution))).one_or_none()
+        row = await self.database.read(first(ONE, id=execution))
         return record_of(row) if row else None
 
     async def page(self, wanted: Filter) -> Sequence[Record]:
@@ -40,8 +42,7 @@ class SqlExecutionHistory:
             query = query.where(table.c.status == str(wanted.status))
         if wanted.before is not None:
             query = query.where(table.c.id < wanted.before)
-        async with self.database.begin() as connection:
-            return [record_of(row) for row in await connection.execute(query)]
+        return await self.database.read(partial(_records, query=query))
 
     async def stats(self, user_id: str, since_ms: int) -> Stats:
         """Figures over a user's commands since a time."""
@@ -55,8 +56,7 @@ class SqlExecutionHistory:
             func.coalesce(func.sum(case((dangerous, 1), else_=0)), 0),
             func.coalesce(func.avg(table.c.duration_ms), 0),
         ).where(table.c.user_id == user_id, table.c.id >= first_id(since_ms))
-        async with self.database.begin() as connection:
-            total, successful, failed, high, average = (await connection.execute(query)).one()
+        total, successful, failed, high, average = await self.database.read(lambda one: one.execute(query).one())
         return Stats(total, int(successful), int(failed), int(high), float(average))
 
     async def since(self, user_id: str, since_ms: int) -> Sequence[Record]:
@@ -67,5 +67,9 @@ class SqlExecutionHistory:
             .order_by(table.c.id.desc())
             .limit(MOST)
         )
-        async with self.database.begin() as connection:
-            return [record_of(row) for row in await connection.execute(query)]
+        return await self.database.read(partial(_records, query=query))
+
+
+def _records(connection: Connection, query: Executable) -> list[Record]:
+    """The records of a query, made where it runs: with SQLite in its thread, so that a long page stops no loop."""
+    return list(map(record_of, connection.execute(query)))

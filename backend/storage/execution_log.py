@@ -16,7 +16,7 @@ from backend.core.execution.model import Status
 from backend.core.execution.ownership import Holdings, lease_until
 from backend.core.ports import Actor
 from backend.storage.commit_queue import CommitQueue
-from backend.storage.database import LONG_PATIENCE
+from backend.storage.database import LONG_PATIENCE, changes
 from backend.storage.execution_rows import UNFINISHED, closing, new_row
 from backend.storage.refusal_filter import ITSELF, RefusalFilter
 from backend.storage.tables import executions
@@ -92,8 +92,7 @@ class SqlExecutionLog:
     async def prune(self, before_ms: int) -> int:
         """Delete ended executions that began before a time; returns how many."""
         old = (executions.c.created_ms < before_ms) & executions.c.status.not_in(UNFINISHED)
-        async with self.queue.database.begin(LONG_PATIENCE) as connection:
-            gone = (await connection.execute(delete(executions).where(old))).rowcount
+        gone = await self.queue.database.write(changes(delete(executions).where(old)), LONG_PATIENCE)
         if gone:
             draft = Draft(Kind.PRUNED, {"executions": gone, "before_ms": before_ms})
             await self.queue.write((self.queue.context.event(draft, ITSELF, ""),))

@@ -2,13 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import Connection, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from backend.core.execution.model import Status
 from backend.core.ports import Claim
-from backend.storage.database import LONG_PATIENCE, Database
+from backend.storage.database import LONG_PATIENCE, Database, changes
 from backend.storage.tables import executions
 from backend.storage.tables import idempotency_keys as table
 
@@ -29,40 +31,34 @@ class SqlIdempotencyKeys:
         """Claim a key for `execution`, or return which execution has it."""
         row = {"principal": principal, "key": key, "body_hash": body_hash, "execution": execution}
         try:
-            async with self.database.begin() as connection:
-                await connection.execute(insert(table).values(**row, created_ms=self.now_ms()))
+            await self.database.write(changes(insert(table).values(**row, created_ms=self.now_ms())))
         except IntegrityError:
-            return await self._known(principal, key, body_hash, execution)
+            return await self.database.write(partial(self._known, claimed=row))
         return Claim(execution, mine=True, same_body=True)
 
-    async def _known(self, principal: str, key: str, body_hash: bytes, execution: str) -> Claim:
-        mine = (table.c.principal == principal) & (table.c.key == key)
-        async with self.database.begin() as connection:
-            row = (await connection.execute(select(table).where(mine))).one_or_none()
-            if row is None:  # it was released just now
-                return Claim("", mine=False, same_body=True)
-            same = bytes(row.body_hash) == body_hash
-            # A refused one is in the history too, and its key is about to be released.
-            ran = (executions.c.id == row.execution) & (executions.c.status != str(Status.DENIED))
-            begun = (await connection.execute(select(executions.c.id).where(ran))).first()
-            if same and not begun and self.now_ms() - row.created_ms > ORPHANED_AFTER:
-                # Its server died before the command began: nothing ran, so it may begin now.
-                taken = await connection.execute(
-                    update(table)
-                    .where(mine, table.c.execution == row.execution)
-                    .values(execution=execution, created_ms=self.now_ms())
-                )
-                if taken.rowcount == 1:
-                    return Claim(execution, mine=True, same_body=True)
+    def _known(self, connection: Connection, claimed: dict[str, Any]) -> Claim:
+        mine = (table.c.principal == claimed["principal"]) & (table.c.key == claimed["key"])
+        row = connection.execute(select(table).where(mine)).one_or_none()
+        if row is None:  # it was released just now
+            return Claim("", mine=False, same_body=True)
+        same = bytes(row.body_hash) == claimed["body_hash"]
+        # A refused one is in the history too, and its key is about to be released.
+        ran = (executions.c.id == row.execution) & (executions.c.status != str(Status.DENIED))
+        begun = connection.execute(select(executions.c.id).where(ran)).first()
+        if same and not begun and self.now_ms() - row.created_ms > ORPHANED_AFTER:
+            # Its server died before the command began: nothing ran, so it may begin now.
+            taken = update(table).where(mine, table.c.execution == row.execution)
+            values = {"execution": claimed["execution"], "created_ms": self.now_ms()}
+            if connection.execute(taken.values(values)).rowcount == 1:
+                return Claim(claimed["execution"], mine=True, same_body=True)
         return Claim(row.execution if begun else "", mine=False, same_body=same)
 
     async def release(self, principal: str, key: str, execution: str) -> None:
         """Release a key: nothing was started. A key that another execution has claimed meanwhile remains."""
         mine = (table.c.principal == principal) & (table.c.key == key) & (table.c.execution == execution)
-        async with self.database.begin() as connection:
-            await connection.execute(delete(table).where(mine))
+        await self.database.write(changes(delete(table).where(mine)))
 
     async def forget(self) -> None:
         """Delete keys that are too old to be used again."""
-        async with self.database.begin(LONG_PATIENCE) as connection:
-            await connection.execute(delete(table).where(table.c.created_ms < self.now_ms() - KEPT))
+        old = table.c.created_ms < self.now_ms() - KEPT
+        await self.database.write(changes(delete(table).where(old)), LONG_PATIENCE)

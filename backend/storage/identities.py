@@ -2,19 +2,28 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
-from sqlalchemy import Row, Select, delete, exists, insert, or_, select, update
+from sqlalchemy import Connection, Row, Select, bindparam, delete, exists, insert, not_, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from backend.core.identity import USER_NAME, ApiToken, Permission, Role, User, scopes_of, scopes_text
 from backend.core.ids import as_id
-from backend.storage.database import Database
+from backend.storage.database import Database, changes, first, rows
 from backend.storage.tables import api_tokens, login_links, revoked_tokens, users
 
 LONGEST_NAME = 64  # characters of the name of a token or profile
 NAME_RULE = "a user name must have 1 to 64 of a-z 0-9 . _ - and begin with a letter or digit"
 NO_USER = "there is no such user"
+
+OWNER = select(users).where(users.c.id == bindparam("user"))
+TOKEN = select(api_tokens).where(api_tokens.c.secret_hash == bindparam("secret"))
+REVOKED = or_(
+    exists().where(revoked_tokens.c.jti == bindparam("token")),
+    exists().where(api_tokens.c.id == bindparam("token"), api_tokens.c.revoked_ms.is_not(None)),
+)
+HOLDER = OWNER.where(not_(REVOKED))
 
 
 def checked_name(name: str, longest: int = LONGEST_NAME) -> str:
@@ -52,16 +61,14 @@ class SqlIdentities:
         user = User(self._new_id(), name, role, checked_name(profile), False, now, now)
         row = {each: getattr(user, each) for each in User.__slots__}
         try:
-            async with self._database.begin() as connection:
-                await connection.execute(insert(users).values(**row, password_hash=password_hash))
+            await self._database.write(changes(insert(users).values(**row, password_hash=password_hash)))
         except IntegrityError:
             return None
         return user
 
     async def user(self, id: str) -> User | None:
         """The account with this id."""
-        async with self._database.begin() as connection:
-            row = (await connection.execute(select(users).where(users.c.id == as_id(id)))).one_or_none()
+        row = await self._database.read(first(OWNER, user=as_id(id)))
         return _user(row) if row else None
 
     async def user_named(self, name: str) -> User | None:
@@ -79,20 +86,17 @@ class SqlIdentities:
         return await self._pairs(select(users.c.name, users.c.id).where(users.c.name.in_(known)))
 
     async def _pairs(self, query: Select[str, str]) -> dict[str, str]:
-        async with self._database.begin() as connection:
-            return dict((await connection.execute(query)).all())
+        return await self._database.read(lambda connection: dict(connection.execute(query).all()))
 
     async def users(self) -> list[User]:
         """All accounts, by name."""
-        async with self._database.begin() as connection:
-            return list(map(_user, await connection.execute(select(users).order_by(users.c.name))))
+        return list(map(_user, await self._database.read(rows(select(users).order_by(users.c.name)))))
 
     async def password_hash_of(self, name: str) -> tuple[User, str | None] | None:
         """The account and the hash of its password, None if it has none; None if no account has this name."""
         if not USER_NAME.fullmatch(name):  # PostgreSQL rejects some strings even in a query
             return None
-        async with self._database.begin() as connection:
-            row = (await connection.execute(select(users).where(users.c.name == name))).one_or_none()
+        row = await self._database.read(first(select(users).where(users.c.name == name)))
         return (_user(row), row.password_hash) if row else None
 
     async def set_password(self, user_id: str, password_hash: str) -> bool:
@@ -108,29 +112,26 @@ class SqlIdentities:
         return await self._change(user_id, role=role)
 
     async def _change(self, user_id: str, **values: Any) -> bool:
-        async with self._database.begin() as connection:
-            done = await connection.execute(update(users).where(users.c.id == as_id(user_id)).values(**values))
-        return done.rowcount == 1
+        change = update(users).where(users.c.id == as_id(user_id)).values(**values)
+        return await self._database.write(changes(change)) == 1
 
     async def revoke(self, jti: str, expires_ms: int) -> None:
         """End an access token before its time; it is forgotten when it would have ended by itself."""
         with suppress(IntegrityError):  # revoked already
-            async with self._database.begin() as connection:
-                await connection.execute(insert(revoked_tokens).values(jti=jti, expires_ms=expires_ms))
+            await self._database.write(changes(insert(revoked_tokens).values(jti=jti, expires_ms=expires_ms)))
 
     async def is_revoked(self, token_id: str) -> bool:
         """Whether an access token, by its jti, or an API token, by its id, was revoked."""
-        access = exists().where(revoked_tokens.c.jti == as_id(token_id))
-        api = exists().where(api_tokens.c.id == as_id(token_id), api_tokens.c.revoked_ms.is_not(None))
-        async with self._database.begin() as connection:
-            return bool((await connection.execute(select(or_(access, api)))).scalar_one())
+        return await self._database.read(first(select(1).where(REVOKED), token=as_id(token_id))) is not None
+
+    async def holder(self, user_id: str, token_id: str) -> User | None:
+        """The account with this id; None too if the token with that id, as in `is_revoked`, was revoked."""
+        row = await self._database.read(first(HOLDER, user=as_id(user_id), token=as_id(token_id)))
+        return _user(row) if row else None
 
     async def forget_expired(self) -> None:
         """Delete what ended by itself: revoked access tokens and login links."""
-        now = self._now_ms()
-        async with self._database.begin() as connection:
-            await connection.execute(delete(revoked_tokens).where(revoked_tokens.c.expires_ms <= now))
-            await connection.execute(delete(login_links).where(login_links.c.expires_ms <= now))
+        await self._database.write(partial(_forget_expired, now=self._now_ms()))
 
     async def add_token(
         self, user_id: str, name: str, scopes: Iterable[Permission], secret_hash: bytes, expires_ms: int | None
@@ -142,8 +143,8 @@ class SqlIdentities:
         )
         row = {each: getattr(token, each) for each in ApiToken.__slots__}
         with known_users():
-            async with self._database.begin() as connection:
-                await connection.execute(insert(api_tokens).values({**row, "scopes": text, "secret_hash": secret_hash}))
+            new = insert(api_tokens).values({**row, "scopes": text, "secret_hash": secret_hash})
+            await self._database.write(changes(new))
         return token
 
     async def tokens(self, user_id: str | None = None) -> list[ApiToken]:
@@ -151,18 +152,17 @@ class SqlIdentities:
         query = select(api_tokens).order_by(api_tokens.c.created_ms, api_tokens.c.id)
         if user_id is not None:
             query = query.where(api_tokens.c.user_id == as_id(user_id))
-        async with self._database.begin() as connection:
-            return list(map(_token, await connection.execute(query)))
+        return list(map(_token, await self._database.read(rows(query))))
 
     async def token_by_secret(self, secret_hash: bytes) -> tuple[ApiToken, User] | None:
         """The API token with this secret and its account; None when it ended or the account is disabled."""
-        async with self._database.begin() as connection:
-            row = (
-                await connection.execute(select(api_tokens).where(api_tokens.c.secret_hash == secret_hash))
-            ).one_or_none()
-            if row is None or not self._counts(token := _token(row)):
-                return None
-            owner = (await connection.execute(select(users).where(users.c.id == token.user_id))).one()
+        return await self._database.read(partial(self._by_secret, secret_hash=secret_hash))
+
+    def _by_secret(self, connection: Connection, secret_hash: bytes) -> tuple[ApiToken, User] | None:
+        row = connection.execute(TOKEN, {"secret": secret_hash}).first()
+        if row is None or not self._counts(token := _token(row)):
+            return None
+        owner = connection.execute(OWNER, {"user": token.user_id}).one()
         return None if owner.disabled else (token, _user(owner))
 
     def _counts(self, token: ApiToken) -> bool:
@@ -171,28 +171,31 @@ class SqlIdentities:
     async def revoke_token(self, id: str) -> bool:
         """End an API token; False when there is none with this id, or it was revoked before."""
         standing = update(api_tokens).where(api_tokens.c.id == as_id(id), api_tokens.c.revoked_ms.is_(None))
-        async with self._database.begin() as connection:
-            done = await connection.execute(standing.values(revoked_ms=self._now_ms()))
-        return done.rowcount == 1
+        return await self._database.write(changes(standing.values(revoked_ms=self._now_ms()))) == 1
 
     async def add_link(self, secret_hash: bytes, user_id: str, expires_ms: int) -> None:
         """Add a login link. Raises ValueError for an unknown user."""
         link = {"secret_hash": secret_hash, "user_id": as_id(user_id), "expires_ms": expires_ms}
         with known_users():
-            async with self._database.begin() as connection:
-                await connection.execute(insert(login_links).values(link))
+            await self._database.write(changes(insert(login_links).values(link)))
 
     async def take_link(self, secret_hash: bytes) -> User | None:
         """Redeem a login link: returns its account the first time and before it expires, otherwise None."""
-        taken = delete(login_links).where(login_links.c.secret_hash == secret_hash)
-        async with self._database.begin() as connection:
-            link = (
-                await connection.execute(taken.returning(login_links.c.user_id, login_links.c.expires_ms))
-            ).one_or_none()
-            if link is None or link.expires_ms <= self._now_ms():
-                return None
-            owner = (await connection.execute(select(users).where(users.c.id == link.user_id))).one()
-        return None if owner.disabled else _user(owner)
+        return await self._database.write(partial(_take_link, secret_hash=secret_hash, now=self._now_ms()))
+
+
+def _forget_expired(connection: Connection, now: int) -> None:
+    connection.execute(delete(revoked_tokens).where(revoked_tokens.c.expires_ms <= now))
+    connection.execute(delete(login_links).where(login_links.c.expires_ms <= now))
+
+
+def _take_link(connection: Connection, secret_hash: bytes, now: int) -> User | None:
+    taken = delete(login_links).where(login_links.c.secret_hash == secret_hash)
+    link = connection.execute(taken.returning(login_links.c.user_id, login_links.c.expires_ms)).one_or_none()
+    if link is None or link.expires_ms <= now:
+        return None
+    owner = connection.execute(OWNER, {"user": link.user_id}).one()
+    return None if owner.disabled else _user(owner)
 
 
 def _user(row: Row[Any]) -> User:

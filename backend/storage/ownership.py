@@ -13,6 +13,7 @@ from backend.core.execution.model import Status
 from backend.core.execution.ownership import RELEASED, Holdings, lease_until
 from backend.core.ports import Queued
 from backend.storage.commit_queue import CommitQueue
+from backend.storage.database import changes, first, rows
 from backend.storage.execution_rows import COLUMNS, closing, new_row, record_of
 from backend.storage.tables import executions as table
 
@@ -63,8 +64,7 @@ class SqlOwnership:
     async def expired(self, before_ms: int) -> Sequence[Record]:
         """Running executions of any owner whose lease ended at `before_ms` or earlier; the oldest first."""
         query = select(*COLUMNS).where(RUNNING, table.c.lease_until_ms <= before_ms).order_by(table.c.id)
-        async with self.queue.database.begin() as connection:
-            return [record_of(row) for row in await connection.execute(query)]
+        return list(map(record_of, await self.queue.database.read(rows(query))))
 
     async def close_expired(self, record: Record, before_ms: int, completion: Completion) -> bool:
         """Record the end of an execution that `expired` returned; False when it is not expired (any more)."""
@@ -74,7 +74,7 @@ class SqlOwnership:
     async def release_dead(self, owners: Collection[str]) -> None:
         """End the leases of owners whose processes have ended."""
         ended = update(table).where(table.c.owner.in_(sorted(owners)), RUNNING).values(lease_until_ms=RELEASED)
-        await self.queue.database.write(lambda connection: connection.execute(ended).rowcount)
+        await self.queue.database.write(changes(ended))
 
     async def enqueue(self, attempt: Attempt, job: str) -> None:
         """Record an execution that waits for an owner. Returns once it is durable."""
@@ -85,10 +85,8 @@ class SqlOwnership:
 
     async def claim_queued(self, limit: int) -> Sequence[Queued]:
         """Take over up to `limit` waiting executions, the oldest first. Each is claimed by one server."""
-        query = select(table.c.id).where(QUEUED).limit(1)
-        async with self.queue.database.begin() as connection:
-            if (await connection.execute(query)).first() is None:
-                return []  # the usual case costs no lock
+        if await self.queue.database.read(first(select(table.c.id).where(QUEUED).limit(1))) is None:
+            return []  # the usual case costs no lock
         claimed = await self.queue.write_locked(partial(self._claim, limit=limit))
         for each in claimed:
             self.holdings.add(each.record.id)
@@ -111,12 +109,11 @@ class SqlOwnership:
     async def cancel_queued(self, execution: str, completion: Completion) -> bool:
         """End an execution that still waits; False when it does not wait (any more)."""
         query = select(table.c.principal).where(table.c.id == execution, QUEUED)
-        async with self.queue.database.begin() as connection:
-            principal = (await connection.execute(query)).scalar()
-        if principal is None:
+        found = await self.queue.database.read(first(query))
+        if found is None:
             return False
         closed = closing(execution, Status.QUEUED, completion)
-        return await self.queue.write(self._end(execution, principal, completion), closed=closed)
+        return await self.queue.write(self._end(execution, found.principal, completion), closed=closed)
 
     def _end(self, execution: str, principal: str, completion: Completion) -> tuple[Event, ...]:
         drafts = events.closed(execution, completion)

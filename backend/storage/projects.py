@@ -2,14 +2,14 @@
 
 import json
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, delete, insert, or_, select, true, update
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import ColumnElement, Connection, Row, delete, insert, or_, select, true, update
 
 from backend.core.identity import Project, Role, User
 from backend.core.ids import as_id
-from backend.storage.database import Database
+from backend.storage.database import Database, changes
 from backend.storage.identities import checked_name, known_users
 from backend.storage.tables import project_members, projects
 
@@ -47,23 +47,20 @@ class SqlProjects:
         )
         row = {each: getattr(project, each) for each in Project.__slots__ if each != "members"}
         with known_users():
-            async with self._database.begin() as connection:
-                await connection.execute(
-                    insert(projects).values({**row, "allowed_extra": _text(project.allowed_extra)})
-                )
+            new = insert(projects).values({**row, "allowed_extra": _text(project.allowed_extra)})
+            await self._database.write(changes(new))
         return project
 
     async def get(self, id: str) -> Project | None:
         """The project with this id, None when there is none or it was deleted."""
-        async with self._database.begin() as connection:
-            return next(iter(await _find(connection, projects.c.id == as_id(id))), None)
+        found = await self._database.read(partial(_find, condition=projects.c.id == as_id(id)))
+        return found[0] if found else None
 
     async def visible_to(self, user: User) -> list[Project]:
         """The projects that exist for `user`, the oldest first: all for an administrator, else own and joined ones."""
         joined = select(project_members.c.project_id).where(project_members.c.user_id == user.id)
         theirs = or_(projects.c.owner_id == user.id, projects.c.id.in_(joined))
-        async with self._database.begin() as connection:
-            return await _find(connection, true() if user.role is Role.ADMIN else theirs)
+        return await self._database.read(partial(_find, condition=true() if user.role is Role.ADMIN else theirs))
 
     async def change(
         self,
@@ -89,37 +86,39 @@ class SqlProjects:
         }
         # Each column is set, if only to itself: this locks the row, so concurrent changes happen one after the other.
         values = {column: projects.c[column] if value is None else value for column, value in given.items()}
-        standing = update(projects).where(projects.c.id == as_id(id), projects.c.deleted_ms.is_(None))
         with known_users():
-            async with self._database.begin() as connection:
-                if not (await connection.execute(standing.values(values))).rowcount:
-                    return None
-                if members is not None:
-                    await _set_members(connection, id, members)
-                return (await _find(connection, projects.c.id == as_id(id)))[0]
+            return await self._database.write(partial(_change, id=id, values=values, members=members))
 
     async def delete(self, id: str) -> bool:
         """Delete a project; False when there is none. Its row remains, because executions and the audit name it."""
         standing = update(projects).where(projects.c.id == as_id(id), projects.c.deleted_ms.is_(None))
-        async with self._database.begin() as connection:
-            return (await connection.execute(standing.values(deleted_ms=self._now_ms()))).rowcount == 1
+        return await self._database.write(changes(standing.values(deleted_ms=self._now_ms()))) == 1
 
 
-async def _set_members(connection: AsyncConnection, id: str, members: frozenset[str]) -> None:
+def _change(connection: Connection, id: str, values: dict[str, Any], members: frozenset[str] | None) -> Project | None:
+    standing = update(projects).where(projects.c.id == as_id(id), projects.c.deleted_ms.is_(None))
+    if not connection.execute(standing.values(values)).rowcount:
+        return None
+    if members is not None:
+        _set_members(connection, id, members)
+    return _find(connection, projects.c.id == as_id(id))[0]
+
+
+def _set_members(connection: Connection, id: str, members: frozenset[str]) -> None:
     """Replace the members. The owner is not stored as a member, so that it is not listed twice."""
-    owner = (await connection.execute(select(projects.c.owner_id).where(projects.c.id == as_id(id)))).scalar_one()
-    await connection.execute(delete(project_members).where(project_members.c.project_id == id))
+    owner = connection.execute(select(projects.c.owner_id).where(projects.c.id == as_id(id))).scalar_one()
+    connection.execute(delete(project_members).where(project_members.c.project_id == id))
     if rows := [{"project_id": id, "user_id": as_id(member)} for member in sorted(members - {owner})]:
-        await connection.execute(insert(project_members), rows)
+        connection.execute(insert(project_members), rows)
 
 
-async def _find(connection: AsyncConnection, condition: ColumnElement[bool]) -> list[Project]:
+def _find(connection: Connection, condition: ColumnElement[bool]) -> list[Project]:
     """The projects that were not deleted and meet the condition, with their members."""
     standing = condition & projects.c.deleted_ms.is_(None)
-    rows = (await connection.execute(select(projects).where(standing).order_by(projects.c.id))).all()
+    rows = connection.execute(select(projects).where(standing).order_by(projects.c.id)).all()
     found = select(project_members).join(projects).where(standing)
     members: dict[str, set[str]] = {}
-    for member in await connection.execute(found):
+    for member in connection.execute(found):
         members.setdefault(member.project_id, set()).add(member.user_id)
     return [_project(row, frozenset(members.get(row.id, ()))) for row in rows]
 

@@ -187,10 +187,11 @@ def _add_explaining(router: APIRouter, executions: Executions) -> None:
     @router.post("/policy/explain", tags=["policy"], responses=described(*WITH_BODY, 403, 404))
     async def explain(principal: Annotated[Principal, reader], body: Question, _: JsonOnly) -> Explained:
         """The verdict on a command, without running it."""
-        target = granted(await executions.service.target(principal, project_ref(body.project_id)))
-        spec = CommandSpec(body.command, target.ref, cwd=body.working_dir)
+        spec = CommandSpec(body.command, project_ref(body.project_id), cwd=body.working_dir)
         verdict = await executions.service.explain(principal, spec)
         decision = verdict.decision if isinstance(verdict, Plan) else verdict
+        if not decision.allowed and (problem := Problem.of(decision)).status != 400:
+            raise problem  # it is not about the command: there is no such project, or the database is unavailable
         return Explained(
             allowed=decision.allowed,
             rule=decision.rule,

@@ -7,7 +7,7 @@ from sqlalchemy import delete, select, update
 from backend.accounts.credentials import Signer, new_signing_key, verify_signature
 from backend.core.audit.chain import Anchor, Trust, Verdict
 from backend.storage.audit_chain import Chain
-from backend.storage.database import Database
+from backend.storage.database import Database, first
 from backend.storage.tables import audit_events, audit_head
 
 SIGNER = Signer(new_signing_key())
@@ -34,9 +34,7 @@ async def bodies(database: Database) -> list[dict[str, Any]]:
 
 async def change(database: Database, *statements: Any) -> None:
     """What somebody with the database in hand can do."""
-    async with database.begin() as connection:
-        for statement in statements:
-            await connection.execute(statement)
+    await database.write(lambda connection: [connection.execute(statement).rowcount for statement in statements])
 
 
 EVENT = audit_events.c
@@ -47,8 +45,7 @@ def at(seq: int) -> Any:
 
 
 async def saved(database: Database) -> Any:
-    async with database.begin() as connection:
-        return (await connection.execute(select(audit_head))).one()
+    return await database.read(first(select(audit_head)))
 
 
 async def cut_back(database: Database, head: Any) -> None:

@@ -13,7 +13,7 @@ from backend.core.audit.events import Kind
 from backend.core.errors import StorageError
 from backend.storage.audit_chain import SHORT, Chain
 from backend.storage.audit_head import LedgerContext
-from backend.storage.database import Database
+from backend.storage.database import Database, database_url
 from backend.storage.tables import audit_events, audit_head
 from tests.storage.chains import EVENT, SIGNER, at, bodies, change, verify, whole
 from tests.storage.writing import Ledger, attempt, keys_of, ledger_with, new_id, store
@@ -55,7 +55,7 @@ async def test_what_is_changed_in_the_database_is_found(
 
 
 async def test_any_byte_of_the_file_of_a_body_that_is_flipped_is_found(tmp_path: Path) -> None:
-    database = Database(f"sqlite+aiosqlite:///{tmp_path}/gatepost.db")
+    database = Database(database_url(None, tmp_path))
     await database.migrate()
     ledger = store(database, SIGNER)
     await ledger.audit.prepare()

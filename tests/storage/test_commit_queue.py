@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import delete, text, update
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from backend.accounts.credentials import Signer, new_signing_key, verify_signature
 from backend.core.audit.attempts import Completion
@@ -136,23 +137,22 @@ async def test_a_caller_who_goes_away_is_written_all_the_same(database: Database
 
 async def test_a_database_that_fails_is_told_and_the_chain_goes_on(database: Database, ledger: Ledger) -> None:
     await ledger.executions.open(attempt())
-    async with database.begin() as connection:
-        await connection.execute(text("alter table executions rename to elsewhere"))
+    await change(database, text("alter table executions rename to elsewhere"))
     for _ in range(2):
         with pytest.raises(StorageError):
             await ledger.executions.open(attempt())
-    async with database.begin() as connection:
-        await connection.execute(text("alter table elsewhere rename to executions"))
+    await change(database, text("alter table elsewhere rename to executions"))
     await ledger.executions.open(attempt())
     assert (await whole(database)).events == 4
 
 
 @pytest.mark.parametrize("new_url", ["postgresql"], indirect=True)
 async def test_a_database_that_does_not_answer_is_told_to_all_that_wait_and_the_chain_goes_on(
-    database: Database, ledger: Ledger
+    new_url: str, database: Database, ledger: Ledger
 ) -> None:
-    async with database.begin(patience=60) as other:
-        await other.execute(text("select * from audit_head for update"))
+    other = create_async_engine(new_url)
+    async with other.begin() as connection:
+        await connection.execute(text("select * from audit_head for update"))
         first = asyncio.ensure_future(ledger.executions.open(attempt()))
         await asyncio.sleep(0)
         begun = time.monotonic()
@@ -161,6 +161,7 @@ async def test_a_database_that_does_not_answer_is_told_to_all_that_wait_and_the_
         )
         assert [type(result) for result in results] == [StorageError] * 4
         assert time.monotonic() - begun < 1.5 * PATIENCE
+    await other.dispose()
     await ledger.executions.open(attempt())
     assert (await whole(database)).events == 2
 

@@ -1,12 +1,12 @@
 """The database itself: migrations, and what happens when it is not there."""
 
 import asyncio
-import contextlib
 import socket
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -16,9 +16,10 @@ from sqlalchemy import Connection, func, insert, inspect, select, text
 from sqlalchemy.exc import IntegrityError
 
 from backend.core.errors import StorageError
-from backend.storage.database import Database, database_url
+from backend.storage.database import POSTGRES, Database, changes, database_url, rows
 from backend.storage.tables import api_tokens, metadata, users
 
+SLEEP = text("select pg_sleep(:seconds)")
 ROOT = Path(__file__).parent.parent.parent
 MIGRATE = """
 import asyncio, sys
@@ -43,8 +44,7 @@ ANN = {
 
 
 async def tables(database: Database) -> set[str]:
-    async with database.begin() as connection:
-        return set(await connection.run_sync(lambda each: inspect(each).get_table_names()))
+    return set(await database.read(lambda each: inspect(each).get_table_names()))
 
 
 async def test_migrating_twice_changes_nothing(database: Database) -> None:
@@ -69,42 +69,39 @@ async def test_the_migrations_make_the_tables_of_the_code(database: Database) ->
         context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
         return list(compare_metadata(context, metadata))
 
-    async with database.begin() as connection:
-        assert await connection.run_sync(differences) == []
+    assert await database.read(differences) == []
 
 
 async def test_a_transaction_that_fails_leaves_nothing(database: Database) -> None:
+    def twice(connection: Connection) -> None:
+        connection.execute(insert(users).values(ANN))
+        connection.execute(insert(users).values(ANN))
+
     with pytest.raises(IntegrityError):
-        async with database.begin() as connection:
-            await connection.execute(insert(users).values(ANN))
-            await connection.execute(insert(users).values(ANN))
-    async with database.begin() as connection:
-        assert (await connection.execute(select(func.count()).select_from(users))).scalar_one() == 0
+        await database.write(twice)
+    assert await database.read(rows(select(func.count()).select_from(users))) == [(0,)]
 
 
 async def test_foreign_keys_are_kept(database: Database) -> None:
     row = {"id": "t", "user_id": "nobody", "name": "t", "secret_hash": b"", "scopes": "read", "created_ms": 0}
     with pytest.raises(IntegrityError):
-        async with database.begin() as connection:
-            await connection.execute(insert(api_tokens).values(row))
+        await database.write(changes(insert(api_tokens).values(row)))
 
 
 async def test_an_error_is_one_line_and_tells_no_values(database: Database) -> None:
     with pytest.raises(StorageError) as raised:
-        async with database.begin() as connection:
-            await connection.execute(text("select :value from nowhere"), {"value": "canary"})
+        await database.read(rows(text("select :value from nowhere"), value="canary"))
     assert "canary" not in str(raised.value)
     assert "\n" not in str(raised.value)
 
 
 async def refused(url: str) -> None:
-    """Migrating is a StorageError, and no thread of the driver stays, which would speak to a loop that is gone."""
+    """Migrating is a StorageError, and no thread stays."""
     database = Database(url)
     with pytest.raises(StorageError):
         await database.migrate()
     await database.close()
-    while any("_connection_worker_thread" in thread.name for thread in threading.enumerate()):
-        await asyncio.sleep(0.01)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("database")]
 
 
 async def test_a_file_that_cannot_be_opened_is_a_storage_error(tmp_path: Path) -> None:
@@ -135,18 +132,95 @@ async def test_postgresql_that_does_not_answer_is_a_storage_error_that_says_so(t
 async def test_a_transaction_that_takes_too_long_is_given_up(database: Database) -> None:
     begun = time.monotonic()
     with pytest.raises(StorageError, match="does not answer in time"):
-        async with database.begin(patience=0.2) as connection:
-            await connection.execute(text("select pg_sleep(5)"))
+        await database.read(rows(SLEEP, seconds=5), patience=0.2)
     assert time.monotonic() - begun < 2
     assert await database.check()
 
 
-async def test_connections_that_are_all_busy_are_a_storage_error_that_says_so(database: Database) -> None:
-    database.engine.sync_engine.pool._timeout = 0.01  # type: ignore[attr-defined]
-    async with contextlib.AsyncExitStack() as stack:
-        with pytest.raises(StorageError, match="connections are busy"):
-            while True:
-                await stack.enter_async_context(database.begin())
+@pytest.mark.parametrize("new_url", ["postgresql"], indirect=True)
+async def test_connections_that_are_all_busy_are_a_storage_error_that_says_so(
+    new_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(POSTGRES, "pool_timeout", 0.01)
+    database = Database(new_url)
+    busy = [asyncio.ensure_future(database.read(rows(SLEEP, seconds=60))) for _ in range(20)]
+    with pytest.raises(StorageError, match="connections are busy"):
+        await next(asyncio.as_completed(busy))
+    for each in busy:
+        each.cancel()
+    await asyncio.gather(*busy, return_exceptions=True)
+    await database.close()
+
+
+async def test_a_read_cannot_write(database: Database) -> None:
+    with pytest.raises(StorageError, match=r"read-?only"):
+        await database.read(changes(insert(users).values(ANN)))
+    assert await database.write(changes(insert(users).values(ANN))) == 1
+
+
+@pytest.fixture
+async def in_file(tmp_path: Path) -> AsyncIterator[Database]:
+    """A migrated database in SQLite."""
+    database = Database(database_url(None, tmp_path))
+    await database.migrate()
+    yield database
+    await database.close()
+
+
+async def test_a_slow_read_delays_neither_reads_nor_writes(in_file: Database) -> None:
+    begun, done = threading.Event(), threading.Event()
+
+    def slow(connection: Connection) -> int:
+        begun.set()
+        assert done.wait(10)
+        return int(connection.execute(select(func.count()).select_from(users)).scalar_one())
+
+    reading = asyncio.ensure_future(in_file.read(slow))
+    assert await asyncio.to_thread(begun.wait, 10)
+    assert await in_file.check()
+    assert await in_file.write(changes(insert(users).values(ANN))) == 1
+    assert not reading.done()
+    done.set()
+    assert await reading == 1
+
+
+async def test_a_write_whose_caller_goes_away_is_finished(in_file: Database) -> None:
+    begun, done = threading.Event(), threading.Event()
+
+    def slow(connection: Connection) -> None:
+        connection.execute(insert(users).values(ANN))
+        begun.set()
+        assert done.wait(10)
+
+    writing = asyncio.ensure_future(in_file.write(slow))
+    assert await asyncio.to_thread(begun.wait, 10)
+    writing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await writing
+    done.set()
+    other = {**ANN, "id": "bob", "name": "bob"}
+    assert await in_file.write(changes(insert(users).values(other))) == 1  # it waits for the one before
+    assert await in_file.read(rows(select(users.c.id).order_by(users.c.id))) == [("ann",), ("bob",)]
+
+
+async def test_close_waits_for_what_runs_and_interrupts_what_takes_too_long(
+    in_file: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backend.storage.database.CLOSING", 0.2)
+    endless = text("with recursive n(i) as (select 1 union all select i + 1 from n) select count(*) from n")
+    begun = threading.Event()
+
+    def short(connection: Connection) -> int:
+        begun.set()
+        return connection.execute(insert(users).values(ANN)).rowcount
+
+    reading, writing = asyncio.ensure_future(in_file.read(rows(endless))), asyncio.ensure_future(in_file.write(short))
+    assert await asyncio.to_thread(begun.wait, 10)
+    async with asyncio.timeout(10):
+        await in_file.close()
+    assert await writing == 1
+    with pytest.raises(StorageError, match="interrupted"):
+        await reading
 
 
 @pytest.mark.parametrize(
@@ -156,9 +230,10 @@ async def test_connections_that_are_all_busy_are_a_storage_error_that_says_so(da
         ("postgresql://a:b@c/d", "postgresql+asyncpg://a:b@c/d"),
         ("postgresql+asyncpg://c/d", "postgresql+asyncpg://c/d"),
         ("postgres://a:b@c/d?sslmode=require", "postgresql+asyncpg://a:b@c/d?ssl=require"),
-        ("sqlite:////tmp/x.db", "sqlite+aiosqlite:////tmp/x.db"),
-        ("", "sqlite+aiosqlite:////data/gatepost.db"),
-        (None, "sqlite+aiosqlite:////data/gatepost.db"),
+        ("sqlite:////tmp/x.db", "sqlite:////tmp/x.db"),
+        ("sqlite+aiosqlite:////tmp/x.db", "sqlite:////tmp/x.db"),
+        ("", "sqlite:////data/gatepost.db"),
+        (None, "sqlite:////data/gatepost.db"),
     ],
 )
 def test_the_url(given: str | None, url: str) -> None:

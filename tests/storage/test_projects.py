@@ -1,8 +1,9 @@
 """How many statements a list of projects costs."""
 
 from collections.abc import Callable
+from typing import Any
 
-from sqlalchemy import event
+from sqlalchemy import Engine, event
 
 from backend.core.identity import Role
 from backend.storage.database import Database
@@ -23,8 +24,13 @@ async def test_a_list_of_many_asks_for_all_names_at_once(
         made = await projects.add(f"p{number}", ann.id)
         await projects.change(made.id, members=frozenset({bob.id, root.id}))
     service = ProjectService(None, projects, identities, None)  # type: ignore[arg-type]
-    found, asked = await projects.visible_to(ann), []
-    event.listen(database.engine.sync_engine, "before_cursor_execute", lambda *about: asked.append(about[2]))
+    found, asked = await projects.visible_to(ann), list[str]()
+
+    def note(*about: Any) -> None:
+        asked.append(about[2])
+
+    event.listen(Engine, "before_cursor_execute", note)
     entries = await service.entries(found)
+    event.remove(Engine, "before_cursor_execute", note)
     assert [(each.owner, each.members) for each in entries] == [("ann", ["bob", "root"])] * 20
     assert len(asked) == 1

@@ -88,6 +88,10 @@ class MemoryIdentities:
         token = self._tokens.get(token_id)
         return token_id in self._revoked or (token is not None and token.revoked_ms is not None)
 
+    async def holder(self, user_id: str, token_id: str) -> User | None:
+        """The account with this id; None too if the token with that id, as in `is_revoked`, was revoked."""
+        return None if await self.is_revoked(token_id) else await self.user(user_id)
+
     async def forget_expired(self) -> None:
         """Delete what ended by itself: revoked access tokens and login links."""
         now = self.now_ms()

@@ -109,6 +109,18 @@ async def test_a_revoked_token_is_forgotten_when_it_ended(identities: Identities
     assert not await identities.is_revoked("jti")
 
 
+async def test_an_account_is_the_holder_of_a_token_until_it_is_revoked(identities: Identities) -> None:
+    ann, bob = await added(identities), await added(identities, "bob")
+    api = [await identities.add_token(ann.id, "ci", BOTH, secret, None) for secret in (b"s" * 32, b"t" * 32)]
+    tokens = [*(token.id for token in api), "jti", "other"]
+    await identities.revoke_token(api[0].id)
+    await identities.revoke("jti", START + 1000)
+    assert [await identities.holder(ann.id, token) for token in tokens] == [None, ann, None, ann]
+    for bad in BAD_IDS:
+        assert await identities.holder(ann.id, bad) == ann
+        assert await identities.holder(bad, bob.id) is None
+
+
 async def test_a_token_is_found_by_its_secret(identities: Identities) -> None:
     ann, bob = await added(identities), await added(identities, "bob")
     token = await identities.add_token(ann.id, " ci ", BOTH, b"s" * 32, None)

@@ -14,7 +14,7 @@ from backend.core.ports import AuditLog, ExecutionHistory, ExecutionLog, Ownersh
 from backend.core.times import iso
 from backend.storage.audit_chain import Chain
 from backend.storage.audit_head import LedgerContext
-from backend.storage.database import Database
+from backend.storage.database import Database, changes
 from backend.storage.execution_history import SqlExecutionHistory
 from backend.storage.execution_log import SqlExecutionLog
 from backend.storage.idempotency_keys import SqlIdempotencyKeys
@@ -136,8 +136,7 @@ class SqlWorld:
         await self._rename("elsewhere", "executions")
 
     async def _rename(self, old: str, new: str) -> None:
-        async with self.database.begin() as connection:
-            await connection.execute(text(f"alter table {old} rename to {new}"))
+        await self.database.write(changes(text(f"alter table {old} rename to {new}")))
 
     async def close(self) -> None:
         for database in self.opened:
