@@ -66,7 +66,7 @@ class Quiet:
 
     def ended(self, execution: Execution, completion: Completion) -> None: ...
 
-    def on_crash(self, execution: Execution, error: Exception) -> None:
+    def on_crash(self, execution: str, error: Exception) -> None:
         raise error
 
     def on_audit_failure(self, execution: str, error: StorageError) -> None: ...

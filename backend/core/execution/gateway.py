@@ -16,7 +16,7 @@ from backend.core.decisions import Decision
 from backend.core.errors import GatepostError, StorageError
 from backend.core.execution.lifecycle import Lifecycle
 from backend.core.execution.model import StopReason
-from backend.core.execution.refusals import unavailable
+from backend.core.execution.refusals import failed, unavailable
 from backend.core.execution.registry import Execution
 from backend.core.execution.requests import Refused, Request, Waiting
 from backend.core.identity import Permission, Principal
@@ -119,9 +119,13 @@ class Gateway:
     async def _judge(self, request: Request) -> Plan | Decision:
         """Judge the line, in a thread if it has globs: searching folders can take a while."""
         judged = (request.command, request.target, request.cwd)
-        if GLOB_STARTS.isdisjoint(request.command):
-            return admit(*judged)
-        return await asyncio.to_thread(admit, *judged)
+        try:
+            if GLOB_STARTS.isdisjoint(request.command):
+                return admit(*judged)
+            return await asyncio.to_thread(admit, *judged)
+        except Exception as error:  # whatever breaks, the attempt is on record
+            self.lifecycle.observer.on_crash(request.execution, error)
+            return failed()
 
     def _masked(self, decision: Decision) -> Decision:
         """Mask the secrets in a decision: its reason repeats words of the line."""

@@ -29,7 +29,7 @@ class Observer(Protocol):
 
     def ended(self, execution: Execution, completion: Completion) -> None: ...
 
-    def on_crash(self, execution: Execution, error: Exception) -> None: ...
+    def on_crash(self, execution: str, error: Exception) -> None: ...
 
     def on_audit_failure(self, execution: str, error: StorageError) -> None: ...
 
@@ -142,7 +142,7 @@ class Lifecycle:
         except StorageError as error:
             outcome = replace(outcome, problem=str(error), rule="storage.unavailable")
         except Exception as error:  # the outermost edge of an execution: whatever failed, its end must be recorded
-            self.observer.on_crash(execution, error)
+            self.observer.on_crash(execution.id, error)
         finally:
             await self._end(execution, outcome, recorder, self.clock.monotonic() - begun)
             on_end()

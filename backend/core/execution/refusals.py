@@ -14,6 +14,12 @@ def unavailable(error: GatepostError) -> Decision:
     return Decision.deny(rule, str(error), hint, retry_after=RETRY_AFTER)
 
 
+def failed() -> Decision:
+    """Judging a line failed in a way that nobody expected; nothing runs."""
+    hint = "The reason is in the server's log; the operator must see it."
+    return Decision.deny("server.failed", "Gatepost failed to judge this command.", hint)
+
+
 def unreadable(error: OSError) -> Decision:
     """The recording exists but cannot be read."""
     reason = f"The recording cannot be read: {reason_of(error)}."

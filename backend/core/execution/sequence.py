@@ -1,5 +1,6 @@
 """Runs the steps of a line one after another: what `&&`, `||`, `;` and `cd` mean."""
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
@@ -107,7 +108,8 @@ class Sequence:
         first = job.plan.verdicts[number]
         if not number:
             return first
-        verdict = judge_step(job.plan.script.steps[number], self.target, cwd)
+        # In a thread, since links and globs can take a while.
+        verdict = await asyncio.to_thread(judge_step, job.plan.script.steps[number], self.target, cwd)
         if isinstance(verdict, Verdict) and verdict.invocations != first.invocations:
             argvs = tuple(tuple(map(self.mask, each.argv)) for each in verdict.invocations)
             await self.log.step(job.execution, job.actor, argvs, verdict.decision)
@@ -128,7 +130,7 @@ class Sequence:
 
     def _enter(self, folder: str, progress: _Progress, output: RecordingWriter) -> None:
         """Run `cd`. It fails like a program, so that `cd x && y` behaves as in a shell."""
-        entered = self.target.files.enter(str(progress.cwd / folder))
+        entered = self.target.files.for_line().enter(str(progress.cwd / folder))
         if isinstance(entered, Decision):
             size = output.say("stderr", f"cd: {folder}: No such folder")
             progress.outcome = _added(progress.outcome, Outcome(Status.FAILED, 1, stderr_bytes=size))

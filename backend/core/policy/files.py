@@ -15,6 +15,10 @@ class FileView(Protocol):
         """Its absolute path."""
         ...
 
+    def for_line(self) -> "FileView":
+        """The same folder, with what may be looked up for one line."""
+        ...
+
     def enter(self, cwd: str) -> PurePosixPath | Decision:
         """The absolute folder that `cwd` names, relative to the root, or why it cannot be entered."""
         ...
@@ -36,6 +40,10 @@ class Unseen:
 
     def __init__(self, root: PurePosixPath) -> None:
         self.root = root
+
+    def for_line(self) -> "Unseen":
+        """The same, since nothing is looked up."""
+        return self
 
     def enter(self, cwd: str) -> PurePosixPath | Decision:
         """The folder as it is named."""

@@ -54,7 +54,7 @@ class Witness:
     def ended(self, execution: Execution, completion: Completion) -> None:
         self.seen.append(f"ended {completion.status}")
 
-    def on_crash(self, execution: Execution, error: Exception) -> None:
+    def on_crash(self, execution: str, error: Exception) -> None:
         self.seen.append(f"broke {error}")
 
     def on_audit_failure(self, execution: str, error: StorageError) -> None:
@@ -198,6 +198,21 @@ async def test_a_command_is_recorded_from_start_to_end(make: Callable[..., House
     assert gateway.observer.seen == ["started", "ended succeeded"]
     assert not gateway.live
     assert not gateway.slots.taken
+
+
+async def test_an_attempt_whose_judgement_breaks_is_refused_and_recorded(make: Callable[..., House]) -> None:
+    class Broken(FolderView):
+        def for_line(self) -> FolderView:
+            raise RecursionError("too deep")
+
+    gateway = make()
+    gateway.target = replace(gateway.target, files=Broken(Path(gateway.target.files.root)))
+    assert await rule_of(gateway, "cat welcome.txt") == "server.failed"
+    explained = await gateway.explain(Request(ANN, gateway.target, "cat *"))
+    assert isinstance(explained, Decision)
+    assert explained.rule == "server.failed"
+    assert gateway.observer.seen[:2] == ["broke too deep", "refused server.failed"]
+    assert gateway.ledger.lines[-1][0] == "refused"
 
 
 @pytest.mark.parametrize(
