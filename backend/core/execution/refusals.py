@@ -15,9 +15,9 @@ def unavailable(error: GatepostError) -> Decision:
 
 
 def failed() -> Decision:
-    """Judging a line failed in a way that nobody expected; nothing runs."""
-    hint = "The reason is in the server's log; the operator must see it."
-    return Decision.deny("server.failed", "Gatepost failed to judge this command.", hint)
+    """A bug prevented a verdict; nothing runs."""
+    hint = "The server's log has the reason; the operator must look into it."
+    return Decision.deny("server.failed", "Gatepost failed before it had a verdict on this command.", hint)
 
 
 def unreadable(error: OSError) -> Decision:
