@@ -1,7 +1,7 @@
 """The settings: the only reader of the environment. An invalid value prevents startup, and the error names it.
 
-Values come from the environment, then from a `.env` file in the current folder. The table in docs/settings.md lists
-every setting; a test compares it with this class.
+Values come from the environment, then from `.env`, then from `backend/.env`, both in the current folder. The table in
+docs/settings.md lists every setting; a test compares it with this class.
 """
 
 import os
@@ -44,7 +44,9 @@ def data_exposed(data_dir: Path, folders: Sequence[tuple[str, str | Path]]) -> s
 class Settings(BaseSettings):
     """What an operator can configure. The aliases are the names in the environment."""
 
-    model_config = SettingsConfigDict(env_file=".env", extra="ignore", frozen=True, populate_by_name=True)
+    model_config = SettingsConfigDict(
+        env_file=("backend/.env", ".env"), extra="ignore", frozen=True, populate_by_name=True
+    )
 
     host: str = Field("127.0.0.1", alias="GATEPOST_HOST", description="Address that `serve` listens on")
     port: int = Field(8000, alias="PORT", ge=0, le=65535, description="Port that `serve` listens on")

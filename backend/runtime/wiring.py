@@ -94,7 +94,6 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
         max_body_size=BODY_LIMIT,
     )
-    app.state.stores, app.state.guard, app.state.gateway = house.stores, house.guard, house.gateway
     access = Access(
         security=security,
         audit=house.stores.audit,
@@ -188,7 +187,7 @@ def _bus(settings: Settings) -> ExecutionBus:
 
 
 def _server(house: House) -> Server:
-    return Server(house.settings, house.stores, house.gateway, house.service)
+    return Server(house.settings, house.stores, house.guard, house.gateway, house.service)
 
 
 def _security(house: House, tokens: Tokens) -> Security:
