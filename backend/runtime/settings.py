@@ -17,6 +17,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from backend.core.limits import Rate
 
+ORIGIN = re.compile(r"(?:[a-z][a-z0-9+.-]*://[^/\s*@]+/?|null)", re.I)
 SHORTEST_TOKEN = 16
 SHORTEST_KEY = 32
 URL_SCHEMES = {
@@ -111,7 +112,7 @@ class Settings(BaseSettings):
     allowed_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
         alias="GATEPOST_ALLOWED_ORIGINS",
-        description="Additional origins whose pages may connect, separated by commas",
+        description="Additional origins whose pages may connect and read `/` and `/health`, separated by commas",
     )
     command_rate: str = Field(
         "10/5 minutes", alias="GATEPOST_COMMAND_RATE", description="Command rate of each connection and of each address"
@@ -229,6 +230,15 @@ class Settings(BaseSettings):
     @classmethod
     def _split(cls, value: Any) -> Any:
         return tuple(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value
+
+    @field_validator("allowed_origins")
+    @classmethod
+    def _are_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        """One that no browser sends would never match."""
+        for origin in value:
+            if not ORIGIN.fullmatch(origin):
+                raise ValueError("each must be an origin: https://ops.example.org, with a port if it has one")
+        return value
 
     @field_validator("masked_patterns", mode="before")
     @classmethod

@@ -45,7 +45,7 @@ from backend.transports.executions_api import Executions, execution_routes
 from backend.transports.health import HealthChecks, health_routes
 from backend.transports.login_api import Login, login_routes
 from backend.transports.openapi import describe
-from backend.transports.pages import add_page_files, page_routes
+from backend.transports.pages import ForeignPages, add_page_files, page_routes
 from backend.transports.problems import add_problems
 from backend.transports.projects_api import ProjectService, project_routes
 from backend.transports.recordings_api import recording_routes
@@ -106,6 +106,7 @@ def create_app(settings: Settings) -> FastAPI:
     _add_routes(app, house, access, info, limiter)
     app.include_router(login_routes(access, _login(house, tokens), limiter, settings.http_rate))
     describe(app)
+    app.add_middleware(ForeignPages, origins=settings.allowed_origins)
     add_page_files(app, PAGE_FOLDER)
     app.add_middleware(
         TerminalSocket, executions=house.service, security=security, rejections=access.rejections, info=info
@@ -256,6 +257,7 @@ def _service_info(telemetry: Telemetry) -> ServiceInfo:
         version=__version__,
         uptime=lambda: time.monotonic() - begun,
         connected=telemetry.connections.inc,
+        warn=lambda reason: structlog.get_logger().warning("connection refused", reason=reason),
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any, assert_never
 
 from backend.application.executions import ExecutionService
 from backend.application.submission import Existing
+from backend.core.client_address import SHOWN
 from backend.core.decisions import Decision
 from backend.core.errors import StorageError
 from backend.core.execution.refusals import unavailable, unknown
@@ -20,7 +21,6 @@ from backend.core.execution.requests import Refused, Waiting
 from backend.core.execution.targets import OWN
 from backend.core.identity import Principal
 from backend.core.recording.messages import Message, Waking
-from backend.core.recording.messages import Refused as RefusedMessage
 from backend.transports.frames import AsgiSend, BlockWriter, block_writer
 from backend.transports.plain_lines import PlainLines
 from backend.transports.security import Rejections, Security, headers_of
@@ -59,12 +59,13 @@ class ClientGone(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ServiceInfo:
-    """What the socket reports about the service. `uptime` is in seconds; `connected` counts sockets."""
+    """What the socket reports about the service. `uptime` is in seconds; `connected` counts sockets; `warn` logs."""
 
     name: str
     version: str
     uptime: Callable[[], float]
     connected: Callable[[int], None]
+    warn: Callable[[str], None]
 
 
 class TerminalSocket:
@@ -90,11 +91,15 @@ class TerminalSocket:
             await self.app(scope, receive, send)
             return
         address = self.security.address(scope)
-        if not self.security.origin_allowed(scope):
-            await self.rejections.record("unknown", address, path=PATH, status=403, rule="origin.foreign")
-            await _deny(scope, receive, send, 403, "origin.foreign", "Pages of this origin may not connect.")
-        elif not self.security.connections.enter(address):
-            await _deny(scope, receive, send, 429, "limits.connections", "Too many connections; close one.")
+        if foreign := self.security.check_origin(scope):
+            origin = ", ".join(headers_of(scope, b"origin"))[:SHOWN]
+            self.info.warn(f"{foreign.reason} {foreign.hint}")  # a browser hides the response from its page
+            await self.rejections.record(
+                "unknown", address, path=PATH, status=403, rule=foreign.rule, **({"origin": origin} if origin else {})
+            )
+            await _deny(scope, receive, send, 403, foreign)
+        elif crowded := self.security.refuse_connection(address):
+            await _deny(scope, receive, send, 429, crowded)
         else:
             await self._serve(scope, receive, send, address)
 
@@ -117,17 +122,16 @@ class TerminalSocket:
 
 
 async def _deny(
-    scope: MutableMapping[str, Any], receive: AsgiReceive, send: AsgiSend, status: int, rule: str, reason: str
+    scope: MutableMapping[str, Any], receive: AsgiReceive, send: AsgiSend, status: int, decision: Decision
 ) -> None:
     """Refuse the handshake, with a body where the server can send one."""
     await receive()
     if "websocket.http.response" not in scope.get("extensions", {}):
-        await send({"type": "websocket.close", "code": 1008, "reason": rule})
+        await send({"type": "websocket.close", "code": 1008, "reason": decision.rule})
         return
     headers = [(b"content-type", b"application/json")]
     await send({"type": "websocket.http.response.start", "status": status, "headers": headers})
-    body = RefusedMessage(message=reason, rule=rule).encode()
-    await send({"type": "websocket.http.response.body", "body": body})
+    await send({"type": "websocket.http.response.body", "body": refusal(decision).message.encode()})
 
 
 class PlainWriter:

@@ -109,6 +109,17 @@ class TestStop:
             await client.quiet()
 
 
+async def test_at_another_origin_that_is_listed_everything_works(start_server: StartServer) -> None:
+    server = start_server({"GATEPOST_ALLOWED_ORIGINS": "https://ops.example.org"})
+    page = OldClient("https://ops.example.org")
+    async with page.on(server):
+        assert await page.run("echo here") == ["here"]
+        assert page.fetch(server, "/health")["active_connections"] == 1
+    assert page.fetch(server, "/")["status"] == "running"
+    with pytest.raises(PermissionError):
+        OldClient("https://evil.test").fetch(server, "/health")
+
+
 def test_a_second_signal_stops_at_once(start_server: StartServer) -> None:
     server = start_server({"PYGUARD_COMMAND": "env"})
     server.process.terminate()
