@@ -39,7 +39,7 @@ from backend.runtime.settings import Settings, load_settings
 from backend.runtime.telemetry import Telemetry, configure_logs
 from backend.runtime.tokens import access_tokens
 from backend.storage.limiter import MovingWindow, shared_storage
-from backend.transports.agent_api import Agents, agent_routes
+from backend.transports.agent_api import Agents, Capabilities, agent_routes
 from backend.transports.dependencies import Access
 from backend.transports.executions_api import Executions, execution_routes
 from backend.transports.health import HealthChecks, health_routes
@@ -219,7 +219,7 @@ def _add_routes(app: FastAPI, house: House, access: Access, info: ServiceInfo, l
     app.include_router(health_routes(_health(house, access.security.connections)))
     app.include_router(page_routes(info, limiter, rate, PAGE_FOLDER))
     app.include_router(recording_routes(access, service, limiter, rate))
-    app.include_router(agent_routes(Agents(access, service, stores.history, now_ms)))
+    app.include_router(agent_routes(Agents(access, _capabilities(house), service, stores.history, now_ms)))
     app.include_router(execution_routes(Executions(access, service)))
     app.include_router(project_routes(ProjectService(access, stores.projects, stores.identities, house.resolver)))
 
@@ -247,6 +247,18 @@ def _health(house: House, connections: Connections) -> HealthChecks:
         protection={**guard.protection.as_json(), "minimum": settings.protection_minimum},
         protected=guard.unprotected() is None,
         metrics=(lambda: generate_latest(house.telemetry.registry).decode()) if settings.metrics else None,
+    )
+
+
+def _capabilities(house: House) -> Capabilities:
+    async def always() -> bool:
+        return True
+
+    return Capabilities(
+        refusal=house.gateway.unavailable,
+        recordings=house.stores.recordings.writable,
+        database=house.stores.database.check,
+        counters=house.counters.check if house.counters else always,
     )
 
 
