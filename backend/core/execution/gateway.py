@@ -114,7 +114,7 @@ class Gateway:
         )
 
     def unavailable(self) -> Decision | None:
-        """Why no command can run now, whoever sends it."""
+        """Why no command of any client can run now."""
         return _stopping() if self.closing else self.protected()
 
     async def _judge(self, request: Request) -> Plan | Decision:
