@@ -29,8 +29,9 @@ class WebServer:
     """The server of this process. `handlers` are its own for the stop signals."""
 
     handlers: dict[int, Handler]
+    received: set[int] = field(default_factory=set)
     stopping: asyncio.Task[None] | None = None
-    passed_on: set[int] = field(default_factory=set)
+    passed_on: bool = False
 
     async def address(self) -> str | None:
         """The URL that it listens on, once it does; None if that cannot be found out."""
@@ -43,14 +44,18 @@ class WebServer:
 
     @contextmanager
     def stopped_after(self, end: Callable[[], Awaitable[None]]) -> Iterator[None]:
-        """Within this, a stop signal reaches the server after `end`; the second one reaches it at once."""
+        """Within this, a stop signal reaches the server after `end`, a second Ctrl-C at once.
+
+        Another signal meanwhile is the same stop once more: a platform and a parent process may both send one.
+        """
         loop = asyncio.get_running_loop()
 
         def receive(number: int, frame: FrameType | None) -> None:
-            if self.stopping is None:
-                loop.call_soon_threadsafe(begin, number)
-            else:
+            if self.passed_on or (number == signal.SIGINT and number in self.received):
                 self._pass_on(number)
+            else:
+                self.received.add(number)
+                loop.call_soon_threadsafe(begin, number)
 
         def begin(number: int) -> None:
             self.stopping = self.stopping or loop.create_task(self._stop(number, end))
@@ -72,7 +77,7 @@ class WebServer:
                 self._pass_on(number)
 
     def _pass_on(self, number: int) -> None:
-        self.passed_on.add(number)
+        self.passed_on = True
         self.handlers[number](number, None)
 
 

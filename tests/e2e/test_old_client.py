@@ -1,14 +1,16 @@
 """The published page, which knows `waking ready stdout error complete` only, works unchanged."""
 
 import asyncio
+import signal
 import sys
 
 import pytest
+from websockets.exceptions import ConnectionClosed
 
 from tests.client import terminal
 from tests.conftest import StartServer
 from tests.e2e.old_client import OldClient
-from tests.serving import ROOT, Server, wait_until
+from tests.serving import ROOT, Server
 
 WAYS = {
     "serve": ["-m", "backend", "serve"],
@@ -120,9 +122,27 @@ async def test_at_another_origin_that_is_listed_everything_works(start_server: S
         OldClient("https://evil.test").fetch(server, "/health")
 
 
-def test_a_second_signal_stops_at_once(start_server: StartServer) -> None:
-    server = start_server({"PYGUARD_COMMAND": "env"})
-    server.process.terminate()
-    server.process.terminate()
-    server.process.wait(10)
-    wait_until(lambda: server.process.returncode == 0, "the end")
+async def test_a_signal_that_comes_twice_is_one_stop(start_server: StartServer) -> None:
+    """A platform sends one to all processes, and a parent process passes its own on."""
+    server = start_server()
+    page = OldClient()
+    async with page.on(server):
+        await page.send(bash('trap "" TERM; echo up; while :; do sleep .1; done'))
+        await page.until(lambda: page.shown)
+        server.process.send_signal(signal.SIGINT)
+        server.process.send_signal(signal.SIGTERM)
+        server.process.send_signal(signal.SIGTERM)
+        await page.until_closed()
+    assert (page.shown[-1], page.busy) == ("❌ The command was stopped because the server is stopping.", False)
+
+
+async def test_a_second_ctrl_c_does_not_wait_for_what_runs(start_server: StartServer) -> None:
+    server = start_server()
+    async with terminal(server) as client:
+        await client.send(command=bash('trap "echo stopping" TERM; echo up; while :; do sleep .1; done'))
+        await client.until("stdout", line="up")
+        server.process.send_signal(signal.SIGINT)
+        await client.until("stdout", line="stopping")
+        server.process.send_signal(signal.SIGINT)
+        with pytest.raises(ConnectionClosed):
+            await client.until("complete")
