@@ -92,10 +92,10 @@ async def terminal(
 
 
 def output(messages: Sequence[Message], stream: str = "stdout") -> str:
-    """The text of a stream, put together again."""
+    """The text of a stream, put together again. Without a subprotocol standard error comes as `stdout`."""
     pieces = []
     for message in messages:
-        if message["type"] == stream:
+        if message.get("stream", message["type"]) == stream:
             lines = message.get("lines") or [message["line"]]
             pieces.append("\n".join(lines) + ("" if message.get("partial") else "\n"))
     return "".join(pieces)

@@ -1,7 +1,7 @@
 """The settings: the only reader of the environment. An invalid value prevents startup, and the error names it.
 
-Values come from the environment, then from a `.env` file in the current folder. The table in docs/settings.md lists
-every setting; a test compares it with this class.
+Values come from the environment, then from `.env`, then from `backend/.env`, both in the current folder. The table in
+docs/settings.md lists every setting; a test compares it with this class.
 """
 
 import os
@@ -17,6 +17,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from backend.core.limits import Rate
 
+ORIGIN = re.compile(r"(?:[a-z][a-z0-9+.-]*://[^/\s*@]+/?|null)", re.I)
 SHORTEST_TOKEN = 16
 SHORTEST_KEY = 32
 URL_SCHEMES = {
@@ -44,7 +45,9 @@ def data_exposed(data_dir: Path, folders: Sequence[tuple[str, str | Path]]) -> s
 class Settings(BaseSettings):
     """What an operator can configure. The aliases are the names in the environment."""
 
-    model_config = SettingsConfigDict(env_file=".env", extra="ignore", frozen=True, populate_by_name=True)
+    model_config = SettingsConfigDict(
+        env_file=("backend/.env", ".env"), extra="ignore", frozen=True, populate_by_name=True
+    )
 
     host: str = Field("127.0.0.1", alias="GATEPOST_HOST", description="Address that `serve` listens on")
     port: int = Field(8000, alias="PORT", ge=0, le=65535, description="Port that `serve` listens on")
@@ -109,7 +112,7 @@ class Settings(BaseSettings):
     allowed_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
         alias="GATEPOST_ALLOWED_ORIGINS",
-        description="Additional origins whose pages may connect, separated by commas",
+        description="Additional origins whose pages may connect and read `/` and `/health`, separated by commas",
     )
     command_rate: str = Field(
         "10/5 minutes", alias="GATEPOST_COMMAND_RATE", description="Command rate of each connection and of each address"
@@ -227,6 +230,15 @@ class Settings(BaseSettings):
     @classmethod
     def _split(cls, value: Any) -> Any:
         return tuple(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value
+
+    @field_validator("allowed_origins")
+    @classmethod
+    def _are_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        """One that no browser sends would never match."""
+        for origin in value:
+            if not ORIGIN.fullmatch(origin):
+                raise ValueError("each must be an origin: https://ops.example.org, with a port if it has one")
+        return value
 
     @field_validator("masked_patterns", mode="before")
     @classmethod

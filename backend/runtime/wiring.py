@@ -40,13 +40,13 @@ from backend.runtime.settings import Settings, load_settings
 from backend.runtime.telemetry import Telemetry, configure_logs
 from backend.runtime.tokens import access_tokens
 from backend.storage.limiter import MovingWindow, is_reachable, shared_storage
-from backend.transports.agent_api import Agents, agent_routes
+from backend.transports.agent_api import Agents, Capabilities, agent_routes
 from backend.transports.dependencies import Access
 from backend.transports.executions_api import Executions, execution_routes
 from backend.transports.health import HealthChecks, health_routes
 from backend.transports.login_api import Login, login_routes
 from backend.transports.openapi import describe
-from backend.transports.pages import add_page_files, page_routes
+from backend.transports.pages import ForeignPages, add_page_files, page_routes
 from backend.transports.problems import add_problems
 from backend.transports.projects_api import ProjectService, project_routes
 from backend.transports.recordings_api import recording_routes
@@ -95,7 +95,6 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
         max_body_size=BODY_LIMIT,
     )
-    app.state.stores, app.state.guard, app.state.gateway = house.stores, house.guard, house.gateway
     access = Access(
         security=security,
         audit=house.stores.audit,
@@ -108,6 +107,7 @@ def create_app(settings: Settings) -> FastAPI:
     _add_routes(app, house, access, info, limiter)
     app.include_router(login_routes(access, _login(house, tokens), limiter, settings.http_rate))
     describe(app)
+    app.add_middleware(ForeignPages, origins=settings.allowed_origins)
     add_page_files(app, PAGE_FOLDER)
     app.add_middleware(
         TerminalSocket, executions=house.service, security=security, rejections=access.rejections, info=info
@@ -189,7 +189,7 @@ def _bus(settings: Settings) -> ExecutionBus:
 
 
 def _server(house: House) -> Server:
-    return Server(house.settings, house.stores, house.gateway, house.service)
+    return Server(house.settings, house.stores, house.guard, house.gateway, house.service)
 
 
 def _security(house: House, tokens: Tokens) -> Security:
@@ -220,7 +220,7 @@ def _add_routes(app: FastAPI, house: House, access: Access, info: ServiceInfo, l
     app.include_router(health_routes(_health(house, access.security.connections)))
     app.include_router(page_routes(info, limiter, rate, PAGE_FOLDER))
     app.include_router(recording_routes(access, service, limiter, rate))
-    app.include_router(agent_routes(Agents(access, service, stores.history, now_ms)))
+    app.include_router(agent_routes(Agents(access, _capabilities(house), service, stores.history, now_ms)))
     app.include_router(execution_routes(Executions(access, service)))
     app.include_router(project_routes(ProjectService(access, stores.projects, stores.identities, house.resolver)))
 
@@ -253,6 +253,18 @@ def _health(house: House, connections: Connections) -> HealthChecks:
     )
 
 
+def _capabilities(house: House) -> Capabilities:
+    async def always() -> bool:
+        return True
+
+    return Capabilities(
+        refusal=house.gateway.unavailable,
+        recordings=house.stores.recordings.writable,
+        database=house.stores.database.check,
+        counters=house.counters.check if house.counters else always,
+    )
+
+
 def _service_info(telemetry: Telemetry) -> ServiceInfo:
     begun = time.monotonic()
     return ServiceInfo(
@@ -260,6 +272,7 @@ def _service_info(telemetry: Telemetry) -> ServiceInfo:
         version=__version__,
         uptime=lambda: time.monotonic() - begun,
         connected=telemetry.connections.inc,
+        warn=lambda reason: structlog.get_logger().warning("connection refused", reason=reason),
     )
 
 

@@ -35,9 +35,9 @@ from backend.core.policy.admit import Plan
 from backend.core.ports import Filter
 from backend.core.recording.batches import last_seq
 from backend.core.recording.transcript import Slice
-from backend.transports.dependencies import Access, Body, JsonOnly, granted
+from backend.transports.dependencies import Access, Body, JsonOnly, api_router, granted
 from backend.transports.problems import WITH_BODY, Problem, described
-from backend.transports.schemas import KEY_HEADER, STARTING, HistoryEntry, entry, started_by
+from backend.transports.schemas import KEY_HEADER, LINE, STARTING, HistoryEntry, entry, started_by
 
 KEEP_ALIVE = 15.0  # seconds without an event after which a stream sends a comment, so that it is not closed
 RECHECK_EVERY = 5.0  # seconds between two checks whether the token of a stream is still valid
@@ -58,7 +58,7 @@ class Start(Body):
     """A command to start. Without `project_id` it runs in the caller's own workspace; `timeout` is in seconds."""
 
     project_id: str | None = Field(default=None, min_length=1, max_length=64)
-    command: str = Field(min_length=1, max_length=1000)
+    command: str = LINE
     working_dir: str = Field(default=".", max_length=1024)
     timeout: int | None = Field(default=None, ge=1, le=86400)
     dry_run: bool = False
@@ -115,7 +115,7 @@ class Question(Body):
     """A command to judge without running it."""
 
     project_id: str | None = Field(default=None, min_length=1, max_length=64)
-    command: str = Field(min_length=1, max_length=1000)
+    command: str = LINE
     working_dir: str = Field(default=".", max_length=1024)
 
 
@@ -141,7 +141,7 @@ class Executions:
 
 def execution_routes(executions: Executions) -> APIRouter:
     """The routes under /api/executions, and /api/policy/explain."""
-    router = APIRouter(prefix="/api", tags=["executions"])
+    router = api_router("/api", "executions")
     _add_starting(router, executions)
     _add_explaining(router, executions)
     _add_looking(router, executions)
@@ -205,7 +205,7 @@ def _add_looking(router: APIRouter, executions: Executions) -> None:
     service = executions.service
     reader = Depends(executions.access.needs(Permission.READ))
 
-    @router.get("/executions", responses=described(403, 404, 422))
+    @router.get("/executions", responses=described(403, 404))
     async def page(
         principal: Annotated[Principal, reader],
         project_id: Annotated[str | None, Query(max_length=64)] = None,
@@ -220,7 +220,7 @@ def _add_looking(router: APIRouter, executions: Executions) -> None:
         more = found[limit - 1].id if len(found) > limit else None
         return Page(executions=[entry(record) for record in found[:limit]], next_before=more)
 
-    @router.get("/executions/{execution}", responses=described(403, 404, 422))
+    @router.get("/executions/{execution}", responses=described(403, 404))
     async def one(principal: Annotated[Principal, reader], execution: ExecutionId) -> HistoryEntry:
         """One execution."""
         return entry(granted(await service.view(principal, execution)))
@@ -230,7 +230,7 @@ def _add_reading(router: APIRouter, executions: Executions) -> None:
     service = executions.service
     reader = Depends(executions.access.needs(Permission.READ))
 
-    @router.get("/executions/{execution}/output", responses=described(403, 404, 422))
+    @router.get("/executions/{execution}/output", responses=described(403, 404))
     async def output(
         principal: Annotated[Principal, reader],
         execution: ExecutionId,
@@ -252,7 +252,7 @@ def _add_reading(router: APIRouter, executions: Executions) -> None:
     @router.get(
         "/executions/{execution}/events",
         response_class=EventStream,
-        responses={**described(403, 404, 410, 422, 429), 204: {"description": "Nothing comes after `Last-Event-ID`."}},
+        responses={**described(403, 404, 410, 429), 204: {"description": "Nothing comes after `Last-Event-ID`."}},
     )
     async def events(
         principal: Annotated[Principal, reader],
@@ -346,7 +346,7 @@ def _add_instructions(router: APIRouter, executions: Executions) -> None:
         delivery = granted(await service.instruct(principal, id, instruction))
         _check_delivered(instruction, delivery, id)
 
-    @router.post("/executions/{execution}/cancel", status_code=202, responses=described(403, 404, 422))
+    @router.post("/executions/{execution}/cancel", status_code=202, responses=described(403, 404))
     async def cancel(principal: Annotated[Principal, caller], execution: ExecutionId) -> dict[str, str]:
         """Stop a command: SIGTERM, and SIGKILL two seconds later. One that has ended is not changed."""
         stop = Stop(StopReason.CANCELLED, principal.name)

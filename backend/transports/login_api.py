@@ -11,7 +11,7 @@ from slowapi import Limiter
 from backend.core.audit.events import Kind
 from backend.core.identity import LONGEST_PASSWORD, Claims, Permission, Principal, User
 from backend.core.limits import RateLimiter
-from backend.transports.dependencies import Access, Body, FormOnly, JsonOnly
+from backend.transports.dependencies import Access, Body, FormOnly, JsonOnly, api_router
 from backend.transports.problems import WITH_BODY, Problem, described
 
 
@@ -65,7 +65,7 @@ class Me(BaseModel):
 
 def login_routes(access: Access, login: Login, limiter: Limiter, rate: str) -> APIRouter:
     """The routes under /api/auth."""
-    router = APIRouter(prefix="/api/auth", tags=["login"])
+    router = api_router("/api/auth", "login")
     _add_login(router, access, login, limiter, rate)
     _add_session(router, access, login)
     return router

@@ -1,5 +1,6 @@
 """The page and its files, and the security headers of every response."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,9 @@ from fastapi.responses import FileResponse, JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
 from slowapi import Limiter
 from starlette.datastructures import MutableHeaders
+from starlette.middleware.cors import CORSMiddleware
 
+from backend.core.client_address import canonical_origin
 from backend.transports.frames import AsgiSend
 from backend.transports.problems import Problem
 from backend.transports.terminal_socket import AsgiApp, AsgiReceive, ServiceInfo
@@ -24,6 +27,22 @@ SECURITY_HEADERS = {
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
 }
+
+
+class ForeignPages:
+    """ASGI middleware that lets pages of the listed origins read the service and its health (CORS)."""
+
+    PATHS = frozenset({"/", "/health"})
+
+    def __init__(self, app: AsgiApp, origins: Sequence[str]) -> None:
+        self.app = app
+        self.shared = CORSMiddleware(app, [canonical_origin(origin) for origin in origins], ("GET",), ("*",))
+
+    async def __call__(self, scope: Any, receive: AsgiReceive, send: AsgiSend) -> None:
+        if scope["type"] == "http" and scope["path"].removeprefix(scope.get("root_path", "")) in self.PATHS:
+            await self.shared(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
 
 
 class SecurityHeaders:

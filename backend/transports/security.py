@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from backend.core.audit.events import Kind
-from backend.core.client_address import LOOPBACK_NAMES, client_address, origin_allowed
+from backend.core.client_address import LOOPBACK_NAMES, client_address, foreign_origin, origin_allowed
 from backend.core.decisions import Decision, Risk
 from backend.core.errors import StorageError
 from backend.core.identity import Principal
@@ -88,14 +88,25 @@ class Security:
         peer = scope["client"][0] if scope.get("client") else "unknown"
         return client_address(peer, headers_of(scope, b"x-forwarded-for"), self.trusted_hops)
 
-    def origin_allowed(self, scope: Scope) -> bool:
-        """Whether the page that opens this socket is of an allowed origin."""
+    def check_origin(self, scope: Scope) -> Decision | None:
+        """Refuse a socket that a page of another origin opens."""
         origins, hosts = headers_of(scope, b"origin"), headers_of(scope, b"host")
-        if len(origins) > 1 or len(hosts) != 1:
-            return False
         local = scope["server"][0] if scope.get("server") else None
         loopback = local in LOOPBACK_NAMES and not self.trusted_hops
-        return origin_allowed(origins[0] if origins else None, hosts[0], self.allowed_origins, loopback=loopback)
+        if len(origins) <= 1 and len(hosts) == 1:
+            origin = origins[0] if origins else None
+            if origin_allowed(origin, hosts[0], self.allowed_origins, loopback=loopback):
+                return None
+        return foreign_origin(origins, hosts)
+
+    def refuse_connection(self, address: str) -> Decision | None:
+        """Count a new socket of an address; refuse it if there are too many."""
+        if self.connections.enter(address):
+            return None
+        reason = (
+            f"Too many connections: {self.connections.per_address} of an address, {self.connections.total} in total."
+        )
+        return Decision.deny("limits.connections", reason, "Close one.", risk=Risk.SAFE)
 
     def bearer(self, scope: Scope) -> str | None:
         """The token in the Authorization header."""

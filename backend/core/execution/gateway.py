@@ -106,7 +106,7 @@ class Gateway:
     async def _admit(self, request: Request) -> Plan | Decision:
         """Every check before a command, in the order in which they protect each other."""
         if self.closing:
-            return Decision.deny("server.stopping", "The server is stopping.", "Connect again in a moment.")
+            return _stopping()
         return (
             await self.rates.check(request.principal)
             or request.unresolved
@@ -115,6 +115,10 @@ class Gateway:
             or _check_timeout(request)
             or await self._judge(request)
         )
+
+    def unavailable(self) -> Decision | None:
+        """Why no command of any client can run now."""
+        return _stopping() if self.closing else self.protected()
 
     async def _judge(self, request: Request) -> Plan | Decision:
         """Judge the line, in a thread if it has globs: searching folders can take a while."""
@@ -153,6 +157,10 @@ class Gateway:
         self.closing = True
         await asyncio.gather(*self.starting, return_exceptions=True)
         await self.lifecycle.registry.stop_all(StopReason.SHUTDOWN)
+
+
+def _stopping() -> Decision:
+    return Decision.deny("server.stopping", "The server is stopping.", "Connect again in a moment.")
 
 
 def _check_role(principal: Principal) -> Decision | None:
