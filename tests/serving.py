@@ -21,6 +21,7 @@ STOP_BOUND = 10.0  # seconds; what a platform gives a process between SIGTERM an
 # `pyguard WORDS` runs WORDS as they are, so that a test can run what the profile does not list.
 ANY_PROGRAM = {
     "PYGUARD_COMMAND": "env",
+    "PYGUARD_NETWORK": "none",
     "GATEPOST_COMMAND_RATE": "100000/minute",
     "GATEPOST_HTTP_RATE": "100000/minute",
     "GATEPOST_CONNECTIONS_PER_ADDRESS": "100",

@@ -28,13 +28,15 @@ from backend.core.execution.lifecycle import Clock, Lifecycle
 from backend.core.execution.model import Job
 from backend.core.execution.targets import ExecutionLimits
 from backend.core.limits import Rate, Slots
+from backend.core.policy.profile import Profile
 from backend.core.recording.redaction import DEFAULT_PATTERNS, Masks
 from backend.policies.loader import load_profile
 from backend.runtime.clock import new_id, now_ms, utc_now
 from backend.runtime.lifespan import Server, lifespan
-from backend.runtime.local_executor import local_places, visitors_files
+from backend.runtime.local_executor import local_places, private_homes, visitors_files
 from backend.runtime.persistence import Stores, open_stores
 from backend.runtime.preflight import Guard, build_guard
+from backend.runtime.programs import outside_programs
 from backend.runtime.settings import Settings, load_settings
 from backend.runtime.telemetry import Telemetry, configure_logs
 from backend.runtime.tokens import access_tokens
@@ -119,14 +121,20 @@ def _build(settings: Settings) -> House:
     telemetry = Telemetry(time.monotonic)
     counters = shared_storage(settings.redis_url.get_secret_value()) if settings.redis_url else None
     guard = build_guard(settings)
-    masks = Masks.of(settings.masked_values, (*DEFAULT_PATTERNS, *settings.masked_patterns))
+    programs = outside_programs(settings)
+    masks = Masks.of((*settings.masked_values, *programs.secrets), (*DEFAULT_PATTERNS, *settings.masked_patterns))
+    homes = private_homes(settings, guard, stores.owner, stores.locks.alive)
+
+    def profile(name: str) -> Profile:
+        return load_profile(name).without(programs.missing)
+
     resolver = TargetResolver(
-        visitors_profile=load_profile(settings.profile),
+        visitors_profile=profile(settings.profile),
         visitors_files=visitors_files(settings, guard),
         projects=stores.projects,
-        places=local_places(settings, guard, masks, stores.executions),
+        places=local_places(settings, guard, masks, stores.executions, programs, homes),
         limits=_execution_limits(settings),
-        load_profile=load_profile,
+        load_profile=profile,
     )
     gateway = _gateway(settings, stores, telemetry, counters, guard, masks.text)
     service = _service(settings, stores, gateway, resolver)

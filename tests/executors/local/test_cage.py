@@ -562,9 +562,10 @@ def feeder(cage: Cage) -> Iterator[Feeder]:
     (control_read, control), (status, status_write) = os.pipe(), os.pipe()
     os.set_blocking(status, False)
     null = os.open(os.devnull, os.O_RDWR)
-    touch = Stage("touch", program("touch"), ("touch", "ran"), {"A": "b"}, str(cage.root), null, null, null)
+    bounds = Bounds(str(cage.root))
+    touch = Stage("touch", program("touch"), ("touch", "ran"), {"A": "b"}, str(cage.root), null, null, null, bounds)
     group = Groups().acquire(1, 1)
-    spec = cage.launcher._spec([touch], Bounds(str(cage.root)), control_read, status_write, group)
+    spec = cage.launcher._spec([touch], control_read, status_write, group)
     yield Feeder(cage, spec, control, status, [control_read, status_write, null])
     for descriptor in (control_read, control, status, status_write, null):
         os.close(descriptor)
