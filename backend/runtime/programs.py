@@ -146,7 +146,9 @@ def _pyguard(settings: Settings) -> Program:
             network=tuple(pyguard_hosts(settings.pyguard_network)),
         )
     except ValidationError as error:
-        raise SettingsError("\n".join(f"PYGUARD_{line[0].upper()}{line[1:]}" for line in _lines(error))) from None
+        raise SettingsError(
+            "\n".join(f"PYGUARD_COMMAND: {line.partition(': ')[2]}" for line in _lines(error))
+        ) from None
 
 
 def _check_one_pyguard(settings: Settings) -> None:
@@ -175,7 +177,5 @@ def _read(path: Path) -> dict[str, Program]:
 
 def _lines(error: ValidationError) -> list[str]:
     """What is wrong, each with its program and field; without the values, one of which may be a misplaced key."""
-    return [
-        f"{'.'.join(map(str, item['loc']))}: {item['msg'].removeprefix('Value error, ').replace('tuple', 'list')}"
-        for item in error.errors()
-    ]
+    found = [(".".join(map(str, item["loc"])), item["msg"].removeprefix("Value error, ")) for item in error.errors()]
+    return [f"{place}: {re.sub('(?i)tuple', 'list', message)}" for place, message in found]
