@@ -7,6 +7,7 @@ import shutil
 import ssl
 import subprocess
 import threading
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -126,6 +127,29 @@ def _certificate(name: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublic
     now, day = datetime.datetime.now(datetime.UTC), datetime.timedelta(days=1)
     builder = x509.CertificateBuilder().subject_name(name).issuer_name(issuer).public_key(key)
     return builder.serial_number(x509.random_serial_number()).not_valid_before(now - day).not_valid_after(now + day)
+
+
+def documented_dockerfile() -> str:
+    """The Dockerfile of docs/containers.md for an image with an outside program."""
+    page = (Path(__file__).parent.parent / "docs/containers.md").read_text()
+    return page.split("```dockerfile\n")[1].split("```")[0]
+
+
+def make_wheel(folder: Path) -> Path:
+    """The program as a wheel named pyguard, with a command of that name."""
+    wheel = folder / "pyguard-1.0-py3-none-any.whl"
+    about = "pyguard-1.0.dist-info"
+    files = {
+        "guard.py": GUARD,
+        f"{about}/METADATA": "Metadata-Version: 2.1\nName: pyguard\nVersion: 1.0\n",
+        f"{about}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{about}/entry_points.txt": "[console_scripts]\npyguard = guard:main\n",
+    }
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for name, text in files.items():
+            archive.writestr(name, text)
+        archive.writestr(f"{about}/RECORD", "".join(f"{name},,\n" for name in files))
+    return wheel
 
 
 def install_guard(folder: Path, api: Api) -> Path:

@@ -39,7 +39,7 @@ def lifespan(server: Server) -> Callable[[FastAPI], AbstractAsyncContextManager[
     async def run(_: FastAPI) -> AsyncIterator[None]:
         stores, service = server.stores, server.service
         try:
-            await _prepare(stores)
+            await _prepare(stores, server.settings.admin_password)
             async with service.bus.joined(service.owner, service.folder, service.local):
                 jobs = _begin_jobs(server)
                 yield
@@ -52,12 +52,12 @@ def lifespan(server: Server) -> Callable[[FastAPI], AbstractAsyncContextManager[
     return run
 
 
-async def _prepare(stores: Stores) -> None:
+async def _prepare(stores: Stores, password: str | None) -> None:
     await stores.database.migrate()
     await stores.audit.prepare()
     stores.locks.hold()
     await stores.recovery.run_once()
-    stores.login_link = await _first_admin(stores)
+    stores.login_link = await _first_admin(stores, password)
 
 
 def _begin_jobs(server: Server) -> list[asyncio.Task[None]]:
@@ -78,12 +78,16 @@ async def _end_jobs(jobs: list[asyncio.Task[None]]) -> None:
     await asyncio.gather(*jobs, return_exceptions=True)
 
 
-async def _first_admin(stores: Stores) -> str:
-    """On a server without accounts, create an administrator; returns the secret of its login link, else nothing."""
+async def _first_admin(stores: Stores, password: str | None) -> str:
+    """On a server without accounts, create an administrator; returns the secret of its login link.
+
+    Nothing is returned where there are accounts, or where the administrator has a password.
+    """
     if await stores.identities.users():
         return ""
-    admin = await stores.identities.add_user(FIRST_ADMIN, Role.ADMIN)
-    if admin is None:
+    hashed = await stores.passwords.hash(password) if password else None
+    admin = await stores.identities.add_user(FIRST_ADMIN, Role.ADMIN, password_hash=hashed)
+    if admin is None or hashed:
         return ""
     secret = new_login_link(secrets.token_bytes)
     await stores.identities.add_link(secret_hash(secret), admin.id, now_ms() + FIRST_LINK_MS)

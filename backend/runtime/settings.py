@@ -18,6 +18,7 @@ from dotenv import dotenv_values
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from backend.core.identity import LONGEST_PASSWORD, SHORTEST_PASSWORD
 from backend.core.limits import Rate
 
 SHORTEST_TOKEN = 16
@@ -108,6 +109,11 @@ class Settings(BaseSettings):
         None,
         alias="GATEPOST_SECRET_KEY",
         description="Key that signs the access tokens of accounts, at least 32 bytes. Empty: one is generated in the data folder",
+    )
+    admin_password_file: Path | None = Field(
+        None,
+        alias="GATEPOST_ADMIN_PASSWORD_FILE",
+        description="File that contains the password of the first administrator. Empty: the log shows a login link",
     )
     token_lifetime: int = Field(
         3600, alias="GATEPOST_TOKEN_LIFETIME", ge=60, le=86400, description="Seconds an access token is valid"
@@ -300,6 +306,18 @@ class Settings(BaseSettings):
             raise ValueError(f"GATEPOST_SECRET_KEY must have at least {SHORTEST_KEY} bytes")
         return self
 
+    @field_validator("admin_password_file")
+    @classmethod
+    def _holds_password(cls, value: Path | None) -> Path | None:
+        """Read already now: later, only the first startup would find what is wrong."""
+        try:
+            password = _content(value) if value else None
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"{value}: {error.strerror if isinstance(error, OSError) else 'not text'}") from error
+        if password is not None and not SHORTEST_PASSWORD <= len(password) <= LONGEST_PASSWORD:
+            raise ValueError(f"{value}: a password must have {SHORTEST_PASSWORD} to {LONGEST_PASSWORD} characters")
+        return value
+
     @model_validator(mode="after")
     def _check_folders(self) -> Self:
         workspaces = [("GATEPOST_WORKSPACE", self.workspace)] if self.workspace else []
@@ -309,10 +327,15 @@ class Settings(BaseSettings):
         return self
 
     @property
+    def admin_password(self) -> str | None:
+        """The password of the first administrator, if there is a file for it."""
+        return _content(self.admin_password_file) if self.admin_password_file else None
+
+    @property
     def token(self) -> str | None:
         """The access token, from the file or from the variable."""
         if self.access_token_file:
-            return self.access_token_file.read_text().strip()
+            return _content(self.access_token_file)
         return self.access_token.get_secret_value() if self.access_token else None
 
     @property
@@ -376,6 +399,11 @@ class Address:
 def pyguard_hosts(value: str) -> list[str]:
     """The entries of PYGUARD_NETWORK."""
     return [] if value.strip() == "none" else [entry for entry in map(str.strip, value.split(",")) if entry]
+
+
+def _content(file: Path) -> str:
+    """What a file contains, without the line break at its end."""
+    return file.read_text().strip()
 
 
 def _check_url(url: str, schemes: tuple[str, ...]) -> None:

@@ -32,6 +32,7 @@ from backend.core.policy.profile import Profile
 from backend.core.recording.redaction import DEFAULT_PATTERNS, Masks
 from backend.policies.loader import load_profile
 from backend.runtime.clock import new_id, now_ms, utc_now
+from backend.runtime.command_line import verb
 from backend.runtime.lifespan import Server, lifespan
 from backend.runtime.local_executor import local_places, private_homes, visitors_files
 from backend.runtime.persistence import Stores, open_stores
@@ -229,7 +230,9 @@ def _add_routes(app: FastAPI, house: House, access: Access, info: ServiceInfo, l
     app.include_router(recording_routes(access, service, limiter, rate))
     app.include_router(agent_routes(Agents(access, service, stores.history, now_ms)))
     app.include_router(execution_routes(Executions(access, service)))
-    app.include_router(project_routes(ProjectService(access, stores.projects, stores.identities, house.resolver)))
+    profiles, add_command = house.resolver, verb("user add NAME")
+    projects = ProjectService(access, stores.projects, stores.identities, profiles, add_command)
+    app.include_router(project_routes(projects))
 
 
 def _login(house: House, tokens: Tokens) -> Login:
@@ -240,6 +243,7 @@ def _login(house: House, tokens: Tokens) -> Login:
         issue=tokens.issue,
         attempts=house.window(LOGIN_ATTEMPTS, "logins"),
         attempts_on_name=house.window(LOGIN_ATTEMPTS_ON_NAME, "login-names"),
+        link_command=verb("user link NAME"),
     )
 
 
@@ -252,7 +256,11 @@ def _health(house: House, connections: Connections) -> HealthChecks:
         connections=connections,
         checks={"recordings": stores.recordings.writable, "workspace": workspace.is_dir},
         stores={"database": stores.database.check, **redis},
-        protection={**guard.protection.as_json(), "minimum": settings.protection_minimum},
+        protection={
+            **guard.protection.as_json(),
+            "minimum": settings.protection_minimum,
+            "command": verb("protection"),
+        },
         protected=guard.unprotected() is None,
         metrics=(lambda: generate_latest(house.telemetry.registry).decode()) if settings.metrics else None,
     )
