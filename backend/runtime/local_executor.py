@@ -8,7 +8,6 @@ from pathlib import Path
 
 import structlog
 
-from backend.core.execution.sequence import StepLog
 from backend.core.quota import Quota
 from backend.core.recording.lines import LineAssembler
 from backend.core.recording.redaction import Masks
@@ -21,6 +20,7 @@ from backend.executors.local.places import LocalPlaces
 from backend.executors.local.run_as import closed_parent, give_folder
 from backend.executors.local.workspace import FolderView, prepare_workspace
 from backend.executors.local.workspace_usage import UsageMonitors
+from backend.runtime.persistence import Stores
 from backend.runtime.preflight import Guard
 from backend.runtime.programs import OutsidePrograms
 from backend.runtime.settings import Settings, SettingsError, data_exposed
@@ -29,9 +29,15 @@ SHARED_FOLDER = Path("/var/lib/gatepost")
 
 
 def local_places(
-    settings: Settings, guard: Guard, masks: Masks, log: StepLog, programs: OutsidePrograms, homes: Homes
+    settings: Settings, guard: Guard, masks: Masks, stores: Stores, programs: OutsidePrograms
 ) -> LocalPlaces:
-    """The workspaces of accounts and projects, and the executors that run commands in them."""
+    """The workspaces of accounts and projects, and the executors that run commands in them.
+
+    Homes that dead servers left behind are removed.
+    """
+    folder = _workspaces(settings, guard.owner)
+    homes = Homes(folder / "homes", stores.owner, guard.owner, stores.locks.alive)
+    homes.sweep()
     pipelines = LocalPipelines(
         guard.launcher,
         _outside(programs, homes),
@@ -40,8 +46,7 @@ def local_places(
         owner=guard.owner,
         monitors=UsageMonitors(Quota(settings.workspace_limit, settings.workspace_files, settings.disk_margin)),
     )
-    folder = _workspaces(settings, guard.owner)
-    return LocalPlaces(folder, guard.owner, pipelines, log, masks.text, time.monotonic)
+    return LocalPlaces(folder, guard.owner, pipelines, stores.executions, masks.text, time.monotonic)
 
 
 def visitors_files(settings: Settings, guard: Guard) -> FolderView:
@@ -77,13 +82,6 @@ def _outside(programs: OutsidePrograms, homes: Homes) -> dict[str, OutsideProgra
         )
         for name, program in programs.programs.items()
     }
-
-
-def private_homes(settings: Settings, guard: Guard, server: str, alive: Callable[[str], bool]) -> Homes:
-    """The homes of outside programs of this server; those that dead servers left are removed now."""
-    homes = Homes(_workspaces(settings, guard.owner) / "homes", server, guard.owner, alive)
-    homes.sweep()
-    return homes
 
 
 def _check_exposed(settings: Settings) -> None:

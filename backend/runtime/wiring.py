@@ -34,7 +34,7 @@ from backend.policies.loader import load_profile
 from backend.runtime.clock import new_id, now_ms, utc_now
 from backend.runtime.command_line import verb
 from backend.runtime.lifespan import Server, lifespan
-from backend.runtime.local_executor import local_places, private_homes, visitors_files
+from backend.runtime.local_executor import local_places, visitors_files
 from backend.runtime.persistence import Stores, open_stores
 from backend.runtime.preflight import Guard, build_guard
 from backend.runtime.programs import outside_programs
@@ -124,7 +124,6 @@ def _build(settings: Settings) -> House:
     guard = build_guard(settings)
     programs = outside_programs(settings)
     masks = Masks.of((*settings.masked_values, *programs.secrets), (*DEFAULT_PATTERNS, *settings.masked_patterns))
-    homes = private_homes(settings, guard, stores.owner, stores.locks.alive)
 
     def profile(name: str) -> Profile:
         return load_profile(name).without(programs.missing)
@@ -133,7 +132,7 @@ def _build(settings: Settings) -> House:
         visitors_profile=profile(settings.profile),
         visitors_files=visitors_files(settings, guard),
         projects=stores.projects,
-        places=local_places(settings, guard, masks, stores.executions, programs, homes),
+        places=local_places(settings, guard, masks, stores, programs),
         limits=_execution_limits(settings),
         load_profile=profile,
     )
