@@ -26,6 +26,7 @@ PROGRAM = [sys.executable, "-m", "backend", "serve"]  # for tests that look at w
 # `pyguard WORDS` runs WORDS as they are, so that a test can run what the profile does not list.
 ANY_PROGRAM = {
     "PYGUARD_COMMAND": "env",
+    "PYGUARD_NETWORK": "none",
     "GATEPOST_COMMAND_RATE": "100000/minute",
     "GATEPOST_HTTP_RATE": "100000/minute",
     "GATEPOST_CONNECTIONS_PER_ADDRESS": "100",

@@ -48,7 +48,7 @@ def lifespan(server: Server) -> Callable[[FastAPI], AbstractAsyncContextManager[
     async def run(_: FastAPI) -> AsyncIterator[None]:
         stores, service, web_server = server.stores, server.service, find_web_server()
         try:
-            login_link = await _prepare(stores)
+            login_link = await _prepare(stores, server.settings.admin_password)
             async with service.bus.joined(service.owner, service.folder, service.local):
                 jobs = [*_begin_jobs(server), asyncio.create_task(_welcome(server, web_server, login_link))]
                 with web_server.stopped_after(server.gateway.close):
@@ -62,13 +62,13 @@ def lifespan(server: Server) -> Callable[[FastAPI], AbstractAsyncContextManager[
     return run
 
 
-async def _prepare(stores: Stores) -> str:
+async def _prepare(stores: Stores, password: str | None) -> str:
     """Returns the secret of the first administrator's login link, if it was created now."""
     await stores.database.migrate()
     await stores.audit.prepare()
     stores.locks.hold()
     await stores.recovery.run_once()
-    return await _first_admin(stores)
+    return await _first_admin(stores, password)
 
 
 async def _welcome(server: Server, web_server: WebServer, login_link: str) -> None:
@@ -103,12 +103,16 @@ async def _end_jobs(jobs: list[asyncio.Task[None]]) -> None:
     await asyncio.gather(*jobs, return_exceptions=True)
 
 
-async def _first_admin(stores: Stores) -> str:
-    """On a server without accounts, create an administrator; returns the secret of its login link, else nothing."""
+async def _first_admin(stores: Stores, password: str | None) -> str:
+    """On a server without accounts, create an administrator; returns the secret of its login link.
+
+    Nothing is returned where there are accounts, or where the administrator has a password.
+    """
     if await stores.identities.users():
         return ""
-    admin = await stores.identities.add_user(FIRST_ADMIN, Role.ADMIN)
-    if admin is None:
+    hashed = await stores.passwords.hash(password) if password else None
+    admin = await stores.identities.add_user(FIRST_ADMIN, Role.ADMIN, password_hash=hashed)
+    if admin is None or hashed:
         return ""
     secret = new_login_link(secrets.token_bytes)
     await stores.identities.add_link(secret_hash(secret), admin.id, now_ms() + FIRST_LINK_MS)

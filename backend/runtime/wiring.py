@@ -29,13 +29,16 @@ from backend.core.execution.lifecycle import Clock, Lifecycle
 from backend.core.execution.model import Job
 from backend.core.execution.targets import ExecutionLimits
 from backend.core.limits import Rate, Slots
+from backend.core.policy.profile import Profile
 from backend.core.recording.redaction import DEFAULT_PATTERNS, Masks
 from backend.policies.loader import load_profile
 from backend.runtime.clock import new_id, now_ms, utc_now
+from backend.runtime.command_line import verb
 from backend.runtime.lifespan import Server, lifespan
 from backend.runtime.local_executor import local_places, visitors_files
 from backend.runtime.persistence import Stores, open_stores
 from backend.runtime.preflight import Guard, build_guard
+from backend.runtime.programs import outside_programs
 from backend.runtime.settings import Settings, load_settings
 from backend.runtime.telemetry import Telemetry, configure_logs
 from backend.runtime.tokens import access_tokens
@@ -120,14 +123,19 @@ def _build(settings: Settings) -> House:
     telemetry = Telemetry(time.monotonic)
     counters = shared_storage(settings.redis_url.get_secret_value()) if settings.redis_url else None
     guard = build_guard(settings)
-    masks = Masks.of(settings.masked_values, (*DEFAULT_PATTERNS, *settings.masked_patterns))
+    programs = outside_programs(settings)
+    masks = Masks.of((*settings.masked_values, *programs.secrets), (*DEFAULT_PATTERNS, *settings.masked_patterns))
+
+    def profile(name: str) -> Profile:
+        return load_profile(name).without(programs.missing)
+
     resolver = TargetResolver(
-        visitors_profile=load_profile(settings.profile),
+        visitors_profile=profile(settings.profile),
         visitors_files=visitors_files(settings, guard),
         projects=stores.projects,
-        places=local_places(settings, guard, masks, stores.executions),
+        places=local_places(settings, guard, masks, stores, programs),
         limits=_execution_limits(settings),
-        load_profile=load_profile,
+        load_profile=profile,
     )
     gateway = _gateway(settings, stores, telemetry, counters, guard, masks.text)
     service = _service(settings, stores, gateway, resolver)
@@ -222,7 +230,9 @@ def _add_routes(app: FastAPI, house: House, access: Access, info: ServiceInfo, l
     app.include_router(recording_routes(access, service, limiter, rate))
     app.include_router(agent_routes(Agents(access, _capabilities(house), service, stores.history, now_ms)))
     app.include_router(execution_routes(Executions(access, service)))
-    app.include_router(project_routes(ProjectService(access, stores.projects, stores.identities, house.resolver)))
+    profiles, add_command = house.resolver, verb("user add NAME")
+    projects = ProjectService(access, stores.projects, stores.identities, profiles, add_command)
+    app.include_router(project_routes(projects))
 
 
 def _login(house: House, tokens: Tokens) -> Login:
@@ -233,6 +243,7 @@ def _login(house: House, tokens: Tokens) -> Login:
         issue=tokens.issue,
         attempts=house.window(LOGIN_ATTEMPTS, "logins"),
         attempts_on_name=house.window(LOGIN_ATTEMPTS_ON_NAME, "login-names"),
+        link_command=verb("user link NAME"),
     )
 
 
@@ -247,7 +258,11 @@ def _health(house: House, connections: Connections) -> HealthChecks:
         connections=connections,
         checks={"recordings": stores.recordings.writable, "workspace": workspace.is_dir},
         stores=ready,
-        protection={**guard.protection.as_json(), "minimum": settings.protection_minimum},
+        protection={
+            **guard.protection.as_json(),
+            "minimum": settings.protection_minimum,
+            "command": verb("protection"),
+        },
         protected=guard.unprotected() is None,
         metrics=(lambda: generate_latest(house.telemetry.registry).decode()) if settings.metrics else None,
     )

@@ -38,6 +38,12 @@ class OwnerLocks:
             for path in found:
                 path.unlink(missing_ok=True)
 
+    def alive(self, owner: str) -> bool:
+        """Whether a server of this folder still holds its lock, or another one is recovering what it left."""
+        path = self._folder / f"{owner}.lock"
+        with ExitStack() as locks:
+            return path.exists() and not _locked(path, locks)
+
     def release(self) -> None:
         """Release the lock. The file remains, so that another server of the folder closes what this one left."""
         if self._fd >= 0:

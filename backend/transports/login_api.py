@@ -29,7 +29,10 @@ class Accounts(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """What a login needs. `attempts` is counted for each address, `attempts_on_name` for each name."""
+    """What a login needs. `attempts` is counted for each address, `attempts_on_name` for each name.
+
+    `link_command` is how an administrator creates a login link.
+    """
 
     accounts: Accounts
     check_password: Callable[[str, str | None], Awaitable[bool]]
@@ -37,6 +40,7 @@ class Login:
     issue: Callable[[str], tuple[str, Claims]]
     attempts: RateLimiter
     attempts_on_name: RateLimiter
+    link_command: str
 
 
 class Token(BaseModel):
@@ -102,7 +106,7 @@ def _add_login(router: APIRouter, access: Access, login: Login, limiter: Limiter
         user = await login.accounts.take_link(login.secret_hash(body.ticket))
         if user is None or user.disabled:
             await access.audit.record(Kind.LOGIN_FAILED, "unknown", address, {"method": "link"})
-            hint = "`python3 run.py user link NAME` creates a new one."
+            hint = f"`{login.link_command}` creates a new one."
             detail = "This login link was used before, or has expired."
             raise Problem(401, "auth.link", detail, hint=hint, recorded=True)
         return await _issue_token(access, login, user, address, "link")

@@ -77,12 +77,13 @@ class Profiles(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ProjectService:
-    """What the routes need."""
+    """What the routes need. `add_command` is how an administrator adds an account."""
 
     access: Access
     projects: Projects
     users: Users
     profiles: Profiles
+    add_command: str
 
     async def visible(self, principal: Principal, id: str) -> Project:
         """A project that exists for the caller. Raises Problem."""
@@ -105,7 +106,7 @@ class ProjectService:
         found = await self.users.ids_of(names)
         for name in names:
             if name not in found:
-                hint = "An administrator adds accounts: `python3 run.py user add NAME`."
+                hint = f"An administrator adds accounts: `{self.add_command}`."
                 raise Problem(422, "project.member", f"There is no account {name!r}.", hint=hint)
         return frozenset(found.values())
 

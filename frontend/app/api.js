@@ -83,11 +83,11 @@ export async function protectionProblem() {
   }
 }
 
-function protectionText({ level, minimum, tests }) {
+function protectionText({ level, minimum, tests, command }) {
   const failed = tests.filter((test) => !test.passed).map((test) => test.name);
   return [
     `No command can run at the moment. This server protects commands at level ${level}; ${minimum} is required.`,
     failed.length ? `Not prevented: ${failed.join(", ")}.` : "",
-    "For details, run on the server: python3 run.py protection",
+    `For details, run on the server: ${command}`,
   ].filter(Boolean).join(" ");
 }

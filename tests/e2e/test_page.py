@@ -663,6 +663,7 @@ async def test_too_many_wrong_tokens_of_others_do_not_end_a_login(browser: Brows
 UNPROTECTED = {
     "level": "L0",
     "minimum": "L2",
+    "command": "python -m backend protection",
     "tests": [
         {"name": "read a file outside", "needed_for": "L2", "passed": False, "detail": "it was read"},
         {"name": "outlive the command", "needed_for": "L0", "passed": True, "detail": "it was ended"},
@@ -682,6 +683,7 @@ async def test_a_server_that_cannot_hold_commands_says_so_in_words(browser: Brow
     assert "No command can run at the moment." in text
     assert "at level L0; L2 is required" in text
     assert "Not prevented: read a file outside." in text
+    assert "For details, run on the server: python -m backend protection" in text
     await expect(visit.page.locator("#state-text")).to_have_text("Connected, but no command can run", timeout=WAIT)
     assert await visit.page.evaluate("document.documentElement.scrollWidth") <= 360
     await context.close()

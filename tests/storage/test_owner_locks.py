@@ -47,8 +47,10 @@ def test_a_killed_server_is_dead_and_then_forgotten(tmp_path: Path, elsewhere: "
     locks.hold()
     assert names(tmp_path) == ["elsewhere.lock", "here.lock"]
     assert dead(locks) == frozenset()
+    assert [locks.alive(name) for name in ("elsewhere", "here", "never")] == [True, True, False]
     elsewhere.kill()
     elsewhere.wait()
+    assert not locks.alive("elsewhere")
     assert dead(locks) == {"elsewhere"}
     assert names(tmp_path) == ["here.lock"]
     assert dead(locks) == frozenset()

@@ -36,7 +36,7 @@ import hashlib
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Self
 
@@ -45,7 +45,7 @@ from backend.core.policy.profile_file import PROGRAM_NAME, ProfileError, Table, 
 from backend.core.policy.program_rules import Argument, ArgumentError, ArgumentParse, Program, ProgramUse, Role
 from backend.core.policy.sed_awk import ScriptError, check_awk, check_sed
 
-__all__ = ["Place", "Profile", "ProfileError"]
+__all__ = ["MissingVariables", "Place", "Profile", "ProfileError"]
 
 OPERATORS = frozenset({"|", "&&", "||", ";", ">", ">>", "<", "2>&1", "cd"})
 
@@ -59,6 +59,7 @@ VARIABLE_NAME = re.compile("[A-Za-z_][A-Za-z0-9_]*")
 # Several of the harmless variables name a file when their value is a path.
 VARIABLE_VALUE = re.compile(r"(?!.*\.\.)(?::?[A-Za-z0-9_+*@,.=-][A-Za-z0-9_+*@,.:=/ -]*)?")
 
+ASKS_FOR_HELP = frozenset({"-h", "--help", "--version"})
 NULL_DEVICE = "/dev/null"
 DEVICES = PurePosixPath("/dev")
 
@@ -93,6 +94,24 @@ class BlockedArgument:
 
 
 @dataclass(frozen=True, slots=True)
+class MissingVariables:
+    """Variables that a program needs and the service does not have. Without `subcommands` every use of it needs them."""
+
+    names: tuple[str, ...]
+    subcommands: tuple[str, ...] = ()
+
+    def refusal(self, argv: tuple[str, ...]) -> Decision | None:
+        """Refuse a command that needs them; none that only asks for help does."""
+        words = set(argv[1:])
+        if words & ASKS_FOR_HELP or (self.subcommands and words.isdisjoint(self.subcommands)):
+            return None
+        variables = " and ".join(self.names)
+        reason = f"{argv[0]} needs {variables}, which the server does not have."
+        hint = f"The operator sets {variables} in the environment of the service, or in its .env file, and restarts it."
+        return Decision.deny("program.key", reason, hint)
+
+
+@dataclass(frozen=True, slots=True)
 class Profile:
     """What one kind of principal may run. A profile without programs allows nothing."""
 
@@ -106,6 +125,7 @@ class Profile:
     operators: frozenset[str] = frozenset()
     environment: frozenset[str] = frozenset()
     hash: str = ""
+    missing: Mapping[str, MissingVariables] = field(default_factory=dict)
 
     @classmethod
     def from_toml(cls, text: str) -> Self:
@@ -145,6 +165,10 @@ class Profile:
             added[name] = Program(name, "A program of the project", risk=Risk.HIGH, any_arguments=True)
         return replace(self, programs={**added, **self.programs})
 
+    def without(self, missing: Mapping[str, MissingVariables]) -> Self:
+        """This profile on a server that lacks variables that programs need."""
+        return replace(self, missing=missing)
+
     @property
     def allowed(self) -> str:
         """The programs of this profile as a sentence."""
@@ -174,6 +198,11 @@ class Profile:
 
     def decide(self, argv: tuple[str, ...], place: Place) -> Decision:
         """The verdict on one command. `argv` contains at least the program."""
+        decision = self._decide(argv, place)
+        missing = self.missing.get(argv[0])
+        return (missing.refusal(argv) if missing and decision.allowed else None) or decision
+
+    def _decide(self, argv: tuple[str, ...], place: Place) -> Decision:
         if refusal := self._refuse_name(argv[0]) or self._refuse_token(argv[1:]):
             return refusal
         program = self.programs[argv[0]]

@@ -27,7 +27,8 @@ from backend.core.limits import Rate, Slots
 from backend.core.recording.reader import Send
 from backend.core.recording.writer import RecordingWriter
 from backend.executors.local.launcher import CageLauncher
-from backend.executors.local.pipelines import LocalPipelines, OutsideProgram
+from backend.executors.local.outside import OutsideProgram
+from backend.executors.local.pipelines import LocalPipelines
 from backend.executors.local.places import LocalPlaces, LocalScope
 from backend.executors.local.run_as import find_owner, give_folder
 from backend.executors.local.workspace import FolderView, prepare_workspace

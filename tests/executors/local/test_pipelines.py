@@ -18,7 +18,8 @@ from backend.core.recording.digest import RecordingDigest
 from backend.core.recording.reader import Send
 from backend.core.recording.writer import Recorder
 from backend.executors.local.launcher import CageLauncher, cage_environment
-from backend.executors.local.pipelines import LocalPipelines, OutsideProgram
+from backend.executors.local.outside import OutsideProgram
+from backend.executors.local.pipelines import LocalPipelines
 from backend.executors.local.run_as import find_owner, give_folder
 from tests.needs import caged_python
 
