@@ -6,6 +6,7 @@ import {
   authMessage,
   cancelMessage,
   closeInputMessage,
+  FRAME_LIMIT,
   inputMessages,
   lastSeq,
   runMessage,
@@ -13,6 +14,9 @@ import {
   UNAUTHORIZED,
 } from "../protocol/messages.js";
 
+const NOT_CONNECTED = "Not connected yet; nothing was sent.";
+const TOO_LONG = `The line is too long: a message of this page holds ${FRAME_LIMIT / 1024} KiB. Nothing was sent.`;
+const UNSENT = "The connection was lost before everything was sent; the last input may not have arrived.";
 const TOKEN_ENDED = "Your token has expired or been revoked.";
 const TOKEN_ENDED_RULES = ["auth.ended", "auth.wrong"];
 
@@ -25,7 +29,7 @@ export class TerminalSession {
     this.credentials = credentials;
     this.store = store;
     this.pending = null; // { id, command }: sent and not yet answered
-    this.stopping = false; // the pending command is to be cancelled as soon as it starts
+    this.stopping = false; // the command is to be cancelled as soon as it starts, or the connection is back
     this.current = null; // { id, seq, command, rule, risk, since, when }; `when` only for one that is replayed
     this.ready = false;
     this.sent = 0; // commands; the number of each is its id
@@ -52,20 +56,23 @@ export class TerminalSession {
 
   // False when the command was not sent. With `dryRun` it is only checked.
   run(command, project, dryRun = false) {
-    if (!this.ready) {
-      this.output.showWarning("Not connected yet; nothing was sent.");
-      return false;
-    }
-    this.output.showCommand(command, { dryRun });
+    if (!this.ready) return this.notSent(NOT_CONNECTED);
     if (command === "clear" && !dryRun) {
       this.output.clear();
       return true;
     }
+    const pending = { id: String(this.sent + 1), command };
+    if (!this.connection.send(runMessage({ ...pending, project, dryRun }))) return this.notSent(TOO_LONG);
     this.sent += 1;
-    this.pending = { id: String(this.sent), command };
-    this.connection.send(runMessage({ ...this.pending, project, dryRun }));
+    this.pending = pending;
+    this.output.showCommand(command, { dryRun });
     this.showState();
     return true;
+  }
+
+  notSent(reason) {
+    this.output.showWarning(reason);
+    return false;
   }
 
   // Show the recording of a command; one that still runs is followed. `when` is text. False when that is not possible.
@@ -78,23 +85,26 @@ export class TerminalSession {
     return true;
   }
 
-  // False while no command runs that could read it.
+  // False while no command runs that could read it, and while the connection is down.
   sendInput(line) {
     if (!this.current) return false;
+    if (!this.ready) return this.notSent(NOT_CONNECTED);
+    if (!inputMessages(line).every((message) => this.connection.send(message))) return this.notSent(NOT_CONNECTED);
     this.output.showInput(line);
-    for (const message of inputMessages(line)) this.connection.send(message);
     return true;
   }
 
   endInput() {
-    if (this.current) this.connection.send(closeInputMessage());
+    if (!this.current) return;
+    if (!this.ready || !this.connection.send(closeInputMessage())) this.notSent(NOT_CONNECTED);
   }
 
+  // Before the command has started, and while the connection is down, the stop waits.
   cancel() {
     if (!this.busy || this.stopping) return;
     this.output.showInterrupt();
-    if (this.current) this.connection.send(cancelMessage(this.current.id));
-    else this.stopping = true;
+    if (!this.ready) this.output.showWarning("The command will be stopped as soon as the connection is back.");
+    if (!this.current || !this.ready || !this.connection.send(cancelMessage(this.current.id))) this.stopping = true;
     this.showState();
   }
 
@@ -132,6 +142,7 @@ export class TerminalSession {
 
   onClose(code) {
     this.ready = false;
+    if (this.current && this.connection.unsent) this.output.showWarning(UNSENT);
     this.abandonPending();
     if (code === UNAUTHORIZED) this.onUnauthorized();
     this.showState();
@@ -173,8 +184,15 @@ export class TerminalSession {
     this.tokenProblem = "";
     this.connection.resetBackoff();
     this.page.onReady(message);
-    if (this.current) this.connection.send(attachMessage(this.current.id, this.current.seq));
+    if (this.current) this.resume();
     this.showState();
+  }
+
+  resume() {
+    this.connection.send(attachMessage(this.current.id, this.current.seq));
+    if (!this.stopping) return;
+    this.connection.send(cancelMessage(this.current.id));
+    this.stopping = false;
   }
 
   onStarted(message) {
@@ -220,9 +238,8 @@ export class TerminalSession {
   }
 
   abandonPending() {
-    if (this.pending !== null) {
-      this.output.showWarning("The connection was lost before the server answered; the command may have run.");
-    }
+    if (this.pending === null) return;
+    this.output.showWarning("The connection was lost before the server answered; the command may have run.");
     this.clearPending();
   }
 
@@ -233,6 +250,7 @@ export class TerminalSession {
 
   clearCurrent() {
     this.current = null;
+    this.stopping = false;
     this.store.remove("execution");
     this.showState();
   }
