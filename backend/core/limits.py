@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol, Self
 
 from backend.core.decisions import Decision, Risk
+from backend.core.figures import duration_text
 
 UNITS = {"second": 1, "minute": 60, "hour": 3600, "day": 86400}
 RATE = re.compile(r"(\d+)\s*/\s*(?:(\d+)\s*)?(second|minute|hour|day)s?")
@@ -53,7 +54,7 @@ async def check_rate(limiter: RateLimiter, keys: tuple[str, ...]) -> Decision | 
         if wait := await limiter.hit(key):
             return Decision.deny(
                 "limits.rate",
-                f"Too many commands: {limiter.rate} are allowed. The next one is accepted in {round(wait + 0.5)} s.",
+                f"Too many commands: {limiter.rate} are allowed. The next one is accepted in {duration_text(round(wait + 0.5))}.",
                 "Wait, then send it again.",
                 risk=Risk.SAFE,
                 retry_after=wait,

@@ -45,7 +45,7 @@ from backend.transports.executions_api import Executions, execution_routes
 from backend.transports.health import HealthChecks, health_routes
 from backend.transports.login_api import Login, login_routes
 from backend.transports.openapi import describe
-from backend.transports.pages import add_page_files, page_routes
+from backend.transports.pages import Visitors, add_page_files, page_routes
 from backend.transports.problems import add_problems
 from backend.transports.projects_api import ProjectService, project_routes
 from backend.transports.recordings_api import recording_routes
@@ -217,11 +217,17 @@ def _limiter(app: FastAPI, security: Security) -> Limiter:
 def _add_routes(app: FastAPI, house: House, access: Access, info: ServiceInfo, limiter: Limiter) -> None:
     service, stores, rate = house.service, house.stores, house.settings.http_rate
     app.include_router(health_routes(_health(house, access.security.connections)))
-    app.include_router(page_routes(info, limiter, rate, PAGE_FOLDER))
+    app.include_router(page_routes(info, _visitors(house.settings), limiter, rate, PAGE_FOLDER))
     app.include_router(recording_routes(access, service, limiter, rate))
     app.include_router(agent_routes(Agents(access, service, stores.history, now_ms)))
     app.include_router(execution_routes(Executions(access, service)))
     app.include_router(project_routes(ProjectService(access, stores.projects, stores.identities, house.resolver)))
+
+
+def _visitors(settings: Settings) -> Visitors:
+    if not settings.visitors:
+        return "refused"
+    return "token" if settings.token else "admitted"
 
 
 def _login(house: House, tokens: Tokens) -> Login:

@@ -1,7 +1,7 @@
 """The page and its files, and the security headers of every response."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import FileResponse, JSONResponse, Response
@@ -12,6 +12,8 @@ from starlette.datastructures import MutableHeaders
 from backend.transports.frames import AsgiSend
 from backend.transports.problems import Problem
 from backend.transports.terminal_socket import AsgiApp, AsgiReceive, ServiceInfo
+
+Visitors = Literal["admitted", "token", "refused"]
 
 SECURITY_HEADERS = {
     "content-security-policy": (
@@ -43,8 +45,8 @@ class SecurityHeaders:
         await self.app(scope, receive, guarded if scope["type"] == "http" else send)
 
 
-def page_routes(info: ServiceInfo, limiter: Limiter, rate: str, page_folder: Path) -> APIRouter:
-    """The page for browsers, the service as JSON for others."""
+def page_routes(info: ServiceInfo, visitors: Visitors, limiter: Limiter, rate: str, page_folder: Path) -> APIRouter:
+    """The page for browsers, the service as JSON for others. `visitors`: whether clients need a token or an account."""
     router = APIRouter(tags=["page"])
 
     @router.get("/", response_model=None)
@@ -58,6 +60,7 @@ def page_routes(info: ServiceInfo, limiter: Limiter, rate: str, page_folder: Pat
             "service": info.name,
             "version": info.version,
             "status": "running",
+            "visitors": visitors,
             "endpoints": {"terminal": "/ws/terminal", "health": "/health", "page": "/ (with Accept: text/html)"},
         }
 

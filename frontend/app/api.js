@@ -1,5 +1,7 @@
 // The requests of the page to the HTTP API. Errors carry the server's text, which is written for people.
 
+import { duration } from "../components/format.js";
+
 const SLICE = 1 << 20; // bytes of output requested at once
 const UNREACHABLE = "The server cannot be reached. Try again in a moment.";
 
@@ -32,7 +34,7 @@ async function request(path, token, options = {}) {
 function problemText(response, problem) {
   const wait = response.headers.get("retry-after");
   const text = [problem?.detail ?? `The server returned ${response.status}.`, problem?.hint];
-  if (wait) text.push(`Try again in ${wait} s.`);
+  if (wait) text.push(`Try again in ${duration(wait * 1000, 0)}.`);
   return text.filter(Boolean).join(" ");
 }
 
@@ -71,6 +73,15 @@ export async function readOutput(token, id) {
     if (part.data === "") break; // a running command may be in the middle of a character
   }
   return pieces;
+}
+
+// Whether the server admits accounts only; false when it does not say.
+export async function accountsOnly() {
+  try {
+    return (await request("", null, { headers: { Accept: "application/json" } })).visitors === "refused";
+  } catch {
+    return false;
+  }
 }
 
 // Why no command can run on this server; null when commands can.

@@ -33,12 +33,12 @@ const session = new TerminalSession(
     showState: (name, text) => status.showState(name, text),
     setBusy: (busy) => prompt.setBusy(busy),
     onReady(message) {
-      login.closeToken();
+      login.close();
       account.onReady(message);
       protectionProblem().then(showProtection);
     },
     askToken(problem) {
-      status.showState("offline", "Access token required");
+      status.showState("offline", "Login required");
       login.askToken(problem);
     },
     onLoggedOut(reason) {

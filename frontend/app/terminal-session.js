@@ -28,10 +28,12 @@ export class TerminalSession {
     this.page = page;
     this.credentials = credentials;
     this.store = store;
+    output.whenDrawn(() => this.showState());
     this.pending = null; // { id, command }: sent and not yet answered
     this.stopping = false; // the command is to be cancelled as soon as it starts, or the connection is back
     this.current = null; // { id, seq, command, rule, risk, since, when }; `when` only for one that is replayed
     this.ready = false;
+    this.lastInstruction = ""; // the type of the last message to a running command
     this.sent = 0; // commands; the number of each is its id
     this.tokenProblem = "";
     this.refusal = null; // why the server refuses the connection: { rule, text }
@@ -89,14 +91,14 @@ export class TerminalSession {
   sendInput(line) {
     if (!this.current) return false;
     if (!this.ready) return this.notSent(NOT_CONNECTED);
-    if (!inputMessages(line).every((message) => this.connection.send(message))) return this.notSent(NOT_CONNECTED);
+    if (!inputMessages(line).every((message) => this.instruct(message))) return this.notSent(NOT_CONNECTED);
     this.output.showInput(line);
     return true;
   }
 
   endInput() {
     if (!this.current) return;
-    if (!this.ready || !this.connection.send(closeInputMessage())) this.notSent(NOT_CONNECTED);
+    if (!this.ready || !this.instruct(closeInputMessage())) this.notSent(NOT_CONNECTED);
   }
 
   // Before the command has started, and while the connection is down, the stop waits.
@@ -104,8 +106,14 @@ export class TerminalSession {
     if (!this.busy || this.stopping) return;
     this.output.showInterrupt();
     if (!this.ready) this.output.showWarning("The command will be stopped as soon as the connection is back.");
-    if (!this.current || !this.ready || !this.connection.send(cancelMessage(this.current.id))) this.stopping = true;
+    if (!this.current || !this.ready || !this.instruct(cancelMessage(this.current.id))) this.stopping = true;
     this.showState();
+  }
+
+  // False when it was not sent.
+  instruct(message) {
+    this.lastInstruction = message.type;
+    return this.connection.send(message);
   }
 
   presentToken(token) {
@@ -191,7 +199,7 @@ export class TerminalSession {
   resume() {
     this.connection.send(attachMessage(this.current.id, this.current.seq));
     if (!this.stopping) return;
-    this.connection.send(cancelMessage(this.current.id));
+    this.instruct(cancelMessage(this.current.id));
     this.stopping = false;
   }
 
@@ -204,7 +212,7 @@ export class TerminalSession {
     this.current = { id, seq, command, rule, risk, when, since: attached ? Date.parse(message.time) : Date.now() };
     this.store.set("execution", id);
     this.output.showPlan(message);
-    if (this.stopping) this.connection.send(cancelMessage(id));
+    if (this.stopping) this.instruct(cancelMessage(id));
     this.clearPending();
     this.showState();
   }
@@ -215,9 +223,20 @@ export class TerminalSession {
   }
 
   onError(message) {
-    if (message.execution) this.output.showProblem(message);
+    if (message.execution) this.onProblem(message);
+    else if (message.rule === "execution.not_running") this.onLateInstruction();
     else if (message.rule.startsWith("auth.")) this.onAuthError(message);
     else this.onRefusal(message);
+  }
+
+  onProblem(message) {
+    this.current.explained = true;
+    this.output.showProblem(message);
+  }
+
+  // The command ended while a stop, or input, was on its way to it. Its end says so; only input is lost.
+  onLateInstruction() {
+    if (this.lastInstruction === "stdin") this.output.showWarning("The command ended before it read the last input.");
   }
 
   // The last error before the server closes the connection says why.
@@ -261,7 +280,7 @@ export class TerminalSession {
     if (this.current) this.page.showState("running", "");
     else if (this.stopping) this.page.showState("sent", "Stops as soon as it starts");
     else if (this.pending) this.page.showState("sent", "Sent, not answered yet");
-    else this.page.showState("ready", "Ready");
+    else if (!this.output.drawing) this.page.showState("ready", "Ready");
   }
 }
 

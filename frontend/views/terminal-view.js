@@ -52,6 +52,8 @@ export class TerminalView {
     this.terminal.textarea.setAttribute("aria-label", "Terminal output; Page Up and Page Down scroll");
     this.queue = [];
     this.writing = false;
+    this.drawing = false; // what was written is not on the screen yet
+    this.onDrawn = () => {};
     this.atLineStart = true;
     this.empty = true;
     new ResizeObserver(() => this.fit.fit()).observe(element);
@@ -87,6 +89,7 @@ export class TerminalView {
 
   write(text) {
     this.empty = false;
+    this.drawing = true;
     for (let at = 0; at < text.length; at += PIECE) this.queue.push(text.slice(at, at + PIECE));
     if (!this.writing) this.writeNext();
   }
@@ -95,6 +98,14 @@ export class TerminalView {
     const text = this.queue.shift();
     this.writing = text !== undefined;
     if (this.writing) this.terminal.write(text, () => this.writeNext());
+    else if (document.hidden) this.drawn(); // a hidden page has no frames
+    else requestAnimationFrame(() => this.drawn()); // after the emulator has drawn, since it asked first
+  }
+
+  drawn() {
+    if (this.writing) return;
+    this.drawing = false;
+    this.onDrawn();
   }
 
   clear() {

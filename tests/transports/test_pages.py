@@ -110,6 +110,7 @@ class TestPage:
             answer = server.get("/", headers)
             assert answer.json["service"] == "Gatepost"
             assert answer.json["endpoints"]["terminal"] == "/ws/terminal"
+            assert answer.json["visitors"] == "admitted"
             assert "accept" in answer.headers["vary"].lower()
 
     def test_a_browser_gets_the_page(self, server: Server) -> None:

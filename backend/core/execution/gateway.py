@@ -19,6 +19,7 @@ from backend.core.execution.model import StopReason
 from backend.core.execution.refusals import unavailable
 from backend.core.execution.registry import Execution
 from backend.core.execution.requests import Refused, Request, Waiting
+from backend.core.figures import duration_text
 from backend.core.identity import Permission, Principal
 from backend.core.language.lexer import GLOB_STARTS
 from backend.core.limits import RateLimiter, Slots, check_rate
@@ -156,6 +157,6 @@ def _check_timeout(request: Request) -> Decision | None:
         return None
     return Decision.deny(
         "limits.timeout",
-        f"A command may run for at most {most:g} s; {request.timeout:g} s were requested.",
+        f"A command may run for at most {duration_text(most)}; {duration_text(request.timeout)} were requested.",
         "Request a shorter timeout, or omit it.",
     )

@@ -193,7 +193,7 @@ async def test_a_command_is_recorded_from_start_to_end(make: Callable[..., House
     execution = await start(gateway, "cat *.txt", client_ref="mine")
     started, output, complete = await messages(gateway, execution)
     assert (started["argv"], started["rule"], started["id"]) == (["cat", "welcome.txt"], "allow.cat", "mine")
-    assert output["lines"][0].startswith("This is your workspace")
+    assert output["lines"][0].startswith("This is the folder")
     assert (complete["status"], complete["exit_code"], complete["seq"]) == ("succeeded", 0, 3)
     assert gateway.observer.seen == ["started", "ended succeeded"]
     assert not gateway.live

@@ -348,20 +348,19 @@ async def test_a_server_without_visitors_lets_one_log_in(browser: Browser, start
     context = await browser.new_context()
     visit = await new_visit(context, server)
     await visit.page.goto(server.url)
-    await visit.page.wait_for_selector("#token-dialog[open]", timeout=WAIT)
-    await visit.page.click("#token-login")
+    await visit.page.wait_for_selector("#login-dialog[open]", timeout=WAIT)  # there is no access token to ask for
     await visit.page.fill("#login-name", "ann")
     await visit.page.fill("#login-password", PASSWORD)
     await visit.page.click("#login-send")
     await is_known(visit, "ann · agent")
     await visit.page.click("#log-out")
-    await visit.page.wait_for_selector("#token-dialog[open]", timeout=WAIT)
+    await visit.page.click("#login-token")
     # The token of a program works too; leaving the page does not end it.
     await visit.page.fill("#token", token)
     await visit.page.press("#token", "Enter")
     await is_known(visit, "ann · agent")
     await visit.page.click("#log-out")
-    await visit.page.wait_for_selector("#token-dialog[open]", timeout=WAIT)
+    await visit.page.wait_for_selector("#login-dialog[open]", timeout=WAIT)
     assert server.get("/api/auth/me", {"Authorization": f"Bearer {token}"}).status == 200
     await context.close()
 
