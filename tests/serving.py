@@ -22,6 +22,7 @@ STOP_BOUND = 10.0  # seconds; what a platform gives a process between SIGTERM an
 ANY_PROGRAM = {
     "PYGUARD_COMMAND": "env",
     "GATEPOST_COMMAND_RATE": "100000/minute",
+    "GATEPOST_CHECK_RATE": "100000/minute",
     "GATEPOST_HTTP_RATE": "100000/minute",
     "GATEPOST_CONNECTIONS_PER_ADDRESS": "100",
 }

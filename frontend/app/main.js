@@ -5,9 +5,11 @@ import { element } from "../components/element.js";
 import { AccountView } from "../views/account-view.js";
 import { bindAppearance } from "../views/appearance-view.js";
 import { ExecutionView } from "../views/execution-view.js";
+import { LimitsView } from "../views/limits-view.js";
 import { HistoryView } from "../views/history-view.js";
 import { LoginView } from "../views/login-view.js";
 import { ProjectView } from "../views/project-view.js";
+import { PasswordView } from "../views/password-view.js";
 import { PromptView } from "../views/prompt-view.js";
 import { StatusView } from "../views/status-view.js";
 import { TerminalView } from "../views/terminal-view.js";
@@ -15,6 +17,8 @@ import { protectionProblem } from "./api.js";
 import { Connection } from "./connection.js";
 import { Credentials } from "./credentials.js";
 import { initialTicket, takeTicket } from "./login-link.js";
+import { Renewal } from "./renewal.js";
+import { SharedLogin } from "./shared-login.js";
 import { bindShortcuts } from "./shortcuts.js";
 import { lasting, thisTab } from "./storage.js";
 import { TerminalSession } from "./terminal-session.js";
@@ -35,22 +39,30 @@ const session = new TerminalSession(
     onReady(message) {
       login.close();
       account.onReady(message);
+      limits.load();
       protectionProblem().then(showProtection);
     },
     askToken(problem) {
       status.showState("offline", "Login required");
       login.askToken(problem);
     },
+    onExpired() {
+      status.showState("offline", "Your login has ended");
+      login.askAgain(account.expire(), "Your login has ended. Log in again to go on.");
+    },
     onLoggedOut(reason) {
       account.reset();
       showNotice(`You are logged out. ${reason}`);
     },
     onUnprotected: (reason) => protectionProblem().then((problem) => showProtection(problem ?? reason)),
+    onCounted: () => limits.load(),
     onProjectGone: () => projects.load(),
   },
   credentials,
   thisTab,
 );
+
+const limits = new LimitsView(() => session.login ?? credentials.token);
 
 const url = new URL("ws/terminal", document.baseURI);
 url.protocol = url.protocol.replace("http", "ws");
@@ -87,11 +99,41 @@ const past = new HistoryView({
   },
   focusPrompt,
 });
-const account = new AccountView({ session, terminal, history, projects, past, showNotice, focusPrompt });
+const shared = new SharedLogin(credentials, {
+  offered: (token) => account.logIn(token),
+  replaced: (token) => session.logIn(token),
+  ended: () => {
+    account.reset();
+    session.logOut();
+    showNotice("You are logged out.");
+  },
+});
+function replaceLogin(token) {
+  shared.replace(session.login, token);
+  session.logIn(token);
+}
+const password = new PasswordView({
+  token: () => session.login,
+  onSet(token) {
+    replaceLogin(token);
+    showNotice("Your password is set.");
+  },
+  focusPrompt,
+});
+const onLogOut = (token) => shared.end(token);
+const account = new AccountView({
+  session, terminal, history, projects, past, password, showNotice, focusPrompt, onLogOut,
+});
 const login = new LoginView({
   token: (token) => session.presentToken(token),
-  login: (token) => account.logIn(token),
+  login: logIn,
 });
+new Renewal({ session, onRenewed: replaceLogin });
+
+function logIn(token) {
+  account.logIn(token);
+  shared.offer(token);
+}
 
 function hideWelcome() {
   element("welcome").hidden = true;
@@ -105,7 +147,9 @@ function showProtection(problem) {
 // How long a command has been running, or when the next attempt to connect is due.
 function progressText() {
   if (connection.retryAt) return `Reconnecting in ${secondsTo(connection.retryAt)} s`;
-  if (!session.ready || !session.current) return "";
+  if (!session.ready) return "";
+  if (session.idle) return element("unprotected").hidden ? ["Ready", limits.text()].filter(Boolean).join(" · ") : "";
+  if (!session.current) return "";
   const { when, since, command } = session.current;
   if (when) return "Reading the recording";
   // The time comes first, since a narrow page cuts off the end.
@@ -116,9 +160,15 @@ const secondsTo = (time) => Math.max(0, Math.ceil((time - Date.now()) / 1000));
 
 async function logInByLink(ticket) {
   status.showState("connecting", "Logging in");
-  if (await account.logInByLink(ticket)) return;
+  if (await account.logInByLink(ticket)) {
+    shared.offer(session.login);
+    return;
+  }
   if (session.ready) session.showState();
-  else connection.open();
+  else {
+  connection.open();
+  shared.ask();
+}
 }
 
 window.addEventListener("hashchange", () => {
@@ -131,6 +181,7 @@ element("welcome").addEventListener("click", ({ target }) => {
   focusPrompt();
 });
 element("screen").addEventListener("mouseup", () => terminal.selection || focusPrompt());
+element("login-dialog").addEventListener("close", () => account.abandon());
 element("notice-close").addEventListener("click", focusPrompt);
 
 bindShortcuts({ prompt, session, terminal });
@@ -138,4 +189,7 @@ bindAppearance(terminal);
 if (session.current !== null) hideWelcome();
 focusPrompt();
 if (initialTicket) logInByLink(initialTicket);
-else connection.open();
+else {
+  connection.open();
+  shared.ask();
+}

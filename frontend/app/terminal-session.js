@@ -1,6 +1,7 @@
 // The command of this page: what runs and how far it has been seen. The server records every message, so only the
 // number of the last one has to be remembered to continue after a reload or a lost connection.
 
+import { hasExpired } from "./access-token.js";
 import {
   attachMessage,
   authMessage,
@@ -22,7 +23,7 @@ const TOKEN_ENDED_RULES = ["auth.ended", "auth.wrong"];
 
 export class TerminalSession {
   // `output` is an ExecutionView. `page` has: showState(name, text), setBusy(boolean), announce(text), onReady(message),
-  // askToken(problem), onLoggedOut(reason), onUnprotected(reason), onProjectGone()
+  // askToken(problem), onExpired(), onLoggedOut(reason), onUnprotected(reason), onProjectGone(), onCounted()
   constructor(output, page, credentials, store) {
     this.output = output;
     this.page = page;
@@ -48,6 +49,11 @@ export class TerminalSession {
 
   get busy() {
     return this.pending !== null || this.current !== null;
+  }
+
+  // Whether it is ready for a command, and all that was written is on the screen.
+  get idle() {
+    return this.ready && !this.busy && !this.output.drawing;
   }
 
   get login() {
@@ -128,9 +134,13 @@ export class TerminalSession {
 
   logOut() {
     this.credentials.logOut();
+    this.forget();
+    this.reconnect();
+  }
+
+  forget() {
     this.clearPending();
     this.clearCurrent();
-    this.reconnect();
   }
 
   reconnect() {
@@ -161,13 +171,23 @@ export class TerminalSession {
       this.page.announce(this.refusal.text);
       this.connection.retryLater();
     } else if (this.login !== null) {
-      const { rule, text } = this.refusal ?? { text: "" };
-      this.page.onLoggedOut(TOKEN_ENDED_RULES.includes(rule) ? TOKEN_ENDED : text);
-      this.logOut();
+      this.onLoginEnded(this.refusal ?? { text: "" });
     } else if (this.credentials.token !== null) {
       this.tokenProblem = "That token was not accepted.";
       this.credentials.forgetEntered();
       this.connection.open();
+    }
+  }
+
+  // A login that has reached its end may be repeated, and the page goes on where it was. One that was revoked may not.
+  onLoginEnded({ rule, text }) {
+    const ended = TOKEN_ENDED_RULES.includes(rule);
+    if (ended && hasExpired(this.login)) {
+      this.credentials.logOut();
+      this.page.onExpired();
+    } else {
+      this.page.onLoggedOut(ended ? TOKEN_ENDED : text);
+      this.logOut();
     }
   }
 
@@ -212,6 +232,7 @@ export class TerminalSession {
     this.current = { id, seq, command, rule, risk, when, since: attached ? Date.parse(message.time) : Date.now() };
     this.store.set("execution", id);
     this.output.showPlan(message);
+    if (!attached) this.page.onCounted();
     if (this.stopping) this.instruct(cancelMessage(id));
     this.clearPending();
     this.showState();
@@ -252,6 +273,7 @@ export class TerminalSession {
     if (message.id === id || (message.id === undefined && message.command === command)) this.clearPending();
     this.output.showRefusal(message);
     this.showState();
+    this.page.onCounted();
     if (message.rule === "protection.unavailable") this.page.onUnprotected(textOf(message));
     if (message.rule === "project.unknown") this.page.onProjectGone();
   }
@@ -280,7 +302,7 @@ export class TerminalSession {
     if (this.current) this.page.showState("running", "");
     else if (this.stopping) this.page.showState("sent", "Stops as soon as it starts");
     else if (this.pending) this.page.showState("sent", "Sent, not answered yet");
-    else if (!this.output.drawing) this.page.showState("ready", "Ready");
+    else if (this.idle) this.page.showState("ready", "Ready");
   }
 }
 

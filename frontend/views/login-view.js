@@ -39,6 +39,14 @@ export class LoginView {
     this.form.open();
   }
 
+  // The login of this account has ended.
+  askAgain(name, problem) {
+    element("login-name").value = name ?? "";
+    if (!element("login-dialog").open) this.askPassword();
+    element("login-problem").textContent = problem;
+    element(name ? "login-password" : "login-name").focus();
+  }
+
   enterToken() {
     this.form.close();
     element("token-dialog").showModal();

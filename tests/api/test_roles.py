@@ -69,6 +69,10 @@ TABLE: list[tuple[str, str, Any, str]] = [
     ("PATCH", "/api/projects/{project}", {"network": True},    "403  403  403  404  200  403  403  404"),
     ("PATCH", "/api/projects/{private}", {"name": "Renamed"},  "404  200  404  404  200  403  403  404"),
     ("DELETE", "/api/projects/{fresh}", None,                  "403  204  403  404  204  403  403  404"),
+    ("GET", "/api/limits", None,                               "200  200  200  200  200  200  200  200"),
+    ("POST", "/api/auth/renew", None,                          "200  200  200  200  200  403  403  403"),
+    ("POST", "/api/auth/password", {"password": "a password that is not set"},
+                                                               "403  403  403  403  403  403  403  403"),
     ("POST", "/api/auth/revoke", None,                         "204  204  204  204  204  204  204  204"),
 ]  # fmt: skip
 

@@ -239,13 +239,15 @@ async def test_a_login_link_logs_in_once_and_leaves_no_trace(browser: Browser, s
     assert await kept_login(visit) == token
     visit.is_clean()
 
-    other = await new_visit(context, server)
+    elsewhere = await browser.new_context()
+    other = await new_visit(elsewhere, server)
     await other.page.goto(link)
     await other.page.get_by_text("This login link was used before").wait_for(timeout=WAIT)
     await is_visitor(other)
     assert other.page.url == f"{server.url}/"
     await other.page.click("#notice-close")
     assert not await other.page.is_visible("#notice")
+    await elsewhere.close()
     await context.close()
 
 

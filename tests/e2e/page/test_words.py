@@ -1,8 +1,9 @@
 """What the page says, when, and how often."""
 
 import json
+import re
 
-from playwright.async_api import Browser, WebSocketRoute
+from playwright.async_api import Browser, WebSocketRoute, expect
 
 from tests.conftest import StartServer
 from tests.e2e.page.visits import ONE_LOOP, READY, WAIT, Visit, new_visit, open_page
@@ -96,3 +97,25 @@ async def test_an_account_only_server_offers_the_login_and_a_token_server_asks_f
         await visit.page.wait_for_selector(dialog, timeout=WAIT)
         await context.close()
         server.stop()
+
+
+@ONE_LOOP
+async def test_checks_do_not_use_up_the_commands_and_what_is_left_is_shown(
+    browser: Browser, start_server: StartServer
+) -> None:
+    server = start_server({"GATEPOST_COMMAND_RATE": "2/minute", "GATEPOST_CHECK_RATE": "5/minute"})
+    context = await browser.new_context(viewport={"width": 1000, "height": 1600})
+    visit = await open_page(context, server)
+    state = visit.page.locator("#state-text")
+    await expect(state).to_have_text("Ready", timeout=WAIT)
+    await visit.page.fill("#line", "pwd")
+    for _ in range(4):
+        await visit.page.press("#line", "Shift+Enter")
+        await visit.state("ready")
+    await expect(state).to_have_text(re.compile(r"Ready · 1 of 5 checks left, one more in \d+ s"), timeout=WAIT)
+    for _ in range(3):
+        await visit.type("pwd")
+        await visit.state("ready")
+    await expect(state).to_have_text(re.compile(r"Ready · 0 of 2 commands left, one more in \d+ s"), timeout=WAIT)
+    await visit.sees("Too many commands: 2 in a minute are allowed.")
+    await context.close()
