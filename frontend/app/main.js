@@ -9,6 +9,7 @@ import { LimitsView } from "../views/limits-view.js";
 import { HistoryView } from "../views/history-view.js";
 import { LoginView } from "../views/login-view.js";
 import { ProjectView } from "../views/project-view.js";
+import { bindHeight, bindMenu } from "../views/menu-view.js";
 import { PasswordView } from "../views/password-view.js";
 import { PromptView } from "../views/prompt-view.js";
 import { StatusView } from "../views/status-view.js";
@@ -25,9 +26,9 @@ import { TerminalSession } from "./terminal-session.js";
 
 const credentials = new Credentials(thisTab);
 const history = new CommandHistory(credentials.login === null ? lasting : thisTab);
-const terminal = new TerminalView(element("screen"));
 const status = new StatusView(progressText);
 const announce = (text) => status.announce(text);
+const terminal = new TerminalView(element("screen"), announce);
 const showNotice = (text) => status.showNotice(text);
 
 const session = new TerminalSession(
@@ -180,12 +181,17 @@ element("welcome").addEventListener("click", ({ target }) => {
   prompt.submit(target.dataset.command);
   focusPrompt();
 });
-element("screen").addEventListener("mouseup", () => terminal.selection || focusPrompt());
+// On a phone the focus in the prompt opens the keyboard, which a tap on a button or a link does not ask for.
+element("screen").addEventListener("mouseup", ({ target }) => {
+  if (!terminal.selection && !target.closest("button, .xterm-cursor-pointer")) focusPrompt();
+});
 element("login-dialog").addEventListener("close", () => account.abandon());
 element("notice-close").addEventListener("click", focusPrompt);
 
 bindShortcuts({ prompt, session, terminal });
 bindAppearance(terminal);
+bindMenu();
+bindHeight();
 if (session.current !== null) hideWelcome();
 focusPrompt();
 if (initialTicket) logInByLink(initialTicket);

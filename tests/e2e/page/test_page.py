@@ -551,9 +551,11 @@ async def test_the_page_fits_when_logged_in(
     await context.add_init_script(f"sessionStorage.setItem('gatepost.login', '\"{ann}\"')")
     visit = await open_page(context, server)
     await is_known(visit, "ann · agent")
-    await visit.page.wait_for_selector("#project-label:not([hidden])", timeout=WAIT)
     await visit.type("echo fits")
     await visit.sees("fits")
+    if width < 620:
+        await visit.page.click("#menu-button")
+    await visit.page.wait_for_selector("#project-label:not([hidden])", timeout=WAIT)
     assert await visit.page.evaluate("document.documentElement.scrollWidth") <= width
     for id in ("who", "project", "log-out", "send"):
         box = await visit.page.locator(f"#{id}").bounding_box()
@@ -765,7 +767,7 @@ async def test_a_long_history_comes_in_pages(visit: Visit, ann: str) -> None:
 async def test_nothing_moves_on_a_phone_while_a_command_runs(browser: Browser, server: Server) -> None:
     context = await browser.new_context(viewport={"width": 360, "height": 740})
     visit = await open_page(context, server)
-    boxes = "['log-in', 'theme', 'screen', 'line'].map((id) => JSON.stringify(document.getElementById(id).getBoundingClientRect()))"
+    boxes = "['menu-button', 'state', 'screen', 'line'].map((id) => JSON.stringify(document.getElementById(id).getBoundingClientRect()))"
     await visit.type("echo first")
     await visit.state("ready")
     before = await visit.page.evaluate(boxes)

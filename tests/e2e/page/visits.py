@@ -129,7 +129,8 @@ async def log_in(visit: Visit, name: str, password: str = PASSWORD) -> None:
 
 
 async def is_known(visit: Visit, who: str) -> None:
-    await visit.page.locator("#who", has_text=who).wait_for(timeout=WAIT)
+    # On a phone it is in the menu.
+    await visit.page.locator("#who:not([hidden])", has_text=who).wait_for(timeout=WAIT, state="attached")
     await visit.state("ready")
 
 
