@@ -102,7 +102,7 @@ const past = new HistoryView({
 });
 const shared = new SharedLogin(credentials, {
   offered: (token) => account.logIn(token),
-  replaced: (token) => session.logIn(token),
+  replaced: (token) => session.replaceLogin(token),
   ended: () => {
     account.reset();
     session.logOut();
@@ -111,7 +111,7 @@ const shared = new SharedLogin(credentials, {
 });
 function replaceLogin(token) {
   shared.replace(session.login, token);
-  session.logIn(token);
+  session.replaceLogin(token);
 }
 const password = new PasswordView({
   token: () => session.login,

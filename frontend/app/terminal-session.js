@@ -36,6 +36,7 @@ export class TerminalSession {
     this.ready = false;
     this.lastInstruction = ""; // the type of the last message to a running command
     this.sent = 0; // commands; the number of each is its id
+    this.presented = null; // the token of this connection
     this.tokenProblem = "";
     this.refusal = null; // why the server refuses the connection: { rule, text }
     const known = store.get("execution", null);
@@ -132,6 +133,12 @@ export class TerminalSession {
     this.reconnect();
   }
 
+  // The next token of the same login. A command that was sent and not answered is awaited on the connection it was sent on.
+  replaceLogin(token) {
+    this.credentials.logIn(token);
+    if (this.pending === null) this.reconnect();
+  }
+
   logOut() {
     this.credentials.logOut();
     this.forget();
@@ -155,6 +162,7 @@ export class TerminalSession {
   onOpen() {
     this.refusal = null;
     const { token } = this.credentials;
+    this.presented = token;
     if (token !== null) this.connection.send(authMessage(token));
   }
 
@@ -170,6 +178,8 @@ export class TerminalSession {
     if (this.refusal?.rule === "auth.limited") {
       this.page.announce(this.refusal.text);
       this.connection.retryLater();
+    } else if (this.login !== null && this.login !== this.presented) {
+      this.connection.open(); // it was replaced while the connection was open
     } else if (this.login !== null) {
       this.onLoginEnded(this.refusal ?? { text: "" });
     } else if (this.credentials.token !== null) {

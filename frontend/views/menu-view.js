@@ -3,6 +3,7 @@
 import { element } from "../components/element.js";
 
 const SHORT = 560; // pixels; a phone with its keyboard open has less
+const PHONE = window.matchMedia("(max-width: 620px), (pointer: coarse)");
 
 export function bindMenu() {
   const menu = element("menu");
@@ -20,7 +21,7 @@ export function bindHeight() {
   const fit = () => {
     if (view.scale > 1.01) return; // the page is enlarged, not covered
     root.style.setProperty("--height", `${view.height}px`);
-    root.toggleAttribute("data-short", view.height < SHORT);
+    root.toggleAttribute("data-short", PHONE.matches && view.height < SHORT);
     window.scrollTo(0, 0);
   };
   view.addEventListener("resize", fit);
