@@ -1,4 +1,4 @@
-// The login of all tabs of this page: a new tab asks the others for it, and each tells the others when it changes. So it
+// The login of all tabs of this page: a new tab asks the others for it, and each passes on when it changes. So it
 // is stored by the tabs alone, and is gone when the last of them is closed.
 
 export class SharedLogin {

@@ -52,7 +52,7 @@ export class AccountView {
     return this.user;
   }
 
-  // Nobody logged in again.
+  // The login that was offered was declined.
   abandon() {
     if (!this.expired) return;
     this.reset();
