@@ -28,6 +28,7 @@ from backend.core.execution.registry import Execution
 from backend.core.execution.requests import Refused, Waiting
 from backend.core.execution.targets import OWN, Target, TargetRef
 from backend.core.identity import Permission, Principal
+from backend.core.limits import Budget
 from backend.core.policy.admit import Plan
 from backend.core.ports import ExecutionHistory, Filter, Projects
 from backend.core.recording.batches import last_seq
@@ -117,8 +118,12 @@ class ExecutionService:
         return await self.submission.submit(who, spec, once)
 
     async def explain(self, who: Principal, spec: CommandSpec) -> Plan | Decision:
-        """The verdict on a command. Nothing runs, and it is neither counted nor recorded."""
+        """The verdict on a command. It is counted as a check; nothing runs or is recorded."""
         return await _answered(self.submission.explain(who, spec))
+
+    async def left(self, who: Principal) -> tuple[Budget, Budget] | Decision:
+        """How many commands and how many checks the caller has left."""
+        return await _answered(self.submission.left(who))
 
     async def target(self, who: Principal, ref: TargetRef) -> Target | Decision:
         """A target that exists for the caller."""

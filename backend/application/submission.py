@@ -13,6 +13,7 @@ from backend.core.execution.registry import Execution
 from backend.core.execution.requests import Refused, Request, Waiting
 from backend.core.execution.targets import OWN, Target, TargetRef
 from backend.core.identity import Principal
+from backend.core.limits import Budget
 from backend.core.policy.admit import Plan
 from backend.core.ports import IdempotencyKeys
 
@@ -79,6 +80,10 @@ class Submission:
     async def explain(self, who: Principal, spec: CommandSpec) -> Plan | Decision:
         """The verdict on a command. Nothing runs. Raises StorageError."""
         return await self.gateway.explain(await self._request(who, spec))
+
+    async def left(self, who: Principal) -> tuple[Budget, Budget]:
+        """How many commands and how many checks the caller has left. Raises StorageError."""
+        return await self.gateway.rates.left(who)
 
     async def _request(self, who: Principal, spec: CommandSpec) -> Request:
         """The request with its target. One for a target that does not exist is counted and recorded like any other."""

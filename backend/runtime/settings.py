@@ -130,6 +130,11 @@ class Settings(BaseSettings):
         "10/5 minutes", alias="GATEPOST_COMMAND_RATE", description="Command rate of each connection and of each address"
     )
     user_rate: str = Field("30/minute", alias="GATEPOST_USER_RATE", description="Command rate of each account")
+    check_rate: str = Field(
+        "60/5 minutes",
+        alias="GATEPOST_CHECK_RATE",
+        description="Rate of checks, which run nothing, of each connection, of each address and of each account",
+    )
     api_rate: str = Field("600/minute", alias="GATEPOST_API_RATE", description="Rate of API requests of each account")
     http_rate: str = Field(
         "120/minute", alias="GATEPOST_HTTP_RATE", description="Rate of HTTP requests of each address"
@@ -275,7 +280,7 @@ class Settings(BaseSettings):
                 raise ValueError(f"invalid regular expression: {error}") from error
         return value
 
-    @field_validator("command_rate", "http_rate", "user_rate", "api_rate")
+    @field_validator("check_rate", "command_rate", "http_rate", "user_rate", "api_rate")
     @classmethod
     def _is_rate(cls, value: str) -> str:
         Rate.parse(value)

@@ -49,7 +49,8 @@ from backend.transports.executions_api import Executions, execution_routes
 from backend.transports.health import HealthChecks, health_routes
 from backend.transports.login_api import Login, login_routes
 from backend.transports.openapi import describe
-from backend.transports.pages import ForeignPages, add_page_files, page_routes
+from backend.transports.page_files import PageFiles
+from backend.transports.pages import ForeignPages, Visitors, add_page_files, page_routes
 from backend.transports.problems import add_problems
 from backend.transports.projects_api import ProjectService, project_routes
 from backend.transports.recordings_api import recording_routes
@@ -105,13 +106,13 @@ def create_app(settings: Settings) -> FastAPI:
         rejections=Rejections(house.stores.audit, MovingWindow(AUDITED_REJECTIONS, "rejections")),
     )
     info = _service_info(house.telemetry)
-    limiter = _limiter(app, security)
+    limiter, files = _limiter(app, security), PageFiles(PAGE_FOLDER)
     add_problems(app, access.rejected)
-    _add_routes(app, house, access, info, limiter)
+    _add_routes(app, house, access, info, limiter, files)
     app.include_router(login_routes(access, _login(house, tokens), limiter, settings.http_rate))
     describe(app)
     app.add_middleware(ForeignPages, origins=settings.allowed_origins)
-    add_page_files(app, PAGE_FOLDER)
+    add_page_files(app, files)
     app.add_middleware(
         TerminalSocket, executions=house.service, security=security, rejections=access.rejections, info=info
     )
@@ -159,6 +160,7 @@ def _gateway(
         rates=Rates(
             MovingWindow(Rate.parse(settings.command_rate), "commands", counters),
             MovingWindow(Rate.parse(settings.user_rate), "user-commands", counters),
+            MovingWindow(Rate.parse(settings.check_rate), "checks", counters),
         ),
         slots=Slots(settings.concurrent_per_principal, settings.concurrent_total),
         refusals=stores.executions,
@@ -223,24 +225,33 @@ def _limiter(app: FastAPI, security: Security) -> Limiter:
     return limiter
 
 
-def _add_routes(app: FastAPI, house: House, access: Access, info: ServiceInfo, limiter: Limiter) -> None:
+def _add_routes(
+    app: FastAPI, house: House, access: Access, info: ServiceInfo, limiter: Limiter, files: PageFiles
+) -> None:
     service, stores, rate = house.service, house.stores, house.settings.http_rate
     app.include_router(health_routes(_health(house, access.security.connections)))
-    app.include_router(page_routes(info, limiter, rate, PAGE_FOLDER))
+    app.include_router(page_routes(info, _visitors(house.settings), limiter, rate, files))
     app.include_router(recording_routes(access, service, limiter, rate))
     app.include_router(agent_routes(Agents(access, _capabilities(house), service, stores.history, now_ms)))
-    app.include_router(execution_routes(Executions(access, service)))
+    app.include_router(execution_routes(Executions(access, service), limiter, rate))
     profiles, add_command = house.resolver, verb("user add NAME")
     projects = ProjectService(access, stores.projects, stores.identities, profiles, add_command)
     app.include_router(project_routes(projects))
 
 
+def _visitors(settings: Settings) -> Visitors:
+    if not settings.visitors:
+        return "refused"
+    return "token" if settings.token else "admitted"
+
+
 def _login(house: House, tokens: Tokens) -> Login:
     return Login(
         accounts=house.stores.identities,
+        tokens=tokens,
         check_password=house.stores.passwords.check,
+        hash_password=house.stores.passwords.hash,
         secret_hash=secret_hash,
-        issue=tokens.issue,
         attempts=house.window(LOGIN_ATTEMPTS, "logins"),
         attempts_on_name=house.window(LOGIN_ATTEMPTS_ON_NAME, "login-names"),
         link_command=verb("user link NAME"),

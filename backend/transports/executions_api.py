@@ -7,10 +7,11 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Header, Query, Response
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi import Path as PathParameter
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
+from slowapi import Limiter
 
 from backend.application.executions import ExecutionService, Recording
 from backend.application.submission import CommandSpec, Existing
@@ -31,6 +32,7 @@ from backend.core.execution.refusals import undelivered
 from backend.core.execution.requests import Waiting
 from backend.core.execution.targets import project_ref
 from backend.core.identity import Permission, Principal
+from backend.core.limits import Budget
 from backend.core.policy.admit import Plan
 from backend.core.ports import Filter
 from backend.core.recording.batches import last_seq
@@ -130,6 +132,27 @@ class Explained(BaseModel):
     commands: list[list[str]]
 
 
+class LeftOf(BaseModel):
+    """`remaining` of `limit` in a window of `seconds`; one more in `reset` seconds, which is 0 while nothing is used."""
+
+    limit: int
+    seconds: int
+    remaining: int
+    reset: float
+
+    @classmethod
+    def of(cls, budget: Budget) -> "LeftOf":
+        rate = budget.rate
+        return cls(limit=rate.count, seconds=rate.seconds, remaining=budget.remaining, reset=round(budget.reset, 1))
+
+
+class Limits(BaseModel):
+    """What is left of the rates."""
+
+    commands: LeftOf
+    checks: LeftOf
+
+
 @dataclass(frozen=True, slots=True)
 class Executions:
     """What the routes need. `streams` counts the event streams of each principal."""
@@ -139,11 +162,12 @@ class Executions:
     streams: Counter[str] = field(default_factory=Counter)
 
 
-def execution_routes(executions: Executions) -> APIRouter:
-    """The routes under /api/executions, and /api/policy/explain."""
+def execution_routes(executions: Executions, limiter: Limiter, rate: str) -> APIRouter:
+    """The routes under /api/executions, /api/policy/explain and /api/limits."""
     router = api_router("/api", "executions")
     _add_starting(router, executions)
     _add_explaining(router, executions)
+    _add_limits(router, executions, limiter, rate)
     _add_looking(router, executions)
     _add_reading(router, executions)
     _add_instructions(router, executions)
@@ -190,6 +214,8 @@ def _add_explaining(router: APIRouter, executions: Executions) -> None:
         target = granted(await executions.service.target(principal, project_ref(body.project_id)))
         spec = CommandSpec(body.command, target.ref, cwd=body.working_dir)
         verdict = await executions.service.explain(principal, spec)
+        if isinstance(verdict, Decision) and verdict.retry_after:
+            raise Problem.of(verdict)  # too many, or unavailable: no verdict on the command
         decision = verdict.decision if isinstance(verdict, Plan) else verdict
         return Explained(
             allowed=decision.allowed,
@@ -199,6 +225,16 @@ def _add_explaining(router: APIRouter, executions: Executions) -> None:
             hint=decision.hint,
             commands=[list(argv) for argv in verdict.argvs] if isinstance(verdict, Plan) else [],
         )
+
+
+def _add_limits(router: APIRouter, executions: Executions, limiter: Limiter, rate: str) -> None:
+    @router.get("/limits", tags=["policy"], responses=described())
+    @limiter.limit(rate)
+    async def limits(request: Request, response: Response) -> Limits:
+        """How many commands and checks the caller has left; for a visitor, those of its address."""
+        principal = await executions.access.client(request)
+        commands, checks = granted(await executions.service.left(principal))
+        return Limits(commands=LeftOf.of(commands), checks=LeftOf.of(checks))
 
 
 def _add_looking(router: APIRouter, executions: Executions) -> None:

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from backend.core.decisions import Decision
 from backend.core.errors import StorageError
+from backend.core.figures import size_text
 
 MEDIA_TYPE = "application/problem+json"
 TRY_AGAIN = 5.0  # seconds until a client should retry what is unavailable now
@@ -182,7 +183,7 @@ class BodyLimit:
         if scope["type"] != "http" or not self._is_too_large(Request(scope)):
             await self.app(scope, receive, send)
             return
-        detail = f"The body is larger than {self.limit} bytes."
+        detail = f"The body is larger than {size_text(self.limit)}."
         response = await self.answer(Request(scope, receive), Problem(413, "limits.body", detail))
         await response(scope, receive, send)
 

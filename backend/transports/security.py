@@ -11,6 +11,7 @@ from backend.core.audit.events import Kind
 from backend.core.client_address import LOOPBACK_NAMES, client_address, foreign_origin, origin_allowed
 from backend.core.decisions import Decision, Risk
 from backend.core.errors import StorageError
+from backend.core.figures import duration_text
 from backend.core.identity import Principal
 from backend.core.limits import RateLimiter
 from backend.core.ports import AuditLog, Authenticator
@@ -126,7 +127,7 @@ class Security:
         if principal := await self.authenticator.principal(token, visitor.address):
             return principal
         if wait := await self.token_failures.wait(f"token:{visitor.address}"):
-            reason = f"Too many invalid tokens from this address; wait {round(wait + 0.5)} s."
+            reason = f"Too many invalid tokens from this address; wait {duration_text(round(wait + 0.5))}."
             return Decision.deny("auth.limited", reason, risk=Risk.SAFE, retry_after=wait)
         if self._is_visitor_token(token):
             return visitor

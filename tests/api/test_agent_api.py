@@ -253,6 +253,22 @@ class TestLimits:
             statuses = [entry["rule"] for entry in world.ask("ann", "GET", "/api/executions").json()["executions"]]
             assert statuses[:3] == ["limits.rate", "limits.rate", "project.unknown"]
 
+    def test_checks_have_a_rate_of_their_own_and_what_is_left_is_reported(self, tmp_path: Path) -> None:
+        with running_world(tmp_path, {"GATEPOST_USER_RATE": "2/minute", "GATEPOST_CHECK_RATE": "3/minute"}) as world:
+            left = world.ask("ann", "GET", "/api/limits").json()
+            assert left["commands"] == {"limit": 2, "seconds": 60, "remaining": 2, "reset": 0}
+            assert world.execute("ann", "pwd", dry_run=True).status_code == 200
+            ask = {"command": "pwd"}
+            calls = [world.ask("program", "POST", "/api/policy/explain", ask) for _ in range(3)]
+            assert [call.status_code for call in calls] == [200, 200, 429]
+            assert 0 < int(calls[-1].headers["retry-after"]) <= 61
+            assert world.execute("ann", "pwd", dry_run=True).status_code == 429
+            assert world.execute("ann", "pwd").status_code == 200
+            left = world.ask("ann", "GET", "/api/limits").json()
+            assert (left["commands"]["remaining"], left["checks"]["remaining"]) == (1, 0)
+            assert 0 < left["checks"]["reset"] <= 60
+            assert world.ask("cleo", "GET", "/api/limits").json()["checks"]["remaining"] == 3
+
     def test_requests_are_limited_too(self, tmp_path: Path) -> None:
         with running_world(tmp_path, {"GATEPOST_API_RATE": "20/minute"}) as world:
             answers = [world.ask("bob", "GET", "/api/auth/me") for _ in range(21)]

@@ -22,6 +22,7 @@ BODIES: dict[tuple[str, str], dict[str, Any]] = {
     ("POST", "/api/projects"): {"name": "x"},
     ("PATCH", "/api/projects/{project}"): {"metadata_only": False},
     ("POST", "/api/auth/link"): {"ticket": "gl_x"},
+    ("POST", "/api/auth/password"): {"password": "a password that is not set"},
 }
 # What is no JSON object of any of them, and what may answer it.
 MALFORMED: dict[str, tuple[bytes, set[int]]] = {
@@ -31,7 +32,10 @@ MALFORMED: dict[str, tuple[bytes, set[int]]] = {
     "null": (b"null", {422}),
     "a string": (b'"pwd"', {422}),
     "not UTF-8": (b'{"command":"\xff"}', {400, 422}),
-    "half a surrogate": (b'{"command":"\\ud800","name":"\\udfff","data":"\\ud800","ticket":"\\ud800"}', {422}),
+    "half a surrogate": (
+        b'{"command":"\\ud800","name":"\\udfff","data":"\\ud800","ticket":"\\ud800","password":"\\ud800 and more of it"}',
+        {422},
+    ),
     "deep": (b"[" * 100_000, {400, 422}),
     "a number without end": (b'{"timeout":' + b"9" * 10_000 + b"}", {400, 422}),
     "NaN": (b'{"timeout":NaN,"command":Infinity}', {422}),

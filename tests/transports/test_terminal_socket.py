@@ -73,7 +73,7 @@ class TestLegacy:
         async with terminal(server) as client:
             replies = await client.command("cat welcome.txt")
             assert [reply["type"] for reply in replies] == ["started", "stdout", "complete"]
-            assert replies[1]["line"].startswith("This is your workspace")
+            assert replies[1]["line"].startswith("This is the folder")
             assert_gapless(replies)
             await client.quiet()
 

@@ -13,6 +13,7 @@ from backend.core.execution.instructions import Instructions
 from backend.core.execution.model import EXIT_GATEPOST_FAILED, Actor, Job, Outcome, Status, StopReason
 from backend.core.execution.registry import Execution, Registry
 from backend.core.execution.requests import Request, Waiting
+from backend.core.figures import duration_text, size_text
 from backend.core.policy.admit import Plan
 from backend.core.recording.messages import Complete, Problem, Started, Truncated
 from backend.core.recording.writer import Recorder, RecordingLog
@@ -243,7 +244,8 @@ def _last_messages(outcome: Outcome, execution: Execution, recorder: Recorder) -
     reason, limits = execution.instructions.reason, execution.request.target.limits
     if reason is StopReason.OUTPUT_LIMIT:
         limit = limits.output_limit
-        messages.append(Truncated(limit_bytes=limit, message=f"Output over {limit} bytes; the command was stopped."))
+        message = f"Output over {size_text(limit)}; the command was stopped."
+        messages.append(Truncated(limit_bytes=limit, message=message))
     if outcome.problem:
         messages.append(Problem(message=outcome.problem, rule=outcome.rule))
     elif reason and (problem := _stop_problem(reason, limits.detach_grace, recorder.elapsed_ms)):
@@ -254,10 +256,10 @@ def _last_messages(outcome: Outcome, execution: Execution, recorder: Recorder) -
 def _stop_problem(reason: StopReason, grace: float, elapsed_ms: int) -> Problem | None:
     match reason:
         case StopReason.TIMED_OUT:
-            message = f"Timed out: the command was stopped after {elapsed_ms / 1000:.1f} s."
+            message = f"Timed out: the command was stopped after {duration_text(elapsed_ms / 1000)}."
             return Problem(message=message, rule="limits.timeout")
         case StopReason.ABANDONED:
-            message = f"No viewer was connected for {grace:g} s; the command was stopped."
+            message = f"No viewer was connected for {duration_text(grace)}; the command was stopped."
             return Problem(message=message, rule="limits.detach")
         case StopReason.SHUTDOWN:
             return Problem(message="The command was stopped because the server is stopping.", rule="server.stopping")

@@ -240,5 +240,5 @@ def prepare_workspace(folder: Path) -> None:
         return
     folder.mkdir(parents=True, mode=0o755)
     welcome = folder / "welcome.txt"
-    welcome.write_text("This is your workspace: commands run here and see the files you put here.\n")
+    welcome.write_text("This is the folder in which commands run. Type help to see what is allowed.\n")
     welcome.chmod(stat.S_IRUSR | stat.S_IWUSR | stat.S_IRGRP | stat.S_IROTH)

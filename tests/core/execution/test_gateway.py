@@ -151,7 +151,7 @@ def make(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[.
         judge, files = load_profile(profile), FolderView(tmp_path / "ws")
         executor = parts.pop("executor", places.executor(judge, files, network=False))
         standard: dict[str, Any] = {
-            "rates": Rates(limiter, limiter),
+            "rates": Rates(limiter, limiter, limiter),
             "refusals": book,
             "slots": Slots(2, 3),
             "lifecycle": Lifecycle(book, book, str, FileRecordings(tmp_path / "recordings"), Witness(), clock, mask),
@@ -164,7 +164,7 @@ def make(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[.
 
 
 def visitors_only(limiter: MovingWindow) -> Rates:
-    return Rates(limiter, MovingWindow(Rate(1000, 60), "users"))
+    return Rates(limiter, MovingWindow(Rate(1000, 60), "users"), MovingWindow(Rate(2, 60), "checks"))
 
 
 async def start(gateway: House, command: str, **fields: Any) -> Execution:
@@ -194,7 +194,7 @@ async def test_a_command_is_recorded_from_start_to_end(make: Callable[..., House
     execution = await start(gateway, "cat *.txt", client_ref="mine")
     started, output, complete = await messages(gateway, execution)
     assert (started["argv"], started["rule"], started["id"]) == (["cat", "welcome.txt"], "allow.cat", "mine")
-    assert output["lines"][0].startswith("This is your workspace")
+    assert output["lines"][0].startswith("This is the folder")
     assert (complete["status"], complete["exit_code"], complete["seq"]) == ("succeeded", 0, 3)
     assert gateway.observer.seen == ["started", "ended succeeded"]
     assert not gateway.live
@@ -260,6 +260,24 @@ async def test_the_rate_counts_for_the_principal_and_for_its_address(make: Calla
     assert await rule_of(gateway, "pwd") == "limits.rate"
     assert await rule_of(gateway, "pwd", principal=Principal("cid", ANN.address)) == "limits.rate"
     await messages(gateway, await start(gateway, "pwd", principal=Principal("dan", "10.0.0.2")))
+
+
+async def test_checks_are_counted_apart_and_explaining_is_one_of_them(make: Callable[..., House]) -> None:
+    gateway = make(rates=visitors_only(MovingWindow(Rate(1, 60), "t")))
+    assert [left.remaining for left in await gateway.rates.left(ANN)] == [1, 2]
+    await messages(gateway, await start(gateway, "pwd", dry_run=True))
+    assert [left.remaining for left in await gateway.rates.left(ANN)] == [1, 1]
+    await gateway.explain(Request(ANN, gateway.target, "pwd"))
+    for decision in (
+        await gateway.explain(Request(ANN, gateway.target, "pwd")),
+        (await gateway.submit(Request(BOB, gateway.target, "pwd", dry_run=True))).decision,
+    ):
+        assert (decision.rule, decision.reason[:16]) == ("limits.rate", "Too many checks:")
+        assert 0 < decision.retry_after <= 60
+    await messages(gateway, await start(gateway, "pwd"))
+    commands, checks = await gateway.rates.left(BOB)
+    assert (commands.remaining, checks.remaining) == (0, 0)
+    assert 0 < commands.reset <= 60
 
 
 async def test_places_are_for_each_and_for_all(make: Callable[..., House]) -> None:

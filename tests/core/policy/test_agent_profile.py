@@ -51,6 +51,24 @@ def harmless() -> Iterator[tuple[str, str, Place]]:
 HOSTILE, HARMLESS = list(hostile()), list(harmless())
 
 
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("node", "node requires a script file."),
+        ("node --check", "node requires a script file."),
+        ("npx", "npx requires a subcommand."),
+        ("git clone", "clone requires a repository."),
+        ("bun build", "build requires a file."),
+        ("git commit", "commit requires one of: "),
+    ],
+)
+def test_what_is_missing_is_named_as_the_program_calls_it(line: str, reason: str) -> None:
+    decision = decide(line)
+    assert decision.rule == "option.missing"
+    assert reason in decision.reason
+    assert decision.hint
+
+
 def test_the_corpus_is_large_and_covers_every_program(capsys: pytest.CaptureFixture[str]) -> None:
     with capsys.disabled():
         print(f"\n{len(HOSTILE)} hostile and {len(HARMLESS)} harmless lines")
