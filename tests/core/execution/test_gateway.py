@@ -18,7 +18,7 @@ from backend.core.errors import StorageError
 from backend.core.execution.gateway import REFUSAL_BOUND, Gateway, Rates
 from backend.core.execution.instructions import Instructions
 from backend.core.execution.lifecycle import Clock, Lifecycle
-from backend.core.execution.model import Actor, Job, Outcome, Status, StopReason
+from backend.core.execution.model import Actor, Delivery, Job, Outcome, Status, Stop, StopReason, Write
 from backend.core.execution.registry import Execution
 from backend.core.execution.requests import Refused, Request
 from backend.core.execution.targets import OWN, ExecutionLimits, Target
@@ -126,6 +126,15 @@ class Broken:
 
     async def run(self, job: Job, output: RecordingWriter, instructions: Instructions) -> Outcome:
         raise RuntimeError("broken")
+
+
+class Deaf:
+    """An executor that reads no input and ends when it is asked to."""
+
+    async def run(self, job: Job, output: RecordingWriter, instructions: Instructions) -> Outcome:
+        while not instructions.reason:
+            await asyncio.sleep(0)
+        return Outcome(Status.CANCELLED, None)
 
 
 LIMITS = ExecutionLimits(timeout=10, longest=20, output_limit=100_000, detach_grace=10)
@@ -306,6 +315,16 @@ async def test_whatever_breaks_an_execution_ends_on_record(make: Callable[..., H
     assert (problem["rule"], complete["status"], complete["exit_code"]) == ("server.failed", "failed", 125)
     assert gateway.observer.seen == ["started", "broke broken", "ended failed"]
     assert not gateway.slots.taken
+
+
+async def test_what_has_ended_accepts_no_input(make: Callable[..., House]) -> None:
+    gateway = make(executor=Deaf())
+    execution = await start(gateway, "pwd", stdin=True)
+    assert execution.instructions.deliver(Write(b"x")) is Delivery.DELIVERED
+    assert execution.instructions.deliver(Stop(StopReason.CANCELLED)) is Delivery.DELIVERED
+    await messages(gateway, execution)
+    assert execution.instructions.deliver(Write(b"x")) is Delivery.CLOSED
+    assert not execution.instructions.stdin.waiting
 
 
 async def test_without_a_recording_nothing_runs(make: Callable[..., House]) -> None:
