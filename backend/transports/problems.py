@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from backend.core.decisions import Decision
 from backend.core.errors import StorageError
+from backend.core.execution import refusals
 
 MEDIA_TYPE = "application/problem+json"
 TRY_AGAIN = 5.0  # seconds until a client should retry what is unavailable now
@@ -154,7 +155,7 @@ def add_problems(app: FastAPI, rejected: Rejected) -> None:
         return await answer(request, Problem(429, "limits.requests", detail, retry_after=_seconds(error)))
 
     async def unavailable(request: Request, error: StorageError) -> JSONResponse:
-        return Problem(503, "storage.unavailable", str(error), hint="Try again in a moment.").response()
+        return Problem.of(refusals.unavailable(error)).response()
 
     app.add_exception_handler(Problem, answer)  # type: ignore[arg-type]
     app.add_exception_handler(RequestValidationError, invalid)  # type: ignore[arg-type]
