@@ -18,12 +18,13 @@ from backend.core.errors import StorageError
 from backend.core.execution.gateway import REFUSAL_BOUND, Gateway, Rates
 from backend.core.execution.instructions import Instructions
 from backend.core.execution.lifecycle import Clock, Lifecycle
-from backend.core.execution.model import Actor, Delivery, Job, Outcome, Status, Stop, StopReason, Write
+from backend.core.execution.model import Delivery, Job, Outcome, Status, Stop, StopReason, Write
 from backend.core.execution.registry import Execution
 from backend.core.execution.requests import Refused, Request
 from backend.core.execution.targets import OWN, ExecutionLimits, Target
 from backend.core.identity import Principal, Role
 from backend.core.limits import Rate, Slots
+from backend.core.ports import Actor
 from backend.core.recording.reader import Send
 from backend.core.recording.writer import RecordingWriter
 from backend.executors.local.launcher import CageLauncher
@@ -83,6 +84,9 @@ class Book:
     async def close(self, attempt: Attempt, completion: Completion) -> bool:
         self._write("closed", attempt.id, str(completion.status))
         return True
+
+    async def retry_unwritten(self) -> int:
+        return 0
 
     def _write(self, *line: Any) -> None:
         if self.full:
