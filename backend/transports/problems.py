@@ -64,7 +64,10 @@ STATUS_OF_RULE = {
 
 
 class ProblemDetails(BaseModel):
-    """An error as problem+json. `rule` names the reason, `hint` says what to do."""
+    """An error as problem+json. `rule` names the reason, `hint` says what to do.
+
+    The history contains a refused command under its `command_id`, unless it was one of a flood.
+    """
 
     type: str = "about:blank"
     title: str
