@@ -10,6 +10,7 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from fastapi import FastAPI
 
@@ -18,7 +19,14 @@ from backend.application.executions import ExecutionService
 from backend.core.execution.gateway import Gateway
 from backend.core.execution.model import StopReason
 from backend.core.identity import Role
-from backend.runtime.background import cut_audit_often, heartbeat_often, prune_often, recover_often
+from backend.runtime.background import (
+    cut_audit_often,
+    heartbeat_often,
+    prune_often,
+    recover_often,
+    retry_often,
+    supervised,
+)
 from backend.runtime.clock import now_ms
 from backend.runtime.persistence import Stores
 from backend.runtime.preflight import Guard
@@ -87,13 +95,14 @@ def _held(guard: Guard) -> str:
 
 def _begin_jobs(server: Server) -> list[asyncio.Task[None]]:
     settings, stores, registry = server.settings, server.stores, server.gateway.lifecycle.registry
-    work = (
-        heartbeat_often(stores, lambda lost: registry.stop(lost, StopReason.LEASE_LOST)),
-        recover_often(stores),
-        prune_often(settings, stores),
-        cut_audit_often(settings, stores),
-    )
-    return [asyncio.create_task(job) for job in work]
+    work = {
+        "heartbeat": partial(heartbeat_often, stores, lambda lost: registry.stop(lost, StopReason.LEASE_LOST)),
+        "retry": partial(retry_often, stores),
+        "recover": partial(recover_often, stores),
+        "prune": partial(prune_often, settings, stores),
+        "cut audit": partial(cut_audit_often, settings, stores),
+    }
+    return [asyncio.create_task(supervised(name, job)) for name, job in work.items()]
 
 
 async def _end_jobs(jobs: list[asyncio.Task[None]]) -> None:

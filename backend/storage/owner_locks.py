@@ -33,7 +33,9 @@ class OwnerLocks:
         Each is returned to one server at a time; its file is deleted unless the block raises. Raises OSError.
         """
         with ExitStack() as locks:
-            found = [path for path in self._folder.glob("*.lock") if path != self._path and _locked(path, locks)]
+            # Without those that begin with a dot: their servers are about to lock them.
+            others = (path for path in self._folder.glob("[!.]*.lock") if path != self._path)
+            found = [path for path in others if _locked(path, locks)]
             yield frozenset(path.stem for path in found)
             for path in found:
                 path.unlink(missing_ok=True)

@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, assert_never
 
 from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, Field
@@ -270,10 +270,17 @@ def _message(begun: dict[str, Any], complete: dict[str, Any]) -> str:
         return "The command would be allowed; nothing was run."
     if complete.get("truncated"):
         return "The command was stopped: it wrote more than the output limit."
-    match complete.get("status"):
+    status = Status(complete.get("status", Status.LOST))
+    match status:
         case Status.SUCCEEDED:
             return "The command succeeded."
+        case Status.FAILED:
+            return f"The command failed with exit code {complete.get('exit_code')}."
+        case Status.TIMED_OUT:
+            return "The command timed out and was stopped."
         case Status.CANCELLED:
             return "The command was cancelled."
+        case Status.LOST | Status.QUEUED | Status.RUNNING | Status.DENIED:
+            return "The end of the command was not recorded."
         case _:
-            return f"The command failed with exit code {complete.get('exit_code')}."
+            assert_never(status)

@@ -391,7 +391,8 @@ def _add_instructions(router: APIRouter, executions: Executions) -> None:
             _check_delivered(stop, delivery, execution)
             return {"id": execution, "status": "cancelling"}
         record = await service.view(principal, execution)
-        return {"id": execution, "status": "ended" if isinstance(record, Decision) else record.status}
+        ended = {} if isinstance(record, Decision) else {"status": record.status}
+        return {"id": execution, **ended}
 
     @router.post("/executions/{execution}/stdin", status_code=202, responses=described(*WITH_BODY, 403, 404, 409))
     async def stdin(

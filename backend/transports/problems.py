@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from backend.core.decisions import Decision
 from backend.core.errors import StorageError
+from backend.core.execution import refusals
 from backend.core.figures import size_text
 
 MEDIA_TYPE = "application/problem+json"
@@ -67,7 +68,10 @@ STATUS_OF_RULE = {
 
 
 class ProblemDetails(BaseModel):
-    """An error as problem+json. `rule` names the reason, `hint` says what to do."""
+    """An error as problem+json. `rule` names the reason, `hint` says what to do.
+
+    The history contains a refused command under its `command_id`, unless it was one of a flood.
+    """
 
     type: str = "about:blank"
     title: str
@@ -160,7 +164,7 @@ def add_problems(app: FastAPI, rejected: Rejected) -> None:
         return await answer(request, Problem(429, "limits.requests", detail, retry_after=_seconds(error)))
 
     async def unavailable(request: Request, error: StorageError) -> JSONResponse:
-        return Problem(503, "storage.unavailable", str(error), hint="Try again in a moment.").response()
+        return Problem.of(refusals.unavailable(error)).response()
 
     app.add_exception_handler(Problem, answer)  # type: ignore[arg-type]
     app.add_exception_handler(RequestValidationError, invalid)  # type: ignore[arg-type]

@@ -281,11 +281,14 @@ class TerminalConnection:
         await self._perform(self.protocol.welcomed(target.profile.name))
 
     async def _submit(self, action: Submit) -> None:
-        match await self.executions.submit(self.principal, action.spec):
+        submitted = await self.executions.submit(self.principal, action.spec)
+        match submitted:
             case Refused(decision=decision):
                 answer: str | Decision = decision
             case Execution(id=id) | Waiting(id=id) | Existing(id=id):
                 answer = id
+            case _:
+                assert_never(submitted)
         await self._perform(self.protocol.submitted(action, answer))
 
     async def _follow(self, action: Follow) -> None:

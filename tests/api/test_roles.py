@@ -121,6 +121,12 @@ def _name(row: tuple[str, str, Any, str]) -> str:
     return f"{method} {path} {' '.join(map(str, body.values())) if body else ''}".strip()
 
 
+def test_a_late_cancel_returns_the_status_to_those_who_may_view_it(world: World, places: dict[str, str]) -> None:
+    path = f"/api/executions/{places['done']}/cancel"
+    answers = [world.ask(who, "POST", path).json() for who in ("ann", "execute")]
+    assert answers == [{"id": places["done"], "status": "succeeded"}, {"id": places["done"]}]
+
+
 def _spare_token(world: World, who: str) -> str:
     """Another token of the same kind, which may be revoked."""
     scopes = {"read": READ, "execute": EXECUTE, "scoped": READ | EXECUTE}.get(who)

@@ -56,6 +56,12 @@ def test_a_killed_server_is_dead_and_then_forgotten(tmp_path: Path, elsewhere: "
     assert dead(locks) == frozenset()
 
 
+def test_a_server_that_is_about_to_lock_its_file_is_not_dead(tmp_path: Path) -> None:
+    (tmp_path / ".begun.lock").touch()
+    assert dead(OwnerLocks(tmp_path, "here")) == frozenset()
+    assert names(tmp_path) == [".begun.lock"]
+
+
 def test_one_server_at_a_time_looks_after_a_dead_one(tmp_path: Path) -> None:
     gone, first, second = (OwnerLocks(tmp_path, name) for name in ("gone", "first", "second"))
     gone.hold()

@@ -15,8 +15,9 @@ from backend.core.execution.registry import Execution, Registry
 from backend.core.execution.requests import Request, Waiting
 from backend.core.figures import duration_text, size_text
 from backend.core.policy.admit import Plan
+from backend.core.ports import ExecutionLog, Recordings
 from backend.core.recording.messages import Complete, Problem, Started, Truncated
-from backend.core.recording.writer import Recorder, RecordingLog
+from backend.core.recording.writer import Recorder
 
 ENDING_BOUND = 5.0  # seconds for which the end of a command waits for the audit
 
@@ -33,30 +34,6 @@ class Observer(Protocol):
     def on_crash(self, execution: str, error: Exception) -> None: ...
 
     def on_audit_failure(self, execution: str, error: StorageError) -> None: ...
-
-
-class Recordings(Protocol):
-    """All recordings of this server's data folder."""
-
-    def create(self, execution: str) -> RecordingLog:
-        """Begin a recording. Raises RecordingError."""
-        ...
-
-    def find(self, execution: str) -> RecordingLog | None:
-        """A live or stored recording. Raises OSError if it cannot be read."""
-        ...
-
-
-class ExecutionLog(Protocol):
-    """Where executions are written. A method returns once it is durable, and raises StorageError if it cannot be."""
-
-    async def open(self, attempt: Attempt) -> None:
-        """Write an execution that is about to run."""
-        ...
-
-    async def close(self, attempt: Attempt, completion: Completion) -> bool:
-        """Write the end of an execution. False if an end was recorded before; that one remains."""
-        ...
 
 
 class Queue(Protocol):

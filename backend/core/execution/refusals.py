@@ -1,5 +1,7 @@
 """The refusals of requests about an execution: their rules and their texts."""
 
+from typing import assert_never
+
 from backend.core.decisions import Decision, Risk
 from backend.core.errors import GatepostError, RecordingError, reason_of
 from backend.core.execution.model import CloseInput, Delivery, Instruction, Resize, Signal, Stop, Write
@@ -73,23 +75,32 @@ def nothing_runs(instruction: str) -> Decision:
 
 def undelivered(instruction: Instruction, delivery: Delivery, execution: str) -> Decision | None:
     """Why an instruction had no effect; None when it was delivered."""
-    match delivery, instruction:
-        case Delivery.DELIVERED, _:
+    match delivery:
+        case Delivery.DELIVERED:
             return None
-        case Delivery.NOT_READING, _:
+        case Delivery.NOT_READING:
             reason = "The command is not reading its standard input, and no more is buffered."
             return _undelivered("stdin.full", reason, "Wait until it reads, or cancel it.")
-        case Delivery.CLOSED, Resize():
-            return _undelivered("terminal.none", "The command has no terminal whose size could change.", "Go on.")
-        case Delivery.CLOSED, _:
-            reason = "The standard input of this command is closed."
-            return _undelivered("stdin.closed", reason, "Start it with `run` or `stdin` to keep it open.")
-        case Delivery.UNREACHABLE, _:
+        case Delivery.CLOSED:
+            return _closed(instruction)
+        case Delivery.UNREACHABLE:
             return unreachable(execution)
-        case _, Signal() | Stop() | Write() | CloseInput() | Resize():
+        case Delivery.NOT_RUNNING:
             reason = f"No program of the execution {execution} is running that could receive this."
             return _undelivered("execution.not_running", reason, f"GET /api/executions/{execution} returns its state.")
-    return None
+        case _:
+            assert_never(delivery)
+
+
+def _closed(instruction: Instruction) -> Decision:
+    match instruction:
+        case Resize():
+            return _undelivered("terminal.none", "The command has no terminal whose size could change.", "Go on.")
+        case Write() | CloseInput() | Signal() | Stop():
+            reason = "The standard input of this command is closed."
+            return _undelivered("stdin.closed", reason, "Start it with `run` or `stdin` to keep it open.")
+        case _:
+            assert_never(instruction)
 
 
 def _undelivered(rule: str, reason: str, hint: str) -> Decision:

@@ -62,6 +62,7 @@ class Execution:
     def ended(self) -> None:
         """The executor has returned."""
         self.running = False
+        self.instructions.stdin.abandon()
         self._keep()
 
     def _stop_after(self, seconds: float) -> None:

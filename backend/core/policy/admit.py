@@ -11,7 +11,7 @@ from typing import Protocol
 
 from backend.core.decisions import Decision, Risk
 from backend.core.language.parser import Command, Invocation, Script, Step, parse
-from backend.core.policy.files import FileView
+from backend.core.policy.files import FileView, outside
 from backend.core.policy.profile import Place, Profile
 
 RISKS = list(Risk)
@@ -126,8 +126,7 @@ def riskiest(decisions: Iterable[Decision]) -> Decision:
 
 def _judge_folder(folder: str, target: PolicyTarget, place: Place) -> Verdict | Decision:
     if not place.holds(folder):
-        reason = f"{folder} lies outside the workspace."
-        return Decision.deny("path.outside", reason, "Name folders relative to the workspace.")
+        return outside(folder)
     refusal = target.files.check((folder,), place.cwd)
     return refusal or Verdict((), Decision(True, "allow.cd", Risk.SAFE, "Enter a folder"))
 

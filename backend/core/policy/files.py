@@ -7,6 +7,12 @@ from backend.core.decisions import Decision
 from backend.core.language.lexer import Word
 
 
+def outside(path: str) -> Decision:
+    """The path of a file or folder is not one of the workspace."""
+    named = path or "''"
+    return Decision.deny("path.outside", f"{named} is outside the workspace.", "Name files relative to the workspace.")
+
+
 class FileView(Protocol):
     """The folder that a target's commands run in."""
 
@@ -49,9 +55,7 @@ class Unseen:
         """The folder as it is named."""
         folder = self.root / cwd
         if ".." in folder.parts or not folder.is_relative_to(self.root):
-            return Decision.deny(
-                "path.outside", f"{cwd} leads out of the workspace.", "Name files inside the workspace."
-            )
+            return outside(cwd)
         return folder
 
     def expand(self, words: tuple[Word, ...], cwd: PurePosixPath) -> tuple[str, ...]:

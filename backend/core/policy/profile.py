@@ -41,6 +41,7 @@ from pathlib import PurePosixPath
 from typing import Self
 
 from backend.core.decisions import Decision, Risk
+from backend.core.policy.files import outside
 from backend.core.policy.profile_file import PROGRAM_NAME, ProfileError, Table, read_programs
 from backend.core.policy.program_rules import Argument, ArgumentError, ArgumentParse, Program, ProgramUse, Role
 from backend.core.policy.sed_awk import ScriptError, check_awk, check_sed
@@ -226,7 +227,7 @@ class Profile:
         if path == NULL_DEVICE:
             return allowed
         if not path or (place.cwd / path).is_relative_to(DEVICES):
-            return Decision.deny("path.outside", f"{path!r} is not a file of the workspace.", _INSIDE)
+            return outside(path)
         return _refuse_written(path, place) or replace(allowed, paths=(path,))
 
     def decide_assignment(self, name: str, value: str) -> Decision:
@@ -256,9 +257,6 @@ class Profile:
                 if blocked.pattern.search(argument):
                     return Decision.deny(blocked.rule, blocked.reason, blocked.hint)
         return None
-
-
-_INSIDE = "Name files relative to the workspace."
 
 
 def _allow(program: Program, parse: ArgumentParse, arguments: list[Argument]) -> Decision:
@@ -313,7 +311,7 @@ def _refuse_outside(path: str, place: Place) -> Decision | None:
         return None
     if ".." in PurePosixPath(path).parts:
         return Decision.deny("path.parent", "'..' leads out of the current folder.", "Name files without '..'.")
-    return Decision.deny("path.outside", f"{path} is outside the workspace.", _INSIDE)
+    return outside(path)
 
 
 def _refuse_written(path: str, place: Place) -> Decision | None:

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from backend.core.decisions import Decision
 from backend.core.language.parser import Word
+from backend.core.policy.files import outside
 from backend.executors.local.links import LINK_TIME, LinkReader, TooLong
 
 STAR = "*"
@@ -40,10 +41,12 @@ class FolderView:
         if cwd == ".":
             return self.root
         if "\0" in cwd:
-            return _outside("The folder")
-        full = self._inside(self.root / cwd, cwd)
+            return outside("the folder")
+        full = self._follow(self.root / cwd, cwd)
         if isinstance(full, Decision):
             return full
+        if not full.is_relative_to(self.root):
+            return outside(cwd)
         if not os.path.isdir(full):
             return Decision.deny("path.missing", f"There is no folder {cwd} in the workspace.", "See `ls`.")
         return full
@@ -68,23 +71,23 @@ class FolderView:
     def check(self, paths: tuple[str, ...], cwd: PurePosixPath) -> Decision | None:
         """Refuse the first path whose links lead out of the workspace, or cannot be followed."""
         for path in paths:
-            found = self._inside(cwd / path, path, "path.link", " through a link")
+            found = self._follow(cwd / path, path)
             if isinstance(found, Decision):
                 return found
+            if not found.is_relative_to(self.root):
+                reason = f"{path} leads out of the workspace through a link."
+                return Decision.deny("path.link", reason, "Name files inside the workspace.")
         return None
 
-    def _inside(
-        self, full: PurePosixPath, path: str, rule: str = "path.outside", how: str = ""
-    ) -> PurePosixPath | Decision:
-        """Where a path leads, which is inside."""
+    def _follow(self, full: PurePosixPath, path: str) -> PurePosixPath | Decision:
+        """Where a path leads."""
         try:
-            found = PurePosixPath(self.links.resolve(str(full)))
+            return PurePosixPath(self.links.resolve(str(full)))
         except TooLong:
             return _too_long(path)
         except OSError as error:
             reason = f"The links of {path} cannot be followed: {error.strerror}."
             return Decision.deny("path.link", reason, "Name the file itself.")
-        return found if found.is_relative_to(self.root) else _outside(path, rule, how)
 
     def holds(self, path: str) -> bool:
         """Whether a path stays inside, links followed. Raises TooLong."""
@@ -228,10 +231,6 @@ def _members(part: str, first: int, end: int, active: frozenset[int]) -> str:
 def _too_long(path: str) -> Decision:
     reason = f"Following the links of {path} takes too long."
     return Decision.deny("limits.links", reason, "Name the files themselves, or fewer of them.")
-
-
-def _outside(path: str, rule: str = "path.outside", how: str = "") -> Decision:
-    return Decision.deny(rule, f"{path} leads out of the workspace{how}.", "Name files inside the workspace.")
 
 
 def prepare_workspace(folder: Path) -> None:

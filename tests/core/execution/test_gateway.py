@@ -18,12 +18,13 @@ from backend.core.errors import StorageError
 from backend.core.execution.gateway import REFUSAL_BOUND, Gateway, Rates
 from backend.core.execution.instructions import Instructions
 from backend.core.execution.lifecycle import Clock, Lifecycle
-from backend.core.execution.model import Actor, Job, Outcome, Status, StopReason
+from backend.core.execution.model import Delivery, Job, Outcome, Status, Stop, StopReason, Write
 from backend.core.execution.registry import Execution
 from backend.core.execution.requests import Refused, Request
 from backend.core.execution.targets import OWN, ExecutionLimits, Target
 from backend.core.identity import Principal, Role
 from backend.core.limits import Rate, Slots
+from backend.core.ports import Actor
 from backend.core.recording.reader import Send
 from backend.core.recording.writer import RecordingWriter
 from backend.executors.local.launcher import CageLauncher
@@ -85,6 +86,9 @@ class Book:
         self._write("closed", attempt.id, str(completion.status))
         return True
 
+    async def retry_unwritten(self) -> int:
+        return 0
+
     def _write(self, *line: Any) -> None:
         if self.full:
             raise StorageError("The disk is full.")
@@ -127,6 +131,15 @@ class Broken:
 
     async def run(self, job: Job, output: RecordingWriter, instructions: Instructions) -> Outcome:
         raise RuntimeError("broken")
+
+
+class Deaf:
+    """An executor that reads no input and ends when it is asked to."""
+
+    async def run(self, job: Job, output: RecordingWriter, instructions: Instructions) -> Outcome:
+        while not instructions.reason:
+            await asyncio.sleep(0)
+        return Outcome(Status.CANCELLED, None)
 
 
 LIMITS = ExecutionLimits(timeout=10, longest=20, output_limit=100_000, detach_grace=10)
@@ -340,6 +353,16 @@ async def test_whatever_breaks_an_execution_ends_on_record(make: Callable[..., H
     assert (problem["rule"], complete["status"], complete["exit_code"]) == ("server.failed", "failed", 125)
     assert gateway.observer.seen == ["started", "broke broken", "ended failed"]
     assert not gateway.slots.taken
+
+
+async def test_what_has_ended_accepts_no_input(make: Callable[..., House]) -> None:
+    gateway = make(executor=Deaf())
+    execution = await start(gateway, "pwd", stdin=True)
+    assert execution.instructions.deliver(Write(b"x")) is Delivery.DELIVERED
+    assert execution.instructions.deliver(Stop(StopReason.CANCELLED)) is Delivery.DELIVERED
+    await messages(gateway, execution)
+    assert execution.instructions.deliver(Write(b"x")) is Delivery.CLOSED
+    assert not execution.instructions.stdin.waiting
 
 
 async def test_without_a_recording_nothing_runs(make: Callable[..., House]) -> None:
