@@ -1,7 +1,8 @@
 """The use cases of an execution. Every front is a translation of them; no return value depends on HTTP."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from typing import Any, Protocol, TypeVar
@@ -40,6 +41,8 @@ T = TypeVar("T")
 INDEXES = 64  # recordings whose index is cached: the most recently read ones
 LOST_BOUND = LEASE + 10.0  # seconds until an execution whose server died is recorded as lost
 POLL = 0.5  # seconds between two reads of a record that another process changes
+COUNT_AGAIN = 2.0  # seconds after which a server that did not count a viewer is asked again
+BEHIND_ALL = 10**15  # a number that no message has
 
 
 class TokenCheck(Protocol):
@@ -170,8 +173,8 @@ class ExecutionService:
                 return forgotten(id) if found.record else unknown(id)
         except OSError as error:
             return unreadable(error)
-        follow = self._follow_here if self._is_here(found) else partial(self._follow_there, found)
-        return Recording(id, found.running, partial(follow, id), partial(self._download, id, found))
+        follow = self._follow_here if self._is_here(found) else self._follow_there
+        return Recording(id, found.running, partial(follow, found, id), partial(self._download, id, found))
 
     async def instruct(self, who: Principal, id: str, instruction: Instruction) -> Delivery | Decision:
         """Deliver an instruction to the server that runs the execution."""
@@ -268,23 +271,49 @@ class ExecutionService:
                 return recording if isinstance(recording, Decision) else await recording.follow(after_seq, send)
             await asyncio.sleep(POLL)
 
-    async def _follow_here(self, id: str, after_seq: int, send: Send) -> Decision | None:
-        sent = await _read(lambda: self.local.follow_here(id, after_seq, send))
+    async def _follow_here(self, found: _Found, id: str, after_seq: int, send: Send) -> Decision | None:
+        with self._counted_by(self._other_owner(found), id):
+            sent = await _read(lambda: self.local.follow_here(id, after_seq, send))
         return sent if isinstance(sent, Decision) else None if sent else forgotten(id)
 
+    def _other_owner(self, found: _Found) -> str:
+        """The other server that runs an execution now; empty if there is none."""
+        record = found.record
+        running_at = record.owner if record and not record.status.is_final else None
+        return running_at if running_at and running_at != self.owner else ""
+
+    @contextmanager
+    def _counted_by(self, owner: str, id: str) -> Iterator[None]:
+        """Have another server count a viewer of what it runs, who reads the recording here, from the shared folder."""
+        counting = asyncio.create_task(self._count_viewer(owner, id)) if owner else None
+        try:
+            yield
+        finally:
+            if counting:
+                counting.cancel()
+
+    async def _count_viewer(self, owner: str, id: str) -> None:
+        """Follow behind the last line: a viewer for the server that runs it, but nothing is sent twice."""
+        while await _read(lambda: self.bus.follow(owner, id, BEHIND_ALL, _ignore)) is Relay.UNREACHABLE:
+            await asyncio.sleep(COUNT_AGAIN)
+
     async def _follow_there(self, found: _Found, id: str, after_seq: int, send: Send) -> Decision | None:
-        """Follow through the bus. When the server that runs it dies, viewers still get an end: that it was lost."""
+        """Follow through the bus: the server that runs it, which counts its viewers, or any that has its recording.
+
+        When that server dies, viewers still get an end: that it was lost.
+        """
         seen = _LastSeq(send, after_seq)
-        folder = found.record.folder if found.record else ""
-        match await _read(lambda: self.bus.follow(folder, id, after_seq, seen)):
-            case Relay.ENDED:
-                return None
-            case Relay.UNKNOWN:
-                return forgotten(id)
-            case Relay.UNREACHABLE:
-                return await self._await_loss(id, seen)
-            case Decision() as problem:
-                return problem
+        for address in filter(None, (self._other_owner(found), found.record.folder if found.record else "")):
+            match await _read(partial(self.bus.follow, address, id, seen.seq, seen)):
+                case Relay.ENDED:
+                    return None
+                case Relay.UNKNOWN:
+                    return forgotten(id)
+                case Decision() as problem:
+                    return problem
+                case Relay.UNREACHABLE:
+                    pass  # the next one
+        return await self._await_loss(id, seen)
 
     async def _await_loss(self, id: str, seen: "_LastSeq") -> Decision | None:
         deadline = asyncio.get_running_loop().time() + LOST_BOUND
@@ -328,6 +357,10 @@ Page = Sequence[Record] | Decision
 
 class _Unreachable(Exception):
     """The server that stores a recording does not answer."""
+
+
+async def _ignore(_: bytes) -> None:
+    """Send nothing."""
 
 
 class _LastSeq:

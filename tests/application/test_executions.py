@@ -16,6 +16,7 @@ from backend.bus import memory
 from backend.core.audit.attempts import Attempt, Completion
 from backend.core.decisions import Decision
 from backend.core.errors import StorageError
+from backend.core.execution import registry
 from backend.core.execution.model import (
     CloseInput,
     Delivery,
@@ -37,7 +38,7 @@ from backend.core.ports import Filter
 from backend.core.recording.writer import RecordingLog
 from tests.application.servers import Servers, part, view
 from tests.bus.servers import BOUND, Viewer
-from tests.recipes.house import ANN, BOB, ROOT, VISITOR, House, build
+from tests.recipes.house import ANN, BOB, ROOT, VISITOR, House, build, shared
 
 CANCEL = Stop(StopReason.CANCELLED, ANN.name)
 LOST = Completion(Status.LOST, None, 0)
@@ -170,6 +171,58 @@ class TestReading:
         for house in (servers.here, servers.there):
             assert rule(await house.service.follow(ANN, id, 0, Viewer().send)) == "recording.unavailable"
             assert rule(await house.service.read_output(ANN, id, part())) == "recording.unavailable"
+
+
+class TestViewers:
+    @pytest.fixture
+    def impatient(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(executions, "COUNT_AGAIN", 0)
+        monkeypatch.setattr(registry, "FIRST_VIEWER", 0.1)
+
+    async def run(self, house: House) -> Execution:
+        """Start a command that ends soon after its last viewer has gone."""
+        house.resolver.limits = replace(house.resolver.limits, detach_grace=0.1)
+        started = await house.service.submit(ANN, CommandSpec("cat 9"))
+        assert isinstance(started, Execution)
+        return started
+
+    async def until_counted(self, running: Execution) -> None:
+        async with asyncio.timeout(BOUND):
+            while not running.viewers:
+                await asyncio.sleep(0)
+        assert running.abandon is None
+
+    @pytest.mark.parametrize("elsewhere", [False, True], ids=["same folder", "another folder"])
+    async def test_one_that_is_connected_to_another_server_counts(self, impatient: None, elsewhere: bool) -> None:
+        common = shared()
+        runs = build(common)
+        neighbour, other = build(common, shares=runs), build(common)
+        # The neighbour is found first under the folder that both share, but it does not run the command.
+        async with neighbour.joined(), runs.joined(), other.joined():
+            running, viewer = await self.run(runs), Viewer()
+            service = other.service if elsewhere else neighbour.service
+            following = asyncio.create_task(service.follow(ANN, running.id, 0, viewer.send))
+            await viewer.until('"9"')
+            await self.until_counted(running)
+            following.cancel()
+            assert running.task
+            await running.task
+        assert running.instructions.reason is StopReason.ABANDONED
+        assert viewer.numbers == [1, 2]
+
+    async def test_one_counts_as_soon_as_the_server_that_runs_it_can_be_reached(self, impatient: None) -> None:
+        common = shared()
+        runs = build(common)
+        neighbour = build(common, shares=runs)
+        async with neighbour.joined():
+            running, viewer = await self.run(runs), Viewer()
+            following = asyncio.create_task(neighbour.service.follow(ANN, running.id, 0, viewer.send))
+            await viewer.until('"9"')
+            async with runs.joined():
+                await self.until_counted(running)
+                running.instructions.stop(StopReason.CANCELLED)
+                assert await following is None
+        assert viewer.numbers == [1, 2, 3]
 
 
 class TestInstructing:
