@@ -97,6 +97,11 @@ class _Found:
         """Whether more will be recorded of it."""
         return self.live or bool(self.record and not self.record.status.is_final)
 
+    @property
+    def waits(self) -> bool:
+        """Whether it has no owner yet."""
+        return bool(self.record and self.record.status is Status.QUEUED)
+
 
 @dataclass(frozen=True, slots=True)
 class ExecutionService:
@@ -138,7 +143,8 @@ class ExecutionService:
     async def follow(self, who: Principal, id: str, after_seq: int, send: Send) -> Decision | None:
         """Send what an execution has recorded after `after_seq`, then what it records, until its end."""
         found = await self.recording(who, id)
-        return hidden(found, id) if isinstance(found, Decision) else await found.follow(after_seq, send)
+        problem = found if isinstance(found, Decision) else await found.follow(after_seq, send)
+        return hidden(problem, id) if problem else None
 
     async def follow_started(self, id: str, after_seq: int, send: Send) -> Decision | None:
         """The same for a client that has just started it: its output is the answer to its own request."""
@@ -166,7 +172,7 @@ class ExecutionService:
         return found if isinstance(found, Decision) else self._recording(id, found)
 
     def _recording(self, id: str, found: _Found) -> Recording | Decision:
-        if found.record and found.record.status is Status.QUEUED:
+        if found.waits:
             return Recording(id, True, partial(self._follow_waiting, id), partial(self._download, id, found))
         try:
             if self._is_here(found) and self.local.reader(id) is None:
@@ -191,9 +197,9 @@ class ExecutionService:
         While the database is unavailable, it is taken to be valid.
         """
         try:
-            if id is None:
-                return await self.tokens.is_valid(who)
-            return not isinstance(await self._visible(who, id), Decision)
+            if not await self.tokens.is_valid(who):
+                return False
+            return id is None or not isinstance(await self._visible(who, id), Decision)
         except StorageError:
             return True
 
@@ -237,7 +243,7 @@ class ExecutionService:
         known = await self._relation(who, found.owner)
         if not may_control(who, known):
             return uncontrolled() if may_view(who, known) else unknown(id)
-        if found.record and found.record.status is Status.QUEUED and isinstance(instruction, Stop):
+        if found.waits and isinstance(instruction, Stop):
             if await self._cancel_waiting(id, instruction):
                 return Delivery.DELIVERED
             found = await self._find(id)  # a server has just claimed it
@@ -258,7 +264,9 @@ class ExecutionService:
         return await self.bus.instruct(record.owner or "", id, instruction)
 
     def _is_here(self, found: _Found) -> bool:
-        return found.record is None or found.record.folder == self.folder
+        """Whether no other server has to be asked. What never ran has no recording anywhere."""
+        record = found.record
+        return record is None or record.owner is None or record.folder == self.folder
 
     async def _follow_waiting(self, id: str, after_seq: int, send: Send) -> Decision | None:
         """Wait until an execution has an owner, then follow it. One that is cancelled first has no recording."""
@@ -266,7 +274,7 @@ class ExecutionService:
             found = await _answered(self._find(id))
             if isinstance(found, Decision):
                 return found
-            if found.live or not found.record or found.record.status is not Status.QUEUED:
+            if not found.waits:
                 recording = self._recording(id, found)
                 return recording if isinstance(recording, Decision) else await recording.follow(after_seq, send)
             await asyncio.sleep(POLL)
@@ -345,11 +353,12 @@ class ExecutionService:
 
     async def _download(self, id: str, found: _Found, send: Send) -> Decision | None:
         try:
-            return None if await self._copy(id, found, send, 0, None) is not None else forgotten(id)
+            stored = await self._copy(id, found, send, 0, None)
         except _Unreachable:
             return unreachable(id)
         except OSError as error:
             return unreadable(error)
+        return forgotten(id) if stored is None and not found.waits else None
 
 
 Page = Sequence[Record] | Decision
