@@ -349,7 +349,7 @@ async def _while_allowed(service: ExecutionService, principal: Principal, id: st
     """Return when the right to view it has ended. A database that answers slowly does not delay the stream."""
     while True:
         await asyncio.sleep(RECHECK_EVERY)
-        if not (await service.still_allowed(principal) and await service.still_allowed(principal, id)):
+        if not await service.still_allowed(principal, id):
             return
 
 

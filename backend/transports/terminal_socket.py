@@ -26,6 +26,7 @@ from backend.transports.plain_lines import PlainLines
 from backend.transports.security import Rejections, Security, headers_of
 from backend.transports.terminal_protocol import (
     CLOSE_TRY_LATER,
+    CLOSE_UNAUTHORISED,
     Action,
     Actions,
     Close,
@@ -183,6 +184,7 @@ class TerminalConnection:
         self._plain = None if subprotocol else PlainWriter(writer)
         self._writer: BlockWriter = self._plain or writer
         self._following: dict[str, asyncio.Task[None]] = {}
+        self._attached: set[str] = set()  # those of them that this client has not started itself
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -260,7 +262,9 @@ class TerminalConnection:
                 self._begin(self._submit(action))
             case Submit():
                 await self._submit(action)
-            case Follow(execution):
+            case Follow(execution, started=started):
+                if not started:
+                    self._attached.add(execution)
                 self._following[execution] = self._begin(self._follow(action))
             case Unfollow(execution):
                 self._unfollow(execution)
@@ -277,7 +281,9 @@ class TerminalConnection:
             await self._say(Waking(message="Waking up"))
         target = await self.executions.target(self.principal, OWN)
         if isinstance(target, Decision):
-            raise StorageError(target.reason)
+            code = CLOSE_UNAUTHORISED if target.rule == "target.unknown" else CLOSE_TRY_LATER
+            await self._perform([refusal(target), Close(code, target.rule)])
+            raise ClientGone
         await self._perform(self.protocol.welcomed(target.profile.name))
 
     async def _submit(self, action: Submit) -> None:
@@ -298,6 +304,7 @@ class TerminalConnection:
         else:
             problem = await self.executions.follow(self.principal, id, after_seq, self._deliver)
         self._following.pop(id, None)
+        self._attached.discard(id)
         await self._perform(self.protocol.followed(id, problem))
 
     async def _deliver(self, block: bytes) -> None:
@@ -308,6 +315,7 @@ class TerminalConnection:
             await asyncio.sleep(0)
 
     def _unfollow(self, execution: str) -> None:
+        self._attached.discard(execution)
         if task := self._following.pop(execution, None):
             task.cancel()
         self._begin(self._perform_quietly(self.protocol.followed(execution, None)))
@@ -315,14 +323,15 @@ class TerminalConnection:
     async def _recheck(self) -> None:
         """Close the session soon after its token expires or is revoked, or its user is disabled.
 
-        Executions that its user may no longer view, because it left a project, are no longer sent.
+        Executions that its user may no longer view, because it left a project, are no longer sent. Those that it has
+        started here are: their output answers its own requests.
         """
         while not self._closed.done():
             await asyncio.sleep(RECHECK_EVERY)
             if not await self.executions.still_allowed(self.principal):
                 await self._perform_quietly(self.protocol.expired())
                 return
-            for execution in list(self._following):
+            for execution in list(self._attached):
                 if not await self.executions.still_allowed(self.principal, execution):
                     await self._perform_quietly(self.protocol.forbidden(execution, unknown(execution)))
 

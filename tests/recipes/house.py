@@ -175,11 +175,11 @@ def shared() -> Shared:
     )
 
 
-def build(common: Shared, *, slots: int = 8) -> House:
-    """A server of a service, with a data folder of its own."""
-    owner, folder = common.new_id(), common.new_id()
+def build(common: Shared, *, slots: int = 8, shares: House | None = None) -> House:
+    """A server of a service, with a data folder of its own or with the one that another server `shares`."""
+    owner, folder = common.new_id(), shares.service.folder if shares else common.new_id()
     log = MemoryExecutionLog(common.executions, common.audit, common.clock, owner, folder)
-    recordings = MemoryRecordings()
+    recordings = shares.recordings if shares else MemoryRecordings()
     window = MovingWindow(Rate(10_000, 60), "t")
     clock = Clock(time.monotonic, lambda: "2026-01-02T03:04:05Z", common.new_id)
     ownership = MemoryOwnership(log)

@@ -19,6 +19,7 @@ from backend.core.ports import ExecutionLog, Recordings
 from backend.core.recording.messages import Complete, Problem, Started, Truncated
 from backend.core.recording.writer import Recorder
 
+LATE = "This server did not answer for too long, so another one has recorded the execution as lost."
 ENDING_BOUND = 5.0  # seconds for which the end of a command waits for the audit
 
 
@@ -68,7 +69,7 @@ class Lifecycle:
     clock: Clock
     mask: Callable[[str], str]
     registry: Registry = field(default_factory=Registry)
-    ending: set[asyncio.Future[None]] = field(default_factory=set)
+    ending: set[asyncio.Future[bool]] = field(default_factory=set)
 
     def attempt(self, request: Request, decision: Decision, argvs: tuple[tuple[str, ...], ...]) -> Attempt:
         """The record of a request and of the verdict on it."""
@@ -90,17 +91,17 @@ class Lifecycle:
         attempt = self.attempt(request, plan.decision, plan.argvs)
         log = self.recordings.create(attempt.id)
         execution = Execution(attempt.id, request, plan, attempt, log, Instructions(stdin=request.stdin))
+        recorder = Recorder(attempt.id, log, self.clock.monotonic, mask=self.mask, muted=request.hides_output)
         self.registry.add(execution)  # now: as soon as it is on record, any server may send it an instruction
         try:
             await self.log.open(attempt)
-        except StorageError:
+        except BaseException:
             self.registry.remove(execution)
             log.discard()
             raise
-        recorder = Recorder(attempt.id, log, self.clock.monotonic, mask=self.mask, muted=request.hides_output)
-        self.observer.started(execution)
-        execution.watch_for_viewers()
+        # It is on record, so whatever fails from here on must be recorded as its end: all of it is in the task.
         execution.task = asyncio.create_task(self._run(execution, recorder, on_end))
+        execution.watch_for_viewers()
         return execution
 
     async def enqueue(self, request: Request, plan: Plan) -> Waiting:
@@ -113,6 +114,7 @@ class Lifecycle:
         begun = self.clock.monotonic()
         outcome = Outcome(Status.FAILED, EXIT_GATEPOST_FAILED, problem="Gatepost failed.", rule="server.failed")
         try:
+            self.observer.started(execution)
             recorder.add(self._started(execution))
             outcome = await self._execute(execution, recorder)
         except RecordingError:
@@ -167,24 +169,33 @@ class Lifecycle:
             usage=outcome.usage,
             recording=execution.log.seal(),
         )
-        await self._write_ending(execution.attempt, completion)
+        if not await self._write_ending(execution.attempt, completion):
+            completion = replace(completion, status=Status.LOST, exit_code=None, signal=None)
+            if reason is not StopReason.LEASE_LOST:  # else the viewers know
+                with suppress(RecordingError):
+                    recorder.add(Problem(message=LATE, rule="server.lost"))
         self.registry.remove(execution)
         recorder.end(complete_message(completion, dry_run=execution.request.dry_run))
         self.observer.ended(execution, completion)
 
-    async def _write_ending(self, attempt: Attempt, completion: Completion) -> None:
-        """Write the end to the audit; a database that does not answer delays it by ENDING_BOUND at most."""
+    async def _write_ending(self, attempt: Attempt, completion: Completion) -> bool:
+        """Write the end to the audit; a database that does not answer delays it by ENDING_BOUND at most.
+
+        False if another server has recorded it as lost.
+        """
         writing = asyncio.ensure_future(self._close(attempt, completion))
         self.ending.add(writing)
         writing.add_done_callback(self.ending.discard)
         await asyncio.wait({writing}, timeout=ENDING_BOUND)
+        return not writing.done() or writing.result()
 
-    async def _close(self, attempt: Attempt, completion: Completion) -> None:
+    async def _close(self, attempt: Attempt, completion: Completion) -> bool:
         try:
-            await self.log.close(attempt, completion)
+            return await self.log.close(attempt, completion)
         except StorageError as error:
             # The recording contains the end, so it is written to the audit later; see `backend.runtime.recovery`.
             self.observer.on_audit_failure(attempt.id, error)
+            return True
 
 
 def _job(request: Request, plan: Plan) -> Job:

@@ -7,6 +7,7 @@ from pathlib import PurePosixPath
 from typing import Protocol
 
 from backend.core.decisions import Decision
+from backend.core.errors import StorageError
 from backend.core.execution.instructions import Instructions
 from backend.core.execution.model import (
     EXIT_DENIED,
@@ -93,7 +94,10 @@ class Sequence:
                 return _stopped(instructions.reason, progress.outcome)
             if number and progress.skips(step.join):
                 continue
-            verdict = await self._verdict(job, number, progress.cwd)
+            try:
+                verdict = await self._verdict(job, number, progress.cwd)
+            except StorageError as error:
+                return _unaudited(error, progress.outcome)
             if isinstance(verdict, Decision):
                 return _denied(verdict, progress.outcome)
             if step.folder:
@@ -159,3 +163,9 @@ def _stopped(reason: StopReason, before: Outcome) -> Outcome:
 def _denied(decision: Decision, before: Outcome) -> Outcome:
     """A step that was allowed at first is refused now, because an earlier step changed the files."""
     return _added(before, Outcome(Status.FAILED, EXIT_DENIED, problem=decision.reason, rule=decision.rule))
+
+
+def _unaudited(error: StorageError, before: Outcome) -> Outcome:
+    """A step that cannot be recorded in the audit does not run; what the earlier ones used and wrote remains."""
+    problem, rule = str(error), "storage.unavailable"
+    return _added(before, Outcome(Status.FAILED, EXIT_GATEPOST_FAILED, problem=problem, rule=rule))

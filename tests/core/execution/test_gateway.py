@@ -528,6 +528,23 @@ async def test_a_step_with_other_words_is_written_before_it_runs(make: Callable[
     assert gateway.ledger.lines[1][2] == (("echo", "q1", "q2"),)
 
 
+async def test_a_step_that_cannot_be_audited_keeps_what_the_earlier_ones_wrote_and_used(
+    make: Callable[..., House],
+) -> None:
+    gateway = make("agent")
+
+    async def fail(*_: Any) -> None:
+        raise StorageError("The disk is full.")
+
+    gateway.ledger.step = fail
+    execution = await start(gateway, "touch q1; echo one; echo q*")
+    output, problem, complete = (await messages(gateway, execution))[-3:]
+    assert (output["lines"], problem["rule"]) == (["one"], "storage.unavailable")
+    assert (complete["status"], complete["exit_code"], complete["stdout_bytes"]) == ("failed", 125, 4)
+    assert complete["written_bytes"] is not None
+    assert complete["protection"]
+
+
 async def test_an_end_that_cannot_be_audited_is_an_end_all_the_same(make: Callable[..., House]) -> None:
     gateway = make()
     execution = await start(gateway, "pyguard sleep 0.1")
