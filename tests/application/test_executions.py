@@ -137,7 +137,7 @@ class Seen(Quiet):
     def ended(self, execution: Execution, completion: Completion) -> None:
         self.ends.append(completion.status)
 
-    def on_crash(self, execution: Execution, error: Exception) -> None: ...
+    def on_crash(self, execution: str, error: Exception) -> None: ...
 
 
 class TestReading:

@@ -236,15 +236,15 @@ def _last_messages(outcome: Outcome, execution: Execution, recorder: Recorder) -
         messages.append(Truncated(limit_bytes=limit, message=message))
     if outcome.problem:
         messages.append(Problem(message=outcome.problem, rule=outcome.rule))
-    elif reason and (problem := _stop_problem(reason, limits.detach_grace, recorder.elapsed_ms)):
+    elif reason and (problem := _stop_problem(reason, limits.detach_grace, execution.request.seconds)):
         messages.append(problem)
     return messages
 
 
-def _stop_problem(reason: StopReason, grace: float, elapsed_ms: int) -> Problem | None:
+def _stop_problem(reason: StopReason, grace: float, timeout: float) -> Problem | None:
     match reason:
         case StopReason.TIMED_OUT:
-            message = f"Timed out: the command was stopped after {duration_text(elapsed_ms / 1000)}."
+            message = f"Timed out: the command was stopped after {duration_text(timeout)}."
             return Problem(message=message, rule="limits.timeout")
         case StopReason.ABANDONED:
             message = f"No viewer was connected for {duration_text(grace)}; the command was stopped."
