@@ -155,7 +155,7 @@ class Lifecycle:
         reason = execution.instructions.reason
         outcome = replace(outcome, problem=self.mask(outcome.problem)) if outcome.problem else outcome
         with suppress(RecordingError):
-            for message in _last_messages(outcome, execution, recorder):
+            for message in _last_messages(outcome, execution):
                 recorder.add(message)
         completion = Completion(
             status=outcome.status,
@@ -226,7 +226,7 @@ def complete_message(completion: Completion, *, dry_run: bool = False) -> Comple
     )
 
 
-def _last_messages(outcome: Outcome, execution: Execution, recorder: Recorder) -> list[Truncated | Problem]:
+def _last_messages(outcome: Outcome, execution: Execution) -> list[Truncated | Problem]:
     """The messages that viewers get before the last one."""
     messages: list[Truncated | Problem] = []
     reason, limits = execution.instructions.reason, execution.request.target.limits
