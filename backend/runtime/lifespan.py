@@ -10,10 +10,11 @@ from fastapi import FastAPI
 
 from backend.accounts.credentials import new_login_link, secret_hash
 from backend.application.executions import ExecutionService
+from backend.application.queue_runner import QueueRunner
 from backend.core.execution.gateway import Gateway
 from backend.core.execution.model import StopReason
 from backend.core.identity import Role
-from backend.runtime.background import cut_audit_often, heartbeat_often, prune_often, recover_often
+from backend.runtime.background import cut_audit_often, heartbeat_often, prune_often, recover_often, run_queue_often
 from backend.runtime.clock import now_ms
 from backend.runtime.persistence import Stores
 from backend.runtime.settings import Settings
@@ -30,6 +31,7 @@ class Server:
     stores: Stores
     gateway: Gateway
     service: ExecutionService
+    queue_runner: QueueRunner
 
 
 def lifespan(server: Server) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
@@ -65,6 +67,7 @@ def _begin_jobs(server: Server) -> list[asyncio.Task[None]]:
     work = (
         heartbeat_often(stores, lambda lost: registry.stop(lost, StopReason.LEASE_LOST)),
         recover_often(stores),
+        run_queue_often(server.queue_runner),
         prune_often(settings, stores),
         cut_audit_often(settings, stores),
     )

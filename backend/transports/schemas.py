@@ -34,6 +34,7 @@ class HistoryEntry(BaseModel):
 
     id: str
     user_id: str | None
+    target: str
     project_id: str | None
     command: str
     working_dir: str
@@ -58,6 +59,7 @@ def entry(record: Record) -> HistoryEntry:
     return HistoryEntry(
         id=record.id,
         user_id=record.user_id,
+        target=record.target,
         project_id=record.project_id,
         command=record.command,
         working_dir=record.working_dir,

@@ -63,6 +63,7 @@ def closed(execution: str, completion: Completion) -> tuple[Draft, ...]:
     fields = {
         "execution": execution,
         "status": str(completion.status),
+        "reason": completion.reason or None,
         "exit_code": completion.exit_code,
         "duration_ms": completion.duration_ms,
         "protection": usage.protection or None,

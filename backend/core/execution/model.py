@@ -124,17 +124,19 @@ class Actor:
 class Job:
     """What an executor is to run: plain data that survives JSON.
 
-    `plan` is the verdict on `line`, `timeout` is in seconds, `output_limit` in bytes; `stdin` keeps standard input
-    open for the first program.
+    `target` is the text of its target's name, `plan` the verdict on `line`, `timeout` is in seconds, `output_limit` in
+    bytes; `stdin` keeps standard input open for the first program; `client_ref` is the client's name for it.
     """
 
     execution: str
+    target: str
     actor: Actor
     line: str
     plan: Plan
     timeout: float
     output_limit: int
     stdin: bool = False
+    client_ref: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

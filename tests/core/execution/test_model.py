@@ -43,7 +43,7 @@ def job(folder: Path, line: str) -> tuple[Job, LocalScope]:
     scope = LocalScope(load_profile("agent"), places(folder).workspace("ws"), network=False)
     plan = admit(line, scope, ".")
     assert isinstance(plan, Plan), plan
-    return Job(ID, Actor("user:ann", "10.0.0.1"), line, plan, 10.0, 10_000), scope
+    return Job(ID, "local", Actor("user:ann", "10.0.0.1"), line, plan, 10.0, 10_000), scope
 
 
 @pytest.mark.parametrize(
