@@ -4,16 +4,21 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Protocol
 
 from websockets.asyncio.client import ClientConnection, connect
-
-from tests.serving import Server
 
 BATCH, LINES = "gatepost.v1.batch", "gatepost.v1.json"
 BOUND = 10.0  # seconds that any message is waited for
 
 Message = dict[str, Any]
+
+
+class Listening(Protocol):
+    """A server, wherever it runs."""
+
+    @property
+    def ws_url(self) -> str: ...
 
 
 class Terminal:
@@ -80,7 +85,7 @@ class Terminal:
 
 @asynccontextmanager
 async def terminal(
-    server: Server, subprotocol: str | None = None, *, greeted: bool = True, **options: Any
+    server: Listening, subprotocol: str | None = None, *, greeted: bool = True, **options: Any
 ) -> AsyncIterator[Terminal]:
     """Connect and, with `greeted`, wait for `ready`."""
     chosen: dict[str, Any] = {"subprotocols": [subprotocol]} if subprotocol else {}
@@ -92,10 +97,10 @@ async def terminal(
 
 
 def output(messages: Sequence[Message], stream: str = "stdout") -> str:
-    """The text of a stream, put together again."""
+    """The text of a stream, put together again. Without a subprotocol standard error comes as `stdout`."""
     pieces = []
     for message in messages:
-        if message["type"] == stream:
+        if message.get("stream", message["type"]) == stream:
             lines = message.get("lines") or [message["line"]]
             pieces.append("\n".join(lines) + ("" if message.get("partial") else "\n"))
     return "".join(pieces)

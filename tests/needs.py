@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from backend.executors.local.pipelines import SEARCH_PATH
+from backend.executors.local.outside import SEARCH_PATH
 
 
 def need(found: object, what: str) -> None:

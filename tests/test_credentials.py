@@ -81,6 +81,38 @@ def test_an_issued_token_says_who() -> None:
     assert tokens(NOW + 3600).verify(issued) is None
 
 
+def test_a_renewed_token_is_of_the_same_login_and_ends_a_day_after_it() -> None:
+    first, claims = tokens().issue(ID, by_link=True)
+    renewed, next_claims = tokens(NOW + 1800).renew(first) or pytest.fail("it is valid")
+    assert (next_claims.token_id, next_claims.logged_in_at) == (claims.token_id, NOW)
+    assert (next_claims.issued_at, next_claims.expires_at) == (NOW + 1800, NOW + 5400)
+    for hours in range(1, 24):
+        renewed, next_claims = tokens(NOW + hours * 3600).renew(renewed) or pytest.fail("it is valid")
+    assert next_claims.expires_at == NOW + LONGEST_LIFE
+    renewed, next_claims = tokens(NOW + LONGEST_LIFE - 1).renew(renewed) or pytest.fail("it is valid")
+    assert next_claims.expires_at == NOW + LONGEST_LIFE
+    assert tokens(NOW + LONGEST_LIFE).renew(renewed) is None
+    assert tokens(NOW + 3600).renew(first) is None
+
+
+def test_a_link_is_fresh_for_a_quarter_of_an_hour_and_renewing_does_not_prolong_it() -> None:
+    first, _ = tokens().issue(ID, by_link=True)
+    renewed, _ = tokens(NOW + 800).renew(first) or pytest.fail("it is valid")
+    for token_of_it in (first, renewed):
+        fresh, later = tokens(NOW + 900).verify(token_of_it), tokens(NOW + 901).verify(token_of_it)
+        assert fresh is not None
+        assert later is not None
+        assert (fresh.fresh_link, later.fresh_link) == (True, False)
+    by_password = tokens().verify(tokens().issue(ID)[0])
+    assert by_password is not None
+    assert not by_password.fresh_link
+
+
+@pytest.mark.parametrize("login", [NOW + 61, NOW + 3600 - LONGEST_LIFE - 1, str(NOW), None, 1.5])
+def test_a_login_at_a_time_that_cannot_be_makes_a_token_invalid(login: object) -> None:
+    assert tokens().verify(token(auth_time=login)) is None
+
+
 def test_the_longest_life_and_a_clock_that_is_a_little_ahead_pass() -> None:
     assert tokens().verify(token(exp=NOW + LONGEST_LIFE))
     assert tokens().verify(token(iat=NOW + 60))

@@ -7,8 +7,12 @@ import sys
 import tomllib
 from pathlib import Path
 
+from backend.executors.local.outside import find_program
 from backend.runtime.settings import env_names
+from tests.client import output, terminal
+from tests.conftest import StartServer
 from tests.needs import need
+from tests.outside import documented_dockerfile, make_wheel
 
 ROOT = Path(__file__).parent.parent
 
@@ -66,6 +70,47 @@ def test_hadolint_has_nothing_to_say() -> None:
     need(found, "hadolint")
     done = subprocess.run([str(found), "Dockerfile"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_hadolint_has_nothing_to_say_on_the_image_of_the_page() -> None:
+    hadolint = Path(sys.executable).parent / "hadolint"
+    found = hadolint if hadolint.exists() else shutil.which("hadolint")
+    need(found, "hadolint")
+    ours = [str(found), "--ignore", "DL3006", "-"]  # without a tag: the image was built here
+    done = subprocess.run(ours, input=documented_dockerfile(), capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def instructions(name: str, text: str) -> list[str]:
+    """The arguments of an instruction of a Dockerfile."""
+    joined = text.replace("\\\n", " ")
+    return [line.removeprefix(name).strip() for line in joined.splitlines() if line.startswith(f"{name} ")]
+
+
+def test_the_image_of_the_page_goes_on_from_ours() -> None:
+    ours, theirs = (ROOT / "Dockerfile").read_text(), documented_dockerfile()
+    assert instructions("USER", theirs)[-1] == instructions("USER", ours)[-1]
+    assert f"docker build -t {instructions('FROM', theirs)[0]} ." in (ROOT / "README.md").read_text()
+
+
+async def test_what_the_image_of_the_page_does_works(start_server: StartServer, tmp_path: Path) -> None:
+    """Its steps on this machine, in other folders, with a stand-in for pyguard."""
+    need(python := find_program("python3"), "python3 for commands")
+    place = tmp_path / "opt"
+    make_wheel(tmp_path)
+    [step] = instructions("RUN", documented_dockerfile())
+    step = (
+        step.replace("/tmp/", f"{tmp_path}/").replace("/opt/pyguard", str(place)).replace("python -m", f"{python} -m")
+    )
+    done = subprocess.run(["sh", "-c", step], capture_output=True, text=True, check=False)
+    need(not done.returncode or "ensurepip" not in done.stdout, "python3-venv")
+    assert done.returncode == 0, done.stdout + done.stderr
+    variables = dict(entry.split("=", 1) for entry in instructions("ENV", documented_dockerfile()))
+    env = {name: value.replace("/opt/pyguard", str(place)) for name, value in variables.items()}
+    assert set(env) <= set(env_names())
+    async with terminal(start_server({**env, "PYGUARD_NETWORK": "none"})) as client:
+        assert output(await client.run("pyguard list-patterns")) == "patterns: 3\n"
+        assert (await client.run("pyguard fix a.py b.py"))[-1]["rule"] == "program.key"
 
 
 def test_the_gate_can_be_run() -> None:

@@ -8,6 +8,7 @@ import base64
 import hashlib
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import jwt
@@ -31,7 +32,8 @@ ISSUER = AUDIENCE = "gatepost"
 ALGORITHM = "HS256"
 SHORTEST_KEY = 32  # bytes; a shorter one is weaker than the hash
 LONGEST_TOKEN = 4096  # characters; ours have about 300
-LONGEST_LIFE = 24 * 3600  # seconds between iat and exp that any token may have
+LONGEST_LIFE = 24 * 3600  # seconds between the login and exp that any token may have, however often it is renewed
+FRESH_LINK = 15 * 60  # seconds after a login by link in which a password may be set without the current one
 CLOCK_SKEW = 60  # seconds that iat may lie ahead
 API_TOKEN_PREFIX = "gp_"
 LOGIN_LINK_PREFIX = "gl_"
@@ -60,10 +62,24 @@ class Tokens:
         self._clock = clock
         self._new_id = new_id
 
-    def issue(self, user_id: str) -> tuple[str, Claims]:
+    def issue(self, user_id: str, *, by_link: bool = False) -> tuple[str, Claims]:
         """A new token for the account, and what it says."""
         now = int(self._clock())
-        claims = Claims(user_id, self._new_id(), now, now + self.lifetime)
+        return self._signed(Claims(user_id, self._new_id(), now, now + self.lifetime, now, by_link))
+
+    def renew(self, token: str) -> tuple[str, Claims] | None:
+        """The next token of the same login, None for one that is not valid. It ends a day after the login at the latest.
+
+        The `jti` stays, so that revoking one of them revokes all.
+        """
+        claims = self.verify(token)
+        if claims is None:
+            return None
+        now = int(self._clock())
+        ends = min(now + self.lifetime, claims.logged_in_at + LONGEST_LIFE)
+        return self._signed(replace(claims, issued_at=now, expires_at=ends))
+
+    def _signed(self, claims: Claims) -> tuple[str, Claims]:
         payload = {
             "iss": ISSUER,
             "aud": AUDIENCE,
@@ -71,6 +87,8 @@ class Tokens:
             "jti": claims.token_id,
             "iat": claims.issued_at,
             "exp": claims.expires_at,
+            "auth_time": claims.logged_in_at,
+            "amr": ["link"] if claims.fresh_link else [],
         }
         return jwt.encode(payload, self._key, ALGORITHM), claims
 
@@ -104,13 +122,15 @@ class Tokens:
 def _claims(payload: Mapping[str, Any], now: float) -> Claims | None:
     """Judge the times and types of a payload whose signature is valid."""
     issued, expires, not_before = payload["iat"], payload["exp"], payload.get("nbf", 0)
-    if not all(type(each) is int for each in (issued, expires, not_before)):
+    login = payload.get("auth_time", issued)
+    if not all(type(each) is int for each in (issued, expires, not_before, login)):
         return None
     if not (is_id(payload["sub"]) and is_id(payload["jti"])):
         return None
-    if not_before > now or issued > now + CLOCK_SKEW or expires <= now or expires - issued > LONGEST_LIFE:
+    if not_before > now or max(issued, login) > now + CLOCK_SKEW or expires <= now or expires - login > LONGEST_LIFE:
         return None
-    return Claims(payload["sub"], payload["jti"], issued, expires)
+    fresh_link = payload.get("amr") == ["link"] and now - login <= FRESH_LINK
+    return Claims(payload["sub"], payload["jti"], issued, expires, login, fresh_link)
 
 
 def hash_password(password: str) -> str:

@@ -1,7 +1,8 @@
 """The use cases of an execution. Every front is a translation of them; no return value depends on HTTP."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from typing import Any, Protocol, TypeVar
@@ -28,6 +29,7 @@ from backend.core.execution.registry import Execution
 from backend.core.execution.requests import Refused, Waiting
 from backend.core.execution.targets import OWN, Target, TargetRef
 from backend.core.identity import Permission, Principal
+from backend.core.limits import Budget
 from backend.core.policy.admit import Plan
 from backend.core.ports import ExecutionHistory, Filter, Projects
 from backend.core.recording.batches import last_seq
@@ -40,6 +42,8 @@ T = TypeVar("T")
 INDEXES = 64  # recordings whose index is cached: the most recently read ones
 LOST_BOUND = LEASE + 10.0  # seconds until an execution whose server died is recorded as lost
 POLL = 0.5  # seconds between two reads of a record that another process changes
+COUNT_AGAIN = 2.0  # seconds after which a server that did not count a viewer is asked again
+BEHIND_ALL = 10**15  # a number that no message has
 
 
 class TokenCheck(Protocol):
@@ -94,6 +98,11 @@ class _Found:
         """Whether more will be recorded of it."""
         return self.live or bool(self.record and not self.record.status.is_final)
 
+    @property
+    def waits(self) -> bool:
+        """Whether it has no owner yet."""
+        return bool(self.record and self.record.status is Status.QUEUED)
+
 
 @dataclass(frozen=True, slots=True)
 class ExecutionService:
@@ -117,8 +126,12 @@ class ExecutionService:
         return await self.submission.submit(who, spec, once)
 
     async def explain(self, who: Principal, spec: CommandSpec) -> Plan | Decision:
-        """The verdict on a command. Nothing runs, and it is neither counted nor recorded."""
+        """The verdict on a command. It is counted as a check; nothing runs or is recorded."""
         return await _answered(self.submission.explain(who, spec))
+
+    async def left(self, who: Principal) -> tuple[Budget, Budget] | Decision:
+        """How many commands and how many checks the caller has left."""
+        return await _answered(self.submission.left(who))
 
     async def target(self, who: Principal, ref: TargetRef) -> Target | Decision:
         """A target that exists for the caller."""
@@ -138,7 +151,8 @@ class ExecutionService:
     async def follow(self, who: Principal, id: str, after_seq: int, send: Send) -> Decision | None:
         """Send what an execution has recorded after `after_seq`, then what it records, until its end."""
         found = await self.recording(who, id)
-        return hidden(found, id) if isinstance(found, Decision) else await found.follow(after_seq, send)
+        problem = found if isinstance(found, Decision) else await found.follow(after_seq, send)
+        return hidden(problem, id) if problem else None
 
     async def follow_started(self, id: str, after_seq: int, send: Send) -> Decision | None:
         """The same for a client that has just started it: its output is the answer to its own request."""
@@ -166,15 +180,15 @@ class ExecutionService:
         return found if isinstance(found, Decision) else self._recording(id, found)
 
     def _recording(self, id: str, found: _Found) -> Recording | Decision:
-        if found.record and found.record.status is Status.QUEUED:
+        if found.waits:
             return Recording(id, True, partial(self._follow_waiting, id), partial(self._download, id, found))
         try:
             if self._is_here(found) and self.local.reader(id) is None:
                 return forgotten(id) if found.record else unknown(id)
         except OSError as error:
             return unreadable(error)
-        follow = self._follow_here if self._is_here(found) else partial(self._follow_there, found)
-        return Recording(id, found.running, partial(follow, id), partial(self._download, id, found))
+        follow = self._follow_here if self._is_here(found) else self._follow_there
+        return Recording(id, found.running, partial(follow, found, id), partial(self._download, id, found))
 
     async def instruct(self, who: Principal, id: str, instruction: Instruction) -> Delivery | Decision:
         """Deliver an instruction to the server that runs the execution."""
@@ -191,9 +205,9 @@ class ExecutionService:
         While the database is unavailable, it is taken to be valid.
         """
         try:
-            if id is None:
-                return await self.tokens.is_valid(who)
-            return not isinstance(await self._visible(who, id), Decision)
+            if not await self.tokens.is_valid(who):
+                return False
+            return id is None or not isinstance(await self._visible(who, id), Decision)
         except StorageError:
             return True
 
@@ -240,7 +254,7 @@ class ExecutionService:
         known = await self._relation(who, found.owner)
         if not may_control(who, known):
             return uncontrolled() if may_view(who, known) else unknown(id)
-        if found.record and found.record.status is Status.QUEUED and isinstance(instruction, Stop):
+        if found.waits and isinstance(instruction, Stop):
             if await self._cancel_waiting(id, instruction):
                 return Delivery.DELIVERED
             found = await self._find(id)  # a server has just claimed it
@@ -261,7 +275,9 @@ class ExecutionService:
         return await self.bus.instruct(record.owner, id, instruction)
 
     def _is_here(self, found: _Found) -> bool:
-        return found.record is None or found.record.folder == self.folder
+        """Whether no other server has to be asked. What never ran has no recording anywhere."""
+        record = found.record
+        return record is None or record.owner is None or record.folder == self.folder
 
     async def _follow_waiting(self, id: str, after_seq: int, send: Send) -> Decision | None:
         """Wait until an execution has an owner, then follow it. One that is cancelled first has no recording."""
@@ -269,28 +285,54 @@ class ExecutionService:
             found = await _answered(self._find(id))
             if isinstance(found, Decision):
                 return found
-            if found.live or not found.record or found.record.status is not Status.QUEUED:
+            if not found.waits:
                 recording = self._recording(id, found)
                 return recording if isinstance(recording, Decision) else await recording.follow(after_seq, send)
             await asyncio.sleep(POLL)
 
-    async def _follow_here(self, id: str, after_seq: int, send: Send) -> Decision | None:
-        sent = await _read(lambda: self.local.follow_here(id, after_seq, send))
+    async def _follow_here(self, found: _Found, id: str, after_seq: int, send: Send) -> Decision | None:
+        with self._counted_by(self._other_owner(found), id):
+            sent = await _read(lambda: self.local.follow_here(id, after_seq, send))
         return sent if isinstance(sent, Decision) else None if sent else forgotten(id)
 
+    def _other_owner(self, found: _Found) -> str:
+        """The other server that runs an execution now; empty if there is none."""
+        record = found.record
+        running_at = record.owner if record and not record.status.is_final else None
+        return running_at if running_at and running_at != self.owner else ""
+
+    @contextmanager
+    def _counted_by(self, owner: str, id: str) -> Iterator[None]:
+        """Have another server count a viewer of what it runs, who reads the recording here, from the shared folder."""
+        counting = asyncio.create_task(self._count_viewer(owner, id)) if owner else None
+        try:
+            yield
+        finally:
+            if counting:
+                counting.cancel()
+
+    async def _count_viewer(self, owner: str, id: str) -> None:
+        """Follow behind the last line: a viewer for the server that runs it, but nothing is sent twice."""
+        while await _read(lambda: self.bus.follow(owner, id, BEHIND_ALL, _ignore)) is Relay.UNREACHABLE:
+            await asyncio.sleep(COUNT_AGAIN)
+
     async def _follow_there(self, found: _Found, id: str, after_seq: int, send: Send) -> Decision | None:
-        """Follow through the bus. When the server that runs it dies, viewers still get an end: that it was lost."""
+        """Follow through the bus: the server that runs it, which counts its viewers, or any that has its recording.
+
+        When that server dies, viewers still get an end: that it was lost.
+        """
         seen = _LastSeq(send, after_seq)
-        folder = found.record.folder if found.record else ""
-        match await _read(lambda: self.bus.follow(folder, id, after_seq, seen)):
-            case Relay.ENDED:
-                return None
-            case Relay.UNKNOWN:
-                return forgotten(id)
-            case Relay.UNREACHABLE:
-                return await self._await_loss(id, seen)
-            case Decision() as problem:
-                return problem
+        for address in filter(None, (self._other_owner(found), found.record.folder if found.record else "")):
+            match await _read(partial(self.bus.follow, address, id, seen.seq, seen)):
+                case Relay.ENDED:
+                    return None
+                case Relay.UNKNOWN:
+                    return forgotten(id)
+                case Decision() as problem:
+                    return problem
+                case Relay.UNREACHABLE:
+                    pass  # the next one
+        return await self._await_loss(id, seen)
 
     async def _await_loss(self, id: str, seen: "_LastSeq") -> Decision | None:
         deadline = asyncio.get_running_loop().time() + LOST_BOUND
@@ -322,11 +364,12 @@ class ExecutionService:
 
     async def _download(self, id: str, found: _Found, send: Send) -> Decision | None:
         try:
-            return None if await self._copy(id, found, send, 0, None) is not None else forgotten(id)
+            stored = await self._copy(id, found, send, 0, None)
         except _Unreachable:
             return unreachable(id)
         except OSError as error:
             return unreadable(error)
+        return forgotten(id) if stored is None and not found.waits else None
 
 
 Page = Sequence[Record] | Decision
@@ -334,6 +377,10 @@ Page = Sequence[Record] | Decision
 
 class _Unreachable(Exception):
     """The server that stores a recording does not answer."""
+
+
+async def _ignore(_: bytes) -> None:
+    """Send nothing."""
 
 
 class _LastSeq:

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from backend.core.execution.lifecycle import Recordings
 from backend.core.execution.model import Delivery, Instruction
 from backend.core.execution.registry import Registry
+from backend.core.ports import Recordings
 from backend.core.recording.reader import RecordingReader, Send
 from backend.core.recording.sanitized import SanitizedRecording
 

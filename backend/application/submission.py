@@ -13,6 +13,7 @@ from backend.core.execution.registry import Execution
 from backend.core.execution.requests import Refused, Request, Waiting
 from backend.core.execution.targets import OWN, Target, TargetRef
 from backend.core.identity import Principal
+from backend.core.limits import Budget
 from backend.core.policy.admit import Plan
 from backend.core.ports import IdempotencyKeys
 
@@ -72,20 +73,30 @@ class Submission:
         """Start a command, or find the execution that the same key started before."""
         try:
             request = await self._request(who, spec)
+            if isinstance(request, Decision):
+                return Refused(request)
             return await (self._once(request, once) if once else self.gateway.submit(request))
         except StorageError as error:
             return Refused(unavailable(error))
 
     async def explain(self, who: Principal, spec: CommandSpec) -> Plan | Decision:
         """The verdict on a command. Nothing runs. Raises StorageError."""
-        return await self.gateway.explain(await self._request(who, spec))
+        request = await self._request(who, spec)
+        return request if isinstance(request, Decision) else await self.gateway.explain(request)
 
-    async def _request(self, who: Principal, spec: CommandSpec) -> Request:
-        """The request with its target. One for a target that does not exist is counted and recorded like any other."""
+    async def left(self, who: Principal) -> tuple[Budget, Budget]:
+        """How many commands and how many checks the caller has left. Raises StorageError."""
+        return await self.gateway.rates.left(who)
+
+    async def _request(self, who: Principal, spec: CommandSpec) -> Request | Decision:
+        """The request with its target. One for a target that does not exist is counted and recorded like any other.
+
+        A caller that has no target at all, because its profile does not exist, is refused before there is a request.
+        """
         found = await self.resolver.resolve(who, spec.target)
         target = found if isinstance(found, Target) else await self.resolver.resolve(who, OWN)
         if isinstance(target, Decision):
-            raise StorageError(target.reason)
+            return target
         return Request(
             who,
             target,

@@ -73,10 +73,10 @@ class MemoryBus:
         seat = self._seat(owner)
         return seat.local.deliver(execution, instruction) if seat else Delivery.UNREACHABLE
 
-    async def follow(self, folder: str, execution: str, after_seq: int, send: Send) -> Relay:
-        """Send what is recorded in the folder after `after_seq`, live, until the end."""
+    async def follow(self, address: str, execution: str, after_seq: int, send: Send) -> Relay:
+        """Send what is recorded by a server or in a folder after `after_seq`, live, until the end."""
         progress = FollowProgress(execution, send, after_seq)
-        while seat := self._seat(folder):
+        while seat := self._seat(address):
             sending = asyncio.Lock()
             found = await seat.relay(_follow(seat.local, progress, sending), sending)
             if found is not None:

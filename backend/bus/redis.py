@@ -64,13 +64,13 @@ class RedisBus:
             return Delivery.UNREACHABLE
         return await self._joined.requests.instruct(owner, execution, instruction)
 
-    async def follow(self, folder: str, execution: str, after_seq: int, send: Send) -> Relay:
-        """Send what is recorded in the folder after `after_seq`, live, until the end.
+    async def follow(self, address: str, execution: str, after_seq: int, send: Send) -> Relay:
+        """Send what is recorded by a server or in a folder after `after_seq`, live, until the end.
 
         Continues with another server of the folder when one leaves, and after an outage of Redis. Raises OSError if
         the recording cannot be read.
         """
-        end = await self._relay(folder, FollowProgress(execution, send, after_seq))
+        end = await self._relay(address, FollowProgress(execution, send, after_seq))
         return end if isinstance(end, Relay) else Relay.ENDED
 
     async def copy(self, folder: str, execution: str, send: Send, begin: int, end: int | None) -> int | Relay:
@@ -82,8 +82,8 @@ class RedisBus:
         """Whether Redis answers."""
         return self._joined is not None and await self._joined.link.check()
 
-    async def _relay(self, folder: str, progress: FollowProgress | CopyProgress) -> End | Relay:
-        end = await self._joined.requests.relay(folder, progress) if self._joined else None
+    async def _relay(self, address: str, progress: FollowProgress | CopyProgress) -> End | Relay:
+        end = await self._joined.requests.relay(address, progress) if self._joined else None
         match end:
             case None:
                 return Relay.UNREACHABLE

@@ -60,9 +60,9 @@ class Requests:
         finally:
             del self._answers[id]
 
-    async def relay(self, folder: str, progress: Progress) -> End | None:
+    async def relay(self, address: str, progress: Progress) -> End | None:
         """Pass a recording on; how it ended, or None when no server can continue it."""
-        search, last = Search(self._link, folder), ""
+        search, last = Search(self._link, address), ""
         while server := await search.next():
             relay = IncomingRelay(self._link, server, progress)
             end = await self._run(relay, last)

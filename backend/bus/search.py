@@ -1,4 +1,4 @@
-"""Which server of a data folder is asked next for a recording, and when none is left to ask."""
+"""Which server is asked next for a recording, and when none is left to ask."""
 
 import asyncio
 import random
@@ -13,11 +13,14 @@ OUTAGE_BOUND = 45.0  # seconds within which Redis and then a server must come ba
 
 
 class Search:
-    """The servers of one folder, for one recording. Waits only for a recording that was interrupted in the middle."""
+    """The servers at one address, the id of a server or of a folder, for one recording.
 
-    def __init__(self, link: Link, folder: str) -> None:
+    Waits only for a recording that was interrupted in the middle.
+    """
+
+    def __init__(self, link: Link, address: str) -> None:
         self._link = link
-        self._folder = folder
+        self._address = address
         self._deaf: set[str] = set()
         self._interrupted = False
         self._until = 0.0
@@ -50,7 +53,7 @@ class Search:
         try:
             async with asyncio.timeout(max(self._until - monotonic(), LOOK_BOUND)):
                 await self._link.up.wait()
-                found = await self._link.presence(self._folder)
+                found = await self._link.presence(self._address)
         except TimeoutError:
             return frozenset()
         return found.servers if found else frozenset()

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
+from backend.core.execution.model import EXIT_DENIED
 from backend.core.policy.admit import Plan, admit
 from backend.core.policy.files import Unseen
 from backend.core.policy.profile import Profile
 from backend.policies.loader import load_profile
 from backend.runtime.settings import load_settings
-
-EXIT_DENIED = 126
 
 
 @dataclass(frozen=True, slots=True)

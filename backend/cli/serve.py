@@ -1,4 +1,4 @@
-"""`serve`: the server and its welcome message."""
+"""`serve`: the server."""
 
 import argparse
 import resource
@@ -6,8 +6,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from backend import __version__
-from backend.core.client_address import reachable
 from backend.runtime.settings import load_settings
 
 SHUTDOWN_BOUND = 3  # seconds that open requests get when the server stops; commands have a grace of their own
@@ -58,7 +56,7 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _server_class(base: Any) -> Any:
-    """The server class that starts and ends the application itself, and prints how to reach it once it listens."""
+    """The server class that starts and ends the application itself, and reports errors in one line."""
 
     class Server(base):  # type: ignore[misc]
         async def _serve(self, sockets: Any = None) -> None:
@@ -68,8 +66,6 @@ def _server_class(base: Any) -> Any:
                 await super()._serve(sockets)
 
         async def shutdown(self, sockets: Any = None) -> None:
-            # First of all, so that viewers receive the end of what ran before their connections are closed.
-            await self.config.app.state.gateway.close()
             await super().shutdown(sockets)
             # uvicorn would raise the signal once more, so that an orderly end looked like a crash.
             self._captured_signals.clear()
@@ -81,29 +77,5 @@ def _server_class(base: Any) -> Any:
                 taken = f"{self.config.host}:{self.config.port}"
                 print(f"gatepost: cannot listen on {taken}. Try another port: --port 8001", file=sys.stderr)
                 raise
-            if self.started:
-                port = self.servers[0].sockets[0].getsockname()[1]
-                state = self.config.app.state
-                welcome = _welcome(self.config.host, port, state.stores.login_link, _held(state.guard))
-                print(welcome, file=sys.stderr, flush=True)
 
     return Server
-
-
-def _held(guard: Any) -> str:
-    """Whether commands can run, and if they cannot, what failed."""
-    refusal = guard.unprotected()
-    return f", but runs no command. {refusal.reason}\n{guard.protection.failures()}" if refusal else ".\n"
-
-
-def _welcome(host: str, port: int, secret: str, held: str) -> str:
-    """The welcome message: where to go, and whether commands can run at all."""
-    address = f"{reachable(host)}:{port}"
-    login = f"  login  http://{address}/#login={secret}  (administrator, once, today)\n" if secret else ""
-    return (
-        f"\nGatepost {__version__} is ready{held}\n"
-        f"  page   http://{address}/\n"
-        f"{login}"
-        f'  wscat  wscat -c ws://{address}/ws/terminal -x \'{{"command":"help"}}\' -w 2\n'
-        f"  curl   curl -s http://{address}/health\n"
-    )

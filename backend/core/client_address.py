@@ -4,8 +4,11 @@ from collections.abc import Sequence
 from ipaddress import IPv4Address, ip_address, ip_network
 from urllib.parse import urlsplit
 
+from backend.core.decisions import Decision
+
 DEFAULT_PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+SHOWN = 200  # characters of a header that are repeated in a refusal
 
 
 def client_address(peer: str, forwarded: Sequence[str], trusted_hops: int) -> str:
@@ -40,7 +43,7 @@ def origin_allowed(origin: str | None, host: str, allowed: Sequence[str], *, loo
     """
     if origin is None:
         return True
-    if origin.rstrip("/").lower() in {entry.rstrip("/").lower() for entry in allowed}:
+    if canonical_origin(origin) in map(canonical_origin, allowed):
         return True
     asked = _host_port(f"//{host}", None)
     try:
@@ -52,6 +55,23 @@ def origin_allowed(origin: str | None, host: str, allowed: Sequence[str], *, loo
     if loopback and came[0] not in LOOPBACK_NAMES:
         return False
     return came[0] == asked[0] and asked[1] in {came[1], None if _is_default(origin) else came[1]}
+
+
+def canonical_origin(origin: str) -> str:
+    """An origin as browsers send it: in lower case, without the default port of its scheme."""
+    text = origin.rstrip("/").lower()
+    return text.removesuffix(f":{DEFAULT_PORTS.get(text.partition('://')[0])}")
+
+
+def foreign_origin(origins: Sequence[str], hosts: Sequence[str]) -> Decision:
+    """Why a page of another origin may not connect, by the `Origin` and `Host` headers of its request."""
+    origin, host = ", ".join(origins)[:SHOWN], ", ".join(hosts)[:SHOWN]
+    reason = f"Pages of {origin or 'an empty origin'} may not connect to {host or 'a server without a name'}."
+    hint = f"The operator can list the origin: GATEPOST_ALLOWED_ORIGINS={origin}"
+    came, asked = _host_port(origin, None), _host_port(f"//{host}", None)
+    if came and asked and came[0] == asked[0] and came[1] != asked[1]:
+        hint += " - or let the proxy pass the port in Host, with nginx: proxy_set_header Host $http_host;"
+    return Decision.deny("origin.foreign", reason, hint)
 
 
 def _is_default(origin: str) -> bool:

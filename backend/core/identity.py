@@ -66,12 +66,18 @@ class ApiToken:
 
 @dataclass(frozen=True, slots=True)
 class Claims:
-    """The claims of a verified access token (JWT). Times are Unix seconds."""
+    """The claims of a verified access token (JWT). Times are Unix seconds.
+
+    Renewed tokens of one login have the same `token_id` and `logged_in_at`. `fresh_link`: the login was by a link, and
+    not long ago.
+    """
 
     user_id: str
     token_id: str
     issued_at: int
     expires_at: int
+    logged_in_at: int
+    fresh_link: bool = False
 
 
 @dataclass(frozen=True, slots=True)

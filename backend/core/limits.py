@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol, Self
 
 from backend.core.decisions import Decision, Risk
+from backend.core.figures import duration_text
 
 UNITS = {"second": 1, "minute": 60, "hour": 3600, "day": 86400}
 RATE = re.compile(r"(\d+)\s*/\s*(?:(\d+)\s*)?(second|minute|hour|day)s?")
@@ -32,6 +33,15 @@ class Rate:
         return f"{self.count} in {f'{number} {unit}s' if number > 1 else f'a {unit}'}"
 
 
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What is left of a rate: `remaining` now, and one more in `reset` seconds (0.0 while nothing is used)."""
+
+    rate: Rate
+    remaining: int
+    reset: float
+
+
 class RateLimiter(Protocol):
     """Counts against one Rate, shared by all its users."""
 
@@ -46,19 +56,28 @@ class RateLimiter(Protocol):
         """The same without counting."""
         ...
 
+    async def left(self, key: str) -> Budget:
+        """What `key` has left."""
+        ...
 
-async def check_rate(limiter: RateLimiter, keys: tuple[str, ...]) -> Decision | None:
+
+async def check_rate(limiter: RateLimiter, keys: tuple[str, ...], what: str = "commands") -> Decision | None:
     """Refuse when any of `keys` has used up its window; the first key is counted first."""
     for key in keys:
         if wait := await limiter.hit(key):
             return Decision.deny(
                 "limits.rate",
-                f"Too many commands: {limiter.rate} are allowed. The next one is accepted in {round(wait + 0.5)} s.",
+                f"Too many {what}: {limiter.rate} are allowed. The next one is accepted in {duration_text(round(wait + 0.5))}.",
                 "Wait, then send it again.",
                 risk=Risk.SAFE,
                 retry_after=wait,
             )
     return None
+
+
+async def least_left(limiter: RateLimiter, keys: tuple[str, ...]) -> Budget:
+    """What is left where all of `keys` are counted."""
+    return min([await limiter.left(key) for key in keys], key=lambda budget: (budget.remaining, -budget.reset))
 
 
 class Slots:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from backend.core.execution.model import StopReason
+from backend.core.figures import size_text
 
 CONSEQUENCE = "Files can be read and deleted; nothing can be written."
 
@@ -42,10 +43,10 @@ class Quota:
     def notice(self, usage: WorkspaceUsage | None, free: int) -> str:
         """The message to a command that starts in a full workspace."""
         if usage is None or free < self.margin:
-            return f"The disk of the server has less than {self.margin} bytes left. {CONSEQUENCE}"
+            return f"The disk of the server has less than {size_text(self.margin)} left. {CONSEQUENCE}"
         if usage.hidden:
             return f"The workspace hides folders that cannot be measured, so it counts as full. {CONSEQUENCE}"
-        held = f"{usage.bytes} of {self.bytes} bytes, {usage.files} of {self.files} files"
+        held = f"{size_text(usage.bytes)} of {size_text(self.bytes)}, {usage.files} of {self.files} files"
         return f"The workspace is full: {held}. {CONSEQUENCE}"
 
 

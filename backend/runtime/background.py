@@ -1,8 +1,8 @@
-"""The background jobs: extend leases, close executions of dead servers, delete what is too old."""
+"""The background jobs: extend leases, write ends that are late, close executions of dead servers, delete old data."""
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 
 import structlog
@@ -19,9 +19,20 @@ from backend.storage.recordings import Retention
 PRUNE_EVERY = 3600.0  # seconds between two checks of the age and size of what is stored
 CUT_AUDIT_EVERY = 86400.0  # seconds between two checks of the age of the audit
 RECOVER_EVERY = 5.0  # seconds between two searches for executions with an expired lease; this adds to the lease
-RUN_QUEUE_EVERY = (
-    1.0  # seconds between two searches for executions that wait; a server that reaches no target asks nothing
-)
+# Seconds between two searches for executions that wait. A server that reaches no such target asks nothing.
+RUN_QUEUE_EVERY = 1.0
+RESTART_AFTER = HEARTBEAT  # seconds until a job that crashed is started again; a lease outlasts several of them
+
+
+async def supervised(job: str, work: Callable[[], Coroutine[None, None, None]]) -> None:
+    """Run a background job; one that crashes is logged and started again."""
+    while True:
+        try:
+            await work()
+            return
+        except Exception as error:  # a bug in one job must not end it unnoticed
+            structlog.get_logger().error("background job crashed", job=job, exc_info=error)
+        await asyncio.sleep(RESTART_AFTER)
 
 
 async def prune_often(settings: Settings, stores: Stores) -> None:
@@ -58,11 +69,17 @@ async def heartbeat_often(stores: Stores, stop_lost: Callable[[frozenset[str]], 
     while True:
         try:
             stop_lost(await stores.ownership.renew())
-            await stores.executions.retry_unwritten()
             outage.over()
         except StorageError as error:
             stores.recovery.contact.missed()
             outage.report(error)
+        await asyncio.sleep(HEARTBEAT)
+
+
+async def retry_often(stores: Stores) -> None:
+    """Write the ends that could not be written when their executions ended. No lease waits for this."""
+    while True:
+        await stores.executions.retry_unwritten()
         await asyncio.sleep(HEARTBEAT)
 
 

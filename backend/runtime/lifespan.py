@@ -1,10 +1,16 @@
-"""The lifespan of a server: migrate, recover, serve with background jobs, stop in order."""
+"""The lifespan of a server: migrate, recover, welcome, serve with background jobs, stop in order.
+
+The order of a stop: no new commands; what runs is ended, while its viewers receive the end; connections are closed;
+background jobs end; what waits is written; the database is closed.
+"""
 
 import asyncio
 import secrets
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from fastapi import FastAPI
 
@@ -14,10 +20,21 @@ from backend.application.queue_runner import QueueRunner
 from backend.core.execution.gateway import Gateway
 from backend.core.execution.model import StopReason
 from backend.core.identity import Role
-from backend.runtime.background import cut_audit_often, heartbeat_often, prune_often, recover_often, run_queue_often
+from backend.runtime.background import (
+    cut_audit_often,
+    heartbeat_often,
+    prune_often,
+    recover_often,
+    retry_often,
+    run_queue_often,
+    supervised,
+)
 from backend.runtime.clock import now_ms
 from backend.runtime.persistence import Stores
+from backend.runtime.preflight import Guard
 from backend.runtime.settings import Settings
+from backend.runtime.web_server import WebServer, find_web_server
+from backend.runtime.welcome import welcome
 
 FIRST_ADMIN = "admin"
 FIRST_LINK_MS = 24 * 3600 * 1000
@@ -29,6 +46,7 @@ class Server:
 
     settings: Settings
     stores: Stores
+    guard: Guard
     gateway: Gateway
     service: ExecutionService
     queue_runner: QueueRunner
@@ -39,12 +57,13 @@ def lifespan(server: Server) -> Callable[[FastAPI], AbstractAsyncContextManager[
 
     @asynccontextmanager
     async def run(_: FastAPI) -> AsyncIterator[None]:
-        stores, service = server.stores, server.service
+        stores, service, web_server = server.stores, server.service, find_web_server()
         try:
-            await _prepare(stores)
+            login_link = await _prepare(stores, server.settings.admin_password)
             async with service.bus.joined(service.owner, service.folder, service.local):
-                jobs = _begin_jobs(server)
-                yield
+                jobs = [*_begin_jobs(server), asyncio.create_task(_welcome(server, web_server, login_link))]
+                with web_server.stopped_after(server.gateway.close):
+                    yield
                 await server.gateway.close()  # its leases are still extended meanwhile
                 await _end_jobs(jobs)
             await stores.write_rest()
@@ -54,24 +73,40 @@ def lifespan(server: Server) -> Callable[[FastAPI], AbstractAsyncContextManager[
     return run
 
 
-async def _prepare(stores: Stores) -> None:
+async def _prepare(stores: Stores, password: str | None) -> str:
+    """Returns the secret of the first administrator's login link, if it was created now."""
     await stores.database.migrate()
     await stores.audit.prepare()
     stores.locks.hold()
     await stores.recovery.run_once()
-    stores.login_link = await _first_admin(stores)
+    return await _first_admin(stores, password)
+
+
+async def _welcome(server: Server, web_server: WebServer, login_link: str) -> None:
+    """Print where to go as soon as the server listens there."""
+    address = await web_server.address()
+    print(welcome(address, login_link, _held(server.guard)), file=sys.stderr, flush=True)
+
+
+def _held(guard: Guard) -> str:
+    """Why no command can run, nothing if one can."""
+    refusal = guard.refusal()
+    if refusal is None:
+        return ""
+    return f"{refusal.reason}\n{guard.protection.failures() if guard.unprotected() else refusal.hint}\n"
 
 
 def _begin_jobs(server: Server) -> list[asyncio.Task[None]]:
     settings, stores, registry = server.settings, server.stores, server.gateway.lifecycle.registry
-    work = (
-        heartbeat_often(stores, lambda lost: registry.stop(lost, StopReason.LEASE_LOST)),
-        recover_often(stores),
-        run_queue_often(server.queue_runner),
-        prune_often(settings, stores),
-        cut_audit_often(settings, stores),
-    )
-    return [asyncio.create_task(job) for job in work]
+    work = {
+        "heartbeat": partial(heartbeat_often, stores, lambda lost: registry.stop(lost, StopReason.LEASE_LOST)),
+        "retry": partial(retry_often, stores),
+        "recover": partial(recover_often, stores),
+        "queue": partial(run_queue_often, server.queue_runner),
+        "prune": partial(prune_often, settings, stores),
+        "cut audit": partial(cut_audit_often, settings, stores),
+    }
+    return [asyncio.create_task(supervised(name, job)) for name, job in work.items()]
 
 
 async def _end_jobs(jobs: list[asyncio.Task[None]]) -> None:
@@ -81,12 +116,16 @@ async def _end_jobs(jobs: list[asyncio.Task[None]]) -> None:
     await asyncio.gather(*jobs, return_exceptions=True)
 
 
-async def _first_admin(stores: Stores) -> str:
-    """On a server without accounts, create an administrator; returns the secret of its login link, else nothing."""
+async def _first_admin(stores: Stores, password: str | None) -> str:
+    """On a server without accounts, create an administrator; returns the secret of its login link.
+
+    Nothing is returned where there are accounts, or where the administrator has a password.
+    """
     if await stores.identities.users():
         return ""
-    admin = await stores.identities.add_user(FIRST_ADMIN, Role.ADMIN)
-    if admin is None:
+    hashed = await stores.passwords.hash(password) if password else None
+    admin = await stores.identities.add_user(FIRST_ADMIN, Role.ADMIN, password_hash=hashed)
+    if admin is None or hashed:
         return ""
     secret = new_login_link(secrets.token_bytes)
     await stores.identities.add_link(secret_hash(secret), admin.id, now_ms() + FIRST_LINK_MS)

@@ -2,42 +2,51 @@
 
 import hashlib
 import os
-import shlex
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import structlog
 
-from backend.core.execution.sequence import StepLog
 from backend.core.quota import Quota
 from backend.core.recording.lines import LineAssembler
 from backend.core.recording.redaction import Masks
 from backend.core.recording.terminal_filter import TerminalFilter
 from backend.executors.local.confinement import RUNNABLE
-from backend.executors.local.pipelines import LocalPipelines, OutsideProgram
+from backend.executors.local.homes import Homes
+from backend.executors.local.outside import OutsideProgram
+from backend.executors.local.pipelines import LocalPipelines
 from backend.executors.local.places import LocalPlaces
 from backend.executors.local.run_as import closed_parent, give_folder
 from backend.executors.local.workspace import FolderView, prepare_workspace
 from backend.executors.local.workspace_usage import UsageMonitors
+from backend.runtime.persistence import Stores
 from backend.runtime.preflight import Guard
+from backend.runtime.programs import OutsidePrograms
 from backend.runtime.settings import Settings, SettingsError, data_exposed
 
 SHARED_FOLDER = Path("/var/lib/gatepost")
 
 
-def local_places(settings: Settings, guard: Guard, masks: Masks, log: StepLog) -> LocalPlaces:
-    """The workspaces of accounts and projects, and the executors that run commands in them."""
+def local_places(
+    settings: Settings, guard: Guard, masks: Masks, stores: Stores, programs: OutsidePrograms
+) -> LocalPlaces:
+    """The workspaces of accounts and projects, and the executors that run commands in them.
+
+    Homes that dead servers left behind are removed.
+    """
+    folder = _workspaces(settings, guard.owner)
+    homes = Homes(folder / "homes", stores.owner, guard.owner, stores.locks.alive)
+    homes.sweep()
     pipelines = LocalPipelines(
         guard.launcher,
-        {"pyguard": _pyguard(settings)},
-        readable=(*settings.readable, *_pyguard_folders(settings)),
+        _outside(programs, homes),
+        readable=settings.readable,
         lines=_lines(settings, masks),
         owner=guard.owner,
         monitors=UsageMonitors(Quota(settings.workspace_limit, settings.workspace_files, settings.disk_margin)),
     )
-    folder = _workspaces(settings, guard.owner)
-    return LocalPlaces(folder, guard.owner, pipelines, log, masks.text, time.monotonic)
+    return LocalPlaces(folder, guard.owner, pipelines, stores.executions, masks.text, time.monotonic)
 
 
 def visitors_files(settings: Settings, guard: Guard) -> FolderView:
@@ -61,28 +70,23 @@ def _lines(settings: Settings, masks: Masks) -> Callable[[], LineAssembler]:
     return lambda: LineAssembler(TerminalFilter(), masks.stream())
 
 
-def _pyguard(settings: Settings) -> OutsideProgram:
-    """pyguard's command line and its keys, which no other program gets."""
-    keys = {"ANTHROPIC_API_KEY": settings.anthropic_api_key, "GROQ_API_KEY": settings.groq_api_key}
-    return OutsideProgram(
-        tuple(shlex.split(settings.pyguard_command)),
-        {name: key.get_secret_value() for name, key in keys.items() if key is not None},
-    )
-
-
-def _pyguard_folders(settings: Settings) -> list[str]:
-    """The folders of pyguard's own files, which it must read."""
-    words = shlex.split(settings.pyguard_command)
-    return [os.path.dirname(word) for word in words if os.path.isabs(word) and os.path.isfile(word)]
+def _outside(programs: OutsidePrograms, homes: Homes) -> dict[str, OutsideProgram]:
+    """How the executor starts the outside programs."""
+    return {
+        name: OutsideProgram(
+            command=program.command,
+            environment=programs.environment(name),
+            network=program.ports,
+            readable=program.folders,
+            homes=homes if program.home == "private" else None,
+        )
+        for name, program in programs.programs.items()
+    }
 
 
 def _check_exposed(settings: Settings) -> None:
-    """Raises SettingsError if the data folder is in a folder that all commands, or pyguard, may read."""
-    folders = [
-        *(("GATEPOST_DATA_DIR", folder) for folder in RUNNABLE),
-        *(("PYGUARD_COMMAND", folder) for folder in _pyguard_folders(settings)),
-    ]
-    if exposed := data_exposed(settings.data_dir, folders):
+    """Raises SettingsError if the data folder is in a folder that all commands may read."""
+    if exposed := data_exposed(settings.data_dir, [("GATEPOST_DATA_DIR", folder) for folder in RUNNABLE]):
         raise SettingsError(exposed)
 
 

@@ -44,7 +44,6 @@ class Stores:
     recordings: FileRecordings
     locks: OwnerLocks
     recovery: Recovery
-    login_link: str = ""  # the login link of the first administrator, at the startup that created it
     passwords: Passwords = field(default_factory=Passwords)
 
     async def write_rest(self) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from backend.core.decisions import Decision
+from backend.core.figures import size_text
 from backend.executors.local.launcher import CageLauncher
 from backend.executors.local.run_as import find_owner
 from backend.executors.local.self_test import Protection, probe
@@ -27,7 +28,7 @@ class Guard:
         """Refuse every command if the kernel cannot confine it as required, or the disk is nearly full."""
         disk = os.statvfs(self.data_dir)
         if disk.f_bavail * disk.f_frsize < self.disk_margin:
-            reason = f"The disk of the server has less than {self.disk_margin} bytes left."
+            reason = f"The disk of the server has less than {size_text(self.disk_margin)} left."
             return Decision.deny("storage.full", reason, "The operator must free disk space.", retry_after=60.0)
         return self.unprotected()
 

@@ -34,8 +34,8 @@ class RecordedEnds(Protocol):
 class Recovery:
     """Closes executions whose lease has run out. Several servers may do so at once: each end is written once.
 
-    `folder` is the id of the data folder that holds `recordings`. An execution whose recording cannot be read stays as
-    it is, and is logged once.
+    `folder` is the id of the data folder that holds `recordings`. An execution whose recording cannot be read now stays
+    as it is, and is logged once; one whose recording is invalid, and so will never report an end, is lost.
     """
 
     ownership: Ownership
@@ -66,7 +66,7 @@ class Recovery:
     async def _close(self, record: Record, before: int) -> bool:
         try:
             end = await self._end(record)
-        except (OSError, ValueError) as error:
+        except OSError as error:
             if record.id not in self.unreadable:
                 structlog.get_logger().error("recording not readable", execution=record.id, reason=reason_of(error))
             self.unreadable.add(record.id)
@@ -76,7 +76,11 @@ class Recovery:
     async def _end(self, record: Record) -> Completion:
         if record.folder != self.folder:
             return LOST
-        return await asyncio.to_thread(recorded_end, self.recordings, record.id)
+        try:
+            return await asyncio.to_thread(recorded_end, self.recordings, record.id)
+        except ValueError as error:
+            structlog.get_logger().error("recording invalid", execution=record.id, reason=reason_of(error))
+            return LOST
 
 
 def recorded_end(recordings: RecordedEnds, execution: str) -> Completion:

@@ -1,24 +1,32 @@
 """The settings: the only reader of the environment. An invalid value prevents startup, and the error names it.
 
-Values come from the environment, then from a `.env` file in the current folder. The table in docs/settings.md lists
-every setting; a test compares it with this class.
+Values come from the environment, then from `.env`, then from `backend/.env`, both in the current folder. The table in
+docs/settings.md lists every setting; a test compares it with this class.
 """
 
 import os
 import re
 import shlex
 from collections.abc import Sequence
+from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
+from dotenv import dotenv_values
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from backend.core.identity import LONGEST_PASSWORD, SHORTEST_PASSWORD
 from backend.core.limits import Rate
 
+ORIGIN = re.compile(r"(?:[a-z][a-z0-9+.-]*://[^/\s*@]+/?|null)", re.I)
 SHORTEST_TOKEN = 16
 SHORTEST_KEY = 32
+HOST_NAME = re.compile(
+    r"\*|(?=.*[a-zA-Z])[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?(?:\.[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?)*"
+)
 URL_SCHEMES = {
     "database_url": ("postgres", "postgresql", "postgresql+asyncpg", "sqlite", "sqlite+aiosqlite"),
     "redis_url": ("redis", "rediss", "redis+unix"),
@@ -44,7 +52,9 @@ def data_exposed(data_dir: Path, folders: Sequence[tuple[str, str | Path]]) -> s
 class Settings(BaseSettings):
     """What an operator can configure. The aliases are the names in the environment."""
 
-    model_config = SettingsConfigDict(env_file=".env", extra="ignore", frozen=True, populate_by_name=True)
+    model_config = SettingsConfigDict(
+        env_file=("backend/.env", ".env"), extra="ignore", frozen=True, populate_by_name=True
+    )
 
     host: str = Field("127.0.0.1", alias="GATEPOST_HOST", description="Address that `serve` listens on")
     port: int = Field(8000, alias="PORT", ge=0, le=65535, description="Port that `serve` listens on")
@@ -103,18 +113,28 @@ class Settings(BaseSettings):
         alias="GATEPOST_SECRET_KEY",
         description="Key that signs the access tokens of accounts, at least 32 bytes. Empty: one is generated in the data folder",
     )
+    admin_password_file: Path | None = Field(
+        None,
+        alias="GATEPOST_ADMIN_PASSWORD_FILE",
+        description="File that contains the password of the first administrator. Empty: the log shows a login link",
+    )
     token_lifetime: int = Field(
         3600, alias="GATEPOST_TOKEN_LIFETIME", ge=60, le=86400, description="Seconds an access token is valid"
     )
     allowed_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
         alias="GATEPOST_ALLOWED_ORIGINS",
-        description="Additional origins whose pages may connect, separated by commas",
+        description="Additional origins whose pages may connect and read `/` and `/health`, separated by commas",
     )
     command_rate: str = Field(
         "10/5 minutes", alias="GATEPOST_COMMAND_RATE", description="Command rate of each connection and of each address"
     )
     user_rate: str = Field("30/minute", alias="GATEPOST_USER_RATE", description="Command rate of each account")
+    check_rate: str = Field(
+        "60/5 minutes",
+        alias="GATEPOST_CHECK_RATE",
+        description="Rate of checks, which run nothing, of each connection, of each address and of each account",
+    )
     api_rate: str = Field("600/minute", alias="GATEPOST_API_RATE", description="Rate of API requests of each account")
     http_rate: str = Field(
         "120/minute", alias="GATEPOST_HTTP_RATE", description="Rate of HTTP requests of each address"
@@ -209,13 +229,21 @@ class Settings(BaseSettings):
         description="Whether `serve` offers permessage-deflate, which doubles the memory of a socket",
     )
     log_level: str = Field("info", alias="LOG_LEVEL", description="Log level: debug, info, warning or error")
+    programs: Path | None = Field(
+        None,
+        alias="GATEPOST_PROGRAMS",
+        description="TOML file that lists outside programs: command line, variables, network, folders, home",
+    )
     pyguard_command: str = Field("pyguard", alias="PYGUARD_COMMAND", description="Command line that runs for `pyguard`")
+    pyguard_network: str = Field(
+        "api.anthropic.com:443,api.groq.com:443",
+        alias="PYGUARD_NETWORK",
+        description="Hosts and ports that pyguard may connect to, separated by commas, or `none`",
+    )
     anthropic_api_key: SecretStr | None = Field(
-        None, alias="ANTHROPIC_API_KEY", description="API key passed to pyguard and to no other program"
+        None, alias="ANTHROPIC_API_KEY", description="API key passed to pyguard, which needs it for `fix` and `analyze`"
     )
-    groq_api_key: SecretStr | None = Field(
-        None, alias="GROQ_API_KEY", description="API key passed to pyguard and to no other program"
-    )
+    groq_api_key: SecretStr | None = Field(None, alias="GROQ_API_KEY", description="Further API key passed to pyguard")
 
     @field_validator("*", mode="before")
     @classmethod
@@ -227,6 +255,15 @@ class Settings(BaseSettings):
     @classmethod
     def _split(cls, value: Any) -> Any:
         return tuple(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value
+
+    @field_validator("allowed_origins")
+    @classmethod
+    def _are_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        """One that no browser sends would never match."""
+        for origin in value:
+            if not ORIGIN.fullmatch(origin):
+                raise ValueError("each must be an origin: https://ops.example.org, with a port if it has one")
+        return value
 
     @field_validator("masked_patterns", mode="before")
     @classmethod
@@ -243,7 +280,7 @@ class Settings(BaseSettings):
                 raise ValueError(f"invalid regular expression: {error}") from error
         return value
 
-    @field_validator("command_rate", "http_rate", "user_rate", "api_rate")
+    @field_validator("check_rate", "command_rate", "http_rate", "user_rate", "api_rate")
     @classmethod
     def _is_rate(cls, value: str) -> str:
         Rate.parse(value)
@@ -255,6 +292,13 @@ class Settings(BaseSettings):
         """Validated here because the message must not contain the value."""
         if value is not None:
             _check_url(value.get_secret_value(), URL_SCHEMES[info.field_name])
+        return value
+
+    @field_validator("pyguard_network")
+    @classmethod
+    def _is_network(cls, value: str) -> str:
+        for entry in pyguard_hosts(value):
+            Address.parse(entry)
         return value
 
     @field_validator("pyguard_command")
@@ -279,6 +323,18 @@ class Settings(BaseSettings):
             raise ValueError(f"GATEPOST_SECRET_KEY must have at least {SHORTEST_KEY} bytes")
         return self
 
+    @field_validator("admin_password_file")
+    @classmethod
+    def _holds_password(cls, value: Path | None) -> Path | None:
+        """Read already now: later, only the first startup would find what is wrong."""
+        try:
+            password = _content(value) if value else None
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"{value}: {error.strerror if isinstance(error, OSError) else 'not text'}") from error
+        if password is not None and not SHORTEST_PASSWORD <= len(password) <= LONGEST_PASSWORD:
+            raise ValueError(f"{value}: a password must have {SHORTEST_PASSWORD} to {LONGEST_PASSWORD} characters")
+        return value
+
     @model_validator(mode="after")
     def _check_folders(self) -> Self:
         workspaces = [("GATEPOST_WORKSPACE", self.workspace)] if self.workspace else []
@@ -288,10 +344,15 @@ class Settings(BaseSettings):
         return self
 
     @property
+    def admin_password(self) -> str | None:
+        """The password of the first administrator, if there is a file for it."""
+        return _content(self.admin_password_file) if self.admin_password_file else None
+
+    @property
     def token(self) -> str | None:
         """The access token, from the file or from the variable."""
         if self.access_token_file:
-            return self.access_token_file.read_text().strip()
+            return _content(self.access_token_file)
         return self.access_token.get_secret_value() if self.access_token else None
 
     @property
@@ -310,10 +371,56 @@ class Settings(BaseSettings):
         values += [os.environ[name] for name in self.masked_names if os.environ.get(name)]
         return tuple(values)
 
+    def variable(self, name: str) -> str:
+        """The value of a variable of the service's environment, or of its `.env` file; empty if it has none."""
+        for key, field in type(self).model_fields.items():
+            value = getattr(self, key)
+            if field.alias == name and isinstance(value, SecretStr):
+                return value.get_secret_value()
+        return os.environ.get(name) or dotenv_values(".env").get(name) or ""
+
     @property
     def workspace_dir(self) -> Path:
         """The folder in which commands run, absolute."""
         return (self.workspace or self.data_dir / "workspace").absolute()
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A host and its port, as an operator writes them: `api.example.org:443`, `127.0.0.1:8443`, `[::1]:8443`, `*:443`."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Raises ValueError, which names what was expected."""
+        host, _, port = text.rpartition(":")
+        if not (port.isascii() and port.isdecimal() and 0 < int(port[:6]) < 1 << 16):
+            raise ValueError(f"{text!r} is not HOST:PORT, such as api.example.org:443")
+        address = cls(host.removeprefix("[").removesuffix("]"), int(port))
+        if not (HOST_NAME.fullmatch(host) or (address.is_number and (":" in address.host) == host.startswith("["))):
+            raise ValueError(f"{host!r} is not the name or the address of a host")
+        return address
+
+    @property
+    def is_number(self) -> bool:
+        """Whether it is an IP address, which needs no name service."""
+        try:
+            ip_address(self.host)
+        except ValueError:
+            return False
+        return True
+
+
+def pyguard_hosts(value: str) -> list[str]:
+    """The entries of PYGUARD_NETWORK."""
+    return [] if value.strip() == "none" else [entry for entry in map(str.strip, value.split(",")) if entry]
+
+
+def _content(file: Path) -> str:
+    """What a file contains, without the line break at its end."""
+    return file.read_text().strip()
 
 
 def _check_url(url: str, schemes: tuple[str, ...]) -> None:

@@ -117,8 +117,8 @@ class Telemetry:
         failed = completion.status is not Status.SUCCEEDED
         self._see(execution.request, AttemptSummary(failed, attempt.deletes, attempt.decision.risk in DANGEROUS))
 
-    def on_crash(self, execution: Execution, error: Exception) -> None:
-        self._log.error("execution broke", execution=execution.id, exc_info=error)
+    def on_crash(self, execution: str, error: Exception) -> None:
+        self._log.error("execution broke", execution=execution, exc_info=error)
 
     def on_audit_failure(self, execution: str, error: StorageError) -> None:
         self._unwritten.inc()

@@ -30,24 +30,28 @@ from backend.core.execution.lifecycle import Clock, Lifecycle
 from backend.core.execution.model import Job
 from backend.core.execution.targets import ExecutionLimits
 from backend.core.limits import Rate, Slots
+from backend.core.policy.profile import Profile
 from backend.core.recording.redaction import DEFAULT_PATTERNS, Masks
 from backend.policies.loader import load_profile
 from backend.runtime.clock import new_id, now_ms, utc_now
+from backend.runtime.command_line import verb
 from backend.runtime.lifespan import Server, lifespan
 from backend.runtime.local_executor import local_places, visitors_files
 from backend.runtime.persistence import Stores, open_stores
 from backend.runtime.preflight import Guard, build_guard
+from backend.runtime.programs import outside_programs
 from backend.runtime.settings import Settings, load_settings
 from backend.runtime.telemetry import Telemetry, configure_logs
 from backend.runtime.tokens import access_tokens
 from backend.storage.limiter import MovingWindow, is_reachable, shared_storage
-from backend.transports.agent_api import Agents, agent_routes
+from backend.transports.agent_api import Agents, Capabilities, agent_routes
 from backend.transports.dependencies import Access
 from backend.transports.executions_api import Executions, execution_routes
 from backend.transports.health import HealthChecks, health_routes
 from backend.transports.login_api import Login, login_routes
 from backend.transports.openapi import describe
-from backend.transports.pages import add_page_files, page_routes
+from backend.transports.page_files import PageFiles
+from backend.transports.pages import ForeignPages, Visitors, add_page_files, page_routes
 from backend.transports.problems import add_problems
 from backend.transports.projects_api import ProjectService, project_routes
 from backend.transports.recordings_api import recording_routes
@@ -96,7 +100,6 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
         max_body_size=BODY_LIMIT,
     )
-    app.state.stores, app.state.guard, app.state.gateway = house.stores, house.guard, house.gateway
     access = Access(
         security=security,
         audit=house.stores.audit,
@@ -104,12 +107,13 @@ def create_app(settings: Settings) -> FastAPI:
         rejections=Rejections(house.stores.audit, MovingWindow(AUDITED_REJECTIONS, "rejections")),
     )
     info = _service_info(house.telemetry)
-    limiter = _limiter(app, security)
+    limiter, files = _limiter(app, security), PageFiles(PAGE_FOLDER)
     add_problems(app, access.rejected)
-    _add_routes(app, house, access, info, limiter)
+    _add_routes(app, house, access, info, limiter, files)
     app.include_router(login_routes(access, _login(house, tokens), limiter, settings.http_rate))
     describe(app)
-    add_page_files(app, PAGE_FOLDER)
+    app.add_middleware(ForeignPages, origins=settings.allowed_origins)
+    add_page_files(app, files)
     app.add_middleware(
         TerminalSocket, executions=house.service, security=security, rejections=access.rejections, info=info
     )
@@ -121,14 +125,19 @@ def _build(settings: Settings) -> House:
     telemetry = Telemetry(time.monotonic)
     counters = shared_storage(settings.redis_url.get_secret_value()) if settings.redis_url else None
     guard = build_guard(settings)
-    masks = Masks.of(settings.masked_values, (*DEFAULT_PATTERNS, *settings.masked_patterns))
+    programs = outside_programs(settings)
+    masks = Masks.of((*settings.masked_values, *programs.secrets), (*DEFAULT_PATTERNS, *settings.masked_patterns))
+
+    def profile(name: str) -> Profile:
+        return load_profile(name).without(programs.missing)
+
     resolver = TargetResolver(
-        visitors_profile=load_profile(settings.profile),
+        visitors_profile=profile(settings.profile),
         visitors_files=visitors_files(settings, guard),
         projects=stores.projects,
-        places=local_places(settings, guard, masks, stores.executions),
+        places=local_places(settings, guard, masks, stores, programs),
         limits=_execution_limits(settings),
-        load_profile=load_profile,
+        load_profile=profile,
     )
     gateway = _gateway(settings, stores, telemetry, counters, guard, masks.text)
     service = _service(settings, stores, gateway, resolver)
@@ -152,6 +161,7 @@ def _gateway(
         rates=Rates(
             MovingWindow(Rate.parse(settings.command_rate), "commands", counters),
             MovingWindow(Rate.parse(settings.user_rate), "user-commands", counters),
+            MovingWindow(Rate.parse(settings.check_rate), "checks", counters),
         ),
         slots=Slots(settings.concurrent_per_principal, settings.concurrent_total),
         refusals=stores.executions,
@@ -192,7 +202,7 @@ def _bus(settings: Settings) -> ExecutionBus:
 def _server(house: House) -> Server:
     stores = house.stores
     runner = QueueRunner(house.gateway, house.resolver, stores.ownership, stores.identities, JOB.validate_json)
-    return Server(house.settings, stores, house.gateway, house.service, runner)
+    return Server(house.settings, stores, house.guard, house.gateway, house.service, runner)
 
 
 def _security(house: House, tokens: Tokens) -> Security:
@@ -218,24 +228,36 @@ def _limiter(app: FastAPI, security: Security) -> Limiter:
     return limiter
 
 
-def _add_routes(app: FastAPI, house: House, access: Access, info: ServiceInfo, limiter: Limiter) -> None:
+def _add_routes(
+    app: FastAPI, house: House, access: Access, info: ServiceInfo, limiter: Limiter, files: PageFiles
+) -> None:
     service, stores, rate = house.service, house.stores, house.settings.http_rate
     app.include_router(health_routes(_health(house, access.security.connections)))
-    app.include_router(page_routes(info, limiter, rate, PAGE_FOLDER))
+    app.include_router(page_routes(info, _visitors(house.settings), limiter, rate, files))
     app.include_router(recording_routes(access, service, limiter, rate))
-    app.include_router(agent_routes(Agents(access, service, stores.history, now_ms)))
-    app.include_router(execution_routes(Executions(access, service)))
-    app.include_router(project_routes(ProjectService(access, stores.projects, stores.identities, house.resolver)))
+    app.include_router(agent_routes(Agents(access, _capabilities(house), service, stores.history, now_ms)))
+    app.include_router(execution_routes(Executions(access, service), limiter, rate))
+    profiles, add_command = house.resolver, verb("user add NAME")
+    projects = ProjectService(access, stores.projects, stores.identities, profiles, add_command)
+    app.include_router(project_routes(projects))
+
+
+def _visitors(settings: Settings) -> Visitors:
+    if not settings.visitors:
+        return "refused"
+    return "token" if settings.token else "admitted"
 
 
 def _login(house: House, tokens: Tokens) -> Login:
     return Login(
         accounts=house.stores.identities,
+        tokens=tokens,
         check_password=house.stores.passwords.check,
+        hash_password=house.stores.passwords.hash,
         secret_hash=secret_hash,
-        issue=tokens.issue,
         attempts=house.window(LOGIN_ATTEMPTS, "logins"),
         attempts_on_name=house.window(LOGIN_ATTEMPTS_ON_NAME, "login-names"),
+        link_command=verb("user link NAME"),
     )
 
 
@@ -250,9 +272,25 @@ def _health(house: House, connections: Connections) -> HealthChecks:
         connections=connections,
         checks={"recordings": stores.recordings.writable, "workspace": workspace.is_dir},
         stores=ready,
-        protection={**guard.protection.as_json(), "minimum": settings.protection_minimum},
+        protection={
+            **guard.protection.as_json(),
+            "minimum": settings.protection_minimum,
+            "command": verb("protection"),
+        },
         protected=guard.unprotected() is None,
         metrics=(lambda: generate_latest(house.telemetry.registry).decode()) if settings.metrics else None,
+    )
+
+
+def _capabilities(house: House) -> Capabilities:
+    async def always() -> bool:
+        return True
+
+    return Capabilities(
+        refusal=house.gateway.unavailable,
+        recordings=house.stores.recordings.writable,
+        database=house.stores.database.check,
+        counters=house.counters.check if house.counters else always,
     )
 
 
@@ -263,6 +301,7 @@ def _service_info(telemetry: Telemetry) -> ServiceInfo:
         version=__version__,
         uptime=lambda: time.monotonic() - begun,
         connected=telemetry.connections.inc,
+        warn=lambda reason: structlog.get_logger().warning("connection refused", reason=reason),
     )
 
 

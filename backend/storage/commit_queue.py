@@ -222,11 +222,15 @@ def _ended_among(connection: Connection, jobs: list[_Job]) -> list[_Job]:
 
 
 def _open_among(connection: Connection, closed: Sequence[Mapping[str, Any]]) -> set[str]:
-    """The ids of executions that have the status and lease from which they are closed; see CLOSE_EXECUTION."""
+    """The ids of executions that have the status and lease from which they are closed; see CLOSE_EXECUTION.
+
+    Their rows are locked, because a server extends its leases without the lock of the head. SQLite has one writer anyway.
+    """
     if not closed:
         return set()
     columns = executions.c.id, executions.c.status, executions.c.lease_until_ms
-    query = select(*columns).where(executions.c.id.in_({each["key"] for each in closed}))
+    these = executions.c.id.in_({each["key"] for each in closed})
+    query = select(*columns).where(these).order_by(executions.c.id).with_for_update()
     found = {id: (status, lease or 0) for id, status, lease in connection.execute(query)}
     states = ((each, *found.get(each["key"], ("", 0))) for each in closed)
     return {

@@ -19,7 +19,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from backend.core.errors import StorageError
-from backend.core.limits import Rate
+from backend.core.limits import Budget, Rate
 
 REDIS_PATIENCE = 2.0  # seconds after which a Redis that does not answer is considered unavailable
 SWEEP_EVERY = 1024  # hits between two searches for expired windows
@@ -111,6 +111,13 @@ class MovingWindow:
             if await self._strategy.test(self._item, self._namespace, key):
                 return 0.0
             return await self._seconds(key)
+
+    async def left(self, key: str) -> Budget:
+        """What `key` has left, without counting."""
+        async with _storage_errors():
+            stats = await self._strategy.get_window_stats(self._item, self._namespace, key)
+        unused = stats.remaining == self.rate.count
+        return Budget(self.rate, stats.remaining, 0.0 if unused else max(stats.reset_time - time.time(), 0.001))
 
     async def _seconds(self, key: str) -> float:
         stats = await self._strategy.get_window_stats(self._item, self._namespace, key)

@@ -33,10 +33,18 @@ class OwnerLocks:
         Each is returned to one server at a time; its file is deleted unless the block raises. Raises OSError.
         """
         with ExitStack() as locks:
-            found = [path for path in self._folder.glob("*.lock") if path != self._path and _locked(path, locks)]
+            # Without those that begin with a dot: their servers are about to lock them.
+            others = (path for path in self._folder.glob("[!.]*.lock") if path != self._path)
+            found = [path for path in others if _locked(path, locks)]
             yield frozenset(path.stem for path in found)
             for path in found:
                 path.unlink(missing_ok=True)
+
+    def alive(self, owner: str) -> bool:
+        """Whether a server of this folder still holds its lock, or another one is recovering what it left."""
+        path = self._folder / f"{owner}.lock"
+        with ExitStack() as locks:
+            return path.exists() and not _locked(path, locks)
 
     def release(self) -> None:
         """Release the lock. The file remains, so that another server of the folder closes what this one left."""

@@ -1,8 +1,8 @@
 """The agent API: run a command and get its output; history, figures and alerts."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, assert_never
 
 from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, Field
@@ -11,6 +11,7 @@ from backend.application.executions import ExecutionService
 from backend.application.submission import CommandSpec, Existing
 from backend.core import ids
 from backend.core.audit.anomalies import WINDOW_MINUTES, AttemptSummary, alerts
+from backend.core.decisions import Decision
 from backend.core.execution.model import Status
 from backend.core.execution.registry import Execution
 from backend.core.execution.requests import Waiting
@@ -19,9 +20,9 @@ from backend.core.identity import Permission, Principal
 from backend.core.ports import ExecutionHistory, Filter
 from backend.core.recording.transcript import Transcript
 from backend.core.times import DAY_MS
-from backend.transports.dependencies import Access, Body, JsonOnly, granted
+from backend.transports.dependencies import Access, Body, JsonOnly, api_router, granted
 from backend.transports.problems import WITH_BODY, Problem, described
-from backend.transports.schemas import KEY_HEADER, STARTING, HistoryEntry, entry, started_by
+from backend.transports.schemas import KEY_HEADER, LINE, STARTING, HistoryEntry, entry, started_by
 from backend.transports.turns import in_turns
 
 
@@ -29,7 +30,7 @@ class Execute(Body):
     """A command to run to its end. `timeout` is in seconds; with `metadata_only` no output is stored."""
 
     project_id: str = Field(min_length=1, max_length=64)
-    command: str = Field(min_length=1, max_length=1000)
+    command: str = LINE
     working_dir: str = Field(default=".", max_length=1024)
     timeout: int = Field(default=60, ge=1, le=300)
     dry_run: bool = False
@@ -86,11 +87,58 @@ class AlertsAnswer(BaseModel):
     alerts: list[AlertEntry]
 
 
+class Features(BaseModel):
+    """What works now."""
+
+    command_execution: bool
+    audit_logging: bool
+    rate_limiting: bool
+    command_validation: bool
+
+
+class AgentHealth(BaseModel):
+    """Whether commands can run now, and if not, why."""
+
+    status: Literal["healthy", "unavailable"]
+    service: Literal["agent-api"] = "agent-api"
+    features: Features
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a command requires: `refusal` is why none can run, the others are asked whether they answer."""
+
+    refusal: Callable[[], Decision | None]
+    recordings: Callable[[], bool]
+    database: Callable[[], Awaitable[bool]]
+    counters: Callable[[], Awaitable[bool]]
+
+    async def health(self) -> AgentHealth:
+        """What works. Nothing runs that cannot be counted, written down and recorded."""
+        refusal, counted, audited = self.refusal(), await self.counters(), await self.database()
+        problems = {
+            refusal.reason if refusal else "": refusal is None,
+            "The database does not answer.": audited,
+            "The counters of the rates (Redis) do not answer.": counted,
+            "Recordings cannot be written.": self.recordings(),
+        }
+        reason = next((problem for problem, works in problems.items() if not works), None)
+        features = Features(
+            command_execution=reason is None,
+            audit_logging=audited,
+            rate_limiting=counted,
+            command_validation=True,
+        )
+        return AgentHealth(status="unavailable" if reason else "healthy", features=features, reason=reason)
+
+
 @dataclass(frozen=True, slots=True)
 class Agents:
     """What the routes of the agent API work with."""
 
     access: Access
+    capabilities: Capabilities
     service: ExecutionService
     history: ExecutionHistory
     now_ms: Callable[[], int]
@@ -98,7 +146,7 @@ class Agents:
 
 def agent_routes(agents: Agents) -> APIRouter:
     """The routes under /api/agent."""
-    router = APIRouter(prefix="/api/agent", tags=["agent"])
+    router = api_router("/api/agent", "agent")
     _add_execute(router, agents)
     _add_history(router, agents)
     _add_alerts(router, agents)
@@ -108,11 +156,10 @@ def agent_routes(agents: Agents) -> APIRouter:
 def _add_execute(router: APIRouter, agents: Agents) -> None:
     access = agents.access
 
-    @router.get("/health")
-    async def health() -> dict[str, Any]:
-        """Whether the agent API is available, and what it offers."""
-        names = ("command_execution", "audit_logging", "rate_limiting", "command_validation")
-        return {"status": "healthy", "service": "agent-api", "features": dict.fromkeys(names, True)}
+    @router.get("/health", response_model_exclude_none=True)
+    async def health() -> AgentHealth:
+        """Whether commands can run now, and if not, why. This is 200 either way."""
+        return await agents.capabilities.health()
 
     @router.post("/execute", responses=described(*WITH_BODY, *STARTING, 410))
     async def execute(
@@ -136,7 +183,7 @@ def _add_history(router: APIRouter, agents: Agents) -> None:
     access = agents.access
     reader = Depends(access.needs(Permission.READ))
 
-    @router.get("/history/{project_id}", responses=described(403, 404, 422))
+    @router.get("/history/{project_id}", responses=described(403, 404))
     async def history(
         principal: Annotated[Principal, reader], project_id: str, limit: Annotated[int, Query(ge=1, le=200)] = 50
     ) -> list[HistoryEntry]:
@@ -144,7 +191,7 @@ def _add_history(router: APIRouter, agents: Agents) -> None:
         found = granted(await agents.service.page(principal, Filter(limit=limit), project_ref(project_id)))
         return [entry(record) for record in found]
 
-    @router.get("/stats", responses=described(403, 422))
+    @router.get("/stats", responses=described(403))
     async def stats(
         principal: Annotated[Principal, reader], days: Annotated[int, Query(ge=1, le=30)] = 7
     ) -> StatsAnswer:
@@ -163,7 +210,7 @@ def _add_history(router: APIRouter, agents: Agents) -> None:
 def _add_alerts(router: APIRouter, agents: Agents) -> None:
     reader = Depends(agents.access.needs(Permission.READ))
 
-    @router.get("/alerts", responses=described(403, 422))
+    @router.get("/alerts", responses=described(403))
     async def suspicious(
         principal: Annotated[Principal, reader], user_id: Annotated[str | None, Query(pattern=ids.PATTERN)] = None
     ) -> AlertsAnswer:
@@ -223,10 +270,17 @@ def _message(begun: dict[str, Any], complete: dict[str, Any]) -> str:
         return "The command would be allowed; nothing was run."
     if complete.get("truncated"):
         return "The command was stopped: it wrote more than the output limit."
-    match complete.get("status"):
+    status = Status(complete.get("status", Status.LOST))
+    match status:
         case Status.SUCCEEDED:
             return "The command succeeded."
+        case Status.FAILED:
+            return f"The command failed with exit code {complete.get('exit_code')}."
+        case Status.TIMED_OUT:
+            return "The command timed out and was stopped."
         case Status.CANCELLED:
             return "The command was cancelled."
+        case Status.LOST | Status.QUEUED | Status.RUNNING | Status.DENIED:
+            return "The end of the command was not recorded."
         case _:
-            return f"The command failed with exit code {complete.get('exit_code')}."
+            assert_never(status)

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Annotated, TypeVar
 
-from fastapi import Depends, Request
+from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, ConfigDict
 
 from backend.core.decisions import Decision
@@ -17,6 +17,7 @@ from backend.transports.security import Rejections, Security
 BODY_METHODS = frozenset({"POST", "PUT", "PATCH"})
 JSON = "application/json"
 FORMS = frozenset({"application/x-www-form-urlencoded", "multipart/form-data"})
+SHOWN = 64  # characters of a name that are repeated in a refusal
 T = TypeVar("T")
 
 
@@ -93,6 +94,17 @@ async def json_only(request: Request) -> None:
         raise Problem(415, "request.type", f"Expected a body of {JSON}.", hint=f"Send 'Content-Type: {JSON}'.")
 
 
+async def known_query(request: Request) -> None:
+    """Refuse an unknown query parameter: a misspelt `limit` must not be ignored."""
+    known = sorted(field.alias for field in request.scope["route"].dependant.query_params)
+    for name in request.query_params:
+        if name not in known:
+            error = {"place": f"query.{name[:SHOWN]}", "message": "Extra inputs are not permitted"}
+            detail = f"The request cannot be understood: {error['place']}: {error['message']}."
+            hint = f"This route accepts {', '.join(known)}." if known else "This route accepts no query parameters."
+            raise Problem(422, "request.invalid", detail, hint=hint, extra={"errors": [error]})
+
+
 async def form_only(request: Request) -> None:
     """Refuse what is not a form."""
     if _type_of(request) not in FORMS:
@@ -106,3 +118,8 @@ def _type_of(request: Request) -> str:
 
 JsonOnly = Annotated[None, Depends(json_only)]
 FormOnly = Annotated[None, Depends(form_only)]
+
+
+def api_router(path: str, tag: str) -> APIRouter:
+    """Routes of the API below a path. They refuse unknown query parameters, as `Body` refuses unknown fields."""
+    return APIRouter(prefix=path, tags=[tag], dependencies=[Depends(known_query)])

@@ -7,10 +7,11 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Self
 
-from fastapi import APIRouter, Depends, Header, Query, Response
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi import Path as PathParameter
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field, model_validator
+from slowapi import Limiter
 
 from backend.application.executions import ExecutionService, Recording
 from backend.application.submission import CommandSpec, Existing
@@ -31,13 +32,14 @@ from backend.core.execution.refusals import undelivered
 from backend.core.execution.requests import Waiting
 from backend.core.execution.targets import TARGET_PATTERN, TargetRef, target_ref
 from backend.core.identity import Permission, Principal
+from backend.core.limits import Budget
 from backend.core.policy.admit import Plan
 from backend.core.ports import Filter
 from backend.core.recording.batches import last_seq
 from backend.core.recording.transcript import Slice
-from backend.transports.dependencies import Access, Body, JsonOnly, granted
+from backend.transports.dependencies import Access, Body, JsonOnly, api_router, granted
 from backend.transports.problems import WITH_BODY, Problem, described
-from backend.transports.schemas import KEY_HEADER, STARTING, HistoryEntry, entry, started_by
+from backend.transports.schemas import KEY_HEADER, LINE, STARTING, HistoryEntry, entry, started_by
 
 KEEP_ALIVE = 15.0  # seconds without an event after which a stream sends a comment, so that it is not closed
 RECHECK_EVERY = 5.0  # seconds between two checks whether the token of a stream is still valid
@@ -74,7 +76,7 @@ class Targeted(Body):
 class Start(Targeted):
     """A command to start. `timeout` is in seconds."""
 
-    command: str = Field(min_length=1, max_length=1000)
+    command: str = LINE
     working_dir: str = Field(default=".", max_length=1024)
     timeout: int | None = Field(default=None, ge=1, le=86400)
     dry_run: bool = False
@@ -130,7 +132,7 @@ class TerminalSize(Body):
 class Question(Targeted):
     """A command to judge without running it."""
 
-    command: str = Field(min_length=1, max_length=1000)
+    command: str = LINE
     working_dir: str = Field(default=".", max_length=1024)
 
 
@@ -145,6 +147,27 @@ class Explained(BaseModel):
     commands: list[list[str]]
 
 
+class LeftOf(BaseModel):
+    """`remaining` of `limit` in a window of `seconds`; one more in `reset` seconds, which is 0 while nothing is used."""
+
+    limit: int
+    seconds: int
+    remaining: int
+    reset: float
+
+    @classmethod
+    def of(cls, budget: Budget) -> "LeftOf":
+        rate = budget.rate
+        return cls(limit=rate.count, seconds=rate.seconds, remaining=budget.remaining, reset=round(budget.reset, 1))
+
+
+class Limits(BaseModel):
+    """What is left of the rates."""
+
+    commands: LeftOf
+    checks: LeftOf
+
+
 @dataclass(frozen=True, slots=True)
 class Executions:
     """What the routes need. `streams` counts the event streams of each principal."""
@@ -154,11 +177,12 @@ class Executions:
     streams: Counter[str] = field(default_factory=Counter)
 
 
-def execution_routes(executions: Executions) -> APIRouter:
-    """The routes under /api/executions, and /api/policy/explain."""
-    router = APIRouter(prefix="/api", tags=["executions"])
+def execution_routes(executions: Executions, limiter: Limiter, rate: str) -> APIRouter:
+    """The routes under /api/executions, /api/policy/explain and /api/limits."""
+    router = api_router("/api", "executions")
     _add_starting(router, executions)
     _add_explaining(router, executions)
+    _add_limits(router, executions, limiter, rate)
     _add_looking(router, executions)
     _add_reading(router, executions)
     _add_instructions(router, executions)
@@ -205,6 +229,8 @@ def _add_explaining(router: APIRouter, executions: Executions) -> None:
         target = granted(await executions.service.target(principal, body.ref))
         spec = CommandSpec(body.command, target.ref, cwd=body.working_dir)
         verdict = await executions.service.explain(principal, spec)
+        if isinstance(verdict, Decision) and verdict.retry_after:
+            raise Problem.of(verdict)  # too many, or unavailable: no verdict on the command
         decision = verdict.decision if isinstance(verdict, Plan) else verdict
         return Explained(
             allowed=decision.allowed,
@@ -216,11 +242,21 @@ def _add_explaining(router: APIRouter, executions: Executions) -> None:
         )
 
 
+def _add_limits(router: APIRouter, executions: Executions, limiter: Limiter, rate: str) -> None:
+    @router.get("/limits", tags=["policy"], responses=described())
+    @limiter.limit(rate)
+    async def limits(request: Request, response: Response) -> Limits:
+        """How many commands and checks the caller has left; for a visitor, those of its address."""
+        principal = await executions.access.client(request)
+        commands, checks = granted(await executions.service.left(principal))
+        return Limits(commands=LeftOf.of(commands), checks=LeftOf.of(checks))
+
+
 def _add_looking(router: APIRouter, executions: Executions) -> None:
     service = executions.service
     reader = Depends(executions.access.needs(Permission.READ))
 
-    @router.get("/executions", responses=described(403, 404, 422))
+    @router.get("/executions", responses=described(403, 404))
     async def page(
         principal: Annotated[Principal, reader],
         project_id: Annotated[str | None, Query(max_length=64)] = None,
@@ -239,7 +275,7 @@ def _add_looking(router: APIRouter, executions: Executions) -> None:
         more = found[limit - 1].id if len(found) > limit else None
         return Page(executions=[entry(record) for record in found[:limit]], next_before=more)
 
-    @router.get("/executions/{execution}", responses=described(403, 404, 422))
+    @router.get("/executions/{execution}", responses=described(403, 404))
     async def one(principal: Annotated[Principal, reader], execution: ExecutionId) -> HistoryEntry:
         """One execution."""
         return entry(granted(await service.view(principal, execution)))
@@ -257,7 +293,7 @@ def _add_reading(router: APIRouter, executions: Executions) -> None:
     service = executions.service
     reader = Depends(executions.access.needs(Permission.READ))
 
-    @router.get("/executions/{execution}/output", responses=described(403, 404, 422))
+    @router.get("/executions/{execution}/output", responses=described(403, 404))
     async def output(
         principal: Annotated[Principal, reader],
         execution: ExecutionId,
@@ -279,7 +315,7 @@ def _add_reading(router: APIRouter, executions: Executions) -> None:
     @router.get(
         "/executions/{execution}/events",
         response_class=EventStream,
-        responses={**described(403, 404, 410, 422, 429), 204: {"description": "Nothing comes after `Last-Event-ID`."}},
+        responses={**described(403, 404, 410, 429), 204: {"description": "Nothing comes after `Last-Event-ID`."}},
     )
     async def events(
         principal: Annotated[Principal, reader],
@@ -340,7 +376,7 @@ async def _while_allowed(service: ExecutionService, principal: Principal, id: st
     """Return when the right to view it has ended. A database that answers slowly does not delay the stream."""
     while True:
         await asyncio.sleep(RECHECK_EVERY)
-        if not (await service.still_allowed(principal) and await service.still_allowed(principal, id)):
+        if not await service.still_allowed(principal, id):
             return
 
 
@@ -373,7 +409,7 @@ def _add_instructions(router: APIRouter, executions: Executions) -> None:
         delivery = granted(await service.instruct(principal, id, instruction))
         _check_delivered(instruction, delivery, id)
 
-    @router.post("/executions/{execution}/cancel", status_code=202, responses=described(403, 404, 422))
+    @router.post("/executions/{execution}/cancel", status_code=202, responses=described(403, 404))
     async def cancel(principal: Annotated[Principal, caller], execution: ExecutionId) -> dict[str, str]:
         """Stop a command: SIGTERM, and SIGKILL two seconds later. One that has ended is not changed."""
         stop = Stop(StopReason.CANCELLED, principal.name)
@@ -382,7 +418,8 @@ def _add_instructions(router: APIRouter, executions: Executions) -> None:
             _check_delivered(stop, delivery, execution)
             return {"id": execution, "status": "cancelling"}
         record = await service.view(principal, execution)
-        return {"id": execution, "status": "ended" if isinstance(record, Decision) else record.status}
+        ended = {} if isinstance(record, Decision) else {"status": record.status}
+        return {"id": execution, **ended}
 
     @router.post("/executions/{execution}/stdin", status_code=202, responses=described(*WITH_BODY, 403, 404, 409))
     async def stdin(

@@ -9,9 +9,10 @@ from pydantic import BaseModel, Field
 from slowapi import Limiter
 
 from backend.core.audit.events import Kind
-from backend.core.identity import LONGEST_PASSWORD, Claims, Permission, Principal, User
+from backend.core.identity import LONGEST_PASSWORD, SHORTEST_PASSWORD, Claims, Permission, Principal, User
 from backend.core.limits import RateLimiter
-from backend.transports.dependencies import Access, Body, FormOnly, JsonOnly
+from backend.core.times import DAY_MS
+from backend.transports.dependencies import Access, Body, FormOnly, JsonOnly, api_router
 from backend.transports.problems import WITH_BODY, Problem, described
 
 
@@ -22,21 +23,38 @@ class Accounts(Protocol):
 
     async def take_link(self, secret_hash: bytes) -> User | None: ...
 
+    async def set_password(self, user_id: str, password_hash: str) -> bool: ...
+
     async def revoke(self, jti: str, expires_ms: int) -> None: ...
 
     async def revoke_token(self, id: str) -> bool: ...
 
 
+class AccessTokens(Protocol):
+    """The access tokens of people."""
+
+    def issue(self, user_id: str, *, by_link: bool = False) -> tuple[str, Claims]: ...
+
+    def renew(self, token: str) -> tuple[str, Claims] | None: ...
+
+    def verify(self, token: str) -> Claims | None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Login:
-    """What a login needs. `attempts` is counted for each address, `attempts_on_name` for each name."""
+    """What a login needs. `attempts` is counted for each address, `attempts_on_name` for each name.
+
+    `link_command` is how an administrator creates a login link.
+    """
 
     accounts: Accounts
+    tokens: AccessTokens
     check_password: Callable[[str, str | None], Awaitable[bool]]
+    hash_password: Callable[[str], Awaitable[str]]
     secret_hash: Callable[[str], bytes]
-    issue: Callable[[str], tuple[str, Claims]]
     attempts: RateLimiter
     attempts_on_name: RateLimiter
+    link_command: str
 
 
 class Token(BaseModel):
@@ -53,6 +71,13 @@ class LoginLink(Body):
     ticket: str = Field(max_length=200)
 
 
+class NewPassword(Body):
+    """The password to set. `current` may be left out within 15 minutes of a login by link."""
+
+    password: str = Field(min_length=SHORTEST_PASSWORD, max_length=LONGEST_PASSWORD)
+    current: str = Field(default="", max_length=LONGEST_PASSWORD)
+
+
 class Me(BaseModel):
     """The account behind a token."""
 
@@ -65,9 +90,10 @@ class Me(BaseModel):
 
 def login_routes(access: Access, login: Login, limiter: Limiter, rate: str) -> APIRouter:
     """The routes under /api/auth."""
-    router = APIRouter(prefix="/api/auth", tags=["login"])
+    router = api_router("/api/auth", "login")
     _add_login(router, access, login, limiter, rate)
     _add_session(router, access, login)
+    _add_renewal(router, access, login)
     return router
 
 
@@ -102,7 +128,7 @@ def _add_login(router: APIRouter, access: Access, login: Login, limiter: Limiter
         user = await login.accounts.take_link(login.secret_hash(body.ticket))
         if user is None or user.disabled:
             await access.audit.record(Kind.LOGIN_FAILED, "unknown", address, {"method": "link"})
-            hint = "`python3 run.py user link NAME` creates a new one."
+            hint = f"`{login.link_command}` creates a new one."
             detail = "This login link was used before, or has expired."
             raise Problem(401, "auth.link", detail, hint=hint, recorded=True)
         return await _issue_token(access, login, user, address, "link")
@@ -116,7 +142,8 @@ def _add_session(router: APIRouter, access: Access, login: Login) -> None:
         if principal.token and bearer.startswith("gp_"):
             await login.accounts.revoke_token(principal.token)
         elif principal.token:
-            await login.accounts.revoke(principal.token, principal.token_expires_ms or 0)
+            # A renewed token of the same login may last longer than this one, but never as long as this.
+            await login.accounts.revoke(principal.token, (principal.token_expires_ms or 0) + DAY_MS)
         await access.audit.record(Kind.LOGOUT, principal.name, principal.address, {"token": principal.token})
 
     @router.get("/me", responses=described())
@@ -128,6 +155,55 @@ def _add_session(router: APIRouter, access: Access, login: Login) -> None:
         return Me(id=user.id, name=user.name, role=user.role, profile=user.profile, permissions=permissions)
 
 
+def _add_renewal(router: APIRouter, access: Access, login: Login) -> None:
+    caller = Depends(access.caller)
+
+    @router.post("/renew", responses=described(403))
+    async def renew(request: Request, principal: Annotated[Principal, caller]) -> Token:
+        """The next access token of the same login, which ends a day after the login at the latest."""
+        renewed = login.tokens.renew(access.security.bearer(request.scope) or "")
+        if renewed is None:
+            raise _no_login("renewed")
+        await access.audit.record(
+            Kind.LOGIN, principal.name, principal.address, {"method": "renewal", "token": principal.token}
+        )
+        return _token(*renewed)
+
+    @router.post("/password", responses=described(*WITH_BODY, 403))
+    async def set_password(
+        request: Request, principal: Annotated[Principal, caller], body: NewPassword, _: JsonOnly
+    ) -> Token:
+        """Set the password of the account. Its other access tokens are no longer valid; the response is a new one."""
+        claims = login.tokens.verify(access.security.bearer(request.scope) or "")
+        user = principal.user
+        if claims is None or user is None:
+            raise _no_login("used to set a password")
+        await _count_attempt(login, principal.address, user.name)
+        if not claims.fresh_link:
+            await _check_current(access, login, principal, body.current)
+        await login.accounts.set_password(user.id, await login.hash_password(body.password))
+        fields = {"user": user.name, "change": "password"}
+        await access.audit.record(Kind.USER_CHANGED, principal.name, principal.address, fields)
+        return await _issue_token(access, login, user, principal.address, "password")
+
+
+def _no_login(what: str) -> Problem:
+    detail = f"Only the access token of a login can be {what}; this is an API token."
+    return Problem(403, "auth.session", detail, hint="POST /api/auth/token returns an access token.")
+
+
+async def _check_current(access: Access, login: Login, principal: Principal, current: str) -> None:
+    """Refuse unless it is the password of the caller."""
+    name = principal.user.name if principal.user else ""
+    found = await login.accounts.password_hash_of(name)
+    if await login.check_password(current, found[1] if found else None):
+        return
+    fields = {"name": name, "method": "password"}
+    await access.audit.record(Kind.LOGIN_FAILED, principal.name, principal.address, fields)
+    hint = "Without one, log in with a new link: it may set a password within 15 minutes."
+    raise Problem(403, "auth.password", "The current password is wrong.", hint=hint, recorded=True)
+
+
 async def _count_attempt(login: Login, address: str, name: str) -> None:
     """Count an attempt, for its address and for the name that it tries."""
     for limiter, key in ((login.attempts, address), (login.attempts_on_name, name)):
@@ -137,7 +213,11 @@ async def _count_attempt(login: Login, address: str, name: str) -> None:
 
 
 async def _issue_token(access: Access, login: Login, user: User, address: str, method: str) -> Token:
-    token, claims = login.issue(user.id)
+    token, claims = login.tokens.issue(user.id, by_link=method == "link")
     fields = {"method": method, "token": claims.token_id}
     await access.audit.record(Kind.LOGIN, f"user:{user.name}", address, fields)
+    return _token(token, claims)
+
+
+def _token(token: str, claims: Claims) -> Token:
     return Token(access_token=token, expires_in=claims.expires_at - claims.issued_at)

@@ -1,17 +1,21 @@
 """The page and its files, and the security headers of every response."""
 
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal
 
 from fastapi import APIRouter, FastAPI, Request
-from fastapi.responses import FileResponse, JSONResponse, Response
-from fastapi.staticfiles import StaticFiles
+from fastapi.responses import JSONResponse, Response
 from slowapi import Limiter
 from starlette.datastructures import MutableHeaders
+from starlette.middleware.cors import CORSMiddleware
 
+from backend.core.client_address import canonical_origin
 from backend.transports.frames import AsgiSend
+from backend.transports.page_files import ALWAYS_ASK, PageFiles
 from backend.transports.problems import Problem
 from backend.transports.terminal_socket import AsgiApp, AsgiReceive, ServiceInfo
+
+Visitors = Literal["admitted", "token", "refused"]
 
 SECURITY_HEADERS = {
     "content-security-policy": (
@@ -24,6 +28,22 @@ SECURITY_HEADERS = {
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
 }
+
+
+class ForeignPages:
+    """ASGI middleware that lets pages of the listed origins read the service and its health (CORS)."""
+
+    PATHS = frozenset({"/", "/health"})
+
+    def __init__(self, app: AsgiApp, origins: Sequence[str]) -> None:
+        self.app = app
+        self.shared = CORSMiddleware(app, [canonical_origin(origin) for origin in origins], ("GET",), ("*",))
+
+    async def __call__(self, scope: Any, receive: AsgiReceive, send: AsgiSend) -> None:
+        if scope["type"] == "http" and scope["path"].removeprefix(scope.get("root_path", "")) in self.PATHS:
+            await self.shared(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
 
 
 class SecurityHeaders:
@@ -43,8 +63,8 @@ class SecurityHeaders:
         await self.app(scope, receive, guarded if scope["type"] == "http" else send)
 
 
-def page_routes(info: ServiceInfo, limiter: Limiter, rate: str, page_folder: Path) -> APIRouter:
-    """The page for browsers, the service as JSON for others."""
+def page_routes(info: ServiceInfo, visitors: Visitors, limiter: Limiter, rate: str, files: PageFiles) -> APIRouter:
+    """The page for browsers, the service as JSON for others. `visitors`: whether clients need a token or an account."""
     router = APIRouter(tags=["page"])
 
     @router.get("/", response_model=None)
@@ -53,31 +73,34 @@ def page_routes(info: ServiceInfo, limiter: Limiter, rate: str, page_folder: Pat
         """The page for a browser, the service as JSON for others."""
         response.headers["vary"] = "accept"
         if "text/html" in request.headers.get("accept", ""):
-            return FileResponse(page_folder / "index.html", headers={"vary": "accept", "cache-control": "no-cache"})
+            page = await files.page(request, "index.html", main="app/main.js")
+            page.headers["vary"] = "accept, accept-encoding"
+            return page
         return {
             "service": info.name,
             "version": info.version,
             "status": "running",
+            "visitors": visitors,
             "endpoints": {"terminal": "/ws/terminal", "health": "/health", "page": "/ (with Accept: text/html)"},
         }
 
     @router.get("/docs", include_in_schema=False)
     @limiter.limit(rate)
-    async def docs(request: Request) -> FileResponse:
+    async def docs(request: Request) -> Response:
         """The documentation of the routes, to be tried out in the browser."""
-        return FileResponse(page_folder / "docs.html", headers={"cache-control": "no-cache"})
+        return await files.page(request, "docs.html", main="app/api-docs.js")
 
     @router.get("/favicon.ico", include_in_schema=False)
     @limiter.limit(rate)
-    async def favicon(request: Request) -> FileResponse:
-        return FileResponse(page_folder / "favicon.svg", media_type="image/svg+xml")
+    async def favicon(request: Request) -> Response:
+        return await files.response(request, "favicon.svg", ALWAYS_ASK)
 
     return router
 
 
-def add_page_files(app: FastAPI, page_folder: Path) -> None:
+def add_page_files(app: FastAPI, files: PageFiles) -> None:
     """Serve the files of the page, and add the security headers to every response."""
-    app.mount("/static", StaticFiles(directory=page_folder), name="static")
+    app.mount("/static", files, name="static")
     app.add_middleware(SecurityHeaders)
     app.add_exception_handler(Exception, _failed)
 

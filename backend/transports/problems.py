@@ -10,13 +10,18 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from slowapi.errors import RateLimitExceeded
 from starlette.exceptions import HTTPException
+from starlette.routing import Match, Mount
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from backend.core.decisions import Decision
 from backend.core.errors import StorageError
+from backend.core.execution import refusals
+from backend.core.figures import size_text
 
 MEDIA_TYPE = "application/problem+json"
 TRY_AGAIN = 5.0  # seconds until a client should retry what is unavailable now
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+READING = frozenset({"GET", "HEAD"})
 Rejected = Callable[[Request, int, str], Awaitable[None]]
 Responses = dict[int | str, dict[str, Any]]
 
@@ -29,12 +34,12 @@ MEANINGS = {
     410: "It is no longer stored",
     413: "The body is too large",
     415: "Another type of body is expected",
-    422: "A field is missing, unknown or invalid",
+    422: "A field or query parameter is missing, unknown or invalid",
     429: "Too many requests; Retry-After says when the next is accepted",
     503: "The service is unavailable; Retry-After says when to try again",
 }
-EVERYWHERE = (401, 429, 503)
-WITH_BODY = (400, 413, 415, 422)
+EVERYWHERE = (401, 422, 429, 503)
+WITH_BODY = (400, 413, 415)
 
 # The HTTP status of a refusal, by the start of its rule; all others are commands that were refused.
 STATUS_OF_RULE = {
@@ -63,7 +68,10 @@ STATUS_OF_RULE = {
 
 
 class ProblemDetails(BaseModel):
-    """An error as problem+json. `rule` names the reason, `hint` says what to do."""
+    """An error as problem+json. `rule` names the reason, `hint` says what to do.
+
+    The history contains a refused command under its `command_id`, unless it was one of a flood.
+    """
 
     type: str = "about:blank"
     title: str
@@ -145,6 +153,8 @@ def add_problems(app: FastAPI, rejected: Rejected) -> None:
         return await answer(request, _invalid(error.errors()))
 
     async def http(request: Request, error: HTTPException) -> JSONResponse:
+        if error.status_code == 405:
+            error.headers = {**(error.headers or {}), "Allow": ", ".join(allowed_methods(request))}
         response = await answer(request, _framework(request, error))
         response.headers.update(error.headers or {})
         return response
@@ -154,7 +164,7 @@ def add_problems(app: FastAPI, rejected: Rejected) -> None:
         return await answer(request, Problem(429, "limits.requests", detail, retry_after=_seconds(error)))
 
     async def unavailable(request: Request, error: StorageError) -> JSONResponse:
-        return Problem(503, "storage.unavailable", str(error), hint="Try again in a moment.").response()
+        return Problem.of(refusals.unavailable(error)).response()
 
     app.add_exception_handler(Problem, answer)  # type: ignore[arg-type]
     app.add_exception_handler(RequestValidationError, invalid)  # type: ignore[arg-type]
@@ -177,7 +187,7 @@ class BodyLimit:
         if scope["type"] != "http" or not self._is_too_large(Request(scope)):
             await self.app(scope, receive, send)
             return
-        detail = f"The body is larger than {self.limit} bytes."
+        detail = f"The body is larger than {size_text(self.limit)}."
         response = await self.answer(Request(scope, receive), Problem(413, "limits.body", detail))
         await response(scope, receive, send)
 
@@ -198,8 +208,8 @@ def _framework(request: Request, error: HTTPException) -> Problem:
             404, "request.path", f"There is no route {request.url.path[:200]}.", hint="GET /docs lists the routes."
         )
     if status == 405:
-        allowed = (error.headers or {}).get("Allow", "another method")
-        return Problem(405, "request.method", f"{request.method} is not allowed for this path.", hint=f"Use {allowed}.")
+        hint = f"Use {(error.headers or {})['Allow'].replace(', ', ' or ')}."
+        return Problem(405, "request.method", f"{request.method} is not allowed for this path.", hint=hint)
     if status == 413:
         return Problem(413, "limits.body", detail, hint="Send less.")
     return Problem(
@@ -207,9 +217,24 @@ def _framework(request: Request, error: HTTPException) -> Problem:
     )
 
 
+def allowed_methods(request: Request) -> list[str]:
+    """Every method of a path, whichever of its routes has it. Files can be read only."""
+    scope = {**request.scope, "root_path": request.scope.get("app_root_path", request.scope.get("root_path", ""))}
+    found = []
+    for method in METHODS:
+        for route in request.app.routes:
+            match, _ = route.matches({**scope, "method": method})
+            if match is Match.FULL and (not isinstance(route, Mount) or method in READING):
+                found.append(method)
+                break
+    return found
+
+
 def _invalid(errors: Sequence[Any]) -> Problem:
     """The problem of an invalid request, without repeating what was sent."""
     found = [{"place": ".".join(map(str, error["loc"])), "message": str(error["msg"])} for error in errors[:20]]
     first = found[0] if found else {"place": "body", "message": "it cannot be read"}
     detail = f"The request cannot be understood: {first['place']}: {first['message']}."
-    return Problem(422, "request.invalid", detail, extra={"errors": found})
+    ids = any(error["type"] == "string_type" and str(error["loc"][-1]).endswith("_id") for error in errors)
+    hint = 'Ids are strings: {"project_id":"01M7..."}. GET /api/projects lists those of your projects.' if ids else ""
+    return Problem(422, "request.invalid", detail, hint=hint, extra={"errors": found})

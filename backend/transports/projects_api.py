@@ -12,7 +12,7 @@ from backend.core.execution.refusals import unknown_project
 from backend.core.identity import Permission, Principal, Project
 from backend.core.ports import Projects
 from backend.core.times import iso
-from backend.transports.dependencies import Access, Body, JsonOnly
+from backend.transports.dependencies import Access, Body, JsonOnly, api_router
 from backend.transports.problems import WITH_BODY, Problem, described
 
 PROFILE = "agent"
@@ -77,12 +77,13 @@ class Profiles(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ProjectService:
-    """What the routes need."""
+    """What the routes need. `add_command` is how an administrator adds an account."""
 
     access: Access
     projects: Projects
     users: Users
     profiles: Profiles
+    add_command: str
 
     async def visible(self, principal: Principal, id: str) -> Project:
         """A project that exists for the caller. Raises Problem."""
@@ -105,7 +106,7 @@ class ProjectService:
         found = await self.users.ids_of(names)
         for name in names:
             if name not in found:
-                hint = "An administrator adds accounts: `python3 run.py user add NAME`."
+                hint = f"An administrator adds accounts: `{self.add_command}`."
                 raise Problem(422, "project.member", f"There is no account {name!r}.", hint=hint)
         return frozenset(found.values())
 
@@ -143,7 +144,7 @@ def _entry(project: Project, names: Mapping[str, str]) -> ProjectEntry:
 
 def project_routes(service: ProjectService) -> APIRouter:
     """The routes under /api/projects."""
-    router = APIRouter(prefix="/api/projects", tags=["projects"])
+    router = api_router("/api/projects", "projects")
     _add_creation(router, service)
     _add_changes(router, service)
     return router
@@ -177,7 +178,7 @@ def _add_creation(router: APIRouter, service: ProjectService) -> None:
 def _add_changes(router: APIRouter, service: ProjectService) -> None:
     reader = Depends(service.access.needs(Permission.READ))
 
-    @router.get("/{project_id}", responses=described(403, 404, 422))
+    @router.get("/{project_id}", responses=described(403, 404))
     async def one(principal: Annotated[Principal, reader], project_id: str) -> ProjectEntry:
         """One project."""
         return await service.entry(await service.visible(principal, project_id))
@@ -205,7 +206,7 @@ def _add_changes(router: APIRouter, service: ProjectService) -> None:
         await _record(service, Kind.PROJECT_CHANGED, principal, changed)
         return await service.entry(changed)
 
-    @router.delete("/{project_id}", status_code=204, responses=described(403, 404, 422))
+    @router.delete("/{project_id}", status_code=204, responses=described(403, 404))
     async def delete(principal: Annotated[Principal, reader], project_id: str) -> None:
         """Delete a project. Its workspace and its history remain for the operator."""
         found = await service.own(principal, project_id)

@@ -13,13 +13,17 @@ from backend.core import ids
 from backend.core.decisions import Decision
 from backend.core.execution.refusals import hidden
 from backend.core.recording.asciicast import AsciicastWriter
-from backend.transports.dependencies import Access
+from backend.transports.dependencies import Access, api_router
 from backend.transports.problems import Problem
 from backend.transports.turns import in_turns
 
 
 class RecordingResponse(Response):
-    """A recording sent as it is read, each block converted on its way."""
+    """A recording sent as it is read, each block converted on its way.
+
+    It begins with the first block. One that cannot be read further is cut off without the end of the body, so that no
+    client takes it for complete.
+    """
 
     def __init__(self, recording: Recording, convert: Callable[[bytes], bytes], media_type: str, name: str) -> None:
         super().__init__(media_type=media_type, headers={"content-disposition": f'attachment; filename="{name}"'})
@@ -28,17 +32,30 @@ class RecordingResponse(Response):
         self._convert = convert
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Send it. Raises Problem if there is nothing to send."""
+        begun = False
+
+        async def begin() -> None:
+            nonlocal begun
+            if not begun:
+                await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            begun = True
+
         async def block(data: bytes) -> None:
+            await begin()
             await send({"type": "http.response.body", "body": self._convert(data), "more_body": True})
 
-        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        await self._recording.copy(in_turns(block))
-        await send({"type": "http.response.body", "body": b""})
+        problem = await self._recording.copy(in_turns(block))
+        if problem and not begun:
+            raise Problem.of(hidden(problem, self._recording.id))
+        if not problem:
+            await begin()
+            await send({"type": "http.response.body", "body": b""})
 
 
 def recording_routes(access: Access, service: ExecutionService, limiter: Limiter, rate: str) -> APIRouter:
     """The route of recordings; those of visitors require no account."""
-    router = APIRouter(prefix="/api", tags=["executions"])
+    router = api_router("/api", "executions")
 
     @router.get("/executions/{execution}/recording", response_class=Response)
     @limiter.limit(rate)

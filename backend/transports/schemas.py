@@ -4,7 +4,7 @@ import hashlib
 from typing import Annotated
 
 from fastapi import Header
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from backend.application.executions import ExecutionService
 from backend.application.submission import CommandSpec, Existing, IdempotencyKey
@@ -28,6 +28,10 @@ KEY_HEADER = Annotated[
         description="A repeated request with the same key and body gets the same execution",
     ),
 ]
+
+
+# Its length is limited by the policy, so that a line which is too long is recorded as any other that is refused.
+LINE: str = Field(min_length=1, description="At most 1000 characters, unless the policy of the project says otherwise")
 
 
 class HistoryEntry(BaseModel):

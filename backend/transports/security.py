@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from backend.core.audit.events import Kind
-from backend.core.client_address import LOOPBACK_NAMES, client_address, origin_allowed
+from backend.core.client_address import LOOPBACK_NAMES, client_address, foreign_origin, origin_allowed
 from backend.core.decisions import Decision, Risk
 from backend.core.errors import StorageError
+from backend.core.figures import duration_text
 from backend.core.identity import Principal
 from backend.core.limits import RateLimiter
 from backend.core.ports import AuditLog, Authenticator
@@ -88,14 +89,25 @@ class Security:
         peer = scope["client"][0] if scope.get("client") else "unknown"
         return client_address(peer, headers_of(scope, b"x-forwarded-for"), self.trusted_hops)
 
-    def origin_allowed(self, scope: Scope) -> bool:
-        """Whether the page that opens this socket is of an allowed origin."""
+    def check_origin(self, scope: Scope) -> Decision | None:
+        """Refuse a socket that a page of another origin opens."""
         origins, hosts = headers_of(scope, b"origin"), headers_of(scope, b"host")
-        if len(origins) > 1 or len(hosts) != 1:
-            return False
         local = scope["server"][0] if scope.get("server") else None
         loopback = local in LOOPBACK_NAMES and not self.trusted_hops
-        return origin_allowed(origins[0] if origins else None, hosts[0], self.allowed_origins, loopback=loopback)
+        if len(origins) <= 1 and len(hosts) == 1:
+            origin = origins[0] if origins else None
+            if origin_allowed(origin, hosts[0], self.allowed_origins, loopback=loopback):
+                return None
+        return foreign_origin(origins, hosts)
+
+    def refuse_connection(self, address: str) -> Decision | None:
+        """Count a new socket of an address; refuse it if there are too many."""
+        if self.connections.enter(address):
+            return None
+        reason = (
+            f"Too many connections: {self.connections.per_address} of an address, {self.connections.total} in total."
+        )
+        return Decision.deny("limits.connections", reason, "Close one.", risk=Risk.SAFE)
 
     def bearer(self, scope: Scope) -> str | None:
         """The token in the Authorization header."""
@@ -115,7 +127,7 @@ class Security:
         if principal := await self.authenticator.principal(token, visitor.address):
             return principal
         if wait := await self.token_failures.wait(f"token:{visitor.address}"):
-            reason = f"Too many invalid tokens from this address; wait {round(wait + 0.5)} s."
+            reason = f"Too many invalid tokens from this address; wait {duration_text(round(wait + 0.5))}."
             return Decision.deny("auth.limited", reason, risk=Risk.SAFE, retry_after=wait)
         if self._is_visitor_token(token):
             return visitor

@@ -114,11 +114,16 @@ Actions = list[Action]
 
 @dataclass(slots=True)
 class TerminalProtocol:
-    """The state of one connection. `service` and `version` are what `ready` reports."""
+    """The state of one connection. `service` and `version` are what `ready` reports.
+
+    A page without a subprotocol may still wait for the end of a command of an earlier connection, with its input
+    disabled, and cannot attach to it; so it is sent a `complete` first. With `resumes` the client is such a page.
+    """
 
     principal: Principal
     service: str
     version: str
+    resumes: bool = False
     awaits_token: bool = False
     is_over: bool = False  # the token has expired
     ready: bool = False
@@ -250,8 +255,10 @@ class TerminalProtocol:
 
     def welcomed(self, profile: str) -> Actions:
         """The profile that judges the client's commands."""
+        idle: Actions = [Say(messages.Idle())] if self.resumes and not self.ready else []
         self.ready = True
         return [
+            *idle,
             Say(
                 messages.Ready(
                     message=f"Connected to {self.service}. Type help to see what is allowed.",
@@ -260,7 +267,7 @@ class TerminalProtocol:
                     profile=profile,
                     user=self.principal.user.name if self.principal.user else None,
                 )
-            )
+            ),
         ]
 
     def submitted(self, submit: Submit, answer: str | Decision) -> Actions:
@@ -327,25 +334,6 @@ def refusal(decision: Decision, command: str | None = None, id: str | None = Non
             retry_after=round(decision.retry_after, 1) or None,
         )
     )
-
-
-ERROR, READY = b'{"type":"error",', b'{"type":"ready",'
-MESSAGE = b'"message":"'
-
-
-def decorated(block: bytes) -> bytes:
-    """Stored lines or messages with the decoration that clients without a subprotocol show."""
-    if ERROR not in block and READY not in block:
-        return block
-    return b"".join(_decorated(line) for line in block.splitlines(keepends=True))
-
-
-def _decorated(line: bytes) -> bytes:
-    if line.startswith(ERROR):
-        return line.replace(MESSAGE, MESSAGE + "❌ ".encode(), 1)
-    if line.startswith(READY):
-        return line.replace(MESSAGE, MESSAGE + "✅ ".encode(), 1)
-    return line
 
 
 def _first_problem(error: ValidationError) -> str:

@@ -12,6 +12,7 @@ from typing import Any, assert_never
 
 from backend.application.executions import ExecutionService
 from backend.application.submission import Existing
+from backend.core.client_address import SHOWN
 from backend.core.decisions import Decision
 from backend.core.errors import StorageError
 from backend.core.execution.refusals import unavailable, unknown
@@ -20,11 +21,12 @@ from backend.core.execution.requests import Refused, Waiting
 from backend.core.execution.targets import OWN
 from backend.core.identity import Principal
 from backend.core.recording.messages import Message, Waking
-from backend.core.recording.messages import Refused as RefusedMessage
 from backend.transports.frames import AsgiSend, BlockWriter, block_writer
-from backend.transports.security import Rejections, Security
+from backend.transports.plain_lines import PlainLines
+from backend.transports.security import Rejections, Security, headers_of
 from backend.transports.terminal_protocol import (
     CLOSE_TRY_LATER,
+    CLOSE_UNAUTHORISED,
     Action,
     Actions,
     Close,
@@ -37,7 +39,6 @@ from backend.transports.terminal_protocol import (
     TerminalProtocol,
     Unfollow,
     Welcome,
-    decorated,
     refusal,
 )
 
@@ -59,12 +60,13 @@ class ClientGone(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ServiceInfo:
-    """What the socket reports about the service. `uptime` is in seconds; `connected` counts sockets."""
+    """What the socket reports about the service. `uptime` is in seconds; `connected` counts sockets; `warn` logs."""
 
     name: str
     version: str
     uptime: Callable[[], float]
     connected: Callable[[int], None]
+    warn: Callable[[str], None]
 
 
 class TerminalSocket:
@@ -90,11 +92,15 @@ class TerminalSocket:
             await self.app(scope, receive, send)
             return
         address = self.security.address(scope)
-        if not self.security.origin_allowed(scope):
-            await self.rejections.record("unknown", address, path=PATH, status=403, rule="origin.foreign")
-            await _deny(scope, receive, send, 403, "origin.foreign", "Pages of this origin may not connect.")
-        elif not self.security.connections.enter(address):
-            await _deny(scope, receive, send, 429, "limits.connections", "Too many connections; close one.")
+        if foreign := self.security.check_origin(scope):
+            origin = ", ".join(headers_of(scope, b"origin"))[:SHOWN]
+            self.info.warn(f"{foreign.reason} {foreign.hint}")  # a browser hides the response from its page
+            await self.rejections.record(
+                "unknown", address, path=PATH, status=403, rule=foreign.rule, **({"origin": origin} if origin else {})
+            )
+            await _deny(scope, receive, send, 403, foreign)
+        elif crowded := self.security.refuse_connection(address):
+            await _deny(scope, receive, send, 429, crowded)
         else:
             await self._serve(scope, receive, send, address)
 
@@ -104,7 +110,10 @@ class TerminalSocket:
             await receive()
             subprotocol = next((name for name in scope["subprotocols"] if name in {BATCH, LINES}), None)
             await send({"type": "websocket.accept", "subprotocol": subprotocol})
-            protocol = TerminalProtocol(self.security.visitor(scope), self.info.name, self.info.version)
+            page = bool(headers_of(scope, b"origin"))
+            protocol = TerminalProtocol(
+                self.security.visitor(scope), self.info.name, self.info.version, resumes=page and not subprotocol
+            )
             connection = TerminalConnection(self, protocol, receive, send, subprotocol)
             with suppress(ClientGone):
                 await connection.run(self.security.bearer(scope))
@@ -114,27 +123,46 @@ class TerminalSocket:
 
 
 async def _deny(
-    scope: MutableMapping[str, Any], receive: AsgiReceive, send: AsgiSend, status: int, rule: str, reason: str
+    scope: MutableMapping[str, Any], receive: AsgiReceive, send: AsgiSend, status: int, decision: Decision
 ) -> None:
     """Refuse the handshake, with a body where the server can send one."""
     await receive()
     if "websocket.http.response" not in scope.get("extensions", {}):
-        await send({"type": "websocket.close", "code": 1008, "reason": rule})
+        await send({"type": "websocket.close", "code": 1008, "reason": decision.rule})
         return
     headers = [(b"content-type", b"application/json")]
     await send({"type": "websocket.http.response.start", "status": status, "headers": headers})
-    body = RefusedMessage(message=reason, rule=rule).encode()
-    await send({"type": "websocket.http.response.body", "body": body})
+    await send({"type": "websocket.http.response.body", "body": refusal(decision).message.encode()})
 
 
-class DecoratingWriter:
-    """Writes messages with the decoration that clients without a subprotocol show."""
+class PlainWriter:
+    """Writes what a client without a subprotocol shows: see `plain_lines`."""
 
     def __init__(self, writer: BlockWriter) -> None:
         self._writer = writer
+        self._lines = PlainLines()
+        self._now = asyncio.get_running_loop().time
+        self._turn = asyncio.Lock()
+        self._holds = asyncio.Event()
 
     async def write(self, block: bytes) -> bool:
-        return await self._writer.write(decorated(block))
+        async with self._turn:
+            return await self._pass_on(self._lines.feed(block, self._now()))
+
+    async def write_late(self) -> None:
+        """Write what has been held back for long enough, whenever there is such; runs until it is cancelled."""
+        while True:
+            await self._holds.wait()
+            await asyncio.sleep(max(0.0, (self._lines.due or 0.0) - self._now()))
+            async with self._turn:
+                await self._pass_on(self._lines.expire(self._now()))
+
+    async def _pass_on(self, ready: bytes) -> bool:
+        if self._lines.due is None:
+            self._holds.clear()
+        else:
+            self._holds.set()
+        return await self._writer.write(ready)
 
 
 class TerminalConnection:
@@ -153,8 +181,10 @@ class TerminalConnection:
         self.protocol = protocol
         self._receive, self._send = receive, send
         writer = block_writer(send, batches=subprotocol == BATCH)
-        self._writer = writer if subprotocol else DecoratingWriter(writer)
+        self._plain = None if subprotocol else PlainWriter(writer)
+        self._writer: BlockWriter = self._plain or writer
         self._following: dict[str, asyncio.Task[None]] = {}
+        self._attached: set[str] = set()  # those of them that this client has not started itself
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -168,6 +198,8 @@ class TerminalConnection:
             await self._authenticate(bearer)
             if not self._closed.done():
                 self._begin(self._recheck())
+                if self._plain:
+                    self._begin(self._plain.write_late())
                 await self._converse()
         except StorageError as error:
             await self._perform([refusal(unavailable(error)), Close(CLOSE_TRY_LATER, "storage.unavailable")])
@@ -230,7 +262,9 @@ class TerminalConnection:
                 self._begin(self._submit(action))
             case Submit():
                 await self._submit(action)
-            case Follow(execution):
+            case Follow(execution, started=started):
+                if not started:
+                    self._attached.add(execution)
                 self._following[execution] = self._begin(self._follow(action))
             case Unfollow(execution):
                 self._unfollow(execution)
@@ -247,15 +281,20 @@ class TerminalConnection:
             await self._say(Waking(message="Waking up"))
         target = await self.executions.target(self.principal, OWN)
         if isinstance(target, Decision):
-            raise StorageError(target.reason)
+            code = CLOSE_UNAUTHORISED if target.rule == "target.unknown" else CLOSE_TRY_LATER
+            await self._perform([refusal(target), Close(code, target.rule)])
+            raise ClientGone
         await self._perform(self.protocol.welcomed(target.profile.name))
 
     async def _submit(self, action: Submit) -> None:
-        match await self.executions.submit(self.principal, action.spec):
+        submitted = await self.executions.submit(self.principal, action.spec)
+        match submitted:
             case Refused(decision=decision):
                 answer: str | Decision = decision
             case Execution(id=id) | Waiting(id=id) | Existing(id=id):
                 answer = id
+            case _:
+                assert_never(submitted)
         await self._perform(self.protocol.submitted(action, answer))
 
     async def _follow(self, action: Follow) -> None:
@@ -265,6 +304,7 @@ class TerminalConnection:
         else:
             problem = await self.executions.follow(self.principal, id, after_seq, self._deliver)
         self._following.pop(id, None)
+        self._attached.discard(id)
         await self._perform(self.protocol.followed(id, problem))
 
     async def _deliver(self, block: bytes) -> None:
@@ -275,6 +315,7 @@ class TerminalConnection:
             await asyncio.sleep(0)
 
     def _unfollow(self, execution: str) -> None:
+        self._attached.discard(execution)
         if task := self._following.pop(execution, None):
             task.cancel()
         self._begin(self._perform_quietly(self.protocol.followed(execution, None)))
@@ -282,14 +323,15 @@ class TerminalConnection:
     async def _recheck(self) -> None:
         """Close the session soon after its token expires or is revoked, or its user is disabled.
 
-        Executions that its user may no longer view, because it left a project, are no longer sent.
+        Executions that its user may no longer view, because it left a project, are no longer sent. Those that it has
+        started here are: their output answers its own requests.
         """
         while not self._closed.done():
             await asyncio.sleep(RECHECK_EVERY)
             if not await self.executions.still_allowed(self.principal):
                 await self._perform_quietly(self.protocol.expired())
                 return
-            for execution in list(self._following):
+            for execution in list(self._attached):
                 if not await self.executions.still_allowed(self.principal, execution):
                     await self._perform_quietly(self.protocol.forbidden(execution, unknown(execution)))
 

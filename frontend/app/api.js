@@ -1,5 +1,8 @@
 // The requests of the page to the HTTP API. Errors carry the server's text, which is written for people.
 
+import { justIssued } from "./access-token.js";
+import { duration } from "../components/format.js";
+
 const SLICE = 1 << 20; // bytes of output requested at once
 const UNREACHABLE = "The server cannot be reached. Try again in a moment.";
 
@@ -32,7 +35,7 @@ async function request(path, token, options = {}) {
 function problemText(response, problem) {
   const wait = response.headers.get("retry-after");
   const text = [problem?.detail ?? `The server returned ${response.status}.`, problem?.hint];
-  if (wait) text.push(`Try again in ${wait} s.`);
+  if (wait) text.push(`Try again in ${duration(wait * 1000, 0)}.`);
   return text.filter(Boolean).join(" ");
 }
 
@@ -42,13 +45,19 @@ const asJson = (body) => ({
   body: JSON.stringify(body),
 });
 
-// Each returns an access token.
-export async function tokenForPassword(username, password) {
-  const form = { method: "POST", body: new URLSearchParams({ username, password }) };
-  return (await request("api/auth/token", null, form)).access_token;
+// Each of these returns an access token.
+
+async function issued(path, token, options) {
+  return justIssued((await request(path, token, options)).access_token);
 }
 
-export const tokenForTicket = async (ticket) => (await request("api/auth/link", null, asJson({ ticket }))).access_token;
+export function tokenForPassword(username, password) {
+  return issued("api/auth/token", null, { method: "POST", body: new URLSearchParams({ username, password }) });
+}
+
+export const tokenForTicket = (ticket) => issued("api/auth/link", null, asJson({ ticket }));
+export const renewToken = (token) => issued("api/auth/renew", token, { method: "POST" });
+export const setPassword = (token, current, password) => issued("api/auth/password", token, asJson({ current, password }));
 
 export const revokeToken = (token) => request("api/auth/revoke", token, { method: "POST", keepalive: true });
 export const listProjects = (token) => request("api/projects", token);
@@ -73,6 +82,18 @@ export async function readOutput(token, id) {
   return pieces;
 }
 
+// What is left of the rates of the client.
+export const readLimits = (token) => request("api/limits", token);
+
+// Whether the server admits accounts only; false when it does not say.
+export async function accountsOnly() {
+  try {
+    return (await request("", null, { headers: { Accept: "application/json" } })).visitors === "refused";
+  } catch {
+    return false;
+  }
+}
+
 // Why no command can run on this server; null when commands can.
 export async function protectionProblem() {
   try {
@@ -83,11 +104,11 @@ export async function protectionProblem() {
   }
 }
 
-function protectionText({ level, minimum, tests }) {
+function protectionText({ level, minimum, tests, command }) {
   const failed = tests.filter((test) => !test.passed).map((test) => test.name);
   return [
     `No command can run at the moment. This server protects commands at level ${level}; ${minimum} is required.`,
     failed.length ? `Not prevented: ${failed.join(", ")}.` : "",
-    "For details, run on the server: python3 run.py protection",
+    `For details, run on the server: ${command}`,
   ].filter(Boolean).join(" ");
 }

@@ -1,6 +1,6 @@
 // A WebSocket that reconnects: backoff with jitter, and at once when the network or the tab returns.
 
-import { SUBPROTOCOL, UNAUTHORIZED } from "../protocol/messages.js";
+import { bytesOf, FRAME_LIMIT, SUBPROTOCOL, UNAUTHORIZED } from "../protocol/messages.js";
 
 const FIRST_WAIT = 500; // ms
 const LONGEST_WAIT = 15_000; // ms
@@ -35,9 +35,17 @@ export class Connection {
     this.failures = 0;
   }
 
+  // False when it cannot be sent: the connection is down, or the message is longer than a frame may be.
   send(message) {
-    if (this.socket?.readyState !== WebSocket.OPEN) return;
-    this.socket.send(JSON.stringify(message));
+    const frame = JSON.stringify(message);
+    if (this.socket?.readyState !== WebSocket.OPEN || bytesOf(frame) > FRAME_LIMIT) return false;
+    this.socket.send(frame);
+    return true;
+  }
+
+  // Whether a part of what was sent has not left this computer.
+  get unsent() {
+    return this.socket?.bufferedAmount > 0;
   }
 
   onClose(socket, code) {

@@ -5,9 +5,12 @@ import { element } from "../components/element.js";
 import { AccountView } from "../views/account-view.js";
 import { bindAppearance } from "../views/appearance-view.js";
 import { ExecutionView } from "../views/execution-view.js";
+import { LimitsView } from "../views/limits-view.js";
 import { HistoryView } from "../views/history-view.js";
 import { LoginView } from "../views/login-view.js";
 import { ProjectView } from "../views/project-view.js";
+import { bindHeight, bindMenu } from "../views/menu-view.js";
+import { PasswordView } from "../views/password-view.js";
 import { PromptView } from "../views/prompt-view.js";
 import { StatusView } from "../views/status-view.js";
 import { TerminalView } from "../views/terminal-view.js";
@@ -15,15 +18,17 @@ import { protectionProblem } from "./api.js";
 import { Connection } from "./connection.js";
 import { Credentials } from "./credentials.js";
 import { initialTicket, takeTicket } from "./login-link.js";
+import { Renewal } from "./renewal.js";
+import { SharedLogin } from "./shared-login.js";
 import { bindShortcuts } from "./shortcuts.js";
 import { lasting, thisTab } from "./storage.js";
 import { TerminalSession } from "./terminal-session.js";
 
 const credentials = new Credentials(thisTab);
 const history = new CommandHistory(credentials.login === null ? lasting : thisTab);
-const terminal = new TerminalView(element("screen"));
 const status = new StatusView(progressText);
 const announce = (text) => status.announce(text);
+const terminal = new TerminalView(element("screen"), announce);
 const showNotice = (text) => status.showNotice(text);
 
 const session = new TerminalSession(
@@ -33,24 +38,32 @@ const session = new TerminalSession(
     showState: (name, text) => status.showState(name, text),
     setBusy: (busy) => prompt.setBusy(busy),
     onReady(message) {
-      login.closeToken();
+      login.close();
       account.onReady(message);
+      limits.load();
       protectionProblem().then(showProtection);
     },
     askToken(problem) {
-      status.showState("offline", "Access token required");
+      status.showState("offline", "Login required");
       login.askToken(problem);
+    },
+    onExpired() {
+      status.showState("offline", "Your login has ended");
+      login.askAgain(account.expire(), "Your login has ended. Log in again to go on.");
     },
     onLoggedOut(reason) {
       account.reset();
       showNotice(`You are logged out. ${reason}`);
     },
     onUnprotected: (reason) => protectionProblem().then((problem) => showProtection(problem ?? reason)),
+    onCounted: () => limits.load(),
     onProjectGone: () => projects.load(),
   },
   credentials,
   thisTab,
 );
+
+const limits = new LimitsView(() => session.login ?? credentials.token);
 
 const url = new URL("ws/terminal", document.baseURI);
 url.protocol = url.protocol.replace("http", "ws");
@@ -87,11 +100,41 @@ const past = new HistoryView({
   },
   focusPrompt,
 });
-const account = new AccountView({ session, terminal, history, projects, past, showNotice, focusPrompt });
+const shared = new SharedLogin(credentials, {
+  offered: (token) => account.logIn(token),
+  replaced: (token) => session.replaceLogin(token),
+  ended: () => {
+    account.reset();
+    session.logOut();
+    showNotice("You are logged out.");
+  },
+});
+function replaceLogin(token) {
+  shared.replace(session.login, token);
+  session.replaceLogin(token);
+}
+const password = new PasswordView({
+  token: () => session.login,
+  onSet(token) {
+    replaceLogin(token);
+    showNotice("Your password is set.");
+  },
+  focusPrompt,
+});
+const onLogOut = (token) => shared.end(token);
+const account = new AccountView({
+  session, terminal, history, projects, past, password, showNotice, focusPrompt, onLogOut,
+});
 const login = new LoginView({
   token: (token) => session.presentToken(token),
-  login: (token) => account.logIn(token),
+  login: logIn,
 });
+new Renewal({ session, onRenewed: replaceLogin });
+
+function logIn(token) {
+  account.logIn(token);
+  shared.offer(token);
+}
 
 function hideWelcome() {
   element("welcome").hidden = true;
@@ -105,7 +148,9 @@ function showProtection(problem) {
 // How long a command has been running, or when the next attempt to connect is due.
 function progressText() {
   if (connection.retryAt) return `Reconnecting in ${secondsTo(connection.retryAt)} s`;
-  if (!session.ready || !session.current) return "";
+  if (!session.ready) return "";
+  if (session.idle) return element("unprotected").hidden ? ["Ready", limits.text()].filter(Boolean).join(" · ") : "";
+  if (!session.current) return "";
   const { when, since, command } = session.current;
   if (when) return "Reading the recording";
   // The time comes first, since a narrow page cuts off the end.
@@ -116,9 +161,15 @@ const secondsTo = (time) => Math.max(0, Math.ceil((time - Date.now()) / 1000));
 
 async function logInByLink(ticket) {
   status.showState("connecting", "Logging in");
-  if (await account.logInByLink(ticket)) return;
+  if (await account.logInByLink(ticket)) {
+    shared.offer(session.login);
+    return;
+  }
   if (session.ready) session.showState();
-  else connection.open();
+  else {
+  connection.open();
+  shared.ask();
+}
 }
 
 window.addEventListener("hashchange", () => {
@@ -130,12 +181,21 @@ element("welcome").addEventListener("click", ({ target }) => {
   prompt.submit(target.dataset.command);
   focusPrompt();
 });
-element("screen").addEventListener("mouseup", () => terminal.selection || focusPrompt());
+// On a phone the focus in the prompt opens the keyboard, which a tap on a button or a link does not ask for.
+element("screen").addEventListener("mouseup", ({ target }) => {
+  if (!terminal.selection && !target.closest("button, .xterm-cursor-pointer")) focusPrompt();
+});
+element("login-dialog").addEventListener("close", () => account.abandon());
 element("notice-close").addEventListener("click", focusPrompt);
 
 bindShortcuts({ prompt, session, terminal });
 bindAppearance(terminal);
+bindMenu();
+bindHeight();
 if (session.current !== null) hideWelcome();
 focusPrompt();
 if (initialTicket) logInByLink(initialTicket);
-else connection.open();
+else {
+  connection.open();
+  shared.ask();
+}

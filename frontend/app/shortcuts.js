@@ -23,8 +23,9 @@ export function bindShortcuts({ prompt, session, terminal }) {
   }
 
   document.addEventListener("keydown", (event) => {
-    if (belongsElsewhere(event)) return;
-    if (isTyping(event) && terminalElement.contains(event.target)) line.focus(); // the terminal takes no text
+    if (event.isComposing || anyDialogOpen()) return;
+    if (isTyping(event) && !takesText(event)) line.focus();
+    if (isControl(event.target) && event.target !== line) return;
     const action = actionFor(event);
     if (!action) return;
     event.preventDefault();
@@ -32,10 +33,13 @@ export function bindShortcuts({ prompt, session, terminal }) {
   });
 }
 
-// A key for another field or button, for an input method or for a dialog.
-function belongsElsewhere({ target, isComposing }) {
-  const control = /^(INPUT|SELECT|TEXTAREA|BUTTON)$/.test(target.tagName) && !terminalElement.contains(target);
-  return (target !== line && control) || isComposing || anyDialogOpen();
-}
+const isControl = (target) => /^(INPUT|SELECT|TEXTAREA|BUTTON)$/.test(target.tagName) && !terminalElement.contains(target);
 
-const isTyping = ({ key, ctrlKey, altKey, metaKey }) => key.length === 1 && !ctrlKey && !altKey && !metaKey;
+const isTyping = ({ key, ctrlKey, altKey, metaKey }) =>
+  (key.length === 1 || key === "Backspace") && !ctrlKey && !altKey && !metaKey;
+
+// A list, another field, and a button that the space bar presses: whatever else has the focus does nothing with text.
+function takesText({ target, key }) {
+  if (!isControl(target)) return false;
+  return !/^(button|checkbox)$/.test(target.type === "submit" ? "button" : target.type) || key === " ";
+}

@@ -1,11 +1,13 @@
 // The command of this page: what runs and how far it has been seen. The server records every message, so only the
 // number of the last one has to be remembered to continue after a reload or a lost connection.
 
+import { hasExpired } from "./access-token.js";
 import {
   attachMessage,
   authMessage,
   cancelMessage,
   closeInputMessage,
+  FRAME_LIMIT,
   inputMessages,
   lastSeq,
   runMessage,
@@ -13,22 +15,28 @@ import {
   UNAUTHORIZED,
 } from "../protocol/messages.js";
 
+const NOT_CONNECTED = "Not connected yet; nothing was sent.";
+const TOO_LONG = `The line is too long: a message of this page holds ${FRAME_LIMIT / 1024} KiB. Nothing was sent.`;
+const UNSENT = "The connection was lost before everything was sent; the last input may not have arrived.";
 const TOKEN_ENDED = "Your token has expired or been revoked.";
 const TOKEN_ENDED_RULES = ["auth.ended", "auth.wrong"];
 
 export class TerminalSession {
   // `output` is an ExecutionView. `page` has: showState(name, text), setBusy(boolean), announce(text), onReady(message),
-  // askToken(problem), onLoggedOut(reason), onUnprotected(reason), onProjectGone()
+  // askToken(problem), onExpired(), onLoggedOut(reason), onUnprotected(reason), onProjectGone(), onCounted()
   constructor(output, page, credentials, store) {
     this.output = output;
     this.page = page;
     this.credentials = credentials;
     this.store = store;
+    output.whenDrawn(() => this.showState());
     this.pending = null; // { id, command }: sent and not yet answered
-    this.stopping = false; // the pending command is to be cancelled as soon as it starts
+    this.stopping = false; // the command is to be cancelled as soon as it starts, or the connection is back
     this.current = null; // { id, seq, command, rule, risk, since, when }; `when` only for one that is replayed
     this.ready = false;
+    this.lastInstruction = ""; // the type of the last message to a running command
     this.sent = 0; // commands; the number of each is its id
+    this.presented = null; // the token of this connection
     this.tokenProblem = "";
     this.refusal = null; // why the server refuses the connection: { rule, text }
     const known = store.get("execution", null);
@@ -44,6 +52,11 @@ export class TerminalSession {
     return this.pending !== null || this.current !== null;
   }
 
+  // Whether it is ready for a command, and all that was written is on the screen.
+  get idle() {
+    return this.ready && !this.busy && !this.output.drawing;
+  }
+
   get login() {
     return this.credentials.login;
   }
@@ -52,20 +65,23 @@ export class TerminalSession {
 
   // False when the command was not sent. With `dryRun` it is only checked.
   run(command, project, dryRun = false) {
-    if (!this.ready) {
-      this.output.showWarning("Not connected yet; nothing was sent.");
-      return false;
-    }
-    this.output.showCommand(command, { dryRun });
+    if (!this.ready) return this.notSent(NOT_CONNECTED);
     if (command === "clear" && !dryRun) {
       this.output.clear();
       return true;
     }
+    const pending = { id: String(this.sent + 1), command };
+    if (!this.connection.send(runMessage({ ...pending, project, dryRun }))) return this.notSent(TOO_LONG);
     this.sent += 1;
-    this.pending = { id: String(this.sent), command };
-    this.connection.send(runMessage({ ...this.pending, project, dryRun }));
+    this.pending = pending;
+    this.output.showCommand(command, { dryRun });
     this.showState();
     return true;
+  }
+
+  notSent(reason) {
+    this.output.showWarning(reason);
+    return false;
   }
 
   // Show the recording of a command; one that still runs is followed. `when` is text. False when that is not possible.
@@ -78,24 +94,33 @@ export class TerminalSession {
     return true;
   }
 
-  // False while no command runs that could read it.
+  // False while no command runs that could read it, and while the connection is down.
   sendInput(line) {
     if (!this.current) return false;
+    if (!this.ready) return this.notSent(NOT_CONNECTED);
+    if (!inputMessages(line).every((message) => this.instruct(message))) return this.notSent(NOT_CONNECTED);
     this.output.showInput(line);
-    for (const message of inputMessages(line)) this.connection.send(message);
     return true;
   }
 
   endInput() {
-    if (this.current) this.connection.send(closeInputMessage());
+    if (!this.current) return;
+    if (!this.ready || !this.instruct(closeInputMessage())) this.notSent(NOT_CONNECTED);
   }
 
+  // Before the command has started, and while the connection is down, the stop waits.
   cancel() {
     if (!this.busy || this.stopping) return;
     this.output.showInterrupt();
-    if (this.current) this.connection.send(cancelMessage(this.current.id));
-    else this.stopping = true;
+    if (!this.ready) this.output.showWarning("The command will be stopped as soon as the connection is back.");
+    if (!this.current || !this.ready || !this.instruct(cancelMessage(this.current.id))) this.stopping = true;
     this.showState();
+  }
+
+  // False when it was not sent.
+  instruct(message) {
+    this.lastInstruction = message.type;
+    return this.connection.send(message);
   }
 
   presentToken(token) {
@@ -108,11 +133,21 @@ export class TerminalSession {
     this.reconnect();
   }
 
+  // The next token of the same login. A command that was sent and not answered is awaited on the connection it was sent on.
+  replaceLogin(token) {
+    this.credentials.logIn(token);
+    if (this.pending === null) this.reconnect();
+  }
+
   logOut() {
     this.credentials.logOut();
+    this.forget();
+    this.reconnect();
+  }
+
+  forget() {
     this.clearPending();
     this.clearCurrent();
-    this.reconnect();
   }
 
   reconnect() {
@@ -127,11 +162,13 @@ export class TerminalSession {
   onOpen() {
     this.refusal = null;
     const { token } = this.credentials;
+    this.presented = token;
     if (token !== null) this.connection.send(authMessage(token));
   }
 
   onClose(code) {
     this.ready = false;
+    if (this.current && this.connection.unsent) this.output.showWarning(UNSENT);
     this.abandonPending();
     if (code === UNAUTHORIZED) this.onUnauthorized();
     this.showState();
@@ -141,14 +178,26 @@ export class TerminalSession {
     if (this.refusal?.rule === "auth.limited") {
       this.page.announce(this.refusal.text);
       this.connection.retryLater();
+    } else if (this.login !== null && this.login !== this.presented) {
+      this.connection.open(); // it was replaced while the connection was open
     } else if (this.login !== null) {
-      const { rule, text } = this.refusal ?? { text: "" };
-      this.page.onLoggedOut(TOKEN_ENDED_RULES.includes(rule) ? TOKEN_ENDED : text);
-      this.logOut();
+      this.onLoginEnded(this.refusal ?? { text: "" });
     } else if (this.credentials.token !== null) {
       this.tokenProblem = "That token was not accepted.";
       this.credentials.forgetEntered();
       this.connection.open();
+    }
+  }
+
+  // A login that has reached its end may be repeated, and the page goes on where it was. One that was revoked may not.
+  onLoginEnded({ rule, text }) {
+    const ended = TOKEN_ENDED_RULES.includes(rule);
+    if (ended && hasExpired(this.login)) {
+      this.credentials.logOut();
+      this.page.onExpired();
+    } else {
+      this.page.onLoggedOut(ended ? TOKEN_ENDED : text);
+      this.logOut();
     }
   }
 
@@ -173,8 +222,15 @@ export class TerminalSession {
     this.tokenProblem = "";
     this.connection.resetBackoff();
     this.page.onReady(message);
-    if (this.current) this.connection.send(attachMessage(this.current.id, this.current.seq));
+    if (this.current) this.resume();
     this.showState();
+  }
+
+  resume() {
+    this.connection.send(attachMessage(this.current.id, this.current.seq));
+    if (!this.stopping) return;
+    this.instruct(cancelMessage(this.current.id));
+    this.stopping = false;
   }
 
   onStarted(message) {
@@ -186,7 +242,8 @@ export class TerminalSession {
     this.current = { id, seq, command, rule, risk, when, since: attached ? Date.parse(message.time) : Date.now() };
     this.store.set("execution", id);
     this.output.showPlan(message);
-    if (this.stopping) this.connection.send(cancelMessage(id));
+    if (!attached) this.page.onCounted();
+    if (this.stopping) this.instruct(cancelMessage(id));
     this.clearPending();
     this.showState();
   }
@@ -197,9 +254,20 @@ export class TerminalSession {
   }
 
   onError(message) {
-    if (message.execution) this.output.showProblem(message);
+    if (message.execution) this.onProblem(message);
+    else if (message.rule === "execution.not_running") this.onLateInstruction();
     else if (message.rule.startsWith("auth.")) this.onAuthError(message);
     else this.onRefusal(message);
+  }
+
+  onProblem(message) {
+    this.current.explained = true;
+    this.output.showProblem(message);
+  }
+
+  // The command ended while a stop, or input, was on its way to it. Its end says so; only input is lost.
+  onLateInstruction() {
+    if (this.lastInstruction === "stdin") this.output.showWarning("The command ended before it read the last input.");
   }
 
   // The last error before the server closes the connection says why.
@@ -215,14 +283,14 @@ export class TerminalSession {
     if (message.id === id || (message.id === undefined && message.command === command)) this.clearPending();
     this.output.showRefusal(message);
     this.showState();
+    this.page.onCounted();
     if (message.rule === "protection.unavailable") this.page.onUnprotected(textOf(message));
     if (message.rule === "project.unknown") this.page.onProjectGone();
   }
 
   abandonPending() {
-    if (this.pending !== null) {
-      this.output.showWarning("The connection was lost before the server answered; the command may have run.");
-    }
+    if (this.pending === null) return;
+    this.output.showWarning("The connection was lost before the server answered; the command may have run.");
     this.clearPending();
   }
 
@@ -233,6 +301,7 @@ export class TerminalSession {
 
   clearCurrent() {
     this.current = null;
+    this.stopping = false;
     this.store.remove("execution");
     this.showState();
   }
@@ -243,7 +312,7 @@ export class TerminalSession {
     if (this.current) this.page.showState("running", "");
     else if (this.stopping) this.page.showState("sent", "Stops as soon as it starts");
     else if (this.pending) this.page.showState("sent", "Sent, not answered yet");
-    else this.page.showState("ready", "Ready");
+    else if (this.idle) this.page.showState("ready", "Ready");
   }
 }
 

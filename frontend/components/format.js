@@ -1,9 +1,9 @@
 // Figures and words as people read them.
 
-// Milliseconds.
-export function duration(ms) {
-  if (ms < 1000) return `${Math.round(ms)} ms`;
-  if (ms < 60_000) return `${(ms / 1000).toFixed(1)} s`;
+// Milliseconds, as a time of `digits` after the point where it is short.
+export function duration(ms, digits = 1) {
+  if (ms < 1000 && digits) return `${Math.round(ms)} ms`;
+  if (ms < 60_000) return `${(ms / 1000).toFixed(digits)} s`;
   return `${Math.floor(ms / 60_000)} min ${Math.floor((ms % 60_000) / 1000)} s`;
 }
 

@@ -2,7 +2,10 @@
 
 export const SUBPROTOCOL = "gatepost.v1.batch";
 export const UNAUTHORIZED = 4001; // close code
-const STDIN_PIECE = 15_000; // characters sent at once; a frame holds 64 KiB, a character up to 4 bytes
+export const FRAME_LIMIT = 64 * 1024; // bytes
+const STDIN_PIECE = 10_000; // UTF-16 units sent at once: in JSON one takes up to 6 bytes
+
+const HIGH_SURROGATE = /^[\ud800-\udbff]$/;
 
 export const authMessage = (token) => ({ type: "auth", token });
 
@@ -19,12 +22,16 @@ export const attachMessage = (execution, afterSeq) => ({ type: "attach", executi
 export const cancelMessage = (execution) => ({ type: "cancel", execution });
 export const closeInputMessage = () => ({ type: "stdin_close" });
 
-// A line of standard input, in as many messages as it takes.
+export const bytesOf = (text) => new TextEncoder().encode(text).length;
+
+// A line of standard input, in as many messages as it takes. A character is never divided: the server refuses halves.
 export function inputMessages(line) {
-  const text = `${line}\n`;
+  const text = `${line}\n`.toWellFormed();
   const messages = [];
-  for (let at = 0; at < text.length; at += STDIN_PIECE) {
-    messages.push({ type: "stdin", data: text.slice(at, at + STDIN_PIECE) });
+  for (let at = 0, end; at < text.length; at = end) {
+    end = at + STDIN_PIECE;
+    if (HIGH_SURROGATE.test(text[end - 1])) end -= 1;
+    messages.push({ type: "stdin", data: text.slice(at, end) });
   }
   return messages;
 }

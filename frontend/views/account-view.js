@@ -5,14 +5,19 @@ import { lasting, thisTab } from "../app/storage.js";
 import { element } from "../components/element.js";
 
 export class AccountView {
-  // `page` has: session, terminal, history, projects, past, showNotice(text), focusPrompt()
+  // `page` has: session, terminal, history, projects, past, password, showNotice(text), focusPrompt(),
+  // onLogOut(token)
   constructor(page) {
     this.page = page;
+    this.user = null;
+    this.expired = false; // its login has ended, and the page waits for another one
     element("log-out").addEventListener("click", () => this.logOut());
   }
 
   // The server says who this is.
   onReady({ user = null, profile }) {
+    if (this.user !== null && user !== this.user) this.forget();
+    this.user = user;
     element("who").textContent = user === null ? "" : `${user} · ${profile}`;
     element("who").title = user === null ? "" : `Logged in as ${user} with the profile ${profile}`;
     this.show(user !== null);
@@ -22,6 +27,7 @@ export class AccountView {
   show(loggedIn) {
     for (const id of ["who", "log-out", "work"]) element(id).hidden = !loggedIn;
     element("log-in").hidden = loggedIn;
+    this.page.password.show(loggedIn);
   }
 
   // Continue as the account of a new token; a token that it replaces is revoked.
@@ -31,16 +37,34 @@ export class AccountView {
       revokeToken(session.login).catch(() => {});
       this.reset();
     }
+    this.expired = false;
     showNotice("");
     history.use(thisTab);
     session.logIn(token);
     focusPrompt();
   }
 
+  // The screen stays, for the same account to go on.
+  expire() {
+    this.expired = true;
+    this.page.past.close();
+    this.page.projects.close();
+    return this.user;
+  }
+
+  // The login that was offered was declined.
+  abandon() {
+    if (!this.expired) return;
+    this.reset();
+    this.page.session.logOut();
+    this.page.showNotice("You are logged out.");
+  }
+
   // False when the link has expired or has been used.
   async logInByLink(ticket) {
     try {
       this.logIn(await tokenForTicket(ticket));
+      this.page.showNotice("This link works once. Set a password to log in without one.");
       return true;
     } catch (error) {
       this.page.showNotice(errorText(error));
@@ -50,18 +74,27 @@ export class AccountView {
 
   // Nothing of an account stays on the page.
   reset() {
-    const { terminal, history, projects, past } = this.page;
+    this.forget();
+    this.page.history.use(lasting);
+    this.show(false);
+  }
+
+  forget() {
+    const { terminal, history, projects, past, session } = this.page;
+    this.user = null;
+    this.expired = false;
     terminal.clear();
+    session.forget();
     past.close();
     projects.reset();
     thisTab.remove("history");
-    history.use(lasting);
-    this.show(false);
+    history.use(thisTab);
   }
 
   async logOut() {
     const { session, showNotice, focusPrompt } = this.page;
     const { login, busy } = session;
+    this.page.onLogOut(login);
     this.reset();
     session.logOut();
     showNotice(`You are logged out.${busy ? " The running command continues." : ""}`);

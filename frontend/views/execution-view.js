@@ -18,6 +18,15 @@ export class ExecutionView {
     this.terminal.clear();
   }
 
+  // Whether a part of it is not on the screen yet; `run` is called each time when all of it is.
+  get drawing() {
+    return this.terminal.drawing;
+  }
+
+  whenDrawn(run) {
+    this.terminal.onDrawn = run;
+  }
+
   showCommand(command, { dryRun = false, when = "" } = {}) {
     this.terminal.writeCommand(plain(command), dryRun ? CHECKED : when);
   }
@@ -68,27 +77,27 @@ export class ExecutionView {
     this.announce(`Refused by ${rule}. ${textOf(message)} ${hint}`);
   }
 
-  // `started` holds the rule and the risk of the execution.
+  // `started` holds the rule and the risk of the execution, and whether its problem was shown before.
   showEnd(message, started) {
-    const end = endText(message);
+    const end = endText(message, started.explained);
     const [mark, paint] = message.status === "succeeded" ? ["✓", style.accent] : ["✕", style.refused];
     this.terminal.writeWrapped(factsText(message, started), style.faint, `${mark} ${end}`, paint);
     this.announce(end);
   }
 }
 
-function endText({ status, dry_run, duration_ms, truncated, exit_code, signal }) {
+function endText({ status, dry_run, duration_ms, truncated, exit_code, signal }, explained) {
   const time = duration(duration_ms);
   const cut = truncated ? ", output truncated" : "";
   switch (status) {
     case "succeeded":
       return dry_run ? "Allowed; nothing ran" : `Done in ${time}${cut}`;
     case "timed_out":
-      return `Timed out after ${time}`;
+      return `${explained ? "Stopped" : "Timed out"} after ${time}`;
     case "cancelled":
       return `Cancelled after ${time}`;
     case "lost":
-      return "Lost: the server stopped while it ran";
+      return explained ? "Lost" : "Lost: the server stopped while it ran";
     default:
       return `Failed: exit code ${exit_code}${signal ? `, ${plain(signal)}` : ""}${cut}`;
   }

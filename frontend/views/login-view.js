@@ -1,6 +1,6 @@
 // The two dialogs that ask who this is: for an access token, and for a name and a password.
 
-import { tokenForPassword } from "../app/api.js";
+import { accountsOnly, tokenForPassword } from "../app/api.js";
 import { anyDialogOpen, element } from "../components/element.js";
 import { DialogForm } from "./dialog-form.js";
 
@@ -11,24 +11,45 @@ export class LoginView {
     this.form = new DialogForm("login", () => this.logIn());
     element("log-in").addEventListener("click", () => this.askPassword());
     element("token-login").addEventListener("click", () => this.askPassword());
+    element("login-token").addEventListener("click", () => this.enterToken());
     element("token-form").addEventListener("submit", () => {
       on.token(element("token").value);
       element("token").value = "";
     });
   }
 
-  askToken(problem) {
+  // A server that admits no visitors has no token for them: an account is required, or the token of one.
+  async askToken(problem) {
     element("token-problem").textContent = problem;
-    if (!anyDialogOpen()) element("token-dialog").showModal();
+    const accounts = await accountsOnly();
+    element("login-token").hidden = !accounts;
+    if (anyDialogOpen()) return;
+    if (accounts && !problem) this.askPassword();
+    else element("token-dialog").showModal();
   }
 
-  closeToken() {
+  // The server has said who this is.
+  close() {
     element("token-dialog").close();
+    this.form.close();
   }
 
   askPassword() {
-    this.closeToken();
+    element("token-dialog").close();
     this.form.open();
+  }
+
+  // The login of this account has ended.
+  askAgain(name, problem) {
+    element("login-name").value = name ?? "";
+    if (!element("login-dialog").open) this.askPassword();
+    element("login-problem").textContent = problem;
+    element(name ? "login-password" : "login-name").focus();
+  }
+
+  enterToken() {
+    this.form.close();
+    element("token-dialog").showModal();
   }
 
   async logIn() {

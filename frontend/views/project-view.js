@@ -61,10 +61,14 @@ export class ProjectView {
     this.page.focusPrompt();
   }
 
+  close() {
+    this.form.close();
+  }
+
   // Nothing of an account stays on the page.
   reset() {
     this.user = null;
-    this.form.close();
+    this.close();
     thisTab.remove("project");
     element("project").replaceChildren();
     element("project-label").hidden = true;

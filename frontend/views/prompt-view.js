@@ -1,6 +1,6 @@
 // The prompt: a line that becomes a command or, while one runs, its input; and the buttons next to it.
 
-import { element } from "../components/element.js";
+import { anyDialogOpen, element } from "../components/element.js";
 
 const line = element("line");
 
@@ -12,7 +12,9 @@ export class PromptView {
       event.preventDefault();
       if (this.submit(line.value)) line.value = "";
     });
-    line.addEventListener("paste", (event) => this.paste(event));
+    document.addEventListener("paste", (event) => this.paste(event));
+    // A pointer that presses a button takes no focus from the prompt, which on a phone would close the keyboard.
+    element("prompt").addEventListener("mousedown", (event) => event.target !== line && event.preventDefault());
     const buttons = {
       stop: () => page.session.cancel(),
       end: () => page.session.endInput(),
@@ -36,8 +38,14 @@ export class PromptView {
     line.placeholder = busy ? "Input for the command" : "Type a command";
     line.setAttribute("aria-label", busy ? "Input for the running command" : "Command");
     element("send").textContent = busy ? "Send" : "Run";
-    for (const id of ["stop", "end"]) element(id).hidden = !busy;
-    for (const id of ["older", "newer", "check"]) element(id).hidden = busy;
+    const buttons = { stop: busy, end: busy, older: !busy, newer: !busy, check: !busy };
+    for (const [id, shown] of Object.entries(buttons)) this.show(element(id), shown);
+  }
+
+  // The focus of a button that is hidden would be lost.
+  show(button, shown) {
+    if (!shown && button === document.activeElement) this.focus();
+    button.hidden = !shown;
   }
 
   // False when the text was not accepted. With `dryRun` a command is only checked.
@@ -68,13 +76,22 @@ export class PromptView {
 
   // A text field cannot hold the line breaks of pasted text; it would join the lines to a different command.
   paste(event) {
+    if (event.target !== line && (anyDialogOpen() || event.target.matches("input, textarea:not(.xterm-helper-textarea)"))) return;
     const lines = event.clipboardData.getData("text/plain").replace(/[\r\n]+$/, "").split(/\r\n|\r|\n/);
     const count = lines.length;
-    if (count === 1) return;
+    if (count === 1 && event.target === line) return;
     event.preventDefault();
+    this.focus();
     line.setRangeText(lines.shift(), line.selectionStart, line.selectionEnd, "end");
-    if (this.page.session.busy) while (lines.length && this.submit(line.value)) line.value = lines.shift();
+    if (count === 1) return;
+    if (this.page.session.busy) this.sendLines(lines, count);
     else this.page.showNotice(`One line runs at a time. The first of the ${count} pasted lines is in the prompt.`);
+  }
+
+  // All but the last of the pasted lines become input; that one stays in the prompt, as when it is typed.
+  sendLines(lines, count) {
+    while (lines.length && this.submit(line.value)) line.value = lines.shift();
+    if (lines.length) this.page.showNotice(`The last ${lines.length + 1} of the ${count} pasted lines were not sent.`);
   }
 
   interrupt() {

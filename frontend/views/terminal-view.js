@@ -3,6 +3,8 @@
 import { wrapped } from "../components/format.js";
 import { FitAddon } from "../vendor/addon-fit.mjs";
 import { Terminal } from "../vendor/xterm.mjs";
+import { Entries } from "./entries.js";
+import { provideLinks } from "./links.js";
 
 const SCROLLBACK = 10_000; // lines
 const PIECE = 256 * 1024; // characters handed to xterm at a time, so that the page stays responsive
@@ -31,7 +33,8 @@ export const style = {
 };
 
 export class TerminalView {
-  constructor(element) {
+  // `announce(text)` reaches screen readers
+  constructor(element, announce) {
     this.terminal = new Terminal({
       disableStdin: true,
       scrollback: SCROLLBACK,
@@ -41,8 +44,9 @@ export class TerminalView {
       cursorInactiveStyle: "none",
       overviewRuler: { width: 10 },
       minimumContrastRatio: 4.5,
-      // A link in the output must not open anything.
+      // A link whose address cannot be seen must not open anything.
       linkHandler: { activate: () => {} },
+      allowProposedApi: true, // for the copy buttons of the entries
     });
     this.fit = new FitAddon();
     this.terminal.loadAddon(this.fit);
@@ -50,8 +54,12 @@ export class TerminalView {
     // Keys belong to the page. The emulator would keep Tab, and a keyboard user could not leave it.
     this.terminal.attachCustomKeyEventHandler(() => false);
     this.terminal.textarea.setAttribute("aria-label", "Terminal output; Page Up and Page Down scroll");
-    this.queue = [];
+    provideLinks(this.terminal);
+    this.entries = new Entries(this.terminal, announce);
+    this.queue = []; // text, and functions that are called when what is before them has been written
     this.writing = false;
+    this.drawing = false; // what was written is not on the screen yet
+    this.onDrawn = () => {};
     this.atLineStart = true;
     this.empty = true;
     new ResizeObserver(() => this.fit.fit()).observe(element);
@@ -82,19 +90,30 @@ export class TerminalView {
   // The line that a command begins with; `note` says what is done with it.
   writeCommand(text, note = "") {
     if (!this.empty) this.writeMessage("");
+    this.queue.push(() => this.entries.begin(text));
     this.writeMessage(`${style.accent("$")} ${style.strong(text)}${note && style.faint(`  ${note}`)}`);
   }
 
   write(text) {
     this.empty = false;
+    this.drawing = true;
     for (let at = 0; at < text.length; at += PIECE) this.queue.push(text.slice(at, at + PIECE));
     if (!this.writing) this.writeNext();
   }
 
   writeNext() {
+    while (typeof this.queue[0] === "function") this.queue.shift()();
     const text = this.queue.shift();
     this.writing = text !== undefined;
     if (this.writing) this.terminal.write(text, () => this.writeNext());
+    else if (document.hidden) this.drawn(); // a hidden page has no frames
+    else requestAnimationFrame(() => this.drawn()); // after the emulator has drawn, since it asked first
+  }
+
+  drawn() {
+    if (this.writing) return;
+    this.drawing = false;
+    this.onDrawn();
   }
 
   clear() {

@@ -11,6 +11,7 @@ import pytest
 from backend.core.audit.anomalies import MOST, AlertTracker, AttemptSummary, alerts
 from backend.core.identity import Role
 from tests.api.world import World, access_token, accounts, new_project, running_world
+from tests.conftest import StartServer
 
 EXECUTED = {"success", "command", "stdout", "stderr", "exit_code", "duration_ms", "risk_level", "dry_run", "command_id", "message"}  # fmt: skip
 RECORD = {"id", "user_id", "project_id", "command", "working_dir", "success", "exit_code", "duration_ms", "risk_level", "dry_run", "created_at"}  # fmt: skip
@@ -22,6 +23,26 @@ def test_health_needs_no_token_and_says_what_there_is(world: World) -> None:
     names = ("command_execution", "audit_logging", "rate_limiting", "command_validation")
     expected = {"status": "healthy", "service": "agent-api", "features": dict.fromkeys(names, True)}
     assert world.ask(None, "GET", "/api/agent/health").json() == expected
+
+
+@pytest.mark.parametrize(
+    ("setting", "reason"),
+    [
+        ({"GATEPOST_DISK_MARGIN": str(10**18)}, "The disk of the server has less than"),
+        ({"REDIS_URL": "redis://127.0.0.1:1"}, "The counters of the rates (Redis) do not answer."),
+    ],
+)
+def test_health_says_when_no_command_can_run(start_server: StartServer, setting: dict[str, str], reason: str) -> None:
+    server = start_server(setting)
+    answer = server.get("/api/agent/health")
+    assert (answer.status, answer.json["status"]) == (200, "unavailable")
+    assert answer.json["reason"].startswith(reason)
+    assert answer.json["features"] == {
+        "command_execution": False,
+        "audit_logging": True,
+        "rate_limiting": "REDIS_URL" not in setting,
+        "command_validation": True,
+    }
 
 
 class TestExecute:
@@ -107,7 +128,7 @@ class TestExecute:
     @pytest.mark.parametrize(
         ("field", "good", "bad"),
         [
-            ("command", ["x", "echo " + "y" * 995], ["", "echo " + "y" * 996, None, 5, ["ls"]]),
+            ("command", ["x", "echo " + "y" * 995], ["", None, 5, ["ls"]]),
             ("timeout", [1, 300], [0, 301, -1, 1.5, "x", None]),
             ("working_dir", [".", "a" * 1024], ["a" * 1025, None, 1]),
             ("dry_run", [True], [None, "maybe", 2]),
@@ -231,6 +252,22 @@ class TestLimits:
             assert world.execute("cleo", "pwd").status_code == 200
             statuses = [entry["rule"] for entry in world.ask("ann", "GET", "/api/executions").json()["executions"]]
             assert statuses[:3] == ["limits.rate", "limits.rate", "project.unknown"]
+
+    def test_checks_have_a_rate_of_their_own_and_what_is_left_is_reported(self, tmp_path: Path) -> None:
+        with running_world(tmp_path, {"GATEPOST_USER_RATE": "2/minute", "GATEPOST_CHECK_RATE": "3/minute"}) as world:
+            left = world.ask("ann", "GET", "/api/limits").json()
+            assert left["commands"] == {"limit": 2, "seconds": 60, "remaining": 2, "reset": 0}
+            assert world.execute("ann", "pwd", dry_run=True).status_code == 200
+            ask = {"command": "pwd"}
+            calls = [world.ask("program", "POST", "/api/policy/explain", ask) for _ in range(3)]
+            assert [call.status_code for call in calls] == [200, 200, 429]
+            assert 0 < int(calls[-1].headers["retry-after"]) <= 61
+            assert world.execute("ann", "pwd", dry_run=True).status_code == 429
+            assert world.execute("ann", "pwd").status_code == 200
+            left = world.ask("ann", "GET", "/api/limits").json()
+            assert (left["commands"]["remaining"], left["checks"]["remaining"]) == (1, 0)
+            assert 0 < left["checks"]["reset"] <= 60
+            assert world.ask("cleo", "GET", "/api/limits").json()["checks"]["remaining"] == 3
 
     def test_requests_are_limited_too(self, tmp_path: Path) -> None:
         with running_world(tmp_path, {"GATEPOST_API_RATE": "20/minute"}) as world:

@@ -22,6 +22,7 @@ BODIES: dict[tuple[str, str], dict[str, Any]] = {
     ("POST", "/api/projects"): {"name": "x"},
     ("PATCH", "/api/projects/{project}"): {"metadata_only": False},
     ("POST", "/api/auth/link"): {"ticket": "gl_x"},
+    ("POST", "/api/auth/password"): {"password": "a password that is not set"},
 }
 # What is no JSON object of any of them, and what may answer it.
 MALFORMED: dict[str, tuple[bytes, set[int]]] = {
@@ -31,7 +32,10 @@ MALFORMED: dict[str, tuple[bytes, set[int]]] = {
     "null": (b"null", {422}),
     "a string": (b'"pwd"', {422}),
     "not UTF-8": (b'{"command":"\xff"}', {400, 422}),
-    "half a surrogate": (b'{"command":"\\ud800","name":"\\udfff","data":"\\ud800","ticket":"\\ud800"}', {422}),
+    "half a surrogate": (
+        b'{"command":"\\ud800","name":"\\udfff","data":"\\ud800","ticket":"\\ud800","password":"\\ud800 and more of it"}',
+        {422},
+    ),
     "deep": (b"[" * 100_000, {400, 422}),
     "a number without end": (b'{"timeout":' + b"9" * 10_000 + b"}", {400, 422}),
     "NaN": (b'{"timeout":NaN,"command":Infinity}', {422}),
@@ -175,6 +179,74 @@ def test_a_wrong_method_is_405(world: World, method: str, path: str) -> None:
     _assert_problem(answer, 405)
     assert answer.headers["allow"]
     _recorded(world, origin, 405)
+
+
+@pytest.mark.parametrize(
+    ("path", "methods"),
+    [
+        ("/api/executions", "GET, POST"),
+        ("/api/projects", "GET, POST"),
+        ("/api/projects/{project}", "GET, PATCH, DELETE"),
+        ("/api/agent/execute", "POST"),
+        (f"/api/executions/{NEVER}", "GET"),
+        ("/", "GET"),
+        ("/static/style.css", "GET, HEAD"),
+        ("/openapi.json", "GET, HEAD"),
+    ],
+)
+def test_405_names_every_method(world: World, path: str, methods: str) -> None:
+    answer = world.ask("ann", "PUT", path.format(project=world.project))
+    _assert_problem(answer, 405)
+    assert answer.headers["allow"] == methods
+    assert answer.json()["hint"] == f"Use {methods.replace(', ', ' or ')}."
+
+
+QUERIES = ["/api/executions?limt=5", "/api/agent/stats?days=7&day=7", "/api/projects?x=1", "/api/auth/me?x",
+           "/api/agent/health?x=1", f"/api/executions/{NEVER}?dry_run=true", f"/api/executions/{NEVER}/recording?formt=x",
+           f"/api/executions/{NEVER}/output?Offset=1", "/api/executions?" + "x" * 5000 + "=1"]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", QUERIES, ids=lambda path: path[:40])
+def test_an_unknown_query_parameter_is_422_and_on_record(world: World, path: str) -> None:
+    origin = address()
+    answer = world.ask("ann", "GET", path, headers={"X-Forwarded-For": origin})
+    _assert_problem(answer, 422)
+    name = path.rpartition("&" if "&" in path else "?")[2].partition("=")[0]
+    assert answer.json()["detail"] == (
+        f"The request cannot be understood: query.{name[:64]}: Extra inputs are not permitted."
+    )
+    assert answer.json()["hint"].startswith("This route accepts ")
+    _recorded(world, origin, 422)
+
+
+def test_the_hint_names_the_query_parameters_that_are_known(world: World) -> None:
+    answer = world.ask("ann", "GET", "/api/executions?limt=5")
+    assert answer.json()["hint"] == "This route accepts before, everyone, limit, project_id, status."
+    assert world.ask("ann", "GET", "/?utm=1").status_code == 200, "the page is no part of the API"
+
+
+@pytest.mark.parametrize("path", ["/api/agent/execute", "/api/executions", "/api/policy/explain"])
+def test_a_number_as_an_id_gets_the_hint_that_ids_are_strings(world: World, path: str) -> None:
+    answer = world.ask("ann", "POST", path, {"project_id": 5, "command": "pwd"})
+    _assert_problem(answer, 422)
+    assert answer.json()["hint"].startswith("Ids are strings")
+    assert "project_id" in answer.json()["detail"]
+    assert "hint" not in world.ask("ann", "POST", path, {"project_id": "5", "command": 7}).json()
+
+
+@pytest.mark.parametrize("path", ["/api/agent/execute", "/api/executions"])
+def test_a_line_that_is_too_long_is_refused_by_its_rule_and_recorded(world: World, path: str) -> None:
+    answer = world.ask("ann", "POST", path, {"project_id": world.project, "command": "echo " + "x" * 996})
+    _assert_problem(answer, 400)
+    assert (answer.json()["rule"], answer.json()["detail"]) == (
+        "limits.characters",
+        "Command validation failed: The line has 1001 characters; at most 1000 are allowed. "
+        "Put long text into a file in the workspace. [limits.characters]",
+    )
+    entry = world.ask("ann", "GET", f"/api/executions/{answer.json()['command_id']}").json()
+    assert (entry["status"], entry["rule"], len(entry["command"])) == ("denied", "limits.characters", 1000)
+    body = {"project_id": world.project, "command": "echo " + "x" * 995, "dry_run": True}
+    assert world.ask("ann", "POST", path, body).status_code in {200, 202}
 
 
 def test_what_is_refused_says_what_to_do(world: World) -> None:

@@ -69,6 +69,10 @@ TABLE: list[tuple[str, str, Any, str]] = [
     ("PATCH", "/api/projects/{project}", {"network": True},    "403  403  403  404  200  403  403  404"),
     ("PATCH", "/api/projects/{private}", {"name": "Renamed"},  "404  200  404  404  200  403  403  404"),
     ("DELETE", "/api/projects/{fresh}", None,                  "403  204  403  404  204  403  403  404"),
+    ("GET", "/api/limits", None,                               "200  200  200  200  200  200  200  200"),
+    ("POST", "/api/auth/renew", None,                          "200  200  200  200  200  403  403  403"),
+    ("POST", "/api/auth/password", {"password": "a password that is not set"},
+                                                               "403  403  403  403  403  403  403  403"),
     ("POST", "/api/auth/revoke", None,                         "204  204  204  204  204  204  204  204"),
 ]  # fmt: skip
 
@@ -115,6 +119,12 @@ def _filled(value: Any, places: dict[str, str]) -> Any:
 def _name(row: tuple[str, str, Any, str]) -> str:
     method, path, body, _ = row
     return f"{method} {path} {' '.join(map(str, body.values())) if body else ''}".strip()
+
+
+def test_a_late_cancel_returns_the_status_to_those_who_may_view_it(world: World, places: dict[str, str]) -> None:
+    path = f"/api/executions/{places['done']}/cancel"
+    answers = [world.ask(who, "POST", path).json() for who in ("ann", "execute")]
+    assert answers == [{"id": places["done"], "status": "succeeded"}, {"id": places["done"]}]
 
 
 def _spare_token(world: World, who: str) -> str:
@@ -175,6 +185,8 @@ def test_nobody_gets_401_from_every_route(world: World, places: dict[str, str], 
         expected = OPEN.get((method, _grouped(path)), 401)
         if who == "visitor" and path.endswith("/recording"):
             expected = 404  # visitors look at their own
+        if who == "visitor" and path == "/api/limits":
+            expected = 200  # what visitors of this address have left
         assert answer.status_code == expected, (method, path, answer.text)
         if expected == 401:
             assert answer.headers["www-authenticate"] == "Bearer"

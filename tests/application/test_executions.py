@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -16,6 +16,7 @@ from backend.bus import memory
 from backend.core.audit.attempts import Attempt, Completion
 from backend.core.decisions import Decision
 from backend.core.errors import StorageError
+from backend.core.execution import registry
 from backend.core.execution.model import (
     CloseInput,
     Delivery,
@@ -30,14 +31,14 @@ from backend.core.execution.model import (
 )
 from backend.core.execution.registry import Execution
 from backend.core.execution.requests import Refused, Waiting
-from backend.core.execution.targets import TargetRef
+from backend.core.execution.targets import Target, TargetRef
 from backend.core.identity import Principal, Project
 from backend.core.policy.admit import Plan
 from backend.core.ports import Filter
 from backend.core.recording.writer import RecordingLog
 from tests.application.servers import Servers, part, view
 from tests.bus.servers import BOUND, Viewer
-from tests.recipes.house import ANN, BOB, ROOT, VISITOR, House, build
+from tests.recipes.house import ANN, BOB, ROOT, VISITOR, House, Quiet, build, shared
 
 CANCEL = Stop(StopReason.CANCELLED, ANN.name)
 LOST = Completion(Status.LOST, None, 0)
@@ -90,6 +91,53 @@ class TestStarting:
         assert rule(await service.explain(ANN, unknown)) == "project.unknown"
         assert rule(await service.target(ANN, unknown.target)) == "project.unknown"
         assert (servers.common.executions.rows, servers.common.audit.events) == ({}, [])
+
+    async def test_an_account_whose_profile_is_missing_gets_one_answer_everywhere(self, servers: Servers) -> None:
+        assert ANN.user
+        service, who = servers.here.service, replace(ANN, user=replace(ANN.user, profile="gone"))
+        spec = CommandSpec("ls")
+        for once in (None, ONCE):
+            assert rule(await service.submit(who, spec, once)) == "target.unknown"
+        assert rule(await service.explain(who, spec)) == "target.unknown"
+        assert rule(await service.target(who, spec.target)) == "target.unknown"
+        unknown = await service.submit(who, CommandSpec("ls", TargetRef("project", "01NONE")))
+        assert rule(unknown) == "target.unknown"
+
+    async def test_a_start_that_fails_leaves_nothing(self, servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
+        async def crash(log: Any, attempt: Attempt) -> None:
+            raise RuntimeError("crashed")
+
+        monkeypatch.setattr(type(servers.here.log), "open", crash)
+        with pytest.raises(RuntimeError, match="crashed"):
+            await servers.here.service.submit(ANN, CommandSpec("echo one"))
+        assert not servers.here.service.local.registry.live
+        assert not servers.here.gateway.slots.taken
+        async with asyncio.timeout(BOUND):
+            await servers.here.gateway.close()
+
+    async def test_what_fails_after_the_record_is_recorded_as_the_end(self, servers: Servers) -> None:
+        class Broken(Seen):
+            def started(self, execution: Execution) -> None:
+                raise RuntimeError("no more metrics")
+
+        seen = servers.here.gateway.lifecycle.observer = Broken()
+        id = await servers.start()
+        await servers.ended(id)
+        assert seen.ends == [Status.FAILED]
+        assert servers.status(id) is Status.FAILED
+        assert not servers.here.service.local.registry.live
+
+
+class Seen(Quiet):
+    """Notes how executions ended."""
+
+    def __init__(self) -> None:
+        self.ends: list[Status] = []
+
+    def ended(self, execution: Execution, completion: Completion) -> None:
+        self.ends.append(completion.status)
+
+    def on_crash(self, execution: Execution, error: Exception) -> None: ...
 
 
 class TestReading:
@@ -146,18 +194,46 @@ class TestReading:
             assert await recording.copy(viewer.send) is None
         assert downloads[0].received == downloads[1].received != b""
 
-    async def test_a_recording_that_was_deleted_is_forgotten(self, servers: Servers) -> None:
+    async def test_a_recording_that_was_deleted_is_so_on_every_server(self, servers: Servers) -> None:
         id = await servers.start("echo one")
         await servers.ended(id)
         found = servers.here.recordings.find(id)
         assert found
         found.discard()
-        for house, expected in ((servers.here, "execution.unknown"), (servers.there, "execution.forgotten")):
-            assert rule(await house.service.follow(ANN, id, 0, Viewer().send)) == expected
+        for house in (servers.here, servers.there):
+            assert rule(await house.service.follow(ANN, id, 0, Viewer().send)) == "execution.unknown"
+            assert rule(await house.service.follow_started(id, 0, Viewer().send)) == "execution.forgotten"
             assert isinstance(await house.service.read_output(ANN, id, part()), Output)
         recording = await servers.there.service.recording(ANN, id)
         assert isinstance(recording, Recording)
         assert rule(await recording.copy(Viewer().send)) == "execution.forgotten"
+
+    async def test_what_never_ran_has_no_output_whichever_server_is_away(self, servers: Servers) -> None:
+        alone = build(servers.common)
+        refused = await alone.service.submit(ANN, CommandSpec("sudo ls"))
+        assert isinstance(refused, Refused)
+        for house in (alone, servers.there):
+            output = await house.service.read_output(ANN, refused.execution, part())
+            assert isinstance(output, Output)
+            assert (output.part.data, output.completed) == ("", True)
+            assert rule(await house.service.recording(ANN, refused.execution)) == "execution.forgotten"
+            assert rule(await house.service.follow(ANN, refused.execution, 0, Viewer().send)) == "execution.unknown"
+
+    async def test_what_waits_has_no_output_yet_whichever_server_is_away(self, servers: Servers) -> None:
+        alone = build(servers.common)
+        own = await alone.resolver.resolve(ANN, TargetRef("local"))
+        assert not isinstance(own, Decision)
+        object.__setattr__(alone.service.submission, "resolver", Waits(replace(own, waits=True)))
+        waiting = await alone.service.submit(ANN, CommandSpec("echo later", detached=True))
+        assert isinstance(waiting, Waiting)
+        for house in (alone, servers.there):
+            output, viewer = await house.service.read_output(ANN, waiting.id, part()), Viewer()
+            assert isinstance(output, Output)
+            assert (output.part.data, output.completed) == ("", False)
+            recording = await house.service.recording(ANN, waiting.id)
+            assert isinstance(recording, Recording)
+            assert await recording.copy(viewer.send) is None
+            assert viewer.received == b""
 
     async def test_a_disk_that_fails_is_an_answer(self, servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
         id = await servers.start("echo one")
@@ -170,6 +246,68 @@ class TestReading:
         for house in (servers.here, servers.there):
             assert rule(await house.service.follow(ANN, id, 0, Viewer().send)) == "recording.unavailable"
             assert rule(await house.service.read_output(ANN, id, part())) == "recording.unavailable"
+
+
+@dataclass(frozen=True, slots=True)
+class Waits:
+    """Resolves every name to one target."""
+
+    target: Target
+
+    async def resolve(self, who: Principal, ref: TargetRef) -> Target | Decision:
+        return self.target
+
+
+class TestViewers:
+    @pytest.fixture
+    def impatient(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(executions, "COUNT_AGAIN", 0)
+        monkeypatch.setattr(registry, "FIRST_VIEWER", 0.1)
+
+    async def run(self, house: House) -> Execution:
+        """Start a command that ends soon after its last viewer has gone."""
+        house.resolver.limits = replace(house.resolver.limits, detach_grace=0.1)
+        started = await house.service.submit(ANN, CommandSpec("cat 9"))
+        assert isinstance(started, Execution)
+        return started
+
+    async def until_counted(self, running: Execution) -> None:
+        async with asyncio.timeout(BOUND):
+            while not running.viewers:
+                await asyncio.sleep(0)
+        assert running.abandon is None
+
+    @pytest.mark.parametrize("elsewhere", [False, True], ids=["same folder", "another folder"])
+    async def test_one_that_is_connected_to_another_server_counts(self, impatient: None, elsewhere: bool) -> None:
+        common = shared()
+        runs = build(common)
+        neighbour, other = build(common, shares=runs), build(common)
+        # The neighbour is found first under the folder that both share, but it does not run the command.
+        async with neighbour.joined(), runs.joined(), other.joined():
+            running, viewer = await self.run(runs), Viewer()
+            service = other.service if elsewhere else neighbour.service
+            following = asyncio.create_task(service.follow(ANN, running.id, 0, viewer.send))
+            await viewer.until('"9"')
+            await self.until_counted(running)
+            following.cancel()
+            assert running.task
+            await running.task
+        assert running.instructions.reason is StopReason.ABANDONED
+        assert viewer.numbers == [1, 2]
+
+    async def test_one_counts_as_soon_as_the_server_that_runs_it_can_be_reached(self, impatient: None) -> None:
+        common = shared()
+        runs = build(common)
+        neighbour = build(common, shares=runs)
+        async with neighbour.joined():
+            running, viewer = await self.run(runs), Viewer()
+            following = asyncio.create_task(neighbour.service.follow(ANN, running.id, 0, viewer.send))
+            await viewer.until('"9"')
+            async with runs.joined():
+                await self.until_counted(running)
+                running.instructions.stop(StopReason.CANCELLED)
+                assert await following is None
+        assert viewer.numbers == [1, 2, 3]
 
 
 class TestInstructing:
@@ -297,6 +435,26 @@ class TestLoss:
         await third.gateway.close()
         assert (servers.status(id), servers.kinds(id)) == (Status.LOST, ["submitted", "started", "lost"])
 
+    @pytest.mark.parametrize("noticed", [False, True])
+    async def test_a_server_that_was_frozen_reports_the_end_that_is_on_record(
+        self, servers: Servers, noticed: bool
+    ) -> None:
+        seen = servers.here.gateway.lifecycle.observer = Seen()
+        id, viewer = await servers.start(), Viewer()
+        following = asyncio.create_task(servers.here.service.follow(ANN, id, 0, viewer.send))
+        await viewer.until('"9"')
+        assert await self.close(servers.there, servers.here.service.owner) == [True]
+        if noticed:
+            servers.here.gateway.lifecycle.registry.stop(await servers.here.ownership.renew(), StopReason.LEASE_LOST)
+        else:
+            await servers.here.service.instruct(ANN, id, CANCEL)
+        assert await following is None
+        assert viewer.numbers == [1, 2, 3, 4]
+        problem, complete = map(json.loads, bytes(viewer.received).splitlines()[-2:])
+        assert (problem["rule"], complete["status"], complete["exit_code"]) == ("server.lost", "lost", None)
+        await asyncio.sleep(0)
+        assert seen.ends == [Status.LOST] == [servers.status(id)]
+
     async def test_a_follower_that_comes_later_gets_the_end_too(self, servers: Servers) -> None:
         third, id, _, following = await self.run_and_die(servers)
         await self.close(servers.here, third.service.owner)
@@ -319,6 +477,21 @@ class TestLoss:
         assert rule(await following) == "execution.unreachable"
         assert viewer.numbers == [1, 2]
         await third.gateway.close()
+
+
+class Revoked:
+    """No token is valid any more."""
+
+    async def is_valid(self, principal: Principal) -> bool:
+        return False
+
+
+async def test_no_execution_is_shown_for_a_token_that_has_ended(servers: Servers) -> None:
+    id = await servers.start("echo one")
+    assert await servers.here.service.still_allowed(ANN, id)
+    object.__setattr__(servers.here.service, "tokens", Revoked())
+    assert not await servers.here.service.still_allowed(ANN)
+    assert not await servers.here.service.still_allowed(ANN, id)
 
 
 class Away:

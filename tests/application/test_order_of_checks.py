@@ -28,7 +28,7 @@ async def test_the_checks_are_made_in_the_order_that_is_shown(servers: Servers) 
     none = MovingWindow(Rate(1, 3600), "used up")
     await none.hit(ANN.name)
     # A request that every check refuses; each of these makes one of them content.
-    gateway.closing, gateway.rates, gateway.slots = True, Rates(none, none), Slots(0, 0)
+    gateway.closing, gateway.rates, gateway.slots = True, Rates(none, none, none), Slots(0, 0)
     gateway.protected = lambda: Decision.deny("protection.level", "No cage.")
     reader = replace(ANN, permissions=frozenset({Permission.READ}))
     unknown = Decision.deny("target.unknown", "There is no such target.")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from backend.application.executions import BEHIND_ALL
 from backend.bus.progress import LAST_BLOCKS
 from backend.core.execution.bus import Relay
 from backend.core.execution.model import (
@@ -112,6 +113,20 @@ async def test_many_viewers_watch_live(new_bus: NewBus, local: Local, other: Loc
         recording.end()
         assert set(await asyncio.gather(*watching)) == {Relay.ENDED}
         assert {bytes(viewer.received) for viewer in viewers} == {stored(local)}
+
+
+async def test_the_server_itself_counts_a_viewer_that_is_sent_nothing(
+    new_bus: NewBus, local: Local, other: Local
+) -> None:
+    recording, viewer = Recording(local.recordings), Viewer()
+    async with two_servers(new_bus, local, other) as bus, asyncio.timeout(BOUND):
+        following = asyncio.create_task(bus.follow(OWNER, ID, BEHIND_ALL, viewer.send))
+        await local.until_following(1)
+        recording.write(LINE)
+        recording.end()
+        assert await following is Relay.ENDED
+        await local.until_following(0)
+    assert not viewer.received
 
 
 async def test_a_slow_viewer_holds_back_its_server_and_no_other_viewer(

@@ -33,6 +33,6 @@ def test_without_a_limit_of_bytes_nothing_is_counted() -> None:
 
 
 def test_the_notice_tells_what_is_full() -> None:
-    assert "1001 of 1000 bytes, 3 of 10 files" in QUOTA.notice(WorkspaceUsage(1001, 3), ROOM)
+    assert "1001 bytes of 1000 bytes, 3 of 10 files" in QUOTA.notice(WorkspaceUsage(1001, 3), ROOM)
     assert "hides folders" in QUOTA.notice(WorkspaceUsage(0, 0, hidden=True), ROOM)
     assert "less than 50 bytes left" in QUOTA.notice(WorkspaceUsage(0, 0), 49)

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from backend.executors.local.pipelines import SEARCH_PATH
+from backend.executors.local.outside import SEARCH_PATH
 from tests.client import Terminal, output, terminal
 from tests.conftest import StartServer
 from tests.e2e.open_gate import attack, give, open_policy

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.client import output
+from tests.outside import documented_dockerfile, make_wheel
 from tests.serving import wait_until
 
 pytestmark = pytest.mark.container
@@ -52,9 +53,13 @@ def image() -> str:
 @pytest.fixture
 def container(image: str) -> Iterator[str]:
     """One that runs."""
+    words = ["-e", f"CANARY={SECRET}", "-e", "PYGUARD_COMMAND=env", "-e", "PYGUARD_NETWORK=none"]
+    yield from _running(image, *NARROW, *words, "-e", "GATEPOST_COMMAND_RATE=100/minute")
+
+
+def _running(image: str, *words: str) -> Iterator[str]:
     name = f"gatepost-test-{secrets.token_hex(4)}"
-    words = ["-e", f"CANARY={SECRET}", "-e", "PYGUARD_COMMAND=env", "-e", "GATEPOST_COMMAND_RATE=100/minute"]
-    docker("run", "-d", "--name", name, *NARROW, *words, image)
+    docker("run", "-d", "--name", name, *words, image)
     try:
         wait_until(lambda: "is ready" in _logs(name), "the container to be ready", BOUND)
         yield name
@@ -91,6 +96,22 @@ def test_a_command_runs_and_gets_nothing_of_the_service(container: str) -> None:
     assert SECRET not in json.dumps(attack)
     assert output(after) == "still here\n"
     print(f"echo hi took {echo[-1]['duration_ms']} ms")
+
+
+@pytest.fixture
+def guarded(image: str, tmp_path: Path) -> Iterator[str]:
+    """A container of the image that docs/containers.md builds from ours."""
+    make_wheel(tmp_path)
+    (tmp_path / "Dockerfile").write_text(documented_dockerfile().replace("FROM gatepost\n", f"FROM {image}\n"))
+    docker("build", "-t", f"{image}-pyguard", str(tmp_path), bound=BUILD_BOUND)
+    yield from _running(f"{image}-pyguard", *NARROW)
+
+
+def test_an_image_with_an_outside_program_runs_it(guarded: str) -> None:
+    [listed] = _run(guarded, ("pyguard list-patterns", ""))
+    assert output(listed) == "patterns: 3\n"
+    assert docker("exec", guarded, "python", "-m", "backend", "user", "list", "--json")
+    assert "#login=" in _logs(guarded)
 
 
 def test_it_stops_in_order(container: str) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from backend.executors.local.pipelines import SEARCH_PATH
+from backend.executors.local.outside import SEARCH_PATH
 from tests.client import Message, output, terminal
 from tests.conftest import StartServer
 from tests.e2e.open_gate import give, open_policy

@@ -6,6 +6,7 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
+from backend.runtime.settings import SettingsError, load_settings
 from tests.client import terminal
 from tests.conftest import StartServer
 from tests.serving import Server
@@ -59,6 +60,28 @@ async def test_a_foreign_page_gets_403(server: Server, origin: str) -> None:
     assert b"origin.foreign" in refused.value.response.body
 
 
+@pytest.mark.parametrize(
+    ("origin", "host", "proxy"),
+    [
+        ("http://evil.test", "gate.test", False),
+        ("https://gate.test:8443", "gate.test", True),  # nginx with `Host $host`
+        ("http://gate.test:8080", "gate.test:80", True),
+        ("http://" + "e" * 5000 + ".test", "gate.test", False),
+    ],
+)
+async def test_the_refusal_names_the_origin_and_the_setting(
+    server: Server, origin: str, host: str, proxy: bool
+) -> None:
+    headers = {"Origin": origin, "Host": host, "Upgrade": "websocket", "Connection": "Upgrade"}
+    headers |= {"Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": "x3JJHMbDL1EzLkh9GBhXDw=="}
+    answer = server.get("/ws/terminal", headers)
+    assert (answer.status, answer.json["rule"]) == (403, "origin.foreign")
+    assert f"Pages of {origin[:200]} may not connect to {host}." in answer.json["message"]
+    assert f"GATEPOST_ALLOWED_ORIGINS={origin[:200]}" in answer.json["hint"]
+    assert ("proxy_set_header Host $http_host" in answer.json["hint"]) is proxy
+    assert f"GATEPOST_ALLOWED_ORIGINS={origin[:200]}" in server.stdout, "what a browser hides is in the log"
+
+
 async def test_two_origins_open_nothing(server: Server) -> None:
     headers = [("Origin", _fill("http://HOST:PORT", server)), ("Origin", "http://evil.test")]
     assert await _status(server, additional_headers=headers) in {400, 403}
@@ -99,3 +122,36 @@ async def test_listed_origins_pass_and_what_only_looks_like_them_does_not(start_
     }
     found = {origin: await _status(server, additional_headers={"Origin": origin}) for origin in matrix}
     assert found == matrix
+
+
+LISTED = {"GATEPOST_ALLOWED_ORIGINS": "https://Ops.example.org:443/"}
+READS = {"Access-Control-Request-Method": "GET", "Access-Control-Request-Headers": "content-type,x-any"}
+
+
+async def test_pages_of_listed_origins_can_read_the_service_and_its_health(start_server: StartServer) -> None:
+    server = start_server(LISTED)
+    for path in ("/", "/health"):
+        for origin, allowed in {"https://ops.example.org": True, "https://evil.test": False, "null": False}.items():
+            answer = server.get(path, {"Origin": origin})
+            assert answer.status == 200
+            assert answer.headers.get("access-control-allow-origin") == (origin if allowed else None)
+            assert "access-control-allow-credentials" not in answer.headers
+            asked = server.get(path, {"Origin": origin, **READS}, method="OPTIONS")
+            assert (asked.status == 200, "access-control-allow-origin" in asked.headers) == (allowed, allowed)
+            assert asked.headers["x-content-type-options"] == "nosniff"
+        assert "origin" in server.get(path, {"Origin": "https://ops.example.org"}).headers["vary"].lower()
+    assert await _status(server, additional_headers={"Origin": "https://ops.example.org"}) == 101
+
+
+@pytest.mark.parametrize("path", ["/api/agent/health", "/readyz", "/static/style.css", "/metrics", "/docs"])
+def test_nothing_else_can_be_read_from_elsewhere(start_server: StartServer, path: str) -> None:
+    server = start_server(LISTED)
+    answer = server.get(path, {"Origin": "https://ops.example.org"})
+    assert answer.status == 200
+    assert not [name for name in answer.headers if name.startswith("access-control")]
+
+
+@pytest.mark.parametrize("origins", ["*", "ops.example.org", "https://ops.example.org/app", "https://*.example.org"])
+def test_what_no_browser_sends_as_an_origin_is_refused_at_startup(origins: str) -> None:
+    with pytest.raises(SettingsError, match="GATEPOST_ALLOWED_ORIGINS"):
+        load_settings(GATEPOST_ALLOWED_ORIGINS=origins)

@@ -3,12 +3,14 @@
 import asyncio
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from websockets.asyncio.client import connect
 
@@ -16,7 +18,7 @@ from backend.accounts.credentials import new_signing_key
 from tests.client import BATCH, LINES, output, terminal
 from tests.conftest import StartServer
 from tests.needs import need
-from tests.serving import ROOT, Server
+from tests.serving import ROOT, Server, wait_until
 
 TOKEN = "token-for-wscat-0123"
 
@@ -97,6 +99,45 @@ async def test_the_port_of_the_command_line_wins_over_the_environment(start_serv
     words = [sys.executable, "-m", "backend", "serve", "--port", "PORT"]
     server = start_server({"PORT": "1"}, command=words)
     assert server.get("/healthz").status == 200
+
+
+@pytest.mark.parametrize("words", ["backend serve", "uvicorn backend.server:app --port PORT"], ids=["serve", "uvicorn"])
+async def test_both_ways_to_start_print_the_welcome_once_with_a_link_that_works(
+    start_server: StartServer, words: str
+) -> None:
+    server = start_server(command=[sys.executable, "-m", *words.split()], cwd=ROOT)
+    wait_until(lambda: "/health\n" in server.stderr, "the end of the welcome")
+    [link] = re.findall(r"login  (\S+)#login=(\S+)", server.logs)
+    assert link[0] == f"{server.url}/"
+    assert f"wscat -c {server.ws_url} " in server.stderr
+    answer = httpx.post(f"{server.url}/api/auth/link", json={"ticket": link[1]})
+    assert answer.status_code == 200
+    assert server.logs.count("is ready") == server.logs.count(link[1]) == 1
+    server.stop()
+    again = start_server(command=[sys.executable, "-m", *words.split()], cwd=ROOT)
+    wait_until(lambda: again.stderr.count("/health\n") == 2, "the second welcome")
+    assert again.logs.count("#login=") == 1
+
+
+async def test_the_earlier_instructions_work(start_server: StartServer, tmp_path: Path) -> None:
+    """`cd backend && uvicorn server:app`, with the settings in `backend/.env`."""
+    copy = tmp_path / "copy"
+    shutil.copytree(ROOT / "backend", copy / "backend", ignore=shutil.ignore_patterns("__pycache__", ".env", "data"))
+    (copy / "frontend").symlink_to(ROOT / "frontend")
+    (copy / "backend/.env").write_text("ANTHROPIC_API_KEY=canary-key\n")
+    words = [sys.executable, "-m", "uvicorn", "server:app", "--port", "PORT"]
+    server = start_server({"PYTHONPATH": ""}, command=words, cwd=copy / "backend")
+    assert server.get("/health").json["api_key_configured"] is True
+    async with terminal(server) as client:
+        assert output(await client.command("pwd")) == f"{server.workspace}\n"
+    wait_until(lambda: "#login=" in server.stderr, "the welcome")
+
+
+def test_the_requirements_of_the_earlier_instructions_are_the_same() -> None:
+    [line] = (ROOT / "backend/requirements.txt").read_text().splitlines()
+    option, file = line.split()
+    assert option == "-r"
+    assert (ROOT / "backend" / file).resolve() == ROOT / "requirements.txt"
 
 
 def serve_in_vain(folder: Path, env: dict[str, str], *words: str) -> "subprocess.CompletedProcess[str]":

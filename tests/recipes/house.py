@@ -67,7 +67,7 @@ class Quiet:
 
     def ended(self, execution: Execution, completion: Completion) -> None: ...
 
-    def on_crash(self, execution: Execution, error: Exception) -> None:
+    def on_crash(self, execution: str, error: Exception) -> None:
         raise error
 
     def on_audit_failure(self, execution: str, error: StorageError) -> None: ...
@@ -186,16 +186,16 @@ def shared() -> Shared:
     )
 
 
-def build(common: Shared, *, slots: int = 8) -> House:
-    """A server of a service, with a data folder of its own."""
-    owner, folder = common.new_id(), common.new_id()
+def build(common: Shared, *, slots: int = 8, shares: House | None = None) -> House:
+    """A server of a service, with a data folder of its own or with the one that another server `shares`."""
+    owner, folder = common.new_id(), shares.service.folder if shares else common.new_id()
     log = MemoryExecutionLog(common.executions, common.audit, common.clock, owner, folder)
-    recordings = MemoryRecordings()
+    recordings = shares.recordings if shares else MemoryRecordings()
     window = MovingWindow(Rate(10_000, 60), "t")
     clock = Clock(time.monotonic, lambda: "2026-01-02T03:04:05Z", common.new_id)
     ownership = MemoryOwnership(log)
     lifecycle = Lifecycle(log, ownership, encode, recordings, Quiet(), clock, str)
-    gateway = Gateway(Rates(window, window), Slots(slots, slots), log, lifecycle, lambda: None)
+    gateway = Gateway(Rates(window, window, window), Slots(slots, slots), log, lifecycle, lambda: None)
     resolver = TargetResolver(
         visitors_profile=load_profile("agent"),
         visitors_files=Unseen(PurePosixPath("/visitors")),

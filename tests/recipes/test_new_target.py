@@ -168,7 +168,7 @@ async def test_one_that_waits_can_be_cancelled_and_nothing_else(machines: House)
     assert record.status is Status.CANCELLED
     problem = await following
     assert problem
-    assert problem.rule == "execution.forgotten"
+    assert problem.rule == "execution.unknown"
     assert await machines_of(machines, SHOP).runner.run_once() == 0
 
 

@@ -1,4 +1,4 @@
-"""Heartbeats, over stores in memory."""
+"""Heartbeats and what runs next to them, over stores in memory."""
 
 import asyncio
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from backend.core.errors import StorageError
 from backend.core.execution.model import Status
 from backend.core.execution.ownership import LEASE_MS, Contact
 from backend.runtime import background
-from backend.runtime.background import heartbeat_often, run_queue_often
+from backend.runtime.background import heartbeat_often, retry_often, run_queue_often, supervised
 from tests.storage.conftest import Clock, clock, new_id
 from tests.storage.contract.worlds import MemoryWorld, Server
 from tests.storage.writing import ENDED, attempt
@@ -24,13 +24,13 @@ __all__ = ["clock", "new_id"]
 @pytest.fixture
 def world(clock: Clock, new_id: Callable[[], str], monkeypatch: pytest.MonkeyPatch) -> MemoryWorld:
     monkeypatch.setattr(background, "HEARTBEAT", 0)
+    monkeypatch.setattr(background, "RESTART_AFTER", 0)
     return MemoryWorld(clock, new_id)
 
 
 def stores(server: Server, contact: Contact) -> Any:
     """What a heartbeat needs of the stores."""
-    recovery = SimpleNamespace(contact=contact)
-    return SimpleNamespace(ownership=server.ownership, executions=server.executions, recovery=recovery)
+    return SimpleNamespace(ownership=server.ownership, recovery=SimpleNamespace(contact=contact))
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -70,11 +70,14 @@ async def test_an_outage_is_logged_once_and_what_could_not_be_written_is_written
             contact.reached(clock.now)
             beating = asyncio.create_task(heartbeat_often(stores(here, contact), lambda _: None))
             await until(lambda: bool(logs))
+            unwritten: Any = SimpleNamespace(executions=here.log)
+            retrying = asyncio.create_task(retry_often(unwritten))
             for _ in range(20):  # more heartbeats that fail
                 await asyncio.sleep(0)
             assert contact.judged_until(clock.now) == 0
         await until(lambda: len(world.audit.events) == 5)
         beating.cancel()
+        retrying.cancel()
     assert [(each["log_level"], each["event"]) for each in logs] == [
         ("error", "leases not extended"),
         ("info", "over: leases not extended"),
@@ -82,6 +85,41 @@ async def test_an_outage_is_logged_once_and_what_could_not_be_written_is_written
     found = await world.history.get(one.id)
     assert found
     assert found.status is Status.SUCCEEDED
+
+
+async def test_a_job_that_crashes_is_logged_and_goes_on(world: MemoryWorld, clock: Clock) -> None:
+    here, other = await world.server("A" * 26), await world.server("B" * 26)
+    kept, lost = attempt(), attempt()
+    await here.log.open(kept)
+    await here.log.open(lost)
+    assert await other.log.close(lost, Completion(Status.LOST, None, 0))
+
+    def stop_lost(ids: frozenset[str]) -> None:
+        if ids:
+            raise KeyError(*ids)
+
+    with structlog.testing.capture_logs() as logs:
+        beating = asyncio.create_task(
+            supervised("heartbeat", lambda: heartbeat_often(stores(here, Contact()), stop_lost))
+        )
+        await until(lambda: len(logs) > 0)
+        clock.now += LEASE_MS - 1
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert not beating.done()
+        beating.cancel()
+    assert {(each["event"], each["job"], repr(each["exc_info"])) for each in logs} == {
+        ("background job crashed", "heartbeat", repr(KeyError(lost.id)))
+    }
+    clock.now += 1
+    assert await other.ownership.expired(clock.now) == [], "its lease was extended after the crash"
+
+
+async def test_a_job_that_has_nothing_to_do_ends() -> None:
+    async def work() -> None:
+        return
+
+    await supervised("work", work)
 
 
 async def test_a_queue_that_cannot_be_read_is_logged_once_and_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -113,10 +113,10 @@ async def test_each_gets_the_ending_that_its_recording_tells(house: House) -> No
 
 async def test_a_recording_that_cannot_be_read_is_logged_once_and_the_others_are_closed(house: House) -> None:
     left = [await house.left() for _ in range(4)]
-    paths = [house.recordings.folder / f"{one.id}.ndjson" for one in left]
-    paths[0].unlink()
-    paths[0].mkdir()
-    paths[1].write_text('{"seq":1,"type":"complete","status":"unheard of"}\n')
+    paths = [house.recordings.folder / f"{one.id}.ndjson" for one in left[:2]]
+    for path in paths:
+        path.unlink()
+        path.mkdir()
     await house.wait_a_lease()
     recovery = house.recovery(house.alive)
     with structlog.testing.capture_logs() as logs:
@@ -127,6 +127,26 @@ async def test_a_recording_that_cannot_be_read_is_logged_once_and_the_others_are
     assert [await house.status(one) for one in left] == [Status.RUNNING] * 2 + [Status.LOST] * 2
     paths[0].rmdir()
     assert await recovery.run_once() == 1
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        '{"seq":1,"type":"complete","status":"unheard of"}\n',
+        '{"type":"complete","execution":\n',
+        '{"type":"stdout","execution":"x","seq":2,"ms":1,"lines":["\\q"]}\n',
+    ],
+)
+async def test_what_has_an_invalid_recording_is_lost(house: House, last: str) -> None:
+    one, other = await house.left(), await house.left()
+    (house.recordings.folder / f"{one.id}.ndjson").write_text(last)
+    await house.wait_a_lease()
+    recovery = house.recovery(house.alive)
+    with structlog.testing.capture_logs() as logs:
+        assert [await recovery.run_once() for _ in range(2)] == [2, 0]
+    assert [(each["event"], each["execution"]) for each in logs] == [("recording invalid", one.id)]
+    assert [await house.status(each) for each in (one, other)] == [Status.LOST] * 2
+    assert "recording" not in [event for event in await house.world.events() if event.get("execution") == one.id][-1]
 
 
 async def test_servers_that_do_it_at_once_write_each_ending_once(house: House) -> None:

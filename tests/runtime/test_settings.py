@@ -86,6 +86,13 @@ def test_a_dot_env_file_is_read(tmp_path: Path) -> None:
     assert load_settings().command_timeout == 7
 
 
+def test_a_dot_env_file_in_backend_is_read_and_yields_to_the_other(tmp_path: Path) -> None:
+    (tmp_path / "backend").mkdir()
+    (tmp_path / "backend/.env").write_text("GATEPOST_COMMAND_TIMEOUT=7\nGATEPOST_DETACH_GRACE=8\n")
+    (tmp_path / ".env").write_text("GATEPOST_COMMAND_TIMEOUT=9\n")
+    assert (load_settings().command_timeout, load_settings().detach_grace) == (9, 8)
+
+
 def test_secrets_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ANTHROPIC_API_KEY", "canary-key")
     monkeypatch.setenv("GATEPOST_ACCESS_TOKEN", "canary-token-long")

@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import delete, text, update
 
 from backend.accounts.credentials import Signer, new_signing_key, verify_signature
-from backend.core.audit.attempts import Completion
+from backend.core.audit.attempts import Completion, Record
 from backend.core.audit.chain import Trust
 from backend.core.audit.events import LONGEST_BODY, Kind
 from backend.core.errors import StorageError
@@ -20,7 +20,7 @@ from backend.core.execution.model import Status
 from backend.storage.audit_chain import Chain
 from backend.storage.database import PATIENCE, Database, database_url
 from backend.storage.execution_history import SqlExecutionHistory
-from backend.storage.tables import audit_events, audit_head
+from backend.storage.tables import audit_events, audit_head, executions
 from tests.serving import ROOT
 from tests.storage.chains import EVENT, SIGNER, bodies, change, cut_back, saved, trust, verify, whole
 from tests.storage.writing import (
@@ -29,6 +29,7 @@ from tests.storage.writing import (
     attempt,
     change_key,
     ledger_of,
+    now_ms,
     opened,
     store,
 )
@@ -163,6 +164,33 @@ async def test_a_database_that_does_not_answer_is_told_to_all_that_wait_and_the_
         assert time.monotonic() - begun < 1.5 * PATIENCE
     await ledger.executions.open(attempt())
     assert (await whole(database)).events == 2
+
+
+@pytest.mark.parametrize("new_url", ["postgresql"], indirect=True)
+async def test_a_lease_that_is_extended_meanwhile_is_not_overlooked(database: Database, ledger: Ledger) -> None:
+    history, until, lost = SqlExecutionHistory(database), now_ms() + 60_000, Completion(Status.LOST, None, 0)
+    records: list[Record] = []
+    for one in [attempt(), attempt()]:
+        await ledger.executions.open(one)
+        records += filter(None, [await history.get(one.id)])
+    async with database.begin(patience=60) as renewal:
+        extended = update(executions).where(executions.c.id == records[0].id).values(lease_until_ms=until + 1)
+        await renewal.execute(extended)
+        closing = asyncio.gather(*(ledger.ownership.close_expired(record, until, lost) for record in records))
+        async with asyncio.timeout(10):
+            while not await _locks_waited_for(database):
+                pass
+    assert await closing == [False, True]
+    kept = await history.get(records[0].id)
+    assert kept
+    assert kept.status is Status.RUNNING
+    assert (await whole(database)).events == 2 * 2 + 1
+
+
+async def _locks_waited_for(database: Database) -> int:
+    async with database.begin() as connection:
+        found = await connection.execute(text("select 1 from pg_locks where not granted"))
+        return len(found.all())
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from sqlalchemy.exc import IntegrityError
 
 from backend.core.errors import StorageError
 from backend.storage.database import MIGRATIONS, Database, database_url
-from backend.storage.tables import api_tokens, metadata, users
+from backend.storage.tables import api_tokens, executions, metadata, users
 
 ROOT = Path(__file__).parent.parent.parent
 MIGRATE = """
@@ -95,6 +95,37 @@ async def test_old_executions_get_their_target(new_url: str) -> None:
         found = await connection.execute(text("select id, target from executions order by id"))
         assert found.all() == [("1", "local"), ("2", "project:01P")]
     await database.close()
+
+
+EXECUTION = {"principal": "user:ann", "user_id": "ann", "project_id": "p", "command": "rm x", "working_dir": ".",
+             "status": "failed", "exit_code": 1, "duration_ms": 7, "risk": "moderate", "rule": "allow.rm", "deletes": True,
+             "dry_run": False, "metadata_only": False, "folder": "f", "created_ms": 1_795_854_245_123}  # fmt: skip
+DOCUMENTED = [
+    "select command, success, created_at from agent_command_logs where user_id = 'ann' order by created_at desc limit 10",
+    "select user_id, command, stderr, created_at from agent_command_logs where success = false order by created_at desc",
+    "select user_id, command, risk_level, created_at from agent_command_logs"
+    " where risk_level in ('high', 'moderate') order by created_at desc",
+]
+
+
+async def test_the_documented_sql_works(database: Database) -> None:
+    async with database.begin() as connection:
+        await connection.execute(insert(executions).values(EXECUTION | {"id": "1"}))
+        good = {"id": "2", "user_id": "bob", "status": "succeeded", "exit_code": 0, "risk": "safe"}
+        await connection.execute(insert(executions).values(EXECUTION | good))
+        for query in DOCUMENTED:
+            [row] = (await connection.execute(text(query))).mappings()
+            assert (row["command"], str(row["created_at"])[:23]) == ("rm x", "2026-11-28 08:24:05.123")
+        rows = (await connection.execute(text("select * from agent_command_logs order by id"))).mappings().all()
+        assert list(rows[0]) == [
+            "id", "user_id", "project_id", "command", "working_dir", "success", "exit_code", "stdout", "stderr",
+            "duration_ms", "risk_level", "dry_run", "created_at",
+        ]  # fmt: skip
+        assert [bool(row["success"]) for row in rows] == [False, True]
+        since = "datetime('now', '-1 day')" if database.sqlite else "now() - interval '1 day'"
+        old = text(f"select count(*) from agent_command_logs where created_at < {since}")
+        await connection.execute(insert(executions).values(EXECUTION | {"id": "3", "created_ms": 1}))
+        assert (await connection.execute(old)).scalar_one() >= 1
 
 
 async def test_a_transaction_that_fails_leaves_nothing(database: Database) -> None:

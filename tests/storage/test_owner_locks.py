@@ -47,11 +47,19 @@ def test_a_killed_server_is_dead_and_then_forgotten(tmp_path: Path, elsewhere: "
     locks.hold()
     assert names(tmp_path) == ["elsewhere.lock", "here.lock"]
     assert dead(locks) == frozenset()
+    assert [locks.alive(name) for name in ("elsewhere", "here", "never")] == [True, True, False]
     elsewhere.kill()
     elsewhere.wait()
+    assert not locks.alive("elsewhere")
     assert dead(locks) == {"elsewhere"}
     assert names(tmp_path) == ["here.lock"]
     assert dead(locks) == frozenset()
+
+
+def test_a_server_that_is_about_to_lock_its_file_is_not_dead(tmp_path: Path) -> None:
+    (tmp_path / ".begun.lock").touch()
+    assert dead(OwnerLocks(tmp_path, "here")) == frozenset()
+    assert names(tmp_path) == [".begun.lock"]
 
 
 def test_one_server_at_a_time_looks_after_a_dead_one(tmp_path: Path) -> None:

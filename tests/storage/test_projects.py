@@ -22,7 +22,7 @@ async def test_a_list_of_many_asks_for_all_names_at_once(
     for number in range(20):
         made = await projects.add(f"p{number}", ann.id)
         await projects.change(made.id, members=frozenset({bob.id, root.id}))
-    service = ProjectService(None, projects, identities, None)  # type: ignore[arg-type]
+    service = ProjectService(None, projects, identities, None, "")  # type: ignore[arg-type]
     found, asked = await projects.visible_to(ann), []
     event.listen(database.engine.sync_engine, "before_cursor_execute", lambda *about: asked.append(about[2]))
     entries = await service.entries(found)

@@ -1,7 +1,9 @@
 """The HTTP routes of a real server: what they tell, what they refuse, what stands on every answer."""
 
+import gzip
 import json
 import random
+import re
 import socket
 import subprocess
 import sys
@@ -110,14 +112,17 @@ class TestPage:
             answer = server.get("/", headers)
             assert answer.json["service"] == "Gatepost"
             assert answer.json["endpoints"]["terminal"] == "/ws/terminal"
+            assert answer.json["visitors"] == "admitted"
             assert "accept" in answer.headers["vary"].lower()
 
     def test_a_browser_gets_the_page(self, server: Server) -> None:
         need(PAGE.exists(), "the page")
         answer = server.get("/", BROWSER)
-        assert (answer.status, answer.body) == (200, PAGE.read_bytes())
+        assert answer.status == 200
+        text = re.sub(r"static/[0-9a-f]{16}/", "static/", answer.body.decode())
+        assert re.sub(r' *<link rel="modulepreload" [^\n]+\n', "", text) == PAGE.read_text()
         assert answer.headers["content-type"].startswith("text/html")
-        assert "accept" in answer.headers["vary"].lower()
+        assert "accept" in answer.headers["vary"].lower().split(", ")
 
     def test_the_files_of_the_page_are_served(self, server: Server) -> None:
         need(PAGE.exists(), "the page")
@@ -126,6 +131,29 @@ class TestPage:
                 answer = server.get(f"/static/{path.relative_to(PAGE.parent)}")
                 assert (answer.status, answer.body) == (200, path.read_bytes())
         assert server.get("/favicon.ico").headers["content-type"] == "image/svg+xml"
+
+    def test_the_files_are_compressed_and_stored_by_their_content(self, server: Server) -> None:
+        need(PAGE.exists(), "the page")
+        page = server.get("/", BROWSER).body.decode()
+        addresses = re.findall(r'(?:src|href)="(static/[^"]+)"', page)
+        assert len(addresses) > 20
+        for address in addresses:
+            answer = server.get(f"/{address}")
+            assert answer.headers["cache-control"] == "public, max-age=31536000, immutable"
+            again = server.get(f"/{address}", {"If-None-Match": answer.headers["etag"]})
+            assert (again.status, again.body) == (304, b"")
+            packed = server.get(f"/{address}", {"Accept-Encoding": "br, gzip"})
+            assert packed.headers["content-encoding"] == "gzip"
+            assert gzip.decompress(packed.body) == answer.body
+            assert packed.headers["vary"] == "accept-encoding"
+        emulator = next(address for address in addresses if address.endswith("xterm.mjs"))
+        assert len(server.get(f"/{emulator}", {"Accept-Encoding": "gzip"}).body) < 100_000
+        for refused in ("gzip;q=0", "identity", ""):
+            assert "content-encoding" not in server.get(f"/{emulator}", {"Accept-Encoding": refused}).headers
+        other = server.get(f"/static/0123456789abcdef/{emulator.split('/', 2)[2]}")
+        assert (other.status, other.headers["cache-control"]) == (200, "no-cache")
+        assert server.get("/", BROWSER).headers["cache-control"] == "no-cache"
+        assert server.get(f"/{emulator}", method="POST").status == 405
 
     @pytest.mark.parametrize(
         "path",

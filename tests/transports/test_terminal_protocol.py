@@ -25,7 +25,6 @@ from backend.transports.terminal_protocol import (
     TerminalProtocol,
     Unfollow,
     Welcome,
-    decorated,
 )
 
 A, B, C = (f"01ARZ3NDEKTSV4RRFFQ69G5FA{letter}" for letter in "ABC")
@@ -231,15 +230,3 @@ class TestFrames:
 
     def test_a_ping_is_answered(self, protocol: TerminalProtocol) -> None:
         assert protocol.receive(frame(type="ping", id="7")) == [Say(Pong(id="7"))]
-
-
-def test_decoration_is_for_the_first_client_only_and_only_on_its_messages() -> None:
-    block = (
-        b'{"type":"stdout","execution":"x","seq":1,"ms":1,"lines":["{\\"type\\":\\"error\\",\\"message\\":\\"x"]}\n'
-        b'{"type":"error","execution":"x","seq":2,"ms":1,"message":"Timed out","rule":"limits.timeout"}\n'
-    )
-    output, error = decorated(block).splitlines(keepends=True)
-    assert output == block.splitlines(keepends=True)[0]
-    assert json.loads(error)["message"] == "❌ Timed out"
-    assert json.loads(decorated(b'{"type":"ready","message":"Connected"}'))["message"] == "✅ Connected"
-    assert decorated(b'{"type":"waking","message":"x"}') == b'{"type":"waking","message":"x"}'

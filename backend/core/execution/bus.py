@@ -57,8 +57,8 @@ class ExecutionBus(Protocol):
         """Deliver an instruction, at most once, to an execution of the server `owner`."""
         ...
 
-    async def follow(self, folder: str, execution: str, after_seq: int, send: Send) -> Relay:
-        """As `LocalExecutions.follow_here`, by any server of the data folder `folder`."""
+    async def follow(self, address: str, execution: str, after_seq: int, send: Send) -> Relay:
+        """As `LocalExecutions.follow_here`, by the server with this id, or by any server of the folder with this id."""
         ...
 
     async def copy(self, folder: str, execution: str, send: Send, begin: int, end: int | None) -> int | Relay:

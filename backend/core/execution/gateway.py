@@ -17,12 +17,13 @@ from backend.core.decisions import Decision
 from backend.core.errors import GatepostError, StorageError
 from backend.core.execution.lifecycle import Lifecycle
 from backend.core.execution.model import StopReason
-from backend.core.execution.refusals import unavailable
+from backend.core.execution.refusals import failed, unavailable
 from backend.core.execution.registry import Execution
 from backend.core.execution.requests import Refused, Request, Waiting
+from backend.core.figures import duration_text
 from backend.core.identity import Permission, Principal
 from backend.core.language.lexer import GLOB_STARTS
-from backend.core.limits import RateLimiter, Slots, check_rate
+from backend.core.limits import Budget, RateLimiter, Slots, check_rate, least_left
 from backend.core.policy.admit import Plan, admit
 
 T = TypeVar("T")
@@ -41,16 +42,32 @@ class RefusalLog(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Limits on the rate of commands: of a visitor, by connection and by address, and of an account."""
+    """Limits on the rate of commands: of a visitor, by connection and by address, and of an account.
+
+    Commands that are only checked have a rate of their own.
+    """
 
     visitors: RateLimiter
     users: RateLimiter
+    checks: RateLimiter
 
-    async def check(self, principal: Principal) -> Decision | None:
+    async def check(self, principal: Principal, *, dry_run: bool = False) -> Decision | None:
         """Count one command; returns the refusal if there were too many."""
-        if principal.user:
-            return await check_rate(self.users, (principal.name,))
-        return await check_rate(self.visitors, (principal.name, principal.address))
+        if dry_run:
+            return await check_rate(self.checks, _counted(principal), "checks")
+        return await check_rate(self._commands(principal), _counted(principal))
+
+    async def left(self, principal: Principal) -> tuple[Budget, Budget]:
+        """How many commands and how many checks the principal has left."""
+        keys = _counted(principal)
+        return await least_left(self._commands(principal), keys), await least_left(self.checks, keys)
+
+    def _commands(self, principal: Principal) -> RateLimiter:
+        return self.users if principal.user else self.visitors
+
+
+def _counted(principal: Principal) -> tuple[str, ...]:
+    return (principal.name,) if principal.user else (principal.name, principal.address)
 
 
 @dataclass(slots=True)
@@ -121,8 +138,9 @@ class Gateway:
             return await self._refuse(request, unavailable(error), plan)
 
     async def explain(self, request: Request) -> Plan | Decision:
-        """The verdict on a request. It is neither run nor counted nor recorded."""
-        judged = request.unresolved or await self._judge(request)
+        """The verdict on a request. It is counted as a check, and neither run nor recorded."""
+        counted = await self.rates.check(request.principal, dry_run=True)
+        judged = counted or request.unresolved or await self._judge(request)
         return self._masked(judged) if isinstance(judged, Decision) else judged
 
     async def _admit(self, request: Request) -> Plan | Decision:
@@ -130,7 +148,7 @@ class Gateway:
         if self.closing:
             return _stopping()
         return (
-            await self.rates.check(request.principal)
+            await self.rates.check(request.principal, dry_run=request.dry_run)
             or request.unresolved
             or check_role(request.principal)
             or self.protected()
@@ -145,9 +163,13 @@ class Gateway:
     async def _judge(self, request: Request) -> Plan | Decision:
         """Judge the line, in a thread if it has globs: searching folders can take a while."""
         judged = (request.command, request.target, request.cwd)
-        if GLOB_STARTS.isdisjoint(request.command):
-            return admit(*judged)
-        return await asyncio.to_thread(admit, *judged)
+        try:
+            if GLOB_STARTS.isdisjoint(request.command):
+                return admit(*judged)
+            return await asyncio.to_thread(admit, *judged)
+        except Exception as error:  # whatever breaks, the attempt is on record
+            self.lifecycle.observer.on_crash(request.execution, error)
+            return failed()
 
     def _masked(self, decision: Decision) -> Decision:
         """Mask the secrets in a decision: its reason repeats words of the line."""
@@ -196,6 +218,6 @@ def _check_timeout(request: Request) -> Decision | None:
         return None
     return Decision.deny(
         "limits.timeout",
-        f"A command may run for at most {most:g} s; {request.timeout:g} s were requested.",
+        f"A command may run for at most {duration_text(most)}; {duration_text(request.timeout)} were requested.",
         "Request a shorter timeout, or omit it.",
     )

@@ -20,11 +20,15 @@ STDIN_LIMIT = 1 << 20  # bytes buffered for a program that does not read
 
 
 class StdinBuffer:
-    """The buffered standard input of a program: bounded, and closed once."""
+    """The buffered standard input of a program: bounded, and closed once.
+
+    Its reader sets `on_change`, and calls `abandon` when the program has closed its end.
+    """
 
     def __init__(self, *, is_open: bool) -> None:
         self.waiting = bytearray()
         self.closed = not is_open
+        self.abandoned = False
         self.on_change: Callable[[], None] = lambda: None
 
     def write(self, data: bytes, *, last: bool = False) -> Delivery:
@@ -35,16 +39,24 @@ class StdinBuffer:
             return Delivery.NOT_READING
         self.waiting += data
         self.closed = last
-        self.on_change()
-        return Delivery.DELIVERED
+        return self._passed_on()
 
     def close(self) -> Delivery:
         """Accept no more bytes; those in the buffer can still be read."""
         if self.closed:
             return Delivery.CLOSED
         self.closed = True
+        return self._passed_on()
+
+    def abandon(self) -> None:
+        """Drop what waits and accept no more: nothing will read it."""
+        self.waiting.clear()
+        self.closed = self.abandoned = True
+
+    def _passed_on(self) -> Delivery:
+        """Have the change noticed, which may show that nothing reads any more."""
         self.on_change()
-        return Delivery.DELIVERED
+        return Delivery.CLOSED if self.abandoned else Delivery.DELIVERED
 
 
 class Receiver(Protocol):

@@ -13,10 +13,13 @@ from backend.core.execution.instructions import Instructions
 from backend.core.execution.model import EXIT_GATEPOST_FAILED, Actor, Job, Outcome, Status, StopReason
 from backend.core.execution.registry import Execution, Registry
 from backend.core.execution.requests import Request, Waiting
+from backend.core.figures import duration_text, size_text
 from backend.core.policy.admit import Plan
+from backend.core.ports import ExecutionLog, Recordings
 from backend.core.recording.messages import Complete, Problem, Started, Truncated
-from backend.core.recording.writer import Recorder, RecordingLog
+from backend.core.recording.writer import Recorder
 
+LATE = "This server did not answer for too long, so another one has recorded the execution as lost."
 ENDING_BOUND = 5.0  # seconds for which the end of a command waits for the audit
 
 
@@ -29,33 +32,9 @@ class Observer(Protocol):
 
     def ended(self, execution: Execution, completion: Completion) -> None: ...
 
-    def on_crash(self, execution: Execution, error: Exception) -> None: ...
+    def on_crash(self, execution: str, error: Exception) -> None: ...
 
     def on_audit_failure(self, execution: str, error: StorageError) -> None: ...
-
-
-class Recordings(Protocol):
-    """All recordings of this server's data folder."""
-
-    def create(self, execution: str) -> RecordingLog:
-        """Begin a recording. Raises RecordingError."""
-        ...
-
-    def find(self, execution: str) -> RecordingLog | None:
-        """A live or stored recording. Raises OSError if it cannot be read."""
-        ...
-
-
-class ExecutionLog(Protocol):
-    """Where executions are written. A method returns once it is durable, and raises StorageError if it cannot be."""
-
-    async def open(self, attempt: Attempt) -> None:
-        """Write an execution that is about to run."""
-        ...
-
-    async def close(self, attempt: Attempt, completion: Completion) -> bool:
-        """Write the end of an execution. False if an end was recorded before; that one remains."""
-        ...
 
 
 class Queue(Protocol):
@@ -94,7 +73,7 @@ class Lifecycle:
     clock: Clock
     mask: Callable[[str], str]
     registry: Registry = field(default_factory=Registry)
-    ending: set[asyncio.Future[None]] = field(default_factory=set)
+    ending: set[asyncio.Future[bool]] = field(default_factory=set)
 
     def attempt(self, request: Request, decision: Decision, argvs: tuple[tuple[str, ...], ...]) -> Attempt:
         """The record of a request and of the verdict on it."""
@@ -114,30 +93,31 @@ class Lifecycle:
 
     async def start(self, request: Request, plan: Plan, on_end: Callable[[], None]) -> Execution:
         """Open the recording and the audit, then run. If it raises RecordingError or StorageError, nothing runs."""
-        execution = self._prepare(request, plan)
+        execution, recorder = self._prepare(request, plan)
         with self._discarded_on_error(execution):
             await self.log.open(execution.attempt)
-        return self._begin(execution, on_end)
+        return self._begin(execution, recorder, on_end)
 
     async def resume(self, request: Request, plan: Plan, on_end: Callable[[], None]) -> Execution | None:
         """Claim an execution that waits, then run it as any other. If it raises as `start` does, it still waits.
 
         None if it does not wait (any more): it was cancelled, or another server was first.
         """
-        execution = self._prepare(request, plan)
+        execution, recorder = self._prepare(request, plan)
         with self._discarded_on_error(execution):
             claimed = await self.queue.claim(execution.id)
         if claimed:
-            return self._begin(execution, on_end)
+            return self._begin(execution, recorder, on_end)
         self._discard(execution)
         return None
 
-    def _prepare(self, request: Request, plan: Plan) -> Execution:
+    def _prepare(self, request: Request, plan: Plan) -> tuple[Execution, Recorder]:
         attempt = self.attempt(request, plan.decision, plan.argvs)
         log = self.recordings.create(attempt.id)
         execution = Execution(attempt.id, request, plan, attempt, log, Instructions(stdin=request.stdin))
+        recorder = Recorder(attempt.id, log, self.clock.monotonic, mask=self.mask, muted=request.hides_output)
         self.registry.add(execution)  # now: as soon as it is on record, any server may send it an instruction
-        return execution
+        return execution, recorder
 
     @contextmanager
     def _discarded_on_error(self, execution: Execution) -> Iterator[None]:
@@ -151,12 +131,10 @@ class Lifecycle:
         self.registry.remove(execution)
         execution.log.discard()
 
-    def _begin(self, execution: Execution, on_end: Callable[[], None]) -> Execution:
-        muted = execution.request.hides_output
-        recorder = Recorder(execution.id, execution.log, self.clock.monotonic, mask=self.mask, muted=muted)
-        self.observer.started(execution)
-        execution.watch_for_viewers()
+    def _begin(self, execution: Execution, recorder: Recorder, on_end: Callable[[], None]) -> Execution:
+        """It is on record, so whatever fails from here on must be recorded as its end: all of it is in the task."""
         execution.task = asyncio.create_task(self._run(execution, recorder, on_end))
+        execution.watch_for_viewers()
         return execution
 
     async def enqueue(self, request: Request, plan: Plan) -> Waiting:
@@ -169,6 +147,7 @@ class Lifecycle:
         begun = self.clock.monotonic()
         outcome = Outcome(Status.FAILED, EXIT_GATEPOST_FAILED, problem="Gatepost failed.", rule="server.failed")
         try:
+            self.observer.started(execution)
             recorder.add(self._started(execution))
             outcome = await self._execute(execution, recorder)
         except RecordingError:
@@ -176,7 +155,7 @@ class Lifecycle:
         except StorageError as error:
             outcome = replace(outcome, problem=str(error), rule="storage.unavailable")
         except Exception as error:  # the outermost edge of an execution: whatever failed, its end must be recorded
-            self.observer.on_crash(execution, error)
+            self.observer.on_crash(execution.id, error)
         finally:
             await self._end(execution, outcome, recorder, self.clock.monotonic() - begun)
             on_end()
@@ -223,24 +202,33 @@ class Lifecycle:
             usage=outcome.usage,
             recording=execution.log.seal(),
         )
-        await self._write_ending(execution.attempt, completion)
+        if not await self._write_ending(execution.attempt, completion):
+            completion = replace(completion, status=Status.LOST, exit_code=None, signal=None)
+            if reason is not StopReason.LEASE_LOST:  # else the viewers know
+                with suppress(RecordingError):
+                    recorder.add(Problem(message=LATE, rule="server.lost"))
         self.registry.remove(execution)
         recorder.end(complete_message(completion, dry_run=execution.request.dry_run))
         self.observer.ended(execution, completion)
 
-    async def _write_ending(self, attempt: Attempt, completion: Completion) -> None:
-        """Write the end to the audit; a database that does not answer delays it by ENDING_BOUND at most."""
+    async def _write_ending(self, attempt: Attempt, completion: Completion) -> bool:
+        """Write the end to the audit; a database that does not answer delays it by ENDING_BOUND at most.
+
+        False if another server has recorded it as lost.
+        """
         writing = asyncio.ensure_future(self._close(attempt, completion))
         self.ending.add(writing)
         writing.add_done_callback(self.ending.discard)
         await asyncio.wait({writing}, timeout=ENDING_BOUND)
+        return not writing.done() or writing.result()
 
-    async def _close(self, attempt: Attempt, completion: Completion) -> None:
+    async def _close(self, attempt: Attempt, completion: Completion) -> bool:
         try:
-            await self.log.close(attempt, completion)
+            return await self.log.close(attempt, completion)
         except StorageError as error:
             # The recording contains the end, so it is written to the audit later; see `backend.runtime.recovery`.
             self.observer.on_audit_failure(attempt.id, error)
+            return True
 
 
 def _job(request: Request, plan: Plan) -> Job:
@@ -279,7 +267,8 @@ def _last_messages(outcome: Outcome, execution: Execution, recorder: Recorder) -
     reason, limits = execution.instructions.reason, execution.request.target.limits
     if reason is StopReason.OUTPUT_LIMIT:
         limit = limits.output_limit
-        messages.append(Truncated(limit_bytes=limit, message=f"Output over {limit} bytes; the command was stopped."))
+        message = f"Output over {size_text(limit)}; the command was stopped."
+        messages.append(Truncated(limit_bytes=limit, message=message))
     if outcome.problem:
         messages.append(Problem(message=outcome.problem, rule=outcome.rule))
     elif reason and (problem := _stop_problem(reason, limits.detach_grace, recorder.elapsed_ms)):
@@ -290,10 +279,10 @@ def _last_messages(outcome: Outcome, execution: Execution, recorder: Recorder) -
 def _stop_problem(reason: StopReason, grace: float, elapsed_ms: int) -> Problem | None:
     match reason:
         case StopReason.TIMED_OUT:
-            message = f"Timed out: the command was stopped after {elapsed_ms / 1000:.1f} s."
+            message = f"Timed out: the command was stopped after {duration_text(elapsed_ms / 1000)}."
             return Problem(message=message, rule="limits.timeout")
         case StopReason.ABANDONED:
-            message = f"No viewer was connected for {grace:g} s; the command was stopped."
+            message = f"No viewer was connected for {duration_text(grace)}; the command was stopped."
             return Problem(message=message, rule="limits.detach")
         case StopReason.SHUTDOWN:
             return Problem(message="The command was stopped because the server is stopping.", rule="server.stopping")

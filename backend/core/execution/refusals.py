@@ -1,5 +1,7 @@
 """The refusals of requests about an execution: their rules and their texts."""
 
+from typing import assert_never
+
 from backend.core.decisions import Decision, Risk
 from backend.core.errors import GatepostError, RecordingError, reason_of
 from backend.core.execution.model import CloseInput, Delivery, Instruction, Resize, Signal, Stop, Write
@@ -12,6 +14,12 @@ def unavailable(error: GatepostError) -> Decision:
     rule = "recording.unavailable" if isinstance(error, RecordingError) else "storage.unavailable"
     hint = "Try again in a moment. If this persists, the operator must check the disk and the database."
     return Decision.deny(rule, str(error), hint, retry_after=RETRY_AFTER)
+
+
+def failed() -> Decision:
+    """A bug prevented a verdict; nothing runs."""
+    hint = "The server's log has the reason; the operator must look into it."
+    return Decision.deny("server.failed", "Gatepost failed before it had a verdict on this command.", hint)
 
 
 def unreadable(error: OSError) -> Decision:
@@ -67,23 +75,32 @@ def nothing_runs(instruction: str) -> Decision:
 
 def undelivered(instruction: Instruction, delivery: Delivery, execution: str) -> Decision | None:
     """Why an instruction had no effect; None when it was delivered."""
-    match delivery, instruction:
-        case Delivery.DELIVERED, _:
+    match delivery:
+        case Delivery.DELIVERED:
             return None
-        case Delivery.NOT_READING, _:
+        case Delivery.NOT_READING:
             reason = "The command is not reading its standard input, and no more is buffered."
             return _undelivered("stdin.full", reason, "Wait until it reads, or cancel it.")
-        case Delivery.CLOSED, Resize():
-            return _undelivered("terminal.none", "The command has no terminal whose size could change.", "Go on.")
-        case Delivery.CLOSED, _:
-            reason = "The standard input of this command is closed."
-            return _undelivered("stdin.closed", reason, "Start it with `run` or `stdin` to keep it open.")
-        case Delivery.UNREACHABLE, _:
+        case Delivery.CLOSED:
+            return _closed(instruction)
+        case Delivery.UNREACHABLE:
             return unreachable(execution)
-        case _, Signal() | Stop() | Write() | CloseInput() | Resize():
+        case Delivery.NOT_RUNNING:
             reason = f"No program of the execution {execution} is running that could receive this."
             return _undelivered("execution.not_running", reason, f"GET /api/executions/{execution} returns its state.")
-    return None
+        case _:
+            assert_never(delivery)
+
+
+def _closed(instruction: Instruction) -> Decision:
+    match instruction:
+        case Resize():
+            return _undelivered("terminal.none", "The command has no terminal whose size could change.", "Go on.")
+        case Write() | CloseInput() | Signal() | Stop():
+            reason = "The standard input of this command is closed."
+            return _undelivered("stdin.closed", reason, "Start it with `run` or `stdin` to keep it open.")
+        case _:
+            assert_never(instruction)
 
 
 def _undelivered(rule: str, reason: str, hint: str) -> Decision:

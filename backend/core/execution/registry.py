@@ -62,6 +62,7 @@ class Execution:
     def ended(self) -> None:
         """The executor has returned."""
         self.running = False
+        self.instructions.stdin.abandon()
         self._keep()
 
     def _stop_after(self, seconds: float) -> None:
@@ -105,7 +106,7 @@ class Registry:
 
     async def stop_all(self, reason: StopReason) -> None:
         """Stop all executions, and wait until they have ended and, for a moment, until their viewers have received it."""
-        while running := list(self.live.values()):
+        while running := [execution for execution in self.live.values() if execution.task]:
             self.stop(frozenset(self.live), reason)
             await asyncio.gather(*(execution.task for execution in running if execution.task))
             with suppress(TimeoutError):

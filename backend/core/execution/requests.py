@@ -42,7 +42,11 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The request was refused and nothing ran. `execution` is its id in the history; empty if it is not recorded."""
+    """The request was refused and nothing ran.
+
+    `execution` is the id under which the gateway records it; empty if it did not reach the gateway. The history does not
+    contain it if it is one of a flood, or if the audit cannot be written.
+    """
 
     decision: Decision
     execution: str = ""

@@ -1,11 +1,13 @@
 """Runs the steps of a line one after another: what `&&`, `||`, `;` and `cd` mean."""
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Protocol
 
 from backend.core.decisions import Decision
+from backend.core.errors import StorageError
 from backend.core.execution.instructions import Instructions
 from backend.core.execution.model import (
     EXIT_DENIED,
@@ -92,7 +94,10 @@ class Sequence:
                 return _stopped(instructions.reason, progress.outcome)
             if number and progress.skips(step.join):
                 continue
-            verdict = await self._verdict(job, number, progress.cwd)
+            try:
+                verdict = await self._verdict(job, number, progress.cwd)
+            except StorageError as error:
+                return _unaudited(error, progress.outcome)
             if isinstance(verdict, Decision):
                 return _denied(verdict, progress.outcome)
             if step.folder:
@@ -107,7 +112,8 @@ class Sequence:
         first = job.plan.verdicts[number]
         if not number:
             return first
-        verdict = judge_step(job.plan.script.steps[number], self.target, cwd)
+        # In a thread, since links and globs can take a while.
+        verdict = await asyncio.to_thread(judge_step, job.plan.script.steps[number], self.target, cwd)
         if isinstance(verdict, Verdict) and verdict.invocations != first.invocations:
             argvs = tuple(tuple(map(self.mask, each.argv)) for each in verdict.invocations)
             await self.log.step(job.execution, job.actor, argvs, verdict.decision)
@@ -128,7 +134,7 @@ class Sequence:
 
     def _enter(self, folder: str, progress: _Progress, output: RecordingWriter) -> None:
         """Run `cd`. It fails like a program, so that `cd x && y` behaves as in a shell."""
-        entered = self.target.files.enter(str(progress.cwd / folder))
+        entered = self.target.files.for_line().enter(str(progress.cwd / folder))
         if isinstance(entered, Decision):
             size = output.say("stderr", f"cd: {folder}: No such folder")
             progress.outcome = _added(progress.outcome, Outcome(Status.FAILED, 1, stderr_bytes=size))
@@ -157,3 +163,9 @@ def _stopped(reason: StopReason, before: Outcome) -> Outcome:
 def _denied(decision: Decision, before: Outcome) -> Outcome:
     """A step that was allowed at first is refused now, because an earlier step changed the files."""
     return _added(before, Outcome(Status.FAILED, EXIT_DENIED, problem=decision.reason, rule=decision.rule))
+
+
+def _unaudited(error: StorageError, before: Outcome) -> Outcome:
+    """A step that cannot be recorded in the audit does not run; what the earlier ones used and wrote remains."""
+    problem, rule = str(error), "storage.unavailable"
+    return _added(before, Outcome(Status.FAILED, EXIT_GATEPOST_FAILED, problem=problem, rule=rule))

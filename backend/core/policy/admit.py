@@ -11,7 +11,7 @@ from typing import Protocol
 
 from backend.core.decisions import Decision, Risk
 from backend.core.language.parser import Command, Invocation, Script, Step, parse
-from backend.core.policy.files import FileView
+from backend.core.policy.files import FileView, outside
 from backend.core.policy.profile import Place, Profile
 
 RISKS = list(Risk)
@@ -58,8 +58,22 @@ class Plan:
         return self.argvs[0][0]
 
 
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """A target as one line sees it."""
+
+    profile: Profile
+    files: FileView
+    network: bool
+
+
+def _for_line(target: PolicyTarget) -> _Line:
+    return _Line(target.profile, target.files.for_line(), target.network)
+
+
 def admit(line: str, target: PolicyTarget, cwd: str) -> Plan | Decision:
     """Judge a line that would run in the folder `cwd` of a target."""
+    target = _for_line(target)
     profile = target.profile
     if refusal := profile.check_length(line):
         return refusal
@@ -76,7 +90,7 @@ def _judge_script(script: Script, target: PolicyTarget, start: PurePosixPath) ->
     verdicts: list[Verdict] = []
     cwd = start
     for step in script.steps:
-        verdict = judge_step(step, target, cwd)
+        verdict = _judge_step(step, target, cwd)
         if isinstance(verdict, Decision):
             return verdict
         verdicts.append(verdict)
@@ -87,7 +101,11 @@ def _judge_script(script: Script, target: PolicyTarget, start: PurePosixPath) ->
 
 
 def judge_step(step: Step, target: PolicyTarget, cwd: PurePosixPath) -> Verdict | Decision:
-    """Judge one pipeline as it would run in `cwd` now."""
+    """Judge one pipeline of an admitted line once more, as it would run in `cwd` now."""
+    return _judge_step(step, _for_line(target), cwd)
+
+
+def _judge_step(step: Step, target: PolicyTarget, cwd: PurePosixPath) -> Verdict | Decision:
     place = Place(target.files.root, cwd, target.network)
     if step.folder:
         return _judge_folder(step.folder, target, place)
@@ -108,8 +126,7 @@ def riskiest(decisions: Iterable[Decision]) -> Decision:
 
 def _judge_folder(folder: str, target: PolicyTarget, place: Place) -> Verdict | Decision:
     if not place.holds(folder):
-        reason = f"{folder} lies outside the workspace."
-        return Decision.deny("path.outside", reason, "Name folders relative to the workspace.")
+        return outside(folder)
     refusal = target.files.check((folder,), place.cwd)
     return refusal or Verdict((), Decision(True, "allow.cd", Risk.SAFE, "Enter a folder"))
 

@@ -7,12 +7,22 @@ from backend.core.decisions import Decision
 from backend.core.language.lexer import Word
 
 
+def outside(path: str) -> Decision:
+    """The path of a file or folder is not one of the workspace."""
+    named = path or "''"
+    return Decision.deny("path.outside", f"{named} is outside the workspace.", "Name files relative to the workspace.")
+
+
 class FileView(Protocol):
     """The folder that a target's commands run in."""
 
     @property
     def root(self) -> PurePosixPath:
         """Its absolute path."""
+        ...
+
+    def for_line(self) -> "FileView":
+        """The same folder, with what may be looked up for one line."""
         ...
 
     def enter(self, cwd: str) -> PurePosixPath | Decision:
@@ -37,13 +47,15 @@ class Unseen:
     def __init__(self, root: PurePosixPath) -> None:
         self.root = root
 
+    def for_line(self) -> "Unseen":
+        """The same, since nothing is looked up."""
+        return self
+
     def enter(self, cwd: str) -> PurePosixPath | Decision:
         """The folder as it is named."""
         folder = self.root / cwd
         if ".." in folder.parts or not folder.is_relative_to(self.root):
-            return Decision.deny(
-                "path.outside", f"{cwd} leads out of the workspace.", "Name files inside the workspace."
-            )
+            return outside(cwd)
         return folder
 
     def expand(self, words: tuple[Word, ...], cwd: PurePosixPath) -> tuple[str, ...]:

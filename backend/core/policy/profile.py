@@ -36,16 +36,17 @@ import hashlib
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Self
 
 from backend.core.decisions import Decision, Risk
+from backend.core.policy.files import outside
 from backend.core.policy.profile_file import PROGRAM_NAME, ProfileError, Table, read_programs
 from backend.core.policy.program_rules import Argument, ArgumentError, ArgumentParse, Program, ProgramUse, Role
 from backend.core.policy.sed_awk import ScriptError, check_awk, check_sed
 
-__all__ = ["Place", "Profile", "ProfileError"]
+__all__ = ["MissingVariables", "Place", "Profile", "ProfileError"]
 
 OPERATORS = frozenset({"|", "&&", "||", ";", ">", ">>", "<", "2>&1", "cd"})
 
@@ -59,6 +60,7 @@ VARIABLE_NAME = re.compile("[A-Za-z_][A-Za-z0-9_]*")
 # Several of the harmless variables name a file when their value is a path.
 VARIABLE_VALUE = re.compile(r"(?!.*\.\.)(?::?[A-Za-z0-9_+*@,.=-][A-Za-z0-9_+*@,.:=/ -]*)?")
 
+ASKS_FOR_HELP = frozenset({"-h", "--help", "--version"})
 NULL_DEVICE = "/dev/null"
 DEVICES = PurePosixPath("/dev")
 
@@ -93,6 +95,24 @@ class BlockedArgument:
 
 
 @dataclass(frozen=True, slots=True)
+class MissingVariables:
+    """Variables that a program needs and the service does not have. Without `subcommands` every use of it needs them."""
+
+    names: tuple[str, ...]
+    subcommands: tuple[str, ...] = ()
+
+    def refusal(self, argv: tuple[str, ...]) -> Decision | None:
+        """Refuse a command that needs them; none that only asks for help does."""
+        words = set(argv[1:])
+        if words & ASKS_FOR_HELP or (self.subcommands and words.isdisjoint(self.subcommands)):
+            return None
+        variables = " and ".join(self.names)
+        reason = f"{argv[0]} needs {variables}, which the server does not have."
+        hint = f"The operator sets {variables} in the environment of the service, or in its .env file, and restarts it."
+        return Decision.deny("program.key", reason, hint)
+
+
+@dataclass(frozen=True, slots=True)
 class Profile:
     """What one kind of principal may run. A profile without programs allows nothing."""
 
@@ -106,6 +126,7 @@ class Profile:
     operators: frozenset[str] = frozenset()
     environment: frozenset[str] = frozenset()
     hash: str = ""
+    missing: Mapping[str, MissingVariables] = field(default_factory=dict)
 
     @classmethod
     def from_toml(cls, text: str) -> Self:
@@ -145,6 +166,10 @@ class Profile:
             added[name] = Program(name, "A program of the project", risk=Risk.HIGH, any_arguments=True)
         return replace(self, programs={**added, **self.programs})
 
+    def without(self, missing: Mapping[str, MissingVariables]) -> Self:
+        """This profile on a server that lacks variables that programs need."""
+        return replace(self, missing=missing)
+
     @property
     def allowed(self) -> str:
         """The programs of this profile as a sentence."""
@@ -174,6 +199,11 @@ class Profile:
 
     def decide(self, argv: tuple[str, ...], place: Place) -> Decision:
         """The verdict on one command. `argv` contains at least the program."""
+        decision = self._decide(argv, place)
+        missing = self.missing.get(argv[0])
+        return (missing.refusal(argv) if missing and decision.allowed else None) or decision
+
+    def _decide(self, argv: tuple[str, ...], place: Place) -> Decision:
         if refusal := self._refuse_name(argv[0]) or self._refuse_token(argv[1:]):
             return refusal
         program = self.programs[argv[0]]
@@ -197,7 +227,7 @@ class Profile:
         if path == NULL_DEVICE:
             return allowed
         if not path or (place.cwd / path).is_relative_to(DEVICES):
-            return Decision.deny("path.outside", f"{path!r} is not a file of the workspace.", _INSIDE)
+            return outside(path)
         return _refuse_written(path, place) or replace(allowed, paths=(path,))
 
     def decide_assignment(self, name: str, value: str) -> Decision:
@@ -227,9 +257,6 @@ class Profile:
                 if blocked.pattern.search(argument):
                     return Decision.deny(blocked.rule, blocked.reason, blocked.hint)
         return None
-
-
-_INSIDE = "Name files relative to the workspace."
 
 
 def _allow(program: Program, parse: ArgumentParse, arguments: list[Argument]) -> Decision:
@@ -284,7 +311,7 @@ def _refuse_outside(path: str, place: Place) -> Decision | None:
         return None
     if ".." in PurePosixPath(path).parts:
         return Decision.deny("path.parent", "'..' leads out of the current folder.", "Name files without '..'.")
-    return Decision.deny("path.outside", f"{path} is outside the workspace.", _INSIDE)
+    return outside(path)
 
 
 def _refuse_written(path: str, place: Place) -> Decision | None:

@@ -137,9 +137,18 @@ class ProgramUse:
         """Raise ArgumentError for an option without one that it requires."""
         for name, others in self.program.requires.items():
             if (not name or name in self.given) and not self.given & others:
-                required = ", ".join(sorted(other for other in others if other != "operand")) or "a word"
+                required = self._missing_operand() if "operand" in others else f"one of: {', '.join(sorted(others))}"
                 subject = f"{self.program.name} {name}".strip().replace("operand", "with a word")
-                raise ArgumentError("option.missing", f"{subject} requires one of: {required}.", self.program)
+                raise ArgumentError("option.missing", f"{subject} requires {required}.", self.program)
+
+    def _missing_operand(self) -> str:
+        """What has to be named, as the program calls it; the options that are accepted in its place are in the hint."""
+        program = self.program
+        if program.subcommands:
+            return "a subcommand"
+        if program.first:
+            return f"a {program.first.name}"
+        return "a file" if program.operands and program.operands.role is Role.PATH else "an argument"
 
 
 @dataclass(slots=True)

@@ -8,12 +8,12 @@ clients that expect one message a line.
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from json.encoder import encode_basestring
 
 SEQ = re.compile(rb'"seq":(\d+)')
 BATCH = re.compile(
-    rb'\{"type":"(stdout|stderr)","execution":"([^"]+)","seq":(\d+),"ms":(\d+),("partial":true,)?"lines":\['
+    rb'\{"type":"(stdout|stderr)","execution":"([^"]+)","seq":(\d+),"ms":(\d+),("partial":true,)?("stream":"stderr",)?"lines":\['
 )
 
 
@@ -32,7 +32,10 @@ def last_seq(block: bytes) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The output of one read: each of `lines` is the inside of a JSON string."""
+    """The output of one read: each of `lines` is the inside of a JSON string.
+
+    With `merged` it is standard error that a client gets as `stdout`; such a batch is never stored.
+    """
 
     stream: bytes
     execution: bytes
@@ -40,6 +43,7 @@ class Batch:
     ms: int
     partial: bool
     lines: list[bytes]
+    merged: bool = False
 
     @property
     def texts(self) -> list[str]:
@@ -49,30 +53,32 @@ class Batch:
 
     def from_seq(self, seq: int) -> "Batch":
         """The lines numbered `seq` and higher."""
-        return Batch(self.stream, self.execution, seq, self.ms, self.partial, self.lines[seq - self.seq :])
+        return replace(self, seq=seq, lines=self.lines[seq - self.seq :])
 
     def encode(self) -> bytes:
         """The stored line, without its line end."""
-        partial = b'"partial":true,' if self.partial else b""
         return b'{"type":"%b","execution":"%b","seq":%d,"ms":%d,%b"lines":["%b"]}' % (
             self.stream,
             self.execution,
             self.seq,
             self.ms,
-            partial,
+            self._marks,
             b'","'.join(self.lines),
         )
 
     @property
     def head(self) -> bytes:
         """How a message of one line begins, up to the text of the line."""
-        partial = b'"partial":true,' if self.partial else b""
         return b'{"type":"%b","execution":"%b","ms":%d,%b"line":"' % (
             self.stream,
             self.execution,
             self.ms,
-            partial,
+            self._marks,
         )
+
+    @property
+    def _marks(self) -> bytes:
+        return (b'"partial":true,' if self.partial else b"") + (b'"stream":"stderr",' if self.merged else b"")
 
     def messages(self) -> Iterator[bytes]:
         """One message for each line."""
@@ -86,7 +92,8 @@ def read_batch(line: bytes) -> Batch | None:
     found = BATCH.match(line)
     if not found:
         return None
-    return Batch(found[1], found[2], int(found[3]), int(found[4]), found[5] is not None, _split(line[found.end() : -2]))
+    lines = _split(line[found.end() : -2])
+    return Batch(found[1], found[2], int(found[3]), int(found[4]), bool(found[5]), lines, bool(found[6]))
 
 
 def _split(items: bytes) -> list[bytes]:

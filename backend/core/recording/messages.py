@@ -143,6 +143,12 @@ class Ready(Message):
     user: str | None = None
 
 
+class Idle(Message):
+    """Nothing runs for this connection yet: a page that waits for the end of a command has lost it with another."""
+
+    type: Literal["complete"] = "complete"
+
+
 class Refused(Message):
     """Why nothing ran. `retry_after` is in seconds."""
 
@@ -191,11 +197,15 @@ class Started(ExecutionMessage):
 
 
 class Output(ExecutionMessage):
-    """One line of output; with `partial` it continues in the next message of its stream."""
+    """One line of output; with `partial` it continues in the next message of its stream.
+
+    For a client without a subprotocol standard error is `stdout` too, and `stream` says so.
+    """
 
     type: Literal["stdout", "stderr"]
     line: str
     partial: bool | None = None
+    stream: Literal["stderr"] | None = None
 
 
 class OutputBatch(ExecutionMessage):
@@ -251,6 +261,8 @@ def _server_tag(value: Any) -> str:
     match value:
         case {"type": "error"}:
             return "problem" if "execution" in value else "refused"
+        case {"type": "complete"}:
+            return "complete" if "execution" in value else "idle"
         case {"type": "stdout" | "stderr"}:
             return "batch" if "lines" in value else "output"
         case {"type": str(tag)}:
@@ -261,6 +273,7 @@ def _server_tag(value: Any) -> str:
 
 ServerMessage = (
     Annotated[Waking, Tag("waking")]
+    | Annotated[Idle, Tag("idle")]
     | Annotated[Ready, Tag("ready")]
     | Annotated[Refused, Tag("refused")]
     | Annotated[Pong, Tag("pong")]

@@ -1,11 +1,15 @@
 """What viewers get of an unfiltered recording: the same messages, without what a terminal would act on."""
 
+import re
 from dataclasses import dataclass, replace
 from json.encoder import encode_basestring
 
 from backend.core.recording.batches import Batch, read_batch
 from backend.core.recording.reader import RecordingReader, Send
 from backend.core.recording.terminal_filter import TerminalFilter
+
+# What a stored line has where a terminal would act on its text: escapes of JSON, DEL, or characters beyond ASCII.
+SUSPECT = re.compile(rb"\\[uf]|[\x7f-\xff]")
 
 
 def sanitizing(send: Send) -> Send:
@@ -15,7 +19,8 @@ def sanitizing(send: Send) -> Send:
     async def filtered(block: bytes) -> None:
         lines = []
         for line in block.splitlines():
-            batch = read_batch(line)
+            untouched = not (SUSPECT.search(line) or any(each.held for each in filters.values()))
+            batch = None if untouched else read_batch(line)
             lines.append(_filter(batch, filters[batch.stream]).encode() if batch else line)
         await send(b"".join(line + b"\n" for line in lines))
 

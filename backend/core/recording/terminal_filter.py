@@ -1,10 +1,13 @@
-"""Output as data: text and colours pass, everything else that a terminal would act on is removed.
+"""Output as data: text, colours and what stays inside a line pass, everything else that a terminal would act on is removed.
 
-What passes: plain text, TAB, LF, CR, BS, and SGR sequences (CSI with digits, `;` and `:` up to `m`).
+What passes: plain text, TAB, LF, CR, BS, SGR sequences (CSI with digits, `;` and `:` up to `m`), and what progress
+indicators redraw their line with: erasing in the line (`CSI K`, with 0, 1 or 2) and moving to a column (`CSI G`, with up to
+four digits). They can change no other line, and nothing that CR and blanks could not change.
 
 What is removed: control strings with their content (OSC, DCS, APC, PM, SOS), every other CSI sequence, escape sequences,
-C1 controls, the other C0 controls and DEL, and the bidirectional controls that reorder a line on the screen. Bytes that
-are not UTF-8 become U+FFFD; those of them that an 8-bit terminal treats as C1 controls are removed.
+C1 controls, the other C0 controls and DEL, and the bidirectional controls that reorder a line on the screen, the marks
+U+200E and U+200F among them: next to digits and punctuation they reorder too. Bytes that are not UTF-8 become U+FFFD; those
+of them that an 8-bit terminal treats as C1 controls are removed.
 """
 
 import codecs
@@ -18,12 +21,13 @@ BIDI = "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
 # Undecodable bytes are read as U+DC80..U+DCFF (surrogateescape).
 _STRING = rf"[^\x07\x18\x1a\x1b\x80-\x9f]{{0,{STRING_LIMIT}}}"
 _CSI = rf"[0-?]{{0,{SEQUENCE_LIMIT}}}[ -/]{{0,{SEQUENCE_LIMIT}}}"
+_PASSING_CSI = rf"[0-9:;]{{0,{SEQUENCE_LIMIT}}}m|[012]?K|[0-9]{{0,4}}G"
 _ESCAPE = rf"[ -/]{{0,{SEQUENCE_LIMIT}}}"
 _STRING_END = r"(?:\x07|\x1b\\|\x9c)?"
 # It begins with a set of characters because `re` searches for those several times faster than for anything else.
 _ACTIVE = re.compile(
     rf"[\x00-\x07\x0b\x0c\x0e-\x1f\x7f-\x9f{BIDI}\udc80-\udc9f]"
-    rf"(?:(?<=\x1b)(?:\[(?![0-9:;]{{0,{SEQUENCE_LIMIT}}}m){_CSI}[@-~]?|[\]PX^_]{_STRING}{_STRING_END}"
+    rf"(?:(?<=\x1b)(?:\[(?!{_PASSING_CSI}){_CSI}[@-~]?|[\]PX^_]{_STRING}{_STRING_END}"
     rf"|(?!\[){_ESCAPE}[0-~]?)"
     rf"|(?<=[\x90\x98\x9d-\x9f]){_STRING}{_STRING_END}|(?<=\x9b){_CSI}[@-~]?"
     rf"|(?<![\x1b\x90\x98\x9b\x9d-\x9f])[\x00-\x07\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f]*)"

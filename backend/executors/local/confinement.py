@@ -11,7 +11,7 @@ import struct
 from dataclasses import dataclass
 from functools import cache
 
-from backend.executors.local.process_spec import Bounds
+from backend.executors.local.process_spec import Bounds, Ports
 
 # Access rights of Landlock.
 EXECUTE, WRITE_FILE, READ_FILE, READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
@@ -101,6 +101,7 @@ UNSEEN = "clone3:435:435 openat2:437:437 inotify_init:253:- inotify_init1:294:26
 NEWEST_CALL = 469  # newer system calls are unknown here, and so are refused
 EXAMINED = """
 clone:56:220 fcntl:72:25 ioctl:16:29 personality:135:92 socket:41:198 socketpair:53:199 connect:42:203 mknod:133:-
+sendto:44:206 sendmsg:46:211 sendmmsg:307:269
 mknodat:259:33 chmod:90:- fchmod:91:52 fchmodat:268:53 fchmodat2:452:452 open:2:- openat:257:56 creat:85:-
 prlimit64:302:261 setrlimit:160:164 setpriority:141:140 ioprio_set:251:30 sched_setaffinity:203:122 sched_setattr:314:274
 sched_setscheduler:144:119 sched_setparam:142:118 kill:62:129 tkill:200:130 tgkill:234:131 rt_sigqueueinfo:129:138
@@ -127,7 +128,9 @@ SET_ID = stat.S_ISUID | stat.S_ISGID
 FILE_TYPE = 0o170000  # S_IFMT
 RLIMIT_CORE = 4
 MAP_GROWSDOWN = 0x100
-SOCK_STREAM, SOCK_SEQPACKET, SOCK_TYPE_MASK = 1, 5, 0xF
+SOCK_STREAM, SOCK_DGRAM, SOCK_SEQPACKET, SOCK_TYPE_MASK = 1, 2, 5, 0xF
+IPPROTO_TCP, IPPROTO_UDP = 6, 17
+MSG_FASTOPEN = 0x20000000
 AF_UNIX, AF_INET, AF_INET6, AF_NETLINK = 1, 2, 10, 16
 O_CREAT, O_TMPFILE = 0o100, 0o20000000
 TIOCSTI, TIOCLINUX, TIOCSETD = 0x5412, 0x541C, 0x5423  # type into a terminal, its console, its line discipline
@@ -142,7 +145,8 @@ def landlock_rules(bounds: Bounds) -> list[tuple[str, int, int]]:
     """Paths, the rights below them, and whether the programs must not start without them."""
     more = [(path, READ, 0) for path in READABLE_WITH_NETWORK] if bounds.network else []
     work = CLEAR_OUT if bounds.full else WORK
-    return [(bounds.root, work, 1), *((path, RUN, 0) for path in bounds.readable), *_standard_rules(), *more]
+    own = [(path, work, 1) for path in (bounds.root, bounds.home) if path]
+    return [*own, *((path, RUN, 0) for path in bounds.readable), *_standard_rules(), *more]
 
 
 @cache
@@ -173,7 +177,7 @@ _ALWAYS: tuple[_Test, ...] = ()
 
 
 @cache
-def syscall_filter(network: bool, guarded: int | None = None) -> bytes:
+def syscall_filter(network: bool | Ports, guarded: int | None = None) -> bytes:
     """The seccomp program for this machine. `guarded` is a process to protect from signals, where Landlock does not."""
     column, architecture = ARCHITECTURES[platform.machine()]
     numbers = _numbers("\n".join((REFUSED, LASTING, ATTRIBUTES, UNSEEN, EXAMINED)), column)
@@ -226,7 +230,7 @@ def _case(tests: tuple[_Test, ...], error: int) -> list[_Instruction]:
     return body
 
 
-def _examined(network: bool) -> _Cases:
+def _examined(network: bool | Ports) -> _Cases:
     """Calls whose arguments decide. Unless they are pointers, the kernel uses the lower half only, and so does the filter."""
     return {**_files(), **_processes(), **_sockets(network)}
 
@@ -264,14 +268,38 @@ def _processes() -> _Cases:
     }
 
 
-def _sockets(network: bool) -> _Cases:
+def _sockets(network: bool | Ports) -> _Cases:
+    if isinstance(network, Ports):
+        return _some_sockets(network)
     if network:
         families = _none_of(0, AF_UNIX, AF_INET, AF_INET6, AF_NETLINK)
         return {"socket": families + _refuse_if(_Test(0, AF_NETLINK), _not_zero(2))}
-    # Landlock does not cover sockets in the file system. A socket of these types cannot send without connect, which is
-    # refused; others can (to the kernel, a raw UNIX socket is a datagram socket).
-    connectionless = _none_of(1, SOCK_STREAM, SOCK_SEQPACKET, mask=SOCK_TYPE_MASK)
+    connectionless = _connectionless()
     return {"socket": _none_of(0, AF_UNIX) + connectionless, "socketpair": connectionless, "connect": _refuse_if()}
+
+
+def _connectionless() -> _Refusals:
+    """Landlock does not cover sockets in the file system. A socket of these types cannot send without connect, which is
+    refused; others can (to the kernel, a raw UNIX socket is a datagram socket)."""
+    return _none_of(1, SOCK_STREAM, SOCK_SEQPACKET, mask=SOCK_TYPE_MASK)
+
+
+def _some_sockets(network: Ports) -> _Cases:
+    """TCP, whose ports Landlock holds, and UDP where host names are asked for; no sockets in the file system.
+
+    Landlock does not see the connections of other protocols (MPTCP, SCTP), nor one that begins by sending (fast open).
+    """
+    kinds = (SOCK_STREAM, SOCK_DGRAM) if network.names else (SOCK_STREAM,)
+    other_kinds = [_Test(1, kind, SOCK_TYPE_MASK, equal=False) for kind in kinds]
+    families = _none_of(0, AF_INET, AF_INET6, AF_NETLINK)
+    netlink = _refuse_if(_Test(0, AF_NETLINK), _not_zero(2))
+    sockets = [*families, *netlink, *_refuse_if(_Test(0, AF_NETLINK, equal=False), *other_kinds)]
+    flags = {"sendto": 3, "sendmsg": 2, "sendmmsg": 3}
+    return {
+        "socket": sockets + _none_of(2, 0, IPPROTO_TCP, IPPROTO_UDP),
+        "socketpair": _connectionless(),
+        **{name: _refuse_if(_not_zero(argument, MSG_FASTOPEN)) for name, argument in flags.items()},
+    }
 
 
 def _not_zero(argument: int, mask: int = ALL) -> _Test:

@@ -19,11 +19,11 @@ from pathlib import Path
 from backend.executors.local import cgroups
 from backend.executors.local.cage_binary import MissingCage, find_cage
 from backend.executors.local.confinement import landlock_rules, syscall_filter
-from backend.executors.local.process_spec import Applied, Bounds, Launched, Report, Stage, StageEnd, Usage
+from backend.executors.local.process_spec import Applied, Bounds, Launched, Ports, Report, Stage, StageEnd, Usage
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 
-VERSION = "cage 2"  # of the spec
+VERSION = "cage 3"  # of the spec
 BAD_SPEC = 125  # exit status of a cage that refused its spec
 EXIT_CANNOT_RUN = 127
 STATUS_READ = 65536  # bytes; all that a pipe holds
@@ -92,7 +92,7 @@ class CageLauncher:
     def __post_init__(self) -> None:
         object.__setattr__(self, "cage", find_cage(self.cache))
 
-    def start(self, stages: Sequence[Stage], bounds: Bounds) -> Launched:
+    def start(self, stages: Sequence[Stage]) -> Launched:
         """Start a pipeline. OSError where that is not possible, or where `minimum` cannot be reached here."""
         cage = self._usable_cage()
         with ExitStack() as ours, ExitStack() as theirs:
@@ -104,7 +104,7 @@ class CageLauncher:
             group = self.groups.acquire(self.limits.processes, self.limits.memory_total)
             ours.callback(group.release)
             theirs.callback(group.close)
-            _write(spec, self._spec(stages, bounds, control_read, status_write, group))
+            _write(spec, self._spec(stages, control_read, status_write, group))
             inherited = {spec, control_read, status_write, *group.descriptors, *_descriptors(stages)}
             pid = _spawn([str(cage), str(spec)], inherited)
             pidfd = _pidfd(pid)
@@ -125,8 +125,8 @@ class CageLauncher:
             raise OSError(errno.ENOSYS, "namespaces are not applied")
         return self.cage
 
-    def _spec(self, stages: Sequence[Stage], bounds: Bounds, control: int, status: int, group: cgroups.Group) -> bytes:
-        limits = self.limits
+    def _spec(self, stages: Sequence[Stage], control: int, status: int, group: cgroups.Group) -> bytes:
+        limits, confinements = self.limits, list(dict.fromkeys(stage.bounds for stage in stages))
         scoped = bool(self.run_as and os.geteuid() == 0) or landlock_abi() >= LANDLOCK_ABI_FOR_SIGNALS
         spec: list[str | int | bytes] = [
             VERSION,
@@ -137,16 +137,25 @@ class CageLauncher:
             *(self.run_as or (-1, -1)),
         ]
         processes = _process_count(self.run_as[0] if self.run_as else os.geteuid()) + limits.processes
-        file_size = 0 if bounds.full else limits.file_size  # holds without Landlock too
+        file_size = 0 if any(bounds.full for bounds in confinements) else limits.file_size  # holds without Landlock too
         spec += [limits.cpu_seconds, limits.memory, file_size, processes, limits.open_files]
         spec += [len(group.members)]
         for member in group.members:
             spec += [member.folder, member.join, member.layers]
-        spec += [int(bounds.network)]
-        head = b"".join(map(_field, spec)) + _rules(bounds)
-        spec = [syscall_filter(bounds.network, None if scoped else os.getpid()), len(stages)]
+        spec += [len(confinements)]
+        head = b"".join(map(_field, spec))
+        guarded = None if scoped else os.getpid()
+        head += b"".join(_rules(bounds) + _field(syscall_filter(bounds.network, guarded)) for bounds in confinements)
+        spec = [len(stages)]
         for stage in stages:
-            spec += [stage.executable, stage.cwd, stage.stdin, stage.stdout, stage.stderr]
+            spec += [
+                confinements.index(stage.bounds),
+                stage.executable,
+                stage.cwd,
+                stage.stdin,
+                stage.stdout,
+                stage.stderr,
+            ]
             spec += [len(stage.argv), *stage.argv, len(stage.environment)]
             spec += [f"{name}={value}" for name, value in stage.environment.items()]
         return head + b"".join(map(_field, spec))
@@ -289,7 +298,9 @@ def _field(value: str | int | bytes) -> bytes:
 @lru_cache(maxsize=256)
 def _rules(bounds: Bounds) -> bytes:
     rules = landlock_rules(bounds)
-    return _field(len(rules)) + b"".join(_field(word) for rule in rules for word in rule)
+    ports = bounds.network.tcp if isinstance(bounds.network, Ports) else ()
+    network = b"".join(map(_field, (int(bounds.network is True), len(ports), *ports)))
+    return network + _field(len(rules)) + b"".join(_field(word) for rule in rules for word in rule)
 
 
 def _write(descriptor: int, data: bytes) -> None:

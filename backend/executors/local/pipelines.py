@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass, field, replace
 
 from backend.core.execution.instructions import Instructions
@@ -25,34 +25,27 @@ from backend.core.language.parser import Invocation
 from backend.core.quota import NO_QUOTA
 from backend.core.recording.lines import LineAssembler
 from backend.core.recording.writer import RecordingWriter
+from backend.executors.local.homes import remove
 from backend.executors.local.launcher import cage_environment
+from backend.executors.local.outside import SEARCH_PATH, OutsideProgram, find_program
 from backend.executors.local.process_spec import Bounds, Launched, Launcher, Report, Stage, StageEnd
 from backend.executors.local.streams import Budget, OutputStream, StdinPump
 from backend.executors.local.wiring import ParentEnds, Streams, Wiring
-from backend.executors.local.workspace_usage import UsageMonitors
+from backend.executors.local.workspace_usage import UsageMonitor, UsageMonitors
 
 STOP_GRACE = 2.0  # seconds from SIGTERM to SIGKILL
 EXIT_UNWIRED = 1  # of a program whose redirection failed, as in a shell
 DRAIN_BOUND = 1.0  # seconds that output is waited for after the last process is gone
 FLOODS = {StopReason.OUTPUT_LIMIT, StopReason.WORKSPACE_FULL, StopReason.DISK_FULL}
-SEARCH_PATH = "/usr/local/bin:/usr/bin:/bin"
-
-
-@dataclass(frozen=True, slots=True)
-class OutsideProgram:
-    """A program with a command line of its own: words put before the arguments, and variables only it gets."""
-
-    command: tuple[str, ...]
-    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
 class LocalPipelines:
     """Runs pipelines as child processes.
 
-    `outside` maps a program's name to how it is really started; `readable` are folders in addition to the standard ones that
-    programs may read; `lines` makes what cuts a stream into lines; `owner` (uid, gid) is who new files belong to;
-    `monitors` stop what fills a workspace.
+    `outside` maps a program's name to how it is really started and what it alone gets; `readable` are folders in addition
+    to the standard ones that all programs may read; `lines` makes what cuts a stream into lines; `owner` (uid, gid) is
+    who new files belong to; `monitors` stop what fills a workspace.
     """
 
     launcher: Launcher
@@ -64,27 +57,42 @@ class LocalPipelines:
 
     async def run(self, pipeline: Pipeline, recorder: RecordingWriter, instructions: Instructions) -> Outcome:
         """Run to the end; every process of the pipeline is gone when this returns."""
-        programs = [self._program(invocation) for invocation in pipeline.invocations]
+        programs = [self._outside(invocation) for invocation in pipeline.invocations]
         for program, invocation in zip(programs, pipeline.invocations, strict=True):
-            if program is None:
+            if not (program.command and find_program(program.command[0])):
                 return _not_found(invocation.argv[0])
-        lease = await self.monitors.lease(pipeline.root, instructions)
-        try:
+        async with AsyncExitStack() as ending:
+            try:
+                homes = [await self._home(program, pipeline, instructions, ending) for program in programs]
+            except OSError as error:
+                return _not_started(pipeline.argv[0], error)
+            lease = await self.monitors.lease(pipeline.root, instructions)
+            ending.callback(lease.release)
             said = recorder.say("stderr", lease.notice) if lease.notice else 0
-            started = self._start(pipeline, [program for program in programs if program], recorder, full=bool(said))
+            started = self._start(pipeline, homes, recorder, full=bool(said))
             match started:
                 case Outcome():
                     outcome = started
                 case _Started():
                     outcome = await _Running(started, pipeline, recorder, instructions, self.lines).watch()
             return replace(outcome, stderr_bytes=outcome.stderr_bytes + said)
-        finally:
-            lease.release()
+
+    async def _home(
+        self, program: OutsideProgram, pipeline: Pipeline, instructions: Instructions, ending: AsyncExitStack
+    ) -> str:
+        """A home for this run alone, which may hold as much as a workspace; empty where the workspace is the home."""
+        if program.homes is None:
+            return ""
+        home = program.homes.make(pipeline.execution)
+        ending.push_async_callback(asyncio.to_thread, remove, home)
+        lease = await UsageMonitor(str(home), self.monitors.quota).lease(instructions)
+        ending.callback(lease.release)
+        return str(home)
 
     def _start(
         self,
         pipeline: Pipeline,
-        programs: Sequence[tuple[str, tuple[str, ...]]],
+        homes: Sequence[str],
         recorder: RecordingWriter,
         *,
         full: bool,
@@ -94,44 +102,33 @@ class LocalPipelines:
             try:
                 wiring = Wiring(pipeline, descriptors, self.owner, recorder, full=full)
                 stages = {
-                    number: self._stage(pipeline, pipeline.invocations[number], program, streams)
-                    for number, (program, streams) in enumerate(zip(programs, wiring.stages, strict=True))
+                    number: self._stage(pipeline, pipeline.invocations[number], home, streams, full=full)
+                    for number, (home, streams) in enumerate(zip(homes, wiring.stages, strict=True))
                     if streams
                 }
                 if not stages:
                     return Outcome(Status.FAILED, EXIT_UNWIRED, stderr_bytes=wiring.said)
-                bounds = Bounds(pipeline.root, pipeline.network, self.readable, full)
-                launched = self.launcher.start(list(stages.values()), bounds)
+                launched = self.launcher.start(list(stages.values()))
             except OSError as error:
                 return _not_started(pipeline.argv[0], error)
             return _Started(launched, wiring.take(), tuple(stages), wiring.said)
 
-    def _program(self, invocation: Invocation) -> tuple[str, tuple[str, ...]] | None:
-        """The file to execute and the words it gets."""
+    def _outside(self, invocation: Invocation) -> OutsideProgram:
+        """How a program is started; one of the machine's own by its name."""
         name = invocation.argv[0]
-        outside = self.outside.get(name, OutsideProgram((name,)))
-        path = find_program(outside.command[0]) if outside.command else None
-        return (path, (*outside.command, *invocation.argv[1:])) if path else None
+        return self.outside.get(name) or OutsideProgram((name,))
 
-    def _stage(
-        self, pipeline: Pipeline, invocation: Invocation, program: tuple[str, tuple[str, ...]], streams: Streams
-    ) -> Stage:
-        outside = self.outside.get(invocation.argv[0])
-        environment = {
-            **_environment(pipeline),
-            **dict(invocation.environment),
-            **(outside.environment if outside else {}),
-        }
-        return Stage(invocation.argv[0], program[0], program[1], environment, pipeline.cwd, *streams)
+    def _stage(self, pipeline: Pipeline, invocation: Invocation, home: str, streams: Streams, *, full: bool) -> Stage:
+        program = self._outside(invocation)
+        words = (*program.command, *invocation.argv[1:])
+        path = find_program(words[0]) or words[0]
+        environment = {**_environment(pipeline, home), **dict(invocation.environment), **program.environment}
+        readable = (*self.readable, *program.readable)
+        bounds = Bounds(pipeline.root, pipeline.network or program.network or False, readable, full, home)
+        return Stage(invocation.argv[0], path, words, environment, pipeline.cwd, *streams, bounds)
 
 
-def find_program(name: str) -> str | None:
-    """The file that a program's name or path stands for; the search path is fixed."""
-    candidates = [name] if "/" in name else [f"{folder}/{name}" for folder in SEARCH_PATH.split(":")]
-    return next((path for path in candidates if os.access(path, os.X_OK) and os.path.isfile(path)), None)
-
-
-def _environment(pipeline: Pipeline) -> dict[str, str]:
+def _environment(pipeline: Pipeline, home: str) -> dict[str, str]:
     """All that a command gets to see; nothing of the service's own environment."""
     return {
         "PATH": SEARCH_PATH,
@@ -142,7 +139,7 @@ def _environment(pipeline: Pipeline) -> dict[str, str]:
         "GATEPOST_EXECUTION_ID": pipeline.execution,
         "GIT_EDITOR": "true",  # an editor would wait for a terminal for ever
         "GIT_CEILING_DIRECTORIES": os.path.dirname(pipeline.root),
-        **cage_environment(pipeline.root),
+        **cage_environment(home or pipeline.root),
     }
 
 

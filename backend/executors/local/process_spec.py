@@ -6,6 +6,28 @@ from typing import Protocol
 
 
 @dataclass(frozen=True, slots=True)
+class Ports:
+    """A part of the network: TCP connections to these ports, of any host, and with `names` UDP, to ask for host names.
+
+    The kernel holds ports from Landlock ABI 4 on; it cannot hold hosts, nor the ports of UDP.
+    """
+
+    tcp: tuple[int, ...]
+    names: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """The confinement of one program."""
+
+    root: str  # the workspace, absolute: read and write
+    network: bool | Ports = False
+    readable: tuple[str, ...] = ()  # further absolute paths to read and execute, in addition to the standard set
+    full: bool = False  # the workspace is full: its files can be read and deleted, nothing can be written or added
+    home: str = ""  # a private folder, absolute: read and write; empty where the workspace is the home
+
+
+@dataclass(frozen=True, slots=True)
 class Stage:
     """One program of a pipeline. stdin, stdout, stderr are descriptors of this process (close-on-exec) that become 0, 1, 2."""
 
@@ -17,16 +39,7 @@ class Stage:
     stdin: int
     stdout: int
     stderr: int
-
-
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """The confinement of the programs of one execution."""
-
-    root: str  # the workspace, absolute: read and write
-    network: bool = False
-    readable: tuple[str, ...] = ()  # further absolute paths to read and execute, in addition to the standard set
-    full: bool = False  # the workspace is full: its files can be read and deleted, nothing can be written or added
+    bounds: Bounds
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +106,6 @@ class Launched(Protocol):
 class Launcher(Protocol):
     """Starts pipelines."""
 
-    def start(self, stages: Sequence[Stage], bounds: Bounds) -> Launched:
+    def start(self, stages: Sequence[Stage]) -> Launched:
         """Does not block; raises OSError."""
         ...

@@ -169,9 +169,9 @@ class _Attempt:
         self.output, writing = os.pipe()
         null = os.open(os.devnull, os.O_RDONLY)
         # No executable: the cage makes the attempt itself, since a machine may lack any tool.
-        stage = Stage(name, "", argv, {}, "/", null, writing, null)
+        stage = Stage(name, "", argv, {}, "/", null, writing, null, Bounds(root))
         try:
-            self.launched: Launched | OSError = launcher.start([stage], Bounds(root))
+            self.launched: Launched | OSError = launcher.start([stage])
         except OSError as error:
             self.launched = error
         os.close(writing)

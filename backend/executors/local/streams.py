@@ -126,7 +126,7 @@ class StdinPump:
             self._watch(True)
             return
         except BrokenPipeError:
-            self.buffer.waiting.clear()
+            self.buffer.abandon()
             self.close()
             return
         self._watch(False)

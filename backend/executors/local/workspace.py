@@ -6,12 +6,16 @@ These are checks before the act: a file can change between the check and the use
 import os
 import re
 import stat
+import time
 from collections.abc import Iterator
+from copy import copy
 from itertools import islice
 from pathlib import Path, PurePosixPath
 
 from backend.core.decisions import Decision
 from backend.core.language.parser import Word
+from backend.core.policy.files import outside
+from backend.executors.local.links import LINK_TIME, LinkReader, TooLong
 
 STAR = "*"
 SEARCH_LIMIT = 20_000  # names that the globs of a command may be compared with
@@ -24,16 +28,25 @@ class FolderView:
 
     def __init__(self, folder: Path) -> None:
         self.root = PurePosixPath(os.path.realpath(folder))
+        self.links = LinkReader(time.monotonic)
+
+    def for_line(self) -> "FolderView":
+        """The same folder with the time for the links of one line."""
+        view = copy(self)
+        view.links = LinkReader(time.monotonic, LINK_TIME)
+        return view
 
     def enter(self, cwd: str) -> PurePosixPath | Decision:
         """The folder `cwd` names, links resolved."""
         if cwd == ".":
             return self.root
         if "\0" in cwd:
-            return _outside("The folder")
-        full = _resolved(self.root / cwd)
-        if full is None or not full.is_relative_to(self.root):
-            return _outside(cwd)
+            return outside("the folder")
+        full = self._follow(self.root / cwd, cwd)
+        if isinstance(full, Decision):
+            return full
+        if not full.is_relative_to(self.root):
+            return outside(cwd)
         if not os.path.isdir(full):
             return Decision.deny("path.missing", f"There is no folder {cwd} in the workspace.", "See `ls`.")
         return full
@@ -43,7 +56,10 @@ class FolderView:
         expanded: list[str] = []
         search = _Search(self)
         for word in words:
-            expanded.extend(search.matches(word, cwd) or [word.text] if word.is_glob else [word.text])
+            try:
+                expanded.extend(search.matches(word, cwd) or [word.text] if word.is_glob else [word.text])
+            except TooLong:
+                return _too_long(word.text)
             if len(expanded) > EXPANSION_LIMIT or search.left < 0:
                 return Decision.deny(
                     "limits.expansion",
@@ -53,24 +69,32 @@ class FolderView:
         return tuple(expanded)
 
     def check(self, paths: tuple[str, ...], cwd: PurePosixPath) -> Decision | None:
-        """Refuse the first path whose links lead out of the workspace."""
+        """Refuse the first path whose links lead out of the workspace, or cannot be followed."""
         for path in paths:
-            if not self.holds(cwd / path):
-                return _outside(path, "path.link", " through a link")
+            found = self._follow(cwd / path, path)
+            if isinstance(found, Decision):
+                return found
+            if not found.is_relative_to(self.root):
+                reason = f"{path} leads out of the workspace through a link."
+                return Decision.deny("path.link", reason, "Name files inside the workspace.")
         return None
 
-    def holds(self, path: PurePosixPath) -> bool:
-        """Whether a path stays inside, links followed."""
-        full = _resolved(path)
-        return full is not None and full.is_relative_to(self.root)
+    def _follow(self, full: PurePosixPath, path: str) -> PurePosixPath | Decision:
+        """Where a path leads."""
+        try:
+            return PurePosixPath(self.links.resolve(str(full)))
+        except TooLong:
+            return _too_long(path)
+        except OSError as error:
+            reason = f"The links of {path} cannot be followed: {error.strerror}."
+            return Decision.deny("path.link", reason, "Name the file itself.")
 
-
-def _resolved(path: PurePosixPath) -> PurePosixPath | None:
-    """Where a path leads, links resolved; None when a link in it was exchanged for something else meanwhile."""
-    try:
-        return PurePosixPath(os.path.realpath(path))
-    except OSError:
-        return None
+    def holds(self, path: str) -> bool:
+        """Whether a path stays inside, links followed. Raises TooLong."""
+        try:
+            return PurePosixPath(self.links.resolve(path)).is_relative_to(self.root)
+        except OSError:
+            return False
 
 
 class _Search:
@@ -98,7 +122,7 @@ class _Search:
         if matcher is None:
             path = start + part
             # As text: a slash at the end asks for a folder, which a path object would forget.
-            if os.path.lexists(os.path.join(cwd, path)):
+            if self.workspace.links.exists(os.path.join(cwd, path)):
                 yield path
             return
         for name in self._names(os.path.join(cwd, start)):
@@ -114,10 +138,12 @@ class _Search:
         return self._known[folder]
 
     def _read(self, folder: str) -> list[str]:
-        if not self.workspace.holds(PurePosixPath(folder)):
+        if not self.workspace.holds(folder):
             return []
         try:
-            return [name for name in os.listdir(folder) if _is_text(name)]
+            with os.scandir(folder) as entries:
+                # One more than there is room for: the search is given up then.
+                return [entry.name for entry in islice(entries, max(self.left, 0) + 1) if _is_text(entry.name)]
         except OSError:
             return []
 
@@ -202,8 +228,9 @@ def _members(part: str, first: int, end: int, active: frozenset[int]) -> str:
     return "".join(members)
 
 
-def _outside(path: str, rule: str = "path.outside", how: str = "") -> Decision:
-    return Decision.deny(rule, f"{path} leads out of the workspace{how}.", "Name files inside the workspace.")
+def _too_long(path: str) -> Decision:
+    reason = f"Following the links of {path} takes too long."
+    return Decision.deny("limits.links", reason, "Name the files themselves, or fewer of them.")
 
 
 def prepare_workspace(folder: Path) -> None:
@@ -212,5 +239,5 @@ def prepare_workspace(folder: Path) -> None:
         return
     folder.mkdir(parents=True, mode=0o755)
     welcome = folder / "welcome.txt"
-    welcome.write_text("This is your workspace: commands run here and see the files you put here.\n")
+    welcome.write_text("This is the folder in which commands run. Type help to see what is allowed.\n")
     welcome.chmod(stat.S_IRUSR | stat.S_IWUSR | stat.S_IRGRP | stat.S_IROTH)

@@ -18,16 +18,18 @@ from backend.core.errors import StorageError
 from backend.core.execution.gateway import REFUSAL_BOUND, Gateway, Rates
 from backend.core.execution.instructions import Instructions
 from backend.core.execution.lifecycle import Clock, Lifecycle
-from backend.core.execution.model import Actor, Job, Outcome, Status, StopReason
+from backend.core.execution.model import Delivery, Job, Outcome, Status, Stop, StopReason, Write
 from backend.core.execution.registry import Execution
 from backend.core.execution.requests import Refused, Request
 from backend.core.execution.targets import OWN, ExecutionLimits, Target
 from backend.core.identity import Principal, Role
 from backend.core.limits import Rate, Slots
+from backend.core.ports import Actor
 from backend.core.recording.reader import Send
 from backend.core.recording.writer import RecordingWriter
 from backend.executors.local.launcher import CageLauncher
-from backend.executors.local.pipelines import LocalPipelines, OutsideProgram
+from backend.executors.local.outside import OutsideProgram
+from backend.executors.local.pipelines import LocalPipelines
 from backend.executors.local.places import LocalPlaces, LocalScope
 from backend.executors.local.run_as import find_owner, give_folder
 from backend.executors.local.workspace import FolderView, prepare_workspace
@@ -54,7 +56,7 @@ class Witness:
     def ended(self, execution: Execution, completion: Completion) -> None:
         self.seen.append(f"ended {completion.status}")
 
-    def on_crash(self, execution: Execution, error: Exception) -> None:
+    def on_crash(self, execution: str, error: Exception) -> None:
         self.seen.append(f"broke {error}")
 
     def on_audit_failure(self, execution: str, error: StorageError) -> None:
@@ -87,6 +89,9 @@ class Book:
     async def close(self, attempt: Attempt, completion: Completion) -> bool:
         self._write("closed", attempt.id, str(completion.status))
         return True
+
+    async def retry_unwritten(self) -> int:
+        return 0
 
     def _write(self, *line: Any) -> None:
         if self.full:
@@ -132,6 +137,15 @@ class Broken:
         raise RuntimeError("broken")
 
 
+class Deaf:
+    """An executor that reads no input and ends when it is asked to."""
+
+    async def run(self, job: Job, output: RecordingWriter, instructions: Instructions) -> Outcome:
+        while not instructions.reason:
+            await asyncio.sleep(0)
+        return Outcome(Status.CANCELLED, None)
+
+
 LIMITS = ExecutionLimits(timeout=10, longest=20, output_limit=100_000, detach_grace=10)
 
 
@@ -154,7 +168,7 @@ def make(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[.
         judge, files = load_profile(profile), FolderView(tmp_path / "ws")
         executor = parts.pop("executor", places.executor(judge, files, network=False))
         standard: dict[str, Any] = {
-            "rates": Rates(limiter, limiter),
+            "rates": Rates(limiter, limiter, limiter),
             "refusals": book,
             "slots": Slots(2, 3),
             "lifecycle": Lifecycle(book, book, str, FileRecordings(tmp_path / "recordings"), Witness(), clock, mask),
@@ -167,7 +181,7 @@ def make(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[.
 
 
 def visitors_only(limiter: MovingWindow) -> Rates:
-    return Rates(limiter, MovingWindow(Rate(1000, 60), "users"))
+    return Rates(limiter, MovingWindow(Rate(1000, 60), "users"), MovingWindow(Rate(2, 60), "checks"))
 
 
 async def start(gateway: House, command: str, **fields: Any) -> Execution:
@@ -197,11 +211,26 @@ async def test_a_command_is_recorded_from_start_to_end(make: Callable[..., House
     execution = await start(gateway, "cat *.txt", client_ref="mine")
     started, output, complete = await messages(gateway, execution)
     assert (started["argv"], started["rule"], started["id"]) == (["cat", "welcome.txt"], "allow.cat", "mine")
-    assert output["lines"][0].startswith("This is your workspace")
+    assert output["lines"][0].startswith("This is the folder")
     assert (complete["status"], complete["exit_code"], complete["seq"]) == ("succeeded", 0, 3)
     assert gateway.observer.seen == ["started", "ended succeeded"]
     assert not gateway.live
     assert not gateway.slots.taken
+
+
+async def test_an_attempt_whose_judgement_breaks_is_refused_and_recorded(make: Callable[..., House]) -> None:
+    class Broken(FolderView):
+        def for_line(self) -> FolderView:
+            raise RecursionError("too deep")
+
+    gateway = make()
+    gateway.target = replace(gateway.target, files=Broken(Path(gateway.target.files.root)))
+    assert await rule_of(gateway, "cat welcome.txt") == "server.failed"
+    explained = await gateway.explain(Request(ANN, gateway.target, "cat *"))
+    assert isinstance(explained, Decision)
+    assert explained.rule == "server.failed"
+    assert gateway.observer.seen[:2] == ["broke too deep", "refused server.failed"]
+    assert gateway.ledger.lines[-1][0] == "refused"
 
 
 @pytest.mark.parametrize(
@@ -248,6 +277,24 @@ async def test_the_rate_counts_for_the_principal_and_for_its_address(make: Calla
     assert await rule_of(gateway, "pwd") == "limits.rate"
     assert await rule_of(gateway, "pwd", principal=Principal("cid", ANN.address)) == "limits.rate"
     await messages(gateway, await start(gateway, "pwd", principal=Principal("dan", "10.0.0.2")))
+
+
+async def test_checks_are_counted_apart_and_explaining_is_one_of_them(make: Callable[..., House]) -> None:
+    gateway = make(rates=visitors_only(MovingWindow(Rate(1, 60), "t")))
+    assert [left.remaining for left in await gateway.rates.left(ANN)] == [1, 2]
+    await messages(gateway, await start(gateway, "pwd", dry_run=True))
+    assert [left.remaining for left in await gateway.rates.left(ANN)] == [1, 1]
+    await gateway.explain(Request(ANN, gateway.target, "pwd"))
+    for decision in (
+        await gateway.explain(Request(ANN, gateway.target, "pwd")),
+        (await gateway.submit(Request(BOB, gateway.target, "pwd", dry_run=True))).decision,
+    ):
+        assert (decision.rule, decision.reason[:16]) == ("limits.rate", "Too many checks:")
+        assert 0 < decision.retry_after <= 60
+    await messages(gateway, await start(gateway, "pwd"))
+    commands, checks = await gateway.rates.left(BOB)
+    assert (commands.remaining, checks.remaining) == (0, 0)
+    assert 0 < commands.reset <= 60
 
 
 async def test_places_are_for_each_and_for_all(make: Callable[..., House]) -> None:
@@ -310,6 +357,16 @@ async def test_whatever_breaks_an_execution_ends_on_record(make: Callable[..., H
     assert (problem["rule"], complete["status"], complete["exit_code"]) == ("server.failed", "failed", 125)
     assert gateway.observer.seen == ["started", "broke broken", "ended failed"]
     assert not gateway.slots.taken
+
+
+async def test_what_has_ended_accepts_no_input(make: Callable[..., House]) -> None:
+    gateway = make(executor=Deaf())
+    execution = await start(gateway, "pwd", stdin=True)
+    assert execution.instructions.deliver(Write(b"x")) is Delivery.DELIVERED
+    assert execution.instructions.deliver(Stop(StopReason.CANCELLED)) is Delivery.DELIVERED
+    await messages(gateway, execution)
+    assert execution.instructions.deliver(Write(b"x")) is Delivery.CLOSED
+    assert not execution.instructions.stdin.waiting
 
 
 async def test_without_a_recording_nothing_runs(make: Callable[..., House]) -> None:
@@ -473,6 +530,23 @@ async def test_a_step_with_other_words_is_written_before_it_runs(make: Callable[
     await execution.task
     assert [line[0] for line in gateway.ledger.lines] == ["opened", "step", "closed"]
     assert gateway.ledger.lines[1][2] == (("echo", "q1", "q2"),)
+
+
+async def test_a_step_that_cannot_be_audited_keeps_what_the_earlier_ones_wrote_and_used(
+    make: Callable[..., House],
+) -> None:
+    gateway = make("agent")
+
+    async def fail(*_: Any) -> None:
+        raise StorageError("The disk is full.")
+
+    gateway.ledger.step = fail
+    execution = await start(gateway, "touch q1; echo one; echo q*")
+    output, problem, complete = (await messages(gateway, execution))[-3:]
+    assert (output["lines"], problem["rule"]) == (["one"], "storage.unavailable")
+    assert (complete["status"], complete["exit_code"], complete["stdout_bytes"]) == ("failed", 125, 4)
+    assert complete["written_bytes"] is not None
+    assert complete["protection"]
 
 
 async def test_an_end_that_cannot_be_audited_is_an_end_all_the_same(make: Callable[..., House]) -> None:

@@ -3,6 +3,7 @@
 import re
 import tomllib
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 import pytest
@@ -11,6 +12,8 @@ from hypothesis import strategies as st
 
 from backend.core.decisions import Decision, Risk
 from backend.core.language.parser import Script, parse
+from backend.core.policy.admit import admit
+from backend.core.policy.files import FileView, Unseen, outside
 from backend.core.policy.profile import Place, Profile, ProfileError
 from backend.core.policy.program_rules import Program
 from backend.policies.loader import load_profile
@@ -49,6 +52,24 @@ def harmless() -> Iterator[tuple[str, str, Place]]:
 
 
 HOSTILE, HARMLESS = list(hostile()), list(harmless())
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("node", "node requires a script file."),
+        ("node --check", "node requires a script file."),
+        ("npx", "npx requires a subcommand."),
+        ("git clone", "clone requires a repository."),
+        ("bun build", "build requires a file."),
+        ("git commit", "commit requires one of: "),
+    ],
+)
+def test_what_is_missing_is_named_as_the_program_calls_it(line: str, reason: str) -> None:
+    decision = decide(line)
+    assert decision.rule == "option.missing"
+    assert reason in decision.reason
+    assert decision.hint
 
 
 def test_the_corpus_is_large_and_covers_every_program(capsys: pytest.CaptureFixture[str]) -> None:
@@ -204,6 +225,30 @@ def test_a_redirect_in_the_workspace_passes(path: str, paths: tuple[str, ...]) -
 def test_a_redirect_elsewhere_is_refused(path: str, rule: str) -> None:
     decision = AGENT.decide_file(path, OFFLINE)
     assert (decision.allowed, decision.rule, decision.paths) == (False, rule, ())
+
+
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """A target whose files are not here."""
+
+    profile: Profile = AGENT
+    files: FileView = field(default_factory=lambda: Unseen(ROOT))
+    network: bool = False
+
+
+@pytest.mark.parametrize(
+    ("line", "cwd", "named"),
+    [
+        ("cat /etc", ".", "/etc"),
+        ("cat < /etc", ".", "/etc"),
+        ("cat > /dev/tty", ".", "/dev/tty"),
+        ("cd /etc && ls", ".", "/etc"),
+        ("ls", "/etc", "/etc"),
+        ("ls", "../etc", "../etc"),
+    ],
+)
+def test_what_is_outside_is_refused_in_the_same_words_everywhere(line: str, cwd: str, named: str) -> None:
+    assert admit(line, Elsewhere(), cwd) == outside(named)
 
 
 def test_devices_are_no_files_even_where_the_workspace_is_all() -> None:

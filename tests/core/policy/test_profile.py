@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backend.core.decisions import Decision
-from backend.core.policy.profile import Place, Profile, ProfileError
+from backend.core.policy.profile import MissingVariables, Place, Profile, ProfileError
 from backend.policies.loader import load_profile, shipped_names
 
 TERMINAL = load_profile("terminal")
@@ -156,3 +156,31 @@ def test_a_profile_that_is_not_there_is_named(name: str) -> None:
 
 def test_every_shipped_profile_loads() -> None:
     assert [load_profile(name).name for name in shipped_names()] == shipped_names()
+
+
+KEYLESS = TERMINAL.without({"pyguard": MissingVariables(("FIRST_KEY", "SECOND_KEY"), ("fix", "analyze"))})
+
+
+@pytest.mark.parametrize("words", ["fix a.py", "--verbose analyze a.py", "analyze"])
+def test_a_program_without_its_key_is_refused(words: str) -> None:
+    decision = KEYLESS.decide(("pyguard", *words.split()), PLACE)
+    assert (decision.allowed, decision.rule) == (False, "program.key")
+    assert decision.reason == "pyguard needs FIRST_KEY and SECOND_KEY, which the server does not have."
+    assert "FIRST_KEY and SECOND_KEY" in decision.hint
+
+
+@pytest.mark.parametrize("words", ["", "list-patterns", "fix --help", "--version", "analyze -h"])
+def test_what_needs_no_key_runs_without(words: str) -> None:
+    assert KEYLESS.decide(("pyguard", *words.split()), PLACE).allowed
+    assert KEYLESS.decide(("ls", "fix"), PLACE).allowed
+
+
+def test_a_program_that_always_needs_its_key() -> None:
+    profile = TERMINAL.without({"pyguard": MissingVariables(("KEY",))})
+    assert profile.decide(("pyguard",), PLACE).rule == "program.key"
+    assert profile.decide(("pyguard", "--help"), PLACE).allowed
+
+
+def test_what_the_policy_refuses_is_refused_for_that_reason() -> None:
+    assert KEYLESS.decide(("pyguard", "fix", "../x"), PLACE).rule == "path.parent"
+    assert KEYLESS.with_extra(["tool"]).decide(("pyguard", "fix"), PLACE).rule == "program.key"

@@ -21,6 +21,7 @@ COLOURS = [
     b"\x1b[48;5;22;1;4;9m",
     b"\x1b[97;104m",
 ]
+IN_LINE = [b"\x1b[K", b"\x1b[0K", b"\x1b[1K", b"\x1b[2K", b"\x1b[G", b"\x1b[1G", b"\x1b[0120G"]
 PAYLOADS = [
     b"0;owned",
     b"52;c;cm0gLXJmIC8=",
@@ -43,7 +44,26 @@ CSI = [
     begin + body
     for begin in (b"\x1b[", b"\xc2\x9b")
     for body in (
-        *(b"2J", b"H", b"1;1H", b"3A", b"K", b"2K", b"6n", b"5n", b"?6n", b"c", b">c", b"=c", b"21t", b"20t", b"11t"),
+        *(
+            b"2J",
+            b"H",
+            b"1;1H",
+            b"3A",
+            b"3K",
+            b"1;2K",
+            b"?K",
+            b"12345G",
+            b"1;1G",
+            b"6n",
+            b"5n",
+            b"?6n",
+            b"c",
+            b">c",
+            b"=c",
+            b"21t",
+            b"20t",
+            b"11t",
+        ),
         *(b"?1049h", b"?2004h", b"?25l", b"?1000h", b"20h", b"4h", b"!p", b'1"q', b"2 q", b"s", b"u", b"1;5r", b"3L"),
         *(b"100S", b"1000b", b"5i", b"4i", b">4;2m", b"?4m", b"1<m", b"#{", b"1$}", b"?1;2S", b"0x", b"1;1;1;1;1T"),
     )
@@ -59,6 +79,9 @@ OTHERS = [
         b"\xc2\x1b[2J\x9b2J",
         b"\x9b2J",
         b"\x9d0;x\x07",
+        b"\xc2\x9bK",
+        b"\xc2\x9b1G",
+        b"\x1b[\x00K",
         b"\x85",
     ),
     *(bytes([code]) for code in range(0x20) if code not in b"\t\n\r\b\x1b"),
@@ -70,7 +93,10 @@ HOSTILE = STRINGS + CSI + ESCAPES + OTHERS
 ACTIVE = re.compile("[\x00-\x07\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 READS = st.lists(
     st.one_of(
-        st.sampled_from(HOSTILE), st.sampled_from(COLOURS), st.binary(max_size=8), st.text(max_size=8).map(str.encode)
+        st.sampled_from(HOSTILE),
+        st.sampled_from(COLOURS + IN_LINE),
+        st.binary(max_size=8),
+        st.text(max_size=8).map(str.encode),
     ),
     max_size=12,
 ).map(b"".join)
@@ -82,8 +108,8 @@ def passed(*reads: bytes) -> bytes:
 
 
 def active(output: bytes) -> list[str]:
-    """What a terminal would act on, colours aside."""
-    return ACTIVE.findall(re.sub(r"\x1b\[[0-9;:]*m", "", output.decode()))
+    """What a terminal would act on, colours and what stays inside a line aside."""
+    return ACTIVE.findall(re.sub(r"\x1b\[(?:[0-9;:]*m|[012]?K|[0-9]{0,4}G)", "", output.decode()))
 
 
 def test_there_are_many_hostile_sequences() -> None:
@@ -105,8 +131,8 @@ def test_what_a_sequence_carries_goes_with_it(sequence: bytes) -> None:
     assert passed(b"before" + sequence + b" after") == b"before after"
 
 
-@pytest.mark.parametrize("colour", COLOURS, ids=repr)
-def test_a_colour_split_anywhere_is_kept(colour: bytes) -> None:
+@pytest.mark.parametrize("colour", COLOURS + IN_LINE, ids=repr)
+def test_a_colour_and_what_stays_in_the_line_split_anywhere_is_kept(colour: bytes) -> None:
     whole = b"a" + colour + "é".encode() + colour + b"\n"
     for cut in range(len(whole) + 1):
         assert passed(whole[:cut], whole[cut:]) == whole

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from backend.executors.local import cage_binary
 from backend.executors.local.launcher import CageLauncher, CageLimits, cage_environment
-from backend.executors.local.process_spec import Bounds, Launched, Report, Stage
+from backend.executors.local.process_spec import Bounds, Launched, Ports, Report, Stage
 
 ROOT = os.geteuid() == 0
 RUN_AS = (65534, 65534) if ROOT else None
@@ -115,7 +115,7 @@ class Cage:
         return replace(self, launcher=replace(self.launcher, limits=CageLimits(**limits)))
 
     def start(
-        self, *commands: Sequence[str], stdin: str = os.devnull, network: bool = False, cwd: str | None = None
+        self, *commands: Sequence[str], stdin: str = os.devnull, network: bool | Ports = False, cwd: str | None = None
     ) -> tuple[Launched, int]:
         """The pipeline, and where its output is to be read."""
         environment = {"PATH": SEARCH_PATH, **cage_environment(str(self.root)), **self.environment}
@@ -125,6 +125,7 @@ class Cage:
             reading, piped = os.pipe()
             ends += [piped, reading]
         ends.append(writing)
+        bounds = Bounds(str(self.root), network, full=self.full)
         stages = [
             Stage(
                 words[0],
@@ -135,11 +136,12 @@ class Cage:
                 ends[2 * index],
                 ends[2 * index + 1],
                 writing,
+                bounds,
             )
             for index, words in enumerate(commands)
         ]
         try:
-            launched = self.launcher.start(stages, Bounds(str(self.root), network, full=self.full))
+            launched = self.launcher.start(stages)
         except OSError:
             os.close(output)
             raise
@@ -149,7 +151,7 @@ class Cage:
         return launched, output
 
     def run(
-        self, *commands: Sequence[str], stdin: str = os.devnull, network: bool = False, cwd: str | None = None
+        self, *commands: Sequence[str], stdin: str = os.devnull, network: bool | Ports = False, cwd: str | None = None
     ) -> Done:
         """To the end."""
         launched, output = self.start(*commands, stdin=stdin, network=network, cwd=cwd)

@@ -19,7 +19,7 @@ import pytest
 from backend.executors.local import confinement, launcher
 from backend.executors.local.cgroups import Groups
 from backend.executors.local.launcher import BAD_SPEC, CageLauncher, cage_environment
-from backend.executors.local.process_spec import Bounds, Stage
+from backend.executors.local.process_spec import Bounds, Ports, Stage
 from tests.executors.local.caged import BOUND, ROOT, RUN_AS, Cage, folder, give, marked, program, read_all, shell, wait
 from tests.needs import need
 from tests.serving import wait_until
@@ -562,9 +562,10 @@ def feeder(cage: Cage) -> Iterator[Feeder]:
     (control_read, control), (status, status_write) = os.pipe(), os.pipe()
     os.set_blocking(status, False)
     null = os.open(os.devnull, os.O_RDWR)
-    touch = Stage("touch", program("touch"), ("touch", "ran"), {"A": "b"}, str(cage.root), null, null, null)
+    bounds = Bounds(str(cage.root), Ports((443, 8443), names=True))
+    touch = Stage("touch", program("touch"), ("touch", "ran"), {"A": "b"}, str(cage.root), null, null, null, bounds)
     group = Groups().acquire(1, 1)
-    spec = cage.launcher._spec([touch], Bounds(str(cage.root)), control_read, status_write, group)
+    spec = cage.launcher._spec([touch], control_read, status_write, group)
     yield Feeder(cage, spec, control, status, [control_read, status_write, null])
     for descriptor in (control_read, control, status, status_write, null):
         os.close(descriptor)

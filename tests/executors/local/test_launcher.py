@@ -74,8 +74,8 @@ def test_standard_streams_may_be_handed_on(cage: Cage) -> None:
     saved = os.dup(0)
     try:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        stage = Stage("echo", program("echo"), ("echo", "x"), {}, "/", 0, writing, writing)
-        launched = cage.launcher.start([stage], Bounds(str(cage.root)))
+        stage = Stage("echo", program("echo"), ("echo", "x"), {}, "/", 0, writing, writing, Bounds(str(cage.root)))
+        launched = cage.launcher.start([stage])
     finally:
         os.dup2(saved, 0)
         os.close(saved)
@@ -90,8 +90,9 @@ def test_more_can_be_made_readable(cage: Cage) -> None:
     other.write_text("content")
     reading, writing = os.pipe()
     null = os.open(os.devnull, os.O_RDONLY)
-    stage = Stage("cat", program("cat"), ("cat", str(other)), {}, "/", null, writing, writing)
-    launched = cage.launcher.start([stage], Bounds(str(cage.root), readable=(str(other), "/nowhere")))
+    bounds = Bounds(str(cage.root), readable=(str(other), "/nowhere"))
+    stage = Stage("cat", program("cat"), ("cat", str(other)), {}, "/", null, writing, writing, bounds)
+    launched = cage.launcher.start([stage])
     os.close(writing)
     os.close(null)
     assert read_all(reading) == b"content"

@@ -10,7 +10,7 @@ import pytest
 
 from backend.core.decisions import Decision
 from backend.core.execution.instructions import Instructions
-from backend.core.execution.model import Delivery, Outcome, Signal, SignalName, Status, StopReason
+from backend.core.execution.model import CloseInput, Delivery, Outcome, Signal, SignalName, Status, StopReason, Write
 from backend.core.execution.sequence import Pipeline
 from backend.core.language.parser import Command, Invocation, parse
 from backend.core.recording.batches import read_batch
@@ -18,7 +18,8 @@ from backend.core.recording.digest import RecordingDigest
 from backend.core.recording.reader import Send
 from backend.core.recording.writer import Recorder
 from backend.executors.local.launcher import CageLauncher, cage_environment
-from backend.executors.local.pipelines import LocalPipelines, OutsideProgram
+from backend.executors.local.outside import OutsideProgram
+from backend.executors.local.pipelines import LocalPipelines
 from backend.executors.local.run_as import find_owner, give_folder
 from tests.needs import caged_python
 
@@ -163,6 +164,20 @@ async def test_input_is_passed_on_until_its_end(tmp_path: Path) -> None:
     assert (await running).status is Status.SUCCEEDED
     assert bench.log.text("stdout") == "1000000\n"
     assert instructions.stdin.write(b"more") is Delivery.CLOSED
+
+
+async def test_input_that_no_program_can_receive_any_more_is_answered_as_closed(tmp_path: Path) -> None:
+    code = "import os, time; os.read(0, 1); os.close(0); print('closed'); time.sleep(60)"
+    bench, instructions = Bench(tmp_path, code), Instructions(stdin=True)
+    running = asyncio.create_task(bench.run(instructions, stdin=True))
+    assert instructions.deliver(Write(b"a")) is Delivery.DELIVERED
+    async with asyncio.timeout(20):
+        while not bench.log.text("stdout"):
+            await asyncio.sleep(0)
+    assert instructions.deliver(Write(b"b")) is Delivery.CLOSED
+    assert instructions.deliver(CloseInput()) is Delivery.CLOSED
+    instructions.stop(StopReason.CANCELLED)
+    assert (await running).status is Status.CANCELLED
 
 
 async def test_input_that_nobody_reads_is_bounded(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from backend.executors.local import self_test as protection
 from backend.executors.local.launcher import CageLauncher
-from backend.executors.local.process_spec import Applied, Bounds, Launched, Stage
+from backend.executors.local.process_spec import Applied, Launched, Stage
 from backend.executors.local.self_test import Protection, SelfTest, probe
 from tests.executors.local.caged import ROOT, RUN_AS, copied, folder
 
@@ -50,7 +50,7 @@ def test_as_root_the_level_is_the_lowest(tmp_path: Path) -> None:
 
 def test_a_cage_that_does_not_start(tmp_path: Path) -> None:
     class Broken(CageLauncher):
-        def start(self, stages: Sequence[Stage], bounds: Bounds) -> Launched:
+        def start(self, stages: Sequence[Stage]) -> Launched:
             raise OSError("no more processes")
 
     found = probe(Broken(tmp_path, RUN_AS))

@@ -192,7 +192,7 @@ async def test_a_disk_without_room_stops_who_began_with_room(place: Path, monkey
     assert (outcome.status, instructions.reason) == (Status.FAILED, StopReason.DISK_FULL)
     outcome = await room.bench.line("echo a > note")
     assert outcome.status is Status.FAILED
-    assert "The disk of the server has less than 10485760 bytes left." in room.bench.log.text("stderr")
+    assert "The disk of the server has less than 10 MiB left." in room.bench.log.text("stderr")
 
 
 def test_a_full_workspace_can_be_read_and_cleared_and_nothing_else(place: Path, tmp_path: Path) -> None:
@@ -223,7 +223,7 @@ async def test_a_command_in_a_full_workspace_is_told_and_clears_it(place: Path) 
     outcome = await room.bench.line("x")
     assert outcome.status is Status.SUCCEEDED
     assert outcome.stderr_bytes > 0
-    assert "The workspace is full: 8388608 of 4194304 bytes, 1 of 100 files." in room.bench.log.text("stderr")
+    assert "The workspace is full: 8 MiB of 4 MiB, 1 of 100 files." in room.bench.log.text("stderr")
     room.bench.log.messages.clear()
     assert (await room.bench.line("echo a > note")).status is Status.SUCCEEDED  # measured anew, at once
     assert (room.workspace / "note").read_text() == "a\n"

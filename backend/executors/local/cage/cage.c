@@ -4,10 +4,10 @@
  *     cage SPEC_FD
  *     cage --version
  *
- * The spec lists the programs, their limits and two further descriptors. Each byte read from the control descriptor is a
- * signal number for every process of the command; end of file means that the service has died, and everything is killed.
- * What was applied, what could not be executed, how each program ended and what all of them used is written to the status
- * descriptor, one line each, never longer than PIPE_BUF:
+ * The spec lists the programs, the confinement of each, their limits and two further descriptors. Each byte read from the
+ * control descriptor is a signal number for every process of the command; end of file means that the service has died, and
+ * everything is killed. What was applied, what could not be executed, how each program ended and what all of them used is
+ * written to the status descriptor, one line each, never longer than PIPE_BUF:
  *
  *     applied STAGE LEVEL LAYER,LAYER,...
  *     error STAGE ERRNO
@@ -151,18 +151,21 @@ static int fork_child(void) { return (int)CALL(__NR_clone, SIGCHLD); }
 #define LANDLOCK_ABI_FOR_L2 3 /* the first that protects files outside from truncation */
 #define LANDLOCK_CREATE_RULESET_VERSION 1
 #define LANDLOCK_RULE_PATH_BENEATH 1
+#define LANDLOCK_RULE_NET_PORT 2
 #define RIGHTS_FIRST 0x1fffull /* the thirteen rights of ABI 1 */
 #define RIGHT_REFER (1ull << 13)
 #define RIGHT_TRUNCATE (1ull << 14)
 #define RIGHT_IOCTL_DEV (1ull << 15)
 #define RIGHTS_OF_FILES (7ull | RIGHT_TRUNCATE | RIGHT_IOCTL_DEV) /* execute, write, read; the others are for folders */
 #define NET_TCP 3ull /* bind and connect */
+#define NET_CONNECT_TCP 2ull
 #define SCOPE_ALL 3ull /* abstract UNIX sockets and signals */
 
-#define VERSION "cage 2"
+#define VERSION "cage 3"
 #define SPEC_LIMIT (8 << 20) /* bytes; more than the kernel accepts as arguments */
 #define MAX_STAGES 64
 #define MAX_RULES 256
+#define MAX_PORTS 64
 #define MAX_FILTER 4096
 #define MAX_PROCESSES 65536 /* of the whole machine, scanned when a command is to end */
 #define SUPERVISOR_PID 0xC0DEDEADu /* placeholder in the filter for the pid that only this program knows */
@@ -185,24 +188,30 @@ static int fork_child(void) { return (int)CALL(__NR_clone, SIGCHLD); }
 
 struct ruleset { uint64_t fs, net, scoped; };
 struct path_rule { uint64_t rights; int32_t fd; } __attribute__((packed));
+struct port_rule { uint64_t rights, port; };
 struct handling { void *handler; unsigned long flags; void *restorer; uint64_t mask; };
 struct limit { uint64_t soft, hard; };
 struct moment { long seconds, nanoseconds; };
 struct entry { uint64_t inode; int64_t offset; uint16_t length; uint8_t type; char name[]; };
 
 struct rule { const char *path; uint64_t rights; int required; };
-struct stage { char *executable, *cwd, **argv, **env; int fds[3], pid; };
+struct confinement {
+    int network, nports, nrules; /* network: any port; otherwise the listed ones alone */
+    uint16_t ports[MAX_PORTS];
+    struct rule rules[MAX_RULES];
+    struct sock_fprog filter;
+    struct sock_filter instructions[MAX_FILTER];
+};
+struct stage { struct confinement *confinement; char *executable, *cwd, **argv, **env; int fds[3], pid; };
 struct group { int folder, joined; const char *join, *layers; };
 struct process { int pid, parent; char state, ours; };
 
 static struct {
-    int minimum, control, status, network, nrules, nstages, ngroups, signals, io, proc, server, self;
+    int minimum, control, status, nconfinements, nstages, ngroups, signals, io, proc, server, self;
     long long uid, gid, cpu, data, file_size, processes, open_files;
-    struct rule rules[MAX_RULES];
+    struct confinement *confinements;
     struct stage stages[MAX_STAGES];
     struct group groups[MAX_GROUPS];
-    struct sock_fprog filter;
-    struct sock_filter instructions[MAX_FILTER];
 } cage;
 
 static const char *cursor, *spec_end;
@@ -285,21 +294,22 @@ static void insert_own_pid(struct sock_filter *instruction)
         instruction->k = -(uint32_t)cage.self;
 }
 
-static void read_filter(void)
+static void read_filter(struct confinement *to)
 {
     uint32_t length;
     char *field = next_field(&length);
-    if (length > sizeof cage.instructions || length % sizeof *cage.instructions)
+    if (length > sizeof to->instructions || length % sizeof *to->instructions)
         bad_spec();
-    memcpy(cage.instructions, field, length);
-    cage.filter.len = (unsigned short)(length / sizeof *cage.instructions);
-    cage.filter.filter = cage.instructions;
-    for (int i = 0; i < cage.filter.len; i++)
-        insert_own_pid(&cage.instructions[i]);
+    memcpy(to->instructions, field, length);
+    to->filter.len = (unsigned short)(length / sizeof *to->instructions);
+    to->filter.filter = to->instructions;
+    for (int i = 0; i < to->filter.len; i++)
+        insert_own_pid(&to->instructions[i]);
 }
 
 static void read_stage(struct stage *stage)
 {
+    stage->confinement = &cage.confinements[next_int(0, cage.nconfinements - 1)];
     stage->executable = next_text();
     stage->cwd = next_text();
     for (int i = 0; i < 3; i++)
@@ -320,14 +330,27 @@ static void read_groups(void)
     }
 }
 
-static void read_rules(void)
+static void read_confinement(struct confinement *to)
 {
-    cage.nrules = next_int(0, MAX_RULES);
-    for (int i = 0; i < cage.nrules; i++) {
-        cage.rules[i].path = next_text();
-        cage.rules[i].rights = (uint64_t)next_limit();
-        cage.rules[i].required = next_int(0, 1);
+    to->network = next_int(0, 1);
+    to->nports = next_int(0, MAX_PORTS);
+    for (int i = 0; i < to->nports; i++)
+        to->ports[i] = (uint16_t)next_int(1, UINT16_MAX);
+    to->nrules = next_int(0, MAX_RULES);
+    for (int i = 0; i < to->nrules; i++) {
+        to->rules[i].path = next_text();
+        to->rules[i].rights = (uint64_t)next_limit();
+        to->rules[i].required = next_int(0, 1);
     }
+    read_filter(to);
+}
+
+static void read_confinements(void)
+{
+    cage.nconfinements = next_int(1, MAX_STAGES);
+    cage.confinements = map((size_t)cage.nconfinements * sizeof *cage.confinements, -1);
+    for (int i = 0; i < cage.nconfinements; i++)
+        read_confinement(&cage.confinements[i]);
 }
 
 static void read_limits(void)
@@ -361,9 +384,7 @@ static void read_spec(void)
     cage.gid = next_id();
     read_limits();
     read_groups();
-    cage.network = next_int(0, 1);
-    read_rules();
-    read_filter();
+    read_confinements();
     cage.nstages = next_int(1, MAX_STAGES);
     for (int i = 0; i < cage.nstages; i++)
         read_stage(&cage.stages[i]);
@@ -499,22 +520,30 @@ static long add_rule(int ruleset, const struct rule *rule, uint64_t handled)
     return failed;
 }
 
+static long add_ports(int ruleset, const struct confinement *with)
+{
+    long failed = 0;
+    for (int i = 0; !failed && i < with->nports; i++) {
+        struct port_rule attr = {.rights = NET_CONNECT_TCP, .port = with->ports[i]};
+        failed = CALL(NR_LANDLOCK_ADD_RULE, ruleset, LANDLOCK_RULE_NET_PORT, &attr, 0);
+    }
+    return failed;
+}
+
 /* The paths are opened before the uid is dropped, while those below a private folder can still be reached. */
-static int make_ruleset(int abi)
+static int make_ruleset(const struct confinement *with, int abi)
 {
     struct ruleset attr = {.fs = RIGHTS_FIRST};
     attr.fs |= abi >= 2 ? RIGHT_REFER : 0;
     attr.fs |= abi >= 3 ? RIGHT_TRUNCATE : 0;
     attr.fs |= abi >= 5 ? RIGHT_IOCTL_DEV : 0;
-    attr.net = abi >= 4 && !cage.network ? NET_TCP : 0;
+    attr.net = abi >= 4 && !with->network ? NET_TCP : 0;
     attr.scoped = abi >= 6 ? SCOPE_ALL : 0;
     int ruleset = (int)CALL(NR_LANDLOCK_CREATE_RULESET, &attr, abi >= 6 ? 24 : abi >= 4 ? 16 : 8, 0);
-    for (int i = 0; ruleset >= 0 && i < cage.nrules; i++) {
-        long failed = add_rule(ruleset, &cage.rules[i], attr.fs);
-        if (failed)
-            return (int)failed;
-    }
-    return ruleset;
+    long failed = ruleset < 0 ? ruleset : attr.net ? add_ports(ruleset, with) : 0;
+    for (int i = 0; !failed && i < with->nrules; i++)
+        failed = add_rule(ruleset, &with->rules[i], attr.fs);
+    return failed ? (int)failed : ruleset;
 }
 
 static long drop_privileges(void)
@@ -546,12 +575,13 @@ static int run_attempt(char **argv);
 /* Reports what was applied; returns the level reached. */
 static int confine(int index)
 {
+    const struct confinement *with = cage.stages[index].confinement;
     struct line line = {.length = 0};
     long ruleset = -1, failed = apply_rlimits();
     if (failed)
         fail_stage(index, failed);
     int abi = landlock_abi();
-    if (abi && (ruleset = make_ruleset(abi)) < 0)
+    if (abi && (ruleset = make_ruleset(with, abi)) < 0)
         fail_stage(index, ruleset);
     if ((failed = drop_privileges()))
         fail_stage(index, failed);
@@ -564,7 +594,7 @@ static int confine(int index)
     int fenced = abi && !CALL(NR_LANDLOCK_RESTRICT_SELF, ruleset, 0);
     if (abi)
         close_file((int)ruleset);
-    int filtered = locked && cage.filter.len && !CALL(__NR_seccomp, SECCOMP_SET_MODE_FILTER, 0, &cage.filter);
+    int filtered = locked && with->filter.len && !CALL(__NR_seccomp, SECCOMP_SET_MODE_FILTER, 0, &with->filter);
     int level = !(locked && filtered && uid) ? 0 : fenced && abi >= LANDLOCK_ABI_FOR_L2 ? 2 : 1;
     append(&line, "applied ");
     append_number(&line, index);

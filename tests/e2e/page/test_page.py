@@ -1,135 +1,35 @@
 """The page in a real browser: Debian's Chromium, driven by Playwright, against a real server."""
 
-import asyncio
 import json
-import os
 import re
-import shutil
-import urllib.request
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
-import pytest_asyncio
-from playwright.async_api import Browser, BrowserContext, Page, Route, WebSocketRoute, async_playwright, expect
+from playwright.async_api import Browser, Route, WebSocketRoute, expect
 
-from tests import preloaded
 from tests.conftest import StartServer
-from tests.needs import need
+from tests.e2e.page.visits import (
+    ONE_LOOP,
+    PASSWORD,
+    READY,
+    WAIT,
+    Held,
+    Visit,
+    account,
+    cli,
+    counter,
+    is_known,
+    is_visitor,
+    kept_login,
+    log_in,
+    make_project,
+    new_visit,
+    open_page,
+    paste,
+    stage,
+    steps,
+)
 from tests.serving import ROOT, Server, processes_of, wait_until
-
-CHROMIUM = os.environ.get("CHROMIUM_PATH") or shutil.which("chromium") or "/usr/bin/chromium"
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-COUNTER = "for n in $(seq 40); do echo step $n; sleep 0.1; done\n"
-WAIT = 10_000  # ms
-PASSWORD = "a password of the page tests"
-# Sockets can be closed from the test, as when a network drops them.
-CUTTABLE = """
-  window.WebSocket = class extends WebSocket {
-    constructor(...args) { super(...args); window.gatepostCut = () => this.close(); }
-  };
-"""
-ONE_LOOP = pytest.mark.asyncio(loop_scope="module")  # all of them use one browser
-
-
-@dataclass
-class Visit:
-    """A page that is open, and what it complained about."""
-
-    page: Page
-    server: Server
-    complaints: list[str] = field(default_factory=list)
-    hosts: set[str] = field(default_factory=set)
-
-    async def type(self, command: str) -> None:
-        await self.page.fill("#line", command)
-        await self.page.press("#line", "Enter")
-
-    async def shows(self, wanted: Callable[[str], object]) -> None:
-        """Wait until the terminal, as a screen reader finds it, holds what is wanted. The view follows with a delay."""
-        text = ""
-        for _ in range(WAIT // 50):
-            text = await self.page.inner_text("#screen .xterm-accessibility-tree")
-            if wanted(text):
-                return
-            await self.page.wait_for_timeout(50)
-        raise AssertionError(text)
-
-    async def sees(self, text: str) -> None:
-        tree = self.page.locator("#screen .xterm-accessibility-tree", has_text=text)
-        await tree.wait_for(state="attached", timeout=WAIT)
-
-    async def state(self, name: str) -> None:
-        await self.page.wait_for_selector(f"#state[data-state={name}]", timeout=WAIT)
-
-    def is_clean(self) -> None:
-        """Nothing was complained about, no other host was asked."""
-        assert self.complaints == []
-        assert self.hosts == {f"127.0.0.1:{self.server.port}"}
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def browser() -> AsyncIterator[Browser]:
-    need(Path(CHROMIUM).exists(), "chromium (apt-get install chromium, or CHROMIUM_PATH)")
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        await browser.close()
-
-
-async def open_page(context: BrowserContext, server: Server) -> Visit:
-    """Open the page as a visitor."""
-    visit = await new_visit(context, server)
-    await visit.page.goto(server.url)
-    await visit.state("ready")
-    return visit
-
-
-async def new_visit(context: BrowserContext, server: Server) -> Visit:
-    """An empty page where the terminal's text will be readable; complaints and hosts are collected."""
-    await context.add_init_script("localStorage.setItem('gatepost.reader', 'true')")
-    await context.add_init_script(CUTTABLE)
-    page = await context.new_page()
-    visit = Visit(page, server)
-    page.on("console", lambda message: visit.complaints.append(message.text) if message.type == "error" else None)
-    page.on("pageerror", lambda error: visit.complaints.append(str(error)))
-    page.on("request", lambda request: visit.hosts.update(urlsplit(request.url).netloc.split() or ()))
-    return visit
-
-
-def cli(server: Server, *words: str, entered: str = "") -> str:
-    """Run a verb of the command line on the data of a server; what it prints."""
-    env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "PORT": str(server.port)}
-    done = preloaded.run([*words, "--data-dir", str(server.data_dir)], server.folder, env, entered)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
-
-
-def account(server: Server, name: str, *options: str) -> str:
-    """Add an account; an API token of it."""
-    cli(server, "user", "add", name, "--password-stdin", *options, entered=f"{PASSWORD}\n")
-    return cli(server, "token", "create", "--user", name, "--name", "tests")
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def visit(browser: Browser, server: Server) -> AsyncIterator[Visit]:
-    """The page, high enough for every line of these tests; at the end it must have complained of nothing and asked no other host."""
-    context = await browser.new_context(viewport={"width": 1000, "height": 1600})
-    visit = await open_page(context, server)
-    yield visit
-    visit.is_clean()
-    await context.close()
 
 
 @ONE_LOOP
@@ -184,15 +84,6 @@ async def test_input_goes_to_the_command_and_control_d_ends_it(visit: Visit) -> 
     await visit.page.press("#line", "Control+d")
     await visit.state("ready")
     await visit.shows(lambda text: text.count("first line") == 2)
-
-
-def counter(server: Server) -> str:
-    (server.workspace / "counter.sh").write_text(COUNTER)
-    return "pyguard bash counter.sh"
-
-
-def steps(text: str) -> list[int]:
-    return [int(line.split()[1]) for line in text.splitlines() if line.startswith("step ")]
 
 
 @ONE_LOOP
@@ -327,37 +218,6 @@ async def test_a_server_with_a_token_asks_for_it(browser: Browser, start_server:
     await context.close()
 
 
-@pytest.fixture(scope="module")
-def ann(server: Server) -> str:
-    """An account with a password; an API token of it."""
-    return account(server, "ann")
-
-
-async def log_in(visit: Visit, name: str, password: str = PASSWORD) -> None:
-    """Fill in the form. All tests of this module together may do so ten times, which the server counts."""
-    await visit.page.click("#log-in")
-    await visit.page.fill("#login-name", name)
-    await visit.page.fill("#login-password", password)
-    await visit.page.press("#login-password", "Enter")
-
-
-async def is_known(visit: Visit, who: str) -> None:
-    await visit.page.locator("#who", has_text=who).wait_for(timeout=WAIT)
-    await visit.state("ready")
-
-
-async def is_visitor(visit: Visit) -> None:
-    await visit.page.wait_for_selector("#log-in:not([hidden])", timeout=WAIT)
-    await visit.state("ready")
-    assert not await visit.page.is_visible("#who")
-    assert await visit.page.evaluate("sessionStorage.getItem('gatepost.login')") is None
-
-
-async def kept_login(visit: Visit) -> str:
-    found: str = json.loads(await visit.page.evaluate("sessionStorage.getItem('gatepost.login')"))
-    return found
-
-
 @ONE_LOOP
 async def test_a_login_link_logs_in_once_and_leaves_no_trace(browser: Browser, server: Server, ann: str) -> None:
     link = cli(server, "user", "link", "ann")
@@ -379,13 +239,15 @@ async def test_a_login_link_logs_in_once_and_leaves_no_trace(browser: Browser, s
     assert await kept_login(visit) == token
     visit.is_clean()
 
-    other = await new_visit(context, server)
+    elsewhere = await browser.new_context()
+    other = await new_visit(elsewhere, server)
     await other.page.goto(link)
     await other.page.get_by_text("This login link was used before").wait_for(timeout=WAIT)
     await is_visitor(other)
     assert other.page.url == f"{server.url}/"
     await other.page.click("#notice-close")
     assert not await other.page.is_visible("#notice")
+    await elsewhere.close()
     await context.close()
 
 
@@ -481,15 +343,6 @@ async def test_commands_run_in_the_project_that_is_chosen(visit: Visit, ann: str
     await visit.sees("No such file")
 
 
-def make_project(server: Server, token: str, name: str) -> str:
-    """A project of the token's account; its id."""
-    headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
-    request = urllib.request.Request(f"{server.url}/api/projects", json.dumps({"name": name}).encode(), headers)
-    with urllib.request.urlopen(request) as answer:
-        made: str = json.load(answer)["id"]
-    return made
-
-
 @ONE_LOOP
 async def test_a_server_without_visitors_lets_one_log_in(browser: Browser, start_server: StartServer) -> None:
     server = start_server({"GATEPOST_VISITORS": "false"})
@@ -497,68 +350,20 @@ async def test_a_server_without_visitors_lets_one_log_in(browser: Browser, start
     context = await browser.new_context()
     visit = await new_visit(context, server)
     await visit.page.goto(server.url)
-    await visit.page.wait_for_selector("#token-dialog[open]", timeout=WAIT)
-    await visit.page.click("#token-login")
+    await visit.page.wait_for_selector("#login-dialog[open]", timeout=WAIT)  # there is no access token to ask for
     await visit.page.fill("#login-name", "ann")
     await visit.page.fill("#login-password", PASSWORD)
     await visit.page.click("#login-send")
     await is_known(visit, "ann · agent")
     await visit.page.click("#log-out")
-    await visit.page.wait_for_selector("#token-dialog[open]", timeout=WAIT)
+    await visit.page.click("#login-token")
     # The token of a program works too; leaving the page does not end it.
     await visit.page.fill("#token", token)
     await visit.page.press("#token", "Enter")
     await is_known(visit, "ann · agent")
     await visit.page.click("#log-out")
-    await visit.page.wait_for_selector("#token-dialog[open]", timeout=WAIT)
+    await visit.page.wait_for_selector("#login-dialog[open]", timeout=WAIT)
     assert server.get("/api/auth/me", {"Authorization": f"Bearer {token}"}).status == 200
-    await context.close()
-
-
-@dataclass
-class Held:
-    """A socket whose `started` waits for the test; `sent` is what the page said."""
-
-    sent: list[dict[str, Any]] = field(default_factory=list)
-    let_go: asyncio.Event = field(default_factory=asyncio.Event)
-
-    async def route(self, page: Page) -> None:
-        async def pass_on(socket: WebSocketRoute, text: str | bytes) -> None:
-            if json.loads(text)["type"] == "started":
-                await self.let_go.wait()
-            socket.send(text)
-
-        def connect(socket: WebSocketRoute) -> None:
-            server = socket.connect_to_server()
-            waiting: asyncio.Queue[str | bytes] = asyncio.Queue()
-
-            async def deliver() -> None:
-                while True:
-                    await pass_on(socket, await waiting.get())
-
-            self.delivering = asyncio.create_task(deliver())
-            server.on_message(waiting.put_nowait)
-
-            def said(text: str | bytes) -> None:
-                self.sent.append(json.loads(text))
-                server.send(text)
-
-            socket.on_message(said)
-
-        await page.route_web_socket("**/ws/terminal", connect)
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def held(browser: Browser, server: Server) -> AsyncIterator[tuple[Visit, Held]]:
-    context = await browser.new_context(viewport={"width": 1000, "height": 1600})
-    visit = await new_visit(context, server)
-    held = Held()
-    await held.route(visit.page)
-    await visit.page.goto(server.url)
-    await visit.state("ready")
-    yield visit, held
-    held.delivering.cancel()
-    assert visit.complaints == []
     await context.close()
 
 
@@ -600,22 +405,6 @@ async def test_a_refusal_forgets_the_stop(held: tuple[Visit, Held]) -> None:
     await visit.type("echo runs to its end")
     await visit.sees("runs to its end")
     assert "cancel" not in [message["type"] for message in socket.sent]
-
-
-READY = {"type": "ready", "message": "", "service": "Gatepost", "version": "0", "profile": "terminal"}
-
-
-async def stage(browser: Browser, server: Server, connect: Callable[[WebSocketRoute], object]) -> Visit:
-    """The page of somebody who is logged in, on a socket that `connect` plays."""
-    context = await browser.new_context()
-    await context.add_init_script(
-        """sessionStorage.getItem('gatepost.login') ?? sessionStorage.setItem('gatepost.login', '"a token"')"""
-    )
-    visit = await new_visit(context, server)
-    await visit.page.route("**/api/projects", lambda route: route.fulfill(json=[]))
-    await visit.page.route_web_socket("**/ws/terminal", connect)
-    await visit.page.goto(server.url)
-    return visit
 
 
 @ONE_LOOP
@@ -663,6 +452,7 @@ async def test_too_many_wrong_tokens_of_others_do_not_end_a_login(browser: Brows
 UNPROTECTED = {
     "level": "L0",
     "minimum": "L2",
+    "command": "python -m backend protection",
     "tests": [
         {"name": "read a file outside", "needed_for": "L2", "passed": False, "detail": "it was read"},
         {"name": "outlive the command", "needed_for": "L0", "passed": True, "detail": "it was ended"},
@@ -682,6 +472,7 @@ async def test_a_server_that_cannot_hold_commands_says_so_in_words(browser: Brow
     assert "No command can run at the moment." in text
     assert "at level L0; L2 is required" in text
     assert "Not prevented: read a file outside." in text
+    assert "For details, run on the server: python -m backend protection" in text
     await expect(visit.page.locator("#state-text")).to_have_text("Connected, but no command can run", timeout=WAIT)
     assert await visit.page.evaluate("document.documentElement.scrollWidth") <= 360
     await context.close()
@@ -762,9 +553,11 @@ async def test_the_page_fits_when_logged_in(
     await context.add_init_script(f"sessionStorage.setItem('gatepost.login', '\"{ann}\"')")
     visit = await open_page(context, server)
     await is_known(visit, "ann · agent")
-    await visit.page.wait_for_selector("#project-label:not([hidden])", timeout=WAIT)
     await visit.type("echo fits")
     await visit.sees("fits")
+    if width < 620:
+        await visit.page.click("#menu-button")
+    await visit.page.wait_for_selector("#project-label:not([hidden])", timeout=WAIT)
     assert await visit.page.evaluate("document.documentElement.scrollWidth") <= width
     for id in ("who", "project", "log-out", "send"):
         box = await visit.page.locator(f"#{id}").bounding_box()
@@ -976,7 +769,7 @@ async def test_a_long_history_comes_in_pages(visit: Visit, ann: str) -> None:
 async def test_nothing_moves_on_a_phone_while_a_command_runs(browser: Browser, server: Server) -> None:
     context = await browser.new_context(viewport={"width": 360, "height": 740})
     visit = await open_page(context, server)
-    boxes = "['log-in', 'theme', 'screen', 'line'].map((id) => JSON.stringify(document.getElementById(id).getBoundingClientRect()))"
+    boxes = "['menu-button', 'screen', 'line'].map((id) => JSON.stringify(document.getElementById(id).getBoundingClientRect()))"
     await visit.type("echo first")
     await visit.state("ready")
     before = await visit.page.evaluate(boxes)
@@ -999,20 +792,6 @@ async def test_a_phone_shows_when_the_next_attempt_to_connect_comes(browser: Bro
     await words.wait_for(timeout=WAIT)
     assert await words.evaluate("(box) => box.scrollWidth <= box.clientWidth && box.scrollHeight <= box.clientHeight")
     await context.close()
-
-
-async def paste(visit: Visit, text: str) -> None:
-    """What the browser does when somebody pastes into the prompt."""
-    await visit.page.focus("#line")
-    await visit.page.evaluate(
-        """(text) => {
-          const clipboardData = new DataTransfer();
-          clipboardData.setData("text/plain", text);
-          const event = new ClipboardEvent("paste", { clipboardData, bubbles: true, cancelable: true });
-          document.activeElement.dispatchEvent(event);
-        }""",
-        text,
-    )
 
 
 @ONE_LOOP

@@ -1,0 +1,97 @@
+"""Private home folders: one for each run of an outside program, gone when it has ended."""
+
+import itertools
+import os
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+PASS = 0o711  # the user of commands may pass through, but not list
+PRIVATE = 0o700
+
+
+@dataclass(frozen=True, slots=True)
+class Homes:
+    """The homes of the commands of one server, in `folder / server`. They belong to `owner` (uid, gid).
+
+    `alive` says whether a server of the same folder still runs: what the others left is removed by `sweep`.
+    """
+
+    folder: Path
+    server: str
+    owner: tuple[int, int] | None
+    alive: Callable[[str], bool]
+    _numbers: Iterator[int] = field(default_factory=itertools.count)
+
+    def make(self, execution: str) -> Path:
+        """A new home. Raises OSError."""
+        for parent in (self.folder, self.folder / self.server):
+            parent.mkdir(exist_ok=True, parents=True, mode=PASS)
+            parent.chmod(PASS)  # whatever the umask
+        home = self.folder / self.server / f"{execution}-{next(self._numbers)}"
+        home.mkdir(mode=PRIVATE)
+        if self.owner:
+            os.chown(home, *self.owner)
+        return home
+
+    def sweep(self) -> None:
+        """Remove the homes of servers that have ended, killed ones too."""
+        with suppress(FileNotFoundError):
+            for left in self.folder.iterdir():
+                if left.name != self.server and not self.alive(left.name):
+                    remove(left)
+
+
+def remove(folder: Path) -> None:
+    """Remove a folder whatever is in it: folders of any depth, and folders that their owner closed.
+
+    Not recursive: folders further down are moved up to `folder` first. Nothing may run in it any more. Where something
+    cannot be removed it stays, for the next sweep.
+    """
+    with suppress(OSError):
+        top = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            numbers = itertools.count()
+            while names := os.listdir(top):
+                for name in names:
+                    _remove_entry(top, name, numbers)
+        finally:
+            os.close(top)
+        folder.rmdir()
+
+
+def _remove_entry(top: int, name: str, numbers: Iterator[int]) -> None:
+    if not _is_folder(name, top):
+        os.unlink(name, dir_fd=top)
+        return
+    os.chmod(name, PRIVATE, dir_fd=top)
+    inner = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=top)
+    try:
+        for child in os.listdir(inner):
+            if _is_folder(child, inner):
+                os.chmod(child, PRIVATE, dir_fd=inner)
+                os.rename(child, _unused(top, numbers), src_dir_fd=inner, dst_dir_fd=top)
+            else:
+                os.unlink(child, dir_fd=inner)
+    finally:
+        os.close(inner)
+    os.rmdir(name, dir_fd=top)
+
+
+def _unused(top: int, numbers: Iterator[int]) -> str:
+    """A name that nothing in the folder has."""
+    return next(name for name in map(str, numbers) if not _exists(name, top))
+
+
+def _exists(name: str, folder: int) -> bool:
+    try:
+        os.lstat(name, dir_fd=folder)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _is_folder(name: str, folder: int) -> bool:
+    return stat.S_ISDIR(os.lstat(name, dir_fd=folder).st_mode)

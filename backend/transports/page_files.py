@@ -1,0 +1,102 @@
+"""The files of the page: sent compressed, and stored by browsers for as long as their content is the same.
+
+Their addresses contain a digest of all of them (`/static/DIGEST/app/main.js`), so that a new version is requested at once
+and nothing is requested twice. Modules import each other by relative paths and so stay below the same digest.
+"""
+
+import asyncio
+import gzip
+import hashlib
+import mimetypes
+import posixpath
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+FOREVER = "public, max-age=31536000, immutable"
+ALWAYS_ASK = "no-cache"
+MEDIA_TYPES = {".mjs": "text/javascript", ".js": "text/javascript"}  # the table of the system may lack them
+COMPRESSIBLE = ("text/", "application/javascript", "image/svg")
+DIGEST = re.compile(r"[0-9a-f]{16}/")
+IMPORT = re.compile(r"""^\s*(?:import|export)\b[^"';]*"(\.[^"]+)";""", re.M)
+
+
+class PageFiles:
+    """An ASGI application that sends the files below a folder, which are read once."""
+
+    def __init__(self, folder: Path) -> None:
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        self._files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+        self.digest = _digest(repr([(name, _digest(content)) for name, content in self._files.items()]).encode())
+        self._compressed = cache(lambda content: gzip.compress(content, mtime=0))
+        self._html = cache(self._read_html)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope)
+        if request.method not in {"GET", "HEAD"}:
+            raise HTTPException(405, headers={"Allow": "GET, HEAD"})
+        path = scope["path"].removeprefix(scope.get("root_path", "")).lstrip("/")
+        stated = DIGEST.match(path)
+        name = path[stated.end() :] if stated else path
+        # A page of another version, while servers are replaced, gets the file there is and does not store it.
+        is_this = stated is not None and stated[0] == f"{self.digest}/"
+        response = await self.response(request, name, FOREVER if is_this else ALWAYS_ASK)
+        await response(scope, receive, send)
+
+    async def page(self, request: Request, name: str, *, main: str) -> Response:
+        """An HTML file, with the addresses of its files, and with all modules that `main` needs requested at once."""
+        return await self._answer(request, self._html(name, main), "text/html; charset=utf-8", ALWAYS_ASK)
+
+    async def response(self, request: Request, name: str, lifetime: str) -> Response:
+        """A file. Raises HTTPException if there is none of this name."""
+        content = self._files.get(name)
+        if content is None:
+            raise HTTPException(404)
+        return await self._answer(request, content, _media_type(name), lifetime)
+
+    def _read_html(self, name: str, main: str) -> bytes:
+        base = f"static/{self.digest}"
+        links = "".join(f'    <link rel="modulepreload" href="{base}/{module}" />\n' for module in self._modules(main))
+        text = self._files[name].decode().replace('="static/', f'="{base}/')
+        return text.replace("  </head>", f"{links}  </head>", 1).encode()
+
+    def _modules(self, main: str) -> list[str]:
+        """The module and all that it imports, directly or not."""
+        found = [main]
+        for module in found:
+            imported = IMPORT.findall(self._files[module].decode()) if not module.startswith("vendor/") else []
+            names = [posixpath.normpath(posixpath.join(posixpath.dirname(module), path)) for path in imported]
+            found += [name for name in dict.fromkeys(names) if name not in found]
+        return found
+
+    async def _answer(self, request: Request, content: bytes, media_type: str, lifetime: str) -> Response:
+        headers = {"cache-control": lifetime, "etag": f'W/"{_digest(content)}"', "vary": "accept-encoding"}
+        if headers["etag"] in request.headers.get("if-none-match", ""):
+            return Response(status_code=304, headers=headers)
+        if media_type.startswith(COMPRESSIBLE) and _accepts_gzip(request):
+            headers["content-encoding"] = "gzip"
+            content = await asyncio.to_thread(self._compressed, content)
+        return Response(content, headers=headers, media_type=media_type)
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _media_type(name: str) -> str:
+    suffix = posixpath.splitext(name)[1]
+    return MEDIA_TYPES.get(suffix) or mimetypes.guess_type(name)[0] or "text/plain"
+
+
+def _accepts_gzip(request: Request) -> bool:
+    offered: dict[str, Any] = {}
+    for item in request.headers.get("accept-encoding", "").lower().split(","):
+        coding, _, weight = item.partition(";")
+        offered[coding.strip()] = weight.replace(" ", "") not in {"q=0", "q=0.0", "q=0.00", "q=0.000"}
+    return bool(offered.get("gzip", offered.get("*", False)))

@@ -1,0 +1,51 @@
+"""The browser and the pages of the tests of the page."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from playwright.async_api import Browser, async_playwright
+
+from tests.e2e.page.visits import CHROMIUM, FLAGS, Held, Visit, account, new_visit, open_page
+from tests.needs import need
+from tests.serving import Server
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def browser() -> AsyncIterator[Browser]:
+    need(Path(CHROMIUM).exists(), "chromium (apt-get install chromium, or CHROMIUM_PATH)")
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        await browser.close()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def visit(browser: Browser, server: Server) -> AsyncIterator[Visit]:
+    """The page, high enough for every line of these tests; at the end it must have complained of nothing and asked no other host."""
+    context = await browser.new_context(viewport={"width": 1000, "height": 1600})
+    visit = await open_page(context, server)
+    yield visit
+    visit.is_clean()
+    await context.close()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def held(browser: Browser, server: Server) -> AsyncIterator[tuple[Visit, Held]]:
+    context = await browser.new_context(viewport={"width": 1000, "height": 1600})
+    visit = await new_visit(context, server)
+    held = Held()
+    await held.route(visit.page)
+    await visit.page.goto(server.url)
+    await visit.state("ready")
+    yield visit, held
+    held.delivering.cancel()
+    assert visit.complaints == []
+    await context.close()
+
+
+@pytest.fixture(scope="module")
+def ann(server: Server) -> str:
+    """An account with a password; an API token of it."""
+    return account(server, "ann")

@@ -1,0 +1,104 @@
+"""Private homes: what they permit, and that they go whatever is in them."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from backend.executors.local.homes import Homes, remove
+from tests.executors.local.caged import ROOT, RUN_AS, folder
+
+
+def _homes(place: Path, server: str = "A", *alive: str) -> Homes:
+    return Homes(place / "homes", server, RUN_AS, lambda name: name in alive)
+
+
+def test_each_command_gets_a_folder_that_its_user_owns(tmp_path: Path) -> None:
+    homes = _homes(tmp_path)
+    first, second = homes.make("X"), homes.make("X")
+    assert first != second
+    assert (first.stat().st_mode & 0o777, first.stat().st_uid) == (0o700, RUN_AS[0] if RUN_AS else os.getuid())
+    for parent in (first.parent, first.parent.parent):
+        assert (parent.stat().st_mode & 0o777, parent.stat().st_uid) == (0o711, os.getuid())
+
+
+def test_homes_of_servers_that_have_ended_are_removed(tmp_path: Path) -> None:
+    left, running, own = (_homes(tmp_path, name).make("X") for name in "ABC")
+    _homes(tmp_path, "C", "B").sweep()
+    assert [path.exists() for path in (left, running, own)] == [False, True, True]
+    assert not left.parent.exists()
+
+
+def test_without_homes_there_is_nothing_to_remove(tmp_path: Path) -> None:
+    _homes(tmp_path).sweep()
+    assert list(tmp_path.iterdir()) == []
+
+
+def _deep(home: Path) -> None:
+    before = Path.cwd()
+    try:
+        os.chdir(home)
+        for _ in range(3000):
+            os.mkdir("x")
+            os.chdir("x")
+    finally:
+        os.chdir(before)
+
+
+def _closed(home: Path) -> None:
+    (home / "a/b").mkdir(parents=True)
+    (home / "a/b/file").touch()
+    (home / "a/b").chmod(0)
+    (home / "a").chmod(0)
+
+
+def _numbered(home: Path) -> None:
+    for path in ("0/1/0", "0/2/1", "1/0"):
+        (home / path).mkdir(parents=True)
+    (home / "2").write_text("x")
+
+
+def _others(home: Path) -> None:
+    (home / "link").symlink_to(home.parent.parent / "outside")
+    (home / "folder").mkdir()
+    (home / "folder/link").symlink_to("/")
+    os.mkfifo(home / "folder/pipe")
+    (home / os.fsdecode(b"\xff")).write_text("x")
+
+
+@pytest.mark.parametrize("fill", [_deep, _closed, _numbered, _others])
+def test_a_home_goes_whatever_is_in_it(fill: Callable[[Path], None], tmp_path: Path) -> None:
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside/file").touch()
+    home = _homes(tmp_path).make("X")
+    fill(home)
+    remove(home)
+    assert not home.exists()
+    assert (tmp_path / "outside/file").exists()
+
+
+@pytest.mark.skipif(not ROOT, reason="root can open what is closed, so another user tries it")
+def test_a_user_who_is_not_root_removes_what_is_closed() -> None:
+    with folder() as place:
+        home = place / "home"
+        home.mkdir()
+        os.chown(home, 65534, 65534)
+        pid = os.fork()
+        if pid == 0:
+            os.setgid(65534)
+            os.setuid(65534)
+            _closed(home)
+            remove(home)
+            os._exit(0)
+        assert os.waitpid(pid, 0)[1] == 0
+        assert not home.exists()
+
+
+def test_a_link_in_place_of_a_home_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept/file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "kept")
+    remove(tmp_path / "link")
+    assert (tmp_path / "kept/file").exists()
+    remove(tmp_path / "nothing")
