@@ -10,13 +10,15 @@ import time
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection, func, insert, inspect, select, text
 from sqlalchemy.exc import IntegrityError
 
 from backend.core.errors import StorageError
-from backend.storage.database import Database, database_url
+from backend.storage.database import MIGRATIONS, Database, database_url
 from backend.storage.tables import api_tokens, executions, metadata, users
 
 ROOT = Path(__file__).parent.parent.parent
@@ -71,6 +73,28 @@ async def test_the_migrations_make_the_tables_of_the_code(database: Database) ->
 
     async with database.begin() as connection:
         assert await connection.run_sync(differences) == []
+
+
+OLD_ROW = """insert into executions (id, principal, project_id, command, working_dir, status, risk, rule, deletes, dry_run,
+    metadata_only, protection, folder, created_ms) values (:id, 'user:ann', :project, 'ls', '.', 'succeeded', 'safe',
+    'allow.ls', false, false, false, 'L2', 'f', 1)"""
+
+
+async def test_old_executions_get_their_target(new_url: str) -> None:
+    def upgrade(connection: Connection, revision: str) -> None:
+        config = Config()
+        config.set_main_option("script_location", str(MIGRATIONS))
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
+
+    database = Database(new_url)
+    async with database.begin() as connection:
+        await connection.run_sync(upgrade, "0004")
+        await connection.execute(text(OLD_ROW), [{"id": "1", "project": None}, {"id": "2", "project": "01P"}])
+        await connection.run_sync(upgrade, "head")
+        found = await connection.execute(text("select id, target from executions order by id"))
+        assert found.all() == [("1", "local"), ("2", "project:01P")]
+    await database.close()
 
 
 EXECUTION = {"principal": "user:ann", "user_id": "ann", "project_id": "p", "command": "rm x", "working_dir": ".",
