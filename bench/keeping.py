@@ -80,7 +80,15 @@ async def _keep_commands() -> list[float]:
 async def _keep(executions: SqlExecutionLog, recordings: FileRecordings) -> None:
     decision = Decision(True, "allow.echo", Risk.SAFE, "It is allowed.")
     attempt = Attempt(
-        new_id(), Principal("socket:bench", "127.0.0.1"), None, "echo hi", (("echo", "hi"),), ".", decision, "policy"
+        new_id(),
+        Principal("socket:bench", "127.0.0.1"),
+        "local",
+        None,
+        "echo hi",
+        (("echo", "hi"),),
+        ".",
+        decision,
+        "policy",
     )
     log = recordings.create(attempt.id)
     await executions.open(attempt)

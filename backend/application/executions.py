@@ -142,7 +142,10 @@ class ExecutionService:
         return await _answered(self._view(who, id))
 
     async def page(self, who: Principal, query: Filter, target: TargetRef = OWN, *, everyone: bool = False) -> "Page":
-        """Records, newest first: the caller's own, those of a project, or, for administrators, everyone's."""
+        """Records, newest first: the caller's own, those of a project, or, for administrators, everyone's.
+
+        With another target only those that ran there.
+        """
         return await _answered(self._page(who, query, target, everyone=everyone))
 
     async def follow(self, who: Principal, id: str, after_seq: int, send: Send) -> Decision | None:
@@ -209,7 +212,8 @@ class ExecutionService:
             return True
 
     async def _find(self, id: str) -> _Found:
-        if live := self.local.registry.find(id):
+        # One without a task is not on record yet: what waits is to be cancelled there, where only one server claims it.
+        if (live := self.local.registry.find(id)) and live.task:
             who = live.request.principal
             return _Found(Owner(who.name, who.user.id if who.user else None, live.attempt.project), live=True)
         record = await self.history.get(id)
@@ -237,7 +241,9 @@ class ExecutionService:
             found = await self.submission.resolver.resolve(who, target)
             if isinstance(found, Decision):
                 return found
-            return await self.history.page(replace(query, project_ids=frozenset({target.name})))
+            query = replace(query, target=str(found.ref))
+            if found.project:
+                return await self.history.page(query)
         if everyone and not who.may(Permission.ADMIN):
             return Decision.deny("role.forbidden", "Only administrators can list the executions of everyone.")
         mine = who.user.id if who.user else ""
@@ -259,14 +265,14 @@ class ExecutionService:
         return await self.queue.cancel_queued(id, Completion(Status.CANCELLED, None, 0, stopped_by=stop.by))
 
     async def _deliver(self, id: str, found: _Found, instruction: Instruction) -> Delivery | Decision:
-        if found.live:
-            return self.local.deliver(id, instruction)
         record = found.record
+        if found.live or (record and record.owner == self.owner):
+            return self.local.deliver(id, instruction)
         if record is None:
             return unknown(id)
-        if record.status.is_final or record.owner in {None, self.owner}:
+        if record.status.is_final or record.owner is None:
             return Delivery.NOT_RUNNING
-        return await self.bus.instruct(record.owner or "", id, instruction)
+        return await self.bus.instruct(record.owner, id, instruction)
 
     def _is_here(self, found: _Found) -> bool:
         """Whether no other server has to be asked. What never ran has no recording anywhere."""

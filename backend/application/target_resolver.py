@@ -40,6 +40,10 @@ class TargetResolver:
     _workspaces: dict[str, FileView] = field(default_factory=dict)
     _profiles: dict[str, Profile] = field(default_factory=dict)
 
+    def reachable(self) -> frozenset[TargetRef]:
+        """The targets that wait and whose commands this server can run now: those here never wait."""
+        return frozenset()
+
     async def resolve(self, who: Principal, ref: TargetRef) -> Target | Decision:
         """The target, or why it does not exist for the caller. Raises StorageError.
 

@@ -64,7 +64,7 @@ class ExecutionLog(Protocol):
 
 
 class Queued(NamedTuple):
-    """An execution that was waiting and is owned by this server now, with its serialised job."""
+    """An execution that waits for an owner, with its serialised job."""
 
     record: Record
     job: str
@@ -105,8 +105,12 @@ class Ownership(Protocol):
         """Record an execution that waits for an owner. Returns once it is durable."""
         ...
 
-    async def claim_queued(self, limit: int) -> Sequence[Queued]:
-        """Take over up to `limit` waiting executions, the oldest first. Each is claimed by one server."""
+    async def queued(self, targets: Collection[str], limit: int) -> Sequence[Queued]:
+        """Up to `limit` executions of these targets that wait, the oldest first."""
+        ...
+
+    async def claim(self, execution: str) -> bool:
+        """Take over an execution that waits; False when it does not wait (any more). One server claims it."""
         ...
 
     async def cancel_queued(self, execution: str, completion: Completion) -> bool:
@@ -116,10 +120,10 @@ class Ownership(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Which records: of a user, of projects, of a status, older than `before` (an id). None means any."""
+    """Which records: of a user, of a target, of a status, older than `before` (an id). None means any."""
 
     user_id: str | None = None
-    project_ids: frozenset[str] | None = None
+    target: str | None = None
     status: Status | None = None
     before: str | None = None
     limit: int = 50

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from backend.application.queue_runner import QueueRunner
 from backend.core.errors import StorageError, reason_of
 from backend.core.execution.ownership import HEARTBEAT
 from backend.core.times import DAY_MS, iso
@@ -18,6 +19,8 @@ from backend.storage.recordings import Retention
 PRUNE_EVERY = 3600.0  # seconds between two checks of the age and size of what is stored
 CUT_AUDIT_EVERY = 86400.0  # seconds between two checks of the age of the audit
 RECOVER_EVERY = 5.0  # seconds between two searches for executions with an expired lease; this adds to the lease
+# Seconds between two searches for executions that wait. A server that reaches no such target asks nothing.
+RUN_QUEUE_EVERY = 1.0
 RESTART_AFTER = HEARTBEAT  # seconds until a job that crashed is started again; a lease outlasts several of them
 
 
@@ -91,6 +94,18 @@ async def recover_often(stores: Stores) -> None:
             outage.over()
         except (OSError, StorageError) as error:
             outage.report(error)
+
+
+async def run_queue_often(runner: QueueRunner) -> None:
+    """Start the executions that wait for this server."""
+    outage = Outage("waiting executions not started")
+    while True:
+        try:
+            await runner.run_once()
+            outage.over()
+        except StorageError as error:
+            outage.report(error)
+        await asyncio.sleep(RUN_QUEUE_EVERY)
 
 
 @dataclass(slots=True)

@@ -16,6 +16,7 @@ from fastapi import FastAPI
 
 from backend.accounts.credentials import new_login_link, secret_hash
 from backend.application.executions import ExecutionService
+from backend.application.queue_runner import QueueRunner
 from backend.core.execution.gateway import Gateway
 from backend.core.execution.model import StopReason
 from backend.core.identity import Role
@@ -25,6 +26,7 @@ from backend.runtime.background import (
     prune_often,
     recover_often,
     retry_often,
+    run_queue_often,
     supervised,
 )
 from backend.runtime.clock import now_ms
@@ -47,6 +49,7 @@ class Server:
     guard: Guard
     gateway: Gateway
     service: ExecutionService
+    queue_runner: QueueRunner
 
 
 def lifespan(server: Server) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
@@ -99,6 +102,7 @@ def _begin_jobs(server: Server) -> list[asyncio.Task[None]]:
         "heartbeat": partial(heartbeat_often, stores, lambda lost: registry.stop(lost, StopReason.LEASE_LOST)),
         "retry": partial(retry_often, stores),
         "recover": partial(recover_often, stores),
+        "queue": partial(run_queue_often, server.queue_runner),
         "prune": partial(prune_often, settings, stores),
         "cut audit": partial(cut_audit_often, settings, stores),
     }

@@ -96,16 +96,6 @@ def recorded_end(recordings: RecordedEnds, execution: str) -> Completion:
         stdout_bytes=last.get("stdout_bytes", 0),
         stderr_bytes=last.get("stderr_bytes", 0),
         truncated=last.get("truncated", False),
-        usage=_usage(last),
+        usage=Usage.of(last),
         recording=recordings.seal(execution),
-    )
-
-
-def _usage(last: Mapping[str, Any]) -> Usage:
-    return Usage(
-        cpu_ms=last.get("cpu_ms", 0),
-        peak_memory=last.get("peak_memory_bytes", 0),
-        read_bytes=last.get("read_bytes", 0),
-        written_bytes=last.get("written_bytes", 0),
-        protection=last.get("protection") or "",
     )

@@ -19,6 +19,7 @@ from backend.accounts.authentication import Authenticator
 from backend.accounts.credentials import Tokens, secret_hash
 from backend.application.executions import ExecutionService
 from backend.application.local_executions import LocalExecutions
+from backend.application.queue_runner import QueueRunner
 from backend.application.submission import Submission
 from backend.application.target_resolver import TargetResolver
 from backend.bus.memory import MemoryBus
@@ -199,7 +200,9 @@ def _bus(settings: Settings) -> ExecutionBus:
 
 
 def _server(house: House) -> Server:
-    return Server(house.settings, house.stores, house.guard, house.gateway, house.service)
+    stores = house.stores
+    runner = QueueRunner(house.gateway, house.resolver, stores.ownership, stores.identities, JOB.validate_json)
+    return Server(house.settings, stores, house.guard, house.gateway, house.service, runner)
 
 
 def _security(house: House, tokens: Tokens) -> Security:

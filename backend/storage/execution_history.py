@@ -32,12 +32,12 @@ class SqlExecutionHistory:
         return record_of(row) if row else None
 
     async def page(self, wanted: Filter) -> Sequence[Record]:
-        """Records, newest first. Ids sort by time, so the index of a project or a user is sufficient."""
+        """Records, newest first. Ids sort by time, so the index of a target or a user is sufficient."""
         query = select(*COLUMNS).order_by(table.c.id.desc()).limit(wanted.limit)
         if wanted.user_id is not None:
             query = query.where(table.c.user_id == wanted.user_id)
-        if wanted.project_ids is not None:
-            query = query.where(table.c.project_id.in_(sorted(wanted.project_ids)))
+        if wanted.target is not None:
+            query = query.where(table.c.target == wanted.target)
         if wanted.status is not None:
             query = query.where(table.c.status == str(wanted.status))
         if wanted.before is not None:

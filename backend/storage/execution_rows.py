@@ -52,9 +52,9 @@ def closing(execution: str, old: Status, completion: Completion, lease_ms: int =
     }
 
 
-def record_of(row: Row[Any]) -> Record:
-    """The record of a row that has COLUMNS."""
-    values = dict(row._mapping)
+def record_of(row: Row[*tuple[Any, ...]]) -> Record:
+    """The record of a row that has COLUMNS, and maybe others."""
+    values = {name: row._mapping[name] for name in NAMES}
     return Record(**{**values, "status": Status(values["status"]), "risk": Risk(values["risk"])})
 
 

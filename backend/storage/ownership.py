@@ -36,6 +36,7 @@ CLAIM = (
         lease_until_ms=bindparam("until"),
         job=None,  # its command line is not masked
     )
+    .returning(table.c.principal)
 )
 
 
@@ -83,28 +84,26 @@ class SqlOwnership:
         event = context.event(events.submitted(attempt), who.name, who.address)
         await self.queue.write((event,), opened=new_row(columns, job=job))
 
-    async def claim_queued(self, limit: int) -> Sequence[Queued]:
-        """Take over up to `limit` waiting executions, the oldest first. Each is claimed by one server."""
-        if await self.queue.database.read(first(select(table.c.id).where(QUEUED).limit(1))) is None:
-            return []  # the usual case costs no lock
-        claimed = await self.queue.write_locked(partial(self._claim, limit=limit))
-        for each in claimed:
-            self.holdings.add(each.record.id)
+    async def queued(self, targets: Collection[str], limit: int) -> Sequence[Queued]:
+        """Up to `limit` executions of these targets that wait, the oldest first."""
+        return await self.queue.database.read(partial(_queued, targets=sorted(targets), limit=limit))
+
+    async def claim(self, execution: str) -> bool:
+        """Take over an execution that waits; False when it does not wait (any more)."""
+        claimed = await self.queue.write_locked(partial(self._claim, execution=execution))
+        if claimed:
+            self.holdings.add(execution)
         return claimed
 
-    def _claim(self, connection: Connection, limit: int) -> tuple[list[Event], list[Queued]]:
+    def _claim(self, connection: Connection, execution: str) -> tuple[list[Event], bool]:
         """Claim in a transaction that holds the lock of the audit: no other server claims or cancels meanwhile."""
         context = self.queue.context
-        query = select(table.c.id, table.c.job).where(QUEUED).order_by(table.c.id).limit(limit)
-        jobs = dict(connection.execute(query).all())
-        if not jobs:
-            return [], []
         until = lease_until(context.now_ms())
-        new = {"new_owner": self.owner, "new_folder": self.folder, "until": until}
-        connection.execute(CLAIM, [{"key": id, **new} for id in jobs])
-        rows = connection.execute(select(*COLUMNS).where(table.c.id.in_(jobs)).order_by(table.c.id))
-        claimed = [Queued(record := record_of(row), jobs[record.id]) for row in rows]
-        return [context.event(events.claimed(each.record.id), each.record.principal, "") for each in claimed], claimed
+        new = {"key": execution, "new_owner": self.owner, "new_folder": self.folder, "until": until}
+        principal = connection.execute(CLAIM, new).scalar()
+        if principal is None:
+            return [], False
+        return [context.event(events.claimed(execution), principal, "")], True
 
     async def cancel_queued(self, execution: str, completion: Completion) -> bool:
         """End an execution that still waits; False when it does not wait (any more)."""
@@ -122,3 +121,8 @@ class SqlOwnership:
 
 def _renew(connection: Connection, values: dict[str, object]) -> frozenset[str]:
     return frozenset(connection.execute(RENEW, values).scalars())
+
+
+def _queued(connection: Connection, targets: list[str], limit: int) -> list[Queued]:
+    query = select(*COLUMNS, table.c.job).where(QUEUED, table.c.target.in_(targets)).order_by(table.c.id).limit(limit)
+    return [Queued(record_of(row), row.job) for row in connection.execute(query)]

@@ -8,7 +8,8 @@ from backend.core.audit.attempts import Attempt
 from backend.core.audit.suppression import RefusalSuppressor, SuppressedRefusals
 
 ITSELF = "gatepost"  # the actor of what the service itself does
-# Refusals before the rate is counted, or because of it: a client that repeats them would fill the disk.
+# Refusals before the rate is counted or because of it, whose number nothing else limits: a client that repeats them would
+# fill the disk. `role.forbidden` is counted, but is the answer to everything that such a client sends.
 UNBOUNDED = frozenset({"limits.rate", "role.forbidden", "server.stopping", "storage.unavailable"})
 
 

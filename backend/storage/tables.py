@@ -95,6 +95,7 @@ executions = Table(
     Column("id", Id, primary_key=True),
     Column("principal", String(128), nullable=False),
     Column("user_id", Id),
+    Column("target", String(128), nullable=False, server_default="local"),  # the text of a TargetRef
     Column("project_id", Id),
     Column("command", Text, nullable=False),
     Column("working_dir", Text, nullable=False),
@@ -117,7 +118,7 @@ executions = Table(
     Column("owner", Id),  # the server process that runs it or ran it
     Column("lease_until_ms", Millis),  # the end of the owner's lease
     Column("job", Text),  # of a queued execution: what its executor is to run
-    Index(None, "project_id", "id"),
+    Index(None, "target", "id"),
     Index(None, "user_id", "id"),
     Index(None, "status", "lease_until_ms"),
 )

@@ -5,12 +5,12 @@ import json
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi import Path as PathParameter
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 from slowapi import Limiter
 
 from backend.application.executions import ExecutionService, Recording
@@ -30,7 +30,7 @@ from backend.core.execution.model import (
 )
 from backend.core.execution.refusals import undelivered
 from backend.core.execution.requests import Waiting
-from backend.core.execution.targets import project_ref
+from backend.core.execution.targets import TARGET_PATTERN, TargetRef, target_ref
 from backend.core.identity import Permission, Principal
 from backend.core.limits import Budget
 from backend.core.policy.admit import Plan
@@ -56,10 +56,26 @@ class EventStream(StreamingResponse):
     media_type = "text/event-stream"
 
 
-class Start(Body):
-    """A command to start. Without `project_id` it runs in the caller's own workspace; `timeout` is in seconds."""
+class Targeted(Body):
+    """Where a command runs: in a project, in another `target`, or, without both, in the caller's own workspace."""
 
     project_id: str | None = Field(default=None, min_length=1, max_length=64)
+    target: str | None = Field(default=None, pattern=TARGET_PATTERN)
+
+    @model_validator(mode="after")
+    def _check_ref(self) -> Self:
+        target_ref(self.project_id, self.target)
+        return self
+
+    @property
+    def ref(self) -> TargetRef:
+        """The target that is named."""
+        return target_ref(self.project_id, self.target)
+
+
+class Start(Targeted):
+    """A command to start. `timeout` is in seconds."""
+
     command: str = LINE
     working_dir: str = Field(default=".", max_length=1024)
     timeout: int | None = Field(default=None, ge=1, le=86400)
@@ -113,10 +129,9 @@ class TerminalSize(Body):
     rows: int = Field(ge=1, le=10_000)
 
 
-class Question(Body):
+class Question(Targeted):
     """A command to judge without running it."""
 
-    project_id: str | None = Field(default=None, min_length=1, max_length=64)
     command: str = LINE
     working_dir: str = Field(default=".", max_length=1024)
 
@@ -188,7 +203,7 @@ def _add_starting(router: APIRouter, executions: Executions) -> None:
         """Start a command and return at once."""
         spec = CommandSpec(
             body.command,
-            project_ref(body.project_id),
+            body.ref,
             cwd=body.working_dir,
             timeout=body.timeout,
             dry_run=body.dry_run,
@@ -211,13 +226,11 @@ def _add_explaining(router: APIRouter, executions: Executions) -> None:
     @router.post("/policy/explain", tags=["policy"], responses=described(*WITH_BODY, 403, 404))
     async def explain(principal: Annotated[Principal, reader], body: Question, _: JsonOnly) -> Explained:
         """The verdict on a command, without running it."""
-        spec = CommandSpec(body.command, project_ref(body.project_id), cwd=body.working_dir)
+        spec = CommandSpec(body.command, body.ref, cwd=body.working_dir)
         verdict = await executions.service.explain(principal, spec)
-        if isinstance(verdict, Decision) and verdict.retry_after:
-            raise Problem.of(verdict)  # too many, or unavailable: no verdict on the command
+        if isinstance(verdict, Decision) and (problem := Problem.of(verdict)).status != 400:
+            raise problem  # no such target, too many, or unavailable: no verdict on the command
         decision = verdict.decision if isinstance(verdict, Plan) else verdict
-        if not decision.allowed and (problem := Problem.of(decision)).status != 400:
-            raise problem  # it is not about the command: there is no such project, or the database is unavailable
         return Explained(
             allowed=decision.allowed,
             rule=decision.rule,
@@ -246,14 +259,18 @@ def _add_looking(router: APIRouter, executions: Executions) -> None:
     async def page(
         principal: Annotated[Principal, reader],
         project_id: Annotated[str | None, Query(max_length=64)] = None,
+        target: Annotated[str | None, Query(pattern=TARGET_PATTERN)] = None,
         status: Status | None = None,
         before: Annotated[str | None, Query(pattern=ids.PATTERN)] = None,
         limit: Annotated[int, Query(ge=1, le=200)] = 50,
         everyone: bool = False,
     ) -> Page:
-        """Executions, newest first: the caller's own, those of a project, or, for administrators, `everyone`'s."""
+        """Executions, newest first: the caller's own, those of a project, or, for administrators, `everyone`'s.
+
+        With a `target` that is no project only those that ran there.
+        """
         query = Filter(status=status, before=before, limit=limit + 1)
-        found = granted(await service.page(principal, query, project_ref(project_id), everyone=everyone))
+        found = granted(await service.page(principal, query, _queried(project_id, target), everyone=everyone))
         more = found[limit - 1].id if len(found) > limit else None
         return Page(executions=[entry(record) for record in found[:limit]], next_before=more)
 
@@ -261,6 +278,14 @@ def _add_looking(router: APIRouter, executions: Executions) -> None:
     async def one(principal: Annotated[Principal, reader], execution: ExecutionId) -> HistoryEntry:
         """One execution."""
         return entry(granted(await service.view(principal, execution)))
+
+
+def _queried(project: str | None, target: str | None) -> TargetRef:
+    """The target of a query. Raises Problem."""
+    try:
+        return target_ref(project, target)
+    except ValueError as error:
+        raise Problem(422, "request.invalid", f"The request cannot be understood: query: {error}.") from error
 
 
 def _add_reading(router: APIRouter, executions: Executions) -> None:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field
 from backend.application.executions import ExecutionService
 from backend.application.submission import CommandSpec, Existing, IdempotencyKey
 from backend.core.audit.attempts import Record
+from backend.core.execution.model import NOTHING_USED
 from backend.core.execution.registry import Execution
 from backend.core.execution.requests import Refused, Waiting
 from backend.core.identity import Principal
@@ -38,6 +39,7 @@ class HistoryEntry(BaseModel):
 
     id: str
     user_id: str | None
+    target: str
     project_id: str | None
     command: str
     working_dir: str
@@ -62,6 +64,7 @@ def entry(record: Record) -> HistoryEntry:
     return HistoryEntry(
         id=record.id,
         user_id=record.user_id,
+        target=record.target,
         project_id=record.project_id,
         command=record.command,
         working_dir=record.working_dir,
@@ -74,11 +77,8 @@ def entry(record: Record) -> HistoryEntry:
         created_at=iso(record.created_ms),
         status=record.status,
         rule=record.rule,
+        **{name: getattr(record, name) for name in NOTHING_USED.figures if name != "protection"},
         protection=record.protection or None,
-        cpu_ms=record.cpu_ms,
-        peak_memory_bytes=record.peak_memory_bytes,
-        read_bytes=record.read_bytes,
-        written_bytes=record.written_bytes,
     )
 
 

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -61,6 +62,29 @@ class TestStarting:
         assert _get(world, id)["project_id"] is None
         place = world.server.data_dir / "accounts" / _get(world, id)["user_id"]
         assert _get(world, id, "/output")["data"] == f"{place}\n"
+
+    def test_a_target_is_named_by_its_text(self, world: World) -> None:
+        project = new_project(world)
+        body = {"target": f"project:{project}", "command": "pwd"}
+        id = world.ask("ann", "POST", "/api/executions", body).json()["id"]
+        assert world.ended(id) == "succeeded"
+        record = _get(world, id)
+        assert (record["project_id"], record["target"]) == (project, f"project:{project}")
+        page = world.ask("ann", "GET", f"/api/executions?target=project:{project}").json()["executions"]
+        assert [entry["id"] for entry in page] == [id]
+        assert world.ask("ann", "POST", "/api/policy/explain", body).json()["allowed"] is True
+        unknown = world.ask("ann", "POST", "/api/executions", {"target": "machine:web-01", "command": "ls"})
+        assert (unknown.status_code, unknown.json()["rule"]) == (404, "target.unknown")
+
+    @pytest.mark.parametrize("target", ["", "a:b:c", "a:\n", "local"])
+    def test_a_target_that_cannot_be_and_one_with_a_project_are_422(self, world: World, target: str) -> None:
+        named = {"target": target, **({"project_id": world.project} if target == "local" else {})}
+        for path in ("executions", "policy/explain"):
+            answer = world.ask("ann", "POST", f"/api/{path}", {**named, "command": "ls"})
+            assert (answer.status_code, answer.json()["rule"]) == (422, "request.invalid")
+        query = "&".join(f"{name}={quote(value)}" for name, value in named.items())
+        answer = world.ask("ann", "GET", f"/api/executions?{query}")
+        assert (answer.status_code, answer.json()["rule"]) == (422, "request.invalid")
 
     @pytest.mark.parametrize("seconds", [0, -1, 86401, 1.5])
     def test_a_timeout_that_cannot_be_is_422_and_one_too_long_400(self, world: World, seconds: float) -> None:

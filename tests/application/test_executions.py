@@ -137,7 +137,7 @@ class Seen(Quiet):
     def ended(self, execution: Execution, completion: Completion) -> None:
         self.ends.append(completion.status)
 
-    def on_crash(self, execution: Execution, error: Exception) -> None: ...
+    def on_crash(self, execution: str, error: Exception) -> None: ...
 
 
 class TestReading:
@@ -385,7 +385,7 @@ class TestInstructing:
         delivered: list[str] = []
 
         async def claim_first(ownership: Any, execution: str, completion: Completion) -> bool:
-            assert await servers.here.ownership.claim_queued(1)
+            assert await servers.here.ownership.claim(execution)
             return False
 
         def deliver(local: Any, execution: str, instruction: Instruction) -> Delivery:

@@ -39,7 +39,7 @@ async def test_200_cancels_leave_no_process(start_server: StartServer) -> None:
 
 
 async def test_tail_follows_a_file_although_it_cannot_watch_it_and_ends_when_cancelled(server: Server) -> None:
-    async with terminal(server) as client:
+    async with terminal(server, "gatepost.v1.json") as client:
         await client.run("pyguard bash -c 'echo one >log.txt'")
         following = (await client.start("pyguard tail -f log.txt"))["execution"]
         assert "one" in output(await client.until("stdout"))

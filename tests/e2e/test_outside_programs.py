@@ -90,7 +90,7 @@ def homes(server: Server) -> list[Path]:
 
 
 async def test_it_asks_its_api_and_writes_the_answer(guarded: Server, api: Api) -> None:
-    async with terminal(guarded) as client:
+    async with terminal(guarded, "gatepost.v1.json") as client:
         replies = await client.run("pyguard fix a.py fixed.py", bound=30)
     assert (replies[-1]["status"], replies[-1]["protection"]) == ("succeeded", "L2"), replies
     assert api.asked[-1] == (KEY, "print(1)")
@@ -110,7 +110,7 @@ async def test_the_table_is_another_way_to_say_the_same(
     (server.workspace / "a.py").write_text("print(2)")
     # A module of the workspace must not run with the key.
     (server.workspace / "json.py").write_text("raise SystemExit('planted')")
-    async with terminal(server) as client:
+    async with terminal(server, "gatepost.v1.json") as client:
         replies = await client.run("pyguard analyze a.py found.txt", bound=30)
     assert replies[-1]["status"] == "succeeded", replies
     assert (server.workspace / "found.txt").read_text() == "PRINT(2)"
@@ -118,7 +118,7 @@ async def test_the_table_is_another_way_to_say_the_same(
 
 async def test_no_other_command_has_a_network(guarded: Server, api: Api) -> None:
     code = f"{CONNECT}\nprint(attempt(1, {api.port}), attempt(2, {api.port}))"
-    async with terminal(guarded) as client:
+    async with terminal(guarded, "gatepost.v1.json") as client:
         assert output(await python(client, code)) == "EPERM EPERM\n"
         assert output(await python(client, code, before="pyguard list-patterns | ")) == "EPERM EPERM\n"
         after = await python(client, code, before="pyguard list-patterns && ")
@@ -157,7 +157,7 @@ except OSError as error:
 
 async def test_no_other_command_gets_its_key_or_its_files(guarded: Server, venv: Path) -> None:
     attempt = f'import os\nprint(sorted(os.environ))\ntry: print(os.listdir("{venv}"))\nexcept OSError as e: print(e)'
-    async with terminal(guarded) as client:
+    async with terminal(guarded, "gatepost.v1.json") as client:
         for before in ("", "pyguard list-patterns | ", "pyguard list-patterns && "):
             replies = await python(client, attempt, before=before)
             assert "ANTHROPIC_API_KEY" not in output(replies)
@@ -203,7 +203,7 @@ async def test_settings_in_the_workspace_do_not_run_with_the_key(guarded: Server
     planted = guarded.workspace / ".claude"
     planted.mkdir(exist_ok=True)
     (planted / "settings.json").write_text(json.dumps({"hooks": ["echo planted"]}))
-    async with terminal(guarded) as client:
+    async with terminal(guarded, "gatepost.v1.json") as client:
         first = await client.run("pyguard fix a.py one.txt", bound=30)
         second = await client.run("pyguard fix a.py two.txt", bound=30)
     assert "planted" not in output(first)
@@ -213,7 +213,7 @@ async def test_settings_in_the_workspace_do_not_run_with_the_key(guarded: Server
 
 
 async def test_a_home_is_closed_to_other_commands_and_gone_at_the_end(guarded: Server) -> None:
-    async with terminal(guarded) as mine, terminal(guarded) as other:
+    async with terminal(guarded, "gatepost.v1.json") as mine, terminal(guarded, "gatepost.v1.json") as other:
         await mine.start("pyguard wait")
         home = (await mine.until("stdout"))[-1]["line"]
         assert homes(guarded) == [Path(home)]
@@ -229,7 +229,7 @@ async def test_the_home_that_a_killed_server_left_is_removed_at_the_next_startup
     start_server: StartServer, settings: dict[str, str], tmp_path: Path
 ) -> None:
     server = start_server(settings)
-    async with terminal(server) as client:
+    async with terminal(server, "gatepost.v1.json") as client:
         await client.start("pyguard wait")
         home = Path((await client.until("stdout"))[-1]["line"])
         server.kill()
@@ -242,7 +242,7 @@ async def test_two_servers_of_a_folder_leave_the_homes_of_each_other(
     start_server: StartServer, settings: dict[str, str]
 ) -> None:
     server = start_server(settings)
-    async with terminal(server) as client:
+    async with terminal(server, "gatepost.v1.json") as client:
         await client.start("pyguard wait")
         home = Path((await client.until("stdout"))[-1]["line"])
         start_server({**settings, "GATEPOST_DATA_DIR": str(server.data_dir)})

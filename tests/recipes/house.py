@@ -14,6 +14,7 @@ from pydantic import TypeAdapter
 
 from backend.application.executions import ExecutionService
 from backend.application.local_executions import LocalExecutions
+from backend.application.queue_runner import QueueRunner
 from backend.application.submission import Submission
 from backend.application.target_resolver import TargetResolver
 from backend.bus.memory import MemoryBus
@@ -123,6 +124,7 @@ class Shared:
     new_id: Callable[[], str]
     executions: MemoryExecutions
     audit: MemoryAuditLog
+    identities: MemoryIdentities
     projects: MemoryProjects
     keys: MemoryIdempotencyKeys
     bus: MemoryBus
@@ -138,6 +140,13 @@ class House:
     log: MemoryExecutionLog
     ownership: MemoryOwnership
     recordings: MemoryRecordings
+    users: MemoryIdentities
+
+    @property
+    def runner(self) -> QueueRunner:
+        """Starts what waits for this server."""
+        resolver: Any = self.service.submission.resolver
+        return QueueRunner(self.gateway, resolver, self.ownership, self.users, JOB.validate_json)
 
     def joined(self) -> Any:
         """Answer on the bus meanwhile."""
@@ -163,12 +172,14 @@ def shared() -> Shared:
     def new_id() -> str:
         return ulid(now(), next(numbers))
 
-    identities, executions = MemoryIdentities(now, new_id), MemoryExecutions()
+    users = {each.user.id: each.user for each in (ANN, BOB, VIC, ROOT) if each.user}
+    identities, executions = MemoryIdentities(now, new_id, users), MemoryExecutions()
     return Shared(
         clock=now,
         new_id=new_id,
         executions=executions,
         audit=MemoryAuditLog(lambda: "2026-01-02T03:04:05Z", new_id),
+        identities=identities,
         projects=MemoryProjects(identities, now, new_id),
         keys=MemoryIdempotencyKeys(executions, now),
         bus=MemoryBus(),
@@ -204,7 +215,7 @@ def build(common: Shared, *, slots: int = 8, shares: House | None = None) -> Hou
         owner=owner,
         folder=folder,
     )
-    return House(service, gateway, resolver, log, ownership, recordings)
+    return House(service, gateway, resolver, log, ownership, recordings, common.identities)
 
 
 @pytest.fixture

@@ -28,11 +28,13 @@ from backend.core.execution.requests import Refused, Waiting
 from backend.core.execution.targets import Target, TargetRef
 from backend.core.identity import Principal
 from backend.core.policy.files import Unseen
+from backend.core.ports import Filter
 from backend.core.recording.writer import RecordingWriter
 from backend.policies.loader import load_profile
 from tests.recipes.house import ANN, BOB, House
 
 JOB: TypeAdapter[Job] = TypeAdapter(Job)
+SHOP = TargetRef("later", "shop")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,16 +51,20 @@ class OverTheWire:
 
 @dataclass(frozen=True, slots=True)
 class WithMachines:
-    """The resolver of the server, and a case for machines, which only ann may use."""
+    """The resolver of the server, and a case for machines, which only ann may use; `reached` are those that wait."""
 
     rest: Any
+    reached: frozenset[TargetRef] = frozenset()
+
+    def reachable(self) -> frozenset[TargetRef]:
+        return self.reached
 
     async def resolve(self, who: Principal, ref: TargetRef) -> Target | Decision:
         match ref:
-            case TargetRef("machine", name) if who is ANN:
+            case TargetRef("machine", name) if who.name == ANN.name:
                 files = Unseen(PurePosixPath("/srv"))
                 return Target(ref, load_profile("agent"), files, OverTheWire(name), self.rest.limits)
-            case TargetRef("later", name) if who is ANN:
+            case TargetRef("later", name) if who.name == ANN.name:
                 files = Unseen(PurePosixPath("/srv"))
                 return Target(ref, load_profile("agent"), files, OverTheWire(name), self.rest.limits, waits=True)
             case TargetRef("machine", name):
@@ -68,10 +74,15 @@ class WithMachines:
                 return found
 
 
+def machines_of(house: House, *reached: TargetRef) -> House:
+    """The server, with machines."""
+    object.__setattr__(house.service.submission, "resolver", WithMachines(house.resolver, frozenset(reached)))
+    return house
+
+
 @pytest.fixture
 def machines(house: House) -> House:
-    object.__setattr__(house.service.submission, "resolver", WithMachines(house.resolver))
-    return house
+    return machines_of(house)
 
 
 async def test_a_new_target_has_everything_else_already(machines: House) -> None:
@@ -93,6 +104,11 @@ async def test_a_new_target_has_everything_else_already(machines: House) -> None
     record = await machines.service.view(ANN, execution.id)
     assert not isinstance(record, Decision)
     assert (record.status, record.command) == (Status.SUCCEEDED, "echo hi && ls")
+    assert record.target == "machine:web-01"
+    page = await machines.service.page(ANN, Filter(), TargetRef("machine", "web-01"))
+    assert page == [record]
+    assert await machines.service.page(ANN, Filter(), TargetRef("machine", "web-02")) == []
+    assert isinstance(await machines.service.page(BOB, Filter(), TargetRef("machine", "web-01")), Decision)
     assert await machines.service.instruct(ANN, execution.id, Stop(StopReason.CANCELLED)) == "not_running"
 
 
@@ -113,7 +129,7 @@ async def test_its_lines_are_judged_and_refusals_are_on_record(
 
 async def waiting(machines: House) -> str:
     """The id of an execution that waits."""
-    answer = await machines.service.submit(ANN, CommandSpec("echo later", TargetRef("later", "shop"), detached=True))
+    answer = await machines.service.submit(ANN, CommandSpec("echo later", SHOP, detached=True))
     assert isinstance(answer, Waiting)
     record = await machines.service.view(ANN, answer.id)
     assert not isinstance(record, Decision)
@@ -121,12 +137,23 @@ async def waiting(machines: House) -> str:
     return answer.id
 
 
-async def test_an_execution_waits_for_whoever_asks_for_it(machines: House) -> None:
+async def test_an_execution_waits_for_a_server_that_reaches_its_target(machines: House) -> None:
     id = await waiting(machines)
-    [claimed] = await machines.ownership.claim_queued(5)
-    assert (claimed.record.id, claimed.record.status) == (id, Status.RUNNING)
-    assert JOB.validate_json(claimed.job).line == "echo later"
-    assert await machines.ownership.claim_queued(5) == []
+    assert await machines.runner.run_once() == 0
+    seen: list[dict[str, Any]] = []
+
+    async def send(block: bytes) -> None:
+        seen.extend(map(json.loads, block.splitlines()))
+
+    following = asyncio.create_task(machines.service.follow(ANN, id, 0, send))
+    await asyncio.sleep(0)
+    assert await machines_of(machines, SHOP).runner.run_once() == 1
+    assert await following is None
+    assert [each.get("lines", each["type"]) for each in seen] == ["started", ["shop: ECHO LATER"], "complete"]
+    record = await machines.service.view(ANN, id)
+    assert not isinstance(record, Decision)
+    assert (record.status, record.target, record.owner) == (Status.SUCCEEDED, "later:shop", machines.service.owner)
+    assert await machines.runner.run_once() == 0
 
 
 async def test_one_that_waits_can_be_cancelled_and_nothing_else(machines: House) -> None:
@@ -142,15 +169,16 @@ async def test_one_that_waits_can_be_cancelled_and_nothing_else(machines: House)
     problem = await following
     assert problem
     assert problem.rule == "execution.unknown"
-    assert await machines.ownership.claim_queued(5) == []
+    assert await machines_of(machines, SHOP).runner.run_once() == 0
 
 
 async def test_the_death_of_a_server_does_not_lose_what_waits(machines: House) -> None:
     id = await waiting(machines)
     await machines.ownership.release_dead([machines.service.owner])
     assert await machines.ownership.expired(2**60) == []
-    [claimed] = await machines.ownership.claim_queued(5)
-    assert claimed.record.id == id
+    [found] = await machines.ownership.queued({str(SHOP)}, 5)
+    assert found.record.id == id
+    assert JOB.validate_json(found.job).target == "later:shop"
 
 
 async def forget(_: bytes) -> None:

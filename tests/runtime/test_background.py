@@ -9,10 +9,11 @@ import pytest
 import structlog
 
 from backend.core.audit.attempts import Completion
+from backend.core.errors import StorageError
 from backend.core.execution.model import Status
 from backend.core.execution.ownership import LEASE_MS, Contact
 from backend.runtime import background
-from backend.runtime.background import heartbeat_often, retry_often, supervised
+from backend.runtime.background import heartbeat_often, retry_often, run_queue_often, supervised
 from tests.storage.conftest import Clock, clock, new_id
 from tests.storage.contract.worlds import MemoryWorld, Server
 from tests.storage.writing import ENDED, attempt
@@ -119,3 +120,26 @@ async def test_a_job_that_has_nothing_to_do_ends() -> None:
         return
 
     await supervised("work", work)
+
+
+async def test_a_queue_that_cannot_be_read_is_logged_once_and_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(background, "RUN_QUEUE_EVERY", 0)
+    failures, asked = 3, 0
+
+    class Runner:
+        async def run_once(self) -> int:
+            nonlocal asked
+            asked += 1
+            if asked <= failures:
+                raise StorageError("The database cannot be reached.")
+            return 0
+
+    runner: Any = Runner()
+    with structlog.testing.capture_logs() as logs:
+        running = asyncio.create_task(run_queue_often(runner))
+        await until(lambda: asked > failures + 1)
+        running.cancel()
+    assert [(each["log_level"], each["event"]) for each in logs] == [
+        ("error", "waiting executions not started"),
+        ("info", "over: waiting executions not started"),
+    ]

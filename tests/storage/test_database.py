@@ -10,13 +10,15 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection, func, insert, inspect, select, text
 from sqlalchemy.exc import IntegrityError
 
 from backend.core.errors import StorageError
-from backend.storage.database import POSTGRES, Database, changes, database_url, rows
+from backend.storage.database import MIGRATIONS, POSTGRES, Database, changes, database_url, rows
 from backend.storage.tables import api_tokens, executions, metadata, users
 
 SLEEP = text("select pg_sleep(:seconds)")
@@ -70,6 +72,30 @@ async def test_the_migrations_make_the_tables_of_the_code(database: Database) ->
         return list(compare_metadata(context, metadata))
 
     assert await database.read(differences) == []
+
+
+OLD_ROW = """insert into executions (id, principal, project_id, command, working_dir, status, risk, rule, deletes, dry_run,
+    metadata_only, protection, folder, created_ms) values (:id, 'user:ann', :project, 'ls', '.', 'succeeded', 'safe',
+    'allow.ls', false, false, false, 'L2', 'f', 1)"""
+
+
+async def test_old_executions_get_their_target(new_url: str) -> None:
+    def upgrade(connection: Connection, revision: str) -> None:
+        config = Config()
+        config.set_main_option("script_location", str(MIGRATIONS))
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
+
+    def upgrade_with_rows(connection: Connection) -> None:
+        upgrade(connection, "0004")
+        connection.execute(text(OLD_ROW), [{"id": "1", "project": None}, {"id": "2", "project": "01P"}])
+        upgrade(connection, "head")
+
+    database = Database(new_url)
+    await database.write(upgrade_with_rows)
+    found = await database.read(rows(text("select id, target from executions order by id")))
+    assert [tuple(row) for row in found] == [("1", "local"), ("2", "project:01P")]
+    await database.close()
 
 
 EXECUTION = {"principal": "user:ann", "user_id": "ann", "project_id": "p", "command": "rm x", "working_dir": ".",

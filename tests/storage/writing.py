@@ -47,7 +47,15 @@ def new_id() -> str:
 
 
 def attempt(command: str = "echo x", decision: Decision = ALLOWED, **fields: Any) -> Attempt:
-    standard = {"principal": ANN, "project": None, "argvs": (("echo", "x"),), "working_dir": ".", "policy": "p"}
+    target = f"project:{fields['project']}" if fields.get("project") else "local"
+    standard = {
+        "principal": ANN,
+        "target": target,
+        "project": None,
+        "argvs": (("echo", "x"),),
+        "working_dir": ".",
+        "policy": "p",
+    }
     return Attempt(**{"id": new_id(), **standard, "command": command, "decision": decision, **fields})
 
 

@@ -136,6 +136,18 @@ class TestQueue:
         )
         assert not submit.in_turn
 
+    def test_run_names_any_target(self, protocol: TerminalProtocol) -> None:
+        (submit,) = protocol.receive(frame(type="run", command="ls", target="machine:web-01"))
+        assert isinstance(submit, Submit)
+        assert submit.spec.target == TargetRef("machine", "web-01")
+
+    @pytest.mark.parametrize(
+        "named",
+        [{"target": ""}, {"target": "a:b:c"}, {"target": "A:b"}, {"target": "a:\n"}, {"target": "local", "project": A}],
+    )
+    def test_a_target_that_cannot_be_is_refused(self, protocol: TerminalProtocol, named: dict[str, str]) -> None:
+        assert rule(protocol.receive(frame(type="run", command="ls", **named))) == "frame.invalid"
+
 
 class TestInstructions:
     @pytest.mark.parametrize(

@@ -12,10 +12,14 @@ from backend.core.recording.digest import RecordingDigest
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """A request with the verdict on it. Texts are masked already; `argvs` are the commands of the line, in order."""
+    """A request with the verdict on it. Texts are masked already; `argvs` are the commands of the line, in order.
+
+    `target` is the text of the name of the target whose policy judged.
+    """
 
     id: str
     principal: Principal
+    target: str
     project: str | None
     command: str
     argvs: tuple[tuple[str, ...], ...]
@@ -40,6 +44,7 @@ class Attempt:
             "id": self.id,
             "principal": who.name,
             "user_id": who.user.id if who.user else None,
+            "target": self.target,
             "project_id": self.project,
             "command": self.command,
             "working_dir": self.working_dir,
@@ -59,6 +64,7 @@ class Attempt:
         """The details of its events."""
         return {
             "execution": self.id,
+            "target": self.target,
             "project": self.project,
             "token": self.principal.token,
             "command": self.command,
@@ -77,7 +83,8 @@ class Completion:
     """How an execution ended: the one source of its last message, its row and its last event.
 
     `signal` ended its last program; `stopped_by` is the principal who cancelled it; `truncated` when it wrote more than
-    the limit; `recording` is the digest of what is stored of it, None where nothing is.
+    the limit; `recording` is the digest of what is stored of it, None where nothing is; `reason` says why one that
+    waited was not run.
     """
 
     status: Status
@@ -88,6 +95,7 @@ class Completion:
     stderr_bytes: int = 0
     truncated: bool = False
     stopped_by: str = ""
+    reason: str = ""
     usage: Usage = NOTHING_USED
     recording: RecordingDigest | None = None
 
@@ -115,6 +123,7 @@ class Record:
     id: str
     principal: str
     user_id: str | None
+    target: str
     project_id: str | None
     command: str
     working_dir: str

@@ -63,12 +63,11 @@ def closed(execution: str, completion: Completion) -> tuple[Draft, ...]:
     fields = {
         "execution": execution,
         "status": str(completion.status),
+        "reason": completion.reason or None,
         "exit_code": completion.exit_code,
         "duration_ms": completion.duration_ms,
-        "protection": usage.protection or None,
+        **usage.figures,
         "layers": list(usage.layers) or None,
-        "cpu_ms": usage.cpu_ms,
-        "peak_memory_bytes": usage.peak_memory,
         "recording": completion.recording.as_json() if completion.recording else None,
     }
     end = Draft(Kind.LOST if completion.status is Status.LOST else Kind.FINISHED, fields)

@@ -2,14 +2,15 @@
 
     submit(request) -> Refused | Execution | Waiting
 
-Every front goes through `submit`. The order of the checks in `Gateway._admit` is the security of the product: read it
+Every front goes through `submit`; an execution that it has queued is started by `resume`. The order of the checks in `Gateway._admit` is the security of the product: read it
 from top to bottom.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from functools import partial
+from typing import Any, Protocol, TypeVar
 
 from backend.core.audit.attempts import Attempt
 from backend.core.decisions import Decision
@@ -24,6 +25,9 @@ from backend.core.identity import Permission, Principal
 from backend.core.language.lexer import GLOB_STARTS
 from backend.core.limits import Budget, RateLimiter, Slots, check_rate, least_left
 from backend.core.policy.admit import Plan, admit
+
+T = TypeVar("T")
+Started = TypeVar("Started", Execution, Execution | None)
 
 REFUSAL_BOUND = 0.5  # seconds for which the answer to a refused request waits for the audit
 
@@ -75,15 +79,22 @@ class Gateway:
     refusals: RefusalLog
     lifecycle: Lifecycle
     protected: Callable[[], Decision | None]
-    starting: set[asyncio.Future[Execution | Waiting | Refused]] = field(default_factory=set)
+    starting: set[asyncio.Future[Any]] = field(default_factory=set)
     recording: set[asyncio.Future[None]] = field(default_factory=set)
     closing: bool = False
 
     async def submit(self, request: Request) -> Execution | Waiting | Refused:
         """Judge a request and start it. The caller follows the execution from here on."""
         request = replace(request, execution=request.execution or self.lifecycle.clock.new_id())
-        # A caller that disconnects must not leave a command between its audit and its start.
-        starting = asyncio.ensure_future(self._submit(request))
+        return await self._shielded(self._submit(request))
+
+    async def resume(self, request: Request, plan: Plan) -> Execution | Decision | None:
+        """Start an execution that was admitted before and waits. Otherwise it still waits, or None: it does not."""
+        return await self._shielded(self._resume(request, plan))
+
+    async def _shielded(self, work: Coroutine[Any, Any, T]) -> T:
+        """A caller that disconnects must not leave a command between its audit and its start."""
+        starting = asyncio.ensure_future(work)
         self.starting.add(starting)
         starting.add_done_callback(self.starting.discard)
         return await asyncio.shield(starting)
@@ -97,17 +108,28 @@ class Gateway:
             return await self._refuse(request, plan)
         if request.target.waits and not request.dry_run:
             return await self._enqueue(request, plan)
-        principal = request.principal.name
+        started = await self._in_slot(request.principal.name, partial(self.lifecycle.start, request, plan))
+        return await self._refuse(request, started, plan) if isinstance(started, Decision) else started
+
+    async def _resume(self, request: Request, plan: Plan) -> Execution | Decision | None:
+        resume = partial(self.lifecycle.resume, request, plan)
+        return self.unavailable() or await self._in_slot(request.principal.name, resume)
+
+    async def _in_slot(
+        self, principal: str, start: Callable[[Callable[[], None]], Awaitable[Started]]
+    ) -> Started | Decision:
+        """Start with a slot, which the end of the execution releases; what was not started needs none."""
         if busy := self.slots.acquire(principal):
-            return await self._refuse(request, busy, plan)
+            return busy
+        started = None
         try:
-            return await self.lifecycle.start(request, plan, lambda: self.slots.release(principal))
+            started = await start(lambda: self.slots.release(principal))
         except GatepostError as error:
-            self.slots.release(principal)
-            return await self._refuse(request, unavailable(error), plan)
-        except BaseException:
-            self.slots.release(principal)
-            raise
+            return unavailable(error)
+        finally:
+            if started is None:
+                self.slots.release(principal)
+        return started
 
     async def _enqueue(self, request: Request, plan: Plan) -> Waiting | Refused:
         try:
@@ -128,7 +150,7 @@ class Gateway:
         return (
             await self.rates.check(request.principal, dry_run=request.dry_run)
             or request.unresolved
-            or _check_role(request.principal)
+            or check_role(request.principal)
             or self.protected()
             or _check_timeout(request)
             or await self._judge(request)
@@ -181,7 +203,8 @@ def _stopping() -> Decision:
     return Decision.deny("server.stopping", "The server is stopping.", "Connect again in a moment.")
 
 
-def _check_role(principal: Principal) -> Decision | None:
+def check_role(principal: Principal) -> Decision | None:
+    """Refuse a principal that may not run commands."""
     if principal.may(Permission.EXECUTE):
         return None
     reason = "You may view executions, but not run commands."

@@ -1,8 +1,8 @@
 """The lifecycle of an admitted command: audited, recorded, run by its target's executor, its end recorded."""
 
 import asyncio
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Protocol, assert_never
 
@@ -44,6 +44,10 @@ class Queue(Protocol):
         """Record a queued execution. Returns once it is durable; raises StorageError if it cannot be."""
         ...
 
+    async def claim(self, execution: str) -> bool:
+        """Take over an execution that waits; False when it does not wait (any more). Raises StorageError."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Clock:
@@ -76,6 +80,7 @@ class Lifecycle:
         return Attempt(
             id=request.execution,
             principal=request.principal,
+            target=str(request.target.ref),
             project=request.target.project,
             command=self.mask(request.command.strip()[: request.target.profile.max_characters]),
             argvs=tuple(tuple(map(self.mask, argv)) for argv in argvs),
@@ -88,18 +93,46 @@ class Lifecycle:
 
     async def start(self, request: Request, plan: Plan, on_end: Callable[[], None]) -> Execution:
         """Open the recording and the audit, then run. If it raises RecordingError or StorageError, nothing runs."""
+        execution, recorder = self._prepare(request, plan)
+        with self._discarded_on_error(execution):
+            await self.log.open(execution.attempt)
+        return self._begin(execution, recorder, on_end)
+
+    async def resume(self, request: Request, plan: Plan, on_end: Callable[[], None]) -> Execution | None:
+        """Claim an execution that waits, then run it as any other. If it raises as `start` does, it still waits.
+
+        None if it does not wait (any more): it was cancelled, or another server was first.
+        """
+        execution, recorder = self._prepare(request, plan)
+        with self._discarded_on_error(execution):
+            claimed = await self.queue.claim(execution.id)
+        if claimed:
+            return self._begin(execution, recorder, on_end)
+        self._discard(execution)
+        return None
+
+    def _prepare(self, request: Request, plan: Plan) -> tuple[Execution, Recorder]:
         attempt = self.attempt(request, plan.decision, plan.argvs)
         log = self.recordings.create(attempt.id)
         execution = Execution(attempt.id, request, plan, attempt, log, Instructions(stdin=request.stdin))
         recorder = Recorder(attempt.id, log, self.clock.monotonic, mask=self.mask, muted=request.hides_output)
         self.registry.add(execution)  # now: as soon as it is on record, any server may send it an instruction
+        return execution, recorder
+
+    @contextmanager
+    def _discarded_on_error(self, execution: Execution) -> Iterator[None]:
         try:
-            await self.log.open(attempt)
+            yield
         except BaseException:
-            self.registry.remove(execution)
-            log.discard()
+            self._discard(execution)
             raise
-        # It is on record, so whatever fails from here on must be recorded as its end: all of it is in the task.
+
+    def _discard(self, execution: Execution) -> None:
+        self.registry.remove(execution)
+        execution.log.discard()
+
+    def _begin(self, execution: Execution, recorder: Recorder, on_end: Callable[[], None]) -> Execution:
+        """It is on record, so whatever fails from here on must be recorded as its end: all of it is in the task."""
         execution.task = asyncio.create_task(self._run(execution, recorder, on_end))
         execution.watch_for_viewers()
         return execution
@@ -155,7 +188,7 @@ class Lifecycle:
         reason = execution.instructions.reason
         outcome = replace(outcome, problem=self.mask(outcome.problem)) if outcome.problem else outcome
         with suppress(RecordingError):
-            for message in _last_messages(outcome, execution, recorder):
+            for message in _last_messages(outcome, execution):
                 recorder.add(message)
         completion = Completion(
             status=outcome.status,
@@ -201,12 +234,14 @@ class Lifecycle:
 def _job(request: Request, plan: Plan) -> Job:
     return Job(
         execution=request.execution,
+        target=str(request.target.ref),
         actor=Actor(request.principal.name, request.principal.address),
         line=request.command,
         plan=plan,
         timeout=request.seconds,
         output_limit=request.target.limits.output_limit,
         stdin=request.stdin,
+        client_ref=request.client_ref,
     )
 
 
@@ -226,7 +261,7 @@ def complete_message(completion: Completion, *, dry_run: bool = False) -> Comple
     )
 
 
-def _last_messages(outcome: Outcome, execution: Execution, recorder: Recorder) -> list[Truncated | Problem]:
+def _last_messages(outcome: Outcome, execution: Execution) -> list[Truncated | Problem]:
     """The messages that viewers get before the last one."""
     messages: list[Truncated | Problem] = []
     reason, limits = execution.instructions.reason, execution.request.target.limits
@@ -236,15 +271,15 @@ def _last_messages(outcome: Outcome, execution: Execution, recorder: Recorder) -
         messages.append(Truncated(limit_bytes=limit, message=message))
     if outcome.problem:
         messages.append(Problem(message=outcome.problem, rule=outcome.rule))
-    elif reason and (problem := _stop_problem(reason, limits.detach_grace, recorder.elapsed_ms)):
+    elif reason and (problem := _stop_problem(reason, limits.detach_grace, execution.request.seconds)):
         messages.append(problem)
     return messages
 
 
-def _stop_problem(reason: StopReason, grace: float, elapsed_ms: int) -> Problem | None:
+def _stop_problem(reason: StopReason, grace: float, timeout: float) -> Problem | None:
     match reason:
         case StopReason.TIMED_OUT:
-            message = f"Timed out: the command was stopped after {duration_text(elapsed_ms / 1000)}."
+            message = f"Timed out: the command was stopped after {duration_text(timeout)}."
             return Problem(message=message, rule="limits.timeout")
         case StopReason.ABANDONED:
             message = f"No viewer was connected for {duration_text(grace)}; the command was stopped."

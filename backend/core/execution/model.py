@@ -5,8 +5,10 @@ Outcome      how it ended
 Instruction  what is asked of a running execution, each answered with a `Delivery`
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
+from operator import add
 from typing import Any, assert_never
 
 from backend.core.policy.admit import Plan
@@ -124,17 +126,19 @@ class Actor:
 class Job:
     """What an executor is to run: plain data that survives JSON.
 
-    `plan` is the verdict on `line`, `timeout` is in seconds, `output_limit` in bytes; `stdin` keeps standard input
-    open for the first program.
+    `target` is the text of its target's name, `plan` the verdict on `line`, `timeout` is in seconds, `output_limit` in
+    bytes; `stdin` keeps standard input open for the first program; `client_ref` is the client's name for it.
     """
 
     execution: str
+    target: str
     actor: Actor
     line: str
     plan: Plan
     timeout: float
     output_limit: int
     stdin: bool = False
+    client_ref: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,36 +149,35 @@ class Usage:
     """
 
     cpu_ms: int = 0
-    peak_memory: int = 0
+    peak_memory_bytes: int = field(default=0, metadata={"plus": max})
     read_bytes: int = 0
     written_bytes: int = 0
     protection: str = ""
     layers: tuple[str, ...] = ()
 
+    @classmethod
+    def of(cls, figures: Mapping[str, Any]) -> "Usage":
+        """The usage with these figures, for example those of a last message; what is missing is nothing."""
+        nothing = cls()
+        return cls(**{name: figures.get(name) or getattr(nothing, name) for name in nothing.figures})
+
     @property
     def figures(self) -> dict[str, Any]:
-        """The fields of messages and rows; see `Complete`."""
-        return {
-            "cpu_ms": self.cpu_ms,
-            "peak_memory_bytes": self.peak_memory,
-            "read_bytes": self.read_bytes,
-            "written_bytes": self.written_bytes,
-            "protection": self.protection or None,
-        }
+        """The fields of messages, events, rows and the history: all but the layers."""
+        names = (each.name for each in fields(self) if each.name != "layers")
+        return {**{name: getattr(self, name) for name in names}, "protection": self.protection or None}
 
     def plus(self, other: "Usage") -> "Usage":
         """The sum of both, with the weaker protection of the two."""
         weaker = min(
             (each for each in (self, other) if each.protection), key=lambda each: each.protection, default=self
         )
-        return Usage(
-            self.cpu_ms + other.cpu_ms,
-            max(self.peak_memory, other.peak_memory),
-            self.read_bytes + other.read_bytes,
-            self.written_bytes + other.written_bytes,
-            weaker.protection,
-            weaker.layers,
-        )
+        counted = (each for each in fields(self) if isinstance(each.default, int))
+        sums = {
+            each.name: each.metadata.get("plus", add)(getattr(self, each.name), getattr(other, each.name))
+            for each in counted
+        }
+        return replace(weaker, **sums)
 
 
 NOTHING_USED = Usage()

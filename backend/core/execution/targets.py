@@ -1,5 +1,6 @@
 """Where a command runs: under which policy, by which executor, within which limits."""
 
+import re
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -7,9 +8,14 @@ from backend.core.execution.executor import Executor
 from backend.core.policy.files import FileView
 from backend.core.policy.profile import Profile
 
+TARGET_PATTERN = "^[a-z][a-z0-9-]{0,31}(:[A-Za-z0-9._-]{1,64})?$"
+
 
 class TargetRef(NamedTuple):
-    """The name of a target: `local` is the caller's own workspace, `project:01J…` a project."""
+    """The name of a target: `local` is the caller's own workspace, `project:01J…` a project.
+
+    Its text is at most 97 characters long and matches TARGET_PATTERN; the history has a column for it.
+    """
 
     kind: str
     name: str = ""
@@ -17,13 +23,33 @@ class TargetRef(NamedTuple):
     def __str__(self) -> str:
         return f"{self.kind}:{self.name}" if self.name else self.kind
 
+    @classmethod
+    def parse(cls, text: str) -> "TargetRef":
+        """The name with this text. Raises ValueError."""
+        if not re.fullmatch(TARGET_PATTERN, text):
+            raise ValueError("expected the kind of a target and its name, for example project:01J5")
+        kind, _, name = text.partition(":")
+        return cls(kind, name)
+
 
 OWN = TargetRef("local")
 
 
-def project_ref(project: str | None) -> TargetRef:
-    """A project, or the caller's own workspace if none is named."""
-    return OWN if project is None else TargetRef("project", project)
+def project_ref(project: str) -> TargetRef:
+    """The target of a project."""
+    return TargetRef("project", project)
+
+
+def target_ref(project: str | None, target: str | None) -> TargetRef:
+    """The target that a client names by its project or by its text; its own workspace if it names none.
+
+    Raises ValueError if it names both, or the text is not that of a target.
+    """
+    if project is not None and target is not None:
+        raise ValueError("name a project or a target, not both")
+    if target is not None:
+        return TargetRef.parse(target)
+    return OWN if project is None else project_ref(project)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +70,7 @@ class Target:
     """A resolved target.
 
     With `metadata_only` its output is neither stored nor shown. An execution of a target that `waits` is queued until
-    a process that can reach the target asks for it; the others are started by the server that admits them.
+    a server that reaches the target claims it; the others are started by the server that admits them.
     """
 
     ref: TargetRef

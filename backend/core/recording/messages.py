@@ -38,6 +38,7 @@ class Run(Message):
     timeout: float | None = Field(default=None, gt=0)
     dry_run: bool = False
     project: ExecutionId | None = None
+    target: str | None = None
     id: ClientId | None = None
 
 

@@ -260,7 +260,7 @@ def _outcome(
     exit_code = EXIT_SIGNAL_BASE - code if code < 0 else code
     usage = Usage(
         cpu_ms=int(report.usage.cpu_seconds * 1000),
-        peak_memory=report.usage.peak_memory,
+        peak_memory_bytes=report.usage.peak_memory,
         read_bytes=report.usage.read_bytes,
         written_bytes=report.usage.written_bytes,
         protection=report.applied.level,

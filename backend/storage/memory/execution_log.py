@@ -135,17 +135,22 @@ class MemoryOwnership:
         self.log.executions.add(Row(record, job=job))
         self.log.audit.append(events.submitted(attempt), attempt.principal.name, attempt.principal.address)
 
-    async def claim_queued(self, limit: int) -> Sequence[Queued]:
-        """Take over up to `limit` waiting executions, the oldest first."""
-        return [self._claim(row) for row in self.log.executions.with_status(Status.QUEUED)[:limit]]
+    async def queued(self, targets: Collection[str], limit: int) -> Sequence[Queued]:
+        """Up to `limit` executions of these targets that wait, the oldest first."""
+        waiting = self.log.executions.with_status(Status.QUEUED)
+        return [Queued(row.record, row.job or "") for row in waiting if row.record.target in targets][:limit]
 
-    def _claim(self, row: Row) -> Queued:
-        job, row.job = row.job or "", None
+    async def claim(self, execution: str) -> bool:
+        """Take over an execution that waits; False when it does not wait (any more)."""
+        row = self.log.executions.rows.get(execution)
+        if row is None or row.status is not Status.QUEUED:
+            return False
+        row.job = None
         row.record = replace(row.record, status=Status.RUNNING, owner=self.owner, folder=self.log.folder)
         row.lease_until_ms = lease_until(self.log.now_ms())
-        self.log.audit.append(events.claimed(row.record.id), row.record.principal, "")
-        self.log.holdings.add(row.record.id)
-        return Queued(row.record, job)
+        self.log.audit.append(events.claimed(execution), row.record.principal, "")
+        self.log.holdings.add(execution)
+        return True
 
     async def cancel_queued(self, execution: str, completion: Completion) -> bool:
         """End an execution that still waits; False when it does not wait (any more)."""

@@ -98,7 +98,7 @@ class MemoryExecutions:
 def _matches(record: Record, wanted: Filter) -> bool:
     return (
         wanted.user_id in (None, record.user_id)
-        and (wanted.project_ids is None or record.project_id in wanted.project_ids)
+        and wanted.target in (None, record.target)
         and wanted.status in (None, record.status)
         and (wanted.before is None or record.id < wanted.before)
     )

@@ -82,6 +82,10 @@ class Book:
     async def enqueue(self, attempt: Attempt, job: str) -> None:
         self._write("queued", attempt.id, job)
 
+    async def claim(self, execution: str) -> bool:
+        self._write("claimed", execution)
+        return True
+
     async def close(self, attempt: Attempt, completion: Completion) -> bool:
         self._write("closed", attempt.id, str(completion.status))
         return True

@@ -2,12 +2,14 @@
 
 import asyncio
 import time
+from dataclasses import fields
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
 from pydantic import TypeAdapter
 
+from backend.core.audit.attempts import Record
 from backend.core.decisions import Decision
 from backend.core.execution.instructions import Instructions
 from backend.core.execution.model import NOTHING_USED, Actor, Job, Status
@@ -24,6 +26,7 @@ from backend.transports.schemas import HistoryEntry
 from tests.executors.local.test_pipelines import Log
 
 JOB: TypeAdapter[Job] = TypeAdapter(Job)
+ROOT = Path(__file__).parents[3]
 ID = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
 
 
@@ -43,7 +46,7 @@ def job(folder: Path, line: str) -> tuple[Job, LocalScope]:
     scope = LocalScope(load_profile("agent"), places(folder).workspace("ws"), network=False)
     plan = admit(line, scope, ".")
     assert isinstance(plan, Plan), plan
-    return Job(ID, Actor("user:ann", "10.0.0.1"), line, plan, 10.0, 10_000), scope
+    return Job(ID, "local", Actor("user:ann", "10.0.0.1"), line, plan, 10.0, 10_000), scope
 
 
 @pytest.mark.parametrize(
@@ -86,4 +89,8 @@ def test_every_figure_of_an_execution_is_in_its_message_its_row_and_the_history(
     figures = set(NOTHING_USED.figures)
     assert figures <= set(Complete.model_fields)
     assert figures <= set(executions.c.keys())
+    assert figures <= {each.name for each in fields(Record)}
+    for document in ("docs/protocol.md", "README.md"):
+        text = (ROOT / document).read_text()
+        assert not [name for name in figures if name not in text], document
     assert figures <= set(HistoryEntry.model_fields)

@@ -264,5 +264,5 @@ async def test_a_signal_reaches_every_program_of_a_pipeline(tmp_path: Path) -> N
 async def test_what_a_command_used_and_what_held_it_is_told(tmp_path: Path) -> None:
     outcome = await Bench(tmp_path, "sum(range(3_000_000)); b'x' * 50_000_000").run()
     assert outcome.usage.cpu_ms > 10
-    assert outcome.usage.peak_memory > 40_000_000
+    assert outcome.usage.peak_memory_bytes > 40_000_000
     assert outcome.usage.protection == "L2"

@@ -48,23 +48,27 @@ async def test_pages_are_newest_first_and_follow_each_other(server: Server, hist
     assert await ids(history, Filter(before=newest[-1])) == []
 
 
-async def test_pages_of_a_user_of_projects_of_a_status(server: Server, history: ExecutionHistory) -> None:
+async def test_pages_of_a_user_of_a_target_of_a_status(server: Server, history: ExecutionHistory) -> None:
     places = [ulid(2, number) for number in range(3)]
     ann, bob, denied = one(project=places[0]), one(BOB, project=places[1]), one(decision=refusal())
+    machine = one(BOB, target="machine:web-01")
     visitor = attempt()
-    for each in (ann, bob, visitor):
+    for each in (ann, bob, visitor, machine):
         await server.log.open(each)
     await server.log.refuse(denied)
     assert set(await ids(history, Filter(user_id=ANN))) == {ann.id, denied.id}
     assert await ids(history, Filter(user_id="")) == []
-    assert await ids(history, Filter(project_ids=frozenset({places[1], places[2]}))) == [bob.id]
-    assert await ids(history, Filter(project_ids=frozenset())) == []
+    assert await ids(history, Filter(target=f"project:{places[1]}")) == [bob.id]
+    assert await ids(history, Filter(target=f"project:{places[2]}")) == []
+    assert await ids(history, Filter(target="machine:web-01")) == [machine.id]
+    assert await ids(history, Filter(user_id=ANN, target="machine:web-01")) == []
     assert await ids(history, Filter(status=Status.DENIED)) == [denied.id]
     assert await ids(history, Filter(user_id=ANN, status=Status.RUNNING)) == [ann.id]
 
 
 async def test_a_record_is_what_was_written(server: Server, history: ExecutionHistory) -> None:
     made = one(
+        target="machine:web-01",
         command="rm x",
         argvs=(("ls",), ("rm", "x")),
         dry_run=True,
@@ -75,6 +79,7 @@ async def test_a_record_is_what_was_written(server: Server, history: ExecutionHi
     found = await history.get(made.id)
     assert found
     assert (found.deletes, found.dry_run, found.metadata_only, found.risk) == (True, True, True, Risk.HIGH)
+    assert (found.target, found.project_id) == ("machine:web-01", None)
     assert (found.user_id, found.exit_code, found.duration_ms, found.success) == (ANN, None, None, False)
     assert await history.get("") is None
     assert await history.get(ulid(9, 9)) is None

@@ -9,12 +9,14 @@ from backend.core.audit.attempts import Attempt, Completion
 from backend.core.execution.model import Status
 from backend.core.execution.ownership import LEASE_MS
 from backend.core.ids import ulid
+from backend.core.ports import Queued
 from tests.storage.conftest import Clock
 from tests.storage.contract.test_execution_log import LOST, kinds, status
 from tests.storage.contract.worlds import Server, World
 from tests.storage.writing import ENDED, attempt
 
 CANCELLED = Completion(Status.CANCELLED, None, 0, stopped_by="user:bob")
+HERE = frozenset({"local"})
 
 
 @pytest.fixture
@@ -25,6 +27,11 @@ async def other(world: World) -> Server:
 def in_order(count: int) -> list[Attempt]:
     """Attempts of different times."""
     return [attempt(id=ulid(number, number)) for number in range(1, count + 1)]
+
+
+async def claim(server: Server, limit: int) -> list[Queued]:
+    """Claim what waits here; those that no other server claimed first."""
+    return [each for each in await server.ownership.queued(HERE, limit) if await server.ownership.claim(each.record.id)]
 
 
 async def expired(server: Server, before_ms: int) -> list[str]:
@@ -129,27 +136,56 @@ async def test_what_waits_is_claimed_in_order_with_its_job(
     assert (found.status, found.owner) == (Status.QUEUED, None)
     assert await kinds(world, made[0].id) == ["submitted"]
     assert await expired(server, clock.now + 10 * LEASE_MS) == [], "it has no lease"
-    claimed = await other.ownership.claim_queued(2)
+    waiting = await other.ownership.queued(HERE, 2)
+    assert waiting[0].record == found
+    claimed = await claim(other, 2)
     assert [each.record.id for each in claimed] == [each.id for each in made[:2]]
+    assert claimed == waiting
     assert claimed[1].job == f'{{"execution":"{made[1].id}"}}'
-    assert claimed[0].record == replace(found, status=Status.RUNNING, owner=other.ownership.owner, folder="F" * 26)
-    assert await world.history.get(made[0].id) == claimed[0].record
+    running = replace(found, status=Status.RUNNING, owner=other.ownership.owner, folder="F" * 26)
+    assert await world.history.get(made[0].id) == running
     assert await kinds(world, made[0].id) == ["submitted", "started"]
     clock.now += LEASE_MS - 1
     assert await other.ownership.renew() == frozenset()
     clock.now += 1
     assert await expired(server, clock.now) == []
     assert await other.log.close(made[0], ENDED)
-    assert [each.record.id for each in await server.ownership.claim_queued(9)] == [made[2].id]
-    assert await server.ownership.claim_queued(9) == []
+    assert [each.record.id for each in await claim(server, 9)] == [made[2].id]
+    assert await claim(server, 9) == []
+
+
+async def test_what_waits_is_found_by_its_targets(world: World, server: Server, other: Server) -> None:
+    shop, web = (
+        replace(each, target=f"machine:{name}") for each, name in zip(in_order(2), ("shop", "web"), strict=True)
+    )
+    for each in (shop, web):
+        await server.ownership.enqueue(each, "job")
+    assert await other.ownership.queued(set(), 9) == []
+    assert await other.ownership.queued({"machine:other", "machine"}, 9) == []
+    [found] = await other.ownership.queued({"machine:web", "machine:other"}, 9)
+    assert (found.record.id, found.record.target) == (web.id, "machine:web")
+    both = await other.ownership.queued({"machine:web", "machine:shop"}, 9)
+    assert [each.record.id for each in both] == [shop.id, web.id]
+    assert await other.ownership.claim(web.id)
+    assert await other.ownership.queued({"machine:web"}, 9) == []
+    assert not await server.ownership.claim(web.id)
+    assert not await server.ownership.claim("unknown")
+
+
+async def test_why_something_that_waited_was_not_run_is_in_the_audit(world: World, server: Server) -> None:
+    one = attempt()
+    await server.ownership.enqueue(one, "job")
+    assert await server.ownership.cancel_queued(one.id, Completion(Status.DENIED, None, 0, reason="It is closed."))
+    [end] = [each for each in await world.events() if each["kind"] == "finished"]
+    assert (end["status"], end["reason"]) == ("denied", "It is closed.")
 
 
 async def test_servers_that_race_claim_each_execution_once(world: World, server: Server) -> None:
     others = [server, *[await world.server(letter * 26) for letter in "CDE"]]
     made = [attempt() for _ in range(30)]
     await asyncio.gather(*(server.ownership.enqueue(each, "job") for each in made))
-    claims = await asyncio.gather(*(each.ownership.claim_queued(4) for each in others for _ in range(3)))
-    claimed = [each.record.id for claim in claims for each in claim]
+    claims = await asyncio.gather(*(claim(each, 30) for each in others))
+    claimed = [each.record.id for claims in claims for each in claims]
     assert sorted(claimed) == sorted(each.id for each in made)
     for each in made:
         assert await kinds(world, each.id) == ["submitted", "started"]
@@ -162,7 +198,8 @@ async def test_what_waits_can_be_cancelled_and_what_runs_not(world: World, serve
     assert not await server.ownership.cancel_queued(waits.id, CANCELLED)
     assert await status(world, waits.id) is Status.CANCELLED
     assert await kinds(world, waits.id) == ["submitted", "cancelled", "finished"]
-    assert await server.ownership.claim_queued(1) == []
+    assert await claim(server, 1) == []
+    assert not await server.ownership.claim(waits.id)
     await server.log.open(runs)
     assert not await server.ownership.cancel_queued(runs.id, CANCELLED)
     assert not await server.ownership.cancel_queued("unknown", CANCELLED)
@@ -173,10 +210,10 @@ async def test_of_a_claim_and_a_cancellation_at_once_one_succeeds(world: World, 
     for _ in range(10):
         one = attempt()
         await server.ownership.enqueue(one, "job")
-        claim, cancelled = await asyncio.gather(
-            server.ownership.claim_queued(1), other.ownership.cancel_queued(one.id, CANCELLED)
+        claimed, cancelled = await asyncio.gather(
+            server.ownership.claim(one.id), other.ownership.cancel_queued(one.id, CANCELLED)
         )
-        assert len(claim) + cancelled == 1
+        assert claimed + cancelled == 1
         assert await status(world, one.id) is (Status.CANCELLED if cancelled else Status.RUNNING)
 
 

@@ -1,0 +1,110 @@
+"""Starts the executions that wait, on a server that reaches their targets."""
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from backend.core.audit.attempts import Completion, Record
+from backend.core.decisions import Decision
+from backend.core.execution.gateway import Gateway, check_role
+from backend.core.execution.model import EXIT_GATEPOST_FAILED, Job, Status
+from backend.core.execution.registry import Execution
+from backend.core.execution.requests import Request
+from backend.core.execution.targets import Target, TargetRef
+from backend.core.identity import Principal, User
+from backend.core.ports import Queued
+
+BATCH = 256  # executions that are read at once
+
+
+class TargetResolver(Protocol):
+    """Finds targets, and says which of those that wait this server reaches."""
+
+    def reachable(self) -> Collection[TargetRef]:
+        """The targets that wait and whose commands this server can run now."""
+        ...
+
+    async def resolve(self, who: Principal, ref: TargetRef) -> Target | Decision:
+        """The target, or why it does not exist for the principal. Raises StorageError."""
+        ...
+
+
+class Queue(Protocol):
+    """The executions that wait for an owner. Every method raises StorageError."""
+
+    async def queued(self, targets: Collection[str], limit: int) -> Sequence[Queued]:
+        """Up to `limit` executions of these targets that wait, the oldest first."""
+        ...
+
+    async def cancel_queued(self, execution: str, completion: Completion) -> bool:
+        """End an execution that waits; False if it no longer waits."""
+        ...
+
+
+class Users(Protocol):
+    """The accounts."""
+
+    async def user(self, id: str) -> User | None:
+        """An account. Raises StorageError."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class QueueRunner:
+    """Starts what waits. `decode` reads a job, and raises ValueError for one that it cannot read."""
+
+    gateway: Gateway
+    resolver: TargetResolver
+    queue: Queue
+    users: Users
+    decode: Callable[[str], Job]
+
+    async def run_once(self) -> int:
+        """Claim and start what waits for this server; returns how many. Raises StorageError.
+
+        What cannot be started now, because all slots are in use or the server stops, still waits.
+        """
+        targets = frozenset(map(str, self.resolver.reachable()))
+        if not targets:
+            return 0
+        return sum([await self._start(each) for each in await self.queue.queued(targets, BATCH)])
+
+    async def _start(self, waiting: Queued) -> bool:
+        record = waiting.record
+        try:
+            job = self.decode(waiting.job)
+        except ValueError:
+            return await self._end(record, Status.FAILED, EXIT_GATEPOST_FAILED, "Its job cannot be read.")
+        who = await self._principal(record, job.actor.address)
+        # The account may have been disabled, or the target closed to it, while the execution waited.
+        target = check_role(who) or await self.resolver.resolve(who, TargetRef.parse(record.target))
+        if isinstance(target, Decision):
+            return await self._end(record, Status.DENIED, None, target.reason)
+        return isinstance(await self.gateway.resume(_request(record, job, who, target), job.plan), Execution)
+
+    async def _principal(self, record: Record, address: str) -> Principal:
+        if record.user_id is None:
+            return Principal(record.principal, address)
+        user = await self.users.user(record.user_id)
+        permissions = user.role.permissions if user and not user.disabled else frozenset()
+        return Principal(record.principal, address, permissions, user)
+
+    async def _end(self, record: Record, status: Status, exit_code: int | None, reason: str) -> bool:
+        await self.queue.cancel_queued(record.id, Completion(status, exit_code, 0, reason=reason))
+        return False
+
+
+def _request(record: Record, job: Job, who: Principal, target: Target) -> Request:
+    """The request as it was submitted, but detached: its client may be gone."""
+    return Request(
+        who,
+        target,
+        job.line,
+        cwd=record.working_dir,
+        timeout=job.timeout,
+        stdin=job.stdin,
+        detached=True,
+        metadata_only=record.metadata_only,
+        client_ref=job.client_ref,
+        execution=record.id,
+    )
