@@ -25,6 +25,7 @@ __all__ = ["postgresql"]
 COUNT = 4
 ENV = {
     **ANY_PROGRAM,
+    "GATEPOST_CHECK_RATE": "30/minute",
     "GATEPOST_API_RATE": "100000/minute",
     "GATEPOST_CONCURRENT_PER_PRINCIPAL": "100",
     "GATEPOST_CONCURRENT_TOTAL": "100",
@@ -75,7 +76,7 @@ async def together(clients: list[httpx.AsyncClient], count: int, ask: Any) -> li
     return list(answers)
 
 
-async def test_the_rate_of_an_account_is_shared_exactly(service: Service) -> None:
+async def test_a_rate_of_an_account_is_shared_exactly(service: Service) -> None:
     body = {"command": "pyguard true", "dry_run": True}
     clients = service.clients(service.token("rate"))
     answers = await together(clients, 60, lambda api: api.post("/api/executions", json=body))
