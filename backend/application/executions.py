@@ -31,7 +31,7 @@ from backend.core.execution.targets import OWN, Target, TargetRef
 from backend.core.identity import Permission, Principal
 from backend.core.limits import Budget
 from backend.core.policy.admit import Plan
-from backend.core.ports import ExecutionHistory, Filter, Projects
+from backend.core.ports import ExecutionHistory, Filter, Projects, Queue
 from backend.core.recording.batches import last_seq
 from backend.core.recording.lost import lost_lines
 from backend.core.recording.reader import Send
@@ -51,14 +51,6 @@ class TokenCheck(Protocol):
 
     async def is_valid(self, principal: Principal) -> bool:
         """Whether the token is still valid. Raises StorageError."""
-        ...
-
-
-class Queue(Protocol):
-    """The executions that wait for an owner."""
-
-    async def cancel_queued(self, execution: str, completion: Completion) -> bool:
-        """End an execution that waits; False if it no longer waits. Raises StorageError."""
         ...
 
 

@@ -1,6 +1,6 @@
 """Starts the executions that wait, on a server that reaches their targets."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,7 +12,7 @@ from backend.core.execution.registry import Execution
 from backend.core.execution.requests import Request
 from backend.core.execution.targets import Target, TargetRef
 from backend.core.identity import Principal, User
-from backend.core.ports import Queued
+from backend.core.ports import Queue, Queued
 
 BATCH = 256  # executions that are read at once
 
@@ -26,18 +26,6 @@ class TargetResolver(Protocol):
 
     async def resolve(self, who: Principal, ref: TargetRef) -> Target | Decision:
         """The target, or why it does not exist for the principal. Raises StorageError."""
-        ...
-
-
-class Queue(Protocol):
-    """The executions that wait for an owner. Every method raises StorageError."""
-
-    async def queued(self, targets: Collection[str], limit: int) -> Sequence[Queued]:
-        """Up to `limit` executions of these targets that wait, the oldest first."""
-        ...
-
-    async def cancel_queued(self, execution: str, completion: Completion) -> bool:
-        """End an execution that waits; False if it no longer waits."""
         ...
 
 

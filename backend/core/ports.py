@@ -70,7 +70,27 @@ class Queued(NamedTuple):
     job: str
 
 
-class Ownership(Protocol):
+class Queue(Protocol):
+    """The executions that wait for an owner. Every method raises StorageError."""
+
+    async def enqueue(self, attempt: Attempt, job: str) -> None:
+        """Record an execution that waits for an owner. Returns once it is durable."""
+        ...
+
+    async def queued(self, targets: Collection[str], limit: int) -> Sequence[Queued]:
+        """Up to `limit` executions of these targets that wait, the oldest first."""
+        ...
+
+    async def claim(self, execution: str) -> bool:
+        """Take over an execution that waits; False when it does not wait (any more). One server claims it."""
+        ...
+
+    async def cancel_queued(self, execution: str, completion: Completion) -> bool:
+        """End an execution that still waits; False when it does not wait (any more)."""
+        ...
+
+
+class Ownership(Queue, Protocol):
     """Which server runs an execution: the one that holds its lease. `owner` is the id of this server process.
 
     `ExecutionLog.open` takes the lease, `renew` extends it, `ExecutionLog.close` ends it.
@@ -99,22 +119,6 @@ class Ownership(Protocol):
 
     async def release_dead(self, owners: Collection[str]) -> None:
         """End the leases of owners whose processes have ended, so that `expired` returns their executions at once."""
-        ...
-
-    async def enqueue(self, attempt: Attempt, job: str) -> None:
-        """Record an execution that waits for an owner. Returns once it is durable."""
-        ...
-
-    async def queued(self, targets: Collection[str], limit: int) -> Sequence[Queued]:
-        """Up to `limit` executions of these targets that wait, the oldest first."""
-        ...
-
-    async def claim(self, execution: str) -> bool:
-        """Take over an execution that waits; False when it does not wait (any more). One server claims it."""
-        ...
-
-    async def cancel_queued(self, execution: str, completion: Completion) -> bool:
-        """End an execution that still waits; False when it does not wait (any more)."""
         ...
 
 

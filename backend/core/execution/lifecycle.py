@@ -15,7 +15,7 @@ from backend.core.execution.registry import Execution, Registry
 from backend.core.execution.requests import Request, Waiting
 from backend.core.figures import duration_text, size_text
 from backend.core.policy.admit import Plan
-from backend.core.ports import ExecutionLog, Recordings
+from backend.core.ports import ExecutionLog, Queue, Recordings
 from backend.core.recording.messages import Complete, Problem, Started, Truncated
 from backend.core.recording.writer import Recorder
 
@@ -35,18 +35,6 @@ class Observer(Protocol):
     def on_crash(self, execution: str, error: Exception) -> None: ...
 
     def on_audit_failure(self, execution: str, error: StorageError) -> None: ...
-
-
-class Queue(Protocol):
-    """Where executions wait for an owner."""
-
-    async def enqueue(self, attempt: Attempt, job: str) -> None:
-        """Record a queued execution. Returns once it is durable; raises StorageError if it cannot be."""
-        ...
-
-    async def claim(self, execution: str) -> bool:
-        """Take over an execution that waits; False when it does not wait (any more). Raises StorageError."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

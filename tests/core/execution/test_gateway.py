@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from backend.core.execution.requests import Refused, Request
 from backend.core.execution.targets import OWN, ExecutionLimits, Target
 from backend.core.identity import Principal, Role
 from backend.core.limits import Rate, Slots
-from backend.core.ports import Actor
+from backend.core.ports import Actor, Queued
 from backend.core.recording.reader import Send
 from backend.core.recording.writer import RecordingWriter
 from backend.executors.local.launcher import CageLauncher
@@ -85,6 +85,12 @@ class Book:
     async def claim(self, execution: str) -> bool:
         self._write("claimed", execution)
         return True
+
+    async def queued(self, targets: Collection[str], limit: int) -> Sequence[Queued]:
+        return ()
+
+    async def cancel_queued(self, execution: str, completion: Completion) -> bool:
+        return False
 
     async def close(self, attempt: Attempt, completion: Completion) -> bool:
         self._write("closed", attempt.id, str(completion.status))
