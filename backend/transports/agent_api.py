@@ -20,7 +20,7 @@ from backend.core.identity import Permission, Principal
 from backend.core.ports import ExecutionHistory, Filter
 from backend.core.recording.transcript import Transcript
 from backend.core.times import DAY_MS
-from backend.transports.dependencies import Access, Body, JsonOnly, api_router, granted
+from backend.transports.dependencies import KNOWN_QUERY, Access, Body, JsonOnly, granted
 from backend.transports.problems import WITH_BODY, Problem, described
 from backend.transports.schemas import KEY_HEADER, LINE, STARTING, HistoryEntry, entry, started_by
 from backend.transports.turns import in_turns
@@ -146,7 +146,7 @@ class Agents:
 
 def agent_routes(agents: Agents) -> APIRouter:
     """The routes under /api/agent."""
-    router = api_router("/api/agent", "agent")
+    router = APIRouter(prefix="/api/agent", tags=["agent"])
     _add_execute(router, agents)
     _add_history(router, agents)
     _add_alerts(router, agents)
@@ -156,7 +156,7 @@ def agent_routes(agents: Agents) -> APIRouter:
 def _add_execute(router: APIRouter, agents: Agents) -> None:
     access = agents.access
 
-    @router.get("/health", response_model_exclude_none=True)
+    @router.get("/health", dependencies=[KNOWN_QUERY], response_model_exclude_none=True)
     async def health() -> AgentHealth:
         """Whether commands can run now, and if not, why. This is 200 either way."""
         return await agents.capabilities.health()

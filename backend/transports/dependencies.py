@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Annotated, TypeVar
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import Depends, Request
 from pydantic import BaseModel, ConfigDict
 
 from backend.core.decisions import Decision
@@ -39,7 +39,9 @@ class Access:
     async def client(self, request: Request) -> Principal:
         """The sender of a request: an account, or a visitor if visitors are admitted. Raises Problem."""
         scope = request.scope
-        return granted(await self.security.identify(self.security.bearer(scope), self.security.visitor(scope)))
+        known = granted(await self.security.identify(self.security.bearer(scope), self.security.visitor(scope)))
+        await check_query(request)
+        return known
 
     async def caller(self, request: Request) -> Principal:
         """The account that sends a request. Raises Problem."""
@@ -94,8 +96,8 @@ async def json_only(request: Request) -> None:
         raise Problem(415, "request.type", f"Expected a body of {JSON}.", hint=f"Send 'Content-Type: {JSON}'.")
 
 
-async def known_query(request: Request) -> None:
-    """Refuse an unknown query parameter: a misspelt `limit` must not be ignored."""
+async def check_query(request: Request) -> None:
+    """Refuse an unknown query parameter: a misspelt `limit` must not be ignored. Raises Problem."""
     known = sorted(field.alias for field in request.scope["route"].dependant.query_params)
     for name in request.query_params:
         if name not in known:
@@ -116,10 +118,6 @@ def _type_of(request: Request) -> str:
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
+KNOWN_QUERY = Depends(check_query)  # of routes that anybody may use; the others check it once they know the caller
 JsonOnly = Annotated[None, Depends(json_only)]
 FormOnly = Annotated[None, Depends(form_only)]
-
-
-def api_router(path: str, tag: str) -> APIRouter:
-    """Routes of the API below a path. They refuse unknown query parameters, as `Body` refuses unknown fields."""
-    return APIRouter(prefix=path, tags=[tag], dependencies=[Depends(known_query)])

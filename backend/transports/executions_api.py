@@ -37,7 +37,7 @@ from backend.core.policy.admit import Plan
 from backend.core.ports import Filter
 from backend.core.recording.batches import last_seq
 from backend.core.recording.transcript import Slice
-from backend.transports.dependencies import Access, Body, JsonOnly, api_router, granted
+from backend.transports.dependencies import Access, Body, JsonOnly, granted
 from backend.transports.problems import WITH_BODY, Problem, described
 from backend.transports.schemas import KEY_HEADER, LINE, STARTING, HistoryEntry, entry, started_by
 
@@ -179,7 +179,7 @@ class Executions:
 
 def execution_routes(executions: Executions, limiter: Limiter, rate: str) -> APIRouter:
     """The routes under /api/executions, /api/policy/explain and /api/limits."""
-    router = api_router("/api", "executions")
+    router = APIRouter(prefix="/api", tags=["executions"])
     _add_starting(router, executions)
     _add_explaining(router, executions)
     _add_limits(router, executions, limiter, rate)

@@ -12,7 +12,7 @@ from backend.core.audit.events import Kind
 from backend.core.identity import LONGEST_PASSWORD, SHORTEST_PASSWORD, Claims, Permission, Principal, User
 from backend.core.limits import RateLimiter
 from backend.core.times import DAY_MS
-from backend.transports.dependencies import Access, Body, FormOnly, JsonOnly, api_router
+from backend.transports.dependencies import KNOWN_QUERY, Access, Body, FormOnly, JsonOnly
 from backend.transports.problems import WITH_BODY, Problem, described
 
 
@@ -90,7 +90,7 @@ class Me(BaseModel):
 
 def login_routes(access: Access, login: Login, limiter: Limiter, rate: str) -> APIRouter:
     """The routes under /api/auth."""
-    router = api_router("/api/auth", "login")
+    router = APIRouter(prefix="/api/auth", tags=["login"])
     _add_login(router, access, login, limiter, rate)
     _add_session(router, access, login)
     _add_renewal(router, access, login)
@@ -98,7 +98,7 @@ def login_routes(access: Access, login: Login, limiter: Limiter, rate: str) -> A
 
 
 def _add_login(router: APIRouter, access: Access, login: Login, limiter: Limiter, rate: str) -> None:
-    @router.post("/token", responses=described(*WITH_BODY))
+    @router.post("/token", dependencies=[KNOWN_QUERY], responses=described(*WITH_BODY))
     @limiter.limit(rate)
     async def token(
         request: Request,
@@ -119,7 +119,7 @@ def _add_login(router: APIRouter, access: Access, login: Login, limiter: Limiter
             raise Problem(401, "auth.password", "The name or the password is wrong.", recorded=True)
         return await _issue_token(access, login, user, address, "password")
 
-    @router.post("/link", responses=described(*WITH_BODY))
+    @router.post("/link", dependencies=[KNOWN_QUERY], responses=described(*WITH_BODY))
     @limiter.limit(rate)
     async def link(request: Request, response: Response, body: LoginLink, _: JsonOnly) -> Token:
         """Exchange the secret of a one-time login link for an access token."""

@@ -19,9 +19,9 @@ TAGS = {
     "health": "The routes for probes.",
     "page": "The page for browsers.",
 }
-# The routes under /api that require no token, and the one that returns recordings of visitors without one.
+# The routes under /api that require no token, and those that answer visitors without one.
 NO_TOKEN = frozenset({"/api/auth/token", "/api/auth/link", "/api/agent/health"})
-MAYBE_TOKEN = frozenset({"/api/executions/{execution}/recording"})
+MAYBE_TOKEN = frozenset({"/api/executions/{execution}/recording", "/api/limits"})
 BEARER = {
     "type": "http",
     "scheme": "bearer",

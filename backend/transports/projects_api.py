@@ -12,7 +12,7 @@ from backend.core.execution.refusals import unknown_project
 from backend.core.identity import Permission, Principal, Project
 from backend.core.ports import Projects
 from backend.core.times import iso
-from backend.transports.dependencies import Access, Body, JsonOnly, api_router
+from backend.transports.dependencies import Access, Body, JsonOnly
 from backend.transports.problems import WITH_BODY, Problem, described
 
 PROFILE = "agent"
@@ -144,7 +144,7 @@ def _entry(project: Project, names: Mapping[str, str]) -> ProjectEntry:
 
 def project_routes(service: ProjectService) -> APIRouter:
     """The routes under /api/projects."""
-    router = api_router("/api/projects", "projects")
+    router = APIRouter(prefix="/api/projects", tags=["projects"])
     _add_creation(router, service)
     _add_changes(router, service)
     return router

@@ -13,7 +13,7 @@ from backend.core import ids
 from backend.core.decisions import Decision
 from backend.core.execution.refusals import hidden
 from backend.core.recording.asciicast import AsciicastWriter
-from backend.transports.dependencies import Access, api_router
+from backend.transports.dependencies import Access
 from backend.transports.problems import Problem
 from backend.transports.turns import in_turns
 
@@ -55,7 +55,7 @@ class RecordingResponse(Response):
 
 def recording_routes(access: Access, service: ExecutionService, limiter: Limiter, rate: str) -> APIRouter:
     """The route of recordings; those of visitors require no account."""
-    router = api_router("/api", "executions")
+    router = APIRouter(prefix="/api", tags=["executions"])
 
     @router.get("/executions/{execution}/recording", response_class=Response)
     @limiter.limit(rate)

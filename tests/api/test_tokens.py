@@ -442,6 +442,7 @@ class TestLeaks:
 
     def test_a_first_start_prints_one_link_on_standard_error_only(self, start_server: StartServer) -> None:
         server = start_server(ROOMY)
+        wait_until(lambda: "is ready" in server.stderr, "its welcome")
         found = re.findall(r"gl_[A-Za-z0-9_-]{43}", server.stderr)
         assert len(found) == 1
         assert "gl_" not in server.stdout

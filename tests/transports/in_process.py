@@ -97,7 +97,13 @@ def _app(common: Shared, house: House, checks: Checks) -> FastAPI:
     limiter = app.state.limiter = Limiter(key_func=lambda request: "all")
     add_problems(app, access.rejected)
     app.include_router(recording_routes(access, house.service, limiter, "10000/minute"))
-    info: dict[str, Any] = {"name": "Gatepost", "version": "0", "uptime": lambda: 60.0, "connected": lambda _: None}
+    info: dict[str, Any] = {
+        "name": "Gatepost",
+        "version": "0",
+        "uptime": lambda: 60.0,
+        "connected": print,
+        "warn": print,
+    }
     app.add_middleware(
         TerminalSocket, executions=house.service, security=security, rejections=rejections, info=ServiceInfo(**info)
     )

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import shutil
 import urllib.request
 from collections.abc import Callable
@@ -61,7 +62,7 @@ class Visit:
             await self.page.wait_for_timeout(50)
         raise AssertionError(text)
 
-    async def sees(self, text: str) -> None:
+    async def sees(self, text: str | re.Pattern[str]) -> None:
         tree = self.page.locator("#screen .xterm-accessibility-tree", has_text=text)
         await tree.wait_for(state="attached", timeout=WAIT)
 
