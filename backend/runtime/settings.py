@@ -49,12 +49,13 @@ def data_exposed(data_dir: Path, folders: Sequence[tuple[str, str | Path]]) -> s
     return ""
 
 
+ENV_FILES = ("backend/.env", ".env")  # the later one wins
+
+
 class Settings(BaseSettings):
     """What an operator can configure. The aliases are the names in the environment."""
 
-    model_config = SettingsConfigDict(
-        env_file=("backend/.env", ".env"), extra="ignore", frozen=True, populate_by_name=True
-    )
+    model_config = SettingsConfigDict(env_file=ENV_FILES, extra="ignore", frozen=True, populate_by_name=True)
 
     host: str = Field("127.0.0.1", alias="GATEPOST_HOST", description="Address that `serve` listens on")
     port: int = Field(8000, alias="PORT", ge=0, le=65535, description="Port that `serve` listens on")
@@ -368,16 +369,17 @@ class Settings(BaseSettings):
         values.append(self.token or "")
         urls = (self.database_url, self.redis_url)
         values += [urlsplit(url.get_secret_value()).password or "" for url in urls if url]
-        values += [os.environ[name] for name in self.masked_names if os.environ.get(name)]
+        values += [value for name in self.masked_names if (value := self.variable(name))]
         return tuple(values)
 
     def variable(self, name: str) -> str:
-        """The value of a variable of the service's environment, or of its `.env` file; empty if it has none."""
+        """The value of a variable of the service's environment, or of a `.env` file; empty if it has none."""
         for key, field in type(self).model_fields.items():
             value = getattr(self, key)
             if field.alias == name and isinstance(value, SecretStr):
                 return value.get_secret_value()
-        return os.environ.get(name) or dotenv_values(".env").get(name) or ""
+        found = (dotenv_values(file).get(name) for file in reversed(ENV_FILES))
+        return os.environ.get(name) or next(filter(None, found), "")
 
     @property
     def workspace_dir(self) -> Path:

@@ -39,9 +39,7 @@ class Access:
     async def client(self, request: Request) -> Principal:
         """The sender of a request: an account, or a visitor if visitors are admitted. Raises Problem."""
         scope = request.scope
-        known = granted(await self.security.identify(self.security.bearer(scope), self.security.visitor(scope)))
-        await check_query(request)
-        return known
+        return granted(await self.security.identify(self.security.bearer(scope), self.security.visitor(scope)))
 
     async def caller(self, request: Request) -> Principal:
         """The account that sends a request. Raises Problem."""
@@ -54,6 +52,7 @@ class Access:
         if wait := await self.requests.hit(known.name):
             detail = f"Too many requests: {self.requests.rate} are allowed."
             raise Problem(429, "limits.requests", detail, retry_after=wait)
+        await check_query(request)
         return known
 
     def needs(self, permission: Permission) -> Callable[[Request], Awaitable[Principal]]:

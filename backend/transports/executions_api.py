@@ -37,7 +37,7 @@ from backend.core.policy.admit import Plan
 from backend.core.ports import Filter
 from backend.core.recording.batches import last_seq
 from backend.core.recording.transcript import Slice
-from backend.transports.dependencies import Access, Body, JsonOnly, granted
+from backend.transports.dependencies import Access, Body, JsonOnly, check_query, granted
 from backend.transports.problems import WITH_BODY, Problem, described
 from backend.transports.schemas import KEY_HEADER, LINE, STARTING, HistoryEntry, entry, started_by
 
@@ -247,6 +247,7 @@ def _add_limits(router: APIRouter, executions: Executions, limiter: Limiter, rat
     async def limits(request: Request, response: Response) -> Limits:
         """How many commands and checks the caller has left; for a visitor, those of its address."""
         principal = await executions.access.client(request)
+        await check_query(request)
         commands, checks = granted(await executions.service.left(principal))
         return Limits(commands=LeftOf.of(commands), checks=LeftOf.of(checks))
 

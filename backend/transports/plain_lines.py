@@ -21,10 +21,10 @@ MESSAGE = b'"message":"'
 RETURN = b"\\r"
 # What a block without work for this module does not contain. None of it can be in a text, where quotes are escaped.
 MARKS = (ERROR, READY, b'"partial":true', b'{"type":"stderr"')
-OVERWRITTEN = re.compile(rb"\\(?:r|u001b\[[0-2]?[GK])")  # in JSON
+OVERWRITTEN = re.compile(rb"\\(?:r|u001b\[[0-9]{0,4}[GK])")  # in JSON
 EXECUTION = re.compile(rb'"execution":"([^"]+)"')
 OVERWRITE = re.compile(r"\r|\x1b\[[01]?G")
-ERASE = re.compile(r"\x1b\[[0-2]?K")
+ERASE = re.compile(r"\x1b\[(?:[0-2]?K|[0-9]{1,4}G)")  # or go on at a column
 
 Stream = tuple[bytes, bytes]  # an execution and `stdout` or `stderr`
 

@@ -13,7 +13,7 @@ from backend.core import ids
 from backend.core.decisions import Decision
 from backend.core.execution.refusals import hidden
 from backend.core.recording.asciicast import AsciicastWriter
-from backend.transports.dependencies import Access
+from backend.transports.dependencies import Access, check_query
 from backend.transports.problems import Problem
 from backend.transports.turns import in_turns
 
@@ -66,7 +66,9 @@ def recording_routes(access: Access, service: ExecutionService, limiter: Limiter
         version: Literal["2", "3"] = "2",
     ) -> Response:
         """The recording so far: newline-delimited JSON messages, or an asciicast for a player."""
-        found = await service.recording(await access.client(request), execution)
+        principal = await access.client(request)
+        await check_query(request)
+        found = await service.recording(principal, execution)
         if isinstance(found, Decision):
             raise Problem.of(hidden(found, execution))
         if format == "ndjson":

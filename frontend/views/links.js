@@ -18,6 +18,7 @@ function linksIn(terminal, row) {
   const { text, places } = logicalLine(terminal, row);
   const links = [];
   for (const { 0: found, index } of text.matchAll(ADDRESS)) {
+    if (found.length > LONGEST) continue; // no address, and long work to find its end
     const address = withoutTrailing(found);
     const [start, end] = [places[index], places[index + address.length - 1]];
     if (opens(address) && start.y <= row + 1 && end.y >= row + 1) {
@@ -49,13 +50,15 @@ function logicalLine(terminal, row) {
 
 // A bracket that was not opened inside the address does not belong to it.
 function withoutTrailing(found) {
-  const address = found.replace(PUNCTUATION, "");
-  const unopened = address.endsWith(")") && address.split(")").length > address.split("(").length;
-  return unopened ? withoutTrailing(address.slice(0, -1)) : address;
+  let address = found.replace(PUNCTUATION, "");
+  while (address.endsWith(")") && address.split(")").length > address.split("(").length) {
+    address = address.slice(0, -1).replace(PUNCTUATION, "");
+  }
+  return address;
 }
 
 function opens(address) {
-  return address.length <= LONGEST && URL.canParse(address) && /^https?:$/.test(new URL(address).protocol);
+  return URL.canParse(address) && /^https?:$/.test(new URL(address).protocol);
 }
 
 function open(address) {

@@ -97,3 +97,12 @@ def test_secrets_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ANTHROPIC_API_KEY", "canary-key")
     monkeypatch.setenv("GATEPOST_ACCESS_TOKEN", "canary-token-long")
     assert "canary" not in repr(load_settings())
+
+
+def test_a_variable_of_an_outside_program_is_found_in_both_files_and_masked(tmp_path: Path) -> None:
+    (tmp_path / "backend").mkdir()
+    (tmp_path / "backend/.env").write_text("REVIEW_KEY=of-the-earlier-file\nOTHER_KEY=only-there\n")
+    (tmp_path / ".env").write_text("REVIEW_KEY=of-the-later-file\nGATEPOST_MASKED_NAMES=REVIEW_KEY,OTHER_KEY\n")
+    settings = load_settings()
+    assert (settings.variable("REVIEW_KEY"), settings.variable("OTHER_KEY")) == ("of-the-later-file", "only-there")
+    assert {"of-the-later-file", "only-there"} <= set(settings.masked_values)

@@ -137,6 +137,7 @@ class TestProgress:
             ("working\r       \rdone", "done"),
             ("10%\r\x1b[K20%", "20%"),
             ("10%\x1b[1G20%\x1b[0K", "20%"),
+            ("a\x1b[5Gb", "ab"),
             ("\x1b[31mred\x1b[0m", "\x1b[31mred\x1b[0m"),
             ("dos\r", "dos\r"),
             (r"C:\run\results", r"C:\run\results"),

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backend.core.recording.redaction import DEFAULT_PATTERNS, KEY_LINES, LINE_HELD, LONGEST_MATCH, Masks
+from backend.core.recording.terminal_filter import TerminalFilter
 
 VALUES = [
     "hunter2-Pa55w0rd",
@@ -125,6 +126,14 @@ def test_colours_do_not_hide_a_secret() -> None:
         output = through(MASKS, whole[:cut], whole[cut:])
         assert output == b"a \x1b[31m[masked]\x1b[1m\x1b[0m\x1b[m b\n"
     assert MASKS.text("\x1b[31mgh\x1b[0mp_" + "a" * 36 + "\x1b[0m") == "\x1b[31m[masked]\x1b[0m\x1b[0m"
+
+
+@pytest.mark.parametrize("sequence", [b"\x1b[K", b"\x1b[0K", b"\x1b[2K", b"\x1b[G", b"\x1b[12G", b"\x1b[01;31m\x1b[K"])
+def test_no_sequence_that_passes_the_terminal_filter_hides_a_secret(sequence: bytes) -> None:
+    whole = b"a %bhunter2%b-Pa55w0rd%b b\n" % (sequence, sequence, sequence)
+    assert TerminalFilter().feed(whole) == whole
+    for cut in range(len(whole) + 1):
+        assert through(MASKS, whole[:cut], whole[cut:]) == b"a %b[masked]%b%b b\n" % (sequence, sequence, sequence)
 
 
 @pytest.mark.parametrize("prompt", [b"Password: ", b"gp", b"$ ", b">>> ", b"Continue? [y/N] ", b"http:", b"hu"])

@@ -5,7 +5,8 @@ from bisect import bisect_right
 from collections.abc import Iterable
 
 MASK = b"[masked]"
-COLOUR = re.compile(rb"\x1b\[[0-9:;]*m")
+# The sequences that pass the terminal filter: colours, erasing in the line, moving to a column.
+COLOUR = re.compile(rb"\x1b\[(?:[0-9:;]*m|[012]?K|[0-9]{0,4}G)")
 
 Span = tuple[int, int]  # from the first byte to the one after the last
 
