@@ -37,6 +37,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from pathlib import PurePosixPath
 from typing import Self
 
@@ -103,7 +104,7 @@ class MissingVariables:
 
     def refusal(self, argv: tuple[str, ...]) -> Decision | None:
         """Refuse a command that needs them; none that only asks for help does."""
-        words = set(argv[1:])
+        words = set(takewhile(lambda word: word != "--", argv[1:]))
         if words & ASKS_FOR_HELP or (self.subcommands and words.isdisjoint(self.subcommands)):
             return None
         variables = " and ".join(self.names)

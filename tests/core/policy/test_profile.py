@@ -161,7 +161,7 @@ def test_every_shipped_profile_loads() -> None:
 KEYLESS = TERMINAL.without({"pyguard": MissingVariables(("FIRST_KEY", "SECOND_KEY"), ("fix", "analyze"))})
 
 
-@pytest.mark.parametrize("words", ["fix a.py", "--verbose analyze a.py", "analyze"])
+@pytest.mark.parametrize("words", ["fix a.py", "--verbose analyze a.py", "analyze", "fix a.py -- -h"])
 def test_a_program_without_its_key_is_refused(words: str) -> None:
     decision = KEYLESS.decide(("pyguard", *words.split()), PLACE)
     assert (decision.allowed, decision.rule) == (False, "program.key")
@@ -169,7 +169,7 @@ def test_a_program_without_its_key_is_refused(words: str) -> None:
     assert "FIRST_KEY and SECOND_KEY" in decision.hint
 
 
-@pytest.mark.parametrize("words", ["", "list-patterns", "fix --help", "--version", "analyze -h"])
+@pytest.mark.parametrize("words", ["", "list-patterns", "fix --help", "--version", "analyze -h", "list-patterns -- fix"])
 def test_what_needs_no_key_runs_without(words: str) -> None:
     assert KEYLESS.decide(("pyguard", *words.split()), PLACE).allowed
     assert KEYLESS.decide(("ls", "fix"), PLACE).allowed
