@@ -117,6 +117,6 @@ def _type_of(request: Request) -> str:
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
-KNOWN_QUERY = Depends(check_query)  # of routes that anybody may use; the others check it once they know the caller
+KNOWN_QUERY = Depends(check_query)  # of routes without a caller; the others check it once they know the caller
 JsonOnly = Annotated[None, Depends(json_only)]
 FormOnly = Annotated[None, Depends(form_only)]
