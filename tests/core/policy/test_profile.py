@@ -169,7 +169,9 @@ def test_a_program_without_its_key_is_refused(words: str) -> None:
     assert "FIRST_KEY and SECOND_KEY" in decision.hint
 
 
-@pytest.mark.parametrize("words", ["", "list-patterns", "fix --help", "--version", "analyze -h", "list-patterns -- fix"])
+@pytest.mark.parametrize(
+    "words", ["", "list-patterns", "fix --help", "--version", "analyze -h", "list-patterns -- fix"]
+)
 def test_what_needs_no_key_runs_without(words: str) -> None:
     assert KEYLESS.decide(("pyguard", *words.split()), PLACE).allowed
     assert KEYLESS.decide(("ls", "fix"), PLACE).allowed
