@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Protocol
 
+from backend.application.submission import TargetResolver
 from backend.core.audit.attempts import Completion, Record
 from backend.core.decisions import Decision
 from backend.core.execution.gateway import Gateway, check_role
@@ -17,15 +18,11 @@ from backend.core.ports import Queue, Queued
 BATCH = 256  # executions that are read at once
 
 
-class TargetResolver(Protocol):
+class ReachableTargets(TargetResolver, Protocol):
     """Finds targets, and says which of those that wait this server reaches."""
 
     def reachable(self) -> Collection[TargetRef]:
         """The targets that wait and whose commands this server can run now."""
-        ...
-
-    async def resolve(self, who: Principal, ref: TargetRef) -> Target | Decision:
-        """The target, or why it does not exist for the principal. Raises StorageError."""
         ...
 
 
@@ -42,7 +39,7 @@ class QueueRunner:
     """Starts what waits. `decode` reads a job, and raises ValueError for one that it cannot read."""
 
     gateway: Gateway
-    resolver: TargetResolver
+    resolver: ReachableTargets
     queue: Queue
     users: Users
     decode: Callable[[str], Job]

@@ -59,16 +59,16 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class _Line:
-    """A target as one line sees it."""
+class Scope:
+    """What lines are judged against, and nothing else of a target."""
 
     profile: Profile
     files: FileView
     network: bool
 
 
-def _for_line(target: PolicyTarget) -> _Line:
-    return _Line(target.profile, target.files.for_line(), target.network)
+def _for_line(target: PolicyTarget) -> Scope:
+    return Scope(target.profile, target.files.for_line(), target.network)
 
 
 def admit(line: str, target: PolicyTarget, cwd: str) -> Plan | Decision:

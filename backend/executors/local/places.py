@@ -6,6 +6,7 @@ from pathlib import Path
 
 from backend.core.execution.executor import Executor
 from backend.core.execution.sequence import PipelineRunner, Sequence, StepLog
+from backend.core.policy.admit import Scope
 from backend.core.policy.files import FileView
 from backend.core.policy.profile import Profile
 from backend.executors.local.builtins import CLEAR, Builtins, help_text
@@ -13,15 +14,6 @@ from backend.executors.local.run_as import give_folder
 from backend.executors.local.workspace import FolderView
 
 BUILTINS: Mapping[str, Callable[[Profile], str]] = {"help": help_text, "clear": lambda _: CLEAR}
-
-
-@dataclass(frozen=True, slots=True)
-class LocalScope:
-    """What lines of one workspace are judged against when their turn comes."""
-
-    profile: Profile
-    files: FileView
-    network: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +36,6 @@ class LocalPlaces:
 
     def executor(self, profile: Profile, files: FileView, *, network: bool) -> Executor:
         """What runs lines there: builtins by itself, pipelines in the cage."""
-        scope = LocalScope(profile, files, network)
+        scope = Scope(profile, files, network)
         runner = Builtins(BUILTINS, profile, otherwise=self.pipelines)
         return Sequence(scope, runner, self.log, self.mask, self.clock)

@@ -24,13 +24,14 @@ from backend.core.execution.requests import Refused, Request
 from backend.core.execution.targets import OWN, ExecutionLimits, Target
 from backend.core.identity import Principal, Role
 from backend.core.limits import Rate, Slots
+from backend.core.policy.admit import Scope
 from backend.core.ports import Actor, Queued
 from backend.core.recording.reader import Send
 from backend.core.recording.writer import RecordingWriter
 from backend.executors.local.launcher import CageLauncher
 from backend.executors.local.outside import OutsideProgram
 from backend.executors.local.pipelines import LocalPipelines
-from backend.executors.local.places import LocalPlaces, LocalScope
+from backend.executors.local.places import LocalPlaces
 from backend.executors.local.run_as import find_owner, give_folder
 from backend.executors.local.workspace import FolderView, prepare_workspace
 from backend.policies.loader import load_profile
@@ -486,7 +487,7 @@ async def test_a_step_is_judged_again_when_its_turn_comes(make: Callable[..., Ho
     gateway = make()
     script = """perl -e 'symlink("/etc" . "/passwd", "sub/link")'"""
     profile = replace(gateway.target.profile, operators=frozenset({";"}))
-    scope = LocalScope(profile, gateway.target.files, network=False)
+    scope = Scope(profile, gateway.target.files, network=False)
     executor: Any = gateway.target.executor
     executor = replace(executor, target=scope)
     target = replace(gateway.target, profile=profile, executor=executor)

@@ -13,12 +13,12 @@ from backend.core.audit.attempts import Record
 from backend.core.decisions import Decision
 from backend.core.execution.instructions import Instructions
 from backend.core.execution.model import NOTHING_USED, Actor, Job, Status
-from backend.core.policy.admit import Plan, admit
+from backend.core.policy.admit import Plan, Scope, admit
 from backend.core.recording.messages import Complete
 from backend.core.recording.writer import Recorder
 from backend.executors.local.launcher import CageLauncher
 from backend.executors.local.pipelines import LocalPipelines
-from backend.executors.local.places import LocalPlaces, LocalScope
+from backend.executors.local.places import LocalPlaces
 from backend.executors.local.run_as import find_owner
 from backend.policies.loader import load_profile
 from backend.storage.tables import executions
@@ -42,8 +42,8 @@ def places(folder: Path) -> LocalPlaces:
     return LocalPlaces(folder, owner, pipelines, NoSteps(), str, time.monotonic)
 
 
-def job(folder: Path, line: str) -> tuple[Job, LocalScope]:
-    scope = LocalScope(load_profile("agent"), places(folder).workspace("ws"), network=False)
+def job(folder: Path, line: str) -> tuple[Job, Scope]:
+    scope = Scope(load_profile("agent"), places(folder).workspace("ws"), network=False)
     plan = admit(line, scope, ".")
     assert isinstance(plan, Plan), plan
     return Job(ID, "local", Actor("user:ann", "10.0.0.1"), line, plan, 10.0, 10_000), scope
@@ -76,7 +76,7 @@ async def test_a_job_that_came_as_json_runs(tmp_path: Path) -> None:
 
 def test_a_plan_knows_where_it_starts(tmp_path: Path) -> None:
     (tmp_path / "ws" / "sub").mkdir(parents=True)
-    scope = LocalScope(load_profile("agent"), places(tmp_path).workspace("ws"), network=False)
+    scope = Scope(load_profile("agent"), places(tmp_path).workspace("ws"), network=False)
     plan = admit("ls", scope, "sub")
     assert isinstance(plan, Plan)
     assert (plan.cwd, plan.program) == (PurePosixPath(tmp_path / "ws" / "sub"), "ls")
