@@ -2,8 +2,8 @@
 
 Such a client knows `waking ready stdout error complete` and shows each `stdout` as a line of its own. So an unfinished
 line is held back until it ends, for HOLD_TIME and up to HOLD_LIMIT (a longer one comes in parts that are marked
-`partial`, as is a last line without an end); standard error comes as `stdout` with `"stream":"stderr"`; and of a line that was overwritten after a carriage
-return, the text that remains is sent.
+`partial`, as is a last line without an end); standard error comes as `stdout` with `"stream":"stderr"`; and of a line
+that was overwritten after a carriage return, the text that remains is sent.
 """
 
 import json
