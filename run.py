@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
 CORE, TEST = ROOT / "requirements.txt", ROOT / "tests" / "requirements.txt"
 OLDEST = (3, 11)
-WORKERS = ["-n", "2", "--dist", "loadgroup"]  # of the tests; `test -n 0` runs them in one process
+WORKERS = ["-n", "2"]  # of the tests; `test -n 0` runs them in one process
 SHOWN_LINES = 15  # of what pip said when it failed
 
 USAGE = """\

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 from tests.serving import ANY_PROGRAM, Server, clean_up, processes_of, start
 
@@ -27,12 +28,17 @@ ALONE = (
 )
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of a file together, since they share a server."""
-    for item in items:
-        file = item.nodeid.partition("::")[0]
-        group = "machine" if file.startswith(ALONE) else file
-        item.add_marker(pytest.mark.xdist_group(group))
+class ByFile(LoadScopeScheduling):  # type: ignore[misc]
+    """Gives the tests of a file to one worker, since they share a server."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "machine" if nodeid.startswith(ALONE) else nodeid.partition("::")[0]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    """The distribution of the tests; that of pytest-xdist by groups has no effect with this version of pytest."""
+    return ByFile(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)
