@@ -356,7 +356,7 @@ while True:
         os.link(source, "next", follow_symlinks=False)
         os.rename("next", "target")
 """
-TRIES = 1000
+TRIES = 400
 
 
 async def test_a_file_that_is_swapped_for_a_link_is_never_followed_out(begin: Begin) -> None:

@@ -7,6 +7,8 @@ import re
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -450,23 +452,32 @@ def _python(script: str, folder: Path, *words: str) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+HALVES = (
+    b"GET /health HTTP/1.1\r\nHost: x\r\n",
+    b"",
+    b"POST /api/agent/execute HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{",
+)
+
+
+@pytest.fixture(scope="class")
+def sent(server: Server) -> Iterator[dict[bytes, socket.socket]]:
+    """Connections on which half a request was sent, all at once, since the server waits for each."""
+    with ExitStack() as opened:
+        connections = {}
+        for half in HALVES:
+            connections[half] = opened.enter_context(socket.create_connection(("127.0.0.1", server.port), 5))
+            connections[half].settimeout(20)
+            connections[half].sendall(half)
+        yield connections
+
+
 class TestPatience:
     """A request has to come whole within some seconds."""
 
-    @pytest.mark.parametrize(
-        "half",
-        [
-            b"GET /health HTTP/1.1\r\nHost: x\r\n",
-            b"",
-            b"POST /api/agent/execute HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{",
-        ],
-    )
-    def test_half_a_request_is_closed(self, server: Server, half: bytes) -> None:
-        with socket.create_connection(("127.0.0.1", server.port), 5) as sent:
-            sent.settimeout(20)
-            sent.sendall(half)
-            while sent.recv(4096):
-                pass
+    @pytest.mark.parametrize("half", HALVES)
+    def test_half_a_request_is_closed(self, sent: dict[bytes, socket.socket], half: bytes) -> None:
+        while sent[half].recv(4096):
+            pass
 
     async def test_a_socket_is_not_a_request_that_does_not_end(self, server: Server) -> None:
         async with terminal(server) as client:
