@@ -7,7 +7,6 @@ import asyncio
 import base64
 import hashlib
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -27,6 +26,7 @@ from pwdlib.hashers.argon2 import Argon2Hasher
 
 from backend.core.identity import LONGEST_PASSWORD, SHORTEST_PASSWORD, Claims
 from backend.core.ids import is_id
+from backend.core.threads import started_threads
 
 ISSUER = AUDIENCE = "gatepost"
 ALGORITHM = "HS256"
@@ -156,7 +156,7 @@ class Passwords:
     """
 
     def __init__(self, at_once: int = 2) -> None:
-        self._threads = ThreadPoolExecutor(at_once, thread_name_prefix="passwords")
+        self._threads = started_threads(at_once, "passwords")
 
     async def hash(self, password: str) -> str:
         """`hash_password`, in a thread."""

@@ -34,7 +34,7 @@ class Quota:
         return self.bytes > 0
 
     def breach(self, usage: WorkspaceUsage | None, free: int) -> StopReason | None:
-        """The limit exceeded, as the reason to stop commands that write; None until the workspace is measured."""
+        """The limit exceeded, as the reason to stop commands that write; not that of a workspace still to be measured."""
         if free < self.margin:
             return StopReason.DISK_FULL
         full = usage and (usage.hidden or usage.bytes > self.bytes or usage.files > self.files)
@@ -42,8 +42,10 @@ class Quota:
 
     def notice(self, usage: WorkspaceUsage | None, free: int) -> str:
         """The message to a command that starts in a full workspace."""
-        if usage is None or free < self.margin:
+        if free < self.margin:
             return f"The disk of the server has less than {size_text(self.margin)} left. {CONSEQUENCE}"
+        if usage is None:
+            return f"The workspace has not been measured yet, so it counts as full. {CONSEQUENCE} Try again."
         if usage.hidden:
             return f"The workspace hides folders that cannot be measured, so it counts as full. {CONSEQUENCE}"
         held = f"{size_text(usage.bytes)} of {size_text(self.bytes)}, {usage.files} of {self.files} files"

@@ -5,6 +5,7 @@ background jobs end; what waits is written; the database is closed.
 """
 
 import asyncio
+import os
 import secrets
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -20,6 +21,7 @@ from backend.application.queue_runner import QueueRunner
 from backend.core.execution.gateway import Gateway
 from backend.core.execution.model import StopReason
 from backend.core.identity import Role
+from backend.core.threads import started_threads
 from backend.runtime.background import (
     cut_audit_often,
     heartbeat_often,
@@ -38,6 +40,7 @@ from backend.runtime.welcome import welcome
 
 FIRST_ADMIN = "admin"
 FIRST_LINK_MS = 24 * 3600 * 1000
+THREADS = min(32, (os.cpu_count() or 1) + 4)  # for everything without threads of its own; the default of Python
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,7 @@ def lifespan(server: Server) -> Callable[[FastAPI], AbstractAsyncContextManager[
 
     @asynccontextmanager
     async def run(_: FastAPI) -> AsyncIterator[None]:
+        asyncio.get_running_loop().set_default_executor(started_threads(THREADS, "service"))
         stores, service, web_server = server.stores, server.service, find_web_server()
         try:
             login_link = await _prepare(stores, server.settings.admin_password)

@@ -9,7 +9,6 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from backend.core.errors import StorageError
+from backend.core.threads import started_threads
 
 T = TypeVar("T")
 
@@ -141,7 +141,7 @@ class _Threads:
     def __init__(self, url: str, size: int, pragmas: tuple[str, ...]) -> None:
         self._pragmas = pragmas
         self._engine = create_engine(url, pool_size=size, pool_use_lifo=True)
-        self._threads = ThreadPoolExecutor(size, "database")
+        self._threads = started_threads(size, "database")
         self._ends = math.inf  # when transactions that still run are interrupted
         event.listen(self._engine, "connect", self._prepare)
 

@@ -3,12 +3,47 @@
 import asyncio
 import os
 import sys
+from pathlib import Path
 
 from tests.client import assert_gapless, output, terminal
 from tests.conftest import StartServer
+from tests.e2e.open_gate import give, open_policy
 from tests.serving import Server, processes_of
 
 SERVE = f"exec {sys.executable} -m backend serve"
+LONELY = 54321  # a user who owns nothing else
+BOMB = """
+import os, time
+def forks():
+    try:
+        return os.fork()
+    except OSError:
+        return -1
+while (child := forks()) > 0: pass
+if child == 0: time.sleep(600)
+with open("big", "ab", buffering=0) as big:
+    while True: big.write(bytes(1 << 16)); time.sleep(0.001)
+"""
+
+
+def as_one_user(folder: Path, processes: int = 1000) -> list[str]:
+    """The words that start a server whose commands run as its own user, who may have so many processes."""
+    if os.geteuid() == 0:
+        os.chown(folder, LONELY, LONELY)
+    return [sys.executable, "-m", "tests.e2e.as_user", str(LONELY), str(processes)]
+
+
+async def test_a_fork_bomb_does_not_turn_off_the_limit_of_the_workspace(
+    start_server: StartServer, tmp_path: Path
+) -> None:
+    env = {"GATEPOST_WORKSPACE_LIMIT": str(8 << 20), **open_policy(tmp_path)}
+    server = start_server(env, command=as_one_user(tmp_path, 120))
+    give(server, "bomb.py", BOMB)
+    async with terminal(server) as client:
+        replies = await client.run("python3 bomb.py", 30)
+        assert replies[-2]["rule"] == "limits.workspace"
+        assert replies[-1]["signal"] == "SIGKILL"
+        assert output(await client.run("cat bomb.py")) == BOMB  # what it took is given back
 
 
 async def test_a_disk_that_takes_no_more_stops_the_command_and_the_viewer_is_told(start_server: StartServer) -> None:

@@ -31,7 +31,7 @@ from backend.executors.local.outside import SEARCH_PATH, OutsideProgram, find_pr
 from backend.executors.local.process_spec import Bounds, Launched, Launcher, Report, Stage, StageEnd
 from backend.executors.local.streams import Budget, OutputStream, StdinPump
 from backend.executors.local.wiring import ParentEnds, Streams, Wiring
-from backend.executors.local.workspace_usage import UsageMonitor, UsageMonitors
+from backend.executors.local.workspace_usage import UsageMonitors
 
 STOP_GRACE = 2.0  # seconds from SIGTERM to SIGKILL
 EXIT_UNWIRED = 1  # of a program whose redirection failed, as in a shell
@@ -85,7 +85,7 @@ class LocalPipelines:
             return ""
         home = program.homes.make(pipeline.execution)
         ending.push_async_callback(asyncio.to_thread, remove, home)
-        lease = await UsageMonitor(str(home), self.monitors.quota).lease(instructions)
+        lease = await self.monitors.single(str(home)).lease(instructions)
         ending.callback(lease.release)
         return str(home)
 

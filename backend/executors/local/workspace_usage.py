@@ -2,17 +2,17 @@
 
 A walk over a workspace runs in a thread and takes longer the more files there are, so the next one starts after ten times
 that time; after twice that time where the disk has meanwhile lost as much as the workspace had left. Reading the free
-bytes of the disk costs nothing and happens four times a second.
+bytes of the disk costs nothing and happens four times a second. What cannot be measured counts as full.
 """
 
 import asyncio
 import errno
 import os
 import stat
-import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
+from queue import SimpleQueue
 from threading import Thread
 
 from backend.core.execution.instructions import Instructions
@@ -25,6 +25,8 @@ REST, SHORT_REST = 10, 2  # pause before the next walk, as a multiple of the tim
 DEEPEST = 100  # levels of folders; opening one costs more with each level
 FIRST_WALK = 2.0  # seconds that a command waits for the first walk, or for one that may find free space again
 BLOCK = 512  # bytes, in which the kernel counts
+WALKERS = 4  # threads that walk; a workspace keeps one busy for a tenth of the time, or a third
+UNKNOWN = WorkspaceUsage(0, 0, hidden=True)  # of a walk that failed
 # Errors of a folder that is closed to us. Any other means that it was moved or deleted during the walk.
 HIDES = {errno.EACCES, errno.EPERM, errno.ENAMETOOLONG}
 
@@ -88,18 +90,54 @@ class _Walk:
             self.folders.append(folder)
 
 
+class Walkers:
+    """The threads that walk. They are started once, since commands may later use up the processes that we may start."""
+
+    def __init__(self, threads: int) -> None:
+        self._walks: SimpleQueue[tuple[asyncio.AbstractEventLoop, _Measurement, str, int]] = SimpleQueue()
+        for _ in range(threads):
+            # Daemon threads, which do not delay the end of the service.
+            Thread(target=self._work, name="walker", daemon=True).start()
+
+    def walk(self, root: str, most: int) -> "_Measurement":
+        """What `measure` finds, and how many seconds it took."""
+        loop = asyncio.get_running_loop()
+        found = loop.create_future()
+        self._walks.put((loop, found, root, most))
+        return found
+
+    def _work(self) -> None:
+        while True:
+            loop, found, root, most = self._walks.get()
+            begun = time.monotonic()
+            try:
+                usage = measure(root, most)
+            except Exception:  # whatever breaks, the limit holds
+                usage = UNKNOWN
+            with suppress(RuntimeError):  # the loop has been closed
+                loop.call_soon_threadsafe(found.set_result, (usage, time.monotonic() - begun))
+
+
+_Measurement = asyncio.Future[tuple[WorkspaceUsage, float]]
+
+
 class UsageMonitors:
     """The monitors of all workspaces in which commands ran."""
 
     def __init__(self, quota: Quota) -> None:
         self.quota = quota
+        self.walkers = Walkers(WALKERS if quota.is_limited else 0)
         self._monitors: dict[str, UsageMonitor] = {}
+
+    def single(self, root: str) -> "UsageMonitor":
+        """The monitor of a folder in which one command runs."""
+        return UsageMonitor(root, self.quota, self.walkers)
 
     async def lease(self, root: str, instructions: Instructions) -> "WriteLease":
         """Monitor a command until it releases the lease."""
         monitor = self._monitors.get(root)
         if monitor is None:
-            monitor = self._monitors[root] = UsageMonitor(root, self.quota)
+            monitor = self._monitors[root] = self.single(root)
         return await monitor.lease(instructions)
 
 
@@ -122,13 +160,13 @@ class UsageMonitor:
     All commands that started while there was space are stopped when none is left; which of them used it is unknown.
     """
 
-    def __init__(self, root: str, quota: Quota) -> None:
-        self.root, self.quota = root, quota
+    def __init__(self, root: str, quota: Quota, walkers: Walkers) -> None:
+        self.root, self.quota, self._walkers = root, quota, walkers
         self.usage: WorkspaceUsage | None = None
         self._writers: set[Instructions] = set()
         self._stale = True
         self._timer: asyncio.TimerHandle | None = None
-        self._walk: asyncio.Future[tuple[WorkspaceUsage, float]] | None = None
+        self._walk: _Measurement | None = None
         self._walked, self._took, self._free = 0.0, 0.0, 0
 
     async def lease(self, instructions: Instructions) -> WriteLease:
@@ -137,7 +175,8 @@ class UsageMonitor:
         if self.quota.is_limited and (self.usage is None or breach):
             await asyncio.wait({self._walk or self._begin_walk()}, timeout=FIRST_WALK)
             breach = self._breach()
-        if breach:
+        unknown = self.quota.is_limited and self.usage is None
+        if breach or unknown:
             return WriteLease(self, instructions, self.quota.notice(self.usage, _free(self.root)))
         self._writers.add(instructions)
         self._arm()
@@ -174,35 +213,23 @@ class UsageMonitor:
             for instructions in tuple(self._writers):
                 instructions.stop(reason)
 
-    def _begin_walk(self) -> "asyncio.Future[tuple[WorkspaceUsage, float]]":
-        loop = asyncio.get_running_loop()
+    def _begin_walk(self) -> _Measurement:
         self._stale, self._free = False, _free(self.root)
-        walk = self._walk = loop.create_future()
+        walk = self._walk = self._walkers.walk(self.root, self.quota.files)
         walk.add_done_callback(self._measured)
-        # A daemon thread, which does not delay the end of the service.
-        Thread(target=_report, args=(loop, walk, self.root, self.quota.files), daemon=True).start()
         return walk
 
-    def _measured(self, walk: "asyncio.Future[tuple[WorkspaceUsage, float]]") -> None:
+    def _measured(self, walk: _Measurement) -> None:
         self._walk = None
         self.usage, self._took = walk.result()
         self._walked = time.monotonic()
         self._stop_on_breach()
 
 
-def _report(
-    loop: asyncio.AbstractEventLoop, walk: "asyncio.Future[tuple[WorkspaceUsage, float]]", root: str, most: int
-) -> None:
-    begun = time.monotonic()
-    found = measure(root, most)
-    with suppress(RuntimeError):  # the loop has been closed
-        loop.call_soon_threadsafe(walk.set_result, (found, time.monotonic() - begun))
-
-
 def _free(root: str) -> int:
-    """Bytes left on the disk; no limit where the file system does not say."""
+    """Bytes left on the disk; none where that cannot be measured."""
     try:
         disk = os.statvfs(root)
     except OSError:
-        return sys.maxsize
+        return 0
     return disk.f_bavail * disk.f_frsize

@@ -277,6 +277,65 @@ def test_the_end_of_the_service_does_not_wait_for_a_walk() -> None:
     subprocess.run([sys.executable, "-c", ENDS], cwd=REPOSITORY, check=True, timeout=BOUND)
 
 
+def no_new_thread(_: object) -> None:
+    """Stands for a machine on which commands have used up the processes."""
+    raise RuntimeError("can't start new thread")
+
+
+async def test_where_no_thread_can_be_started_any_more_the_limit_holds(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = Room(place, "import time; time.sleep(60)", Quota(4 * MIB, 100, 0))
+    monkeypatch.setattr("threading.Thread.start", no_new_thread)
+    instructions = Instructions(stdin=False)
+    running = asyncio.ensure_future(room.bench.run(instructions))
+    await asyncio.sleep(0)
+    (room.workspace / "big").write_bytes(b"x" * 8 * MIB)
+    async with asyncio.timeout(BOUND):
+        assert (await running).signal == "SIGKILL"
+    assert instructions.reason is StopReason.WORKSPACE_FULL
+
+
+async def test_a_walk_that_fails_counts_as_a_full_workspace(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(root: str, most: int) -> WorkspaceUsage:
+        raise MemoryError
+
+    monkeypatch.setattr("backend.executors.local.workspace_usage.measure", fails)
+    room = Room(place, "pass", Quota(4 * MIB, 100, 0))
+    assert (await room.bench.line("echo a > note")).status is Status.FAILED
+    assert "cannot be measured" in room.bench.log.text("stderr")
+    monkeypatch.undo()
+    assert (await room.bench.line("echo a > note")).status is Status.SUCCEEDED
+
+
+async def test_a_walk_that_does_not_end_counts_as_a_full_workspace(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = threading.Event()
+
+    def waits(root: str, most: int) -> WorkspaceUsage:
+        release.wait(BOUND)
+        return WorkspaceUsage(0, 0)
+
+    monkeypatch.setattr("backend.executors.local.workspace_usage.measure", waits)
+    monkeypatch.setattr("backend.executors.local.workspace_usage.FIRST_WALK", 0.1)
+    room = Room(place, "pass", Quota(4 * MIB, 100, 0))
+    try:
+        assert (await room.bench.line("echo a > note")).status is Status.FAILED
+        assert "not been measured yet" in room.bench.log.text("stderr")
+    finally:
+        release.set()
+
+
+async def test_a_disk_that_cannot_be_measured_counts_as_full(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(_: str) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr("backend.executors.local.workspace_usage.os.statvfs", fails)
+    room = Room(place, "import time; time.sleep(60)", Quota(0, 0, 10 * MIB))
+    assert (await room.bench.line("echo a > note")).status is Status.FAILED
+
+
 async def test_a_command_does_not_wait_for_a_walk(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     release, began, walks = threading.Event(), threading.Event(), []
 

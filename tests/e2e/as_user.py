@@ -1,0 +1,31 @@
+"""`python -m tests.e2e.as_user UID PROCESSES`: `serve` as an ordinary user, so that its commands share this user.
+
+Everything is imported before, since the interpreter may be closed to that user.
+"""
+
+import importlib
+import os
+import resource
+import sys
+
+from tests.preloaded import LOADED
+
+MORE = ("alembic.command", "concurrent.futures.thread", "encodings.idna", "sqlite3", "sqlite3.dbapi2")
+
+
+def main(uid: int, processes: int) -> int:
+    """Become the user, unless we are one already. PROCESSES is the most that the user may have."""
+    for name in (*LOADED, *MORE):
+        importlib.import_module(name)
+    resource.setrlimit(resource.RLIMIT_NPROC, (processes, processes))
+    if os.geteuid() == 0:
+        os.setgroups([])
+        os.setresgid(uid, uid, uid)
+        os.setresuid(uid, uid, uid)
+    from backend.cli.main import main as serve
+
+    return serve(["serve"])
+
+
+if __name__ == "__main__":
+    sys.exit(main(*map(int, sys.argv[1:])))
