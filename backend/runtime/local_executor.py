@@ -20,11 +20,13 @@ from backend.executors.local.places import LocalPlaces
 from backend.executors.local.run_as import closed_parent, give_folder
 from backend.executors.local.workspace import FolderView, prepare_workspace
 from backend.executors.local.workspace_usage import UsageMonitors
+from backend.executors.local.workspace_users import Owner, WorkspaceUsers, are_mapped
 from backend.runtime.persistence import Stores
 from backend.runtime.preflight import Guard
 from backend.runtime.programs import OutsidePrograms
-from backend.runtime.settings import Settings, SettingsError, data_exposed
+from backend.runtime.settings import Settings, SettingsError, data_exposed, uid_range
 
+KINDS = ("accounts", "projects")  # folders of workspaces
 SHARED_FOLDER = Path("/var/lib/gatepost")
 
 
@@ -33,10 +35,12 @@ def local_places(
 ) -> LocalPlaces:
     """The workspaces of accounts and projects, and the executors that run commands in them.
 
-    Homes that dead servers left behind are removed.
+    Homes that dead servers left behind are removed, and workspaces of earlier versions get a user of their own.
     """
     folder = _workspaces(settings, guard.owner)
-    homes = Homes(folder / "homes", stores.owner, guard.owner, stores.locks.alive)
+    users = _users(settings, folder, guard.owner)
+    users.settle_all()
+    homes = Homes(folder / "homes", stores.owner, stores.locks.alive)
     homes.sweep()
     pipelines = LocalPipelines(
         guard.launcher,
@@ -46,7 +50,7 @@ def local_places(
         owner=guard.owner,
         monitors=UsageMonitors(Quota(settings.workspace_limit, settings.workspace_files, settings.disk_margin)),
     )
-    return LocalPlaces(folder, guard.owner, pipelines, stores.executions, masks.text, time.monotonic)
+    return LocalPlaces(users, pipelines, stores.executions, masks.text, time.monotonic)
 
 
 def visitors_files(settings: Settings, guard: Guard) -> FolderView:
@@ -61,6 +65,24 @@ def visitors_files(settings: Settings, guard: Guard) -> FolderView:
     if closed := closed_parent(base, guard.owner):
         raise SettingsError(f"GATEPOST_WORKSPACE: {settings.run_as} may not pass through {closed}; chmod o+x {closed}")
     return FolderView(base)
+
+
+def _users(settings: Settings, folder: Path, owner: Owner | None) -> WorkspaceUsers:
+    """Who the workspaces of accounts and projects belong to: each a user of its own, where that is possible."""
+    uids = uid_range(settings.workspace_uids) if owner else range(0)
+    if owner and uids and (reason := _unusable(uids, folder, owner)):
+        structlog.get_logger().warning("all workspaces belong to one user", reason=reason)
+        uids = range(0)
+    return WorkspaceUsers(folder, KINDS, owner, uids)
+
+
+def _unusable(uids: range, folder: Path, owner: Owner) -> str:
+    """Why workspaces cannot have users of their own; empty if they can."""
+    if not are_mapped(uids):
+        return "not all users of GATEPOST_WORKSPACE_UIDS exist in the user namespace of the service"
+    if closed := closed_parent(folder / KINDS[0], (uids[0], owner[1])):
+        return f"only {owner[0]} may pass through {closed}; chmod o+x {closed}"
+    return ""
 
 
 def _lines(settings: Settings, masks: Masks) -> Callable[[], LineAssembler]:
@@ -90,7 +112,7 @@ def _check_exposed(settings: Settings) -> None:
         raise SettingsError(exposed)
 
 
-def _workspaces(settings: Settings, owner: tuple[int, int] | None) -> Path:
+def _workspaces(settings: Settings, owner: Owner | None) -> Path:
     """The folder of workspaces: the data folder, unless the user that runs commands cannot enter it (root's home)."""
     data = settings.data_dir.absolute()
     closed = closed_parent(data / "workspace", owner)

@@ -1,17 +1,21 @@
 """The checks before anything runs: the cage, tested at startup, and the free space of the disk."""
 
+import asyncio
 import os
+import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from backend.core.decisions import Decision
 from backend.core.figures import size_text
 from backend.executors.local.launcher import CageLauncher
 from backend.executors.local.run_as import find_owner
-from backend.executors.local.self_test import Protection, probe
+from backend.executors.local.self_test import Protection, can_enter, probe
 from backend.runtime.settings import Settings
 
 PROBES = 3  # attempts of the self-test before its result is final
+FRESH = 1.0  # seconds that an attempt to enter a workspace counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,24 @@ class Guard:
         reason = f"The protection here is {self.protection.level}, but {self.launcher.minimum} is required."
         hint = f"The operator finds the reason in GET /health/protection{f' (failed: {failed})' if failed else ''}."
         return Decision.deny("protection.unavailable", reason, hint, retry_after=60.0)
+
+
+class EntryCheck:
+    """Whether commands can enter a workspace: one tries, at most once in FRESH seconds, however often that is asked."""
+
+    def __init__(self, launcher: CageLauncher, root: str) -> None:
+        self._root, self._enter = root, partial(can_enter, launcher, root)
+        self._begun = 0.0
+        self._latest: asyncio.Task[bool] | None = None
+
+    async def __call__(self) -> bool:
+        """What the latest attempt found, as long as the workspace is there."""
+        if not os.path.isdir(self._root):
+            return False
+        if self._latest is None or time.monotonic() - self._begun > FRESH:
+            self._begun = time.monotonic()
+            self._latest = asyncio.create_task(asyncio.to_thread(self._enter))
+        return await asyncio.shield(self._latest)
 
 
 def build_guard(settings: Settings) -> Guard:

@@ -24,6 +24,7 @@ from backend.core.limits import Rate
 ORIGIN = re.compile(r"(?:[a-z][a-z0-9+.-]*://[^/\s*@]+/?|null)", re.I)
 SHORTEST_TOKEN = 16
 SHORTEST_KEY = 32
+UID, NO_UID = re.compile("[0-9]{1,10}"), (1 << 32) - 1
 HOST_NAME = re.compile(
     r"\*|(?=.*[a-zA-Z])[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?(?:\.[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?)*"
 )
@@ -200,6 +201,12 @@ class Settings(BaseSettings):
     run_as: str = Field(
         "nobody", alias="GATEPOST_RUN_AS", description="User that runs the commands when the service runs as root"
     )
+    workspace_uids: str = Field(
+        "2000000000-2000065535",
+        alias="GATEPOST_WORKSPACE_UIDS",
+        description="Users, by number, of the workspaces of accounts and projects, each its own, when the service runs as "
+        "root. Empty: all are those of GATEPOST_RUN_AS",
+    )
     protection_minimum: Literal["L0", "L1", "L2"] = Field(
         "L2", alias="GATEPOST_PROTECTION_MINIMUM", description="Minimum protection level; below it no command runs"
     )
@@ -300,6 +307,12 @@ class Settings(BaseSettings):
     def _is_network(cls, value: str) -> str:
         for entry in pyguard_hosts(value):
             Address.parse(entry)
+        return value
+
+    @field_validator("workspace_uids")
+    @classmethod
+    def _is_range(cls, value: str) -> str:
+        uid_range(value)
         return value
 
     @field_validator("pyguard_command")
@@ -413,6 +426,16 @@ class Address:
         except ValueError:
             return False
         return True
+
+
+def uid_range(value: str) -> range:
+    """The users of GATEPOST_WORKSPACE_UIDS. Raises ValueError."""
+    if not value:
+        return range(0)
+    first, _, last = value.partition("-")
+    if not (UID.fullmatch(first) and UID.fullmatch(last) and 0 < int(first) <= int(last) < NO_UID):
+        raise ValueError(f"{value!r} is not FIRST-LAST, such as 200000-265535")
+    return range(int(first), int(last) + 1)
 
 
 def pyguard_hosts(value: str) -> list[str]:

@@ -38,7 +38,7 @@ from backend.runtime.command_line import verb
 from backend.runtime.lifespan import Server, lifespan
 from backend.runtime.local_executor import local_places, visitors_files
 from backend.runtime.persistence import Stores, open_stores
-from backend.runtime.preflight import Guard, build_guard
+from backend.runtime.preflight import EntryCheck, Guard, build_guard
 from backend.runtime.programs import outside_programs
 from backend.runtime.settings import Settings, load_settings
 from backend.runtime.telemetry import Telemetry, configure_logs
@@ -263,14 +263,16 @@ def _login(house: House, tokens: Tokens) -> Login:
 
 def _health(house: House, connections: Connections) -> HealthChecks:
     settings, stores, guard = house.settings, house.stores, house.guard
-    workspace = Path(house.resolver.visitors_files.root)
-    ready: dict[str, Callable[[], Awaitable[bool]]] = {"database": stores.database.check}
+    ready: dict[str, Callable[[], Awaitable[bool]]] = {
+        "database": stores.database.check,
+        "workspace": EntryCheck(guard.launcher, str(house.resolver.visitors_files.root)),
+    }
     if house.counters:
         ready |= {"redis": partial(is_reachable, house.counters), "bus": house.service.bus.check}
     return HealthChecks(
         api_key_configured=settings.anthropic_api_key is not None,
         connections=connections,
-        checks={"recordings": stores.recordings.writable, "workspace": workspace.is_dir},
+        checks={"recordings": stores.recordings.writable},
         stores=ready,
         protection={
             **guard.protection.as_json(),

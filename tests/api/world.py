@@ -206,10 +206,12 @@ def new_project(world: World, members: list[str] | None = None, **fields: Any) -
 
 
 @contextmanager
-def running_world(folder: Path, env: Mapping[str, str] | None = None) -> Iterator[World]:
+def running_world(
+    folder: Path, env: Mapping[str, str] | None = None, command: list[str] | None = None
+) -> Iterator[World]:
     """A server with everybody in it, ended at the end."""
     folder.chmod(0o711)
-    server = start(folder, {**ROOMY, **(env or {})})
+    server = start(folder, {**ROOMY, **(env or {})}, command)
     try:
         world = World(server)
         with closing(world.client):

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from tests.client import assert_gapless, output, terminal
 from tests.conftest import StartServer
+from tests.e2e.as_user import as_one_user
 from tests.e2e.open_gate import give, open_policy
 from tests.serving import Server, processes_of
 
 SERVE = f"exec {sys.executable} -m backend serve"
-LONELY = 54321  # a user who owns nothing else
 BOMB = """
 import os, time
 def forks():
@@ -24,13 +24,6 @@ if child == 0: time.sleep(600)
 with open("big", "ab", buffering=0) as big:
     while True: big.write(bytes(1 << 16)); time.sleep(0.001)
 """
-
-
-def as_one_user(folder: Path, processes: int = 1000) -> list[str]:
-    """The words that start a server whose commands run as its own user, who may have so many processes."""
-    if os.geteuid() == 0:
-        os.chown(folder, LONELY, LONELY)
-    return [sys.executable, "-m", "tests.e2e.as_user", str(LONELY), str(processes)]
 
 
 async def test_a_fork_bomb_does_not_turn_off_the_limit_of_the_workspace(

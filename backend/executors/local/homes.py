@@ -8,32 +8,30 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-PASS = 0o711  # the user of commands may pass through, but not list
-PRIVATE = 0o700
+from backend.executors.local.workspace_users import PASS, PRIVATE, Owner
 
 
 @dataclass(frozen=True, slots=True)
 class Homes:
-    """The homes of the commands of one server, in `folder / server`. They belong to `owner` (uid, gid).
+    """The homes of the commands of one server, in `folder / server`.
 
     `alive` says whether a server of the same folder still runs: what the others left is removed by `sweep`.
     """
 
     folder: Path
     server: str
-    owner: tuple[int, int] | None
     alive: Callable[[str], bool]
     _numbers: Iterator[int] = field(default_factory=itertools.count)
 
-    def make(self, execution: str) -> Path:
-        """A new home. Raises OSError."""
+    def make(self, execution: str, owner: Owner | None) -> Path:
+        """A new home, of the user of the command. Raises OSError."""
         for parent in (self.folder, self.folder / self.server):
             parent.mkdir(exist_ok=True, parents=True, mode=PASS)
             parent.chmod(PASS)  # whatever the umask
         home = self.folder / self.server / f"{execution}-{next(self._numbers)}"
         home.mkdir(mode=PRIVATE)
-        if self.owner:
-            os.chown(home, *self.owner)
+        if owner:
+            os.chown(home, *owner)
         return home
 
     def sweep(self) -> None:

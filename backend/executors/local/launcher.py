@@ -10,6 +10,7 @@ import os
 import signal
 import struct
 import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
@@ -78,7 +79,7 @@ def landlock_abi() -> int:
 class CageLauncher:
     """Starts pipelines in the cage.
 
-    `run_as` (uid, gid) is the user of the programs; required where the service is root. A program whose confinement falls
+    `run_as` (uid, gid) is the user of programs that have no other; required where the service is root. A program whose confinement falls
     short of `minimum` is not executed. `cache` is a folder that only this service may write to, for `find_cage`.
     """
 
@@ -92,9 +93,10 @@ class CageLauncher:
     def __post_init__(self) -> None:
         object.__setattr__(self, "cage", find_cage(self.cache))
 
-    def start(self, stages: Sequence[Stage]) -> Launched:
+    def start(self, stages: Sequence[Stage], *, user: tuple[int, int] | None = None) -> Launched:
         """Start a pipeline. OSError where that is not possible, or where `minimum` cannot be reached here."""
-        cage = self._usable_cage()
+        user = user or self.run_as
+        cage = self._usable_cage(user)
         with ExitStack() as ours, ExitStack() as theirs:
             control_read, control = _pipe(theirs, ours)
             status, status_write = _pipe(ours, theirs)
@@ -104,20 +106,20 @@ class CageLauncher:
             group = self.groups.acquire(self.limits.processes, self.limits.memory_total)
             ours.callback(group.release)
             theirs.callback(group.close)
-            _write(spec, self._spec(stages, control_read, status_write, group))
+            _write(spec, self._spec(stages, user, control_read, status_write, group))
             inherited = {spec, control_read, status_write, *group.descriptors, *_descriptors(stages)}
             pid = _spawn([str(cage), str(spec)], inherited)
             pidfd = _pidfd(pid)
             ours.pop_all()
         return _Running(pid, pidfd, control, status, len(stages), group)
 
-    def _usable_cage(self) -> Path:
+    def _usable_cage(self, user: tuple[int, int] | None) -> Path:
         """The program to execute. OSError, before anything is started, where it would refuse anyway."""
         if isinstance(self.cage, MissingCage):
             raise OSError(errno.ENOEXEC, self.cage.problem)
         if not os.path.exists("/proc/self/stat"):
             raise OSError(errno.ENOSYS, "/proc is not mounted or not readable")
-        if self.minimum >= "L1" and os.geteuid() == 0 and not (self.run_as and self.run_as[0]):
+        if self.minimum >= "L1" and os.geteuid() == 0 and not (user and user[0]):
             raise OSError(errno.EPERM, "as root, programs need a user of their own")
         if self.minimum >= "L2" and (abi := landlock_abi()) < LANDLOCK_ABI_FOR_L2:
             raise OSError(errno.ENOSYS, f"the kernel offers Landlock {abi}, {LANDLOCK_ABI_FOR_L2} is required")
@@ -125,18 +127,20 @@ class CageLauncher:
             raise OSError(errno.ENOSYS, "namespaces are not applied")
         return self.cage
 
-    def _spec(self, stages: Sequence[Stage], control: int, status: int, group: cgroups.Group) -> bytes:
+    def _spec(
+        self, stages: Sequence[Stage], user: tuple[int, int] | None, control: int, status: int, group: cgroups.Group
+    ) -> bytes:
         limits, confinements = self.limits, list(dict.fromkeys(stage.bounds for stage in stages))
-        scoped = bool(self.run_as and os.geteuid() == 0) or landlock_abi() >= LANDLOCK_ABI_FOR_SIGNALS
+        scoped = bool(user and os.geteuid() == 0) or landlock_abi() >= LANDLOCK_ABI_FOR_SIGNALS
         spec: list[str | int | bytes] = [
             VERSION,
             self.minimum[1:],
             os.getpid(),
             control,
             status,
-            *(self.run_as or (-1, -1)),
+            *(user or (-1, -1)),
         ]
-        processes = _process_count(self.run_as[0] if self.run_as else os.geteuid()) + limits.processes
+        processes = _process_count(user[0] if user else os.geteuid()) + limits.processes
         file_size = 0 if any(bounds.full for bounds in confinements) else limits.file_size  # holds without Landlock too
         spec += [limits.cpu_seconds, limits.memory, file_size, processes, limits.open_files]
         spec += [len(group.members)]
@@ -163,16 +167,17 @@ class CageLauncher:
 
 def _process_count(uid: int) -> int:
     """Processes and threads of a user now, as the kernel counts them against its limit; read once a second."""
-    return _count_processes(uid, int(time.monotonic()))
+    return _count_processes(int(time.monotonic()))[uid]
 
 
-@lru_cache(maxsize=8)
-def _count_processes(uid: int, second: int) -> int:
-    total = 0
+@lru_cache(maxsize=1)
+def _count_processes(second: int) -> Counter[int]:
+    """Of every user."""
+    total: Counter[int] = Counter()
     for entry in os.scandir("/proc"):
         with suppress(OSError):
-            if entry.name.isdigit() and entry.stat().st_uid == uid:
-                total += os.stat(f"/proc/{entry.name}/task").st_nlink - 2
+            if entry.name.isdigit():
+                total[entry.stat().st_uid] += os.stat(f"/proc/{entry.name}/task").st_nlink - 2
     return total
 
 

@@ -32,6 +32,7 @@ from backend.executors.local.process_spec import Bounds, Launched, Launcher, Rep
 from backend.executors.local.streams import Budget, OutputStream, StdinPump
 from backend.executors.local.wiring import ParentEnds, Streams, Wiring
 from backend.executors.local.workspace_usage import UsageMonitors
+from backend.executors.local.workspace_users import Owner, folder_owner
 
 STOP_GRACE = 2.0  # seconds from SIGTERM to SIGKILL
 EXIT_UNWIRED = 1  # of a program whose redirection failed, as in a shell
@@ -45,14 +46,14 @@ class LocalPipelines:
 
     `outside` maps a program's name to how it is really started and what it alone gets; `readable` are folders in addition
     to the standard ones that all programs may read; `lines` makes what cuts a stream into lines; `owner` (uid, gid) is
-    who new files belong to; `monitors` stop what fills a workspace.
+    there where the service is root, and commands run as the owner of their workspace; `monitors` stop what fills a workspace.
     """
 
     launcher: Launcher
     outside: Mapping[str, OutsideProgram] = field(default_factory=dict)
     readable: tuple[str, ...] = ()
     lines: Callable[[], LineAssembler] = LineAssembler
-    owner: tuple[int, int] | None = None
+    owner: Owner | None = None
     monitors: UsageMonitors = field(default_factory=lambda: UsageMonitors(NO_QUOTA))
 
     async def run(self, pipeline: Pipeline, recorder: RecordingWriter, instructions: Instructions) -> Outcome:
@@ -63,13 +64,14 @@ class LocalPipelines:
                 return _not_found(invocation.argv[0])
         async with AsyncExitStack() as ending:
             try:
-                homes = [await self._home(program, pipeline, instructions, ending) for program in programs]
+                owner = folder_owner(pipeline.root, self.owner)
+                homes = [await self._home(program, pipeline, owner, instructions, ending) for program in programs]
             except OSError as error:
                 return _not_started(pipeline.argv[0], error)
             lease = await self.monitors.lease(pipeline.root, instructions)
             ending.callback(lease.release)
             said = recorder.say("stderr", lease.notice) if lease.notice else 0
-            started = self._start(pipeline, homes, recorder, full=bool(said))
+            started = self._start(pipeline, owner, homes, recorder, full=bool(said))
             match started:
                 case Outcome():
                     outcome = started
@@ -78,12 +80,17 @@ class LocalPipelines:
             return replace(outcome, stderr_bytes=outcome.stderr_bytes + said)
 
     async def _home(
-        self, program: OutsideProgram, pipeline: Pipeline, instructions: Instructions, ending: AsyncExitStack
+        self,
+        program: OutsideProgram,
+        pipeline: Pipeline,
+        owner: Owner | None,
+        instructions: Instructions,
+        ending: AsyncExitStack,
     ) -> str:
         """A home for this run alone, which may hold as much as a workspace; empty where the workspace is the home."""
         if program.homes is None:
             return ""
-        home = program.homes.make(pipeline.execution)
+        home = program.homes.make(pipeline.execution, owner)
         ending.push_async_callback(asyncio.to_thread, remove, home)
         lease = await self.monitors.single(str(home)).lease(instructions)
         ending.callback(lease.release)
@@ -92,6 +99,7 @@ class LocalPipelines:
     def _start(
         self,
         pipeline: Pipeline,
+        owner: Owner | None,
         homes: Sequence[str],
         recorder: RecordingWriter,
         *,
@@ -100,7 +108,7 @@ class LocalPipelines:
         """The pipeline, or the outcome where there is nothing to wait for."""
         with ExitStack() as descriptors:
             try:
-                wiring = Wiring(pipeline, descriptors, self.owner, recorder, full=full)
+                wiring = Wiring(pipeline, descriptors, owner, recorder, full=full)
                 stages = {
                     number: self._stage(pipeline, pipeline.invocations[number], home, streams, full=full)
                     for number, (home, streams) in enumerate(zip(homes, wiring.stages, strict=True))
@@ -108,7 +116,7 @@ class LocalPipelines:
                 }
                 if not stages:
                     return Outcome(Status.FAILED, EXIT_UNWIRED, stderr_bytes=wiring.said)
-                launched = self.launcher.start(list(stages.values()))
+                launched = self.launcher.start(list(stages.values()), user=owner)
             except OSError as error:
                 return _not_started(pipeline.argv[0], error)
             return _Started(launched, wiring.take(), tuple(stages), wiring.said)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from backend.core.execution.executor import Executor
 from backend.core.execution.sequence import PipelineRunner, Sequence, StepLog
@@ -10,18 +9,17 @@ from backend.core.policy.admit import Scope
 from backend.core.policy.files import FileView
 from backend.core.policy.profile import Profile
 from backend.executors.local.builtins import CLEAR, Builtins, help_text
-from backend.executors.local.run_as import give_folder
 from backend.executors.local.workspace import FolderView
+from backend.executors.local.workspace_users import PASS, PRIVATE, WorkspaceUsers
 
 BUILTINS: Mapping[str, Callable[[Profile], str]] = {"help": help_text, "clear": lambda _: CLEAR}
 
 
 @dataclass(frozen=True, slots=True)
 class LocalPlaces:
-    """Makes workspaces in `folder`, which belong to `owner` (uid, gid), and executors for them."""
+    """Makes workspaces in the folder of their users, and executors for them."""
 
-    folder: Path
-    owner: tuple[int, int] | None
+    users: WorkspaceUsers
     pipelines: PipelineRunner
     log: StepLog
     mask: Callable[[str], str]
@@ -29,9 +27,12 @@ class LocalPlaces:
 
     def workspace(self, name: str) -> FolderView:
         """The workspace with this name, made where it is missing. Raises OSError."""
-        folder = self.folder / name
-        folder.mkdir(parents=True, exist_ok=True, mode=0o755)
-        give_folder(folder, self.owner)
+        folder = self.users.folder / name
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        if folder.parent != self.users.folder:
+            folder.parent.chmod(PASS)  # whatever the umask, and whatever a command of our own user did
+        folder.mkdir(exist_ok=True, mode=PRIVATE)
+        self.users.settle([folder])
         return FolderView(folder)
 
     def executor(self, profile: Profile, files: FileView, *, network: bool) -> Executor:

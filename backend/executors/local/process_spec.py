@@ -106,6 +106,6 @@ class Launched(Protocol):
 class Launcher(Protocol):
     """Starts pipelines."""
 
-    def start(self, stages: Sequence[Stage]) -> Launched:
-        """Does not block; raises OSError."""
+    def start(self, stages: Sequence[Stage], *, user: tuple[int, int] | None = None) -> Launched:
+        """As this user (uid, gid), if there is one. Does not block; raises OSError."""
         ...

@@ -8,6 +8,7 @@
 | L3 | also namespaces; not implemented |
 """
 
+import errno
 import os
 import select
 import socket
@@ -91,6 +92,11 @@ def probe(launcher: CageLauncher) -> Protection:
     return _protection(attempts[0].applied, tests)
 
 
+def can_enter(launcher: CageLauncher, root: str) -> bool:
+    """Whether a command that starts now can enter this workspace. Takes up to BOUND seconds."""
+    return _Attempt(replace(launcher, minimum="L0"), root, "enter the workspace", "L0", "read", root).opens_folder()
+
+
 def _protection(applied: Applied, tests: Sequence[SelfTest]) -> Protection:
     values = dict(layer.split(":") for layer in applied.layers if layer.startswith(("landlock:", "uid:")))
     abi, uid = int(values.get("landlock", 0)), int(values.get("uid", os.getuid()))
@@ -115,7 +121,7 @@ def _gaps(abi: int, *, same_user: bool, together: bool) -> list[str]:
         "a command with network access reaches the sockets in the file system that its user may use",
     ]
     if same_user:
-        gaps.append("mode and times of the service user's files outside can be changed")
+        gaps.append("mode and times of the service user's files outside, and of all workspaces, can be changed")
     if same_user and abi < LANDLOCK_ABI_FOR_SIGNALS:
         gaps.append("of the service user's processes only the service and the cage are protected from signals")
     if abi < LANDLOCK_ABI_FOR_L2:
@@ -183,6 +189,10 @@ class _Attempt:
         if result is None:
             return self._not_made()
         return self._found(result < 0, os.strerror(-result) if result < 0 else "it worked")
+
+    def opens_folder(self) -> bool:
+        """Whether the attempt to read opened a folder, whose bytes the kernel then did not give."""
+        return self._result(time.monotonic() + BOUND) == -errno.EISDIR
 
     def test_ended(self, end: float) -> SelfTest:
         """Passed where the attempt started a process that is gone now that the command has ended."""

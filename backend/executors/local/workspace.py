@@ -16,6 +16,7 @@ from backend.core.decisions import Decision
 from backend.core.language.parser import Word
 from backend.core.policy.files import outside
 from backend.executors.local.links import LINK_TIME, LinkReader, TooLong
+from backend.executors.local.workspace_users import reopen
 
 STAR = "*"
 SEARCH_LIMIT = 20_000  # names that the globs of a command may be compared with
@@ -31,7 +32,8 @@ class FolderView:
         self.links = LinkReader(time.monotonic)
 
     def for_line(self) -> "FolderView":
-        """The same folder with the time for the links of one line."""
+        """The same folder, open again, with the time for the links of one line."""
+        reopen(Path(self.root))
         view = copy(self)
         view.links = LinkReader(time.monotonic, LINK_TIME)
         return view

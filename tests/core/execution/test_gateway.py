@@ -34,6 +34,7 @@ from backend.executors.local.pipelines import LocalPipelines
 from backend.executors.local.places import LocalPlaces
 from backend.executors.local.run_as import find_owner, give_folder
 from backend.executors.local.workspace import FolderView, prepare_workspace
+from backend.executors.local.workspace_users import WorkspaceUsers
 from backend.policies.loader import load_profile
 from backend.storage.limiter import MovingWindow
 from backend.storage.recordings import FileRecordings
@@ -168,7 +169,7 @@ def make(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[.
         limiter = MovingWindow(Rate(1000, 60), "t")
         book, mask = Book(), lambda text: text.replace("hunter2", "[masked]")
         pipelines = LocalPipelines(cage, {"pyguard": OutsideProgram(("env",))}, owner=owner)
-        places = LocalPlaces(tmp_path, owner, pipelines, book, mask, time.monotonic)
+        places = LocalPlaces(WorkspaceUsers(tmp_path, ("accounts",), owner), pipelines, book, mask, time.monotonic)
         clock = Clock(
             time.monotonic, lambda: "2026-01-02T03:04:05Z", lambda: f"01ARZ3NDEKTSV4RRFFQ69G5F{next(numbers)}"
         )

@@ -20,6 +20,7 @@ from backend.executors.local.launcher import CageLauncher
 from backend.executors.local.pipelines import LocalPipelines
 from backend.executors.local.places import LocalPlaces
 from backend.executors.local.run_as import find_owner
+from backend.executors.local.workspace_users import WorkspaceUsers
 from backend.policies.loader import load_profile
 from backend.storage.tables import executions
 from backend.transports.schemas import HistoryEntry
@@ -39,7 +40,7 @@ class NoSteps:
 def places(folder: Path) -> LocalPlaces:
     owner = find_owner("nobody")
     pipelines = LocalPipelines(CageLauncher(folder / "cage", owner), owner=owner)
-    return LocalPlaces(folder, owner, pipelines, NoSteps(), str, time.monotonic)
+    return LocalPlaces(WorkspaceUsers(folder, ("accounts",), owner), pipelines, NoSteps(), str, time.monotonic)
 
 
 def job(folder: Path, line: str) -> tuple[Job, Scope]:

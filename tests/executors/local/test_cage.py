@@ -565,7 +565,7 @@ def feeder(cage: Cage) -> Iterator[Feeder]:
     bounds = Bounds(str(cage.root), Ports((443, 8443), names=True))
     touch = Stage("touch", program("touch"), ("touch", "ran"), {"A": "b"}, str(cage.root), null, null, null, bounds)
     group = Groups().acquire(1, 1)
-    spec = cage.launcher._spec([touch], control_read, status_write, group)
+    spec = cage.launcher._spec([touch], cage.launcher.run_as, control_read, status_write, group)
     yield Feeder(cage, spec, control, status, [control_read, status_write, null])
     for descriptor in (control_read, control, status, status_write, null):
         os.close(descriptor)

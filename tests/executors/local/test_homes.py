@@ -11,12 +11,12 @@ from tests.executors.local.caged import ROOT, RUN_AS, folder
 
 
 def _homes(place: Path, server: str = "A", *alive: str) -> Homes:
-    return Homes(place / "homes", server, RUN_AS, lambda name: name in alive)
+    return Homes(place / "homes", server, lambda name: name in alive)
 
 
 def test_each_command_gets_a_folder_that_its_user_owns(tmp_path: Path) -> None:
     homes = _homes(tmp_path)
-    first, second = homes.make("X"), homes.make("X")
+    first, second = homes.make("X", RUN_AS), homes.make("X", RUN_AS)
     assert first != second
     assert (first.stat().st_mode & 0o777, first.stat().st_uid) == (0o700, RUN_AS[0] if RUN_AS else os.getuid())
     for parent in (first.parent, first.parent.parent):
@@ -24,7 +24,7 @@ def test_each_command_gets_a_folder_that_its_user_owns(tmp_path: Path) -> None:
 
 
 def test_homes_of_servers_that_have_ended_are_removed(tmp_path: Path) -> None:
-    left, running, own = (_homes(tmp_path, name).make("X") for name in "ABC")
+    left, running, own = (_homes(tmp_path, name).make("X", RUN_AS) for name in "ABC")
     _homes(tmp_path, "C", "B").sweep()
     assert [path.exists() for path in (left, running, own)] == [False, True, True]
     assert not left.parent.exists()
@@ -71,7 +71,7 @@ def _others(home: Path) -> None:
 def test_a_home_goes_whatever_is_in_it(fill: Callable[[Path], None], tmp_path: Path) -> None:
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside/file").touch()
-    home = _homes(tmp_path).make("X")
+    home = _homes(tmp_path).make("X", RUN_AS)
     fill(home)
     remove(home)
     assert not home.exists()

@@ -12,7 +12,7 @@ import pytest
 from backend.executors.local import self_test as protection
 from backend.executors.local.launcher import CageLauncher
 from backend.executors.local.process_spec import Applied, Launched, Stage
-from backend.executors.local.self_test import Protection, SelfTest, probe
+from backend.executors.local.self_test import Protection, SelfTest, can_enter, probe
 from tests.executors.local.caged import ROOT, RUN_AS, copied, folder
 
 FULL = Applied("L2", ("session", "rlimits", "uid:65534", "no_new_privs", "landlock:7", "seccomp"))
@@ -50,7 +50,7 @@ def test_as_root_the_level_is_the_lowest(tmp_path: Path) -> None:
 
 def test_a_cage_that_does_not_start(tmp_path: Path) -> None:
     class Broken(CageLauncher):
-        def start(self, stages: Sequence[Stage]) -> Launched:
+        def start(self, stages: Sequence[Stage], *, user: tuple[int, int] | None = None) -> Launched:
             raise OSError("no more processes")
 
     found = probe(Broken(tmp_path, RUN_AS))
@@ -119,3 +119,12 @@ def test_it_can_be_told_in_json_and_in_words() -> None:
     table = found.table()
     assert "NOT HELD: it worked" in table
     assert "names can be asked for" in table
+
+
+def test_whether_commands_can_enter_a_workspace(tmp_path: Path) -> None:
+    with folder() as workspace:
+        launcher = CageLauncher(tmp_path, RUN_AS)
+        assert can_enter(launcher, str(workspace))
+        workspace.chmod(0)
+        assert not can_enter(launcher, str(workspace))
+        assert not can_enter(launcher, str(workspace / "missing"))
