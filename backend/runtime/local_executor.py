@@ -59,7 +59,10 @@ def visitors_files(settings: Settings, guard: Guard) -> FolderView:
     base = settings.workspace_dir if settings.workspace else _workspaces(settings, guard.owner) / "workspace"
     try:
         prepare_workspace(base)
-        give_folder(base, guard.owner)
+        if settings.workspace:
+            give_folder(base, guard.owner)  # what is in it is the operator's
+        else:
+            WorkspaceUsers(base.parent, KINDS, guard.owner).settle([base])
     except OSError as error:
         raise SettingsError(f"GATEPOST_WORKSPACE: {base}: {error.strerror}") from error
     if closed := closed_parent(base, guard.owner):

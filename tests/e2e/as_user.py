@@ -9,6 +9,7 @@ import resource
 import sys
 from pathlib import Path
 
+from backend.executors.local.run_as import CAPABILITIES
 from tests.preloaded import LOADED
 
 MORE = ("alembic.command", "concurrent.futures.thread", "encodings.idna", "sqlite3", "sqlite3.dbapi2")
@@ -20,6 +21,13 @@ def as_one_user(folder: Path, processes: int = 1000) -> list[str]:
     if os.geteuid() == 0:
         os.chown(folder, LONELY, LONELY)
     return [sys.executable, "-m", "tests.e2e.as_user", str(LONELY), str(processes)]
+
+
+def in_container(*without: str) -> list[str]:
+    """The words that start a server with what the documented container has of root."""
+    kept = ",".join(f"+{name.lower()}" for name in CAPABILITIES if name not in without)
+    few = ["setpriv", f"--bounding-set=-all,{kept}", "--inh-caps=-all", "--no-new-privs"]
+    return [*few, sys.executable, "-m", "backend", "serve"]
 
 
 def main(uid: int, processes: int) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from backend.executors.local.run_as import CAPABILITIES
 from tests.client import output
 from tests.outside import documented_dockerfile, make_wheel
 from tests.serving import wait_until
@@ -21,7 +22,16 @@ VISITOR = (Path(__file__).parent / "in_container.py").read_text()
 BUILD_BOUND = 900.0  # seconds; the base image and packages may have to be fetched
 BOUND = 60.0
 NARROW = (
-    *("--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--network", "none"),
+    *(
+        "--read-only",
+        "--cap-drop",
+        "ALL",
+        *(f"--cap-add={name}" for name in CAPABILITIES),
+        "--security-opt",
+        "no-new-privileges",
+        "--network",
+        "none",
+    ),
     *("--pids-limit", "128", "--memory", "512m", "--tmpfs", "/tmp"),
 )
 SECRET = "planted-in-the-container"
@@ -85,14 +95,14 @@ def test_commands_are_held_as_on_a_machine(container: str) -> None:
     found = _protection(container)
     assert found["level"] == "L2"
     assert [test["name"] for test in found["tests"] if not test["passed"]] == []
-    assert found["uid"] == 10001
+    assert found["uid"] == 10002
     print(f"{', '.join(found['layers'])}; {len(found['tests'])} attempts held")
 
 
 def test_a_command_runs_and_gets_nothing_of_the_service(container: str) -> None:
     [echo, attack, after] = _run(container, ("echo hi", ""), ("pyguard sh", ATTACK), ("echo still here", ""))
     assert (output(echo), echo[-1]["protection"]) == ("hi\n", "L2")
-    assert output(attack) == "10001\n"
+    assert output(attack) == "10002\n"
     assert SECRET not in json.dumps(attack)
     assert output(after) == "still here\n"
     print(f"echo hi took {echo[-1]['duration_ms']} ms")

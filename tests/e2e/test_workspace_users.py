@@ -1,20 +1,39 @@
 """A command that knows the path of another workspace cannot close it to the others."""
 
 import os
+import re
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from backend.executors.local.run_as import CAPABILITIES
 from tests.api.world import World, running_world
-from tests.e2e.as_user import as_one_user
+from tests.e2e.as_user import as_one_user, in_container
+from tests.executors.local.caged import ROOT
+from tests.needs import need
+
+REPOSITORY = Path(__file__).parent.parent.parent
 
 
-@pytest.fixture(params=["a user for each", "one user"])
+@pytest.fixture(params=["a user for each", "container", "one user"])
 def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
-    command = as_one_user(tmp_path) if request.param == "one user" else None
-    with running_world(tmp_path, command=command) as world:
+    env, command = {}, None
+    if request.param == "one user":
+        command = as_one_user(tmp_path)
+    elif request.param == "container":
+        need(ROOT and shutil.which("setpriv"), "root and setpriv")
+        env, command = image_environment(), in_container()
+    with running_world(tmp_path, env, command) as world:
         yield world
+
+
+def image_environment() -> dict[str, str]:
+    """The users that the image names."""
+    text = (REPOSITORY / "Dockerfile").read_text()
+    return dict(re.findall(r"(GATEPOST_RUN_AS|GATEPOST_WORKSPACE_UIDS)=(\S+)", text))
 
 
 def says(world: World, command: str, project: str) -> str:
@@ -47,3 +66,20 @@ def test_each_workspace_has_a_user(world: World) -> None:
 
 def there_is_one_user(world: World) -> bool:
     return os.stat(f"/proc/{world.server.pid}").st_uid != 0
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/security.md"])
+def test_the_documented_containers_have_these_capabilities(page: str) -> None:
+    text = (REPOSITORY / page).read_text()
+    assert re.findall(r"--cap-add (\w+)", text) == list(CAPABILITIES)
+
+
+@pytest.mark.parametrize("name", CAPABILITIES)
+def test_root_without_a_capability_starts_no_server(name: str, tmp_path: Path) -> None:
+    need(ROOT and shutil.which("setpriv"), "root and setpriv")
+    env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(REPOSITORY), "GATEPOST_DATA_DIR": str(tmp_path / "data")}
+    done = subprocess.run(
+        in_container(name), cwd=tmp_path, env=env, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode != 0
+    assert f"the capabilities {name}; add them" in done.stderr

@@ -2,10 +2,15 @@
 
 import os
 import pwd
+import re
 import stat
 from pathlib import Path
 
 from backend.core.errors import GatepostError
+
+STATUS = Path("/proc/self/status")
+# To give workspaces to their users, to see what commands made there, to start and end commands.
+CAPABILITIES = {"CHOWN": 0, "DAC_OVERRIDE": 1, "FOWNER": 3, "KILL": 5, "SETGID": 6, "SETUID": 7}
 
 
 class OwnerError(GatepostError):
@@ -29,7 +34,17 @@ def find_owner(name: str) -> tuple[int, int] | None:
         owner = (number, number)
     if owner[0] == 0:
         raise OwnerError("commands never run as root")
+    if lacking := _lacking_capabilities():
+        hint = "add them (docker run --cap-add), or start the service as another user"
+        raise OwnerError(f"as root the service needs the capabilities {', '.join(lacking)}; {hint}")
     return owner
+
+
+def _lacking_capabilities() -> list[str]:
+    """Those of root that a container may have taken from this process; none where the kernel does not say."""
+    found = re.search(r"^CapEff:\s*([0-9a-f]+)$", STATUS.read_text(), re.M) if STATUS.exists() else None
+    effective = int(found[1], 16) if found else -1
+    return [name for name, bit in CAPABILITIES.items() if not effective >> bit & 1]
 
 
 def give_folder(folder: Path, owner: tuple[int, int] | None) -> None:
