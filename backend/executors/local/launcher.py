@@ -96,7 +96,9 @@ class CageLauncher:
     def start(self, stages: Sequence[Stage], *, user: tuple[int, int] | None = None) -> Launched:
         """Start a pipeline. OSError where that is not possible, or where `minimum` cannot be reached here."""
         user = user or self.run_as
-        cage = self._usable_cage(user)
+        cage = self._usable_cage()
+        if self.minimum >= "L1" and os.geteuid() == 0 and not (user and user[0]):
+            raise OSError(errno.EPERM, "as root, programs need a user of their own")
         with ExitStack() as ours, ExitStack() as theirs:
             control_read, control = _pipe(theirs, ours)
             status, status_write = _pipe(ours, theirs)
@@ -113,14 +115,12 @@ class CageLauncher:
             ours.pop_all()
         return _Running(pid, pidfd, control, status, len(stages), group)
 
-    def _usable_cage(self, user: tuple[int, int] | None) -> Path:
+    def _usable_cage(self) -> Path:
         """The program to execute. OSError, before anything is started, where it would refuse anyway."""
         if isinstance(self.cage, MissingCage):
             raise OSError(errno.ENOEXEC, self.cage.problem)
         if not os.path.exists("/proc/self/stat"):
             raise OSError(errno.ENOSYS, "/proc is not mounted or not readable")
-        if self.minimum >= "L1" and os.geteuid() == 0 and not (user and user[0]):
-            raise OSError(errno.EPERM, "as root, programs need a user of their own")
         if self.minimum >= "L2" and (abi := landlock_abi()) < LANDLOCK_ABI_FOR_L2:
             raise OSError(errno.ENOSYS, f"the kernel offers Landlock {abi}, {LANDLOCK_ABI_FOR_L2} is required")
         if self.minimum >= "L3":
