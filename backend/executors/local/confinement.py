@@ -82,6 +82,8 @@ quotactl_fd:443:443 acct:163:89 syslog:103:116 fanotify_init:300:262 fanotify_ma
 vhangup:153:58 sethostname:170:161 setdomainname:171:162 move_pages:279:239 migrate_pages:256:238 iopl:172:-
 ioperm:173:- modify_ldt:154:- uselib:134:- ustat:136:- sysfs:139:- _sysctl:156:- nfsservctl:180:42 create_module:174:-
 get_kernel_syms:177:- query_module:178:- io_setup:206:0 sync:162:81 syncfs:306:267 memfd_secret:447:447
+io_destroy:207:1 io_submit:209:2 io_cancel:210:3 io_getevents:208:4 io_pgetevents:333:292 process_mrelease:448:448
+mbind:237:235 set_mempolicy:238:237 set_mempolicy_home_node:450:450 lsm_set_self_attr:460:460
 """
 # Shared memory, semaphores, queues: other users' ones can be found by number, and they outlive the command.
 LASTING = """
