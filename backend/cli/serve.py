@@ -37,7 +37,7 @@ def _serve(options: argparse.Namespace) -> int:
             application,
             host=settings.host,
             port=settings.port,
-            loop="asyncio",  # uvloop forks the whole process for every command
+            loop="backend.runtime.event_loop:new_event_loop",
             http=bounded_protocol(hard // 2),
             ws="websockets-sansio",
             ws_max_size=64 * 1024,

@@ -9,6 +9,7 @@ from tests.client import assert_gapless, output, terminal
 from tests.conftest import StartServer
 from tests.e2e.as_user import as_one_user
 from tests.e2e.open_gate import give, open_policy
+from tests.needs import need
 from tests.serving import Server, processes_of
 
 SERVE = f"exec {sys.executable} -m backend serve"
@@ -48,6 +49,40 @@ async def test_a_disk_that_takes_no_more_stops_the_command_and_the_viewer_is_tol
         assert (replies[-1]["status"], replies[-1]["exit_code"]) == ("failed", 125)
         assert await client.attach(replies[0]["execution"]) == replies
         assert output(await client.run("echo on")) == "on\n"
+    assert processes_of(server) == []
+
+
+WATCHES = """
+import os, select, sys, time
+for _ in range(PROCESSES):
+    if os.fork() == 0:
+        break
+polls = [select.epoll() for _ in range(250)]
+ends = [os.pipe()[0] for _ in range(350)]
+try:
+    for poll in polls:
+        for end in ends:
+            poll.register(end, 0)
+except OSError:
+    print("no more", flush=True)
+time.sleep(600)
+"""
+
+
+async def test_a_command_leaves_the_service_descriptors_to_watch(start_server: StartServer, tmp_path: Path) -> None:
+    server = start_server(open_policy(tmp_path), command=as_one_user(tmp_path))
+    most = int(Path("/proc/sys/fs/epoll/max_user_watches").read_text())
+    need(most < 100 * 250 * 350, "a machine on which a command can use up what a user may watch")
+    give(server, "watches.py", WATCHES.replace("PROCESSES", str(most // (250 * 350))))
+    async with terminal(server) as greedy:
+        await greedy.start("python3 watches.py")
+        await greedy.until("stdout", bound=60)
+        for _ in range(3):
+            async with terminal(server) as other:
+                assert output(await other.run("echo on")) == "on\n"
+        assert server.get("/readyz").status == 200
+        await greedy.send(type="cancel")
+        await greedy.until("complete", bound=90)  # the kernel takes long to forget that many
     assert processes_of(server) == []
 
 
