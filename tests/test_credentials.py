@@ -1,6 +1,5 @@
 """Access tokens, passwords, secrets and signatures; and whom the authenticator takes a token for."""
 
-import asyncio
 import base64
 import json
 import re
@@ -22,7 +21,6 @@ from backend.accounts.authentication import Authenticator
 from backend.accounts.credentials import (
     LONGEST_LIFE,
     LONGEST_TOKEN,
-    Passwords,
     Signer,
     Tokens,
     hash_password,
@@ -261,21 +259,6 @@ def test_nobodys_hash_costs_what_a_real_one_does() -> None:
     assert real
     assert found[0] == real[0]
     assert not verify_password("no password is this one", None)
-
-
-async def test_passwords_leave_the_loop_free() -> None:
-    passwords = Passwords()
-    hashed = await passwords.hash("correct horse")
-    checks = [asyncio.create_task(passwords.check("correct horse", hashed)) for _ in range(6)]
-    longest = 0.0
-    while not all(check.done() for check in checks):
-        before = time.monotonic()
-        await asyncio.sleep(0.001)
-        longest = max(longest, time.monotonic() - before)
-    assert [check.result() for check in checks] == [True] * 6
-    assert not await passwords.check("correct horse", None)
-    assert longest < 0.5
-    passwords.close()
 
 
 def test_secrets_have_a_prefix_and_43_characters() -> None:

@@ -1,13 +1,11 @@
 """What a client proves itself with: access tokens (JWT), passwords, secrets of tokens and links; and our own signature.
 
-Only the hashing of passwords takes time (a tenth of a second); `Passwords` does it in threads of its own.
+Only the hashing of passwords takes time (a tenth of a second); `passwords.py` does it in threads of its own.
 """
 
-import asyncio
 import base64
 import hashlib
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -147,27 +145,6 @@ def verify_password(password: str, hashed: str | None) -> bool:
     except UnicodeEncodeError:  # half a surrogate pair, which no password has
         encoded = b""
     return _argon2.verify(encoded, hashed or _NOBODYS_HASH) and hashed is not None
-
-
-class Passwords:
-    """Hashes and verifies in threads of its own, so that logins neither stop the loop nor take every processor.
-
-    A request that goes away while its password is hashed keeps its thread: the number at once is never exceeded.
-    """
-
-    def __init__(self, at_once: int = 2) -> None:
-        self._threads = ThreadPoolExecutor(at_once, thread_name_prefix="passwords")
-
-    async def hash(self, password: str) -> str:
-        """`hash_password`, in a thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, hash_password, password)
-
-    async def check(self, password: str, hashed: str | None) -> bool:
-        """`verify_password`, in a thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, verify_password, password, hashed)
-
-    def close(self) -> None:
-        self._threads.shutdown(cancel_futures=True)
 
 
 def new_api_token(random: Callable[[int], bytes]) -> str:

@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from backend.accounts.credentials import Passwords, Signer, new_signing_key, verify_signature
+from backend.accounts.credentials import Signer, new_signing_key, verify_signature
+from backend.accounts.passwords import Passwords
 from backend.core.errors import GatepostError, reason_of
 from backend.core.execution.ownership import Contact, Holdings
 from backend.runtime.clock import new_id, now_ms, utc_now

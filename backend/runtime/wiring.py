@@ -43,7 +43,7 @@ from backend.runtime.programs import outside_programs
 from backend.runtime.settings import Settings, load_settings
 from backend.runtime.telemetry import Telemetry, configure_logs
 from backend.runtime.tokens import access_tokens
-from backend.storage.limiter import MovingWindow, is_reachable, shared_storage
+from backend.storage.limiter import PAGE_WINDOWS, MovingWindow, is_reachable, shared_storage
 from backend.transports.agent_api import Agents, Capabilities, agent_routes
 from backend.transports.dependencies import Access
 from backend.transports.executions_api import Executions, execution_routes
@@ -222,7 +222,10 @@ def _security(house: House, tokens: Tokens) -> Security:
 def _limiter(app: FastAPI, security: Security) -> Limiter:
     """The limits of addresses."""
     app.state.limiter = Limiter(
-        key_func=lambda request: security.address(request.scope), strategy="moving-window", headers_enabled=True
+        key_func=lambda request: security.address(request.scope),
+        strategy="moving-window",
+        headers_enabled=True,
+        storage_uri=PAGE_WINDOWS,
     )
     limiter: Limiter = app.state.limiter
     return limiter
@@ -252,8 +255,7 @@ def _login(house: House, tokens: Tokens) -> Login:
     return Login(
         accounts=house.stores.identities,
         tokens=tokens,
-        check_password=house.stores.passwords.check,
-        hash_password=house.stores.passwords.hash,
+        passwords=house.stores.passwords,
         secret_hash=secret_hash,
         attempts=house.window(LOGIN_ATTEMPTS, "logins"),
         attempts_on_name=house.window(LOGIN_ATTEMPTS_ON_NAME, "login-names"),

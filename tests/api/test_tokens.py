@@ -381,6 +381,24 @@ class TestLogin:
         assert login(world.server, "guessed").status_code == 429
         assert world.events(kind="rejected", status=429, rule="auth.limited", path="/api/auth/token")
 
+    async def test_a_flood_of_wrong_passwords_does_not_keep_out_who_logged_in_before(self, world: World) -> None:
+        """400 attempts of 40 addresses: few of them wait, and the right password of a known address does not."""
+        home = address()
+        assert (await asyncio.to_thread(login, world.server, "cleo", PASSWORD, home)).status_code == 200
+        limits = httpx.Limits(max_connections=400)
+        async with httpx.AsyncClient(base_url=world.server.url, limits=limits, timeout=60) as client:
+            strangers = [address() for _ in range(40)]
+            flood = [asyncio.create_task(_attempt(client, each, "cleo", "x")) for each in strangers * 10]
+            await asyncio.wait(flood, return_when=asyncio.FIRST_COMPLETED)
+            right = await _attempt(client, home, "cleo", PASSWORD)
+            answers = await asyncio.gather(*flood)
+        assert right.status_code == 200, "the attempts of others on its name do not count for it"
+        rules = [answer.json()["rule"] for answer in answers]
+        assert set(rules) == {"auth.password", "auth.busy", "auth.limited"}
+        busy = answers[rules.index("auth.busy")]
+        assert busy.status_code == 429
+        assert 1 <= int(busy.headers["retry-after"]) <= 10
+
     def test_a_link_is_good_once(self, world: World) -> None:
         ticket = accounts(world.server.data_dir, lambda identities: new_link(identities, world.users["vic"]))
         with ThreadPoolExecutor(8) as threads:
@@ -396,6 +414,11 @@ class TestLogin:
         user = world.users[name]
         ticket = accounts(world.server.data_dir, lambda identities: new_link(identities, user, minutes))
         assert _take(world.server.url, ticket).status_code == 401
+
+
+async def _attempt(client: httpx.AsyncClient, origin: str, name: str, password: str) -> httpx.Response:
+    form = {"username": name, "password": password}
+    return await client.post("/api/auth/token", data=form, headers={"X-Forwarded-For": origin})
 
 
 def _take(url: str, ticket: str) -> httpx.Response:
