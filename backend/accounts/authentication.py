@@ -54,5 +54,11 @@ class Authenticator:
 
 
 def _is_recent(claims: Claims, user: User) -> bool:
-    """Whether it was issued since the account's tokens were last ended; `iat` has whole seconds only."""
-    return claims.issued_at >= user.valid_from_ms // 1000
+    """Whether it was issued since the account's tokens were last ended.
+
+    A token says when that was, and times are not compared: a clock that is set back would refuse every new token until it
+    is as late again. One of an earlier version, which lasts a day at most, has only `iat`, in whole seconds.
+    """
+    if claims.valid_from_ms is None:
+        return claims.issued_at >= user.valid_from_ms // 1000
+    return claims.valid_from_ms == user.valid_from_ms

@@ -23,11 +23,12 @@ from cryptography.hazmat.primitives.serialization import (
 from pwdlib import PasswordHash
 from pwdlib.hashers.argon2 import Argon2Hasher
 
-from backend.core.identity import LONGEST_PASSWORD, SHORTEST_PASSWORD, Claims
+from backend.core.identity import LONGEST_PASSWORD, SHORTEST_PASSWORD, Claims, User
 from backend.core.ids import is_id
 
 ISSUER = AUDIENCE = "gatepost"
 ALGORITHM = "HS256"
+VALID_FROM = "account_valid_from"  # a claim of our own: Unix milliseconds
 SHORTEST_KEY = 32  # bytes; a shorter one is weaker than the hash
 LONGEST_TOKEN = 4096  # characters; ours have about 300
 LONGEST_LIFE = 24 * 3600  # seconds between the login and exp that any token may have, however often it is renewed
@@ -60,10 +61,11 @@ class Tokens:
         self._clock = clock
         self._new_id = new_id
 
-    def issue(self, user_id: str, *, by_link: bool = False) -> tuple[str, Claims]:
+    def issue(self, user: User, *, by_link: bool = False) -> tuple[str, Claims]:
         """A new token for the account, and what it says."""
         now = int(self._clock())
-        return self._signed(Claims(user_id, self._new_id(), now, now + self.lifetime, now, by_link))
+        ends = now + self.lifetime
+        return self._signed(Claims(user.id, self._new_id(), now, ends, now, by_link, user.valid_from_ms))
 
     def renew(self, token: str) -> tuple[str, Claims] | None:
         """The next token of the same login, None for one that is not valid. It ends a day after the login at the latest.
@@ -87,6 +89,7 @@ class Tokens:
             "exp": claims.expires_at,
             "auth_time": claims.logged_in_at,
             "amr": ["link"] if claims.fresh_link else [],
+            VALID_FROM: claims.valid_from_ms,
         }
         return jwt.encode(payload, self._key, ALGORITHM), claims
 
@@ -120,15 +123,16 @@ class Tokens:
 def _claims(payload: Mapping[str, Any], now: float) -> Claims | None:
     """Judge the times and types of a payload whose signature is valid."""
     issued, expires, not_before = payload["iat"], payload["exp"], payload.get("nbf", 0)
-    login = payload.get("auth_time", issued)
-    if not all(type(each) is int for each in (issued, expires, not_before, login)):
+    login, valid_from = payload.get("auth_time", issued), payload.get(VALID_FROM)
+    known = () if valid_from is None else (valid_from,)
+    if not all(type(each) is int for each in (issued, expires, not_before, login, *known)):
         return None
     if not (is_id(payload["sub"]) and is_id(payload["jti"])):
         return None
     if not_before > now or max(issued, login) > now + CLOCK_SKEW or expires <= now or expires - login > LONGEST_LIFE:
         return None
     fresh_link = payload.get("amr") == ["link"] and now - login <= FRESH_LINK
-    return Claims(payload["sub"], payload["jti"], issued, expires, login, fresh_link)
+    return Claims(payload["sub"], payload["jti"], issued, expires, login, fresh_link, valid_from)
 
 
 def hash_password(password: str) -> str:

@@ -69,7 +69,7 @@ class Claims:
     """The claims of a verified access token (JWT). Times are Unix seconds.
 
     Renewed tokens of one login have the same `token_id` and `logged_in_at`. `fresh_link`: the login was by a link, and
-    not long ago.
+    not long ago. `valid_from_ms` is that of the account at the login; tokens of earlier versions do not have it.
     """
 
     user_id: str
@@ -78,6 +78,7 @@ class Claims:
     expires_at: int
     logged_in_at: int
     fresh_link: bool = False
+    valid_from_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

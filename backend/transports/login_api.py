@@ -24,6 +24,8 @@ BUSY = 3.0  # seconds after which all passwords that wait have been checked
 class Accounts(Protocol):
     """The accounts, as far as a login needs them."""
 
+    async def user(self, id: str) -> User | None: ...
+
     async def password_hash_of(self, name: str) -> tuple[User, str | None] | None: ...
 
     async def take_link(self, secret_hash: bytes) -> User | None: ...
@@ -46,7 +48,7 @@ class Passwords(Protocol):
 class AccessTokens(Protocol):
     """The access tokens of people."""
 
-    def issue(self, user_id: str, *, by_link: bool = False) -> tuple[str, Claims]: ...
+    def issue(self, user: User, *, by_link: bool = False) -> tuple[str, Claims]: ...
 
     def renew(self, token: str) -> tuple[str, Claims] | None: ...
 
@@ -202,7 +204,8 @@ def _add_renewal(router: APIRouter, access: Access, login: Login) -> None:
         await login.accounts.set_password(user.id, hashed)
         fields = {"user": user.name, "change": "password"}
         await access.audit.record(Kind.USER_CHANGED, principal.name, principal.address, fields)
-        return await _issue_token(access, login, user, principal.address, "password")
+        changed = await login.accounts.user(user.id) or user
+        return await _issue_token(access, login, changed, principal.address, "password")
 
 
 def _no_login(what: str) -> Problem:
@@ -240,7 +243,7 @@ async def _count_attempt(login: Login, address: str, name: str) -> None:
 
 
 async def _issue_token(access: Access, login: Login, user: User, address: str, method: str) -> Token:
-    token, claims = login.tokens.issue(user.id, by_link=method == "link")
+    token, claims = login.tokens.issue(user, by_link=method == "link")
     fields = {"method": method, "token": claims.token_id}
     await access.audit.record(Kind.LOGIN, f"user:{user.name}", address, fields)
     login.recent.add(user.name, address)
