@@ -5,6 +5,7 @@ Only the hashing of passwords takes time (a tenth of a second); `passwords.py` d
 
 import base64
 import hashlib
+import hmac
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -168,6 +169,11 @@ def _characters(data: bytes) -> str:
 def secret_hash(secret: str) -> bytes:
     """What is stored of a token or link, 32 bytes. No salt: the secrets are random, and are looked up by it."""
     return hashlib.sha256(secret.encode(errors="surrogatepass")).digest()
+
+
+def keyed_digest(key: bytes, text: str) -> str:
+    """16 hexadecimal digits, the same for the same text. Without the key, no guess at the text can be verified."""
+    return hmac.digest(key, text.encode(errors="surrogatepass"), "sha256").hex()[:16]
 
 
 class Signer:

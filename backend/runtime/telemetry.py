@@ -18,15 +18,20 @@ from backend.core.errors import StorageError
 from backend.core.execution.model import Status
 from backend.core.execution.registry import Execution
 from backend.core.execution.requests import Request
+from backend.runtime.masking import masked
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # they double the number of series without use
 DURATIONS = (0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600)  # seconds
 
 
-def configure_logs(level: str) -> None:
-    """Send every log of this process, uvicorn's too, to standard output as JSON."""
+def configure_logs(level: str, mask: Callable[[str], str]) -> None:
+    """Send every log of this process, uvicorn's too, to standard output as JSON, with its texts masked."""
     stamp = structlog.processors.TimeStamper(fmt="iso", utc=True, key="time")
-    finish: list[Any] = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    finish: list[Any] = [
+        structlog.processors.format_exc_info,
+        lambda _logger, _method, event: masked(event, mask),
+        structlog.processors.JSONRenderer(),
+    ]
     structlog.configure(
         processors=[structlog.processors.add_log_level, stamp, *finish],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),

@@ -37,12 +37,13 @@ from backend.runtime.clock import new_id, now_ms, utc_now
 from backend.runtime.command_line import verb
 from backend.runtime.lifespan import Server, lifespan
 from backend.runtime.local_executor import local_places, visitors_files
+from backend.runtime.masking import MaskedAuditLog
 from backend.runtime.persistence import Stores, open_stores
 from backend.runtime.preflight import Guard, build_guard
-from backend.runtime.programs import outside_programs
+from backend.runtime.programs import OutsidePrograms, outside_programs
 from backend.runtime.settings import Settings, load_settings
 from backend.runtime.telemetry import Telemetry, configure_logs
-from backend.runtime.tokens import access_tokens
+from backend.runtime.tokens import access_tokens, name_digest
 from backend.storage.limiter import PAGE_WINDOWS, MovingWindow, is_reachable, shared_storage
 from backend.transports.agent_api import Agents, Capabilities, agent_routes
 from backend.transports.dependencies import Access
@@ -88,8 +89,10 @@ class House:
 
 def create_app(settings: Settings) -> FastAPI:
     """The application. Raises SettingsError or ProfileError for settings that cannot be used."""
-    configure_logs(settings.log_level)
-    house = _build(settings)
+    programs = outside_programs(settings)
+    masks = Masks.of((*settings.masked_values, *programs.secrets), (*DEFAULT_PATTERNS, *settings.masked_patterns))
+    configure_logs(settings.log_level, masks.text)
+    house = _build(settings, programs, masks)
     tokens = access_tokens(settings)
     security = _security(house, tokens)
     app = FastAPI(
@@ -100,11 +103,13 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
         max_body_size=BODY_LIMIT,
     )
+    audit = MaskedAuditLog(house.stores.audit, masks.text)
     access = Access(
         security=security,
-        audit=house.stores.audit,
+        audit=audit,
         requests=house.window(Rate.parse(settings.api_rate), "api"),
-        rejections=Rejections(house.stores.audit, MovingWindow(AUDITED_REJECTIONS, "rejections")),
+        rejections=Rejections(audit, MovingWindow(AUDITED_REJECTIONS, "rejections")),
+        mask=masks.text,
     )
     info = _service_info(house.telemetry)
     limiter, files = _limiter(app, security), PageFiles(PAGE_FOLDER)
@@ -120,13 +125,11 @@ def create_app(settings: Settings) -> FastAPI:
     return app
 
 
-def _build(settings: Settings) -> House:
+def _build(settings: Settings, programs: OutsidePrograms, masks: Masks) -> House:
     stores = open_stores(settings)
     telemetry = Telemetry(time.monotonic)
     counters = shared_storage(settings.redis_url.get_secret_value()) if settings.redis_url else None
     guard = build_guard(settings)
-    programs = outside_programs(settings)
-    masks = Masks.of((*settings.masked_values, *programs.secrets), (*DEFAULT_PATTERNS, *settings.masked_patterns))
 
     def profile(name: str) -> Profile:
         return load_profile(name).without(programs.missing)
@@ -257,6 +260,7 @@ def _login(house: House, tokens: Tokens) -> Login:
         tokens=tokens,
         passwords=house.stores.passwords,
         secret_hash=secret_hash,
+        name_digest=name_digest(house.settings),
         attempts=house.window(LOGIN_ATTEMPTS, "logins"),
         attempts_on_name=house.window(LOGIN_ATTEMPTS_ON_NAME, "login-names"),
         link_command=verb("user link NAME"),

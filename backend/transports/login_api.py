@@ -59,6 +59,7 @@ class AccessTokens(Protocol):
 class Login:
     """What a login needs. `attempts` is counted for each address, `attempts_on_name` for each name.
 
+    Of a name that no account has, only `name_digest` is stored: it may be a password that was typed in the wrong field.
     `recent` are those whose attempts others do not delay: they are not counted for the name, and served first.
     `link_command` is how an administrator creates a login link.
     """
@@ -67,6 +68,7 @@ class Login:
     tokens: AccessTokens
     passwords: Passwords
     secret_hash: Callable[[str], bytes]
+    name_digest: Callable[[str], str]
     attempts: RateLimiter
     attempts_on_name: RateLimiter
     link_command: str
@@ -131,7 +133,8 @@ def _add_login(router: APIRouter, access: Access, login: Login, limiter: Limiter
         familiar = login.recent.include(username, address)
         matches = _served(await login.passwords.check(password, hashed, familiar=familiar))
         if user is None or not matches or user.disabled:
-            fields = {"name": username, "method": "password"}
+            tried = {"name": user.name} if user else {"unknown_name": login.name_digest(username)}
+            fields = {**tried, "method": "password"}
             await access.audit.record(Kind.LOGIN_FAILED, "unknown", address, fields)
             raise Problem(401, "auth.password", "The name or the password is wrong.", recorded=True)
         return await _issue_token(access, login, user, address, "password")
@@ -235,7 +238,8 @@ def _served(result: T | None) -> T:
 
 async def _count_attempt(login: Login, address: str, name: str) -> None:
     """Count an attempt, for its address and for the name that it tries."""
-    tried = "" if login.recent.include(name, address) else name  # others must not lock its user out
+    others = name and not login.recent.include(name, address)  # who must not lock the user out
+    tried = login.name_digest(name) if others else ""
     for limiter, key in ((login.attempts, address), (login.attempts_on_name, tried)):
         if key and (wait := await limiter.hit(key)):
             detail = f"Too many attempts to log in: {limiter.rate} are allowed."

@@ -92,7 +92,7 @@ def _app(common: Shared, house: House, checks: Checks) -> FastAPI:
     window = MovingWindow(Rate(10_000, 60), "in-process")
     security = Security(Connections(100, 100), (), 0, True, None, checks, window, common.new_id)
     rejections = Rejections(common.audit, window)
-    access = Access(security, common.audit, window, rejections)
+    access = Access(security, common.audit, window, rejections, str)
     app = FastAPI()
     limiter = app.state.limiter = Limiter(key_func=lambda request: "all")
     add_problems(app, access.rejected)
