@@ -1,11 +1,13 @@
 """`serve`: the server."""
 
 import argparse
+import errno
 import resource
 import sys
 from pathlib import Path
 from typing import Any
 
+from backend.core.errors import reason_of
 from backend.runtime.settings import load_settings
 
 SHUTDOWN_BOUND = 3  # seconds that open requests get when the server stops; commands have a grace of their own
@@ -23,6 +25,7 @@ def add_verb(verbs: Any) -> None:
 def _serve(options: argparse.Namespace) -> int:
     import uvicorn  # only this verb needs the web server
 
+    from backend.runtime.telemetry import release_output
     from backend.runtime.wiring import create_app  # imports everything, which other verbs do without
     from backend.transports.request_timeout import bounded_protocol
 
@@ -52,7 +55,22 @@ def _serve(options: argparse.Namespace) -> int:
         )
     )
     server.run()
+    release_output()
     return 0 if server.started else 1
+
+
+def _why(error: BaseException | None) -> str:
+    """Why the server cannot listen, and what to do."""
+    if not isinstance(error, OSError):
+        return "see the log."
+    match error.errno:
+        case errno.EADDRINUSE:
+            hint = "Try another port: --port 8001"
+        case errno.EACCES:
+            hint = "Ports below 1024 are for root; try another port: --port 8001"
+        case _:
+            hint = "GATEPOST_HOST or --host must be an address of this machine, such as 127.0.0.1"
+    return f"{reason_of(error)}. {hint}"
 
 
 def _server_class(base: Any) -> Any:
@@ -73,9 +91,9 @@ def _server_class(base: Any) -> Any:
         async def startup(self, sockets: Any = None) -> None:
             try:
                 await super().startup(sockets)
-            except SystemExit:  # uvicorn has logged why it cannot listen
+            except SystemExit as end:  # uvicorn has logged why it cannot listen, as JSON
                 taken = f"{self.config.host}:{self.config.port}"
-                print(f"gatepost: cannot listen on {taken}. Try another port: --port 8001", file=sys.stderr)
+                print(f"gatepost: cannot listen on {taken}: {_why(end.__context__)}", file=sys.stderr)
                 raise
 
     return Server

@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
 
 import structlog
 
@@ -12,6 +11,7 @@ from backend.core.errors import StorageError, reason_of
 from backend.core.execution.ownership import HEARTBEAT
 from backend.core.times import DAY_MS, iso
 from backend.runtime.clock import now_ms
+from backend.runtime.outage import Outage
 from backend.runtime.persistence import Stores
 from backend.runtime.settings import Settings
 from backend.storage.recordings import Retention
@@ -106,26 +106,6 @@ async def run_queue_often(runner: QueueRunner) -> None:
         except StorageError as error:
             outage.report(error)
         await asyncio.sleep(RUN_QUEUE_EVERY)
-
-
-@dataclass(slots=True)
-class Outage:
-    """Logs the first of several consecutive errors, and when they are over."""
-
-    what: str
-    _lasting: bool = False
-
-    def report(self, error: OSError | StorageError) -> None:
-        """It failed."""
-        if not self._lasting:
-            structlog.get_logger().error(self.what, reason=reason_of(error))
-        self._lasting = True
-
-    def over(self) -> None:
-        """It worked."""
-        if self._lasting:
-            structlog.get_logger().info("over: " + self.what)
-        self._lasting = False
 
 
 def _ago(days: float) -> int:

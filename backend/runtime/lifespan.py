@@ -8,7 +8,7 @@ import asyncio
 import secrets
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -62,10 +62,12 @@ def lifespan(server: Server) -> Callable[[FastAPI], AbstractAsyncContextManager[
             login_link = await _prepare(stores, server.settings.admin_password)
             async with service.bus.joined(service.owner, service.folder, service.local):
                 jobs = [*_begin_jobs(server), asyncio.create_task(_welcome(server, web_server, login_link))]
-                with web_server.stopped_after(server.gateway.close):
-                    yield
-                await server.gateway.close()  # its leases are still extended meanwhile
-                await _end_jobs(jobs)
+                try:
+                    with web_server.stopped_after(server.gateway.close):
+                        yield
+                    await server.gateway.close()  # its leases are still extended meanwhile
+                finally:
+                    await _end_jobs(jobs)
             await stores.write_rest()
         finally:
             await stores.close()
@@ -85,7 +87,8 @@ async def _prepare(stores: Stores, password: str | None) -> str:
 async def _welcome(server: Server, web_server: WebServer, login_link: str) -> None:
     """Print where to go as soon as the server listens there."""
     address = await web_server.address()
-    print(welcome(address, login_link, _held(server.guard)), file=sys.stderr, flush=True)
+    with suppress(OSError):  # standard error may be a file on a full disk
+        print(welcome(address, login_link, _held(server.guard)), file=sys.stderr, flush=True)
 
 
 def _held(guard: Guard) -> str:

@@ -1,12 +1,15 @@
 """Everything that is stored, opened in the data folder and in the database of the settings."""
 
+import os
 from dataclasses import dataclass, field
+from errno import ENOTDIR
 from pathlib import Path
 
 from backend.accounts.credentials import Signer, new_signing_key, verify_signature
 from backend.accounts.passwords import Passwords
-from backend.core.errors import GatepostError, reason_of
+from backend.core.errors import GatepostError, KeyFileError, reason_of
 from backend.core.execution.ownership import Contact, Holdings
+from backend.core.ids import is_id
 from backend.runtime.clock import new_id, now_ms, utc_now
 from backend.runtime.recovery import Recovery
 from backend.runtime.settings import Settings, SettingsError
@@ -64,14 +67,30 @@ def open_stores(settings: Settings) -> Stores:
     """Open what is stored. Raises SettingsError for a folder or key that cannot be used."""
     data = settings.data_dir.absolute()
     try:
-        data.mkdir(parents=True, exist_ok=True)
+        _make_folder(data)
         database = Database(database_url(settings.database, data))
         recordings = FileRecordings(data / "recordings")
-        folder = load_or_make(data / "folder.id", lambda: new_id().encode()).decode()
+        folder = _folder_id(data / "folder.id")
         queue = open_queue(data, database)
     except (OSError, GatepostError) as error:
-        raise SettingsError(f"GATEPOST_DATA_DIR: {settings.data_dir}: {reason_of(error)}") from error
+        reason = reason_of(error).rstrip(".")
+        hint = "The service needs a folder that it can write to"
+        raise SettingsError(f"GATEPOST_DATA_DIR: {settings.data_dir}: {reason}. {hint}.") from error
     return _stores(data, folder, queue, recordings)
+
+
+def _make_folder(data: Path) -> None:
+    if data.exists() and not data.is_dir():
+        raise NotADirectoryError(ENOTDIR, os.strerror(ENOTDIR))
+    data.mkdir(parents=True, exist_ok=True)
+
+
+def _folder_id(path: Path) -> str:
+    """The id of the data folder, which is created if it is missing. Raises KeyFileError."""
+    found = load_or_make(path, lambda: new_id().encode()).decode(errors="replace")
+    if not is_id(found):
+        raise KeyFileError(f"The file {path} does not contain an id; delete it to get a new one.")
+    return found
 
 
 def _stores(data: Path, folder: str, queue: CommitQueue, recordings: FileRecordings) -> Stores:

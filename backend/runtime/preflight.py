@@ -1,14 +1,16 @@
 """The checks before anything runs: the cage, tested at startup, and the free space of the disk."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from backend.core.decisions import Decision
+from backend.core.errors import reason_of
 from backend.core.figures import size_text
 from backend.executors.local.launcher import CageLauncher
 from backend.executors.local.run_as import find_owner
 from backend.executors.local.self_test import Protection, probe
+from backend.runtime.outage import Outage
 from backend.runtime.settings import Settings
 
 PROBES = 3  # attempts of the self-test before its result is final
@@ -23,10 +25,18 @@ class Guard:
     owner: tuple[int, int] | None
     data_dir: Path
     disk_margin: int
+    outage: Outage = field(default_factory=lambda: Outage("data folder not reached"))
 
     def refusal(self) -> Decision | None:
         """Refuse every command if the kernel cannot confine it as required, or the disk is nearly full."""
-        disk = os.statvfs(self.data_dir)
+        try:
+            disk = os.statvfs(self.data_dir)
+        except OSError as error:
+            self.outage.report(error)
+            reason = f"The data folder of the server cannot be reached: {reason_of(error)}."
+            hint = "The operator must restore the folder, or restart the server with another one."
+            return Decision.deny("storage.unavailable", reason, hint, retry_after=60.0)
+        self.outage.over()
         if disk.f_bavail * disk.f_frsize < self.disk_margin:
             reason = f"The disk of the server has less than {size_text(self.disk_margin)} left."
             return Decision.deny("storage.full", reason, "The operator must free disk space.", retry_after=60.0)

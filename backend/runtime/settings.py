@@ -324,14 +324,18 @@ class Settings(BaseSettings):
             raise ValueError(f"GATEPOST_SECRET_KEY must have at least {SHORTEST_KEY} bytes")
         return self
 
+    @field_validator("admin_password_file", "access_token_file")
+    @classmethod
+    def _holds_text(cls, value: Path | None) -> Path | None:
+        """Read already now: later, only the first startup would find what is wrong."""
+        if value and (problem := _unreadable(value)):
+            raise ValueError(f"{value}: {problem}")
+        return value
+
     @field_validator("admin_password_file")
     @classmethod
     def _holds_password(cls, value: Path | None) -> Path | None:
-        """Read already now: later, only the first startup would find what is wrong."""
-        try:
-            password = _content(value) if value else None
-        except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"{value}: {error.strerror if isinstance(error, OSError) else 'not text'}") from error
+        password = _content(value) if value else None
         if password is not None and not SHORTEST_PASSWORD <= len(password) <= LONGEST_PASSWORD:
             raise ValueError(f"{value}: a password must have {SHORTEST_PASSWORD} to {LONGEST_PASSWORD} characters")
         return value
@@ -425,6 +429,17 @@ def _content(file: Path) -> str:
     return file.read_text().strip()
 
 
+def _unreadable(file: Path) -> str:
+    """Why a file cannot be read as text; empty if it can."""
+    try:
+        file.read_text(encoding="utf-8")
+    except OSError as error:
+        return f"{error.strerror}"
+    except UnicodeDecodeError:
+        return "not text in UTF-8"
+    return ""
+
+
 def _check_url(url: str, schemes: tuple[str, ...]) -> None:
     try:
         parts = urlsplit(url)
@@ -437,13 +452,14 @@ def _check_url(url: str, schemes: tuple[str, ...]) -> None:
 
 def load_settings(**overrides: Any) -> Settings:
     """Read the settings. Raises SettingsError, which names each invalid variable but not its value."""
+    for file in filter(Path.is_file, map(Path, ENV_FILES)):
+        if problem := _unreadable(file):
+            raise SettingsError(f"{file}: {problem}. Settings are read from it; correct or delete it.")
     try:
         return Settings(**overrides)
     except ValidationError as error:
         lines = [f"{'.'.join(map(str, item['loc'])) or 'settings'}: {item['msg']}" for item in error.errors()]
         raise SettingsError("\n".join(lines)) from None
-    except OSError as error:
-        raise SettingsError(f"GATEPOST_ACCESS_TOKEN_FILE: {error.strerror}") from None
 
 
 def env_names() -> list[str]:

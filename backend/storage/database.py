@@ -103,8 +103,19 @@ class Database:
 
     async def migrate(self) -> None:
         """Bring the tables up to date; only one process at a time. Raises StorageError."""
-        with _file_lock(Path(f"{self._file}.lock") if self._file else None):
-            await self.write(_upgrade, patience=None)
+        try:
+            with _storage_errors(), _file_lock(Path(f"{self._file}.lock") if self._file else None):
+                await self.write(_upgrade, patience=None)
+        except StorageError as error:
+            raise StorageError(f"{error}{self._hint}") from error
+
+    @property
+    def _hint(self) -> str:
+        """What to do when a file cannot be used."""
+        if not self._file:
+            return ""
+        needs = "It must be writable, on a disk with free space; restore a damaged one from a backup."
+        return f" The database is the file {self._file}. {needs}"
 
     async def check(self) -> bool:
         """Whether the database answers."""

@@ -281,6 +281,7 @@ class TerminalConnection:
             await self._say(Waking(message="Waking up"))
         target = await self.executions.target(self.principal, OWN)
         if isinstance(target, Decision):
+            await self._act(Reject(target.rule))
             code = CLOSE_UNAUTHORISED if target.rule == "target.unknown" else CLOSE_TRY_LATER
             await self._perform([refusal(target), Close(code, target.rule)])
             raise ClientGone
