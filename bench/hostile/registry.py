@@ -8,7 +8,15 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from bench.hostile import held_connections, idle_visitors, many_accounts, taken_slots, tiny_frames, unread_answers
+from bench.hostile import (
+    held_connections,
+    idle_visitors,
+    many_accounts,
+    taken_slots,
+    tiny_frames,
+    unread_answers,
+    wrong_logins,
+)
 
 Attack = Callable[[str, float, str], Coroutine[Any, Any, None]]
 
@@ -19,6 +27,7 @@ ATTACKS: dict[str, Attack] = {
     "taken-slots": taken_slots.attack,
     "held-connections": held_connections.attack,
     "many-accounts": many_accounts.attack,
+    "wrong-logins": wrong_logins.attack,
 }
 
 

@@ -16,6 +16,7 @@ from backend.accounts.credentials import Tokens, new_api_token, secret_hash
 from backend.core.identity import Permission, Principal, Role
 from backend.core.limits import Rate
 from backend.storage.limiter import MovingWindow
+from backend.storage.memory.audit_log import MemoryAuditLog
 from backend.storage.memory.identities import MemoryIdentities
 from backend.transports.dependencies import Access
 from backend.transports.problems import add_problems
@@ -50,6 +51,7 @@ class Front:
     port: int
     identities: MemoryIdentities
     checks: Checks
+    audit: MemoryAuditLog
     secrets: list[str] = field(default_factory=list)
 
     @property
@@ -82,7 +84,7 @@ async def served(common: Shared, house: House) -> AsyncIterator[Front]:
         )
         serving = asyncio.create_task(server.serve([listening]))
         try:
-            yield Front(listening.getsockname()[1], identities, checks)
+            yield Front(listening.getsockname()[1], identities, checks, common.audit)
         finally:
             server.should_exit = True
             await serving
