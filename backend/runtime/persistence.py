@@ -72,10 +72,11 @@ def open_stores(settings: Settings) -> Stores:
         recordings = FileRecordings(data / "recordings")
         folder = _folder_id(data / "folder.id")
         queue = open_queue(data, database)
-    except (OSError, GatepostError) as error:
-        reason = reason_of(error).rstrip(".")
-        hint = "The service needs a folder that it can write to"
-        raise SettingsError(f"GATEPOST_DATA_DIR: {settings.data_dir}: {reason}. {hint}.") from error
+    except OSError as error:
+        hint = "The service needs a folder that it can write to."
+        raise SettingsError(f"GATEPOST_DATA_DIR: {settings.data_dir}: {reason_of(error)}. {hint}") from error
+    except GatepostError as error:
+        raise SettingsError(f"GATEPOST_DATA_DIR: {settings.data_dir}: {error}") from error
     return _stores(data, folder, queue, recordings)
 
 

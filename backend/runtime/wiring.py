@@ -1,5 +1,6 @@
 """The wiring: `create_app(settings)` puts the parts together, `app` is the application of the environment's settings."""
 
+import os
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -276,7 +277,7 @@ def _health(house: House, connections: Connections) -> HealthChecks:
     return HealthChecks(
         api_key_configured=settings.anthropic_api_key is not None,
         connections=connections,
-        checks={"recordings": stores.recordings.writable, "workspace": workspace.is_dir},
+        checks={"recordings": stores.recordings.writable, "workspace": partial(os.path.isdir, workspace)},
         stores=ready,
         protection={
             **guard.protection.as_json(),
