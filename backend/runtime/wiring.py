@@ -31,7 +31,7 @@ from backend.core.execution.lifecycle import Clock, Lifecycle
 from backend.core.execution.model import Job
 from backend.core.execution.targets import ExecutionLimits
 from backend.core.limits import Rate, Slots
-from backend.core.policy.profile import Profile
+from backend.core.policy.profile import Profile, ProfileError
 from backend.core.recording.redaction import DEFAULT_PATTERNS, Masks
 from backend.policies.loader import load_profile
 from backend.runtime.clock import new_id, now_ms, utc_now
@@ -42,7 +42,7 @@ from backend.runtime.masking import MaskedAuditLog
 from backend.runtime.persistence import Stores, open_stores
 from backend.runtime.preflight import Guard, build_guard
 from backend.runtime.programs import OutsidePrograms, outside_programs
-from backend.runtime.settings import Settings, load_settings
+from backend.runtime.settings import Settings, SettingsError, load_settings
 from backend.runtime.telemetry import Telemetry, configure_logs
 from backend.runtime.tokens import access_tokens, name_digest
 from backend.storage.limiter import PAGE_WINDOWS, MovingWindow, is_reachable, shared_storage
@@ -313,8 +313,14 @@ def _service_info(telemetry: Telemetry) -> ServiceInfo:
 
 
 def __getattr__(name: str) -> Any:
-    """Make `app` when a server asks for it, so that importing this module reads no settings."""
+    """Make `app` when a server asks for it, so that importing this module reads no settings.
+
+    Raises SystemExit for settings that cannot be used: a web server would print any other error as a traceback.
+    """
     if name != "app":
         raise AttributeError(name)
-    globals()["app"] = application = create_app(load_settings())
+    try:
+        globals()["app"] = application = create_app(load_settings())
+    except (SettingsError, ProfileError) as error:
+        raise SystemExit(f"gatepost: {error}") from error
     return application

@@ -224,6 +224,17 @@ def test_what_cannot_be_used_stops_the_start_in_one_line_that_says_what_to_do(wh
     assert "Traceback" not in done.stdout
 
 
+def test_with_uvicorn_too_a_setting_that_cannot_be_used_is_one_line(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "uvicorn", "backend.server:app"],
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "GATEPOST_COMMAND_RATE": "often"},
+        cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    [line] = done.stderr.splitlines()
+    assert line.startswith("gatepost: GATEPOST_COMMAND_RATE: ")
+
+
 def test_a_full_disk_stops_the_start_in_one_line(tmp_path: Path) -> None:
     """Files of more than a few blocks cannot be written, as on a disk that is nearly full."""
     words = [sys.executable, "-m", "backend", "serve", "--port", "0", "--data-dir", str(tmp_path / "data")]
