@@ -302,7 +302,8 @@ class House:
         self.now = now
         self.ann = ann
         self.tokens = Tokens(KEY, lambda: now[0] / 1000, _ids("J"))
-        self.authenticator = Authenticator(identities, self.tokens, lambda: now[0])
+        self.passed = 0.0  # seconds of the monotonic clock
+        self.authenticator = Authenticator(identities, self.tokens, lambda: now[0], lambda: self.passed)
 
     async def who(self, bearer: str) -> Principal | None:
         return await self.authenticator.principal(bearer, "1.2.3.4")
@@ -424,6 +425,19 @@ async def test_a_token_of_an_earlier_version_is_judged_by_its_time(house: House)
     house.now[0] += 1000
     await house.identities.set_password(house.ann.id, "hash")
     assert await house.who(bearer) is None
+
+
+@pytest.mark.parametrize("kind", ["access", "api"])
+async def test_a_clock_that_is_set_back_makes_no_session_longer(house: House, kind: str) -> None:
+    api_token = await house.api_token("read", house.now[0] + 3600_000)
+    bearer = house.tokens.issue(house.ann)[0] if kind == "access" else api_token[0]
+    principal = await house.who(bearer)
+    assert principal
+    house.now[0] -= 3600_000
+    house.passed += 3598
+    assert await house.authenticator.is_valid(principal)
+    house.passed += 3
+    assert not await house.authenticator.is_valid(principal)
 
 
 async def test_an_enabled_account_needs_a_new_login(house: House) -> None:

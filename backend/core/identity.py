@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 USER_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -85,7 +85,8 @@ class Claims:
 class Principal:
     """An authenticated caller. `name` is unique (`user:ann`, `visitor:…`); `address` is used for the shared limits.
 
-    `user` is the account, None for a visitor; `token` is the id of the credential that was presented.
+    `user` is the account, None for a visitor; `token` is the id of the credential that was presented. `ends` is when that
+    expires by the monotonic clock, in seconds: a session does not last longer because the clock was set back.
     """
 
     name: str
@@ -94,6 +95,7 @@ class Principal:
     user: User | None = None
     token: str | None = None
     token_expires_ms: int | None = None
+    ends: float | None = field(default=None, compare=False)
 
     def may(self, permission: Permission) -> bool:
         return permission in self.permissions

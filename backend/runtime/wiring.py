@@ -187,7 +187,7 @@ def _service(settings: Settings, stores: Stores, gateway: Gateway, resolver: Tar
         submission=Submission(gateway, resolver, stores.keys, new_id),
         history=stores.history,
         projects=stores.projects,
-        tokens=Authenticator(stores.identities, access_tokens(settings), now_ms),
+        tokens=Authenticator(stores.identities, access_tokens(settings), now_ms, time.monotonic),
         queue=stores.ownership,
         local=LocalExecutions(gateway.lifecycle.registry, stores.recordings, raw=settings.raw_output),
         bus=_bus(settings),
@@ -217,7 +217,7 @@ def _security(house: House, tokens: Tokens) -> Security:
         trusted_hops=settings.trusted_proxy_hops,
         visitors=settings.visitors,
         visitor_token=settings.token,
-        authenticator=Authenticator(house.stores.identities, tokens, now_ms),
+        authenticator=Authenticator(house.stores.identities, tokens, now_ms, time.monotonic),
         token_failures=house.window(TOKEN_FAILURES, "tokens"),
         new_id=new_id,
     )

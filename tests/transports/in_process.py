@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -75,7 +76,7 @@ class Front:
 async def served(common: Shared, house: House) -> AsyncIterator[Front]:
     """Listen with the terminal and the route of recordings."""
     identities = MemoryIdentities(common.clock, common.new_id)
-    checks = Checks(identities, Tokens(b"k" * 64, lambda: 0.0, common.new_id), common.clock)
+    checks = Checks(identities, Tokens(b"k" * 64, lambda: 0.0, common.new_id), common.clock, time.monotonic)
     object.__setattr__(house.service, "tokens", checks)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         app = _app(common, house, checks)
