@@ -20,7 +20,7 @@ from backend.core.errors import StorageError, reason_of
 from backend.core.execution.model import Status
 from backend.core.execution.registry import Execution
 from backend.core.execution.requests import Request
-from backend.runtime.masking import masked
+from backend.runtime.masking import masked_line
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # they double the number of series without use
 DURATIONS = (0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600)  # seconds
@@ -33,7 +33,7 @@ def configure_logs(level: str, mask: Callable[[str], str]) -> None:
     stamp = structlog.processors.TimeStamper(fmt="iso", utc=True, key="time")
     finish: list[Any] = [
         structlog.processors.format_exc_info,
-        lambda _logger, _method, event: masked(event, mask),
+        lambda _logger, _method, line: masked_line(line, mask),
         structlog.processors.JSONRenderer(),
     ]
     structlog.configure(
