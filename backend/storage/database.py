@@ -62,6 +62,7 @@ class _Connection(asyncpg.Connection):  # type: ignore[misc]
 
 # The bound of a command is for migrations and for a rollback; a transaction has a shorter one.
 POSTGRES: dict[str, Any] = {
+    "hide_parameters": True,  # an error that is logged would contain them
     "pool_pre_ping": True,
     "pool_timeout": PATIENCE,
     "connect_args": {"timeout": PATIENCE, "command_timeout": LONG_PATIENCE, "connection_class": _Connection},
@@ -151,7 +152,7 @@ class _Threads:
 
     def __init__(self, url: str, size: int, pragmas: tuple[str, ...]) -> None:
         self._pragmas = pragmas
-        self._engine = create_engine(url, pool_size=size, pool_use_lifo=True)
+        self._engine = create_engine(url, pool_size=size, pool_use_lifo=True, hide_parameters=True)
         self._threads = ThreadPoolExecutor(size, "database")
         self._ends = math.inf  # when transactions that still run are interrupted
         event.listen(self._engine, "connect", self._prepare)
