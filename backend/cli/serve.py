@@ -61,16 +61,11 @@ def _serve(options: argparse.Namespace) -> int:
 
 def _why(error: BaseException | None) -> str:
     """Why the server cannot listen, and what to do."""
-    if not isinstance(error, OSError):
-        return "see the log."
-    match error.errno:
-        case errno.EADDRINUSE:
-            hint = "Try another port: --port 8001"
-        case errno.EACCES:
-            hint = "Ports below 1024 are for root; try another port: --port 8001"
-        case _:
-            hint = "GATEPOST_HOST or --host must be an address of this machine, such as 127.0.0.1"
-    return f"{reason_of(error)}. {hint}"
+    if not isinstance(error, OSError) or error.errno == errno.EADDRINUSE:
+        return ". Try another port: --port 8001"
+    if error.errno == errno.EACCES:
+        return ": ports below 1024 are for root. Try another port: --port 8001"
+    return f": {reason_of(error)}. GATEPOST_HOST or --host must be an address of this machine, such as 127.0.0.1"
 
 
 def _server_class(base: Any) -> Any:
@@ -93,7 +88,7 @@ def _server_class(base: Any) -> Any:
                 await super().startup(sockets)
             except SystemExit as end:  # uvicorn has logged why it cannot listen, as JSON
                 taken = f"{self.config.host}:{self.config.port}"
-                print(f"gatepost: cannot listen on {taken}: {_why(end.__context__)}", file=sys.stderr)
+                print(f"gatepost: cannot listen on {taken}{_why(end.__context__)}", file=sys.stderr)
                 raise
 
     return Server

@@ -76,7 +76,7 @@ def log_in(server: Running, password: str) -> str:
 
 
 def notice_for(server: Running, token: str, seconds: float) -> Noticed:
-    """Measure a server that nobody else uses."""
+    """Measure a server without other clients."""
     end = time.monotonic() + seconds
     return notice(server, token, lambda: time.monotonic() > end)
 

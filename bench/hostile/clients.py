@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -37,11 +37,11 @@ def address(number: int) -> str:
     return f"127.1.{number // 250}.{number % 250 + 1}"
 
 
-def frame(message: object) -> bytes:
-    """A short message as a client's frame, masked with zeros."""
+def frame(message: object, first: int = 0x81) -> bytes:
+    """A short message as a client's frame, masked with zeros. `first` is its first byte: FIN and opcode."""
     data = message if isinstance(message, bytes) else json.dumps(message).encode()
     assert len(data) < 126
-    return bytes((0x81, 0x80 | len(data))) + bytes(4) + data
+    return bytes((first, 0x80 | len(data))) + bytes(4) + data
 
 
 async def connect(url: str, source: str) -> Peer:
@@ -65,7 +65,7 @@ async def terminal(url: str, source: str, token: str = "") -> Peer:
 
 
 @asynccontextmanager
-async def many(opening: list[Awaitable[Peer]]) -> AsyncIterator[list[Peer]]:
+async def many(opening: Iterable[Awaitable[Peer]]) -> AsyncIterator[list[Peer]]:
     """Those of the connections that the server accepts."""
     opened = [peer for peer in await asyncio.gather(*opening, return_exceptions=True) if isinstance(peer, Peer)]
     try:
@@ -83,7 +83,7 @@ async def for_seconds(seconds: float, *work: Awaitable[object]) -> None:
 
 
 async def again(action: Callable[..., Awaitable[object]], *values: object) -> None:
-    """Do it again and again, also after the server has closed the connection: an attacker connects anew."""
+    """Do it again and again, also after the server has closed the connection: an attacker connects again."""
     while True:
         with suppress(OSError):
             await action(*values)
