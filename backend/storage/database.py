@@ -25,6 +25,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from backend.core.errors import StorageError
+from backend.storage.modes import restore
 
 T = TypeVar("T")
 
@@ -41,7 +42,14 @@ CLOSING = 2.0  # seconds that a transaction of SQLite may still take when the da
 OFTEN = 1_000_000  # instructions of SQLite, some ten milliseconds, between two looks at that time
 # `sqlite+aiosqlite` is what SQLAlchemy calls an asynchronous SQLite.
 DRIVERS = {"postgres": "postgresql+asyncpg", "postgresql": "postgresql+asyncpg", "sqlite+aiosqlite": "sqlite"}
-PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", f"busy_timeout={BUSY_TIMEOUT}")
+LOG_SIZE = 8 * 2**20  # bytes that SQLite's log keeps once it was written back; a slow read makes it grow beyond
+PRAGMAS = (
+    "journal_mode=WAL",
+    "synchronous=FULL",
+    "foreign_keys=ON",
+    f"busy_timeout={BUSY_TIMEOUT}",
+    f"journal_size_limit={LOG_SIZE}",
+)
 
 
 def database_url(url: str | None, data_dir: Path) -> str:
@@ -155,6 +163,7 @@ class _Threads:
         self._engine = create_engine(url, pool_size=size, pool_use_lifo=True, hide_parameters=True)
         self._threads = ThreadPoolExecutor(size, "database")
         self._ends = math.inf  # when transactions that still run are interrupted
+        event.listen(self._engine, "do_connect", self._open_files)
         event.listen(self._engine, "connect", self._prepare)
 
     async def run(self, work: Callable[[Connection], T], patience: float | None) -> T:
@@ -164,6 +173,11 @@ class _Threads:
     def _transaction(self, work: Callable[[Connection], T]) -> T:
         with self._engine.begin() as connection:
             return work(connection)
+
+    def _open_files(self, *_: Any) -> None:
+        """Restore the modes that a connection needs, before it is made."""
+        if path := self._engine.url.database:
+            restore(Path(path).parent, *(Path(f"{path}{suffix}") for suffix in ("", "-wal", "-shm")))
 
     def _prepare(self, connection: Any, _: Any) -> None:
         connection.set_progress_handler(lambda: time.monotonic() > self._ends, OFTEN)

@@ -18,9 +18,13 @@ from sqlalchemy import Connection, func, insert, inspect, select, text
 from sqlalchemy.exc import IntegrityError
 
 from backend.core.errors import StorageError
-from backend.storage.database import MIGRATIONS, POSTGRES, Database, changes, database_url, rows
+from backend.storage.database import LOG_SIZE, MIGRATIONS, POSTGRES, Database, changes, database_url, rows
 from backend.storage.tables import api_tokens, executions, metadata, users
+from tests.unprivileged import unprivileged
 
+MANY_ROWS = text(
+    "with recursive n(i) as (select 1 union all select i + 1 from n where i < 99999) select i, users.id from n left join users"
+)
 SLEEP = text("select pg_sleep(:seconds)")
 ROOT = Path(__file__).parent.parent.parent
 MIGRATE = """
@@ -298,3 +302,43 @@ async def test_close_waits_for_what_runs_and_interrupts_what_takes_too_long(
 )
 def test_the_url(given: str | None, url: str) -> None:
     assert database_url(given, Path("/data")) == url
+
+
+async def test_the_log_of_sqlite_shrinks_after_a_slow_read(tmp_path: Path) -> None:
+    file = tmp_path / "gatepost.db"
+    database = Database(f"sqlite:///{file}")
+    await database.migrate()
+    log = Path(f"{file}-wal")
+    reading, done = threading.Event(), threading.Event()
+
+    def slow(connection: Connection) -> None:
+        rows = connection.execute(MANY_ROWS)
+        rows.fetchone()
+        reading.set()
+        done.wait(30)
+        rows.close()
+
+    read = asyncio.create_task(database.read(slow))
+    await asyncio.to_thread(reading.wait, 30)
+    for number in range(12):
+        name = str(number)
+        await database.write(changes(insert(users).values(ANN | {"id": name, "name": name, "profile": "x" * 2**20})))
+    assert log.stat().st_size > LOG_SIZE
+    done.set()
+    await read
+    for number in range(20, 40):
+        await database.write(changes(insert(users).values(ANN | {"id": str(number), "name": str(number)})))
+    assert log.stat().st_size <= LOG_SIZE
+    await database.close()
+
+
+async def test_files_of_the_database_that_were_closed_are_opened_again() -> None:
+    with unprivileged() as folder:
+        file = folder / "data" / "gatepost.db"
+        file.parent.mkdir()
+        database = Database(f"sqlite:///{file}")
+        await database.migrate()
+        for path in (*file.parent.iterdir(), file.parent):
+            path.chmod(0)
+        assert await database.check()
+        await database.close()
