@@ -7,7 +7,7 @@ background jobs end; what waits is written; the database is closed.
 import asyncio
 import secrets
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -32,6 +32,7 @@ from backend.runtime.background import (
 from backend.runtime.clock import now_ms
 from backend.runtime.persistence import Stores
 from backend.runtime.preflight import Guard
+from backend.runtime.retention import RecordingRetention
 from backend.runtime.settings import Settings
 from backend.runtime.web_server import WebServer, find_web_server
 from backend.runtime.welcome import welcome
@@ -50,6 +51,7 @@ class Server:
     gateway: Gateway
     service: ExecutionService
     queue_runner: QueueRunner
+    retention: RecordingRetention
 
 
 def lifespan(server: Server) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
@@ -101,12 +103,13 @@ def _held(guard: Guard) -> str:
 
 def _begin_jobs(server: Server) -> list[asyncio.Task[None]]:
     settings, stores, registry = server.settings, server.stores, server.gateway.lifecycle.registry
-    work = {
+    work: dict[str, Callable[[], Coroutine[None, None, None]]] = {
         "heartbeat": partial(heartbeat_often, stores, lambda lost: registry.stop(lost, StopReason.LEASE_LOST)),
         "retry": partial(retry_often, stores),
         "recover": partial(recover_often, stores),
         "queue": partial(run_queue_often, server.queue_runner),
         "prune": partial(prune_often, settings, stores),
+        "recordings": server.retention.keep,
         "cut audit": partial(cut_audit_often, settings, stores),
     }
     return [asyncio.create_task(supervised(name, job)) for name, job in work.items()]

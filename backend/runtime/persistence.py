@@ -1,6 +1,7 @@
 """Everything that is stored, opened in the data folder and in the database of the settings."""
 
 import os
+import time
 from dataclasses import dataclass, field
 from errno import ENOTDIR
 from pathlib import Path
@@ -13,6 +14,7 @@ from backend.core.ids import is_id
 from backend.runtime.clock import new_id, now_ms, utc_now
 from backend.runtime.recovery import Recovery
 from backend.runtime.settings import Settings, SettingsError
+from backend.runtime.trusted_clock import CLOCK_FILE, TrustedClock
 from backend.storage.audit_chain import Chain
 from backend.storage.audit_head import LedgerContext
 from backend.storage.audit_log import SqlAuditLog
@@ -48,6 +50,7 @@ class Stores:
     recordings: FileRecordings
     locks: OwnerLocks
     recovery: Recovery
+    clock: TrustedClock
     passwords: Passwords = field(default_factory=Passwords)
 
     async def write_rest(self) -> None:
@@ -98,6 +101,7 @@ def _stores(data: Path, folder: str, queue: CommitQueue, recordings: FileRecordi
     database, owner, holdings = queue.database, new_id(), Holdings()
     executions = SqlExecutionLog(queue, owner, folder, holdings)
     ownership = SqlOwnership(queue, owner, folder, holdings)
+    history = SqlExecutionHistory(database)
     locks = OwnerLocks(data / "owners", owner)
     return Stores(
         owner=owner,
@@ -107,13 +111,14 @@ def _stores(data: Path, folder: str, queue: CommitQueue, recordings: FileRecordi
         audit=SqlAuditLog(queue),
         executions=executions,
         ownership=ownership,
-        history=SqlExecutionHistory(database),
+        history=history,
         identities=SqlIdentities(database, now_ms, new_id),
         projects=SqlProjects(database, now_ms, new_id),
         keys=SqlIdempotencyKeys(database, now_ms),
         recordings=recordings,
         locks=locks,
         recovery=Recovery(ownership, recordings, folder, locks, Contact(), now_ms),
+        clock=TrustedClock(data / CLOCK_FILE, history.newest_ms, now_ms, time.monotonic),
     )
 
 

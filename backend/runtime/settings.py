@@ -174,7 +174,7 @@ class Settings(BaseSettings):
         2**30,
         alias="GATEPOST_RETENTION_BYTES",
         ge=0,
-        description="Total bytes of recordings; above it the oldest are deleted first",
+        description="Total bytes of recordings; above it the oldest of the account with the most are deleted",
     )
     history_days: float = Field(
         365, alias="GATEPOST_HISTORY_DAYS", gt=0, description="Days an execution stays in the history"

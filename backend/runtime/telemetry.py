@@ -23,6 +23,7 @@ from backend.core.execution.requests import Request
 from backend.runtime.masking import masked_line
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # they double the number of series without use
+UNRECORDED = frozenset({"recording.unavailable", "storage.unavailable"})  # refusals that the operator has to look into
 DURATIONS = (0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600)  # seconds
 
 
@@ -147,7 +148,11 @@ class Telemetry:
         self._decisions.labels("denied", decision.rule).inc()
         if decision.rule == "limits.rate":
             self._limited.inc()
-        self._log.info("refused", rule=decision.rule, risk=str(decision.risk), **_who(request))
+        details = {"rule": decision.rule, "risk": str(decision.risk), **_who(request)}
+        if decision.rule in UNRECORDED:
+            self._log.error("refused", reason=decision.reason, **details)
+        else:
+            self._log.info("refused", **details)
         self._see(request, AttemptSummary(failed=True, deletes=False, dangerous=decision.risk in DANGEROUS))
 
     def started(self, execution: Execution) -> None:

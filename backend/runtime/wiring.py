@@ -33,6 +33,8 @@ from backend.core.execution.targets import ExecutionLimits
 from backend.core.limits import Rate, Slots
 from backend.core.policy.profile import Profile, ProfileError
 from backend.core.recording.redaction import DEFAULT_PATTERNS, Masks
+from backend.core.recording.retention import SHARE, RecordingShares, Retention
+from backend.core.times import DAY_MS
 from backend.policies.loader import load_profile
 from backend.runtime.clock import new_id, now_ms, utc_now
 from backend.runtime.command_line import verb
@@ -42,6 +44,7 @@ from backend.runtime.masking import MaskedAuditLog
 from backend.runtime.persistence import Stores, open_stores
 from backend.runtime.preflight import Guard, build_guard
 from backend.runtime.programs import OutsidePrograms, outside_programs
+from backend.runtime.retention import RecordingRetention
 from backend.runtime.settings import Settings, SettingsError, load_settings
 from backend.runtime.telemetry import Telemetry, configure_logs
 from backend.runtime.tokens import access_tokens, name_digest
@@ -177,6 +180,8 @@ def _gateway(
             observer=telemetry,
             clock=Clock(time.monotonic, utc_now, new_id),
             mask=mask,
+            # Every command may write what the limit of output permits, however little is stored.
+            shares=RecordingShares(max(settings.retention_bytes // SHARE, settings.output_limit)),
         ),
         protected=guard.refusal,
     )
@@ -189,7 +194,7 @@ def _service(settings: Settings, stores: Stores, gateway: Gateway, resolver: Tar
         projects=stores.projects,
         tokens=Authenticator(stores.identities, access_tokens(settings), now_ms, time.monotonic),
         queue=stores.ownership,
-        local=LocalExecutions(gateway.lifecycle.registry, stores.recordings, raw=settings.raw_output),
+        local=LocalExecutions(gateway.lifecycle.registry, stores.recordings, stores.history, raw=settings.raw_output),
         bus=_bus(settings),
         owner=stores.owner,
         folder=stores.folder,
@@ -206,7 +211,14 @@ def _bus(settings: Settings) -> ExecutionBus:
 def _server(house: House) -> Server:
     stores = house.stores
     runner = QueueRunner(house.gateway, house.resolver, stores.ownership, stores.identities, JOB.validate_json)
-    return Server(house.settings, stores, house.guard, house.gateway, house.service, runner)
+    return Server(house.settings, stores, house.guard, house.gateway, house.service, runner, _retention(house))
+
+
+def _retention(house: House) -> RecordingRetention:
+    settings, stores = house.settings, house.stores
+    retention = Retention(int(settings.retention_days * DAY_MS), settings.retention_bytes)
+    shares = house.gateway.lifecycle.shares
+    return RecordingRetention(stores.recordings, stores.history, stores.audit, shares, retention, stores.clock)
 
 
 def _security(house: House, tokens: Tokens) -> Security:

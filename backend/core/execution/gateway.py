@@ -113,7 +113,8 @@ class Gateway:
 
     async def _resume(self, request: Request, plan: Plan) -> Execution | Decision | None:
         resume = partial(self.lifecycle.resume, request, plan)
-        return self.unavailable() or await self._in_slot(request.principal.name, resume)
+        refusal = self.unavailable() or self.lifecycle.shares.refusal(request.principal)
+        return refusal or await self._in_slot(request.principal.name, resume)
 
     async def _in_slot(
         self, principal: str, start: Callable[[Callable[[], None]], Awaitable[Started]]
@@ -152,6 +153,7 @@ class Gateway:
             or request.unresolved
             or check_role(request.principal)
             or self.protected()
+            or self.lifecycle.shares.refusal(request.principal)
             or _check_timeout(request)
             or await self._judge(request)
         )

@@ -36,7 +36,7 @@ from backend.executors.local.workspace_usage import UsageMonitor, UsageMonitors
 STOP_GRACE = 2.0  # seconds from SIGTERM to SIGKILL
 EXIT_UNWIRED = 1  # of a program whose redirection failed, as in a shell
 DRAIN_BOUND = 1.0  # seconds that output is waited for after the last process is gone
-FLOODS = {StopReason.OUTPUT_LIMIT, StopReason.WORKSPACE_FULL, StopReason.DISK_FULL}
+FLOODS = {StopReason.OUTPUT_LIMIT, StopReason.RECORDINGS_FULL, StopReason.WORKSPACE_FULL, StopReason.DISK_FULL}
 
 
 @dataclass(slots=True)
