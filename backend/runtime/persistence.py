@@ -26,6 +26,7 @@ from backend.storage.execution_log import SqlExecutionLog
 from backend.storage.idempotency_keys import SqlIdempotencyKeys
 from backend.storage.identities import SqlIdentities
 from backend.storage.keys import AuditKeys, load_or_make
+from backend.storage.modes import restore
 from backend.storage.owner_locks import OwnerLocks
 from backend.storage.ownership import SqlOwnership
 from backend.storage.projects import SqlProjects
@@ -71,6 +72,8 @@ def open_stores(settings: Settings) -> Stores:
     data = settings.data_dir.absolute()
     try:
         _make_folder(data)
+        restore(data)
+        restore(*data.iterdir())  # a command of the same user may have closed them
         database = Database(database_url(settings.database, data))
         recordings = FileRecordings(data / "recordings")
         folder = _folder_id(data / "folder.id")

@@ -12,6 +12,7 @@ from bench.hostile import (
     held_connections,
     idle_visitors,
     many_accounts,
+    recordings_flood,
     taken_slots,
     tiny_frames,
     unread_answers,
@@ -27,6 +28,7 @@ ATTACKS: dict[str, Attack] = {
     "taken-slots": taken_slots.attack,
     "held-connections": held_connections.attack,
     "many-accounts": many_accounts.attack,
+    "recordings-flood": recordings_flood.attack,
     "wrong-logins": wrong_logins.attack,
 }
 
