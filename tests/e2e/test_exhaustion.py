@@ -1,6 +1,7 @@
 """When the machine has no more to give: commands fail in order, and the service goes on as before."""
 
 import asyncio
+import json
 import os
 import sys
 
@@ -47,6 +48,9 @@ async def test_without_a_place_for_recordings_nothing_runs(server: Server) -> No
             [error] = await client.run("pyguard touch unrecorded.txt")
             assert error["rule"] == "recording.unavailable"
         assert server.get("/readyz").json["checks"]["recordings"] == "failed"
+        [logged] = [line for line in map(json.loads, server.stdout.splitlines()) if line["event"] == "refused"]
+        assert (logged["level"], logged["rule"]) == ("error", "recording.unavailable")
+        assert "cannot be created" in logged["reason"]
     finally:
         away.rename(server.recordings)
     assert not (server.workspace / "unrecorded.txt").exists()
