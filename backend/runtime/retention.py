@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 import structlog
 
 from backend.core.audit.execution_events import recordings_deleted
-from backend.core.errors import StorageError, reason_of
+from backend.core.errors import StorageError
 from backend.core.recording.retention import VISITORS, RecordingShares, Retention, Stored, to_delete
+from backend.runtime.background import Outage
 from backend.runtime.clock import now_ms
 from backend.runtime.trusted_clock import TrustedClock
 from backend.storage.audit_log import SqlAuditLog
@@ -40,7 +41,7 @@ class RecordingRetention:
 
     async def keep(self) -> None:
         """Measure and delete for ever."""
-        log, measured = structlog.get_logger(), 0.0
+        log, outage, measured = structlog.get_logger(), Outage("recordings not measured"), 0.0
         while True:
             begun = time.monotonic()
             if self.shares.changed or begun - measured >= IDLE:
@@ -48,8 +49,9 @@ class RecordingRetention:
                 try:
                     if gone := await self.run_once():
                         log.info("recordings deleted", count=gone)
+                    outage.over()
                 except (OSError, StorageError) as error:
-                    log.error("recordings not measured", reason=reason_of(error))
+                    outage.report(error)
             await asyncio.sleep(max(MEASURE_EVERY, EASE * (time.monotonic() - begun)))
 
     async def run_once(self) -> int:
