@@ -5,11 +5,13 @@ costs no memory and a late one sees the same bytes.
 """
 
 import asyncio
+import errno
 import fcntl
 import hashlib
 import json
 import os
 import re
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -193,14 +195,15 @@ class FileRecordings:
         return recording
 
     def find(self, execution: str) -> RecordingFile | None:
-        """A recording by its id; see `cut_off` for one that a crash left without its end."""
+        """A recording by its id; see `cut_off` for one that a crash left without its end. Raises OSError."""
         if not NAME.fullmatch(execution):
             return None
         path = self._path(execution)
-        restore(self.folder.parent, self.folder)
-        if not path.exists():
-            return None
-        return self._live.get(execution) or RecordingFile(path)
+        with suppress(FileNotFoundError), _reading(path) as fd:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise OSError(errno.EINVAL, "it is not a file")
+            return self._live.get(execution) or RecordingFile(path)
+        return None
 
     def cut_off(self, execution: str) -> int | None:
         """The number of the last line of a recording that has no end and that no server writes; otherwise None."""
@@ -295,7 +298,7 @@ def _is_locked(fd: int) -> bool:
 
 @contextmanager
 def _reading(path: Path) -> Iterator[int]:
-    fd = open_own(path, os.O_RDONLY)
+    fd = open_own(path, os.O_RDONLY | os.O_NONBLOCK)
     try:
         yield fd
     finally:
