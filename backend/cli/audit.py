@@ -334,6 +334,8 @@ def _tell(options: argparse.Namespace, verdict: Verdict, compared: Comparison | 
     if compared:
         for trouble in compared.findings:
             print(f"TAMPERED: {trouble}")
+        if compared.elsewhere:
+            print(f"NOTE: {len(compared.elsewhere)} recordings are in another data folder, so they were not compared")
         print(f"{compared.good} recordings are unchanged, {compared.gone} no longer exist")
 
 

@@ -10,8 +10,8 @@ import structlog
 from backend.core.audit.execution_events import recordings_deleted
 from backend.core.errors import StorageError
 from backend.core.recording.retention import VISITORS, RecordingShares, Retention, Stored, to_delete
-from backend.runtime.background import Outage
 from backend.runtime.clock import now_ms
+from backend.runtime.outage import Outage
 from backend.runtime.trusted_clock import TrustedClock
 from backend.storage.audit_log import SqlAuditLog
 from backend.storage.execution_history import SqlExecutionHistory

@@ -24,7 +24,7 @@ SAME = ("status", "exit_code", "duration_ms")  # what an event and a last line b
 class Comparison:
     """Compares the recordings in `folder`, event by event of a chain that was verified.
 
-    With `owner`, the id of a data folder, only those that belong there. `good` counts those that are unchanged since
+    With `owner`, the id of a data folder, those of others may be `elsewhere`. `good` counts those that are unchanged since
     their end, `gone` those that the service deleted, as an event says; `changed` describes the others, each with the
     number of the event that shows it. `missing` are those that no event (yet) says were deleted, with that number.
     """
@@ -35,6 +35,7 @@ class Comparison:
     gone: int = 0
     changed: list[str] = field(default_factory=list)
     missing: dict[str, int] = field(default_factory=dict)
+    elsewhere: set[str] = field(default_factory=set)
     seen: int = 0  # the number of the last event, since a chain that is pruned meanwhile is read again
 
     @property
@@ -49,21 +50,16 @@ class Comparison:
             if link.seq <= self.seen:
                 continue
             self.seen, content = link.seq, link.content
-            if content.get("kind") in ENDS and self._belongs_here(content.get("recording")):
+            if content.get("kind") in ENDS and content.get("recording") is not None:
                 self._look(link.seq, content)
             elif content.get("kind") == Kind.PRUNED:
                 self._forget(content.get("recordings"))
 
-    def _belongs_here(self, recording: object) -> bool:
-        """Whether there is a recording, and in this folder. Earlier builds did not say in which it is."""
-        if not isinstance(recording, dict):
-            return recording is not None
-        return not self.owner or recording.get("folder", self.owner) == self.owner
-
     def _forget(self, deleted: object) -> None:
         for execution in deleted if isinstance(deleted, list) else ():
-            if isinstance(execution, str) and self.missing.pop(execution, 0):
-                self.gone += 1
+            if isinstance(execution, str):
+                self.elsewhere.discard(execution)
+                self.gone += bool(self.missing.pop(execution, 0))
 
     def _look(self, seq: int, content: Mapping[str, Any]) -> None:
         execution = content.get("execution")
@@ -84,10 +80,13 @@ class Comparison:
             self.good += 1
 
     def _miss(self, execution: str, seq: int, recording: Mapping[str, Any]) -> None:
-        if "folder" in recording:
-            self.missing[execution] = seq
-        else:
+        folder = recording.get("folder")
+        if folder is None:
             self.gone += 1  # earlier builds deleted without an event
+        elif self.owner and folder != self.owner:
+            self.elsewhere.add(execution)
+        else:
+            self.missing[execution] = seq
 
 
 def _difference(path: Path, seal: RecordingDigest, content: Mapping[str, Any]) -> str:

@@ -177,3 +177,12 @@ async def test_what_ran_in_a_killed_server_is_sealed_by_the_next(start_server: S
     assert verify(tmp_path)["recordings"] == {"good": 1, "gone": 0, "changed": []}
     replaced(b"up", b"UP")(server.recordings / f"{execution}.ndjson")
     assert len(verify(tmp_path)["recordings"]["changed"]) == 1
+
+
+async def test_what_is_in_another_data_folder_is_noted(kept: tuple[Server, list[str]], tmp_path: Path) -> None:
+    server, executions = kept
+    (server.data_dir / "folder.id").write_text("01ARZ3NDEKTSV4RRFFQ69G5FAV")
+    (server.recordings / f"{executions[0]}.ndjson").unlink()
+    done = gatepost(tmp_path, "audit", "verify", "--recordings")
+    assert "NOTE: 1 recordings are in another data folder" in done.stdout
+    assert "7 recordings are unchanged" in done.stdout
