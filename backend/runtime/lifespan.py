@@ -69,6 +69,7 @@ def lifespan(server: Server) -> Callable[[FastAPI], AbstractAsyncContextManager[
                         yield
                     await server.gateway.close()  # its leases are still extended meanwhile
                 finally:
+                    await server.guard.rooms.close()
                     await _end_jobs(jobs)
             await stores.write_rest()
         finally:

@@ -45,6 +45,7 @@ def local_places(
         lines=_lines(settings, masks),
         owner=guard.owner,
         monitors=UsageMonitors(Quota(settings.workspace_limit, settings.workspace_files, settings.disk_margin)),
+        rooms=guard.rooms,
     )
     return LocalPlaces(folder, guard.owner, pipelines, stores.executions, masks.text, time.monotonic)
 

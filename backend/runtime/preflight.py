@@ -1,13 +1,18 @@
 """The checks before anything runs: the cage, tested at startup, and the free space of the disk."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+
+import structlog
 
 from backend.core.decisions import Decision
 from backend.core.errors import reason_of
 from backend.core.figures import size_text
 from backend.executors.local.launcher import CageLauncher
+from backend.executors.local.rooms import Rooms, make_room
 from backend.executors.local.run_as import find_owner
 from backend.executors.local.self_test import Protection, probe
 from backend.runtime.outage import Outage
@@ -25,6 +30,7 @@ class Guard:
     owner: tuple[int, int] | None
     data_dir: Path
     disk_margin: int
+    rooms: Rooms
     outage: Outage = field(default_factory=lambda: Outage("data folder not reached"))
 
     def refusal(self) -> Decision | None:
@@ -56,9 +62,27 @@ def build_guard(settings: Settings) -> Guard:
     """Set up the cage and run its self-test. Raises OwnerError."""
     owner = find_owner(settings.run_as)
     launcher = CageLauncher(settings.data_dir.absolute() / "cage", owner, minimum=settings.protection_minimum)
-    found = probe(launcher)
+    rooms = _rooms(launcher) if settings.namespaces else None
+    if rooms is None:
+        rooms = Rooms(), _tried(partial(probe, launcher), launcher.minimum)
+    return Guard(launcher, rooms[1], owner, settings.data_dir.absolute(), settings.disk_margin, rooms[0])
+
+
+def _rooms(launcher: CageLauncher) -> tuple[Rooms, Protection] | None:
+    """Namespaces for commands, and the protection found in them; None where they cannot be had here."""
+    try:
+        found = _tried(partial(probe, launcher, in_room=True), "L3")
+    except OSError as error:
+        structlog.get_logger().info("commands run without namespaces", reason=error.strerror)
+        return None
+    return (Rooms(partial(make_room, launcher.usable_cage())), found) if found.meets("L3") else None
+
+
+def _tried(attempt: Callable[[], Protection], minimum: str) -> Protection:
+    """The protection that is found; tried again where it falls short, since on a busy machine an attempt may time out."""
+    found = attempt()
     for _ in range(PROBES - 1):
-        if found.meets(launcher.minimum):
+        if found.meets(minimum):
             break
-        found = probe(launcher)  # on a busy machine an attempt may time out
-    return Guard(launcher, found, owner, settings.data_dir.absolute(), settings.disk_margin)
+        found = attempt()
+    return found

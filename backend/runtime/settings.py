@@ -200,8 +200,13 @@ class Settings(BaseSettings):
     run_as: str = Field(
         "nobody", alias="GATEPOST_RUN_AS", description="User that runs the commands when the service runs as root"
     )
-    protection_minimum: Literal["L0", "L1", "L2"] = Field(
+    protection_minimum: Literal["L0", "L1", "L2", "L3"] = Field(
         "L2", alias="GATEPOST_PROTECTION_MINIMUM", description="Minimum protection level; below it no command runs"
+    )
+    namespaces: bool = Field(
+        False,
+        alias="GATEPOST_NAMESPACES",
+        description="Whether commands run in namespaces of their project (L3) where the kernel permits it",
     )
     readable: Annotated[tuple[str, ...], NoDecode] = Field(
         (),

@@ -42,6 +42,31 @@ class Stage:
     bounds: Bounds
 
 
+# Namespaces, as the kernel numbers them.
+NEW_MOUNTS, NEW_UTS, NEW_IPC, NEW_USER, NEW_PID, NEW_NETWORK = (
+    *(0x20000, 0x4000000, 0x8000000),
+    *(0x10000000, 0x20000000, 0x40000000),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RoomEntrance:
+    """How a command gets into a room: a pidfd of the first process there, and which of its namespaces are entered."""
+
+    descriptor: int
+    namespaces: int
+
+    @property
+    def own_network(self) -> bool:
+        """Whether it has only a loopback of its own; otherwise the machine's network is there."""
+        return bool(self.namespaces & NEW_NETWORK)
+
+    @property
+    def own_user(self) -> bool:
+        """Whether its users are numbered in a namespace of its own."""
+        return bool(self.namespaces & NEW_USER)
+
+
 @dataclass(frozen=True, slots=True)
 class StageEnd:
     """`code` is that of os.waitstatus_to_exitcode (negative: a signal); `error` the errno of a failed execution, otherwise 0."""
@@ -106,6 +131,6 @@ class Launched(Protocol):
 class Launcher(Protocol):
     """Starts pipelines."""
 
-    def start(self, stages: Sequence[Stage]) -> Launched:
+    def start(self, stages: Sequence[Stage], room: RoomEntrance | None = None) -> Launched:
         """Does not block; raises OSError."""
         ...
