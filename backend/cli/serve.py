@@ -27,6 +27,7 @@ def _serve(options: argparse.Namespace) -> int:
 
     from backend.runtime.telemetry import release_output
     from backend.runtime.wiring import create_app  # imports everything, which other verbs do without
+    from backend.transports.bounded_socket import BoundedSocket
     from backend.transports.request_timeout import bounded_protocol
 
     given = {name: getattr(options, name) for name in ("host", "port", "data_dir")}
@@ -42,7 +43,7 @@ def _serve(options: argparse.Namespace) -> int:
             port=settings.port,
             loop="asyncio",  # uvloop forks the whole process for every command
             http=bounded_protocol(hard // 2),
-            ws="websockets-sansio",
+            ws=BoundedSocket,
             ws_max_size=64 * 1024,
             ws_per_message_deflate=settings.compression,
             proxy_headers=False,  # TRUSTED_PROXY_HOPS determines the address

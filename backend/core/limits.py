@@ -80,6 +80,26 @@ async def least_left(limiter: RateLimiter, keys: tuple[str, ...]) -> Budget:
     return min([await limiter.left(key) for key in keys], key=lambda budget: (budget.remaining, -budget.reset))
 
 
+@dataclass(slots=True)
+class Pace:
+    """A rate that is waited for instead of refused: `burst` at once, then `rate` a second. Times are in seconds."""
+
+    rate: float
+    burst: int
+    _due: float = 0.0  # when the next one would be on time if there were no burst
+
+    def wait(self, now: float) -> float:
+        """Count one; the seconds that it has to wait."""
+        self._due = max(self._due, now - self.burst / self.rate)
+        wait = max(0.0, self._due - now)
+        self._due += 1 / self.rate
+        return wait
+
+    def hold(self, until: float) -> None:
+        """What has waited for another reason earns nothing meanwhile."""
+        self._due = max(self._due, until + 1 / self.rate)
+
+
 class Slots:
     """How many commands run at once, for each principal and in total."""
 

@@ -156,3 +156,9 @@ def block_writer(send: AsgiSend, *, batches: bool) -> BlockWriter:
     if type(protocol).__name__ == "WebSocketsSansIOProtocol" and all(hasattr(protocol, name) for name in needed):
         return DirectWriter(protocol, payload_frames if batches else line_frames)
     return MessageWriter(send, batches=batches)
+
+
+def abort(send: AsgiSend) -> None:
+    """End a connection at once where the server is uvicorn: a close handshake would let a flood go on for seconds."""
+    if transport := getattr(getattr(send, "__self__", None), "transport", None):
+        transport.abort()

@@ -21,7 +21,8 @@ from backend.core.execution.requests import Refused, Waiting
 from backend.core.execution.targets import OWN
 from backend.core.identity import Principal
 from backend.core.recording.messages import Message, Waking
-from backend.transports.frames import AsgiSend, BlockWriter, block_writer
+from backend.transports.frame_pace import FramePace, shared_pace
+from backend.transports.frames import AsgiSend, BlockWriter, abort, block_writer
 from backend.transports.plain_lines import PlainLines
 from backend.transports.security import Rejections, Security, headers_of
 from backend.transports.terminal_protocol import (
@@ -86,6 +87,7 @@ class TerminalSocket:
         self.security = security
         self.rejections = rejections
         self.info = info
+        self.pace = shared_pace()
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: AsgiReceive, send: AsgiSend) -> None:
         if scope["type"] != "websocket" or scope["path"].removeprefix(scope.get("root_path", "")) != PATH:
@@ -180,6 +182,7 @@ class TerminalConnection:
         self.rejections, self.info = socket.rejections, socket.info
         self.protocol = protocol
         self._receive, self._send = receive, send
+        self._pace = FramePace(socket.pace)
         writer = block_writer(send, batches=subprotocol == BATCH)
         self._plain = None if subprotocol else PlainWriter(writer)
         self._writer: BlockWriter = self._plain or writer
@@ -240,8 +243,18 @@ class TerminalConnection:
         event = await self._receive()
         if event["type"] == "websocket.disconnect":
             return False
+        await self._keep_pace()
         await self._perform(self.protocol.receive(event.get("text")))
         return True
+
+    async def _keep_pace(self) -> None:
+        """Leave the loop to the other connections, a client in haste for longer. Raises ClientGone for a flood."""
+        wait = self._pace.wait(asyncio.get_running_loop().time())
+        if wait is None:
+            abort(self._send)
+            await self._act(Reject("limits.frames"))
+            raise ClientGone
+        await asyncio.sleep(wait)
 
     async def _perform(self, actions: Actions) -> None:
         for action in actions:
