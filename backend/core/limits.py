@@ -95,10 +95,6 @@ class Pace:
         self._due += 1 / self.rate
         return wait
 
-    def hold(self, until: float) -> None:
-        """What has waited for another reason earns nothing meanwhile."""
-        self._due = max(self._due, until + 1 / self.rate)
-
 
 class Slots:
     """How many commands run at once, for each principal and in total."""

@@ -11,7 +11,7 @@ from websockets.frames import CloseCode, Frame, Opcode
 
 from backend.core.limits import Pace
 
-READ_SIZE = 1024  # bytes of one read: all its frames, 170 at most, are taken apart in one turn of the loop
+READ_SIZE = 256  # bytes of one read: all its frames, 40 at most, are taken apart in one turn of the loop
 CLOSE_BOUND = 15.0  # seconds after the end of a session, longer than the close handshake, for what is still unsent
 MESSAGES = frozenset({Opcode.TEXT, Opcode.BINARY, Opcode.CLOSE})
 

@@ -3,13 +3,13 @@
 While a frame waits, nothing is read from its connection, so what the client sends stays in its own buffers.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from backend.core.limits import Pace
 
-RATE, BURST = 200.0, 20  # frames a second of one connection, and how many at once; no person types so fast
-SHARED_RATE = 1000.0  # frames a second of all connections that send faster than that
-FLOOD_BOUND = 30.0  # seconds of such haste without a break; 5,000 lines that are pasted take 25
+RATE, BURST = 200.0, 5  # frames a second of one connection, and how many at once; no person types so fast
+SHARED_RATE = 300.0  # frames a second of all connections that send faster than they are served
+LONGEST_WAIT = 30.0  # seconds that a connection waits without a rest; 5,000 lines that are pasted take 25
 
 
 def shared_pace() -> Pace:
@@ -19,22 +19,19 @@ def shared_pace() -> Pace:
 
 @dataclass(slots=True)
 class FramePace:
-    """The frames of one connection. Times are in seconds."""
+    """The frames of one connection. Only time in which it sends nothing gives it credit: else a slow server would."""
 
     shared: Pace
-    own: Pace = field(default_factory=lambda: Pace(RATE, BURST))
-    in_haste_since: float | None = None
+    credit: float = BURST
+    waited: float = 0.0
 
-    def wait(self, now: float) -> float | None:
-        """The seconds until the next frame is processed; None when the connection has flooded for too long."""
-        wait = self.own.wait(now)
-        if not wait:
-            self.in_haste_since = None
+    def wait(self, now: float, idle: float) -> float | None:
+        """The seconds until a frame is processed that came after `idle` seconds; None when it is one too many."""
+        self.credit = min(BURST, self.credit + idle * RATE)
+        self.waited = max(0.0, self.waited - idle)
+        if self.credit >= 1:
+            self.credit -= 1
             return 0.0
-        if self.in_haste_since is None:
-            self.in_haste_since = now
-        if now - self.in_haste_since > FLOOD_BOUND:
-            return None
-        wait = max(wait, self.shared.wait(now))
-        self.own.hold(now + wait)
-        return wait
+        wait = max(1 / RATE, self.shared.wait(now))
+        self.waited += wait
+        return wait if self.waited < LONGEST_WAIT else None

@@ -22,7 +22,7 @@ from backend.core.execution.targets import OWN
 from backend.core.identity import Principal
 from backend.core.recording.messages import Message, Waking
 from backend.transports.frame_pace import FramePace, shared_pace
-from backend.transports.frames import AsgiSend, BlockWriter, abort, block_writer
+from backend.transports.frames import AsgiSend, BlockWriter, abort, block_writer, has_left
 from backend.transports.plain_lines import PlainLines
 from backend.transports.security import Rejections, Security, headers_of
 from backend.transports.terminal_protocol import (
@@ -240,21 +240,25 @@ class TerminalConnection:
 
     async def _take_frame(self) -> bool:
         """Process one frame; False if the client has disconnected."""
+        now = asyncio.get_running_loop().time
+        begun = now()
         event = await self._receive()
         if event["type"] == "websocket.disconnect":
             return False
-        await self._keep_pace()
+        await self._keep_pace(now(), now() - begun)
         await self._perform(self.protocol.receive(event.get("text")))
         return True
 
-    async def _keep_pace(self) -> None:
+    async def _keep_pace(self, now: float, idle: float) -> None:
         """Leave the loop to the other connections, a client in haste for longer. Raises ClientGone for a flood."""
-        wait = self._pace.wait(asyncio.get_running_loop().time())
+        wait = self._pace.wait(now, idle)
         if wait is None:
             abort(self._send)
             await self._act(Reject("limits.frames"))
             raise ClientGone
         await asyncio.sleep(wait)
+        if wait and has_left(self._send):
+            raise ClientGone
 
     async def _perform(self, actions: Actions) -> None:
         for action in actions:
