@@ -7,6 +7,7 @@ from typing import Protocol, Self
 
 from backend.core.decisions import Decision, Risk
 from backend.core.figures import duration_text
+from backend.core.identity import Principal
 
 UNITS = {"second": 1, "minute": 60, "hour": 3600, "day": 86400}
 RATE = re.compile(r"(\d+)\s*/\s*(?:(\d+)\s*)?(second|minute|hour|day)s?")
@@ -96,28 +97,39 @@ class Pace:
         return wait
 
 
-class Slots:
-    """How many commands run at once, for each principal and in total."""
+def share_of_accounts(total: int, percent: int) -> int:
+    """How many of `total` places only accounts can take."""
+    return total * percent // 100
 
-    def __init__(self, per_principal: int, total: int) -> None:
+
+class Slots:
+    """How many commands run at once: for each principal, in total, and of visitors, who leave `reserved` to accounts."""
+
+    def __init__(self, per_principal: int, total: int, reserved: int = 0) -> None:
         self.per_principal = per_principal
         self.total = total
+        self.for_visitors = total - reserved
         self.taken: Counter[str] = Counter()
+        self.by_visitors = 0
 
-    def acquire(self, principal: str) -> Decision | None:
+    def acquire(self, who: Principal) -> Decision | None:
         """Take a slot, or return why there is none."""
-        if self.taken[principal] >= self.per_principal:
+        if self.taken[who.name] >= self.per_principal:
             return self._busy("limits.concurrency", f"{self.per_principal} of your commands are running")
         if self.taken.total() >= self.total:
             return self._busy("limits.busy", f"All {self.total} slots of this server are in use")
-        self.taken[principal] += 1
+        if not who.user and self.by_visitors >= self.for_visitors:
+            return self._busy("limits.busy", f"All {self.for_visitors} slots for visitors are in use")
+        self.taken[who.name] += 1
+        self.by_visitors += not who.user
         return None
 
-    def release(self, principal: str) -> None:
+    def release(self, who: Principal) -> None:
         """Give a slot back."""
-        self.taken[principal] -= 1
-        if not self.taken[principal]:
-            del self.taken[principal]
+        self.taken[who.name] -= 1
+        self.by_visitors -= not who.user
+        if not self.taken[who.name]:
+            del self.taken[who.name]
 
     def _busy(self, rule: str, reason: str) -> Decision:
         hint = "Wait for one to end, or cancel it."

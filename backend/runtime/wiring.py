@@ -1,6 +1,7 @@
 """The wiring: `create_app(settings)` puts the parts together, `app` is the application of the environment's settings."""
 
 import os
+import socket
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ from backend.core.execution.gateway import Gateway, Rates
 from backend.core.execution.lifecycle import Clock, Lifecycle
 from backend.core.execution.model import Job
 from backend.core.execution.targets import ExecutionLimits
-from backend.core.limits import Rate, Slots
+from backend.core.limits import Rate, Slots, share_of_accounts
 from backend.core.policy.profile import Profile, ProfileError
 from backend.core.recording.redaction import DEFAULT_PATTERNS, Masks
 from backend.core.recording.retention import SHARE, RecordingShares, Retention
@@ -170,7 +171,11 @@ def _gateway(
             MovingWindow(Rate.parse(settings.user_rate), "user-commands", counters),
             MovingWindow(Rate.parse(settings.check_rate), "checks", counters),
         ),
-        slots=Slots(settings.concurrent_per_principal, settings.concurrent_total),
+        slots=Slots(
+            settings.concurrent_per_principal,
+            settings.concurrent_total,
+            share_of_accounts(settings.concurrent_total, settings.accounts_share),
+        ),
         refusals=stores.executions,
         lifecycle=Lifecycle(
             log=stores.executions,
@@ -224,7 +229,11 @@ def _retention(house: House) -> RecordingRetention:
 def _security(house: House, tokens: Tokens) -> Security:
     settings = house.settings
     return Security(
-        connections=Connections(settings.connections_per_address, settings.connections_total),
+        connections=Connections(
+            settings.connections_per_address,
+            settings.connections_total,
+            share_of_accounts(settings.connections_total, settings.accounts_share),
+        ),
         allowed_origins=settings.allowed_origins,
         trusted_hops=settings.trusted_proxy_hops,
         visitors=settings.visitors,
@@ -232,7 +241,16 @@ def _security(house: House, tokens: Tokens) -> Security:
         authenticator=Authenticator(house.stores.identities, tokens, now_ms, time.monotonic),
         token_failures=house.window(TOKEN_FAILURES, "tokens"),
         new_id=new_id,
+        visitor_idle=settings.visitor_idle,
+        host_names=_names_of_machine() | set(settings.host_names),
     )
+
+
+def _names_of_machine() -> frozenset[str]:
+    """Its names in a local network, which no name server of an attacker answers for."""
+    name = socket.gethostname().lower()
+    short = name.partition(".")[0]
+    return frozenset({name, short, f"{short}.local"})
 
 
 def _limiter(app: FastAPI, security: Security) -> Limiter:
