@@ -19,6 +19,7 @@ from slowapi import Limiter
 from backend import __version__
 from backend.accounts.authentication import Authenticator
 from backend.accounts.credentials import Tokens, secret_hash
+from backend.accounts.shared_holders import SharedHolders
 from backend.application.executions import ExecutionService
 from backend.application.local_executions import LocalExecutions
 from backend.application.queue_runner import QueueRunner
@@ -197,13 +198,19 @@ def _service(settings: Settings, stores: Stores, gateway: Gateway, resolver: Tar
         submission=Submission(gateway, resolver, stores.keys, new_id),
         history=stores.history,
         projects=stores.projects,
-        tokens=Authenticator(stores.identities, access_tokens(settings), now_ms, time.monotonic),
+        tokens=_open_sockets_check(settings, stores),
         queue=stores.ownership,
         local=LocalExecutions(gateway.lifecycle.registry, stores.recordings, stores.history, raw=settings.raw_output),
         bus=_bus(settings),
         owner=stores.owner,
         folder=stores.folder,
     )
+
+
+def _open_sockets_check(settings: Settings, stores: Stores) -> Authenticator:
+    """Judges the tokens of sockets that are open, of which an account may have many."""
+    holders = SharedHolders(stores.identities, time.monotonic)
+    return Authenticator(holders, access_tokens(settings), now_ms, time.monotonic)
 
 
 def _bus(settings: Settings) -> ExecutionBus:

@@ -46,7 +46,7 @@ from backend.transports.terminal_protocol import (
 
 PATH = "/ws/terminal"
 FAST_BLOCK = 4096  # bytes; smaller blocks are not worth yielding to the loop
-RECHECK_EVERY = 5.0  # seconds between two checks whether the token of an open socket is still valid
+RECHECK_EVERY = 4.0  # seconds between two checks whether the token of an open socket is still valid; see SharedHolders
 AUTH_TIMEOUT = 5.0  # seconds for the first message of a client that must authenticate
 TELL_TIMEOUT = 1.0  # seconds for a message to a client that may not read: the checks of the socket wait no longer
 WAKING_TIME = 10.0  # seconds after startup in which the service reports that it has just started
