@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from backend.core.errors import reason_of
-from backend.runtime.settings import load_settings
+from backend.runtime.settings import Settings, load_settings
 
 SHUTDOWN_BOUND = 3  # seconds that open requests get when the server stops; commands have a grace of their own
 
@@ -27,6 +27,7 @@ def _serve(options: argparse.Namespace) -> int:
 
     from backend.runtime.telemetry import release_output
     from backend.runtime.wiring import create_app  # imports everything, which other verbs do without
+    from backend.transports.bounded_socket import BoundedSocket
     from backend.transports.request_timeout import bounded_protocol
 
     given = {name: getattr(options, name) for name in ("host", "port", "data_dir")}
@@ -41,8 +42,8 @@ def _serve(options: argparse.Namespace) -> int:
             host=settings.host,
             port=settings.port,
             loop="asyncio",  # uvloop forks the whole process for every command
-            http=bounded_protocol(hard // 2),
-            ws="websockets-sansio",
+            http=bounded_protocol(hard // 2, _connections_of_an_address(settings)),
+            ws=BoundedSocket,
             ws_max_size=64 * 1024,
             ws_per_message_deflate=settings.compression,
             proxy_headers=False,  # TRUSTED_PROXY_HOPS determines the address
@@ -66,6 +67,13 @@ def _why(error: BaseException | None) -> str:
     if error.errno == errno.EACCES:
         return ": ports below 1024 are for root. Try another port: --port 8001"
     return f": {reason_of(error)}. GATEPOST_HOST or --host must be an address of this machine, such as 127.0.0.1"
+
+
+def _connections_of_an_address(settings: Settings) -> int | None:
+    """Each terminal begins as an HTTP connection. Behind proxies all clients have the address of a proxy."""
+    if settings.trusted_proxy_hops:
+        return None
+    return settings.connections_per_address + settings.http_connections_per_address
 
 
 def _server_class(base: Any) -> Any:

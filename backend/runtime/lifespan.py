@@ -12,6 +12,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppres
 from dataclasses import dataclass
 from functools import partial
 
+import structlog
 from fastapi import FastAPI
 
 from backend.accounts.credentials import new_login_link, secret_hash
@@ -34,7 +35,7 @@ from backend.runtime.persistence import Stores
 from backend.runtime.preflight import Guard
 from backend.runtime.retention import RecordingRetention
 from backend.runtime.settings import Settings
-from backend.runtime.web_server import WebServer, find_web_server
+from backend.runtime.web_server import LoopErrors, WebServer, find_web_server
 from backend.runtime.welcome import welcome
 
 FIRST_ADMIN = "admin"
@@ -60,6 +61,7 @@ def lifespan(server: Server) -> Callable[[FastAPI], AbstractAsyncContextManager[
     @asynccontextmanager
     async def run(_: FastAPI) -> AsyncIterator[None]:
         stores, service, web_server = server.stores, server.service, find_web_server()
+        asyncio.get_running_loop().set_exception_handler(LoopErrors(_warn).report)
         try:
             login_link = await _prepare(stores, server.settings.admin_password)
             async with service.bus.joined(service.owner, service.folder, service.local):
@@ -76,6 +78,10 @@ def lifespan(server: Server) -> Callable[[FastAPI], AbstractAsyncContextManager[
             await stores.close()
 
     return run
+
+
+def _warn(reason: str) -> None:
+    structlog.get_logger().warning("out of resources", reason=reason)
 
 
 async def _prepare(stores: Stores, password: str | None) -> str:

@@ -164,6 +164,13 @@ class Settings(BaseSettings):
     concurrent_total: int = Field(
         32, alias="GATEPOST_CONCURRENT_TOTAL", ge=1, description="Concurrent commands in total"
     )
+    accounts_share: int = Field(
+        25,
+        alias="GATEPOST_ACCOUNTS_SHARE",
+        ge=0,
+        le=90,
+        description="Percentage of the concurrent commands and terminal connections that visitors leave to accounts",
+    )
     detach_grace: float = Field(
         60, alias="GATEPOST_DETACH_GRACE", ge=0, description="Seconds a command keeps running without a viewer"
     )
@@ -222,6 +229,23 @@ class Settings(BaseSettings):
     connections_total: int = Field(
         1000, alias="GATEPOST_CONNECTIONS_TOTAL", ge=1, description="Concurrent terminal connections in total"
     )
+    visitor_idle: float = Field(
+        300,
+        alias="GATEPOST_VISITOR_IDLE",
+        gt=0,
+        description="Seconds without a command after which a visitor is disconnected while half of the places for visitors are taken",
+    )
+    http_connections_per_address: int = Field(
+        100,
+        alias="GATEPOST_HTTP_CONNECTIONS_PER_ADDRESS",
+        ge=1,
+        description="Concurrent HTTP connections from one address, in addition to its terminal connections. Not limited behind proxies",
+    )
+    host_names: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        alias="GATEPOST_HOST_NAMES",
+        description="Host names by which browsers reach the server, in addition to those of the machine, separated by commas",
+    )
     trusted_proxy_hops: int = Field(
         0,
         alias="TRUSTED_PROXY_HOPS",
@@ -257,7 +281,7 @@ class Settings(BaseSettings):
         """An empty variable means the default, as in a .env file with the value left out."""
         return cls.model_fields[info.field_name].default if value == "" else value
 
-    @field_validator("allowed_origins", "masked_names", "readable", mode="before")
+    @field_validator("allowed_origins", "host_names", "masked_names", "readable", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         return tuple(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value
@@ -270,6 +294,14 @@ class Settings(BaseSettings):
             if not ORIGIN.fullmatch(origin):
                 raise ValueError("each must be an origin: https://ops.example.org, with a port if it has one")
         return value
+
+    @field_validator("host_names")
+    @classmethod
+    def _are_host_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if name == "*" or not HOST_NAME.fullmatch(name):
+                raise ValueError("each must be the name of a host: gate.example.org, without scheme and port")
+        return tuple(name.lower() for name in value)
 
     @field_validator("masked_patterns", mode="before")
     @classmethod

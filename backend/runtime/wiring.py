@@ -1,6 +1,7 @@
 """The wiring: `create_app(settings)` puts the parts together, `app` is the application of the environment's settings."""
 
 import os
+import socket
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from slowapi import Limiter
 from backend import __version__
 from backend.accounts.authentication import Authenticator
 from backend.accounts.credentials import Tokens, secret_hash
+from backend.accounts.shared_holders import SharedHolders
 from backend.application.executions import ExecutionService
 from backend.application.local_executions import LocalExecutions
 from backend.application.queue_runner import QueueRunner
@@ -30,7 +32,7 @@ from backend.core.execution.gateway import Gateway, Rates
 from backend.core.execution.lifecycle import Clock, Lifecycle
 from backend.core.execution.model import Job
 from backend.core.execution.targets import ExecutionLimits
-from backend.core.limits import Rate, Slots
+from backend.core.limits import Rate, Slots, share_of_accounts
 from backend.core.policy.profile import Profile, ProfileError
 from backend.core.recording.redaction import DEFAULT_PATTERNS, Masks
 from backend.core.recording.retention import SHARE, RecordingShares, Retention
@@ -170,7 +172,11 @@ def _gateway(
             MovingWindow(Rate.parse(settings.user_rate), "user-commands", counters),
             MovingWindow(Rate.parse(settings.check_rate), "checks", counters),
         ),
-        slots=Slots(settings.concurrent_per_principal, settings.concurrent_total),
+        slots=Slots(
+            settings.concurrent_per_principal,
+            settings.concurrent_total,
+            share_of_accounts(settings.concurrent_total, settings.accounts_share),
+        ),
         refusals=stores.executions,
         lifecycle=Lifecycle(
             log=stores.executions,
@@ -192,13 +198,19 @@ def _service(settings: Settings, stores: Stores, gateway: Gateway, resolver: Tar
         submission=Submission(gateway, resolver, stores.keys, new_id),
         history=stores.history,
         projects=stores.projects,
-        tokens=Authenticator(stores.identities, access_tokens(settings), now_ms, time.monotonic),
+        tokens=_open_sockets_check(settings, stores),
         queue=stores.ownership,
         local=LocalExecutions(gateway.lifecycle.registry, stores.recordings, stores.history, raw=settings.raw_output),
         bus=_bus(settings),
         owner=stores.owner,
         folder=stores.folder,
     )
+
+
+def _open_sockets_check(settings: Settings, stores: Stores) -> Authenticator:
+    """Judges the tokens of sockets that are open, of which an account may have many."""
+    holders = SharedHolders(stores.identities, time.monotonic)
+    return Authenticator(holders, access_tokens(settings), now_ms, time.monotonic)
 
 
 def _bus(settings: Settings) -> ExecutionBus:
@@ -224,7 +236,11 @@ def _retention(house: House) -> RecordingRetention:
 def _security(house: House, tokens: Tokens) -> Security:
     settings = house.settings
     return Security(
-        connections=Connections(settings.connections_per_address, settings.connections_total),
+        connections=Connections(
+            settings.connections_per_address,
+            settings.connections_total,
+            share_of_accounts(settings.connections_total, settings.accounts_share),
+        ),
         allowed_origins=settings.allowed_origins,
         trusted_hops=settings.trusted_proxy_hops,
         visitors=settings.visitors,
@@ -232,7 +248,16 @@ def _security(house: House, tokens: Tokens) -> Security:
         authenticator=Authenticator(house.stores.identities, tokens, now_ms, time.monotonic),
         token_failures=house.window(TOKEN_FAILURES, "tokens"),
         new_id=new_id,
+        visitor_idle=settings.visitor_idle,
+        host_names=_names_of_machine() | set(settings.host_names),
     )
+
+
+def _names_of_machine() -> frozenset[str]:
+    """Its names in a local network, which no name server of an attacker answers for."""
+    name = socket.gethostname().lower()
+    short = name.partition(".")[0]
+    return frozenset({name, short, f"{short}.local"})
 
 
 def _limiter(app: FastAPI, security: Security) -> Limiter:

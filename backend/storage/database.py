@@ -8,10 +8,10 @@ import fcntl
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -37,6 +37,7 @@ BUSY_TIMEOUT = 5000  # milliseconds that SQLite waits for another writer
 PATIENCE = 2.5
 LONG_PATIENCE = 60.0  # seconds for a transaction that reads or deletes much, for which no client waits
 FAREWELL = 0.3  # seconds for closing a connection that no longer answers
+POOL = 15  # connections to PostgreSQL
 READERS = 4  # threads that read from SQLite; a slow page of the history occupies one
 CLOSING = 2.0  # seconds that a transaction of SQLite may still take when the database is closed
 OFTEN = 1_000_000  # instructions of SQLite, some ten milliseconds, between two looks at that time
@@ -71,6 +72,8 @@ class _Connection(asyncpg.Connection):  # type: ignore[misc]
 # The bound of a command is for migrations and for a rollback; a transaction has a shorter one.
 POSTGRES: dict[str, Any] = {
     "hide_parameters": True,  # an error that is logged would contain them
+    "pool_size": POOL,
+    "max_overflow": 0,
     "pool_pre_ping": True,
     "pool_timeout": PATIENCE,
     "connect_args": {"timeout": PATIENCE, "command_timeout": LONG_PATIENCE, "connection_class": _Connection},
@@ -198,14 +201,43 @@ def _sqlite(url: str) -> tuple[Transactions, Transactions]:
     return _Threads(url, READERS, (*PRAGMAS, "query_only=ON")), _Threads(url, 1, PRAGMAS)
 
 
+@dataclass(slots=True)
+class _Turns:
+    """Who uses a connection to PostgreSQL next. To wait for one is no sign that the database fails.
+
+    One that waited while others were given up and none ended is given up too: it would wait as long, and in vain.
+    """
+
+    free: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(POOL))
+    gave_up: float = -math.inf
+    ended: float = -math.inf
+
+    @asynccontextmanager
+    async def take(self, patience: float | None) -> AsyncIterator[None]:
+        """A turn, for `patience` seconds. Raises TimeoutError."""
+        now = asyncio.get_running_loop().time
+        begun = now()
+        async with self.free:
+            if self.gave_up > begun > self.ended:
+                raise TimeoutError
+            try:
+                async with asyncio.timeout(patience):
+                    yield
+                self.ended = now()
+            except TimeoutError:
+                self.gave_up = now()
+                raise
+
+
 @dataclass(frozen=True, slots=True)
 class _Connections:
     """Connections to PostgreSQL."""
 
     engine: AsyncEngine
+    turns: _Turns
 
     async def run(self, work: Callable[[Connection], T], patience: float | None) -> T:
-        async with asyncio.timeout(patience), self.engine.begin() as connection:
+        async with self.turns.take(patience), self.engine.begin() as connection:
             return await connection.run_sync(work)
 
     async def close(self) -> None:
@@ -214,8 +246,8 @@ class _Connections:
 
 def _postgresql(url: str) -> tuple[Transactions, Transactions]:
     """Those that read and those that write. They share their connections."""
-    engine = create_async_engine(url, **POSTGRES)
-    return _Connections(engine.execution_options(postgresql_readonly=True)), _Connections(engine)
+    engine, turns = create_async_engine(url, **POSTGRES), _Turns()
+    return _Connections(engine.execution_options(postgresql_readonly=True), turns), _Connections(engine, turns)
 
 
 @contextmanager

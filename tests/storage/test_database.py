@@ -18,7 +18,7 @@ from sqlalchemy import Connection, func, insert, inspect, select, text
 from sqlalchemy.exc import IntegrityError
 
 from backend.core.errors import StorageError
-from backend.storage.database import LOG_SIZE, MIGRATIONS, POSTGRES, Database, changes, database_url, rows
+from backend.storage.database import LOG_SIZE, MIGRATIONS, POOL, Database, changes, database_url, rows
 from backend.storage.tables import api_tokens, executions, metadata, users
 from tests.unprivileged import unprivileged
 
@@ -202,18 +202,18 @@ async def test_a_transaction_that_takes_too_long_is_given_up(database: Database)
 
 
 @pytest.mark.parametrize("new_url", ["postgresql"], indirect=True)
-async def test_connections_that_are_all_busy_are_a_storage_error_that_says_so(
-    new_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(POSTGRES, "pool_timeout", 0.01)
-    database = Database(new_url)
-    busy = [asyncio.ensure_future(database.read(rows(SLEEP, seconds=60))) for _ in range(20)]
-    with pytest.raises(StorageError, match="connections are busy"):
-        await next(asyncio.as_completed(busy))
-    for each in busy:
-        each.cancel()
-    await asyncio.gather(*busy, return_exceptions=True)
-    await database.close()
+async def test_what_waits_for_a_connection_is_not_given_up_while_others_end(database: Database) -> None:
+    await asyncio.gather(*(database.read(rows(SLEEP, seconds=0.4), patience=1.0) for _ in range(4 * POOL)))
+
+
+@pytest.mark.parametrize("new_url", ["postgresql"], indirect=True)
+async def test_what_waits_for_a_connection_is_given_up_with_those_that_get_no_answer(database: Database) -> None:
+    begun = time.monotonic()
+    waiting = [database.read(rows(SLEEP, seconds=60), patience=0.5) for _ in range(4 * POOL)]
+    errors = await asyncio.gather(*waiting, return_exceptions=True)
+    assert all(isinstance(error, StorageError) for error in errors)
+    assert time.monotonic() - begun < 4 * 0.5, "not one after another"
+    assert await database.check()
 
 
 async def test_a_read_cannot_write(database: Database) -> None:
