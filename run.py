@@ -47,6 +47,10 @@ def main(arguments: Sequence[str]) -> int:
     except SetupError as error:
         print(f"run.py: {error}", file=sys.stderr)
         return 1
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"run.py: {where}{error.strerror}. The setup writes to {ROOT}, which needs free space.", file=sys.stderr)
+        return 1
     match verb:
         case "setup":
             return 0
@@ -158,7 +162,8 @@ def become(arguments: list[str]) -> int:
     """Replace this process by the interpreter of `.venv`, in the project's folder."""
     os.chdir(ROOT)
     python = str(python_of(VENV))
-    sys.stdout.flush()
+    if sys.stdout:  # None if it is closed
+        sys.stdout.flush()
     os.execv(python, [python, *arguments])
 
 

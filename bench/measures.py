@@ -90,10 +90,10 @@ def latency(rounds: int) -> list[Figure]:
             peer += [_echo_websocketd(theirs.port) for _ in range(300)]
             my_rate.append(_rate(lambda: gatepost(ours.port), _again, completed))
             peer_rate.append(_rate(lambda: websocketd(theirs.port), None, None))
-    ratio = _percentile(mine, 50) / _percentile(peer, 50)
+    ratio = percentile(mine, 50) / percentile(peer, 50)
     rate = statistics.median(my_rate)
     return [
-        Figure("`echo hi`, first line", f"{_spread(mine)}, {ratio:.2f}x", _spread(peer), "<= 3x", ratio <= 3),
+        Figure("`echo hi`, first line", f"{spread(mine)}, {ratio:.2f}x", spread(peer), "<= 3x", ratio <= 3),
         Figure(
             "`echo hi` on 10 connections",
             f"{rate:.0f}/s, {rate / statistics.median(peer_rate):.2f}x",
@@ -173,8 +173,8 @@ def concurrent(rounds: int) -> list[Figure]:
         seconds = _echo_gatepost(gatepost(ours.port), 100 * rounds)
         over.set()
         reader.join()
-    worst = _percentile(seconds, 99)
-    return [Figure("`echo hi` next to `yes` at full speed", _spread(seconds), "", "p99 <= 10 ms", worst <= 0.010)]
+    worst = percentile(seconds, 99)
+    return [Figure("`echo hi` next to `yes` at full speed", spread(seconds), "", "p99 <= 10 ms", worst <= 0.010)]
 
 
 def memory(_: int) -> list[Figure]:
@@ -199,7 +199,7 @@ def _unread() -> Figure:
         before = ours.memory()
         client = gatepost(ours.port)
         client.send({"command": "pyguard"})
-        mib = _peak(ours, before, lambda: time.sleep(10))
+        mib = peak(ours, before, lambda: time.sleep(10))
         client.close()
     return Figure("growth while a client reads nothing of `yes` for 10 s", f"{mib:.1f} MiB", "", "< 8 MiB", mib < 8)
 
@@ -211,7 +211,7 @@ def _endless_line() -> Figure:
         before = ours.memory()
         client = gatepost(ours.port)
         client.send({"command": "pyguard"})
-        mib = _peak(ours, before, lambda: client.drain(completed, keep=False))
+        mib = peak(ours, before, lambda: client.drain(completed, keep=False))
         client.close()
     return Figure("growth over 1 GB without a line end", f"{mib:.1f} MiB", "", "< 8 MiB", mib < 8)
 
@@ -222,7 +222,7 @@ def _warm(server: Running) -> None:
     client.close()
 
 
-def _peak(server: Running, before: int, action: Callable[[], object]) -> float:
+def peak(server: Running, before: int, action: Callable[[], object]) -> float:
     """The most that the server grew while `action` ran, in MiB."""
     thread = threading.Thread(target=action)
     thread.start()
@@ -235,22 +235,22 @@ def _peak(server: Running, before: int, action: Callable[[], object]) -> float:
 
 def keeping(rounds: int) -> list[Figure]:
     """The history and the audit."""
-    kept = _percentile(added := keeping_seconds(), 50)
-    paged = _percentile(pages := page_seconds(), 50)
+    kept = percentile(added := keeping_seconds(), 50)
+    paged = percentile(pages := page_seconds(), 50)
     verified = verified_per_second(rounds)
     return [
-        Figure("history, audit and recording of a command", _spread(added), "", "p50 < 2 ms", kept < 0.002),
-        Figure(f"`GET /api/agent/history`, {ROWS:,} rows", _spread(pages), "", "p50 < 20 ms", paged < 0.020),
+        Figure("history, audit and recording of a command", spread(added), "", "p50 < 2 ms", kept < 0.002),
+        Figure(f"`GET /api/agent/history`, {ROWS:,} rows", spread(pages), "", "p50 < 20 ms", paged < 0.020),
         Figure("`audit verify`", f"{verified:,.0f} events/s", "", ">= 50,000/s", verified >= 50_000),
     ]
 
 
-def _percentile(seconds: list[float], percent: int) -> float:
+def percentile(seconds: list[float], percent: int) -> float:
     return sorted(seconds)[min(len(seconds) - 1, len(seconds) * percent // 100)]
 
 
-def _spread(seconds: list[float]) -> str:
-    return f"p50 {_percentile(seconds, 50) * 1e3:.2f}, p99 {_percentile(seconds, 99) * 1e3:.2f} ms"
+def spread(seconds: list[float]) -> str:
+    return f"p50 {percentile(seconds, 50) * 1e3:.2f}, p99 {percentile(seconds, 99) * 1e3:.2f} ms"
 
 
 MEASURES = {"streaming": streaming, "latency": latency, "concurrent": concurrent, "memory": memory, "keeping": keeping}

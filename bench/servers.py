@@ -47,12 +47,12 @@ class Running:
 
 
 @contextmanager
-def gatepost_server(program: str) -> Iterator[Running]:
+def gatepost_server(program: str, settings: Mapping[str, str] = GENEROUS) -> Iterator[Running]:
     """Gatepost, on which `pyguard WORDS` runs `program WORDS`."""
     port = _free_port()
     folder = Path(tempfile.mkdtemp(prefix="gatepost-bench-"))
     folder.chmod(0o711)  # for the user that commands run as
-    environment = {"PATH": os.environ["PATH"], "PYGUARD_COMMAND": program, **GENEROUS}
+    environment = {"PATH": os.environ["PATH"], "PYGUARD_COMMAND": program, **settings}
     words = [sys.executable, "-m", "backend", "serve", "--port", str(port), "--data-dir", str(folder)]
     try:
         with _running(words, environment, port) as pid:

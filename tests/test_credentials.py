@@ -1,6 +1,5 @@
 """Access tokens, passwords, secrets and signatures; and whom the authenticator takes a token for."""
 
-import asyncio
 import base64
 import json
 import re
@@ -22,7 +21,6 @@ from backend.accounts.authentication import Authenticator
 from backend.accounts.credentials import (
     LONGEST_LIFE,
     LONGEST_TOKEN,
-    Passwords,
     Signer,
     Tokens,
     hash_password,
@@ -45,6 +43,7 @@ JTI = "01BRZ3NDEKTSV4RRFFQ69G5FAV"
 CLAIMS = {"iss": "gatepost", "aud": "gatepost", "sub": ID, "jti": JTI, "iat": NOW, "exp": NOW + 3600}
 RSA = generate_private_key(65537, 2048)
 IDS = {"sub", "jti"}
+USER = User(ID, "ann", Role.OPERATOR, "agent", False, NOW * 1000, NOW * 1000)
 
 
 class Missing:
@@ -74,7 +73,7 @@ def part(value: object) -> str:
 
 
 def test_an_issued_token_says_who() -> None:
-    issued, claims = tokens().issue(ID)
+    issued, claims = tokens().issue(USER)
     assert tokens().verify(issued) == claims
     assert (claims.user_id, claims.token_id, claims.issued_at, claims.expires_at) == (ID, JTI, NOW, NOW + 3600)
     assert tokens(NOW + 3599.9).verify(issued) == claims
@@ -82,7 +81,7 @@ def test_an_issued_token_says_who() -> None:
 
 
 def test_a_renewed_token_is_of_the_same_login_and_ends_a_day_after_it() -> None:
-    first, claims = tokens().issue(ID, by_link=True)
+    first, claims = tokens().issue(USER, by_link=True)
     renewed, next_claims = tokens(NOW + 1800).renew(first) or pytest.fail("it is valid")
     assert (next_claims.token_id, next_claims.logged_in_at) == (claims.token_id, NOW)
     assert (next_claims.issued_at, next_claims.expires_at) == (NOW + 1800, NOW + 5400)
@@ -96,14 +95,14 @@ def test_a_renewed_token_is_of_the_same_login_and_ends_a_day_after_it() -> None:
 
 
 def test_a_link_is_fresh_for_a_quarter_of_an_hour_and_renewing_does_not_prolong_it() -> None:
-    first, _ = tokens().issue(ID, by_link=True)
+    first, _ = tokens().issue(USER, by_link=True)
     renewed, _ = tokens(NOW + 800).renew(first) or pytest.fail("it is valid")
     for token_of_it in (first, renewed):
         fresh, later = tokens(NOW + 900).verify(token_of_it), tokens(NOW + 901).verify(token_of_it)
         assert fresh is not None
         assert later is not None
         assert (fresh.fresh_link, later.fresh_link) == (True, False)
-    by_password = tokens().verify(tokens().issue(ID)[0])
+    by_password = tokens().verify(tokens().issue(USER)[0])
     assert by_password is not None
     assert not by_password.fresh_link
 
@@ -142,6 +141,8 @@ def test_the_longest_life_and_a_clock_that_is_a_little_ahead_pass() -> None:
         {"nbf": "soon"},
         {"nbf": None},
         {"nbf": True},
+        {"account_valid_from": ""},
+        {"account_valid_from": True},
     ],
     ids=str,
 )
@@ -263,21 +264,6 @@ def test_nobodys_hash_costs_what_a_real_one_does() -> None:
     assert not verify_password("no password is this one", None)
 
 
-async def test_passwords_leave_the_loop_free() -> None:
-    passwords = Passwords()
-    hashed = await passwords.hash("correct horse")
-    checks = [asyncio.create_task(passwords.check("correct horse", hashed)) for _ in range(6)]
-    longest = 0.0
-    while not all(check.done() for check in checks):
-        before = time.monotonic()
-        await asyncio.sleep(0.001)
-        longest = max(longest, time.monotonic() - before)
-    assert [check.result() for check in checks] == [True] * 6
-    assert not await passwords.check("correct horse", None)
-    assert longest < 0.5
-    passwords.close()
-
-
 def test_secrets_have_a_prefix_and_43_characters() -> None:
     random = iter([b"\xff" * 32, b"\0" * 32])
     assert new_api_token(lambda _: next(random)) == f"gp_{'_' * 42}8"
@@ -316,7 +302,8 @@ class House:
         self.now = now
         self.ann = ann
         self.tokens = Tokens(KEY, lambda: now[0] / 1000, _ids("J"))
-        self.authenticator = Authenticator(identities, self.tokens, lambda: now[0])
+        self.passed = 0.0  # seconds of the monotonic clock
+        self.authenticator = Authenticator(identities, self.tokens, lambda: now[0], lambda: self.passed)
 
     async def who(self, bearer: str) -> Principal | None:
         return await self.authenticator.principal(bearer, "1.2.3.4")
@@ -347,7 +334,7 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
 
 
 async def test_an_access_token_stands_for_its_account(house: House) -> None:
-    bearer, claims = house.tokens.issue(house.ann.id)
+    bearer, claims = house.tokens.issue(house.ann)
     principal = await house.who(bearer)
     assert principal == Principal(
         "user:ann", "1.2.3.4", Role.OPERATOR.permissions, house.ann, claims.token_id, claims.expires_at * 1000
@@ -371,7 +358,7 @@ async def test_what_stands_for_nobody(house: House, bearer: str) -> None:
 
 
 async def test_the_token_of_an_unknown_account_counts_for_nothing(house: House) -> None:
-    assert await house.who(house.tokens.issue("nobody")[0]) is None
+    assert await house.who(house.tokens.issue(USER)[0]) is None
 
 
 async def revoke(house: House, principal: Principal) -> None:
@@ -396,7 +383,7 @@ async def test_what_ends_a_token_ends_its_sockets_too(
     house: House, kind: str, end: Callable[[House, Principal], Any]
 ) -> None:
     bearer, _ = (
-        house.tokens.issue(house.ann.id) if kind == "access" else await house.api_token("read", (NOW + 3600) * 1000)
+        house.tokens.issue(house.ann) if kind == "access" else await house.api_token("read", (NOW + 3600) * 1000)
     )
     principal = await house.who(bearer)
     assert principal
@@ -406,19 +393,55 @@ async def test_what_ends_a_token_ends_its_sockets_too(
 
 
 async def test_a_new_password_ends_older_access_tokens_and_no_newer_ones(house: House) -> None:
-    old, _ = house.tokens.issue(house.ann.id)
+    old, _ = house.tokens.issue(house.ann)
     principal = await house.who(old)
     house.now[0] += 1000
     await house.identities.set_password(house.ann.id, "hash")
-    new, _ = house.tokens.issue(house.ann.id)
+    new, _ = house.tokens.issue(await house.identities.user(house.ann.id) or house.ann)
     assert await house.who(old) is None
     assert await house.who(new)
     assert principal
     assert not await house.authenticator.is_valid(principal)
 
 
+async def test_a_clock_that_was_set_back_since_the_account_changed_refuses_no_new_token(house: House) -> None:
+    stolen, _ = house.tokens.issue(house.ann)
+    await house.identities.set_password(house.ann.id, "hash")
+    house.now[0] -= 3600_000
+    ann = await house.identities.user(house.ann.id)
+    assert ann
+    new, _ = house.tokens.issue(ann)
+    assert await house.who(new)
+    house.now[0] += 3598_000
+    assert await house.who(new)
+    house.now[0] += 3000
+    assert await house.who(stolen) is None, "it is not valid again when it is as late as when it was issued"
+
+
+async def test_a_token_of_an_earlier_version_is_judged_by_its_time(house: House) -> None:
+    payload = {**CLAIMS, "sub": house.ann.id}
+    bearer = jwt.encode(payload, KEY, "HS256")
+    assert await house.who(bearer)
+    house.now[0] += 1000
+    await house.identities.set_password(house.ann.id, "hash")
+    assert await house.who(bearer) is None
+
+
+@pytest.mark.parametrize("kind", ["access", "api"])
+async def test_a_clock_that_is_set_back_makes_no_session_longer(house: House, kind: str) -> None:
+    api_token = await house.api_token("read", house.now[0] + 3600_000)
+    bearer = house.tokens.issue(house.ann)[0] if kind == "access" else api_token[0]
+    principal = await house.who(bearer)
+    assert principal
+    house.now[0] -= 3600_000
+    house.passed += 3598
+    assert await house.authenticator.is_valid(principal)
+    house.passed += 3
+    assert not await house.authenticator.is_valid(principal)
+
+
 async def test_an_enabled_account_needs_a_new_login(house: House) -> None:
-    old, _ = house.tokens.issue(house.ann.id)
+    old, _ = house.tokens.issue(house.ann)
     house.now[0] += 1000
     await house.identities.set_disabled(house.ann.id, True)
     await house.identities.set_disabled(house.ann.id, False)
@@ -426,7 +449,7 @@ async def test_an_enabled_account_needs_a_new_login(house: House) -> None:
 
 
 async def test_a_lesser_role_counts_at_once(house: House) -> None:
-    bearer, _ = house.tokens.issue(house.ann.id)
+    bearer, _ = house.tokens.issue(house.ann)
     principal = await house.who(bearer)
     await house.identities.set_role(house.ann.id, Role.VIEWER)
     assert principal

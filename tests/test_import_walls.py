@@ -46,7 +46,18 @@ ROOMS = {
 }
 # Within core. The leaves know nothing of the rooms; the rooms know the leaves and what stands here; what is above them
 # may know all of core.
-CORE_LEAVES = {"client_address", "decisions", "errors", "figures", "identity", "ids", "limits", "threads", "times"}
+CORE_LEAVES = {
+    "client_address",
+    "decisions",
+    "errors",
+    "figures",
+    "identity",
+    "ids",
+    "limits",
+    "recent_logins",
+    "threads",
+    "times",
+}
 CORE_ABOVE = {"execution", "ports", "quota"}
 CORE_ROOMS = {
     "language": set[str](),

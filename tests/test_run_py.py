@@ -129,6 +129,24 @@ def test_verbs_are_handed_over(
     assert seen == [files, becomes] if becomes else [files]
 
 
+def test_a_folder_that_cannot_be_written_to_is_named_in_one_line(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (project / ".venv.lock").mkdir()
+    assert run.main(["setup"]) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"run.py: {project / '.venv.lock'}: Is a directory. ")
+
+
+def test_it_hands_over_with_standard_output_closed(project: Path) -> None:
+    words = "import run; run.python_of = lambda _: '/bin/echo'; run.become(['handed over'])"
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$0" -c "$1" >&-', sys.executable, words],
+        cwd=Path(run.__file__).parent, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert "Traceback" not in done.stderr
+
+
 def test_it_tells_how_to_use_it() -> None:
     done = subprocess.run([sys.executable, run.__file__, "--help"], capture_output=True, text=True, check=True)
     assert "python3 run.py test" in done.stdout

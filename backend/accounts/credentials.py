@@ -1,11 +1,11 @@
 """What a client proves itself with: access tokens (JWT), passwords, secrets of tokens and links; and our own signature.
 
-Only the hashing of passwords takes time (a tenth of a second); `Passwords` does it in threads of its own.
+Only the hashing of passwords takes time (a tenth of a second); `passwords.py` does it in threads of its own.
 """
 
-import asyncio
 import base64
 import hashlib
+import hmac
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -24,12 +24,12 @@ from cryptography.hazmat.primitives.serialization import (
 from pwdlib import PasswordHash
 from pwdlib.hashers.argon2 import Argon2Hasher
 
-from backend.core.identity import LONGEST_PASSWORD, SHORTEST_PASSWORD, Claims
+from backend.core.identity import LONGEST_PASSWORD, SHORTEST_PASSWORD, Claims, User
 from backend.core.ids import is_id
-from backend.core.threads import started_threads
 
 ISSUER = AUDIENCE = "gatepost"
 ALGORITHM = "HS256"
+VALID_FROM = "account_valid_from"  # a claim of our own: Unix milliseconds
 SHORTEST_KEY = 32  # bytes; a shorter one is weaker than the hash
 LONGEST_TOKEN = 4096  # characters; ours have about 300
 LONGEST_LIFE = 24 * 3600  # seconds between the login and exp that any token may have, however often it is renewed
@@ -62,10 +62,11 @@ class Tokens:
         self._clock = clock
         self._new_id = new_id
 
-    def issue(self, user_id: str, *, by_link: bool = False) -> tuple[str, Claims]:
+    def issue(self, user: User, *, by_link: bool = False) -> tuple[str, Claims]:
         """A new token for the account, and what it says."""
         now = int(self._clock())
-        return self._signed(Claims(user_id, self._new_id(), now, now + self.lifetime, now, by_link))
+        ends = now + self.lifetime
+        return self._signed(Claims(user.id, self._new_id(), now, ends, now, by_link, user.valid_from_ms))
 
     def renew(self, token: str) -> tuple[str, Claims] | None:
         """The next token of the same login, None for one that is not valid. It ends a day after the login at the latest.
@@ -89,6 +90,7 @@ class Tokens:
             "exp": claims.expires_at,
             "auth_time": claims.logged_in_at,
             "amr": ["link"] if claims.fresh_link else [],
+            VALID_FROM: claims.valid_from_ms,
         }
         return jwt.encode(payload, self._key, ALGORITHM), claims
 
@@ -122,15 +124,16 @@ class Tokens:
 def _claims(payload: Mapping[str, Any], now: float) -> Claims | None:
     """Judge the times and types of a payload whose signature is valid."""
     issued, expires, not_before = payload["iat"], payload["exp"], payload.get("nbf", 0)
-    login = payload.get("auth_time", issued)
-    if not all(type(each) is int for each in (issued, expires, not_before, login)):
+    login, valid_from = payload.get("auth_time", issued), payload.get(VALID_FROM)
+    known = () if valid_from is None else (valid_from,)
+    if not all(type(each) is int for each in (issued, expires, not_before, login, *known)):
         return None
     if not (is_id(payload["sub"]) and is_id(payload["jti"])):
         return None
     if not_before > now or max(issued, login) > now + CLOCK_SKEW or expires <= now or expires - login > LONGEST_LIFE:
         return None
     fresh_link = payload.get("amr") == ["link"] and now - login <= FRESH_LINK
-    return Claims(payload["sub"], payload["jti"], issued, expires, login, fresh_link)
+    return Claims(payload["sub"], payload["jti"], issued, expires, login, fresh_link, valid_from)
 
 
 def hash_password(password: str) -> str:
@@ -147,27 +150,6 @@ def verify_password(password: str, hashed: str | None) -> bool:
     except UnicodeEncodeError:  # half a surrogate pair, which no password has
         encoded = b""
     return _argon2.verify(encoded, hashed or _NOBODYS_HASH) and hashed is not None
-
-
-class Passwords:
-    """Hashes and verifies in threads of its own, so that logins neither stop the loop nor take every processor.
-
-    A request that goes away while its password is hashed keeps its thread: the number at once is never exceeded.
-    """
-
-    def __init__(self, at_once: int = 2) -> None:
-        self._threads = started_threads(at_once, "passwords")
-
-    async def hash(self, password: str) -> str:
-        """`hash_password`, in a thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, hash_password, password)
-
-    async def check(self, password: str, hashed: str | None) -> bool:
-        """`verify_password`, in a thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, verify_password, password, hashed)
-
-    def close(self) -> None:
-        self._threads.shutdown(cancel_futures=True)
 
 
 def new_api_token(random: Callable[[int], bytes]) -> str:
@@ -187,6 +169,11 @@ def _characters(data: bytes) -> str:
 def secret_hash(secret: str) -> bytes:
     """What is stored of a token or link, 32 bytes. No salt: the secrets are random, and are looked up by it."""
     return hashlib.sha256(secret.encode(errors="surrogatepass")).digest()
+
+
+def keyed_digest(key: bytes, text: str) -> str:
+    """16 hexadecimal digits, the same for the same text. Without the key, no guess at the text can be verified."""
+    return hmac.digest(key, text.encode(errors="surrogatepass"), "sha256").hex()[:16]
 
 
 class Signer:

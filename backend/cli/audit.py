@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from backend.core.audit import export as exports
 from backend.core.audit.chain import EMPTY, Anchor, Head, Link, Trust, Verdict, Verifier
+from backend.core.audit.events import Kind
 from backend.core.errors import GatepostError, reason_of
 from backend.core.times import iso
 from backend.runtime.settings import Settings, load_settings
@@ -78,6 +79,8 @@ def add_verbs(verbs: Parsers) -> None:
         "--stage", action="store_true", help="only create it, to be copied next to the audit.key of other data folders"
     )
 
+    _add(audit, "confirm-clock", _confirm_clock, "confirm that the clock is right after it jumped: old data is deleted")
+
 
 def _add(verbs: Parsers, name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = verbs.add_parser(name, help=text, description=text)
@@ -123,14 +126,14 @@ def _verify(options: argparse.Namespace) -> int:
         if options.file:
             verdict = _verify_file(options, trust, show)
         else:
-            verdict = asyncio.run(_verify_database(options, trust, show))
+            verdict = asyncio.run(_verify_database(options, trust, compared, show))
     _tell(options, verdict, compared, max(time.monotonic() - begun, 1e-6))
     return 0 if _is_whole(verdict, compared) else EXIT_TAMPERED
 
 
 def _is_whole(verdict: Verdict, compared: Comparison | None) -> bool:
     """Whether nothing that was verified was tampered with."""
-    return not (verdict.problem or (compared and compared.changed))
+    return not (verdict.problem or (compared and compared.findings))
 
 
 def _comparison(options: argparse.Namespace) -> Comparison | None:
@@ -138,10 +141,18 @@ def _comparison(options: argparse.Namespace) -> Comparison | None:
 
     if options.recordings is None:
         return None
-    folder = _settings(options).data_dir / "recordings" if options.recordings == HERE else options.recordings
+    data, here = _settings(options).data_dir, options.recordings == HERE
+    folder = data / "recordings" if here else options.recordings
     if not folder.is_dir():
         raise Refusal(f"--recordings: there is no folder {folder}")
-    return Comparison(folder)
+    return Comparison(folder, _folder_id(data) if here else "")
+
+
+def _folder_id(data: Path) -> str:
+    try:
+        return (data / "folder.id").read_text()
+    except (OSError, ValueError) as error:
+        raise Refusal(f"--recordings: {data / 'folder.id'}: {reason_of(error)}") from None
 
 
 def _trust(path: Path) -> Trust:
@@ -184,14 +195,44 @@ async def _change_key(options: argparse.Namespace) -> str:
     )
 
 
-async def _verify_database(options: argparse.Namespace, trust: Trust, show: Progress) -> Verdict:
+def _confirm_clock(options: argparse.Namespace) -> int:
+    print(asyncio.run(_trust_clock(options)))
+    return 0
+
+
+async def _trust_clock(options: argparse.Namespace) -> str:
+    """Store that the time is right; returns what to print. Servers of this data folder follow within an hour."""
+    from backend.cli.actor import actor
+    from backend.runtime.clock import now_ms
+    from backend.runtime.persistence import open_queue
+    from backend.runtime.trusted_clock import CLOCK_FILE, confirm
+    from backend.storage.audit_log import SqlAuditLog
+
+    data, now = _settings(options).data_dir, now_ms()
+    async with _database(options) as database:
+        queue = open_queue(data, database)
+        audit = SqlAuditLog(queue)
+        await audit.prepare()
+        await audit.record(Kind.CLOCK_CONFIRMED, actor(), "", {})
+        await queue.close()
+    confirm(data / CLOCK_FILE, now)
+    return f"The clock is right: it is {iso(now)}. Data that is too old is deleted again."
+
+
+async def _verify_database(
+    options: argparse.Namespace, trust: Trust, compared: Comparison | None, show: Progress
+) -> Verdict:
     from backend.storage.checkpoint import read_anchor
 
     # The checkpoint first: the chain that is read later contains it, or has lost it.
     stored = read_anchor(_settings(options).data_dir / "audit.anchor")
     anchors = (*options.anchor, *((stored,) if stored else ()))
     async with _open(options) as chain:
-        return await chain.verify(trust, anchors, show)
+        verdict = await chain.verify(trust, anchors, show)
+        if compared and compared.missing and not verdict.problem:
+            # A server may have deleted them meanwhile: then the event that says so is there by now.
+            verdict = await chain.verify(trust, anchors, show)
+        return verdict
 
 
 @contextmanager
@@ -291,13 +332,15 @@ def _tell(options: argparse.Namespace, verdict: Verdict, compared: Comparison | 
     for seq in verdict.rotations:
         print(f"NOTE: event {seq} replaced the key by a new one, and was signed by the old one")
     if compared:
-        for trouble in compared.changed:
+        for trouble in compared.findings:
             print(f"TAMPERED: {trouble}")
+        if compared.elsewhere:
+            print(f"NOTE: {len(compared.elsewhere)} recordings are in another data folder, so they were not compared")
         print(f"{compared.good} recordings are unchanged, {compared.gone} no longer exist")
 
 
 def _as_json(verdict: Verdict, compared: Comparison | None, seconds: float) -> dict[str, Any]:
-    figures = {"good": compared.good, "gone": compared.gone, "changed": compared.changed} if compared else None
+    figures = {"good": compared.good, "gone": compared.gone, "changed": compared.findings} if compared else None
     return {
         "verified": _is_whole(verdict, compared),
         "problem": verdict.problem,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from backend import __version__
 from backend.cli import accounts, audit, policy, protection, serve
-from backend.core.errors import GatepostError
+from backend.core.errors import GatepostError, reason_of
 from backend.core.policy.profile import ProfileError
 from backend.runtime.settings import SettingsError
 
@@ -20,6 +20,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code: int = options.run(options)
     except (SettingsError, ProfileError, GatepostError) as error:
         print(f"gatepost: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    except OSError as error:  # of a file that no other place expects to fail: the disk is full, or a folder is gone
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"gatepost: {where}{reason_of(error)}", file=sys.stderr)
         return EXIT_USAGE
     return code
 

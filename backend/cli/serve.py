@@ -1,12 +1,14 @@
 """`serve`: the server."""
 
 import argparse
+import errno
 import resource
 import sys
 from pathlib import Path
 from typing import Any
 
-from backend.runtime.settings import load_settings
+from backend.core.errors import reason_of
+from backend.runtime.settings import Settings, load_settings
 
 SHUTDOWN_BOUND = 3  # seconds that open requests get when the server stops; commands have a grace of their own
 
@@ -23,7 +25,9 @@ def add_verb(verbs: Any) -> None:
 def _serve(options: argparse.Namespace) -> int:
     import uvicorn  # only this verb needs the web server
 
+    from backend.runtime.telemetry import release_output
     from backend.runtime.wiring import create_app  # imports everything, which other verbs do without
+    from backend.transports.bounded_socket import BoundedSocket
     from backend.transports.request_timeout import bounded_protocol
 
     given = {name: getattr(options, name) for name in ("host", "port", "data_dir")}
@@ -38,8 +42,8 @@ def _serve(options: argparse.Namespace) -> int:
             host=settings.host,
             port=settings.port,
             loop="backend.runtime.event_loop:new_event_loop",
-            http=bounded_protocol(hard // 2),
-            ws="websockets-sansio",
+            http=bounded_protocol(hard // 2, _connections_of_an_address(settings)),
+            ws=BoundedSocket,
             ws_max_size=64 * 1024,
             ws_per_message_deflate=settings.compression,
             proxy_headers=False,  # TRUSTED_PROXY_HOPS determines the address
@@ -52,7 +56,24 @@ def _serve(options: argparse.Namespace) -> int:
         )
     )
     server.run()
+    release_output()
     return 0 if server.started else 1
+
+
+def _why(error: BaseException | None) -> str:
+    """Why the server cannot listen, and what to do."""
+    if not isinstance(error, OSError) or error.errno == errno.EADDRINUSE:
+        return ". Try another port: --port 8001"
+    if error.errno == errno.EACCES:
+        return ": ports below 1024 are for root. Try another port: --port 8001"
+    return f": {reason_of(error)}. GATEPOST_HOST or --host must be an address of this machine, such as 127.0.0.1"
+
+
+def _connections_of_an_address(settings: Settings) -> int | None:
+    """Each terminal begins as an HTTP connection. Behind proxies all clients have the address of a proxy."""
+    if settings.trusted_proxy_hops:
+        return None
+    return settings.connections_per_address + settings.http_connections_per_address
 
 
 def _server_class(base: Any) -> Any:
@@ -73,9 +94,9 @@ def _server_class(base: Any) -> Any:
         async def startup(self, sockets: Any = None) -> None:
             try:
                 await super().startup(sockets)
-            except SystemExit:  # uvicorn has logged why it cannot listen
+            except SystemExit as end:  # uvicorn has logged why it cannot listen, as JSON
                 taken = f"{self.config.host}:{self.config.port}"
-                print(f"gatepost: cannot listen on {taken}. Try another port: --port 8001", file=sys.stderr)
+                print(f"gatepost: cannot listen on {taken}{_why(end.__context__)}", file=sys.stderr)
                 raise
 
     return Server

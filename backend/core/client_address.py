@@ -1,13 +1,13 @@
 """The address that a request comes from, and whether its Origin is allowed."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from ipaddress import IPv4Address, ip_address, ip_network
 from urllib.parse import urlsplit
 
 from backend.core.decisions import Decision
 
 DEFAULT_PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
-LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+OwnNames = Callable[[str], bool]  # whether a host name is one of the server's own
 SHOWN = 200  # characters of a header that are repeated in a refusal
 
 
@@ -34,12 +34,11 @@ def _network(address: str) -> str:
     return str(found.ipv4_mapped or ip_network((found, 64), strict=False))
 
 
-def origin_allowed(origin: str | None, host: str, allowed: Sequence[str], *, loopback: bool) -> bool:
+def origin_allowed(origin: str | None, host: str, allowed: Sequence[str], own: OwnNames) -> bool:
     """Whether a WebSocket may be opened by a page of `origin`.
 
     Programs send no Origin and are allowed. A page is allowed when it comes from the host and port that it connects
-    to, or is listed. With `loopback` (the connection arrived on the loopback address, without a proxy) the host must be
-    a name of this machine: a foreign name that resolves to it is a DNS rebinding attack.
+    to, if that host is one of the `own` names, or is listed.
     """
     if origin is None:
         return True
@@ -52,15 +51,53 @@ def origin_allowed(origin: str | None, host: str, allowed: Sequence[str], *, loo
         return False
     if came is None or asked is None or urlsplit(origin).scheme not in {"http", "https"}:
         return False
-    if loopback and came[0] not in LOOPBACK_NAMES:
+    if not own(came[0]):
         return False
     return came[0] == asked[0] and asked[1] in {came[1], None if _is_default(origin) else came[1]}
+
+
+def any_name(_: str) -> bool:
+    """The names of a server behind a proxy, which has chosen it by the name."""
+    return True
+
+
+def names_of_machine(names: Collection[str]) -> OwnNames:
+    """The names of a server that browsers reach directly: its addresses, `localhost`, and `names`.
+
+    Another name that resolves to it is a DNS rebinding attack: a page of an attacker would be taken for its own.
+    """
+
+    def is_own(host: str) -> bool:
+        return host == "localhost" or host.endswith(".localhost") or host in names or _is_address(host)
+
+    return is_own
+
+
+def is_loopback(address: str | None) -> bool:
+    """Whether it is an address on which only this machine can connect."""
+    return address is not None and _is_address(address) and ip_address(address).is_loopback
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def canonical_origin(origin: str) -> str:
     """An origin as browsers send it: in lower case, without the default port of its scheme."""
     text = origin.rstrip("/").lower()
     return text.removesuffix(f":{DEFAULT_PORTS.get(text.partition('://')[0])}")
+
+
+def foreign_name(host: str) -> Decision:
+    """Why a page may not connect to a name that is not the server's own, by the `Host` header of its request."""
+    found = _host_port(f"//{host}", None)
+    name = (found[0] if found else host)[:SHOWN]
+    reason = f"{name} is not a name of this server: a page that another server sent may be using it."
+    return Decision.deny("origin.foreign", reason, f"The operator can list the name: GATEPOST_HOST_NAMES={name}")
 
 
 def foreign_origin(origins: Sequence[str], hosts: Sequence[str]) -> Decision:

@@ -3,6 +3,7 @@
 GatepostError
 ├── KeyFileError        a key file cannot be used
 ├── RecordingError      the recording cannot be written
+│   └── ShareUsedUpError    the owner has recorded as much as it may
 └── StorageError        the database cannot be reached or rejects a statement
 """
 
@@ -25,6 +26,10 @@ class KeyFileError(GatepostError):
 
 class RecordingError(GatepostError):
     """The recording cannot be written, so nothing may run."""
+
+
+class ShareUsedUpError(RecordingError):
+    """The account has recorded as much as it may within a day."""
 
 
 class StorageError(GatepostError):

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 USER_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -69,7 +69,7 @@ class Claims:
     """The claims of a verified access token (JWT). Times are Unix seconds.
 
     Renewed tokens of one login have the same `token_id` and `logged_in_at`. `fresh_link`: the login was by a link, and
-    not long ago.
+    not long ago. `valid_from_ms` is that of the account at the login; tokens of earlier versions do not have it.
     """
 
     user_id: str
@@ -78,13 +78,15 @@ class Claims:
     expires_at: int
     logged_in_at: int
     fresh_link: bool = False
+    valid_from_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Principal:
     """An authenticated caller. `name` is unique (`user:ann`, `visitor:…`); `address` is used for the shared limits.
 
-    `user` is the account, None for a visitor; `token` is the id of the credential that was presented.
+    `user` is the account, None for a visitor; `token` is the id of the credential that was presented. `ends` is when that
+    expires by the monotonic clock, in seconds: a session does not last longer because the clock was set back.
     """
 
     name: str
@@ -93,6 +95,7 @@ class Principal:
     user: User | None = None
     token: str | None = None
     token_expires_ms: int | None = None
+    ends: float | None = field(default=None, compare=False)
 
     def may(self, permission: Permission) -> bool:
         return permission in self.permissions

@@ -27,3 +27,8 @@ def as_id(value: str) -> str:
 def first_id(milliseconds: int) -> str:
     """The lowest id of a time, as a bound for queries."""
     return ulid(max(milliseconds, 0), 0)
+
+
+def time_of(id: str) -> int:
+    """The Unix milliseconds at which a ULID was made."""
+    return sum(CROCKFORD.index(letter) << 5 * place for place, letter in enumerate(reversed(id[:10])))

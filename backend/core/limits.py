@@ -7,6 +7,7 @@ from typing import Protocol, Self
 
 from backend.core.decisions import Decision, Risk
 from backend.core.figures import duration_text
+from backend.core.identity import Principal
 
 UNITS = {"second": 1, "minute": 60, "hour": 3600, "day": 86400}
 RATE = re.compile(r"(\d+)\s*/\s*(?:(\d+)\s*)?(second|minute|hour|day)s?")
@@ -80,28 +81,55 @@ async def least_left(limiter: RateLimiter, keys: tuple[str, ...]) -> Budget:
     return min([await limiter.left(key) for key in keys], key=lambda budget: (budget.remaining, -budget.reset))
 
 
-class Slots:
-    """How many commands run at once, for each principal and in total."""
+@dataclass(slots=True)
+class Pace:
+    """A rate that is waited for instead of refused: `burst` at once, then `rate` a second. Times are in seconds."""
 
-    def __init__(self, per_principal: int, total: int) -> None:
+    rate: float
+    burst: int
+    _due: float = 0.0  # when the next one would be on time if there were no burst
+
+    def wait(self, now: float) -> float:
+        """Count one; the seconds that it has to wait."""
+        self._due = max(self._due, now - self.burst / self.rate)
+        wait = max(0.0, self._due - now)
+        self._due += 1 / self.rate
+        return wait
+
+
+def share_of_accounts(total: int, percent: int) -> int:
+    """How many of `total` places only accounts can take."""
+    return total * percent // 100
+
+
+class Slots:
+    """How many commands run at once: for each principal, in total, and of visitors, who leave `reserved` to accounts."""
+
+    def __init__(self, per_principal: int, total: int, reserved: int = 0) -> None:
         self.per_principal = per_principal
         self.total = total
+        self.for_visitors = total - reserved
         self.taken: Counter[str] = Counter()
+        self.by_visitors = 0
 
-    def acquire(self, principal: str) -> Decision | None:
+    def acquire(self, who: Principal) -> Decision | None:
         """Take a slot, or return why there is none."""
-        if self.taken[principal] >= self.per_principal:
+        if self.taken[who.name] >= self.per_principal:
             return self._busy("limits.concurrency", f"{self.per_principal} of your commands are running")
         if self.taken.total() >= self.total:
             return self._busy("limits.busy", f"All {self.total} slots of this server are in use")
-        self.taken[principal] += 1
+        if not who.user and self.by_visitors >= self.for_visitors:
+            return self._busy("limits.busy", f"All {self.for_visitors} slots for visitors are in use")
+        self.taken[who.name] += 1
+        self.by_visitors += not who.user
         return None
 
-    def release(self, principal: str) -> None:
+    def release(self, who: Principal) -> None:
         """Give a slot back."""
-        self.taken[principal] -= 1
-        if not self.taken[principal]:
-            del self.taken[principal]
+        self.taken[who.name] -= 1
+        self.by_visitors -= not who.user
+        if not self.taken[who.name]:
+            del self.taken[who.name]
 
     def _busy(self, rule: str, reason: str) -> Decision:
         hint = "Wait for one to end, or cancel it."

@@ -12,6 +12,7 @@ from backend.core.audit.events import Kind
 from backend.core.decisions import Decision
 from backend.core.execution.model import Status
 from backend.core.identity import ApiToken, Principal, Project, User
+from backend.core.recording.messages import Complete
 from backend.core.recording.writer import RecordingLog
 
 
@@ -169,6 +170,17 @@ class Recordings(Protocol):
 
     def find(self, execution: str) -> RecordingLog | None:
         """One that is live or stored. Raises OSError where it cannot be read."""
+        ...
+
+    def cut_off(self, execution: str) -> int | None:
+        """The number of the last line of one that has no end and that no server writes; otherwise None.
+
+        Raises OSError where it cannot be read.
+        """
+        ...
+
+    def finish(self, execution: str, end: Complete) -> None:
+        """Append the end that is on record to one that is cut off. Raises OSError."""
         ...
 
 

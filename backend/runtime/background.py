@@ -1,9 +1,7 @@
 """The background jobs: extend leases, write ends that are late, close executions of dead servers, delete old data."""
 
 import asyncio
-import time
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
 
 import structlog
 
@@ -11,12 +9,11 @@ from backend.application.queue_runner import QueueRunner
 from backend.core.errors import StorageError, reason_of
 from backend.core.execution.ownership import HEARTBEAT
 from backend.core.times import DAY_MS, iso
-from backend.runtime.clock import now_ms
+from backend.runtime.outage import Outage
 from backend.runtime.persistence import Stores
 from backend.runtime.settings import Settings
-from backend.storage.recordings import Retention
 
-PRUNE_EVERY = 3600.0  # seconds between two checks of the age and size of what is stored
+PRUNE_EVERY = 3600.0  # seconds between two checks of the age of what is stored
 CUT_AUDIT_EVERY = 86400.0  # seconds between two checks of the age of the audit
 RECOVER_EVERY = 5.0  # seconds between two searches for executions with an expired lease; this adds to the lease
 # Seconds between two searches for executions that wait. A server that reaches no such target asks nothing.
@@ -36,16 +33,14 @@ async def supervised(job: str, work: Callable[[], Coroutine[None, None, None]]) 
 
 
 async def prune_often(settings: Settings, stores: Stores) -> None:
-    """Delete what is too old."""
+    """Delete what is too old, by a clock that did not jump."""
     log = structlog.get_logger()
-    retention = Retention(settings.retention_days * 86400, settings.retention_bytes)
     while True:
         try:
-            if gone := await asyncio.to_thread(stores.recordings.prune, retention, time.time()):
-                log.info("recordings deleted", count=gone)
-            await stores.executions.prune(_ago(settings.history_days))
-            await stores.identities.forget_expired()
-            await stores.keys.forget()
+            if now := await stores.clock.time():
+                await stores.executions.prune(_before(now, settings.history_days))
+                await stores.identities.forget_expired()
+                await stores.keys.forget()
         except (OSError, StorageError) as error:
             log.error("old data not deleted", reason=reason_of(error))
         await asyncio.sleep(PRUNE_EVERY)
@@ -56,7 +51,8 @@ async def cut_audit_often(settings: Settings, stores: Stores) -> None:
     log = structlog.get_logger()
     while settings.audit_days:
         try:
-            if gone := await stores.audit.prune(iso(_ago(settings.audit_days))):
+            now = await stores.clock.time()
+            if now and (gone := await stores.audit.prune(iso(_before(now, settings.audit_days)))):
                 log.info("audit events deleted", count=gone)
         except (OSError, StorageError) as error:
             log.error("old audit events not deleted", reason=reason_of(error))
@@ -108,26 +104,6 @@ async def run_queue_often(runner: QueueRunner) -> None:
         await asyncio.sleep(RUN_QUEUE_EVERY)
 
 
-@dataclass(slots=True)
-class Outage:
-    """Logs the first of several consecutive errors, and when they are over."""
-
-    what: str
-    _lasting: bool = False
-
-    def report(self, error: OSError | StorageError) -> None:
-        """It failed."""
-        if not self._lasting:
-            structlog.get_logger().error(self.what, reason=reason_of(error))
-        self._lasting = True
-
-    def over(self) -> None:
-        """It worked."""
-        if self._lasting:
-            structlog.get_logger().info("over: " + self.what)
-        self._lasting = False
-
-
-def _ago(days: float) -> int:
-    """The time that many days ago."""
-    return now_ms() - int(days * DAY_MS)
+def _before(now_ms: int, days: float) -> int:
+    """The time that many days earlier."""
+    return now_ms - int(days * DAY_MS)

@@ -8,11 +8,12 @@ import asyncio
 import os
 import secrets
 import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 
+import structlog
 from fastapi import FastAPI
 
 from backend.accounts.credentials import new_login_link, secret_hash
@@ -34,8 +35,9 @@ from backend.runtime.background import (
 from backend.runtime.clock import now_ms
 from backend.runtime.persistence import Stores
 from backend.runtime.preflight import Guard
+from backend.runtime.retention import RecordingRetention
 from backend.runtime.settings import Settings
-from backend.runtime.web_server import WebServer, find_web_server
+from backend.runtime.web_server import LoopErrors, WebServer, find_web_server
 from backend.runtime.welcome import welcome
 
 FIRST_ADMIN = "admin"
@@ -53,6 +55,7 @@ class Server:
     gateway: Gateway
     service: ExecutionService
     queue_runner: QueueRunner
+    retention: RecordingRetention
 
 
 def lifespan(server: Server) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
@@ -62,19 +65,27 @@ def lifespan(server: Server) -> Callable[[FastAPI], AbstractAsyncContextManager[
     async def run(_: FastAPI) -> AsyncIterator[None]:
         asyncio.get_running_loop().set_default_executor(started_threads(THREADS, "service"))
         stores, service, web_server = server.stores, server.service, find_web_server()
+        asyncio.get_running_loop().set_exception_handler(LoopErrors(_warn).report)
         try:
             login_link = await _prepare(stores, server.settings.admin_password)
             async with service.bus.joined(service.owner, service.folder, service.local):
                 jobs = [*_begin_jobs(server), asyncio.create_task(_welcome(server, web_server, login_link))]
-                with web_server.stopped_after(server.gateway.close):
-                    yield
-                await server.gateway.close()  # its leases are still extended meanwhile
-                await _end_jobs(jobs)
+                try:
+                    with web_server.stopped_after(server.gateway.close):
+                        yield
+                    await server.gateway.close()  # its leases are still extended meanwhile
+                finally:
+                    await server.guard.rooms.close()
+                    await _end_jobs(jobs)
             await stores.write_rest()
         finally:
             await stores.close()
 
     return run
+
+
+def _warn(reason: str) -> None:
+    structlog.get_logger().warning("out of resources", reason=reason)
 
 
 async def _prepare(stores: Stores, password: str | None) -> str:
@@ -89,7 +100,8 @@ async def _prepare(stores: Stores, password: str | None) -> str:
 async def _welcome(server: Server, web_server: WebServer, login_link: str) -> None:
     """Print where to go as soon as the server listens there."""
     address = await web_server.address()
-    print(welcome(address, login_link, _held(server.guard)), file=sys.stderr, flush=True)
+    with suppress(OSError):  # standard error may be a file on a full disk
+        print(welcome(address, login_link, _held(server.guard)), file=sys.stderr, flush=True)
 
 
 def _held(guard: Guard) -> str:
@@ -102,12 +114,13 @@ def _held(guard: Guard) -> str:
 
 def _begin_jobs(server: Server) -> list[asyncio.Task[None]]:
     settings, stores, registry = server.settings, server.stores, server.gateway.lifecycle.registry
-    work = {
+    work: dict[str, Callable[[], Coroutine[None, None, None]]] = {
         "heartbeat": partial(heartbeat_often, stores, lambda lost: registry.stop(lost, StopReason.LEASE_LOST)),
         "retry": partial(retry_often, stores),
         "recover": partial(recover_often, stores),
         "queue": partial(run_queue_often, server.queue_runner),
         "prune": partial(prune_often, settings, stores),
+        "recordings": server.retention.keep,
         "cut audit": partial(cut_audit_often, settings, stores),
     }
     return [asyncio.create_task(supervised(name, job)) for name, job in work.items()]

@@ -17,10 +17,11 @@ from backend.executors.local.homes import Homes
 from backend.executors.local.outside import OutsideProgram
 from backend.executors.local.pipelines import LocalPipelines
 from backend.executors.local.places import LocalPlaces
+from backend.executors.local.process_spec import Owner
 from backend.executors.local.run_as import closed_parent, give_folder
 from backend.executors.local.workspace import FolderView, prepare_workspace
 from backend.executors.local.workspace_usage import UsageMonitors
-from backend.executors.local.workspace_users import Owner, WorkspaceUsers, are_mapped
+from backend.executors.local.workspace_users import WorkspaceUsers, are_mapped
 from backend.runtime.persistence import Stores
 from backend.runtime.preflight import Guard
 from backend.runtime.programs import OutsidePrograms
@@ -49,6 +50,7 @@ def local_places(
         lines=_lines(settings, masks),
         owner=guard.owner,
         monitors=UsageMonitors(Quota(settings.workspace_limit, settings.workspace_files, settings.disk_margin)),
+        rooms=guard.rooms,
     )
     return LocalPlaces(users, pipelines, stores.executions, masks.text, time.monotonic)
 

@@ -1,14 +1,20 @@
 """Everything that is stored, opened in the data folder and in the database of the settings."""
 
+import os
+import time
 from dataclasses import dataclass, field
+from errno import ENOTDIR
 from pathlib import Path
 
-from backend.accounts.credentials import Passwords, Signer, new_signing_key, verify_signature
-from backend.core.errors import GatepostError, reason_of
+from backend.accounts.credentials import Signer, new_signing_key, verify_signature
+from backend.accounts.passwords import Passwords
+from backend.core.errors import GatepostError, KeyFileError, reason_of
 from backend.core.execution.ownership import Contact, Holdings
+from backend.core.ids import is_id
 from backend.runtime.clock import new_id, now_ms, utc_now
 from backend.runtime.recovery import Recovery
 from backend.runtime.settings import Settings, SettingsError
+from backend.runtime.trusted_clock import CLOCK_FILE, TrustedClock
 from backend.storage.audit_chain import Chain
 from backend.storage.audit_head import LedgerContext
 from backend.storage.audit_log import SqlAuditLog
@@ -20,6 +26,7 @@ from backend.storage.execution_log import SqlExecutionLog
 from backend.storage.idempotency_keys import SqlIdempotencyKeys
 from backend.storage.identities import SqlIdentities
 from backend.storage.keys import AuditKeys, load_or_make
+from backend.storage.modes import restore
 from backend.storage.owner_locks import OwnerLocks
 from backend.storage.ownership import SqlOwnership
 from backend.storage.projects import SqlProjects
@@ -44,6 +51,7 @@ class Stores:
     recordings: FileRecordings
     locks: OwnerLocks
     recovery: Recovery
+    clock: TrustedClock
     passwords: Passwords = field(default_factory=Passwords)
 
     async def write_rest(self) -> None:
@@ -63,20 +71,40 @@ def open_stores(settings: Settings) -> Stores:
     """Open what is stored. Raises SettingsError for a folder or key that cannot be used."""
     data = settings.data_dir.absolute()
     try:
-        data.mkdir(parents=True, exist_ok=True)
+        _make_folder(data)
+        restore(data)
+        restore(*data.iterdir())  # a command of the same user may have closed them
         database = Database(database_url(settings.database, data))
         recordings = FileRecordings(data / "recordings")
-        folder = load_or_make(data / "folder.id", lambda: new_id().encode()).decode()
+        folder = _folder_id(data / "folder.id")
         queue = open_queue(data, database)
-    except (OSError, GatepostError) as error:
-        raise SettingsError(f"GATEPOST_DATA_DIR: {settings.data_dir}: {reason_of(error)}") from error
+    except OSError as error:
+        hint = "The service needs a folder that it can write to."
+        raise SettingsError(f"GATEPOST_DATA_DIR: {settings.data_dir}: {reason_of(error)}. {hint}") from error
+    except GatepostError as error:
+        raise SettingsError(f"GATEPOST_DATA_DIR: {settings.data_dir}: {error}") from error
     return _stores(data, folder, queue, recordings)
+
+
+def _make_folder(data: Path) -> None:
+    if data.exists() and not data.is_dir():
+        raise NotADirectoryError(ENOTDIR, os.strerror(ENOTDIR))
+    data.mkdir(parents=True, exist_ok=True)
+
+
+def _folder_id(path: Path) -> str:
+    """The id of the data folder, which is created if it is missing. Raises KeyFileError."""
+    found = load_or_make(path, lambda: new_id().encode()).decode(errors="replace")
+    if not is_id(found):
+        raise KeyFileError(f"The file {path} does not contain an id; delete it to get a new one.")
+    return found
 
 
 def _stores(data: Path, folder: str, queue: CommitQueue, recordings: FileRecordings) -> Stores:
     database, owner, holdings = queue.database, new_id(), Holdings()
     executions = SqlExecutionLog(queue, owner, folder, holdings)
     ownership = SqlOwnership(queue, owner, folder, holdings)
+    history = SqlExecutionHistory(database)
     locks = OwnerLocks(data / "owners", owner)
     return Stores(
         owner=owner,
@@ -86,13 +114,14 @@ def _stores(data: Path, folder: str, queue: CommitQueue, recordings: FileRecordi
         audit=SqlAuditLog(queue),
         executions=executions,
         ownership=ownership,
-        history=SqlExecutionHistory(database),
+        history=history,
         identities=SqlIdentities(database, now_ms, new_id),
         projects=SqlProjects(database, now_ms, new_id),
         keys=SqlIdempotencyKeys(database, now_ms),
         recordings=recordings,
         locks=locks,
         recovery=Recovery(ownership, recordings, folder, locks, Contact(), now_ms),
+        clock=TrustedClock(data / CLOCK_FILE, history.newest_ms, now_ms, time.monotonic),
     )
 
 

@@ -3,15 +3,21 @@
 import asyncio
 import os
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+import structlog
+
 from backend.core.decisions import Decision
+from backend.core.errors import reason_of
 from backend.core.figures import size_text
 from backend.executors.local.launcher import CageLauncher
+from backend.executors.local.rooms import Rooms, make_room
 from backend.executors.local.run_as import find_owner
 from backend.executors.local.self_test import Protection, can_enter, probe
+from backend.runtime.outage import Outage
 from backend.runtime.settings import Settings
 
 PROBES = 3  # attempts of the self-test before its result is final
@@ -27,10 +33,19 @@ class Guard:
     owner: tuple[int, int] | None
     data_dir: Path
     disk_margin: int
+    rooms: Rooms
+    outage: Outage = field(default_factory=lambda: Outage("data folder not reached"))
 
     def refusal(self) -> Decision | None:
         """Refuse every command if the kernel cannot confine it as required, or the disk is nearly full."""
-        disk = os.statvfs(self.data_dir)
+        try:
+            disk = os.statvfs(self.data_dir)
+        except OSError as error:
+            self.outage.report(error)
+            reason = f"The data folder of the server cannot be reached: {reason_of(error)}."
+            hint = "The operator must restore the folder, or restart the server with another one."
+            return Decision.deny("storage.unavailable", reason, hint, retry_after=60.0)
+        self.outage.over()
         if disk.f_bavail * disk.f_frsize < self.disk_margin:
             reason = f"The disk of the server has less than {size_text(self.disk_margin)} left."
             return Decision.deny("storage.full", reason, "The operator must free disk space.", retry_after=60.0)
@@ -68,9 +83,27 @@ def build_guard(settings: Settings) -> Guard:
     """Set up the cage and run its self-test. Raises OwnerError."""
     owner = find_owner(settings.run_as)
     launcher = CageLauncher(settings.data_dir.absolute() / "cage", owner, minimum=settings.protection_minimum)
-    found = probe(launcher)
+    rooms = _rooms(launcher) if settings.namespaces else None
+    if rooms is None:
+        rooms = Rooms(), _tried(partial(probe, launcher), launcher.minimum)
+    return Guard(launcher, rooms[1], owner, settings.data_dir.absolute(), settings.disk_margin, rooms[0])
+
+
+def _rooms(launcher: CageLauncher) -> tuple[Rooms, Protection] | None:
+    """Namespaces for commands, and the protection found in them; None where they cannot be had here."""
+    try:
+        found = _tried(partial(probe, launcher, in_room=True), "L3")
+    except OSError as error:
+        structlog.get_logger().info("commands run without namespaces", reason=error.strerror)
+        return None
+    return (Rooms(partial(make_room, launcher.usable_cage())), found) if found.meets("L3") else None
+
+
+def _tried(attempt: Callable[[], Protection], minimum: str) -> Protection:
+    """The protection that is found; tried again where it falls short, since on a busy machine an attempt may time out."""
+    found = attempt()
     for _ in range(PROBES - 1):
-        if found.meets(launcher.minimum):
+        if found.meets(minimum):
             break
-        found = probe(launcher)  # on a busy machine an attempt may time out
-    return Guard(launcher, found, owner, settings.data_dir.absolute(), settings.disk_margin)
+        found = attempt()
+    return found

@@ -12,7 +12,7 @@ from backend.core.errors import StorageError, reason_of
 from backend.core.execution.model import Status, Usage
 from backend.core.execution.ownership import Contact
 from backend.core.ports import Ownership
-from backend.core.recording.digest import RecordingDigest
+from backend.core.recording.digest import NOTHING_STORED, RecordingDigest
 from backend.storage.owner_locks import OwnerLocks
 
 LOST = Completion(Status.LOST, None, 0)
@@ -22,11 +22,14 @@ class RecordedEnds(Protocol):
     """How the recordings of this server's data folder ended. Every method raises OSError."""
 
     def last_message(self, execution: str) -> Mapping[str, Any] | None:
-        """The last message of a recording, empty if there is none; None while a server still writes it."""
+        """The last message of a recording, empty if there is none; None while a server still writes it.
+
+        One without an end is ended as lost.
+        """
         ...
 
     def seal(self, execution: str) -> RecordingDigest | None:
-        """The digest of an ended recording without its last line; None if there is no recording."""
+        """The digest of an ended recording; None if there is none."""
         ...
 
 
@@ -97,5 +100,5 @@ def recorded_end(recordings: RecordedEnds, execution: str) -> Completion:
         stderr_bytes=last.get("stderr_bytes", 0),
         truncated=last.get("truncated", False),
         usage=Usage.of(last),
-        recording=recordings.seal(execution),
+        recording=recordings.seal(execution) or NOTHING_STORED,
     )

@@ -165,6 +165,13 @@ class Settings(BaseSettings):
     concurrent_total: int = Field(
         32, alias="GATEPOST_CONCURRENT_TOTAL", ge=1, description="Concurrent commands in total"
     )
+    accounts_share: int = Field(
+        25,
+        alias="GATEPOST_ACCOUNTS_SHARE",
+        ge=0,
+        le=90,
+        description="Percentage of the concurrent commands and terminal connections that visitors leave to accounts",
+    )
     detach_grace: float = Field(
         60, alias="GATEPOST_DETACH_GRACE", ge=0, description="Seconds a command keeps running without a viewer"
     )
@@ -175,7 +182,7 @@ class Settings(BaseSettings):
         2**30,
         alias="GATEPOST_RETENTION_BYTES",
         ge=0,
-        description="Total bytes of recordings; above it the oldest are deleted first",
+        description="Total bytes of recordings; above it the oldest of the account with the most are deleted",
     )
     history_days: float = Field(
         365, alias="GATEPOST_HISTORY_DAYS", gt=0, description="Days an execution stays in the history"
@@ -207,8 +214,13 @@ class Settings(BaseSettings):
         description="Users, by number, of the workspaces of accounts and projects, each its own, when the service runs as "
         "root. Empty: all are those of GATEPOST_RUN_AS",
     )
-    protection_minimum: Literal["L0", "L1", "L2"] = Field(
+    protection_minimum: Literal["L0", "L1", "L2", "L3"] = Field(
         "L2", alias="GATEPOST_PROTECTION_MINIMUM", description="Minimum protection level; below it no command runs"
+    )
+    namespaces: bool = Field(
+        False,
+        alias="GATEPOST_NAMESPACES",
+        description="Whether commands run in namespaces of their project (L3) where the kernel permits it",
     )
     readable: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
@@ -223,6 +235,23 @@ class Settings(BaseSettings):
     )
     connections_total: int = Field(
         1000, alias="GATEPOST_CONNECTIONS_TOTAL", ge=1, description="Concurrent terminal connections in total"
+    )
+    visitor_idle: float = Field(
+        300,
+        alias="GATEPOST_VISITOR_IDLE",
+        gt=0,
+        description="Seconds without a command after which a visitor is disconnected while half of the places for visitors are taken",
+    )
+    http_connections_per_address: int = Field(
+        100,
+        alias="GATEPOST_HTTP_CONNECTIONS_PER_ADDRESS",
+        ge=1,
+        description="Concurrent HTTP connections from one address, in addition to its terminal connections. Not limited behind proxies",
+    )
+    host_names: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        alias="GATEPOST_HOST_NAMES",
+        description="Host names by which browsers reach the server, in addition to those of the machine, separated by commas",
     )
     trusted_proxy_hops: int = Field(
         0,
@@ -259,7 +288,7 @@ class Settings(BaseSettings):
         """An empty variable means the default, as in a .env file with the value left out."""
         return cls.model_fields[info.field_name].default if value == "" else value
 
-    @field_validator("allowed_origins", "masked_names", "readable", mode="before")
+    @field_validator("allowed_origins", "host_names", "masked_names", "readable", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         return tuple(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value
@@ -272,6 +301,14 @@ class Settings(BaseSettings):
             if not ORIGIN.fullmatch(origin):
                 raise ValueError("each must be an origin: https://ops.example.org, with a port if it has one")
         return value
+
+    @field_validator("host_names")
+    @classmethod
+    def _are_host_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if name == "*" or not HOST_NAME.fullmatch(name):
+                raise ValueError("each must be the name of a host: gate.example.org, without scheme and port")
+        return tuple(name.lower() for name in value)
 
     @field_validator("masked_patterns", mode="before")
     @classmethod
@@ -337,14 +374,18 @@ class Settings(BaseSettings):
             raise ValueError(f"GATEPOST_SECRET_KEY must have at least {SHORTEST_KEY} bytes")
         return self
 
+    @field_validator("admin_password_file", "access_token_file")
+    @classmethod
+    def _holds_text(cls, value: Path | None) -> Path | None:
+        """Read already now: later, only the first startup would find what is wrong."""
+        if value and (problem := _unreadable(value)):
+            raise ValueError(f"{value}: {problem}")
+        return value
+
     @field_validator("admin_password_file")
     @classmethod
     def _holds_password(cls, value: Path | None) -> Path | None:
-        """Read already now: later, only the first startup would find what is wrong."""
-        try:
-            password = _content(value) if value else None
-        except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"{value}: {error.strerror if isinstance(error, OSError) else 'not text'}") from error
+        password = _content(value) if value else None
         if password is not None and not SHORTEST_PASSWORD <= len(password) <= LONGEST_PASSWORD:
             raise ValueError(f"{value}: a password must have {SHORTEST_PASSWORD} to {LONGEST_PASSWORD} characters")
         return value
@@ -448,6 +489,17 @@ def _content(file: Path) -> str:
     return file.read_text().strip()
 
 
+def _unreadable(file: Path) -> str:
+    """Why a file cannot be read as text; empty if it can."""
+    try:
+        file.read_text(encoding="utf-8")
+    except OSError as error:
+        return f"{error.strerror}"
+    except UnicodeDecodeError:
+        return "not text in UTF-8"
+    return ""
+
+
 def _check_url(url: str, schemes: tuple[str, ...]) -> None:
     try:
         parts = urlsplit(url)
@@ -460,13 +512,14 @@ def _check_url(url: str, schemes: tuple[str, ...]) -> None:
 
 def load_settings(**overrides: Any) -> Settings:
     """Read the settings. Raises SettingsError, which names each invalid variable but not its value."""
+    for file in filter(Path.is_file, map(Path, ENV_FILES)):
+        if problem := _unreadable(file):
+            raise SettingsError(f"{file}: {problem}. Settings are read from it; correct or delete it.")
     try:
         return Settings(**overrides)
     except ValidationError as error:
         lines = [f"{'.'.join(map(str, item['loc'])) or 'settings'}: {item['msg']}" for item in error.errors()]
         raise SettingsError("\n".join(lines)) from None
-    except OSError as error:
-        raise SettingsError(f"GATEPOST_ACCESS_TOKEN_FILE: {error.strerror}") from None
 
 
 def env_names() -> list[str]:

@@ -4,9 +4,11 @@ Arguments of commands stay out of both: they may hold secrets. The recording has
 """
 
 import logging
+import os
 import sys
 from collections.abc import Callable
-from typing import Any
+from contextlib import suppress
+from typing import Any, TextIO
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
@@ -14,31 +16,40 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disa
 from backend.core.audit.anomalies import DANGEROUS, AlertTracker, AttemptSummary
 from backend.core.audit.attempts import Completion
 from backend.core.decisions import Decision
-from backend.core.errors import StorageError
+from backend.core.errors import StorageError, reason_of
 from backend.core.execution.model import Status
 from backend.core.execution.registry import Execution
 from backend.core.execution.requests import Request
+from backend.runtime.masking import masked_line
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # they double the number of series without use
+UNRECORDED = frozenset({"recording.unavailable", "storage.unavailable"})  # refusals that the operator has to look into
 DURATIONS = (0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600)  # seconds
 
 
-def configure_logs(level: str) -> None:
-    """Send every log of this process, uvicorn's too, to standard output as JSON."""
+def configure_logs(level: str, mask: Callable[[str], str]) -> None:
+    """Send every log of this process, uvicorn's too, to standard output as JSON, with its texts masked."""
+    open_standard_streams()
+    output: Any = LogStream(sys.stdout)
     stamp = structlog.processors.TimeStamper(fmt="iso", utc=True, key="time")
-    finish: list[Any] = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    finish: list[Any] = [
+        structlog.processors.format_exc_info,
+        lambda _logger, _method, line: masked_line(line, mask),
+        structlog.processors.JSONRenderer(),
+    ]
     structlog.configure(
         processors=[structlog.processors.add_log_level, stamp, *finish],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),
-        logger_factory=structlog.WriteLoggerFactory(sys.stdout),
+        logger_factory=structlog.WriteLoggerFactory(output),
         cache_logger_on_first_use=True,
     )
-    _adopt_foreign_logs(level, [structlog.stdlib.add_log_level, structlog.stdlib.add_logger_name, stamp], finish)
+    prepare = [structlog.stdlib.add_log_level, structlog.stdlib.add_logger_name, stamp]
+    _adopt_foreign_logs(level, prepare, finish, output)
 
 
-def _adopt_foreign_logs(level: str, prepare: list[Any], finish: list[Any]) -> None:
+def _adopt_foreign_logs(level: str, prepare: list[Any], finish: list[Any], output: Any) -> None:
     """Give the logs of libraries the same shape."""
-    handler = logging.StreamHandler(sys.stdout)
+    handler = logging.StreamHandler(output)
     unwrap = structlog.stdlib.ProcessorFormatter.remove_processors_meta
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=prepare, processors=[unwrap, *finish]))
     root = logging.getLogger()
@@ -51,6 +62,59 @@ def _adopt_foreign_logs(level: str, prepare: list[Any], finish: list[Any]) -> No
         logger.propagate = True
         # Below this uvicorn writes URLs, and at `debug` every header and frame: secrets are among them.
         logger.setLevel("WARNING")
+
+
+def open_standard_streams() -> None:
+    """Replace standard streams that are closed: other files would get their numbers, and the output meant for them."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - it stays open
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        LogStream.report("it is closed")
+
+
+def release_output() -> None:
+    """Write what is left of the logs. Where that fails, the interpreter must not try it again and report a failure."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+class LogStream:
+    """Standard output for logs. That it fails, on a full disk or without a reader, must not end what is logged."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+        self._failing = False
+
+    def write(self, text: str) -> None:
+        """Write a line, or report the first of several consecutive errors."""
+        self._try(lambda: self._file.write(text))
+
+    def flush(self) -> None:
+        """The same for what is buffered."""
+        self._try(self._file.flush)
+
+    def _try(self, action: Callable[[], object]) -> None:
+        try:
+            action()
+        except (OSError, ValueError) as error:  # a file that was closed raises ValueError
+            if not self._failing:
+                self.report(reason_of(error))
+            self._failing = True
+
+    @staticmethod
+    def report(reason: str) -> None:
+        """Say on standard error that logs are lost."""
+        with suppress(OSError, ValueError):
+            text = f"gatepost: No logs can be written to standard output: {reason}. The audit is not affected."
+            print(text, file=sys.stderr, flush=True)
 
 
 class Telemetry:
@@ -84,7 +148,11 @@ class Telemetry:
         self._decisions.labels("denied", decision.rule).inc()
         if decision.rule == "limits.rate":
             self._limited.inc()
-        self._log.info("refused", rule=decision.rule, risk=str(decision.risk), **_who(request))
+        details = {"rule": decision.rule, "risk": str(decision.risk), **_who(request)}
+        if decision.rule in UNRECORDED:
+            self._log.error("refused", reason=decision.reason, **details)
+        else:
+            self._log.info("refused", **details)
         self._see(request, AttemptSummary(failed=True, deletes=False, dangerous=decision.risk in DANGEROUS))
 
     def started(self, execution: Execution) -> None:

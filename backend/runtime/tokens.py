@@ -1,9 +1,12 @@
 """The access tokens of accounts, signed with the configured key or with one of the data folder."""
 
+import hmac
 import secrets
 import time
+from collections.abc import Callable
+from functools import partial
 
-from backend.accounts.credentials import Tokens
+from backend.accounts.credentials import Tokens, keyed_digest
 from backend.core.errors import GatepostError
 from backend.runtime.clock import new_id
 from backend.runtime.settings import Settings, SettingsError
@@ -16,6 +19,11 @@ def access_tokens(settings: Settings) -> Tokens:
         return Tokens(_key(settings), time.time, new_id, settings.token_lifetime)
     except ValueError as error:
         raise SettingsError(f"GATEPOST_SECRET_KEY: {error}") from error
+
+
+def name_digest(settings: Settings) -> Callable[[str], str]:
+    """A digest of names at a login, for what must not contain them. Raises SettingsError for a key that cannot be used."""
+    return partial(keyed_digest, hmac.digest(_key(settings), b"names at a login", "sha256"))
 
 
 def _key(settings: Settings) -> bytes:

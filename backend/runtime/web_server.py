@@ -7,6 +7,7 @@ handler, executions end with the application.
 """
 
 import asyncio
+import errno
 import signal
 import threading
 from collections.abc import Awaitable, Callable, Iterator
@@ -19,6 +20,8 @@ from typing import Any
 from backend.core.client_address import reachable
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+ACCEPT_REPORTS = 60.0  # seconds between two reports that no connection can be accepted
 POLL = 0.05  # seconds between two looks whether the server listens, which it does not report
 
 Handler = Callable[[int, FrameType | None], Any]
@@ -79,6 +82,23 @@ class WebServer:
     def _pass_on(self, number: int) -> None:
         self.passed_on = True
         self.handlers[number](number, None)
+
+
+@dataclass(slots=True)
+class LoopErrors:
+    """Reports what the loop cannot pass on. While descriptors are used up, it fails to accept thousands of times a second."""
+
+    warn: Callable[[str], None]
+    reported: float = -ACCEPT_REPORTS
+
+    def report(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Report an error; of those of `accept`, one a minute."""
+        error = context.get("exception")
+        if not (isinstance(error, OSError) and error.errno in EXHAUSTED and "accept" in context["message"]):
+            loop.default_exception_handler(context)
+        elif loop.time() >= self.reported + ACCEPT_REPORTS:
+            self.reported = loop.time()
+            self.warn(f"Connections cannot be accepted: {error.strerror}. They wait until others are closed.")
 
 
 def find_web_server() -> WebServer:

@@ -1,5 +1,6 @@
 """The wiring: `create_app(settings)` puts the parts together, `app` is the application of the environment's settings."""
 
+import socket
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from slowapi import Limiter
 from backend import __version__
 from backend.accounts.authentication import Authenticator
 from backend.accounts.credentials import Tokens, secret_hash
+from backend.accounts.shared_holders import SharedHolders
 from backend.application.executions import ExecutionService
 from backend.application.local_executions import LocalExecutions
 from backend.application.queue_runner import QueueRunner
@@ -29,21 +31,25 @@ from backend.core.execution.gateway import Gateway, Rates
 from backend.core.execution.lifecycle import Clock, Lifecycle
 from backend.core.execution.model import Job
 from backend.core.execution.targets import ExecutionLimits
-from backend.core.limits import Rate, Slots
-from backend.core.policy.profile import Profile
+from backend.core.limits import Rate, Slots, share_of_accounts
+from backend.core.policy.profile import Profile, ProfileError
 from backend.core.recording.redaction import DEFAULT_PATTERNS, Masks
+from backend.core.recording.retention import SHARE, RecordingShares, Retention
+from backend.core.times import DAY_MS
 from backend.policies.loader import load_profile
 from backend.runtime.clock import new_id, now_ms, utc_now
 from backend.runtime.command_line import verb
 from backend.runtime.lifespan import Server, lifespan
 from backend.runtime.local_executor import local_places, visitors_files
+from backend.runtime.masking import MaskedAuditLog
 from backend.runtime.persistence import Stores, open_stores
 from backend.runtime.preflight import EntryCheck, Guard, build_guard
-from backend.runtime.programs import outside_programs
-from backend.runtime.settings import Settings, load_settings
+from backend.runtime.programs import OutsidePrograms, outside_programs
+from backend.runtime.retention import RecordingRetention
+from backend.runtime.settings import Settings, SettingsError, load_settings
 from backend.runtime.telemetry import Telemetry, configure_logs
-from backend.runtime.tokens import access_tokens
-from backend.storage.limiter import MovingWindow, is_reachable, shared_storage
+from backend.runtime.tokens import access_tokens, name_digest
+from backend.storage.limiter import PAGE_WINDOWS, MovingWindow, is_reachable, shared_storage
 from backend.transports.agent_api import Agents, Capabilities, agent_routes
 from backend.transports.dependencies import Access
 from backend.transports.executions_api import Executions, execution_routes
@@ -88,8 +94,10 @@ class House:
 
 def create_app(settings: Settings) -> FastAPI:
     """The application. Raises SettingsError or ProfileError for settings that cannot be used."""
-    configure_logs(settings.log_level)
-    house = _build(settings)
+    programs = outside_programs(settings)
+    masks = Masks.of((*settings.masked_values, *programs.secrets), (*DEFAULT_PATTERNS, *settings.masked_patterns))
+    configure_logs(settings.log_level, masks.text)
+    house = _build(settings, programs, masks)
     tokens = access_tokens(settings)
     security = _security(house, tokens)
     app = FastAPI(
@@ -100,11 +108,13 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
         max_body_size=BODY_LIMIT,
     )
+    audit = MaskedAuditLog(house.stores.audit, masks.text)
     access = Access(
         security=security,
-        audit=house.stores.audit,
+        audit=audit,
         requests=house.window(Rate.parse(settings.api_rate), "api"),
-        rejections=Rejections(house.stores.audit, MovingWindow(AUDITED_REJECTIONS, "rejections")),
+        rejections=Rejections(audit, MovingWindow(AUDITED_REJECTIONS, "rejections")),
+        mask=masks.text,
     )
     info = _service_info(house.telemetry)
     limiter, files = _limiter(app, security), PageFiles(PAGE_FOLDER)
@@ -120,13 +130,11 @@ def create_app(settings: Settings) -> FastAPI:
     return app
 
 
-def _build(settings: Settings) -> House:
+def _build(settings: Settings, programs: OutsidePrograms, masks: Masks) -> House:
     stores = open_stores(settings)
     telemetry = Telemetry(time.monotonic)
     counters = shared_storage(settings.redis_url.get_secret_value()) if settings.redis_url else None
     guard = build_guard(settings)
-    programs = outside_programs(settings)
-    masks = Masks.of((*settings.masked_values, *programs.secrets), (*DEFAULT_PATTERNS, *settings.masked_patterns))
 
     def profile(name: str) -> Profile:
         return load_profile(name).without(programs.missing)
@@ -163,7 +171,11 @@ def _gateway(
             MovingWindow(Rate.parse(settings.user_rate), "user-commands", counters),
             MovingWindow(Rate.parse(settings.check_rate), "checks", counters),
         ),
-        slots=Slots(settings.concurrent_per_principal, settings.concurrent_total),
+        slots=Slots(
+            settings.concurrent_per_principal,
+            settings.concurrent_total,
+            share_of_accounts(settings.concurrent_total, settings.accounts_share),
+        ),
         refusals=stores.executions,
         lifecycle=Lifecycle(
             log=stores.executions,
@@ -173,6 +185,8 @@ def _gateway(
             observer=telemetry,
             clock=Clock(time.monotonic, utc_now, new_id),
             mask=mask,
+            # Every command may write what the limit of output permits, however little is stored.
+            shares=RecordingShares(max(settings.retention_bytes // SHARE, settings.output_limit)),
         ),
         protected=guard.refusal,
     )
@@ -183,13 +197,19 @@ def _service(settings: Settings, stores: Stores, gateway: Gateway, resolver: Tar
         submission=Submission(gateway, resolver, stores.keys, new_id),
         history=stores.history,
         projects=stores.projects,
-        tokens=Authenticator(stores.identities, access_tokens(settings), now_ms),
+        tokens=_open_sockets_check(settings, stores),
         queue=stores.ownership,
-        local=LocalExecutions(gateway.lifecycle.registry, stores.recordings, raw=settings.raw_output),
+        local=LocalExecutions(gateway.lifecycle.registry, stores.recordings, stores.history, raw=settings.raw_output),
         bus=_bus(settings),
         owner=stores.owner,
         folder=stores.folder,
     )
+
+
+def _open_sockets_check(settings: Settings, stores: Stores) -> Authenticator:
+    """Judges the tokens of sockets that are open, of which an account may have many."""
+    holders = SharedHolders(stores.identities, time.monotonic)
+    return Authenticator(holders, access_tokens(settings), now_ms, time.monotonic)
 
 
 def _bus(settings: Settings) -> ExecutionBus:
@@ -202,27 +222,50 @@ def _bus(settings: Settings) -> ExecutionBus:
 def _server(house: House) -> Server:
     stores = house.stores
     runner = QueueRunner(house.gateway, house.resolver, stores.ownership, stores.identities, JOB.validate_json)
-    return Server(house.settings, stores, house.guard, house.gateway, house.service, runner)
+    return Server(house.settings, stores, house.guard, house.gateway, house.service, runner, _retention(house))
+
+
+def _retention(house: House) -> RecordingRetention:
+    settings, stores = house.settings, house.stores
+    retention = Retention(int(settings.retention_days * DAY_MS), settings.retention_bytes)
+    shares = house.gateway.lifecycle.shares
+    return RecordingRetention(stores.recordings, stores.history, stores.audit, shares, retention, stores.clock)
 
 
 def _security(house: House, tokens: Tokens) -> Security:
     settings = house.settings
     return Security(
-        connections=Connections(settings.connections_per_address, settings.connections_total),
+        connections=Connections(
+            settings.connections_per_address,
+            settings.connections_total,
+            share_of_accounts(settings.connections_total, settings.accounts_share),
+        ),
         allowed_origins=settings.allowed_origins,
         trusted_hops=settings.trusted_proxy_hops,
         visitors=settings.visitors,
         visitor_token=settings.token,
-        authenticator=Authenticator(house.stores.identities, tokens, now_ms),
+        authenticator=Authenticator(house.stores.identities, tokens, now_ms, time.monotonic),
         token_failures=house.window(TOKEN_FAILURES, "tokens"),
         new_id=new_id,
+        visitor_idle=settings.visitor_idle,
+        host_names=_names_of_machine() | set(settings.host_names),
     )
+
+
+def _names_of_machine() -> frozenset[str]:
+    """Its names in a local network, which no name server of an attacker answers for."""
+    name = socket.gethostname().lower()
+    short = name.partition(".")[0]
+    return frozenset({name, short, f"{short}.local"})
 
 
 def _limiter(app: FastAPI, security: Security) -> Limiter:
     """The limits of addresses."""
     app.state.limiter = Limiter(
-        key_func=lambda request: security.address(request.scope), strategy="moving-window", headers_enabled=True
+        key_func=lambda request: security.address(request.scope),
+        strategy="moving-window",
+        headers_enabled=True,
+        storage_uri=PAGE_WINDOWS,
     )
     limiter: Limiter = app.state.limiter
     return limiter
@@ -252,9 +295,9 @@ def _login(house: House, tokens: Tokens) -> Login:
     return Login(
         accounts=house.stores.identities,
         tokens=tokens,
-        check_password=house.stores.passwords.check,
-        hash_password=house.stores.passwords.hash,
+        passwords=house.stores.passwords,
         secret_hash=secret_hash,
+        name_digest=name_digest(house.settings),
         attempts=house.window(LOGIN_ATTEMPTS, "logins"),
         attempts_on_name=house.window(LOGIN_ATTEMPTS_ON_NAME, "login-names"),
         link_command=verb("user link NAME"),
@@ -308,8 +351,14 @@ def _service_info(telemetry: Telemetry) -> ServiceInfo:
 
 
 def __getattr__(name: str) -> Any:
-    """Make `app` when a server asks for it, so that importing this module reads no settings."""
+    """Make `app` when a server asks for it, so that importing this module reads no settings.
+
+    Raises SystemExit for settings that cannot be used: a web server would print any other error as a traceback.
+    """
     if name != "app":
         raise AttributeError(name)
-    globals()["app"] = application = create_app(load_settings())
+    try:
+        globals()["app"] = application = create_app(load_settings())
+    except (SettingsError, ProfileError) as error:
+        raise SystemExit(f"gatepost: {error}") from error
     return application

@@ -8,9 +8,9 @@ import fcntl
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -25,6 +25,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from backend.core.errors import StorageError
 from backend.core.threads import started_threads
+from backend.storage.modes import restore
 
 T = TypeVar("T")
 
@@ -36,12 +37,20 @@ BUSY_TIMEOUT = 5000  # milliseconds that SQLite waits for another writer
 PATIENCE = 2.5
 LONG_PATIENCE = 60.0  # seconds for a transaction that reads or deletes much, for which no client waits
 FAREWELL = 0.3  # seconds for closing a connection that no longer answers
+POOL = 15  # connections to PostgreSQL
 READERS = 4  # threads that read from SQLite; a slow page of the history occupies one
 CLOSING = 2.0  # seconds that a transaction of SQLite may still take when the database is closed
 OFTEN = 1_000_000  # instructions of SQLite, some ten milliseconds, between two looks at that time
 # `sqlite+aiosqlite` is what SQLAlchemy calls an asynchronous SQLite.
 DRIVERS = {"postgres": "postgresql+asyncpg", "postgresql": "postgresql+asyncpg", "sqlite+aiosqlite": "sqlite"}
-PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", f"busy_timeout={BUSY_TIMEOUT}")
+LOG_SIZE = 8 * 2**20  # bytes that SQLite's log keeps once it was written back; a slow read makes it grow beyond
+PRAGMAS = (
+    "journal_mode=WAL",
+    "synchronous=FULL",
+    "foreign_keys=ON",
+    f"busy_timeout={BUSY_TIMEOUT}",
+    f"journal_size_limit={LOG_SIZE}",
+)
 
 
 def database_url(url: str | None, data_dir: Path) -> str:
@@ -62,6 +71,9 @@ class _Connection(asyncpg.Connection):  # type: ignore[misc]
 
 # The bound of a command is for migrations and for a rollback; a transaction has a shorter one.
 POSTGRES: dict[str, Any] = {
+    "hide_parameters": True,  # an error that is logged would contain them
+    "pool_size": POOL,
+    "max_overflow": 0,
     "pool_pre_ping": True,
     "pool_timeout": PATIENCE,
     "connect_args": {"timeout": PATIENCE, "command_timeout": LONG_PATIENCE, "connection_class": _Connection},
@@ -103,8 +115,19 @@ class Database:
 
     async def migrate(self) -> None:
         """Bring the tables up to date; only one process at a time. Raises StorageError."""
-        with _file_lock(Path(f"{self._file}.lock") if self._file else None):
-            await self.write(_upgrade, patience=None)
+        try:
+            with _storage_errors(), _file_lock(Path(f"{self._file}.lock") if self._file else None):
+                await self.write(_upgrade, patience=None)
+        except StorageError as error:
+            raise StorageError(f"{error}{self._hint}") from error
+
+    @property
+    def _hint(self) -> str:
+        """What to do when a file cannot be used."""
+        if not self._file:
+            return ""
+        needs = "It must be writable, on a disk with free space; restore a damaged one from a backup."
+        return f" The database is the file {self._file}. {needs}"
 
     async def check(self) -> bool:
         """Whether the database answers."""
@@ -140,9 +163,10 @@ class _Threads:
 
     def __init__(self, url: str, size: int, pragmas: tuple[str, ...]) -> None:
         self._pragmas = pragmas
-        self._engine = create_engine(url, pool_size=size, pool_use_lifo=True)
+        self._engine = create_engine(url, pool_size=size, pool_use_lifo=True, hide_parameters=True)
         self._threads = started_threads(size, "database")
         self._ends = math.inf  # when transactions that still run are interrupted
+        event.listen(self._engine, "do_connect", self._open_files)
         event.listen(self._engine, "connect", self._prepare)
 
     async def run(self, work: Callable[[Connection], T], patience: float | None) -> T:
@@ -152,6 +176,11 @@ class _Threads:
     def _transaction(self, work: Callable[[Connection], T]) -> T:
         with self._engine.begin() as connection:
             return work(connection)
+
+    def _open_files(self, *_: Any) -> None:
+        """Restore the modes that a connection needs, before it is made."""
+        if path := self._engine.url.database:
+            restore(Path(path).parent, *(Path(f"{path}{suffix}") for suffix in ("", "-wal", "-shm")))
 
     def _prepare(self, connection: Any, _: Any) -> None:
         connection.set_progress_handler(lambda: time.monotonic() > self._ends, OFTEN)
@@ -172,14 +201,43 @@ def _sqlite(url: str) -> tuple[Transactions, Transactions]:
     return _Threads(url, READERS, (*PRAGMAS, "query_only=ON")), _Threads(url, 1, PRAGMAS)
 
 
+@dataclass(slots=True)
+class _Turns:
+    """Who uses a connection to PostgreSQL next. To wait for one is no sign that the database fails.
+
+    One that waited while others were given up and none ended is given up too: it would wait as long, and in vain.
+    """
+
+    free: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(POOL))
+    gave_up: float = -math.inf
+    ended: float = -math.inf
+
+    @asynccontextmanager
+    async def take(self, patience: float | None) -> AsyncIterator[None]:
+        """A turn, for `patience` seconds. Raises TimeoutError."""
+        now = asyncio.get_running_loop().time
+        begun = now()
+        async with self.free:
+            if self.gave_up > begun > self.ended:
+                raise TimeoutError
+            try:
+                async with asyncio.timeout(patience):
+                    yield
+                self.ended = now()
+            except TimeoutError:
+                self.gave_up = now()
+                raise
+
+
 @dataclass(frozen=True, slots=True)
 class _Connections:
     """Connections to PostgreSQL."""
 
     engine: AsyncEngine
+    turns: _Turns
 
     async def run(self, work: Callable[[Connection], T], patience: float | None) -> T:
-        async with asyncio.timeout(patience), self.engine.begin() as connection:
+        async with self.turns.take(patience), self.engine.begin() as connection:
             return await connection.run_sync(work)
 
     async def close(self) -> None:
@@ -188,8 +246,8 @@ class _Connections:
 
 def _postgresql(url: str) -> tuple[Transactions, Transactions]:
     """Those that read and those that write. They share their connections."""
-    engine = create_async_engine(url, **POSTGRES)
-    return _Connections(engine.execution_options(postgresql_readonly=True)), _Connections(engine)
+    engine, turns = create_async_engine(url, **POSTGRES), _Turns()
+    return _Connections(engine.execution_options(postgresql_readonly=True), turns), _Connections(engine, turns)
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """Reads the history: pages, figures, single records. `backend.storage.execution_log` writes it."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -9,12 +9,14 @@ from sqlalchemy import Connection, Executable, bindparam, case, func, select
 from backend.core.audit.attempts import Record
 from backend.core.decisions import Risk
 from backend.core.execution.model import Status
-from backend.core.ids import first_id
+from backend.core.ids import first_id, time_of
 from backend.core.ports import Filter, Stats
-from backend.storage.database import Database, first
+from backend.core.recording.retention import VISITORS
+from backend.storage.database import Database, first, rows
 from backend.storage.execution_rows import COLUMNS, UNFINISHED, record_of
 from backend.storage.tables import executions as table
 
+ASKED = 500  # executions that one statement asks for
 MOST = 1000  # records that `since` returns
 
 ONE = select(*COLUMNS).where(table.c.id == bindparam("id"))
@@ -43,6 +45,19 @@ class SqlExecutionHistory:
         if wanted.before is not None:
             query = query.where(table.c.id < wanted.before)
         return await self.database.read(partial(_records, query=query))
+
+    async def newest_ms(self) -> int | None:
+        """The time of the newest attempt, None without any."""
+        row = await self.database.read(first(select(func.max(table.c.id))))
+        return time_of(row[0]) if row and row[0] else None
+
+    async def owners(self, executions: Collection[str]) -> Mapping[str, str]:
+        """The account of each execution that has a record, VISITORS for one without an account."""
+        found, wanted = dict[str, str](), sorted(executions)
+        for begin in range(0, len(wanted), ASKED):
+            query = select(table.c.id, table.c.user_id).where(table.c.id.in_(wanted[begin : begin + ASKED]))
+            found |= {row.id: row.user_id or VISITORS for row in await self.database.read(rows(query))}
+        return found
 
     async def stats(self, user_id: str, since_ms: int) -> Stats:
         """Figures over a user's commands since a time."""

@@ -75,7 +75,7 @@ class SqlExecutionLog:
 
     async def _write_end(self, attempt: Attempt, completion: Completion) -> bool:
         written = await self.queue.write(
-            self._events(attempt.principal, *events.closed(attempt.id, completion)),
+            self._events(attempt.principal, *events.closed(attempt.id, completion, self.folder)),
             closed=closing(attempt.id, Status.RUNNING, completion),
         )
         self.holdings.remove(attempt.id)

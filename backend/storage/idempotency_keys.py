@@ -41,14 +41,16 @@ class SqlIdempotencyKeys:
         row = connection.execute(select(table).where(mine)).one_or_none()
         if row is None:  # it was released just now
             return Claim("", mine=False, same_body=True)
-        same = bytes(row.body_hash) == claimed["body_hash"]
+        same, now = bytes(row.body_hash) == claimed["body_hash"], self.now_ms()
         # A refused one is in the history too, and its key is about to be released.
         ran = (executions.c.id == row.execution) & (executions.c.status != str(Status.DENIED))
         begun = connection.execute(select(executions.c.id).where(ran)).first()
-        if same and not begun and self.now_ms() - row.created_ms > ORPHANED_AFTER:
+        if row.created_ms > now:  # the clock was set back, and the key would be waited for until it is as late again
+            connection.execute(update(table).where(mine).values(created_ms=now))
+        if same and not begun and now - row.created_ms > ORPHANED_AFTER:
             # Its server died before the command began: nothing ran, so it may begin now.
             taken = update(table).where(mine, table.c.execution == row.execution)
-            values = {"execution": claimed["execution"], "created_ms": self.now_ms()}
+            values = {"execution": claimed["execution"], "created_ms": now}
             if connection.execute(taken.values(values)).rowcount == 1:
                 return Claim(claimed["execution"], mine=True, same_body=True)
         return Claim(row.execution if begun else "", mine=False, same_body=same)

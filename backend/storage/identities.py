@@ -5,7 +5,21 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, bindparam, delete, exists, insert, not_, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    Select,
+    bindparam,
+    case,
+    delete,
+    exists,
+    insert,
+    not_,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.exc import IntegrityError
 
 from backend.core.identity import USER_NAME, ApiToken, Permission, Role, User, scopes_of, scopes_text
@@ -101,15 +115,20 @@ class SqlIdentities:
 
     async def set_password(self, user_id: str, password_hash: str) -> bool:
         """Set the password, and end the access tokens issued before; False if there is no such account."""
-        return await self._change(user_id, password_hash=password_hash, valid_from_ms=self._now_ms())
+        return await self._change(user_id, password_hash=password_hash, valid_from_ms=self._later())
 
     async def set_disabled(self, user_id: str, disabled: bool) -> bool:
         """Disable or enable an account; either ends older access tokens. False when there is no such account."""
-        return await self._change(user_id, disabled=disabled, valid_from_ms=self._now_ms())
+        return await self._change(user_id, disabled=disabled, valid_from_ms=self._later())
 
     async def set_role(self, user_id: str, role: Role) -> bool:
         """Change the role of an account; this takes effect at once. False when there is no such account."""
         return await self._change(user_id, role=role)
+
+    def _later(self) -> ColumnElement[int]:
+        """Now, but later than before even if the clock was set back: tokens are of one `valid_from_ms`."""
+        now, before = self._now_ms(), users.c.valid_from_ms
+        return case((before >= now, before + 1), else_=now)
 
     async def _change(self, user_id: str, **values: Any) -> bool:
         change = update(users).where(users.c.id == as_id(user_id)).values(**values)

@@ -7,13 +7,14 @@ every hit scans all keys, with a thread for each, so its cost grows with the num
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Set
 from contextlib import asynccontextmanager
 
 from limits import RateLimitItem, RateLimitItemPerSecond
 from limits.aio.storage import MemoryStorage, Storage
 from limits.aio.strategies import MovingWindowRateLimiter
 from limits.errors import StorageError as LimitsStorageError
+from limits.storage import MemoryStorage as BlockingMemoryStorage
 from limits.storage import storage_from_string
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -25,39 +26,80 @@ REDIS_PATIENCE = 2.0  # seconds after which a Redis that does not answer is cons
 SWEEP_EVERY = 1024  # hits between two searches for expired windows
 
 
-class WindowStorage(MemoryStorage):
-    """Moving windows as queues of times; a hit costs the same however many keys and entries there are."""
+class Windows:
+    """Moving windows as queues of times; a hit costs the same however many keys and entries there are.
 
-    STORAGE_SCHEME = ["async+windows"]  # noqa: RUF012 - the library declares it as a list
+    Their clock is monotonic: when that of the machine is set back, no client has to wait until it is as late again.
+    """
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._windows: dict[str, deque[float]] = {}
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._times: dict[str, deque[float]] = {}
         self._hits = 0
 
-    async def acquire_entry(self, key: str, limit: int, expiry: int, amount: int = 1) -> bool:
+    def acquire(self, key: str, limit: int, expiry: int, amount: int) -> bool:
         """Count `amount` for `key` unless that would make more than `limit` in `expiry` seconds."""
-        oldest = time.time() - expiry
-        self._sweep(oldest)
-        window = self._windows.setdefault(key, deque())
-        while window and window[0] <= oldest:
+        now = self._clock()
+        self._sweep(now - expiry)
+        window = self._times.setdefault(key, deque())
+        while window and window[0] <= now - expiry:
             window.popleft()
         if len(window) + amount > limit:
             return False
-        window.extend([time.time()] * amount)
+        window.extend([now] * amount)
         return True
 
-    async def get_moving_window(self, key: str, limit: int, expiry: int) -> tuple[float, int]:
-        """The time of the oldest entry that counts, and how many there are."""
-        now = time.time()
-        counted = [at for at in self._windows.get(key, ()) if at > now - expiry]
-        return (counted[0] if counted else now), len(counted)
+    def state(self, key: str, expiry: int) -> tuple[float, int]:
+        """The Unix time of the oldest entry that counts, as the library expects, and how many there are."""
+        now = self._clock()
+        counted = [at for at in self._times.get(key, ()) if at > now - expiry]
+        return time.time() - (now - counted[0] if counted else 0.0), len(counted)
+
+    @property
+    def keys(self) -> Set[str]:
+        """What is counted."""
+        return self._times.keys()
 
     def _sweep(self, oldest: float) -> None:
         """Delete windows without current entries, so that visitors who left take no memory."""
         self._hits += 1
         if self._hits % SWEEP_EVERY == 0:
-            self._windows = {key: window for key, window in self._windows.items() if window and window[-1] > oldest}
+            self._times = {key: window for key, window in self._times.items() if window and window[-1] > oldest}
+
+
+class WindowStorage(MemoryStorage):
+    """The counters of this process."""
+
+    STORAGE_SCHEME = ["async+windows"]  # noqa: RUF012 - the library declares it as a list
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self.windows = Windows(clock)
+
+    async def acquire_entry(self, key: str, limit: int, expiry: int, amount: int = 1) -> bool:
+        return self.windows.acquire(key, limit, expiry, amount)
+
+    async def get_moving_window(self, key: str, limit: int, expiry: int) -> tuple[float, int]:
+        return self.windows.state(key, expiry)
+
+
+class PageWindowStorage(BlockingMemoryStorage):
+    """The same for the limits of pages, whose library finds it by its URL `windows://`."""
+
+    STORAGE_SCHEME = ["windows"]  # noqa: RUF012 - as above
+
+    def __init__(self, *arguments: str, **options: str) -> None:
+        super().__init__()
+        self.windows = Windows(time.monotonic)
+
+    def acquire_entry(self, key: str, limit: int, expiry: int, amount: int = 1) -> bool:
+        return self.windows.acquire(key, limit, expiry, amount)
+
+    def get_moving_window(self, key: str, limit: int, expiry: int) -> tuple[float, int]:
+        return self.windows.state(key, expiry)
+
+
+PAGE_WINDOWS = "windows://"
 
 
 def shared_storage(redis_url: str) -> Storage:
@@ -117,11 +159,15 @@ class MovingWindow:
         async with _storage_errors():
             stats = await self._strategy.get_window_stats(self._item, self._namespace, key)
         unused = stats.remaining == self.rate.count
-        return Budget(self.rate, stats.remaining, 0.0 if unused else max(stats.reset_time - time.time(), 0.001))
+        return Budget(self.rate, stats.remaining, 0.0 if unused else self._until(stats.reset_time))
 
     async def _seconds(self, key: str) -> float:
         stats = await self._strategy.get_window_stats(self._item, self._namespace, key)
-        return max(stats.reset_time - time.time(), 0.001)
+        return self._until(stats.reset_time)
+
+    def _until(self, unix: float) -> float:
+        """The seconds to a time. One that is later than a window lasts was stored by a clock that was ahead of ours."""
+        return min(max(unix - time.time(), 0.001), float(self.rate.seconds))
 
 
 @asynccontextmanager

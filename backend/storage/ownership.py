@@ -115,7 +115,7 @@ class SqlOwnership:
         return await self.queue.write(self._end(execution, found.principal, completion), closed=closed)
 
     def _end(self, execution: str, principal: str, completion: Completion) -> tuple[Event, ...]:
-        drafts = events.closed(execution, completion)
+        drafts = events.closed(execution, completion, self.folder)
         return tuple(self.queue.context.event(draft, principal, "") for draft in drafts)
 
 

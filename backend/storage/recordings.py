@@ -5,27 +5,33 @@ costs no memory and a late one sees the same bytes.
 """
 
 import asyncio
+import errno
 import fcntl
 import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+import stat
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from backend.core.errors import RecordingError
-from backend.core.recording.batches import after, first_seq
+from backend.core.recording.batches import after, first_seq, last_seq
 from backend.core.recording.digest import RecordingDigest
-from backend.core.recording.lost import lost_after
+from backend.core.recording.lost import LOST, end_after
+from backend.core.recording.messages import Complete
 from backend.core.recording.reader import Send
+from backend.storage.modes import open_own, restore
 
 BLOCK = 32 * 1024  # bytes that a viewer reads at a time, unless one line is longer
 HASHED = 1 << 20  # bytes read at a time to be hashed
 POLL = 0.05  # seconds between two checks of a file that another process writes
+SUFFIX = ".ndjson"
 NAME = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")
+COMPLETE = b'"type":"complete"'  # near the beginning of a last line
+HEAD = 32  # bytes of a line in which that is
 
 
 class RecordingFile:
@@ -34,9 +40,9 @@ class RecordingFile:
     def __init__(self, path: Path, fd: int = -1) -> None:
         self.path = path
         self._fd = fd
-        self._ours = fd >= 0
-        self._size = 0
+        self._size = 0  # what viewers may have
         self._hash = hashlib.sha256()
+        self._sealed = b""  # the last line, stored after that
         self._unwritten = b""
         self._waiting: set[asyncio.Future[None]] = set()
 
@@ -44,8 +50,19 @@ class RecordingFile:
     def live(self) -> bool:
         return self._fd >= 0
 
+    @property
+    def held(self) -> bool:
+        """Whether viewers need what only this process has: the place up to which they may read, or the end."""
+        return self.live or bool(self._unwritten)
+
     def append(self, line: bytes) -> None:
         """Add stored lines, all of them or none. Raises RecordingError."""
+        self._write(line)
+        self._size += len(line)
+        self._hash.update(line)
+        self._wake()
+
+    def _write(self, line: bytes) -> None:
         try:
             written = os.write(self._fd, line)
             while written < len(line):
@@ -54,23 +71,40 @@ class RecordingFile:
             with suppress(OSError):
                 os.ftruncate(self._fd, self._size)
             raise RecordingError(f"The recording cannot be written: {error.strerror}.") from error
-        self._size += len(line)
-        self._hash.update(line)
-        self._wake()
 
-    def end(self, line: bytes) -> None:
-        """Add the last line; if the disk refuses it, viewers get it from memory."""
+    def seal(self, line: bytes) -> RecordingDigest:
+        """Store the last line before the audit has it, so that the two agree whenever the server dies.
+
+        Viewers get it by `end`. The digest covers it, unless the disk refuses it.
+        """
         try:
-            self.append(line)
+            self._write(line)
         except RecordingError:
             self._unwritten = line
+            return RecordingDigest(self._size, self._hash.hexdigest(), complete=False)
+        self._sealed = line
+        sealed = self._hash.copy()
+        sealed.update(line)
+        return RecordingDigest(self._size + len(line), sealed.hexdigest())
+
+    def end(self, lines: bytes = b"") -> None:
+        """Let viewers have the sealed line, or `lines` instead of it; what the disk refuses they get from memory."""
+        if lines:
+            self._replace_end(lines)
+        self._size += len(self._sealed)
         os.close(self._fd)
         self._fd = -1
         self._wake()
 
-    def seal(self) -> RecordingDigest:
-        """The digest of what is stored so far. Only the process that writes the recording may call it."""
-        return RecordingDigest(self._size, self._hash.hexdigest())
+    def _replace_end(self, lines: bytes) -> None:
+        with suppress(OSError):
+            os.ftruncate(self._fd, self._size)
+        self._sealed = self._unwritten = b""
+        try:
+            self._write(lines)
+            self._sealed = lines
+        except RecordingError:
+            self._unwritten = lines
 
     def discard(self) -> None:
         """Delete a recording that was only begun."""
@@ -83,8 +117,8 @@ class RecordingFile:
         with _reading(self.path) as fd:
             offset, wanted = _seek(fd, after_seq), after_seq
             while True:
-                growing = self._grows(fd)
-                if block := _read_block(fd, offset, self._stored(fd)):
+                growing = self._grows(fd)  # before its size is read
+                if block := _read_block(fd, offset, self._stored(fd, growing)):
                     offset += len(block)
                     if kept := after(block, wanted) if wanted else block:
                         wanted = 0
@@ -102,7 +136,7 @@ class RecordingFile:
         Returns the offset after what was sent; offsets are in bytes.
         """
         with _reading(self.path) as fd:
-            stored = self._stored(fd)
+            stored = self._stored(fd, self._grows(fd))
             while block := _read_block(fd, begin, stored if end is None else min(stored, end)):
                 begin += len(block)
                 await send(block)
@@ -110,16 +144,16 @@ class RecordingFile:
             await send(self._unwritten)
         return begin
 
-    def _stored(self, fd: int) -> int:
-        return self._size if self.live else os.fstat(fd).st_size
+    def _stored(self, fd: int, growing: bool) -> int:
+        """The bytes that viewers may have: not a last line that is stored before it is on record."""
+        if self.live:
+            return self._size
+        size = os.fstat(fd).st_size
+        return _line_start(fd, size - 1) if growing and _ended_at(fd, size) else size
 
     def _grows(self, fd: int) -> bool:
-        """Whether more may come, to be asked before the size is read. Ends a recording whose writer has died."""
-        if self.live or _is_locked(fd):
-            return True
-        if not self._ours:
-            _mend(self.path, self.path.stem)
-        return False
+        """Whether more may come: a server, this one or another, still writes it."""
+        return self.live or _is_locked(fd)
 
     async def _growth(self) -> None:
         if not self.live:
@@ -138,14 +172,6 @@ class RecordingFile:
                 waiter.set_result(None)
 
 
-@dataclass(frozen=True, slots=True)
-class Retention:
-    """How long and how much is stored: seconds and bytes."""
-
-    age: float
-    size: int
-
-
 class FileRecordings:
     """All recordings of this server."""
 
@@ -158,73 +184,106 @@ class FileRecordings:
         """Begin a recording. Raises RecordingError."""
         path = self._path(execution)
         try:
-            fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            fd = open_own(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL)
         except OSError as error:
             raise RecordingError(f"The recording cannot be created: {error.strerror}.") from error
         # Shows other servers on the same folder that this one is still being written; one may be checking right now.
         fcntl.flock(fd, fcntl.LOCK_EX)
         recording = RecordingFile(path, fd)
-        self._live = {name: file for name, file in self._live.items() if file.live}
+        self._live = {name: file for name, file in self._live.items() if file.held}
         self._live[execution] = recording
         return recording
 
     def find(self, execution: str) -> RecordingFile | None:
-        """A recording by its id; one that a crash left incomplete is ended as `lost` first."""
+        """A recording by its id; see `cut_off` for one that a crash left without its end. Raises OSError."""
         if not NAME.fullmatch(execution):
             return None
         path = self._path(execution)
-        if not path.exists():
+        with suppress(FileNotFoundError), _reading(path) as fd:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise OSError(errno.EINVAL, "it is not a file")
+            return self._live.get(execution) or RecordingFile(path)
+        return None
+
+    def cut_off(self, execution: str) -> int | None:
+        """The number of the last line of a recording that has no end and that no server writes; otherwise None."""
+        found = self.find(execution)
+        if found is None or found.held:
             return None
-        if known := self._live.get(execution):
-            return known
-        _mend(path, execution)
-        return RecordingFile(path)
+        with _reading(found.path) as fd:
+            if _is_locked(fd) or _ended_at(fd, size := os.fstat(fd).st_size):
+                return None
+            return last_seq(_last_line(fd, _line_start(fd, size)) + b"\n")
+
+    def finish(self, execution: str, end: Complete) -> None:
+        """Append the end that is on record to a recording that is cut off."""
+        with suppress(FileNotFoundError), open(open_own(self._path(execution), os.O_RDWR), "r+b") as file:
+            if _is_locked(file.fileno()):
+                return
+            fcntl.flock(file, fcntl.LOCK_EX)  # other servers may do the same; this takes no time
+            size = file.seek(0, os.SEEK_END)
+            if _ended_at(file.fileno(), size):
+                return
+            whole = _line_start(file.fileno(), size)
+            file.truncate(whole)
+            file.seek(whole)
+            file.write(end_after(execution, _last_line(file.fileno(), whole), end))
 
     def last_message(self, execution: str) -> dict[str, Any] | None:
-        """How a recording ended, empty if there is none; None while a server still writes it."""
+        """How a recording ended, empty if there is none; None while a server still writes it.
+
+        One that is cut off is ended as lost: only for an execution whose end is not on record.
+        """
         found = self.find(execution)
         if found is None:
             return {}
+        self.finish(execution, LOST)
         with _reading(found.path) as fd:
+            if _is_locked(fd):
+                return None
             last = _last_line(fd, os.fstat(fd).st_size)
         message: dict[str, Any] = json.loads(last) if last else {}
         return message if message.get("type") == "complete" else None
 
     def seal(self, execution: str) -> RecordingDigest | None:
-        """The digest of an ended recording without its last line; None if there is no recording."""
+        """The digest of an ended recording; None if there is none."""
         found = self.find(execution)
         if found is None:
             return None
         with _reading(found.path) as fd:
             size = os.fstat(fd).st_size
-            end = _line_start(fd, size - 1) if size else 0
-            return RecordingDigest(end, digest(fd, end))
+            return RecordingDigest(size, digest(fd, size))
 
     def writable(self) -> bool:
         """Whether a new recording could be created."""
+        restore(self.folder.parent, self.folder)
         return os.access(self.folder, os.W_OK | os.X_OK)
 
-    def prune(self, retention: Retention, now: float) -> int:
-        """Delete what is too old, then the oldest until the rest is small enough; returns how many were deleted."""
-        kept = sorted(self._ended(), key=lambda item: item[0].name, reverse=True)
-        total, gone = 0, 0
-        for path, info in kept:
-            total += info.st_size
-            too_much = total > retention.size or now - info.st_mtime > retention.age
-            if too_much and not _is_written(path):
-                path.unlink(missing_ok=True)
-                gone += 1
-        return gone
+    def sizes(self) -> dict[str, int]:
+        """The bytes of each recording. Raises OSError."""
+        restore(self.folder.parent, self.folder)
+        found = {}
+        with os.scandir(self.folder) as entries:
+            for entry in entries:
+                name, suffix = os.path.splitext(entry.name)
+                if suffix == SUFFIX and NAME.fullmatch(name):
+                    with suppress(FileNotFoundError):
+                        found[name] = entry.stat(follow_symlinks=False).st_size
+        return found
 
-    def _ended(self) -> Iterator[tuple[Path, os.stat_result]]:
-        for path in self.folder.glob("*.ndjson"):
-            file = self._live.get(path.stem)
-            if file is None or not file.live:
-                with suppress(FileNotFoundError):
-                    yield path, path.stat()
+    def is_written(self, execution: str) -> bool:
+        """Whether a server writes it. Raises OSError."""
+        with suppress(FileNotFoundError), _reading(self._path(execution)) as fd:
+            return _is_locked(fd)
+        return False
+
+    def delete(self, executions: Iterable[str]) -> None:
+        """Delete recordings. Raises OSError."""
+        for execution in executions:
+            self._path(execution).unlink(missing_ok=True)
 
     def _path(self, execution: str) -> Path:
-        return self.folder / f"{execution}.ndjson"
+        return self.folder / f"{execution}{SUFFIX}"
 
 
 def _is_locked(fd: int) -> bool:
@@ -237,15 +296,9 @@ def _is_locked(fd: int) -> bool:
     return False
 
 
-def _is_written(path: Path) -> bool:
-    with suppress(FileNotFoundError), _reading(path) as fd:
-        return _is_locked(fd)
-    return False
-
-
 @contextmanager
 def _reading(path: Path) -> Iterator[int]:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    fd = open_own(path, os.O_RDONLY | os.O_NONBLOCK)
     try:
         yield fd
     finally:
@@ -288,22 +341,6 @@ def _line_after(fd: int, offset: int) -> tuple[int, bytes]:
     return offset, b""
 
 
-def _mend(path: Path, execution: str) -> None:
-    """Append an end to a recording that has none, because its server died while the command ran."""
-    with suppress(FileNotFoundError), path.open("r+b") as file:
-        if _is_locked(file.fileno()):
-            return
-        fcntl.flock(file, fcntl.LOCK_EX)  # other servers may do the same; this takes no time
-        size = file.seek(0, os.SEEK_END)
-        whole = _line_start(file.fileno(), size)
-        last = _last_line(file.fileno(), whole)
-        if b'"type":"complete"' in last[:32]:
-            return
-        file.truncate(whole)
-        file.seek(whole)
-        file.write(lost_after(execution, last))
-
-
 def digest(fd: int, size: int) -> str:
     """The SHA-256 of the first bytes, in hexadecimal."""
     found = hashlib.sha256()
@@ -320,6 +357,13 @@ def _line_start(fd: int, before: int) -> int:
             return begin + found
         before = begin
     return 0
+
+
+def _ended_at(fd: int, size: int) -> bool:
+    """Whether the last of these bytes are a complete last line."""
+    if not size or os.pread(fd, 1, size - 1) != b"\n":
+        return False
+    return COMPLETE in os.pread(fd, HEAD, _line_start(fd, size - 1))
 
 
 def _last_line(fd: int, whole: int) -> bytes:

@@ -17,6 +17,7 @@ from backend.transports.security import Rejections, Security
 BODY_METHODS = frozenset({"POST", "PUT", "PATCH"})
 JSON = "application/json"
 FORMS = frozenset({"application/x-www-form-urlencoded", "multipart/form-data"})
+SHOWN_PATH = 200  # characters of a path that are recorded
 SHOWN = 64  # characters of a name that are repeated in a refusal
 T = TypeVar("T")
 
@@ -35,6 +36,7 @@ class Access:
     audit: AuditLog
     requests: RateLimiter
     rejections: Rejections
+    mask: Callable[[str], str]
 
     async def client(self, request: Request) -> Principal:
         """The sender of a request: an account, or a visitor if visitors are admitted. Raises Problem."""
@@ -75,7 +77,7 @@ class Access:
             return
         principal: Principal | None = getattr(request.state, "principal", None)
         actor = principal.name if principal else "unknown"
-        path = request.url.path[:200]
+        path = self.mask(request.url.path)[:SHOWN_PATH]  # cut first, the rest of a secret might not look like one
         await self.rejections.record(actor, address, method=request.method, path=path, status=status, rule=rule)
 
 

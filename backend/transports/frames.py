@@ -7,6 +7,7 @@ written this way with another client.
 """
 
 import asyncio
+import select
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from typing import Any, Protocol
 
@@ -156,3 +157,19 @@ def block_writer(send: AsgiSend, *, batches: bool) -> BlockWriter:
     if type(protocol).__name__ == "WebSocketsSansIOProtocol" and all(hasattr(protocol, name) for name in needed):
         return DirectWriter(protocol, payload_frames if batches else line_frames)
     return MessageWriter(send, batches=batches)
+
+
+def abort(send: AsgiSend) -> None:
+    """End a connection at once where the server is uvicorn: a close handshake would let a flood go on for seconds."""
+    if transport := getattr(getattr(send, "__self__", None), "transport", None):
+        transport.abort()
+
+
+def has_left(send: AsgiSend) -> bool:
+    """Whether the client has closed the connection, which asyncio does not notice while it does not read from it."""
+    transport = getattr(getattr(send, "__self__", None), "transport", None)
+    if transport is None or transport.is_closing():
+        return transport is not None
+    state = select.poll()
+    state.register(transport.get_extra_info("socket").fileno(), select.POLLRDHUP)
+    return bool(state.poll(0))

@@ -1,8 +1,8 @@
 """Login and logout: passwords and one-time links are exchanged for access tokens."""
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import Annotated, Protocol
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Annotated, Protocol, TypeVar
 
 from fastapi import APIRouter, Depends, Form, Request, Response
 from pydantic import BaseModel, Field
@@ -11,13 +11,20 @@ from slowapi import Limiter
 from backend.core.audit.events import Kind
 from backend.core.identity import LONGEST_PASSWORD, SHORTEST_PASSWORD, Claims, Permission, Principal, User
 from backend.core.limits import RateLimiter
+from backend.core.recent_logins import RecentLogins
 from backend.core.times import DAY_MS
 from backend.transports.dependencies import KNOWN_QUERY, Access, Body, FormOnly, JsonOnly
 from backend.transports.problems import WITH_BODY, Problem, described
 
+T = TypeVar("T")
+
+BUSY = 3.0  # seconds after which all passwords that wait have been checked
+
 
 class Accounts(Protocol):
     """The accounts, as far as a login needs them."""
+
+    async def user(self, id: str) -> User | None: ...
 
     async def password_hash_of(self, name: str) -> tuple[User, str | None] | None: ...
 
@@ -30,10 +37,18 @@ class Accounts(Protocol):
     async def revoke_token(self, id: str) -> bool: ...
 
 
+class Passwords(Protocol):
+    """The hashing of passwords, which takes long; None if too many requests wait for it."""
+
+    async def hash(self, password: str) -> str | None: ...
+
+    async def check(self, password: str, hashed: str | None, *, familiar: bool) -> bool | None: ...
+
+
 class AccessTokens(Protocol):
     """The access tokens of people."""
 
-    def issue(self, user_id: str, *, by_link: bool = False) -> tuple[str, Claims]: ...
+    def issue(self, user: User, *, by_link: bool = False) -> tuple[str, Claims]: ...
 
     def renew(self, token: str) -> tuple[str, Claims] | None: ...
 
@@ -44,17 +59,20 @@ class AccessTokens(Protocol):
 class Login:
     """What a login needs. `attempts` is counted for each address, `attempts_on_name` for each name.
 
+    Of a name that no account has, only `name_digest` is stored: it may be a password that was typed in the wrong field.
+    `recent` are those whose attempts others do not delay: they are not counted for the name, and served first.
     `link_command` is how an administrator creates a login link.
     """
 
     accounts: Accounts
     tokens: AccessTokens
-    check_password: Callable[[str, str | None], Awaitable[bool]]
-    hash_password: Callable[[str], Awaitable[str]]
+    passwords: Passwords
     secret_hash: Callable[[str], bytes]
+    name_digest: Callable[[str], str]
     attempts: RateLimiter
     attempts_on_name: RateLimiter
     link_command: str
+    recent: RecentLogins = field(default_factory=RecentLogins)
 
 
 class Token(BaseModel):
@@ -112,9 +130,11 @@ def _add_login(router: APIRouter, access: Access, login: Login, limiter: Limiter
         await _count_attempt(login, address, username)
         found = await login.accounts.password_hash_of(username)
         user, hashed = found or (None, None)
-        matches = await login.check_password(password, hashed)
+        familiar = login.recent.include(username, address)
+        matches = _served(await login.passwords.check(password, hashed, familiar=familiar))
         if user is None or not matches or user.disabled:
-            fields = {"name": username, "method": "password"}
+            tried = {"name": user.name} if user else {"unknown_name": login.name_digest(username)}
+            fields = {**tried, "method": "password"}
             await access.audit.record(Kind.LOGIN_FAILED, "unknown", address, fields)
             raise Problem(401, "auth.password", "The name or the password is wrong.", recorded=True)
         return await _issue_token(access, login, user, address, "password")
@@ -167,6 +187,8 @@ def _add_renewal(router: APIRouter, access: Access, login: Login) -> None:
         await access.audit.record(
             Kind.LOGIN, principal.name, principal.address, {"method": "renewal", "token": principal.token}
         )
+        if principal.user:
+            login.recent.add(principal.user.name, principal.address)
         return _token(*renewed)
 
     @router.post("/password", responses=described(*WITH_BODY, 403))
@@ -181,10 +203,12 @@ def _add_renewal(router: APIRouter, access: Access, login: Login) -> None:
         await _count_attempt(login, principal.address, user.name)
         if not claims.fresh_link:
             await _check_current(access, login, principal, body.current)
-        await login.accounts.set_password(user.id, await login.hash_password(body.password))
+        hashed = _served(await login.passwords.hash(body.password))
+        await login.accounts.set_password(user.id, hashed)
         fields = {"user": user.name, "change": "password"}
         await access.audit.record(Kind.USER_CHANGED, principal.name, principal.address, fields)
-        return await _issue_token(access, login, user, principal.address, "password")
+        changed = await login.accounts.user(user.id) or user
+        return await _issue_token(access, login, changed, principal.address, "password")
 
 
 def _no_login(what: str) -> Problem:
@@ -196,7 +220,7 @@ async def _check_current(access: Access, login: Login, principal: Principal, cur
     """Refuse unless it is the password of the caller."""
     name = principal.user.name if principal.user else ""
     found = await login.accounts.password_hash_of(name)
-    if await login.check_password(current, found[1] if found else None):
+    if _served(await login.passwords.check(current, found[1] if found else None, familiar=True)):
         return
     fields = {"name": name, "method": "password"}
     await access.audit.record(Kind.LOGIN_FAILED, principal.name, principal.address, fields)
@@ -204,18 +228,29 @@ async def _check_current(access: Access, login: Login, principal: Principal, cur
     raise Problem(403, "auth.password", "The current password is wrong.", hint=hint, recorded=True)
 
 
+def _served(result: T | None) -> T:
+    """What came of hashing a password. Raises Problem if too many requests wait for that."""
+    if result is None:
+        hint = "An address from which the account has logged in before is served first."
+        raise Problem(429, "auth.busy", "Too many passwords wait to be checked.", hint=hint, retry_after=BUSY)
+    return result
+
+
 async def _count_attempt(login: Login, address: str, name: str) -> None:
     """Count an attempt, for its address and for the name that it tries."""
-    for limiter, key in ((login.attempts, address), (login.attempts_on_name, name)):
+    others = name and not login.recent.include(name, address)  # who must not lock the user out
+    tried = login.name_digest(name) if others else ""
+    for limiter, key in ((login.attempts, address), (login.attempts_on_name, tried)):
         if key and (wait := await limiter.hit(key)):
             detail = f"Too many attempts to log in: {limiter.rate} are allowed."
             raise Problem(429, "auth.limited", detail, retry_after=wait)
 
 
 async def _issue_token(access: Access, login: Login, user: User, address: str, method: str) -> Token:
-    token, claims = login.tokens.issue(user.id, by_link=method == "link")
+    token, claims = login.tokens.issue(user, by_link=method == "link")
     fields = {"method": method, "token": claims.token_id}
     await access.audit.record(Kind.LOGIN, f"user:{user.name}", address, fields)
+    login.recent.add(user.name, address)
     return _token(token, claims)
 
 

@@ -58,6 +58,7 @@ STATUS_OF_RULE = {
     "idempotency.waiting": 409,
     "limits.watching": 429,
     "limits.rate": 429,
+    "limits.recordings": 429,
     "limits.concurrency": 429,
     "limits.busy": 429,
     "server.": 503,

@@ -1,54 +1,112 @@
-"""uvicorn's HTTP protocol with a timeout: a request has to arrive completely within some seconds.
+"""uvicorn's HTTP protocol with bounds: a request has to arrive within some seconds, an address has few connections.
 
 Some attributes of that protocol are private to uvicorn: its version is pinned, and a test sends half a request.
 """
 
 import asyncio
+from collections import Counter
+from dataclasses import dataclass, field
 from typing import Any
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from backend.core.client_address import client_address
+
 REQUEST_BOUND = 10.0  # seconds for the header and the body of a request
 
 
-def bounded_protocol(most: int) -> type[H11Protocol]:
-    """The protocol class for a server that keeps at most `most` connections open."""
+CROWDED = (
+    b'{"rule":"limits.connections","message":"Too many connections from this address. Close one. [limits.connections]"}'
+)
+REFUSAL = (
+    b"HTTP/1.1 429 Too Many Requests\r\nContent-Type: application/json\r\nContent-Length: %d\r\nConnection: close\r\n\r\n"
+    % len(CROWDED)
+) + CROWDED
 
-    class BoundedProtocol(H11Protocol):
-        _deadline: asyncio.TimerHandle | None = None
 
-        def connection_made(self, transport: Any) -> None:
-            super().connection_made(transport)
-            if len(self.connections) > most:
-                transport.abort()
-            else:
-                self._set_deadline()
+@dataclass(slots=True)
+class Bounds:
+    """How many connections are open at most: all, and of an address; None where that is not known."""
 
-        def data_received(self, data: bytes) -> None:
-            super().data_received(data)
-            if self.conn.their_state in {h11.IDLE, h11.SEND_BODY}:
-                self._set_deadline()
-            else:
-                self._clear_deadline()
+    most: int
+    of_an_address: int | None
+    opened: Counter[str] = field(default_factory=Counter)
 
-        def connection_lost(self, exc: Exception | None) -> None:
+    def enter(self, address: str) -> bool:
+        """Count a connection; False if the address has too many."""
+        if self.of_an_address is not None and self.opened[address] >= self.of_an_address:
+            return False
+        self.opened[address] += 1
+        return True
+
+    def leave(self, address: str) -> None:
+        """Count a connection that has ended."""
+        self.opened[address] -= 1
+        if not self.opened[address]:
+            del self.opened[address]
+
+
+class BoundedProtocol(H11Protocol):
+    """One connection. One that becomes a terminal is counted for its address elsewhere."""
+
+    bounds: Bounds
+    _deadline: asyncio.TimerHandle | None = None
+    _counted: str | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        address = client_address(self.client[0] if self.client else "", (), 0)
+        if len(self.connections) > self.bounds.most:
+            transport.abort()
+        elif self.bounds.enter(address):
+            self._counted = address
+            self._set_deadline()
+        else:
+            transport.write(REFUSAL)
+            transport.close()
+
+    def handle_websocket_upgrade(self, event: h11.Request) -> None:
+        super().handle_websocket_upgrade(event)
+        self._discount()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.conn.their_state in {h11.IDLE, h11.SEND_BODY}:
+            self._set_deadline()
+        else:
             self._clear_deadline()
-            super().connection_lost(exc)
 
-        def _set_deadline(self) -> None:
-            if self._deadline is None:
-                self._deadline = self.loop.call_later(REQUEST_BOUND, self._close_slow)
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._clear_deadline()
+        self._discount()
+        super().connection_lost(exc)
 
-        def _clear_deadline(self) -> None:
-            if self._deadline:
-                self._deadline.cancel()
-                self._deadline = None
+    def _discount(self) -> None:
+        if self._counted is not None:
+            self.bounds.leave(self._counted)
+            self._counted = None
 
-        def _close_slow(self) -> None:
-            # After an upgrade the socket belongs to another protocol.
+    def _set_deadline(self) -> None:
+        if self._deadline is None:
+            self._deadline = self.loop.call_later(REQUEST_BOUND, self._close_slow)
+
+    def _clear_deadline(self) -> None:
+        if self._deadline:
+            self._deadline.cancel()
             self._deadline = None
-            if self.transport.get_protocol() is self and self.conn.their_state in {h11.IDLE, h11.SEND_BODY}:
-                self.transport.close()
 
-    return BoundedProtocol
+    def _close_slow(self) -> None:
+        # After an upgrade the socket belongs to another protocol.
+        self._deadline = None
+        if self.transport.get_protocol() is self and self.conn.their_state in {h11.IDLE, h11.SEND_BODY}:
+            self.transport.close()
+
+
+def bounded_protocol(most: int, of_an_address: int | None) -> type[H11Protocol]:
+    """The protocol class for a server that keeps at most `most` connections open, and as many `of_an_address`."""
+
+    class Protocol(BoundedProtocol):
+        bounds = Bounds(most, of_an_address)
+
+    return Protocol

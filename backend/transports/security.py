@@ -5,10 +5,20 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from typing import Any
 
 from backend.core.audit.events import Kind
-from backend.core.client_address import LOOPBACK_NAMES, client_address, foreign_origin, origin_allowed
+from backend.core.client_address import (
+    OwnNames,
+    any_name,
+    client_address,
+    foreign_name,
+    foreign_origin,
+    is_loopback,
+    names_of_machine,
+    origin_allowed,
+)
 from backend.core.decisions import Decision, Risk
 from backend.core.errors import StorageError
 from backend.core.figures import duration_text
@@ -24,23 +34,55 @@ def headers_of(scope: Scope, name: bytes) -> list[str]:
     return [value.decode("latin-1") for key, value in scope["headers"] if key == name]
 
 
+class Seat(Enum):
+    """What an open socket counts as. One that `LOGS_IN` has not shown yet whether it is of an account."""
+
+    LOGS_IN = auto()
+    VISITOR = auto()
+    ACCOUNT = auto()
+
+
 @dataclass(slots=True)
 class Connections:
-    """The open sockets, per address and in total."""
+    """The open sockets, per address and in total. Visitors leave `reserved` places to accounts.
+
+    Half of those are for sockets that may still present a token, the rest for those that came with one.
+    """
 
     per_address: int
     total: int
+    reserved: int = 0
     open: Counter[str] = field(default_factory=Counter)
+    visitors: int = 0
 
-    def enter(self, address: str) -> bool:
+    def enter(self, address: str, *, has_token: bool) -> bool:
         """Count a new socket; False if there are too many."""
-        if self.open[address] >= self.per_address or self.count >= self.total:
+        total = self.total if has_token else self.total - self.reserved // 2
+        if self.open[address] >= self.per_address or self.count >= total:
             return False
         self.open[address] += 1
         return True
 
-    def leave(self, address: str) -> None:
+    def take(self, before: Seat, account: bool) -> Seat | None:
+        """The seat of a socket once it is known whether it is of an `account`; None if visitors have no more."""
+        if account:
+            self.visitors -= before is Seat.VISITOR
+            return Seat.ACCOUNT
+        if before is not Seat.LOGS_IN:
+            return before
+        if self.visitors >= self.total - self.reserved:
+            return None
+        self.visitors += 1
+        return Seat.VISITOR
+
+    def give_up(self, seat: Seat) -> Seat:
+        """Free the seat of a socket that is about to close, so that no other has to make room as well."""
+        self.visitors -= seat is Seat.VISITOR
+        return Seat.LOGS_IN
+
+    def leave(self, address: str, seat: Seat) -> None:
         """Count a socket that has closed."""
+        self.give_up(seat)
         self.open[address] -= 1
         if not self.open[address]:
             del self.open[address]
@@ -48,6 +90,11 @@ class Connections:
     @property
     def count(self) -> int:
         return self.open.total()
+
+    @property
+    def crowded(self) -> bool:
+        """Whether visitors have taken half of their places."""
+        return self.visitors * 2 >= self.total - self.reserved
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +126,8 @@ class Security:
     authenticator: Authenticator
     token_failures: RateLimiter
     new_id: Callable[[], str]
+    visitor_idle: float = 300.0
+    host_names: frozenset[str] = frozenset()
 
     def visitor(self, scope: Scope) -> Principal:
         """The principal of a connection until it presents a token."""
@@ -92,17 +141,23 @@ class Security:
     def check_origin(self, scope: Scope) -> Decision | None:
         """Refuse a socket that a page of another origin opens."""
         origins, hosts = headers_of(scope, b"origin"), headers_of(scope, b"host")
-        local = scope["server"][0] if scope.get("server") else None
-        loopback = local in LOOPBACK_NAMES and not self.trusted_hops
         if len(origins) <= 1 and len(hosts) == 1:
             origin = origins[0] if origins else None
-            if origin_allowed(origin, hosts[0], self.allowed_origins, loopback=loopback):
+            if origin_allowed(origin, hosts[0], self.allowed_origins, self._own_names(scope)):
                 return None
+            if origin_allowed(origin, hosts[0], self.allowed_origins, any_name):
+                return foreign_name(hosts[0])
         return foreign_origin(origins, hosts)
 
-    def refuse_connection(self, address: str) -> Decision | None:
+    def _own_names(self, scope: Scope) -> OwnNames:
+        """The names by which a browser may have reached the server. No page can write X-Forwarded-For; proxies do."""
+        local = scope["server"][0] if scope.get("server") else None
+        proxied = self.trusted_hops or (headers_of(scope, b"x-forwarded-for") and not is_loopback(local))
+        return any_name if proxied else names_of_machine(self.host_names)
+
+    def refuse_connection(self, scope: Scope, address: str) -> Decision | None:
         """Count a new socket of an address; refuse it if there are too many."""
-        if self.connections.enter(address):
+        if self.connections.enter(address, has_token=self.bearer(scope) is not None):
             return None
         reason = (
             f"Too many connections: {self.connections.per_address} of an address, {self.connections.total} in total."
@@ -116,6 +171,18 @@ class Security:
             if kind.lower() == "bearer":
                 return token.strip()
         return None
+
+    def take_seat(self, seat: Seat, known: Principal) -> Seat | Decision:
+        """The seat of a socket whose principal is known, or why it has none."""
+        taken = self.connections.take(seat, account=known.user is not None)
+        if taken:
+            return taken
+        reason = "All connections for visitors are in use."
+        return Decision.deny("limits.connections", reason, "Log in, or try again later.", risk=Risk.SAFE)
+
+    def is_idle(self, seat: Seat, seconds: float) -> bool:
+        """Whether a visitor that has not run anything for so long has to make room."""
+        return seat is Seat.VISITOR and seconds >= self.visitor_idle and self.connections.crowded
 
     async def identify(self, token: str | None, visitor: Principal) -> Principal | Decision:
         """The principal of `token`: an account, or `visitor` if visitors are admitted. Raises StorageError."""

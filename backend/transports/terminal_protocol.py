@@ -246,12 +246,13 @@ class TerminalProtocol:
         if isinstance(known, Principal):
             if self.ready and known is self.principal:
                 return self._unneeded()
-            self.principal = known
+            self.principal, self.awaits_token = known, False
             return [Welcome()]
         if may_try:
             self.awaits_token = True
             return [refusal(known)]
-        return [Reject(known.rule), refusal(known), Close(CLOSE_UNAUTHORISED, known.rule)]
+        code = CLOSE_TRY_LATER if known.rule == "limits.connections" else CLOSE_UNAUTHORISED
+        return [Reject(known.rule), refusal(known), Close(code, known.rule)]
 
     def welcomed(self, profile: str) -> Actions:
         """The profile that judges the client's commands."""
@@ -317,6 +318,13 @@ class TerminalProtocol:
         self.is_over = True
         decision = Decision.deny("auth.ended", reason, "Log in again.")
         return [*gone, refusal(decision), Close(CLOSE_UNAUTHORISED, "auth.ended")]
+
+
+def made_room() -> Actions:
+    """The end of a visitor that was idle while others need its place."""
+    reason = "This connection was idle, and other visitors need its place."
+    decision = Decision.deny("limits.idle", reason, "Connect again to go on.")
+    return [refusal(decision), Close(CLOSE_TRY_LATER, "limits.idle")]
 
 
 def refusal(decision: Decision, command: str | None = None, id: str | None = None) -> Say:

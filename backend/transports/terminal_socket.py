@@ -21,9 +21,10 @@ from backend.core.execution.requests import Refused, Waiting
 from backend.core.execution.targets import OWN
 from backend.core.identity import Principal
 from backend.core.recording.messages import Message, Waking
-from backend.transports.frames import AsgiSend, BlockWriter, block_writer
+from backend.transports.frame_pace import FramePace, shared_pace
+from backend.transports.frames import AsgiSend, BlockWriter, abort, block_writer, has_left
 from backend.transports.plain_lines import PlainLines
-from backend.transports.security import Rejections, Security, headers_of
+from backend.transports.security import Rejections, Seat, Security, headers_of
 from backend.transports.terminal_protocol import (
     CLOSE_TRY_LATER,
     CLOSE_UNAUTHORISED,
@@ -39,12 +40,13 @@ from backend.transports.terminal_protocol import (
     TerminalProtocol,
     Unfollow,
     Welcome,
+    made_room,
     refusal,
 )
 
 PATH = "/ws/terminal"
 FAST_BLOCK = 4096  # bytes; smaller blocks are not worth yielding to the loop
-RECHECK_EVERY = 5.0  # seconds between two checks whether the token of an open socket is still valid
+RECHECK_EVERY = 4.0  # seconds between two checks whether the token of an open socket is still valid; see SharedHolders
 AUTH_TIMEOUT = 5.0  # seconds for the first message of a client that must authenticate
 TELL_TIMEOUT = 1.0  # seconds for a message to a client that may not read: the checks of the socket wait no longer
 WAKING_TIME = 10.0  # seconds after startup in which the service reports that it has just started
@@ -86,6 +88,7 @@ class TerminalSocket:
         self.security = security
         self.rejections = rejections
         self.info = info
+        self.pace = shared_pace()
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: AsgiReceive, send: AsgiSend) -> None:
         if scope["type"] != "websocket" or scope["path"].removeprefix(scope.get("root_path", "")) != PATH:
@@ -99,26 +102,26 @@ class TerminalSocket:
                 "unknown", address, path=PATH, status=403, rule=foreign.rule, **({"origin": origin} if origin else {})
             )
             await _deny(scope, receive, send, 403, foreign)
-        elif crowded := self.security.refuse_connection(address):
+        elif crowded := self.security.refuse_connection(scope, address):
             await _deny(scope, receive, send, 429, crowded)
         else:
             await self._serve(scope, receive, send, address)
 
     async def _serve(self, scope: MutableMapping[str, Any], receive: AsgiReceive, send: AsgiSend, address: str) -> None:
+        subprotocol = next((name for name in scope["subprotocols"] if name in {BATCH, LINES}), None)
+        page = bool(headers_of(scope, b"origin"))
+        protocol = TerminalProtocol(
+            self.security.visitor(scope), self.info.name, self.info.version, resumes=page and not subprotocol
+        )
+        connection = TerminalConnection(self, protocol, receive, send, subprotocol)
         self.info.connected(1)
         try:
             await receive()
-            subprotocol = next((name for name in scope["subprotocols"] if name in {BATCH, LINES}), None)
             await send({"type": "websocket.accept", "subprotocol": subprotocol})
-            page = bool(headers_of(scope, b"origin"))
-            protocol = TerminalProtocol(
-                self.security.visitor(scope), self.info.name, self.info.version, resumes=page and not subprotocol
-            )
-            connection = TerminalConnection(self, protocol, receive, send, subprotocol)
             with suppress(ClientGone):
                 await connection.run(self.security.bearer(scope))
         finally:
-            self.security.connections.leave(address)
+            self.security.connections.leave(address, connection.seat)
             self.info.connected(-1)
 
 
@@ -179,14 +182,19 @@ class TerminalConnection:
         self.executions, self.security = socket.executions, socket.security
         self.rejections, self.info = socket.rejections, socket.info
         self.protocol = protocol
+        self.seat = Seat.LOGS_IN
         self._receive, self._send = receive, send
+        self._pace = FramePace(socket.pace)
         writer = block_writer(send, batches=subprotocol == BATCH)
         self._plain = None if subprotocol else PlainWriter(writer)
         self._writer: BlockWriter = self._plain or writer
         self._following: dict[str, asyncio.Task[None]] = {}
         self._attached: set[str] = set()  # those of them that this client has not started itself
         self._tasks: set[asyncio.Task[None]] = set()
-        self._closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        self._closed: asyncio.Future[None] = loop.create_future()
+        self._now = loop.time
+        self._active = self._now()  # when it last asked for a command or for output
 
     @property
     def principal(self) -> Principal:
@@ -208,7 +216,7 @@ class TerminalConnection:
 
     async def _authenticate(self, bearer: str | None) -> None:
         """Identify the client by its header or, if a token is still required, by a message in AUTH_TIMEOUT."""
-        known = await self.security.identify(bearer, self.principal)
+        known = await self._identify(bearer)
         await self._perform(self.protocol.identified(known, may_try=bearer is None))
         if not self.protocol.awaits_token:
             return
@@ -217,9 +225,18 @@ class TerminalConnection:
                 while self.protocol.awaits_token and await self._take_frame():
                     pass
         except TimeoutError:
-            await self._perform(self.protocol.identified(await self.security.identify(None, self.principal)))
+            await self._perform(self.protocol.identified(await self._identify(None)))
         if self.protocol.awaits_token:
             raise ClientGone
+
+    async def _identify(self, token: str | None) -> Principal | Decision:
+        """The principal of a token, once there is a seat for it."""
+        known = await self.security.identify(token, self.principal)
+        seat = known if isinstance(known, Decision) else self.security.take_seat(self.seat, known)
+        if isinstance(seat, Decision):
+            return seat
+        self.seat = seat
+        return known
 
     async def _converse(self) -> None:
         """Process frames until the client disconnects or the socket is closed; later frames are not processed."""
@@ -237,11 +254,24 @@ class TerminalConnection:
 
     async def _take_frame(self) -> bool:
         """Process one frame; False if the client has disconnected."""
+        begun = self._now()
         event = await self._receive()
         if event["type"] == "websocket.disconnect":
             return False
+        await self._keep_pace(self._now(), self._now() - begun)
         await self._perform(self.protocol.receive(event.get("text")))
         return True
+
+    async def _keep_pace(self, now: float, idle: float) -> None:
+        """Leave the loop to the other connections, a client in haste for longer. Raises ClientGone for a flood."""
+        wait = self._pace.wait(now, idle)
+        if wait is None:
+            abort(self._send)
+            await self._act(Reject("limits.frames"))
+            raise ClientGone
+        await asyncio.sleep(wait)
+        if wait and has_left(self._send):
+            raise ClientGone
 
     async def _perform(self, actions: Actions) -> None:
         for action in actions:
@@ -254,8 +284,7 @@ class TerminalConnection:
             case Reject(rule):
                 await self.rejections.record(self.principal.name, self.principal.address, path=PATH, rule=rule)
             case Identify(token):
-                known = await self.security.identify(token, self.principal)
-                await self._perform(self.protocol.identified(known))
+                await self._perform(self.protocol.identified(await self._identify(token)))
             case Welcome():
                 await self._welcome()
             case Submit(in_turn=True):
@@ -281,12 +310,14 @@ class TerminalConnection:
             await self._say(Waking(message="Waking up"))
         target = await self.executions.target(self.principal, OWN)
         if isinstance(target, Decision):
+            await self._act(Reject(target.rule))
             code = CLOSE_UNAUTHORISED if target.rule == "target.unknown" else CLOSE_TRY_LATER
             await self._perform([refusal(target), Close(code, target.rule)])
             raise ClientGone
         await self._perform(self.protocol.welcomed(target.profile.name))
 
     async def _submit(self, action: Submit) -> None:
+        self._active = self._now()
         submitted = await self.executions.submit(self.principal, action.spec)
         match submitted:
             case Refused(decision=decision):
@@ -330,6 +361,12 @@ class TerminalConnection:
             await asyncio.sleep(RECHECK_EVERY)
             if not await self.executions.still_allowed(self.principal):
                 await self._perform_quietly(self.protocol.expired())
+                return
+            if self._following:
+                self._active = self._now()
+            elif self.security.is_idle(self.seat, self._now() - self._active):
+                self.seat = self.security.connections.give_up(self.seat)
+                await self._perform_quietly(made_room())
                 return
             for execution in list(self._attached):
                 if not await self.executions.still_allowed(self.principal, execution):

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 from websockets.asyncio.client import connect
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from backend.core.identity import Role
 from backend.storage.identities import SqlIdentities
@@ -360,7 +360,19 @@ class TestLogin:
         assert answer.status_code == 401
         assert answer.text == login(world.server, "no-such-name", "x").text if name == "ann" else True
         assert answer.json()["rule"] == "auth.password"
-        assert world.events(kind="login_failed", name=name)
+        assert bool(world.events(kind="login_failed", name=name)) == (name in {"ann", "dora", "admin"})
+
+    def test_a_name_that_no_account_has_is_recorded_so_that_it_can_be_recognised_only(self, world: World) -> None:
+        """It may be a password that was typed in the wrong field."""
+        typed = "canary-password-as-name-9d"
+        before = len(world.events(kind="login_failed"))
+        for name in (typed, typed, f"{typed}x"):
+            assert login(world.server, name, "x").status_code == 401
+        first, again, other = world.events(kind="login_failed")[before:]
+        assert re.fullmatch("[0-9a-f]{16}", first["unknown_name"])
+        assert first["unknown_name"] == again["unknown_name"] != other["unknown_name"]
+        assert "name" not in first
+        assert typed not in json.dumps(audit(world.server.data_dir)) + world.server.logs
 
     def test_attempts_are_limited_for_an_address(self, world: World) -> None:
         origin = address()
@@ -381,6 +393,24 @@ class TestLogin:
         assert login(world.server, "guessed").status_code == 429
         assert world.events(kind="rejected", status=429, rule="auth.limited", path="/api/auth/token")
 
+    async def test_a_flood_of_wrong_passwords_does_not_keep_out_who_logged_in_before(self, world: World) -> None:
+        """400 attempts of 40 addresses: few of them wait, and the right password of a known address does not."""
+        home = address()
+        assert (await asyncio.to_thread(login, world.server, "cleo", PASSWORD, home)).status_code == 200
+        limits = httpx.Limits(max_connections=400)
+        async with httpx.AsyncClient(base_url=world.server.url, limits=limits, timeout=60) as client:
+            strangers = [address() for _ in range(40)]
+            flood = [asyncio.create_task(_attempt(client, each, "cleo", "x")) for each in strangers * 10]
+            await asyncio.wait(flood, return_when=asyncio.FIRST_COMPLETED)
+            right = await _attempt(client, home, "cleo", PASSWORD)
+            answers = await asyncio.gather(*flood)
+        assert right.status_code == 200, "the attempts of others on its name do not count for it"
+        rules = [answer.json()["rule"] for answer in answers]
+        assert set(rules) == {"auth.password", "auth.busy", "auth.limited"}
+        busy = answers[rules.index("auth.busy")]
+        assert busy.status_code == 429
+        assert 1 <= int(busy.headers["retry-after"]) <= 10
+
     def test_a_link_is_good_once(self, world: World) -> None:
         ticket = accounts(world.server.data_dir, lambda identities: new_link(identities, world.users["vic"]))
         with ThreadPoolExecutor(8) as threads:
@@ -398,6 +428,11 @@ class TestLogin:
         assert _take(world.server.url, ticket).status_code == 401
 
 
+async def _attempt(client: httpx.AsyncClient, origin: str, name: str, password: str) -> httpx.Response:
+    form = {"username": name, "password": password}
+    return await client.post("/api/auth/token", data=form, headers={"X-Forwarded-For": origin})
+
+
 def _take(url: str, ticket: str) -> httpx.Response:
     return httpx.post(f"{url}/api/auth/link", json={"ticket": ticket}, headers={"X-Forwarded-For": address()})
 
@@ -411,6 +446,9 @@ class TestLeaks:
             ticket = accounts(world.server.data_dir, lambda identities: new_link(identities, world.users["ann"]))
             wrong = {"canary-wrong-password-1c", "gp_canary-wrong-token-2d", "gl_canary-wrong-ticket-3e"}
             await self._use(world, ticket, *sorted(wrong))
+            for token in (ticket, *sorted(wrong), *world.tokens.values()):
+                if token.startswith(("gp_", "gl_", "ey")):
+                    await self._misplace(world, token)
             logins = {token for who, token in world.tokens.items() if who != "visitor"}
             secrets = {PASSWORD, SECRET_KEY, VISITOR_TOKEN, ticket, HASH, *wrong, *logins}
             events = json.dumps(audit(world.server.data_dir))
@@ -418,6 +456,7 @@ class TestLeaks:
             kept = [file.read_bytes() for file in world.server.data_dir.glob("gatepost.db*")]
             assert kept
             assert "login_failed" in events
+            assert "/api/[masked]/executions" in events, "the path of a rejected request"
             for secret in sorted(secrets):
                 assert secret not in world.server.logs, "in the logs"
                 assert secret not in events, "in the audit"
@@ -439,6 +478,25 @@ class TestLeaks:
                 await client.receive()
         world.ask(None, "POST", "/api/auth/token", content=f"username=ann&password={password}%zz")
         world.execute("ann", "pyguard ps -ef")
+
+    async def _misplace(self, world: World, token: str) -> None:
+        """Put a token where none belongs."""
+        for path in (f"/api/{token}/executions", f"/api/{'x' * 170}/{token}", f"/api/x?y={token}", f"/{token}"):
+            world.ask(None, "GET", path)
+            world.ask("ann", "GET", path)
+        shown = {"Origin": f"https://{token}.example", "User-Agent": token, "X-Forwarded-For": token}
+        world.ask(None, "GET", "/api/auth/me", headers=shown)
+        with suppress(InvalidStatus):
+            async with connect(world.server.ws_url, additional_headers=shown, user_agent_header=None):
+                pass
+        with suppress(httpx.HTTPError):
+            world.ask("ann", token, "/api/executions")
+        for body in ({"command": f"nosuch {token}"}, {"command": "pwd", "target": f"machine:{token}"}):
+            world.ask("ann", "POST", "/api/executions", body)
+        world.ask("ann", "POST", "/api/executions", {"command": "pwd", "project_id": token})
+        world.ask("ann", "POST", "/api/projects", {"name": "A", "profile": token})
+        world.ask("ann", "PATCH", f"/api/projects/{token}", {"name": token})
+        login(world.server, token[:64], "x")
 
     def test_a_first_start_prints_one_link_on_standard_error_only(self, start_server: StartServer) -> None:
         server = start_server(ROOMY)

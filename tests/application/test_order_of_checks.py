@@ -11,6 +11,7 @@ from backend.core.execution.requests import Refused, Request
 from backend.core.execution.targets import OWN
 from backend.core.identity import Permission
 from backend.core.limits import Rate, Slots
+from backend.core.recording.retention import UNLIMITED
 from backend.storage.limiter import MovingWindow
 from tests.application.servers import Servers
 from tests.recipes.house import ANN
@@ -30,6 +31,8 @@ async def test_the_checks_are_made_in_the_order_that_is_shown(servers: Servers) 
     # A request that every check refuses; each of these makes one of them content.
     gateway.closing, gateway.rates, gateway.slots = True, Rates(none, none, none), Slots(0, 0)
     gateway.protected = lambda: Decision.deny("protection.level", "No cage.")
+    shares = gateway.lifecycle.shares
+    shares.share = 0
     reader = replace(ANN, permissions=frozenset({Permission.READ}))
     unknown = Decision.deny("target.unknown", "There is no such target.")
     request = Request(reader, target, "sudo x", timeout=1e6, detached=True, unresolved=unknown)
@@ -41,12 +44,17 @@ async def test_the_checks_are_made_in_the_order_that_is_shown(servers: Servers) 
 
         return set_part
 
+    def widen(request: Request) -> Request:
+        shares.share = UNLIMITED
+        return request
+
     contented = {
         "server.stopping": ("stopping", change("closing", False)),
         "limits.rate": ("rate", change("rates", admitting)),
         "target.unknown": ("target", lambda request: replace(request, unresolved=None)),
         "role.forbidden": ("role", lambda request: replace(request, principal=ANN)),
         "protection.level": ("protection", change("protected", lambda: None)),
+        "limits.recordings": ("share", widen),
         "limits.timeout": ("timeout", lambda request: replace(request, timeout=None)),
         "blocked.sudo": ("admit", lambda request: replace(request, command="echo x")),
         "limits.concurrency": ("slots", change("slots", open_slots)),

@@ -2,7 +2,7 @@
 
 import pytest
 
-from backend.core.client_address import client_address, origin_allowed
+from backend.core.client_address import any_name, client_address, is_loopback, names_of_machine, origin_allowed
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_what_a_client_claims_changes_nothing() -> None:
     ],
 )
 def test_pages_of_the_same_host_or_listed_may_connect(origin: str | None, host: str, allowed: bool) -> None:
-    assert origin_allowed(origin, host, ["https://listed.test"], loopback=False) is allowed
+    assert origin_allowed(origin, host, ["https://listed.test"], any_name) is allowed
 
 
 @pytest.mark.parametrize(
@@ -61,12 +61,38 @@ def test_pages_of_the_same_host_or_listed_may_connect(origin: str | None, host: 
     [
         ("http://localhost:8000", True),
         ("http://127.0.0.1:8000", True),
+        ("http://127.0.0.2:8000", True),
+        ("http://192.168.1.5", True),
         ("http://[::1]:8000", True),
+        ("http://[fe80::1]:8000", True),
+        ("http://app.localhost:8000", True),
+        ("http://laptop.local:8000", True),
+        ("http://LAPTOP.local:8000", True),
         ("http://rebound.test:8000", False),
+        ("http://127.0.0.1.rebound.test:8000", False),
+        ("http://localhost.rebound.test:8000", False),
+        ("http://evil-laptop.local:8000", False),
     ],
 )
-def test_on_this_machine_a_foreign_name_is_a_rebinding_attack(origin: str, allowed: bool) -> None:
-    assert origin_allowed(origin, origin.removeprefix("http://"), [], loopback=True) is allowed
+def test_a_name_that_is_not_of_the_machine_is_a_rebinding_attack(origin: str, allowed: bool) -> None:
+    own = names_of_machine({"laptop.local"})
+    assert origin_allowed(origin, origin.removeprefix("http://"), [], own) is allowed
+    assert origin_allowed(origin, origin.removeprefix("http://"), [origin], own), "a listed origin passes in any case"
+
+
+@pytest.mark.parametrize(
+    ("address", "loopback"),
+    [
+        ("127.0.0.1", True),
+        ("127.8.8.8", True),
+        ("::1", True),
+        ("10.0.0.1", False),
+        ("/run/socket", False),
+        (None, False),
+    ],
+)
+def test_loopback_addresses_are_those_of_this_machine_alone(address: str | None, loopback: bool) -> None:
+    assert is_loopback(address) is loopback
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from backend.core.identity import Principal, Role, User
 from backend.core.limits import Rate, Slots
+
+ANN = User("1", "ann", Role.OPERATOR, "agent", False, 0, 0)
 
 
 @pytest.mark.parametrize(
@@ -29,16 +32,19 @@ def test_what_is_no_rate_is_refused(text: str) -> None:
         Rate.parse(text)
 
 
-@given(st.lists(st.tuples(st.booleans(), st.sampled_from("abc")), max_size=80))
+@given(st.lists(st.tuples(st.booleans(), st.sampled_from("abcde")), max_size=80))
 def test_slots_never_give_more_than_there_are(steps: list[tuple[bool, str]]) -> None:
-    slots, held = Slots(2, 4), Counter[str]()
-    for take, who in steps:
+    """`a` to `c` are visitors, who leave one of the four slots to the others."""
+    slots, held = Slots(2, 4, reserved=1), Counter[str]()
+    people = {name: Principal(name, "", user=None if name in "abc" else ANN) for name in "abcde"}
+    for take, name in steps:
         if take:
-            full = held[who] >= 2 or held.total() >= 4
-            refusal = slots.acquire(who)
+            visitors = sum(count for each, count in held.items() if each in "abc")
+            full = held[name] >= 2 or held.total() >= 4 or (name in "abc" and visitors >= 3)
+            refusal = slots.acquire(people[name])
             assert (refusal is not None) == full
-            held[who] += refusal is None
-        elif held[who]:
-            slots.release(who)
-            held[who] -= 1
+            held[name] += refusal is None
+        elif held[name]:
+            slots.release(people[name])
+            held[name] -= 1
     assert slots.taken == +held

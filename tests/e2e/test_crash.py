@@ -93,6 +93,32 @@ async def test_what_ran_in_a_killed_server_is_lost_and_what_had_ended_is_not(
     assert kinds(events, good) == ["submitted", "started", "finished"]
 
 
+async def test_a_server_that_is_killed_again_and_again_leaves_recordings_that_agree_with_the_audit(
+    start_server: StartServer, tmp_path: Path
+) -> None:
+    token = new_token(tmp_path, "ann")
+    env = {"GATEPOST_CONCURRENT_PER_PRINCIPAL": "20", "GATEPOST_USER_RATE": "100000/minute"}
+    for kill in range(6):
+        server = start_server({**env, "GATEPOST_API_RATE": "100000/minute"})
+        async with client(server, token) as api:
+            for line in ("pyguard true", "echo one; false", "pyguard seq 100") * 5:
+                await begin(api, line, dry_run=not line.startswith("pyguard"))
+            last = await begin(api, "echo last")
+            if kill % 2:
+                await ended(api, last)
+        server.kill()
+    server = start_server(env)
+    async with client(server, token) as api:
+        page = (await api.get("/api/executions", params={"limit": 200})).json()["executions"]
+    assert len(page) == 6 * 16
+    for entry in page:
+        last_line = server.get(f"/api/executions/{entry['id']}/recording", {"Authorization": f"Bearer {token}"})
+        assert json.loads(last_line.body.splitlines()[-1])["status"] == entry["status"]
+    server.stop()
+    done = gatepost(tmp_path, "audit", "verify", "--json", "--recordings")
+    assert json.loads(done.stdout)["recordings"] == {"good": len(page), "gone": 0, "changed": []}
+
+
 async def test_an_ending_that_could_not_be_written_is_the_true_one_after_the_next_start(
     start_server: StartServer, tmp_path: Path
 ) -> None:

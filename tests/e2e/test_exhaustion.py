@@ -1,16 +1,18 @@
 """When the machine has no more to give: commands fail in order, and the service goes on as before."""
 
 import asyncio
+import json
 import os
 import sys
 from pathlib import Path
 
+from bench.hostile.clients import address, connect, many
 from tests.client import assert_gapless, output, terminal
 from tests.conftest import StartServer
 from tests.e2e.as_user import as_one_user
 from tests.e2e.open_gate import give, open_policy
 from tests.needs import need
-from tests.serving import Server, processes_of
+from tests.serving import Server, processes_of, wait_until
 
 SERVE = f"exec {sys.executable} -m backend serve"
 BOMB = """
@@ -110,11 +112,30 @@ async def test_without_a_place_for_recordings_nothing_runs(server: Server) -> No
             [error] = await client.run("pyguard touch unrecorded.txt")
             assert error["rule"] == "recording.unavailable"
         assert server.get("/readyz").json["checks"]["recordings"] == "failed"
+        [logged] = [line for line in map(json.loads, server.stdout.splitlines()) if line["event"] == "refused"]
+        assert (logged["level"], logged["rule"]) == ("error", "recording.unavailable")
+        assert "cannot be created" in logged["reason"]
     finally:
         away.rename(server.recordings)
     assert not (server.workspace / "unrecorded.txt").exists()
     async with terminal(server) as client:
         assert output(await client.run("echo on")) == "on\n"
+
+
+def _answers(server: Server) -> bool:
+    try:
+        return server.get("/healthz").status == 200
+    except OSError:
+        return False
+
+
+async def test_more_connections_than_descriptors_are_reported_in_one_line(start_server: StartServer) -> None:
+    server = start_server(command=["bash", "-c", f"ulimit -n 50; {SERVE}"])
+    async with many([connect(server.url, address(number)) for number in range(100)]):
+        wait_until(lambda: "Connections cannot be accepted" in server.stdout, "the report")
+    wait_until(lambda: _answers(server), "the service")
+    assert server.stdout.count("Connections cannot be accepted: Too many open files.") == 1
+    assert "Traceback" not in server.logs
 
 
 async def test_without_descriptors_commands_fail_and_nothing_leaks(start_server: StartServer) -> None:

@@ -1,5 +1,7 @@
 """Which pages may open the terminal: a browser names its page in `Origin`, a program names none."""
 
+import asyncio
+import socket
 from typing import Any
 
 import pytest
@@ -104,6 +106,57 @@ async def test_a_name_that_was_pointed_at_this_machine_gets_403(server: Server) 
         async with connect(uri, host="127.0.0.1", port=server.port, additional_headers=headers):
             pass
     assert refused.value.response.status_code == 403
+    assert b"GATEPOST_HOST_NAMES=evil.test" in refused.value.response.body
+
+
+async def _rebound(server: Server, reached: str, **headers: str) -> int:
+    """The status of a socket that a page of evil.test opens to its own name, which now resolves to us."""
+    headers |= {"Origin": f"http://evil.test:{server.port}"}
+    uri = server.ws_url.replace("127.0.0.1", "evil.test")
+    try:
+        async with connect(uri, host=reached, port=server.port, additional_headers=headers):
+            return 101
+    except InvalidStatus as refused:
+        return refused.response.status_code
+
+
+async def test_no_address_of_the_machine_can_be_rebound_to(start_server: StartServer) -> None:
+    server = start_server({"GATEPOST_HOST": "0.0.0.0"})
+    others = [address for address in await _addresses() if await _reaches(address, server.port)]
+    assert {address: await _rebound(server, address) for address in ["127.0.0.2", *others]} == dict.fromkeys(
+        ["127.0.0.2", *others], 403
+    )
+    assert await _rebound(server, "127.0.0.2", **{"X-Forwarded-For": "1.2.3.4"}) == 403, "loopback is no proxy's"
+    for address in others:
+        assert await _rebound(server, address, **{"X-Forwarded-For": "1.2.3.4"}) == 101, "a proxy chose us by the name"
+    assert server.get("/healthz", {"Host": "probe.test"}).status == 200
+
+
+async def _addresses() -> list[str]:
+    """The addresses of this machine in its networks."""
+    found = await asyncio.get_running_loop().getaddrinfo(socket.gethostname(), 0, family=socket.AF_INET)
+    return sorted({str(entry[4][0]) for entry in found if not str(entry[4][0]).startswith("127.")})
+
+
+async def _reaches(address: str, port: int) -> bool:
+    try:
+        (await asyncio.open_connection(address, port))[1].close()
+    except OSError:
+        return False
+    return True
+
+
+async def test_listed_host_names_and_proxied_ones_pass(start_server: StartServer) -> None:
+    listed = start_server({"GATEPOST_HOST_NAMES": "gate.test, Evil.test"})
+    assert await _rebound(listed, "127.0.0.1") == 101
+    proxied = start_server({"TRUSTED_PROXY_HOPS": "1"})
+    assert await _rebound(proxied, "127.0.0.1") == 101
+
+
+@pytest.mark.parametrize("names", ["*", "https://gate.test", "gate.test:8000", "gate.test/x"])
+def test_what_is_no_host_name_is_refused_at_startup(names: str) -> None:
+    with pytest.raises(SettingsError, match="GATEPOST_HOST_NAMES"):
+        load_settings(GATEPOST_HOST_NAMES=names)
 
 
 async def test_listed_origins_pass_and_what_only_looks_like_them_does_not(start_server: StartServer) -> None:

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ import pytest
 from websockets.asyncio.client import connect
 
 from backend.accounts.credentials import new_signing_key
+from tests import preloaded
+from tests.api.world import audit
 from tests.client import BATCH, LINES, output, terminal
 from tests.conftest import StartServer
 from tests.needs import need
@@ -178,6 +181,106 @@ def test_a_port_that_is_taken_stops_the_start_and_what_was_begun_is_ended(server
     assert done.returncode not in {0, None}
     assert "address already in use" in done.stdout + done.stderr
     assert not (tmp_path / "gatepost.db-wal").exists(), "the database was not closed"
+
+
+def _file(name: str, content: bytes) -> Callable[[Path], object]:
+    """Something that is in the way: a file in the folder of the test, for its owner only."""
+
+    def write(folder: Path) -> None:
+        file = folder / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(content)
+        file.chmod(0o600)
+
+    return write
+
+
+BROKEN: dict[str, tuple[Callable[[Path], object], dict[str, str], str]] = {
+    "the data folder is a file": (_file("data", b""), {}, "Not a directory. The service needs a folder"),
+    "the data folder cannot be written to": (lambda _: None, {"GATEPOST_DATA_DIR": "/sys/gatepost"}, "GATEPOST_DATA_DIR"),
+    "the id of the folder": (_file("data/folder.id", b"\xff\xfe"), {}, "folder.id does not contain an id; delete it"),
+    "the key of the audit": (_file("data/audit.key", b"x"), {}, "audit.key cannot be used"),
+    "the key of tokens": (_file("data/tokens.key", b"x"), {}, "at least 32 bytes"),
+    "the database": (_file("data/gatepost.db", b"x" * 9000), {}, "restore a damaged one from a backup"),
+    "the folder of the database": (lambda _: None, {"DATABASE_URL": "sqlite:////nowhere/x.db"}, "No such file or directory"),
+    "the settings": (_file(".env", b"PORT=1\nX=\xff"), {}, ".env: not text in UTF-8"),
+    "a file of the settings": (
+        _file("token", b"\xff" * 20), {"GATEPOST_ACCESS_TOKEN_FILE": "token"}, "GATEPOST_ACCESS_TOKEN_FILE: ",
+    ),
+    "the address": (lambda _: None, {"GATEPOST_HOST": "192.0.2.1"}, "GATEPOST_HOST or --host must be an address of this"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_what_cannot_be_used_stops_the_start_in_one_line_that_says_what_to_do(what: str, tmp_path: Path) -> None:
+    prepare, env, said = BROKEN[what]
+    prepare(tmp_path)
+    folder = {"GATEPOST_DATA_DIR": str(tmp_path / "data"), "PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
+    done = preloaded.run(["serve", "--port", "0"], tmp_path, folder | env)
+    assert done.returncode not in {0, 1}
+    [line] = done.stderr.splitlines()
+    assert line.startswith("gatepost: ")
+    assert said in line
+    assert "Traceback" not in done.stdout
+
+
+def test_with_uvicorn_too_a_setting_that_cannot_be_used_is_one_line(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "uvicorn", "backend.server:app"],
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "GATEPOST_COMMAND_RATE": "often"},
+        cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    [line] = done.stderr.splitlines()
+    assert line.startswith("gatepost: GATEPOST_COMMAND_RATE: ")
+
+
+def test_a_full_disk_stops_the_start_in_one_line(tmp_path: Path) -> None:
+    """Files of more than a few blocks cannot be written, as on a disk that is nearly full."""
+    words = [sys.executable, "-m", "backend", "serve", "--port", "0", "--data-dir", str(tmp_path / "data")]
+    done = subprocess.run(
+        ["sh", "-c", 'ulimit -f 8; exec "$@"', "sh", *words],
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)},
+        cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    [line] = done.stderr.splitlines()
+    assert "on a disk with free space" in line
+    assert "Traceback" not in done.stdout
+
+
+@pytest.mark.parametrize("output", [">/dev/full", ">&-"], ids=["full", "closed"])
+async def test_without_a_place_for_its_logs_a_server_says_so_and_runs_commands(
+    start_server: StartServer, output: str
+) -> None:
+    server = start_server(command=["sh", "-c", f'exec "$0" -m backend serve {output}', sys.executable])
+    async with terminal(server) as client:
+        assert (await client.run("pwd"))[-1]["status"] == "succeeded"
+        assert (await client.run("nosuch"))[-1]["type"] == "error"
+    assert server.stop() == 0
+    assert server.stderr.count("gatepost: No logs can be written to standard output: ") == 1
+    assert "Traceback" not in server.stderr
+    assert "Exception" not in server.stderr
+    kinds = [event["kind"] for event in audit(server.data_dir)]
+    assert kinds.count("finished") == kinds.count("denied") == 1
+
+
+async def test_a_data_folder_that_was_moved_away_refuses_commands_until_it_is_back(start_server: StartServer) -> None:
+    server = start_server()
+    away = server.data_dir.with_name("away")
+    async with terminal(server) as client:
+        server.data_dir.rename(away)
+        for _ in range(2):
+            refused = (await client.run("pwd"))[-1]
+            assert refused["rule"] == "storage.unavailable"
+            assert "The data folder of the server cannot be reached" in refused["reason"]
+        away.rename(server.data_dir)
+        assert (await client.run("pwd"))[-1]["status"] == "succeeded"
+    assert server.stop() == 0
+    assert server.stdout.count('"event": "data folder not reached"') == 1
+    assert server.stdout.count('"event": "over: data folder not reached"') == 1
+    assert "Traceback" not in server.logs
+    assert [event["kind"] for event in audit(server.data_dir)].count("denied") == 2
 
 
 @pytest.mark.parametrize(

@@ -210,7 +210,7 @@ def build(common: Shared, *, slots: int = 8, shares: House | None = None) -> Hou
         projects=common.projects,
         tokens=ValidTokens(),
         queue=ownership,
-        local=LocalExecutions(lifecycle.registry, recordings),
+        local=LocalExecutions(lifecycle.registry, recordings, common.executions),
         bus=common.bus,
         owner=owner,
         folder=folder,

@@ -40,7 +40,7 @@ def test_it_is_added_up_written_and_read_again() -> None:
 
 
 def test_it_is_in_the_last_event() -> None:
-    [end] = closed("01", Completion(Status.SUCCEEDED, 0, 1, usage=USED))
+    [end] = closed("01", Completion(Status.SUCCEEDED, 0, 1, usage=USED), "")
     assert USED.figures.items() <= end.fields.items()
 
 

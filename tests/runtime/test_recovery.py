@@ -1,20 +1,27 @@
 """Closing what a dead server left, while others run commands."""
 
 import asyncio
+import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 import structlog
 
+from backend.application.local_executions import LocalExecutions
 from backend.core.audit.attempts import Attempt
+from backend.core.audit.chain import Link
 from backend.core.errors import StorageError
+from backend.core.execution.lifecycle import complete_message
 from backend.core.execution.model import Status
 from backend.core.execution.ownership import LEASE_MS, Contact
+from backend.core.execution.registry import Registry
+from backend.core.recording.reader import Send
 from backend.core.recording.writer import Recorder
 from backend.runtime.recovery import Recovery
 from backend.storage.owner_locks import OwnerLocks
+from backend.storage.recording_digests import Comparison
 from backend.storage.recordings import FileRecordings, RecordingFile
 from tests.core.recording.recorded import COMPLETE, STARTED
 from tests.storage.conftest import Clock, clock, new_id, postgresql
@@ -109,6 +116,51 @@ async def test_each_gets_the_ending_that_its_recording_tells(house: House) -> No
         ["lost"],
         ["lost"],
     ]
+
+
+async def test_a_server_that_dies_between_the_audit_and_the_last_line_leaves_the_same_in_both(
+    house: House, tmp_path: Path
+) -> None:
+    before, log, recorder = await house.begin(house.dead)
+    recorder.seal(COMPLETE)
+    os.close(log._fd)  # dies before its end is on record
+    behind, log, recorder = await house.begin(house.dead)
+    ended = replace(ENDED, recording=recorder.seal(complete_message(ENDED)))
+    assert await house.dead.log.close(behind, ended)
+    os.close(log._fd)  # dies before its viewers get the end
+    full, log, recorder = await house.begin(house.dead)
+    stored = log.path.read_bytes()
+    disk, log._fd = log._fd, os.open("/dev/full", os.O_WRONLY)
+    ended = replace(ENDED, recording=recorder.seal(complete_message(ENDED)))
+    assert ended.recording
+    assert await house.dead.log.close(full, ended)
+    for fd in (disk, log._fd):
+        os.close(fd)
+    gone, log, _ = await house.begin(house.dead)
+    os.close(log._fd)
+    log.path.unlink()
+    await house.wait_a_lease()
+    assert await house.recovery(house.alive).run_once() == 2
+    local = LocalExecutions(Registry(), FileRecordings(house.recordings.folder), house.world.history)
+    for one, status in ((before, COMPLETE.status), (behind, ENDED.status), (full, ENDED.status)):
+        blocks: list[bytes] = []
+        await local.copy_here(one.id, _into(blocks), 0, None)
+        last = json.loads(b"".join(blocks).splitlines()[-1])
+        assert (last["type"], last["status"]) == ("complete", status)
+        assert await house.status(one) is Status(status)
+    assert (house.recordings.folder / f"{full.id}.ndjson").read_bytes().startswith(stored)
+    compared = Comparison(house.recordings.folder)
+    bodies = [json.dumps(event) for event in await house.world.events()]
+    compared.take(Link(seq, body, b"") for seq, body in enumerate(bodies, 1))
+    assert (compared.good, list(compared.missing)) == (3, [gone.id])
+    assert compared.changed == []
+
+
+def _into(blocks: list[bytes]) -> Send:
+    async def send(block: bytes) -> None:
+        blocks.append(block)
+
+    return send
 
 
 async def test_a_recording_that_cannot_be_read_is_logged_once_and_the_others_are_closed(house: House) -> None:

@@ -5,10 +5,14 @@ import signal
 import time
 
 import pytest
+from limits import RateLimitItemPerSecond
+from limits.storage import storage_from_string
+from limits.strategies import MovingWindowRateLimiter as PageLimiter
 
 from backend.core.errors import StorageError
 from backend.core.limits import Rate
 from backend.storage.limiter import (
+    PAGE_WINDOWS,
     REDIS_PATIENCE,
     SWEEP_EVERY,
     MovingWindow,
@@ -41,16 +45,54 @@ async def test_two_limits_do_not_share_their_counts() -> None:
     assert await second.hit("a") == 0.0
 
 
-async def test_visitors_who_left_take_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_visitors_who_left_take_no_memory() -> None:
     now = 1000.0
-    monkeypatch.setattr("backend.storage.limiter.time.time", lambda: now)
-    storage = WindowStorage()
+    storage = WindowStorage(lambda: now)
     for number in range(500):
         await storage.acquire_entry(f"visitor {number}", 1, 10)
     now = 2000.0
     for _ in range(SWEEP_EVERY):
         await storage.acquire_entry("the last", 10**6, 10)
-    assert set(storage._windows) == {"the last"}
+    assert set(storage.windows.keys) == {"the last"}
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+async def test_a_clock_that_is_set_makes_nobody_wait_longer(monkeypatch: pytest.MonkeyPatch, hours: int) -> None:
+    window, clock = MovingWindow(Rate(1, 1), "t"), time.time
+    assert await window.hit("a") == 0.0
+    monkeypatch.setattr(time, "time", lambda: clock() + hours * 3600)
+    assert 0 < await window.hit("a") <= 1
+    assert 0 <= (await window.left("a")).reset <= 1
+    async with asyncio.timeout(3):
+        while await window.hit("a"):
+            await asyncio.sleep(0.05)
+
+
+async def test_a_clock_that_is_set_back_lets_no_page_wait_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    limiter, item = PageLimiter(storage_from_string(PAGE_WINDOWS)), RateLimitItemPerSecond(1, 1)
+    assert limiter.hit(item, "a")
+    assert not limiter.hit(item, "a")
+    clock = time.time
+    monkeypatch.setattr(time, "time", lambda: clock() - 3600)
+    assert abs(limiter.get_window_stats(item, "a").reset_time - time.time()) <= 1
+    async with asyncio.timeout(3):
+        while not limiter.hit(item, "a"):
+            await asyncio.sleep(0.05)
+
+
+async def test_what_a_clock_ahead_of_ours_stored_in_redis_is_no_reason_to_wait_longer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with running_redis() as redis:
+        storage, clock = shared_storage(redis.url), time.time
+        window = MovingWindow(Rate(1, 2), "t", storage)
+        assert await window.hit("ann") == 0.0
+        monkeypatch.setattr(time, "time", lambda: clock() - 3600)
+        assert 0 < await window.hit("ann") <= 2
+        async with asyncio.timeout(6):
+            while await window.hit("ann"):
+                await asyncio.sleep(0.1)
+        await storage.bridge.storage.aclose()  # type: ignore[attr-defined]
 
 
 async def test_a_window_in_redis_is_shared_exactly() -> None:

@@ -13,10 +13,11 @@ import pytest
 from backend.core.errors import RecordingError
 from backend.core.recording.lines import encode_lines
 from backend.core.recording.writer import Recorder
-from backend.storage.recordings import FileRecordings, Retention
+from backend.storage.recordings import FileRecordings
 from tests.core.recording.recorded import COMPLETE, STARTED
 from tests.serving import ROOT
-from tests.storage.contract.test_recordings import ID, read, write
+from tests.storage.contract.test_recordings import ID, OTHER, read, write
+from tests.unprivileged import unprivileged
 
 # Another server: writes a recording, a step for each line that it reads.
 ELSEWHERE = """
@@ -49,8 +50,12 @@ async def test_what_a_crash_cut_off_is_ended_as_lost(folder: FileRecordings, tor
     log.append(torn)
     os.close(log._fd)  # what the death of its server does
     restarted = FileRecordings(folder.folder)
+    stored = log.path.read_bytes()
     found = restarted.find(ID)
     assert found
+    await read(found)
+    assert log.path.read_bytes() == stored, "who looks changes nothing"
+    assert (restarted.last_message(ID) or {})["status"] == "lost"
     messages = await read(found)
     assert [message["seq"] for message in messages] == list(range(1, len(messages) + 1))
     assert (messages[-2]["rule"], messages[-1]["status"]) == ("server.lost", "lost")
@@ -61,27 +66,44 @@ async def test_what_a_crash_cut_off_is_ended_as_lost(folder: FileRecordings, tor
 
 async def test_an_empty_file_is_ended_too(folder: FileRecordings) -> None:
     os.close(folder.create(ID)._fd)
-    found = FileRecordings(folder.folder).find(ID)
+    restarted = FileRecordings(folder.folder)
+    assert restarted.cut_off(ID) == 0
+    assert (restarted.last_message(ID) or {})["status"] == "lost"
+    found = restarted.find(ID)
     assert found
     assert [message["type"] for message in await read(found)] == ["error", "complete"]
 
 
-def test_the_old_and_the_many_go_and_the_live_stay(folder: FileRecordings) -> None:
-    ids = [f"01ARZ3NDEKTSV4RRFFQ69G5FA{letter}" for letter in "ABCDEF"]
-    logs = [write(folder, 3, end=id != ids[0], id=id) for id in ids]
-    size = logs[1].path.stat().st_size
-    os.utime(logs[5].path, (1, 1))
-    folder.prune(Retention(age=1e6, size=size * 2 + size // 2), now=logs[1].path.stat().st_mtime)
-    kept = {path.stem for path in folder.folder.iterdir()}
-    assert ids[0] in kept
-    assert ids[5] not in kept
+def test_they_are_measured_and_deleted_by_their_ids_and_other_files_are_left_alone(folder: FileRecordings) -> None:
+    ids = [f"01ARZ3NDEKTSV4RRFFQ69G5FA{letter}" for letter in "ABC"]
+    sizes = {id: write(folder, 3, end=id != ids[0], id=id).path.stat().st_size for id in ids}
+    for name in ("notes.txt", "x.ndjson", ".ndjson"):
+        (folder.folder / name).touch()
+    assert folder.sizes() == sizes
+    assert [folder.is_written(id) for id in (*ids, ID)] == [True, False, False, False]
+    folder.delete([ids[1], ID])
+    assert folder.sizes().keys() == {ids[0], ids[2]}
+    assert (folder.folder / "x.ndjson").exists()
 
 
-def test_the_newest_are_kept_within_the_size(folder: FileRecordings) -> None:
-    ids = [f"01ARZ3NDEKTSV4RRFFQ69G5FA{letter}" for letter in "ABCDE"]
-    sizes = [write(folder, 3, id=id).path.stat().st_size for id in ids]
-    assert folder.prune(Retention(age=1e12, size=2 * max(sizes)), now=0) == 3
-    assert sorted(path.stem for path in folder.folder.iterdir()) == ids[3:]
+def test_what_a_command_of_the_same_user_closed_is_opened_again() -> None:
+    with unprivileged() as folder:
+        data = folder / "data"
+        data.mkdir()
+        recordings = FileRecordings(data / "recordings")
+        path = write(recordings, 3).path
+        for closed in ([data], [recordings.folder], [recordings.folder, data], [path], [path, recordings.folder]):
+            for each in closed:
+                each.chmod(0)
+            assert recordings.writable()
+            assert recordings.find(ID)
+            assert (recordings.last_message(ID) or {})["status"] == "succeeded"
+            for each in closed:
+                each.chmod(0)
+            recordings.create(OTHER).discard()
+        data.chmod(0o755)
+        recordings.writable()
+        assert stat.S_IMODE(data.stat().st_mode) == 0o755, "what others may do stays"
 
 
 def test_nobody_else_may_read_it(folder: FileRecordings) -> None:
@@ -133,17 +155,17 @@ async def test_what_another_process_writes_is_followed_to_its_end(
         elsewhere.stdin.write(word)
         assert word.strip() in await asyncio.wait_for(seen.get(), 10)
         assert not following.done()
-    assert folder.prune(Retention(age=0, size=0), now=1e12) == 0
+    assert folder.is_written(ID)
     elsewhere.stdin.write(b"three\nend\n")
     await asyncio.wait_for(following, 10)
     rest = b"".join(seen.get_nowait() for _ in range(seen.qsize()))
     assert rest.count(b"three") == 1
     assert rest.count(b'"status":"succeeded"') == 1
     assert (folder.last_message(ID) or {})["status"] == "succeeded"
-    assert folder.prune(Retention(age=0, size=0), now=1e12) == 1
+    assert not folder.is_written(ID)
 
 
-async def test_what_a_process_that_dies_wrote_ends_as_lost_for_all_who_follow(
+async def test_what_a_process_that_dies_wrote_is_cut_off_for_all_who_follow(
     folder: FileRecordings, elsewhere: "subprocess.Popen[bytes]"
 ) -> None:
     found, other = folder.find(ID), FileRecordings(folder.folder).find(ID)
@@ -155,4 +177,9 @@ async def test_what_a_process_that_dies_wrote_ends_as_lost_for_all_who_follow(
     elsewhere.wait()
     first, second = await asyncio.wait_for(asyncio.gather(*following), 10)
     assert first == second
-    assert (first[-1]["status"], len(first)) == ("lost", 3)
+    assert [message["type"] for message in first] == ["started"]
+    assert folder.cut_off(ID) == 1
+    folder.finish(ID, COMPLETE)
+    ended = await read(found)
+    assert (ended[:1], ended[1]["seq"], ended[1]["status"], len(ended)) == (first, 2, "succeeded", 2)
+    assert folder.cut_off(ID) is None

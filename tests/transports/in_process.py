@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from backend.accounts.credentials import Tokens, new_api_token, secret_hash
 from backend.core.identity import Permission, Principal, Role
 from backend.core.limits import Rate
 from backend.storage.limiter import MovingWindow
+from backend.storage.memory.audit_log import MemoryAuditLog
 from backend.storage.memory.identities import MemoryIdentities
 from backend.transports.dependencies import Access
 from backend.transports.problems import add_problems
@@ -50,6 +52,7 @@ class Front:
     port: int
     identities: MemoryIdentities
     checks: Checks
+    audit: MemoryAuditLog
     secrets: list[str] = field(default_factory=list)
 
     @property
@@ -73,7 +76,7 @@ class Front:
 async def served(common: Shared, house: House) -> AsyncIterator[Front]:
     """Listen with the terminal and the route of recordings."""
     identities = MemoryIdentities(common.clock, common.new_id)
-    checks = Checks(identities, Tokens(b"k" * 64, lambda: 0.0, common.new_id), common.clock)
+    checks = Checks(identities, Tokens(b"k" * 64, lambda: 0.0, common.new_id), common.clock, time.monotonic)
     object.__setattr__(house.service, "tokens", checks)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         app = _app(common, house, checks)
@@ -82,7 +85,7 @@ async def served(common: Shared, house: House) -> AsyncIterator[Front]:
         )
         serving = asyncio.create_task(server.serve([listening]))
         try:
-            yield Front(listening.getsockname()[1], identities, checks)
+            yield Front(listening.getsockname()[1], identities, checks, common.audit)
         finally:
             server.should_exit = True
             await serving
@@ -92,7 +95,7 @@ def _app(common: Shared, house: House, checks: Checks) -> FastAPI:
     window = MovingWindow(Rate(10_000, 60), "in-process")
     security = Security(Connections(100, 100), (), 0, True, None, checks, window, common.new_id)
     rejections = Rejections(common.audit, window)
-    access = Access(security, common.audit, window, rejections)
+    access = Access(security, common.audit, window, rejections, str)
     app = FastAPI()
     limiter = app.state.limiter = Limiter(key_func=lambda request: "all")
     add_problems(app, access.rejected)

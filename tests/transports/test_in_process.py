@@ -8,6 +8,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 
 from backend.application.submission import CommandSpec
+from backend.core.audit.events import Kind
 from backend.core.execution.registry import Execution
 from backend.core.identity import Permission
 from backend.core.recording.reader import Send
@@ -95,6 +96,8 @@ class TestTerminal:
             with pytest.raises(ConnectionClosed):
                 await client.receive()
             assert (client.socket.close_code, client.socket.close_reason) == (4001, "target.unknown")
+        event = servers.front.audit.events[-1]
+        assert (event.kind, event.actor, event.fields["rule"]) == (Kind.REJECTED, "user:ann", "target.unknown")
 
     async def test_a_token_that_may_only_execute_gets_the_output_of_its_own_command_to_the_end(
         self, servers: Servers, monkeypatch: pytest.MonkeyPatch

@@ -32,6 +32,7 @@ class Kind(StrEnum):
     PROJECT_CHANGED = "project_changed"
     PROJECT_DELETED = "project_deleted"
     PRUNED = "pruned"
+    CLOCK_CONFIRMED = "clock_confirmed"
     CHAIN_BROKEN = "chain_broken"
     KEY_ROTATED = "key_rotated"
 

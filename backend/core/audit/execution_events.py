@@ -1,6 +1,6 @@
 """The events of an execution: what the audit says of it, from the request to its end."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from backend.core.audit.attempts import Attempt, Completion
@@ -57,9 +57,14 @@ def stepped(execution: str, argvs: tuple[tuple[str, ...], ...], decision: Decisi
     return Draft(Kind.STARTED, fields)
 
 
-def closed(execution: str, completion: Completion) -> tuple[Draft, ...]:
-    """How an execution ended, and before that who cancelled it."""
-    usage = completion.usage
+def recordings_deleted(executions: Sequence[str]) -> Draft:
+    """Which recordings are about to be deleted, because they are too old or too many."""
+    return Draft(Kind.PRUNED, {"recordings": list(executions)})
+
+
+def closed(execution: str, completion: Completion, folder: str) -> tuple[Draft, ...]:
+    """How an execution ended, and before that who cancelled it. `folder` is the data folder that holds the recording."""
+    usage, recording = completion.usage, completion.recording
     fields = {
         "execution": execution,
         "status": str(completion.status),
@@ -68,7 +73,7 @@ def closed(execution: str, completion: Completion) -> tuple[Draft, ...]:
         "duration_ms": completion.duration_ms,
         **usage.figures,
         "layers": list(usage.layers) or None,
-        "recording": completion.recording.as_json() if completion.recording else None,
+        "recording": {**recording.as_json(), "folder": folder} if recording else None,
     }
     end = Draft(Kind.LOST if completion.status is Status.LOST else Kind.FINISHED, fields)
     if not completion.stopped_by:

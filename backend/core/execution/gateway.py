@@ -108,15 +108,16 @@ class Gateway:
             return await self._refuse(request, plan)
         if request.target.waits and not request.dry_run:
             return await self._enqueue(request, plan)
-        started = await self._in_slot(request.principal.name, partial(self.lifecycle.start, request, plan))
+        started = await self._in_slot(request.principal, partial(self.lifecycle.start, request, plan))
         return await self._refuse(request, started, plan) if isinstance(started, Decision) else started
 
     async def _resume(self, request: Request, plan: Plan) -> Execution | Decision | None:
         resume = partial(self.lifecycle.resume, request, plan)
-        return self.unavailable() or await self._in_slot(request.principal.name, resume)
+        refusal = self.unavailable() or self.lifecycle.shares.refusal(request.principal)
+        return refusal or await self._in_slot(request.principal, resume)
 
     async def _in_slot(
-        self, principal: str, start: Callable[[Callable[[], None]], Awaitable[Started]]
+        self, principal: Principal, start: Callable[[Callable[[], None]], Awaitable[Started]]
     ) -> Started | Decision:
         """Start with a slot, which the end of the execution releases; what was not started needs none."""
         if busy := self.slots.acquire(principal):
@@ -152,6 +153,7 @@ class Gateway:
             or request.unresolved
             or check_role(request.principal)
             or self.protected()
+            or self.lifecycle.shares.refusal(request.principal)
             or _check_timeout(request)
             or await self._judge(request)
         )

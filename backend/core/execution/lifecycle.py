@@ -4,19 +4,21 @@ import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Protocol, assert_never
 
 from backend.core.audit.attempts import Attempt, Completion
 from backend.core.decisions import Decision
 from backend.core.errors import RecordingError, StorageError
 from backend.core.execution.instructions import Instructions
-from backend.core.execution.model import EXIT_GATEPOST_FAILED, Actor, Job, Outcome, Status, StopReason
+from backend.core.execution.model import EXIT_GATEPOST_FAILED, Actor, Job, Outcome, Status, StopReason, unrecorded
 from backend.core.execution.registry import Execution, Registry
 from backend.core.execution.requests import Request, Waiting
 from backend.core.figures import duration_text, size_text
 from backend.core.policy.admit import Plan
 from backend.core.ports import ExecutionLog, Queue, Recordings
 from backend.core.recording.messages import Complete, Problem, Started, Truncated
+from backend.core.recording.retention import RecordingShares, owner_of
 from backend.core.recording.writer import Recorder
 
 LATE = "This server did not answer for too long, so another one has recorded the execution as lost."
@@ -60,6 +62,7 @@ class Lifecycle:
     observer: Observer
     clock: Clock
     mask: Callable[[str], str]
+    shares: RecordingShares = field(default_factory=RecordingShares)
     registry: Registry = field(default_factory=Registry)
     ending: set[asyncio.Future[bool]] = field(default_factory=set)
 
@@ -103,7 +106,10 @@ class Lifecycle:
         attempt = self.attempt(request, plan.decision, plan.argvs)
         log = self.recordings.create(attempt.id)
         execution = Execution(attempt.id, request, plan, attempt, log, Instructions(stdin=request.stdin))
-        recorder = Recorder(attempt.id, log, self.clock.monotonic, mask=self.mask, muted=request.hides_output)
+        count = partial(self.shares.add, owner_of(request.principal))
+        recorder = Recorder(
+            attempt.id, log, self.clock.monotonic, mask=self.mask, count=count, muted=request.hides_output
+        )
         self.registry.add(execution)  # now: as soon as it is on record, any server may send it an instruction
         return execution, recorder
 
@@ -138,8 +144,8 @@ class Lifecycle:
             self.observer.started(execution)
             recorder.add(self._started(execution))
             outcome = await self._execute(execution, recorder)
-        except RecordingError:
-            execution.instructions.stop(StopReason.UNRECORDED)
+        except RecordingError as error:
+            execution.instructions.stop(unrecorded(error))
         except StorageError as error:
             outcome = replace(outcome, problem=str(error), rule="storage.unavailable")
         except Exception as error:  # the outermost edge of an execution: whatever failed, its end must be recorded
@@ -188,15 +194,17 @@ class Lifecycle:
             truncated=reason is StopReason.OUTPUT_LIMIT,
             stopped_by=execution.instructions.stopped_by,
             usage=outcome.usage,
-            recording=execution.log.seal(),
         )
+        dry_run = execution.request.dry_run
+        completion = replace(completion, recording=recorder.seal(complete_message(completion, dry_run=dry_run)))
+        instead: list[Problem | Complete] = []
         if not await self._write_ending(execution.attempt, completion):
             completion = replace(completion, status=Status.LOST, exit_code=None, signal=None)
             if reason is not StopReason.LEASE_LOST:  # else the viewers know
-                with suppress(RecordingError):
-                    recorder.add(Problem(message=LATE, rule="server.lost"))
+                instead.append(Problem(message=LATE, rule="server.lost"))
+            instead.append(complete_message(completion, dry_run=dry_run))
         self.registry.remove(execution)
-        recorder.end(complete_message(completion, dry_run=execution.request.dry_run))
+        recorder.end(*instead)
         self.observer.ended(execution, completion)
 
     async def _write_ending(self, attempt: Attempt, completion: Completion) -> bool:
@@ -277,6 +285,9 @@ def _stop_problem(reason: StopReason, grace: float, timeout: float) -> Problem |
         case StopReason.UNRECORDED:
             message = "The recording cannot be written; the command was stopped."
             return Problem(message=message, rule="recording.unavailable")
+        case StopReason.RECORDINGS_FULL:
+            message = "The recordings of a day are over their limit; the command was stopped."
+            return Problem(message=message, rule="limits.recordings")
         case StopReason.WORKSPACE_FULL:
             message = "The workspace is over its limit; the command was stopped. Delete files to continue."
             return Problem(message=message, rule="limits.workspace")

@@ -11,6 +11,7 @@ from enum import StrEnum
 from operator import add
 from typing import Any, assert_never
 
+from backend.core.errors import RecordingError, ShareUsedUpError
 from backend.core.policy.admit import Plan
 
 EXIT_TIMED_OUT, EXIT_GATEPOST_FAILED, EXIT_DENIED, EXIT_NOT_FOUND, EXIT_SIGNAL_BASE = 124, 125, 126, 127, 128
@@ -45,7 +46,13 @@ class StopReason(StrEnum):
     WORKSPACE_FULL = "workspace_full"
     DISK_FULL = "disk_full"
     UNRECORDED = "unrecorded"
+    RECORDINGS_FULL = "recordings_full"
     LEASE_LOST = "lease_lost"
+
+
+def unrecorded(error: RecordingError) -> StopReason:
+    """Why an execution is stopped of which no more can be recorded."""
+    return StopReason.RECORDINGS_FULL if isinstance(error, ShareUsedUpError) else StopReason.UNRECORDED
 
 
 class SignalName(StrEnum):
@@ -211,7 +218,7 @@ def stopped_outcome(
             return Outcome(Status.CANCELLED, code, signal, stdout, stderr, usage=usage)
         case StopReason.OUTPUT_LIMIT | StopReason.WORKSPACE_FULL | StopReason.DISK_FULL:
             return Outcome(Status.FAILED, code, signal, stdout, stderr, usage=usage)
-        case StopReason.UNRECORDED:
+        case StopReason.UNRECORDED | StopReason.RECORDINGS_FULL:
             return Outcome(Status.FAILED, EXIT_GATEPOST_FAILED, signal, stdout, stderr, usage=usage)
         case StopReason.LEASE_LOST:
             return Outcome(Status.LOST, code, signal, stdout, stderr, usage=usage)

@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 from typing import Protocol
 
 from backend.core.decisions import Decision
-from backend.core.errors import StorageError
+from backend.core.errors import RecordingError, StorageError
 from backend.core.execution.instructions import Instructions
 from backend.core.execution.model import (
     EXIT_DENIED,
@@ -18,6 +18,7 @@ from backend.core.execution.model import (
     Status,
     StopReason,
     stopped_outcome,
+    unrecorded,
 )
 from backend.core.language.parser import Invocation
 from backend.core.policy.admit import PolicyTarget, Verdict, judge_step
@@ -100,11 +101,15 @@ class Sequence:
                 return _unaudited(error, progress.outcome)
             if isinstance(verdict, Decision):
                 return _denied(verdict, progress.outcome)
-            if step.folder:
-                self._enter(step.folder, progress, output)
-                continue
-            pipeline = self._pipeline(job, verdict, progress, end - self.clock())
-            progress.outcome = _added(progress.outcome, await self.runner.run(pipeline, output, instructions))
+            try:
+                if step.folder:
+                    self._enter(step.folder, progress, output)
+                    continue
+                pipeline = self._pipeline(job, verdict, progress, end - self.clock())
+                progress.outcome = _added(progress.outcome, await self.runner.run(pipeline, output, instructions))
+            except RecordingError as error:
+                instructions.stop(unrecorded(error))
+                return _stopped(unrecorded(error), progress.outcome)
         return progress.outcome
 
     async def _verdict(self, job: Job, number: int, cwd: PurePosixPath) -> Verdict | Decision:

@@ -6,6 +6,7 @@ The stored lines are exactly what viewers are sent.
 from collections.abc import Callable
 from typing import Protocol
 
+from backend.core.errors import ShareUsedUpError
 from backend.core.recording.digest import RecordingDigest
 from backend.core.recording.lines import Lines, encode_lines
 from backend.core.recording.messages import ExecutionMessage
@@ -21,7 +22,7 @@ class RecordingWriter(Protocol):
         ...
 
     def lines(self, stream: str, lines: Lines) -> None:
-        """Record output of `stdout` or `stderr`. Raises RecordingError."""
+        """Record output of `stdout` or `stderr`. Raises RecordingError, also where there is no room for it."""
         ...
 
     def say(self, stream: str, text: str) -> int:
@@ -35,10 +36,6 @@ class RecordingWriter(Protocol):
         """Record any other message. Raises RecordingError."""
         ...
 
-    def end(self, message: ExecutionMessage) -> None:
-        """Record the last message."""
-        ...
-
 
 class RecordingLog(RecordingReader, Protocol):
     """What a recording is stored in: the stored lines of one execution."""
@@ -47,12 +44,12 @@ class RecordingLog(RecordingReader, Protocol):
         """Add stored lines. Raises RecordingError when they cannot be stored."""
         ...
 
-    def end(self, line: bytes) -> None:
-        """Add the last line; viewers get it even if it cannot be stored."""
+    def seal(self, line: bytes) -> RecordingDigest:
+        """Store the last line, which viewers do not get before `end`; the digest of all that is stored."""
         ...
 
-    def seal(self) -> RecordingDigest:
-        """The digest of what is stored now."""
+    def end(self, lines: bytes = b"") -> None:
+        """Let viewers have the sealed line, or `lines` instead of it; they get them even if they cannot be stored."""
         ...
 
     def discard(self) -> None:
@@ -61,7 +58,10 @@ class RecordingLog(RecordingReader, Protocol):
 
 
 class Recorder:
-    """The writer over a log. A muted recorder stores no output."""
+    """The writer over a log. A muted recorder stores no output.
+
+    `count` is called with the bytes of each line that is written, and says whether there is room for more output.
+    """
 
     def __init__(
         self,
@@ -70,10 +70,12 @@ class Recorder:
         clock: Callable[[], float],
         *,
         mask: Callable[[str], str] = str,
+        count: Callable[[int], bool] = bool,
         muted: bool = False,
     ) -> None:
         self.execution = execution
         self._mask = mask
+        self._count = count
         self._muted = muted
         self._log = log
         self._clock = clock
@@ -88,10 +90,17 @@ class Recorder:
         if self._muted:
             return
         partial = b'"partial":true,' if lines.partial else b""
-        self._log.append(
-            b'{"type":"%b","execution":"%b","seq":%d,"ms":%d,%b"lines":[%b]}\n'
-            % (stream.encode(), self.execution.encode(), self._next, self.elapsed_ms, partial, lines.items)
+        line = b'{"type":"%b","execution":"%b","seq":%d,"ms":%d,%b"lines":[%b]}\n' % (
+            stream.encode(),
+            self.execution.encode(),
+            self._next,
+            self.elapsed_ms,
+            partial,
+            lines.items,
         )
+        if not self._count(len(line)):
+            raise ShareUsedUpError
+        self._log.append(line)
         self._next += lines.count
 
     def say(self, stream: str, text: str) -> int:
@@ -102,10 +111,20 @@ class Recorder:
     def add(self, message: ExecutionMessage) -> None:
         self._log.append(self._line(message))
 
-    def end(self, message: ExecutionMessage) -> None:
-        self._log.end(self._line(message))
+    def seal(self, message: ExecutionMessage) -> RecordingDigest:
+        """Store the last message, which viewers do not get before `end`; the digest of all that is stored."""
+        line = self._line(message)
+        self._next -= 1  # until it is shown, another one may take its place
+        return self._log.seal(line)
+
+    def end(self, *messages: ExecutionMessage) -> None:
+        """Let viewers have the sealed last message, or these instead of it."""
+        self._log.end(b"".join(map(self._line, messages)))
 
     def _line(self, message: ExecutionMessage) -> bytes:
+        # What is not output is always written: it is short, and says why there is no more.
         numbered = message.model_copy(update={"execution": self.execution, "seq": self._next, "ms": self.elapsed_ms})
         self._next += 1
-        return numbered.encode() + b"\n"
+        line = numbered.encode() + b"\n"
+        self._count(len(line))
+        return line

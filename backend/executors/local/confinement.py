@@ -66,6 +66,7 @@ READABLE = (
     "/etc/terminfo",
     "/etc/timezone",
 )
+SCRATCH = ("/tmp", "/dev/shm")  # of a room: in memory, for all commands of its project
 READABLE_WITH_NETWORK = ("/etc/gai.conf", "/etc/host.conf", "/etc/hosts", "/etc/resolv.conf")
 
 # System calls that no ordinary command needs, with their numbers on x86-64 and aarch64 (-: does not exist).
@@ -97,9 +98,10 @@ setxattr:188:5 lsetxattr:189:6 fsetxattr:190:7 setxattrat:463:463 removexattr:19
 fremovexattr:199:16 removexattrat:466:466 getxattr:191:8 lgetxattr:192:9 getxattrat:464:464 listxattr:194:11
 llistxattr:195:12 listxattrat:465:465 file_setattr:469:469
 """
-# A filter cannot read arguments behind a pointer; libraries fall back on the older call. Watches report the names of files
-# in folders that Landlock does not let commands list, and lists of mounts those of the machine.
-UNSEEN = "clone3:435:435 openat2:437:437 inotify_init:253:- inotify_init1:294:26 statmount:457:457 listmount:458:458"
+# A filter cannot read arguments behind a pointer; libraries fall back on the older call. Lists of mounts show those of the
+# machine, and watches report the names of files in folders that Landlock does not let commands list.
+UNSEEN = "clone3:435:435 openat2:437:437 statmount:457:457 listmount:458:458"
+WATCHES = "inotify_init:253:- inotify_init1:294:26"  # permitted in a room, where no folder of others has a name
 NEWEST_CALL = 469  # newer system calls are unknown here, and so are refused
 EXAMINED = """
 clone:56:220 fcntl:72:25 ioctl:16:29 personality:135:92 socket:41:198 socketpair:53:199 connect:42:203 mknod:133:-
@@ -143,12 +145,16 @@ ALL = 0xFFFFFFFF
 CHUNK = 8  # calls of the filter that are skipped together; the kernel runs the filter once for each call number
 
 
-def landlock_rules(bounds: Bounds) -> list[tuple[str, int, int]]:
+def landlock_rules(bounds: Bounds, in_room: bool = False) -> list[tuple[str, int, int]]:
     """Paths, the rights below them, and whether the programs must not start without them."""
-    more = [(path, READ, 0) for path in READABLE_WITH_NETWORK] if bounds.network else []
+    more = [(path, READ, 0) for path in READABLE_WITH_NETWORK] if bounds.network or in_room else []
     work = CLEAR_OUT if bounds.full else WORK
-    own = [(path, work, 1) for path in (bounds.root, bounds.home) if path]
-    return [*own, *((path, RUN, 0) for path in bounds.readable), *_standard_rules(), *more]
+    scratch = SCRATCH if in_room else ()
+    own = [(path, work, 1) for path in (bounds.root, bounds.home, *scratch) if path]
+    standard = _standard_rules()
+    if in_room:  # its /proc shows the room's own processes, so that each program may read its own entry
+        standard = [("/proc", READ, 0), *(rule for rule in standard if not rule[0].startswith("/proc/"))]
+    return [*own, *((path, RUN, 0) for path in bounds.readable), *standard, *more]
 
 
 @cache
@@ -179,14 +185,15 @@ _ALWAYS: tuple[_Test, ...] = ()
 
 
 @cache
-def syscall_filter(network: bool | Ports, guarded: int | None = None) -> bytes:
+def syscall_filter(network: bool | Ports, guarded: int | None = None, in_room: bool = False) -> bytes:
     """The seccomp program for this machine. `guarded` is a process to protect from signals, where Landlock does not."""
     column, architecture = ARCHITECTURES[platform.machine()]
-    numbers = _numbers("\n".join((REFUSED, LASTING, ATTRIBUTES, UNSEEN, EXAMINED)), column)
+    unseen = UNSEEN if in_room else f"{UNSEEN} {WATCHES}"
+    numbers = _numbers("\n".join((REFUSED, LASTING, ATTRIBUTES, unseen, EXAMINED)), column)
     refusals = _examined(network)
     if guarded is not None:
         refusals |= _guarding(guarded)
-    for names, error in ((REFUSED + LASTING, errno.EPERM), (ATTRIBUTES, errno.EOPNOTSUPP), (UNSEEN, errno.ENOSYS)):
+    for names, error in ((REFUSED + LASTING, errno.EPERM), (ATTRIBUTES, errno.EOPNOTSUPP), (unseen, errno.ENOSYS)):
         refusals |= {name: [(_ALWAYS, error)] for name in _numbers(names, column)}
     program = [(LOAD_WORD, 0, 0, ARCHITECTURE), (JUMP_IF_EQUAL, 1, 0, architecture)]
     program += [(RETURN, 0, 0, SECCOMP_RET_KILL_PROCESS), (LOAD_WORD, 0, 0, CALL_NUMBER)]
@@ -325,8 +332,9 @@ def _guarding(guarded: int) -> _Cases:
 
     Weaker than Landlock: other processes of the user, and threads of the service, can still be signalled.
     """
-    group = os.getpgid(guarded)
-    targets = {ALL, guarded, SUPERVISOR_PID, -guarded & ALL, -group & ALL, -SUPERVISOR_PID & ALL}
+    targets = {ALL, guarded, SUPERVISOR_PID, -guarded & ALL, -SUPERVISOR_PID & ALL}
+    if guarded != SUPERVISOR_PID:
+        targets.add(-os.getpgid(guarded) & ALL)
     cases: _Refusals = [((_Test(0, target),), errno.EPERM) for target in sorted(targets)]
     owner = _one_of(1, F_SETOWN, F_SETSIG, F_SETOWN_EX)  # who receives SIGIO, and which signal instead of it
     return {

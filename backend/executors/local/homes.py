@@ -8,7 +8,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from backend.executors.local.workspace_users import PASS, PRIVATE, Owner
+from backend.executors.local.process_spec import Owner
+from backend.executors.local.workspace_users import PASS, PRIVATE
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,26 +5,36 @@ The cage itself (cage/cage.c) contains no list of paths or system calls; what is
 
 import ctypes
 import errno
-import fcntl
 import os
 import signal
-import struct
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from dataclasses import field as default
 from functools import lru_cache
 from pathlib import Path
 
 from backend.executors.local import cgroups
 from backend.executors.local.cage_binary import MissingCage, find_cage
-from backend.executors.local.confinement import landlock_rules, syscall_filter
-from backend.executors.local.process_spec import Applied, Bounds, Launched, Ports, Report, Stage, StageEnd, Usage
+from backend.executors.local.cage_call import VERSION, above_stdio, field, pipe, spawn, spec_file
+from backend.executors.local.confinement import SUPERVISOR_PID, landlock_rules, syscall_filter
+from backend.executors.local.process_spec import (
+    Applied,
+    Bounds,
+    Launched,
+    Owner,
+    Ports,
+    Report,
+    RoomEntrance,
+    Stage,
+    StageEnd,
+    Usage,
+)
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 
-VERSION = "cage 3"  # of the spec
 BAD_SPEC = 125  # exit status of a cage that refused its spec
 EXIT_CANNOT_RUN = 127
 STATUS_READ = 65536  # bytes; all that a pipe holds
@@ -33,6 +43,7 @@ LANDLOCK_CREATE_RULESET_VERSION = 1  # flag
 LANDLOCK_ABI_NEWEST = 7  # whose features are used
 LANDLOCK_ABI_FOR_L2 = 3  # the first that protects files outside from truncation
 LANDLOCK_ABI_FOR_SIGNALS = 6  # the first that keeps signals inside
+SCOPE_ABSTRACT_SOCKETS, SCOPE_SIGNALS = 1, 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,37 +96,38 @@ class CageLauncher:
 
     cache: Path
     run_as: tuple[int, int] | None
-    limits: CageLimits = field(default_factory=CageLimits)
+    limits: CageLimits = default(default_factory=CageLimits)
     minimum: str = "L2"
-    groups: cgroups.Groups = field(default_factory=cgroups.detect_groups)
-    cage: Path | MissingCage = field(init=False)
+    groups: cgroups.Groups = default(default_factory=cgroups.detect_groups)
+    cage: Path | MissingCage = default(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "cage", find_cage(self.cache))
 
-    def start(self, stages: Sequence[Stage], *, user: tuple[int, int] | None = None) -> Launched:
-        """Start a pipeline. OSError where that is not possible, or where `minimum` cannot be reached here."""
+    def start(self, stages: Sequence[Stage], room: RoomEntrance | None = None, user: Owner | None = None) -> Launched:
+        """Start a pipeline, in a room if there is one. OSError where that or `minimum` is not possible here."""
         user = user or self.run_as
-        cage = self._usable_cage()
+        cage = self.usable_cage()
         if self.minimum >= "L1" and os.geteuid() == 0 and not (user and user[0]):
             raise OSError(errno.EPERM, "as root, programs need a user of their own")
+        if self.minimum >= "L3" and room is None:
+            raise OSError(errno.ENOSYS, "namespaces are not applied")
         with ExitStack() as ours, ExitStack() as theirs:
-            control_read, control = _pipe(theirs, ours)
-            status, status_write = _pipe(ours, theirs)
+            control_read, control = pipe(theirs, ours)
+            status, status_write = pipe(ours, theirs)
             stages = [_above_stdio(stage, theirs) for stage in stages]
-            spec = os.memfd_create("cage")
-            theirs.callback(os.close, spec)
+            entrance = room and replace(room, descriptor=above_stdio(room.descriptor, theirs))
             group = self.groups.acquire(self.limits.processes, self.limits.memory_total)
             ours.callback(group.release)
             theirs.callback(group.close)
-            _write(spec, self._spec(stages, user, control_read, status_write, group))
+            spec = spec_file(self._spec(stages, user, control_read, status_write, group, entrance), theirs)
             inherited = {spec, control_read, status_write, *group.descriptors, *_descriptors(stages)}
-            pid = _spawn([str(cage), str(spec)], inherited)
+            pid = spawn(cage, [str(spec)], inherited | ({entrance.descriptor} if entrance else set()))
             pidfd = _pidfd(pid)
             ours.pop_all()
         return _Running(pid, pidfd, control, status, len(stages), group)
 
-    def _usable_cage(self) -> Path:
+    def usable_cage(self) -> Path:
         """The program to execute. OSError, before anything is started, where it would refuse anyway."""
         if isinstance(self.cage, MissingCage):
             raise OSError(errno.ENOEXEC, self.cage.problem)
@@ -123,46 +135,59 @@ class CageLauncher:
             raise OSError(errno.ENOSYS, "/proc is not mounted or not readable")
         if self.minimum >= "L2" and (abi := landlock_abi()) < LANDLOCK_ABI_FOR_L2:
             raise OSError(errno.ENOSYS, f"the kernel offers Landlock {abi}, {LANDLOCK_ABI_FOR_L2} is required")
-        if self.minimum >= "L3":
-            raise OSError(errno.ENOSYS, "namespaces are not applied")
         return self.cage
 
     def _spec(
-        self, stages: Sequence[Stage], user: tuple[int, int] | None, control: int, status: int, group: cgroups.Group
+        self,
+        stages: Sequence[Stage],
+        user: Owner | None,
+        control: int,
+        status: int,
+        group: cgroups.Group,
+        room: RoomEntrance | None = None,
     ) -> bytes:
         limits, confinements = self.limits, list(dict.fromkeys(stage.bounds for stage in stages))
-        scoped = bool(user and os.geteuid() == 0) or landlock_abi() >= LANDLOCK_ABI_FOR_SIGNALS
         spec: list[str | int | bytes] = [
             VERSION,
             self.minimum[1:],
             os.getpid(),
             control,
             status,
+            *((room.descriptor, room.namespaces) if room else (-1, 0)),
             *(user or (-1, -1)),
         ]
-        processes = _process_count(user[0] if user else os.geteuid()) + limits.processes
+        # In a user namespace of its own the kernel counts only what runs there.
+        others = 0 if room and room.own_user else _process_count(user[0] if user else os.geteuid())
+        processes = others + limits.processes
         file_size = 0 if any(bounds.full for bounds in confinements) else limits.file_size  # holds without Landlock too
         spec += [limits.cpu_seconds, limits.memory, file_size, processes, limits.open_files]
         spec += [len(group.members)]
         for member in group.members:
             spec += [member.folder, member.join, member.layers]
         spec += [len(confinements)]
-        head = b"".join(map(_field, spec))
-        guarded = None if scoped else os.getpid()
-        head += b"".join(_rules(bounds) + _field(syscall_filter(bounds.network, guarded)) for bounds in confinements)
+        head = b"".join(map(field, spec))
+        head += b"".join(
+            _rules(bounds, room) + field(syscall_filter(network(bounds, room), self._guarded(room), room is not None))
+            for bounds in confinements
+        )
         spec = [len(stages)]
         for stage in stages:
-            spec += [
-                confinements.index(stage.bounds),
-                stage.executable,
-                stage.cwd,
-                stage.stdin,
-                stage.stdout,
-                stage.stderr,
-            ]
-            spec += [len(stage.argv), *stage.argv, len(stage.environment)]
+            spec += [confinements.index(stage.bounds), stage.executable, stage.cwd]
+            spec += [stage.stdin, stage.stdout, stage.stderr, len(stage.argv), *stage.argv, len(stage.environment)]
             spec += [f"{name}={value}" for name, value in stage.environment.items()]
-        return head + b"".join(map(_field, spec))
+        return head + b"".join(map(field, spec))
+
+    def _guarded(self, room: RoomEntrance | None) -> int | None:
+        """What the filter protects from signals where nothing else does: the service; in a room, the supervisor alone."""
+        other_user = self.run_as and os.geteuid() == 0
+        if other_user or (room is None and landlock_abi() >= LANDLOCK_ABI_FOR_SIGNALS):
+            return None
+        return SUPERVISOR_PID if room else os.getpid()
+
+
+def network(bounds: Bounds, room: RoomEntrance | None) -> bool | Ports:
+    """What a program may connect to: anything where the network is the room's own, since it ends there."""
+    return bounds.network or bool(room and room.own_network)
 
 
 def _process_count(uid: int) -> int:
@@ -256,19 +281,6 @@ def _least(reported: Iterable[list[str]]) -> Applied:
     return min(applied, key=lambda each: (each.level, len(each.layers)), default=Applied("L0", ()))
 
 
-def _pipe(reader: ExitStack, writer: ExitStack) -> tuple[int, int]:
-    reading, writing = os.pipe()
-    reader.callback(os.close, reading)
-    writer.callback(os.close, writing)
-    return reading, writing
-
-
-def _spawn(command: list[str], inherited: set[int]) -> int:
-    """The pid of a new process that has these descriptors under the same numbers. Half the time of `subprocess`."""
-    keep = [(os.POSIX_SPAWN_DUP2, descriptor, descriptor) for descriptor in inherited]
-    return os.posix_spawn(command[0], command, {}, file_actions=keep)
-
-
 def _pidfd(pid: int) -> int:
     try:
         return os.pidfd_open(pid)
@@ -279,36 +291,24 @@ def _pidfd(pid: int) -> int:
 
 
 def _above_stdio(stage: Stage, close: ExitStack) -> Stage:
-    """Move descriptors below 3, which are the cage's own streams, to other numbers."""
-
-    def above(descriptor: int) -> int:
-        if descriptor > 2:
-            return descriptor
-        copy = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
-        close.callback(os.close, copy)
-        return copy
-
-    return replace(stage, stdin=above(stage.stdin), stdout=above(stage.stdout), stderr=above(stage.stderr))
+    stdin, stdout, stderr = (above_stdio(descriptor, close) for descriptor in (stage.stdin, stage.stdout, stage.stderr))
+    return replace(stage, stdin=stdin, stdout=stdout, stderr=stderr)
 
 
 def _descriptors(stages: Iterable[Stage]) -> set[int]:
     return {descriptor for stage in stages for descriptor in (stage.stdin, stage.stdout, stage.stderr)}
 
 
-def _field(value: str | int | bytes) -> bytes:
-    data = value if isinstance(value, bytes) else os.fsencode(str(value))
-    return struct.pack("<I", len(data)) + data + b"\0"
-
-
 @lru_cache(maxsize=256)
-def _rules(bounds: Bounds) -> bytes:
-    rules = landlock_rules(bounds)
-    ports = bounds.network.tcp if isinstance(bounds.network, Ports) else ()
-    network = b"".join(map(_field, (int(bounds.network is True), len(ports), *ports)))
-    return network + _field(len(rules)) + b"".join(_field(word) for rule in rules for word in rule)
+def _rules(bounds: Bounds, room: RoomEntrance | None) -> bytes:
+    rules, net = landlock_rules(bounds, room is not None), network(bounds, room)
+    ports = net.tcp if isinstance(net, Ports) else ()
+    head = b"".join(map(field, (int(net is True), _scoped(room), len(ports), *ports)))
+    return head + field(len(rules)) + b"".join(field(word) for rule in rules for word in rule)
 
 
-def _write(descriptor: int, data: bytes) -> None:
-    left = memoryview(data)
-    while left:
-        left = left[os.write(descriptor, left) :]
+def _scoped(room: RoomEntrance | None) -> int:
+    """What Landlock is to keep inside: in a room, the namespaces do so, and the programs of a project reach each other."""
+    if room is None:
+        return SCOPE_SIGNALS | SCOPE_ABSTRACT_SOCKETS
+    return 0 if room.own_network else SCOPE_ABSTRACT_SOCKETS

@@ -28,16 +28,26 @@ from backend.core.recording.writer import RecordingWriter
 from backend.executors.local.homes import remove
 from backend.executors.local.launcher import cage_environment
 from backend.executors.local.outside import SEARCH_PATH, OutsideProgram, find_program
-from backend.executors.local.process_spec import Bounds, Launched, Launcher, Report, Stage, StageEnd
+from backend.executors.local.process_spec import (
+    Bounds,
+    Launched,
+    Launcher,
+    Owner,
+    Report,
+    RoomEntrance,
+    Stage,
+    StageEnd,
+)
+from backend.executors.local.rooms import Rooms
 from backend.executors.local.streams import Budget, OutputStream, StdinPump
 from backend.executors.local.wiring import ParentEnds, Streams, Wiring
 from backend.executors.local.workspace_usage import UsageMonitors
-from backend.executors.local.workspace_users import Owner, folder_owner
+from backend.executors.local.workspace_users import folder_owner
 
 STOP_GRACE = 2.0  # seconds from SIGTERM to SIGKILL
 EXIT_UNWIRED = 1  # of a program whose redirection failed, as in a shell
 DRAIN_BOUND = 1.0  # seconds that output is waited for after the last process is gone
-FLOODS = {StopReason.OUTPUT_LIMIT, StopReason.WORKSPACE_FULL, StopReason.DISK_FULL}
+FLOODS = {StopReason.OUTPUT_LIMIT, StopReason.RECORDINGS_FULL, StopReason.WORKSPACE_FULL, StopReason.DISK_FULL}
 
 
 @dataclass(slots=True)
@@ -46,7 +56,8 @@ class LocalPipelines:
 
     `outside` maps a program's name to how it is really started and what it alone gets; `readable` are folders in addition
     to the standard ones that all programs may read; `lines` makes what cuts a stream into lines; `owner` (uid, gid) is
-    there where the service is root, and commands run as the owner of their workspace; `monitors` stop what fills a workspace.
+    there where the service is root, and commands run as the owner of their workspace; `monitors` stop what fills a workspace;
+    `rooms` are the namespaces that commands run in.
     """
 
     launcher: Launcher
@@ -55,6 +66,7 @@ class LocalPipelines:
     lines: Callable[[], LineAssembler] = LineAssembler
     owner: Owner | None = None
     monitors: UsageMonitors = field(default_factory=lambda: UsageMonitors(NO_QUOTA))
+    rooms: Rooms = field(default_factory=Rooms)
 
     async def run(self, pipeline: Pipeline, recorder: RecordingWriter, instructions: Instructions) -> Outcome:
         """Run to the end; every process of the pipeline is gone when this returns."""
@@ -71,7 +83,12 @@ class LocalPipelines:
             lease = await self.monitors.lease(pipeline.root, instructions)
             ending.callback(lease.release)
             said = recorder.say("stderr", lease.notice) if lease.notice else 0
-            started = self._start(pipeline, owner, homes, recorder, full=bool(said))
+            bounds = self._bounds(pipeline, homes, full=bool(lease.notice))
+            try:
+                room = await ending.enter_async_context(self.rooms.entered(bounds))
+            except OSError as error:
+                return replace(_not_started(pipeline.argv[0], error), stderr_bytes=said)
+            started = self._start(pipeline, owner, bounds, room, recorder)
             match started:
                 case Outcome():
                     outcome = started
@@ -96,27 +113,39 @@ class LocalPipelines:
         ending.callback(lease.release)
         return str(home)
 
+    def _bounds(self, pipeline: Pipeline, homes: Sequence[str], *, full: bool) -> list[Bounds]:
+        """The confinement of each program."""
+        return [
+            Bounds(
+                pipeline.root,
+                pipeline.network or program.network or False,
+                (*self.readable, *program.readable),
+                full,
+                home,
+            )
+            for program, home in zip(map(self._outside, pipeline.invocations), homes, strict=True)
+        ]
+
     def _start(
         self,
         pipeline: Pipeline,
         owner: Owner | None,
-        homes: Sequence[str],
+        bounds: Sequence[Bounds],
+        room: RoomEntrance | None,
         recorder: RecordingWriter,
-        *,
-        full: bool,
     ) -> "_Started | Outcome":
         """The pipeline, or the outcome where there is nothing to wait for."""
         with ExitStack() as descriptors:
             try:
-                wiring = Wiring(pipeline, descriptors, owner, recorder, full=full)
+                wiring = Wiring(pipeline, descriptors, owner, recorder, full=bounds[0].full)
                 stages = {
-                    number: self._stage(pipeline, pipeline.invocations[number], home, streams, full=full)
-                    for number, (home, streams) in enumerate(zip(homes, wiring.stages, strict=True))
+                    number: self._stage(pipeline, pipeline.invocations[number], each, streams)
+                    for number, (each, streams) in enumerate(zip(bounds, wiring.stages, strict=True))
                     if streams
                 }
                 if not stages:
                     return Outcome(Status.FAILED, EXIT_UNWIRED, stderr_bytes=wiring.said)
-                launched = self.launcher.start(list(stages.values()), user=owner)
+                launched = self.launcher.start(list(stages.values()), room, owner)
             except OSError as error:
                 return _not_started(pipeline.argv[0], error)
             return _Started(launched, wiring.take(), tuple(stages), wiring.said)
@@ -126,13 +155,11 @@ class LocalPipelines:
         name = invocation.argv[0]
         return self.outside.get(name) or OutsideProgram((name,))
 
-    def _stage(self, pipeline: Pipeline, invocation: Invocation, home: str, streams: Streams, *, full: bool) -> Stage:
+    def _stage(self, pipeline: Pipeline, invocation: Invocation, bounds: Bounds, streams: Streams) -> Stage:
         program = self._outside(invocation)
         words = (*program.command, *invocation.argv[1:])
         path = find_program(words[0]) or words[0]
-        environment = {**_environment(pipeline, home), **dict(invocation.environment), **program.environment}
-        readable = (*self.readable, *program.readable)
-        bounds = Bounds(pipeline.root, pipeline.network or program.network or False, readable, full, home)
+        environment = {**_environment(pipeline, bounds.home), **dict(invocation.environment), **program.environment}
         return Stage(invocation.argv[0], path, words, environment, pipeline.cwd, *streams, bounds)
 
 

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+Owner = tuple[int, int]  # uid, gid
+
 
 @dataclass(frozen=True, slots=True)
 class Ports:
@@ -40,6 +42,31 @@ class Stage:
     stdout: int
     stderr: int
     bounds: Bounds
+
+
+# Namespaces, as the kernel numbers them.
+NEW_MOUNTS, NEW_UTS, NEW_IPC, NEW_USER, NEW_PID, NEW_NETWORK = (
+    *(0x20000, 0x4000000, 0x8000000),
+    *(0x10000000, 0x20000000, 0x40000000),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RoomEntrance:
+    """How a command gets into a room: a pidfd of the first process there, and which of its namespaces are entered."""
+
+    descriptor: int
+    namespaces: int
+
+    @property
+    def own_network(self) -> bool:
+        """Whether it has only a loopback of its own; otherwise the machine's network is there."""
+        return bool(self.namespaces & NEW_NETWORK)
+
+    @property
+    def own_user(self) -> bool:
+        """Whether its users are numbered in a namespace of its own."""
+        return bool(self.namespaces & NEW_USER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +133,6 @@ class Launched(Protocol):
 class Launcher(Protocol):
     """Starts pipelines."""
 
-    def start(self, stages: Sequence[Stage], *, user: tuple[int, int] | None = None) -> Launched:
-        """As this user (uid, gid), if there is one. Does not block; raises OSError."""
+    def start(self, stages: Sequence[Stage], room: RoomEntrance | None = None, user: Owner | None = None) -> Launched:
+        """As this user, if there is one. Does not block; raises OSError."""
         ...

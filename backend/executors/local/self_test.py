@@ -5,7 +5,7 @@
 | L0 | a session of its own, resource limits, every process ended with the command |
 | L1 | also no new privileges, a system call filter, no network, never root |
 | L2 | also nothing outside the workspace can be read or written (Landlock, ABI 3) |
-| L3 | also namespaces; not implemented |
+| L3 | also nothing else of the machine exists: files, processes and sockets (namespaces) |
 """
 
 import errno
@@ -14,19 +14,21 @@ import select
 import socket
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from backend.executors.local.launcher import LANDLOCK_ABI_FOR_L2, LANDLOCK_ABI_FOR_SIGNALS, CageLauncher
 from backend.executors.local.process_spec import Applied, Bounds, Launched, Stage
+from backend.executors.local.rooms import Room, make_room, plan_room
 
-LEVELS = ("L0", "L1", "L2")
+LEVELS = ("L0", "L1", "L2", "L3")
 BOUND = 1.0  # seconds for all attempts together
 FEW = 16  # processes permitted in the attempt to fork
 MANY = 512  # processes that it tries to start
 CANARY = b"canary"
+WRITABLE = 0o666  # the mode of a file that every user may change
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,26 +77,36 @@ class Protection:
         return "\n".join([*lines, *(f"{'gap':{width}}  {gap}" for gap in self.gaps)])
 
 
-def probe(launcher: CageLauncher) -> Protection:
-    """Attempt in the cage what must not work there. Takes up to BOUND seconds; works below the minimum too."""
+def probe(launcher: CageLauncher, *, in_room: bool = False) -> Protection:
+    """Attempt in the cage what must not work there. Takes up to BOUND seconds; works below the minimum too.
+
+    With `in_room` the attempts are made in a room; where none can be made, OSError.
+    """
     with ExitStack() as stack:
         place = _Place(stack, launcher.run_as)
+        room = make_room(launcher.usable_cage(), plan_room([Bounds(place.root)])) if in_room else None
+        if room:
+            stack.callback(room.close)
         free = replace(launcher, minimum="L0")
         few = replace(free, limits=replace(free.limits, processes=FEW))
         end = time.monotonic() + BOUND
-        attempts = [_Attempt(free, place.root, *attempt) for attempt in place.attempts()]
-        outlive = _Attempt(free, place.root, "outlive the command", "L0", "outlive")
-        tests = [attempt.test(end) for attempt in attempts]
+        wanted = place.attempts() + (place.attempts_in_room() if room else [])
+        attempts = [_Attempt(free, room, place.root, *attempt) for attempt in wanted]
+        changes = {attempt[0] for attempt in wanted if attempt[2] in {"write", "mode"}}
+        outlive = _Attempt(free, room, place.root, "outlive the command", "L0", "outlive")
+        tests = [attempt.test(end, place.unharmed if attempt.name in changes else _harmed) for attempt in attempts]
         tests.append(outlive.test_ended(end))
         # Last and alone, since its limit depends on all processes of the user, of which the others may end meanwhile.
-        forks = _Attempt(few, place.root, f"start more than {FEW} processes", "L1", "forks", str(MANY))
-        tests.append(forks.test(end))
+        forks = _Attempt(few, room, place.root, f"start more than {FEW} processes", "L1", "forks", str(MANY))
+        tests.append(forks.test(end, _harmed))
     return _protection(attempts[0].applied, tests)
 
 
 def can_enter(launcher: CageLauncher, root: str) -> bool:
     """Whether a command that starts now can enter this workspace. Takes up to BOUND seconds."""
-    return _Attempt(replace(launcher, minimum="L0"), root, "enter the workspace", "L0", "read", root).opens_folder()
+    return _Attempt(
+        replace(launcher, minimum="L0"), None, root, "enter the workspace", "L0", "read", root
+    ).opens_folder()
 
 
 def _protection(applied: Applied, tests: Sequence[SelfTest]) -> Protection:
@@ -108,16 +120,27 @@ def _protection(applied: Applied, tests: Sequence[SelfTest]) -> Protection:
         layers=applied.layers,
         uid=uid,
         tests=tuple(tests),
-        gaps=tuple(_gaps(abi, same_user=uid == os.geteuid(), together="cgroup:memory" in applied.layers)),
+        gaps=tuple(
+            _gaps(
+                abi,
+                same_user=uid == os.geteuid(),
+                together="cgroup:memory" in applied.layers,
+                apart=reached[-1:] == ["L3"],
+            )
+        ),
     )
 
 
-def _gaps(abi: int, *, same_user: bool, together: bool) -> list[str]:
+def _gaps(abi: int, *, same_user: bool, together: bool, apart: bool) -> list[str]:
     each = "processor time is" if together else "memory and processor time are"
     gaps = [
         "commands in one workspace at the same time are not isolated from each other",
-        "names and sizes of files outside can be queried, and the times of world-writable ones changed",
         f"{each} limited for each process, not for all processes of a command together",
+    ]
+    if apart:
+        return gaps
+    gaps += [
+        "names and sizes of files outside can be queried, and the times of world-writable ones changed",
         "a command with network access reaches the sockets in the file system that its user may use",
     ]
     if same_user:
@@ -129,6 +152,11 @@ def _gaps(abi: int, *, same_user: bool, together: bool) -> list[str]:
     return gaps
 
 
+def _harmed() -> bool:
+    """An attempt that worked has done what it was for."""
+    return False
+
+
 class _Place:
     """The targets of the attempts: files outside, ports, this process."""
 
@@ -138,7 +166,7 @@ class _Place:
         self.root = str(outside / "workspace")
         os.mkdir(self.root)
         self.readable, self.writable = outside / "readable", outside / "writable"
-        for path, mode in ((self.readable, 0o644), (self.writable, 0o666)):
+        for path, mode in ((self.readable, 0o644), (self.writable, WRITABLE)):
             path.write_bytes(CANARY)
             path.chmod(mode)
         if run_as and os.geteuid() == 0:
@@ -151,6 +179,10 @@ class _Place:
         if kind is socket.SOCK_STREAM:
             listening.listen()
         return str(listening.getsockname()[1])
+
+    def unharmed(self) -> bool:
+        """Whether the file that every user may change is as it was: in a room, another may have its name."""
+        return self.writable.read_bytes() == CANARY and self.writable.stat().st_mode & 0o777 == WRITABLE
 
     def attempts(self) -> list[tuple[str, ...]]:
         """Name, the lowest level that prevents it, what to attempt, and on what."""
@@ -165,29 +197,40 @@ class _Place:
             ("send by UDP", "L1", "udp", self.ports[1]),
         ]
 
+    def attempts_in_room(self) -> list[tuple[str, ...]]:
+        """What only namespaces prevent, for every user."""
+        return [
+            ("learn whether a file outside exists", "L3", "see", str(self.readable)),
+            ("change the mode of a file outside", "L3", "mode", str(self.writable)),
+        ]
+
 
 class _Attempt:
     """One of the cage's own attempts, started; its result is negative (an error number) where it was refused."""
 
-    def __init__(self, launcher: CageLauncher, root: str, name: str, needed_for: str, *argv: str) -> None:
-        self.name, self.needed_for = name, needed_for
+    def __init__(
+        self, launcher: CageLauncher, room: Room | None, root: str, name: str, needed_for: str, *argv: str
+    ) -> None:
+        self.name, self.needed_for, self.room = name, needed_for, room
         self.applied = Applied("L0", ())
         self.output, writing = os.pipe()
         null = os.open(os.devnull, os.O_RDONLY)
         # No executable: the cage makes the attempt itself, since a machine may lack any tool.
         stage = Stage(name, "", argv, {}, "/", null, writing, null, Bounds(root))
         try:
-            self.launched: Launched | OSError = launcher.start([stage])
+            self.launched: Launched | OSError = launcher.start([stage], room.entrance if room else None)
         except OSError as error:
             self.launched = error
         os.close(writing)
         os.close(null)
 
-    def test(self, end: float) -> SelfTest:
+    def test(self, end: float, unharmed: Callable[[], bool]) -> SelfTest:
         """Passed where the attempt was refused with an error; not where it succeeded or could not be made."""
         result = self._result(end)
         if result is None:
             return self._not_made()
+        if result >= 0 and unharmed():
+            return self._found(True, "it changed nothing outside")
         return self._found(result < 0, os.strerror(-result) if result < 0 else "it worked")
 
     def opens_folder(self) -> bool:
@@ -199,7 +242,7 @@ class _Attempt:
         pid = self._result(end)
         if pid is None or pid <= 0:
             return self._not_made()
-        left = os.path.exists(f"/proc/{pid}")
+        left = bool(self.room.processes()) if self.room else os.path.exists(f"/proc/{pid}")
         return self._found(not left, "it is still running" if left else "it was ended")
 
     def _not_made(self) -> SelfTest:

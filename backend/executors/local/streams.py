@@ -5,7 +5,7 @@ import os
 
 from backend.core.errors import RecordingError
 from backend.core.execution.instructions import Instructions, StdinBuffer
-from backend.core.execution.model import StopReason
+from backend.core.execution.model import StopReason, unrecorded
 from backend.core.recording.lines import LineAssembler, Lines
 from backend.core.recording.writer import RecordingWriter
 
@@ -83,8 +83,8 @@ class OutputStream:
         try:
             for lines in ready:
                 self.recorder.lines(self.name, lines)
-        except RecordingError:
-            self.instructions.stop(StopReason.UNRECORDED)
+        except RecordingError as error:
+            self.instructions.stop(unrecorded(error))
 
     def _close(self) -> None:
         if not self.open:

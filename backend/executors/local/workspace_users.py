@@ -14,7 +14,7 @@ from errno import EUSERS
 from itertools import chain
 from pathlib import Path
 
-Owner = tuple[int, int]  # uid, gid
+from backend.executors.local.process_spec import Owner
 
 PASS = 0o711  # the users of commands may pass through, but not list
 PRIVATE = 0o700

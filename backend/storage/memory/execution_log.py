@@ -72,7 +72,7 @@ class MemoryExecutionLog:
         if row is None or row.status is not Status.RUNNING:
             return False
         row.end(completion)
-        self._append(attempt.principal, *events.closed(attempt.id, completion))
+        self._append(attempt.principal, *events.closed(attempt.id, completion, self.folder))
         return True
 
     async def retry_unwritten(self) -> int:
@@ -162,7 +162,7 @@ class MemoryOwnership:
 
     def _end(self, row: Row, completion: Completion) -> None:
         row.end(completion)
-        for draft in events.closed(row.record.id, completion):
+        for draft in events.closed(row.record.id, completion, row.record.folder):
             self.log.audit.append(draft, row.record.principal, "")
 
     def _running(self) -> list[Row]:

@@ -27,6 +27,8 @@ class MemoryIdempotencyKeys:
     async def claim(self, principal: str, key: str, body_hash: bytes, execution: str) -> Claim:
         """Claim a key for `execution`, or return which execution has it."""
         found = self._keys.get((principal, key))
+        if found:
+            found.created_ms = min(found.created_ms, self.now_ms())  # as in the database
         begun = found is not None and self._has_begun(found.execution)
         if found is None or (found.body_hash == body_hash and not begun and self._age(found) > ORPHANED_AFTER):
             self._keys[principal, key] = _Key(body_hash, execution, self.now_ms())

@@ -64,13 +64,15 @@ class MemoryIdentities:
         """Set the password, and end the access tokens issued before; False if there is no such account."""
         if user := self._users.get(user_id):
             self._passwords[user_id] = password_hash
-            self._users[user_id] = replace(user, valid_from_ms=self.now_ms())
+            self._users[user_id] = replace(user, valid_from_ms=max(self.now_ms(), user.valid_from_ms + 1))
         return user is not None
 
     async def set_disabled(self, user_id: str, disabled: bool) -> bool:
         """Disable or enable an account; either ends older access tokens. False when there is no such account."""
         if user := self._users.get(user_id):
-            self._users[user_id] = replace(user, disabled=disabled, valid_from_ms=self.now_ms())
+            self._users[user_id] = replace(
+                user, disabled=disabled, valid_from_ms=max(self.now_ms(), user.valid_from_ms + 1)
+            )
         return user is not None
 
     async def set_role(self, user_id: str, role: Role) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 from backend.core.errors import RecordingError
 from backend.core.recording.batches import after
 from backend.core.recording.digest import RecordingDigest
+from backend.core.recording.messages import Complete
 from backend.core.recording.reader import Send
 
 BLOCK = 32 * 1024  # bytes that a viewer gets at a time, unless one line is longer
@@ -21,6 +22,7 @@ class MemoryRecording:
         self.live = True
         self._forget = forget
         self._stored = bytearray()
+        self._sealed = b""
         self._last = b""
         self._waiting: set[asyncio.Future[None]] = set()
 
@@ -29,22 +31,24 @@ class MemoryRecording:
         self._stored += line
         self._wake()
 
-    def end(self, line: bytes) -> None:
-        """Add the last line."""
-        self._last, self.live = line, False
-        self.append(line)
+    def seal(self, line: bytes) -> RecordingDigest:
+        """Store the last line, which viewers do not get before `end`; the digest of all that is stored."""
+        self._sealed = line
+        return self.digest()
 
-    def seal(self) -> RecordingDigest:
-        """The digest of what is stored so far."""
-        return _seal(bytes(self._stored))
+    def end(self, lines: bytes = b"") -> None:
+        """Let viewers have the sealed line, or `lines` instead of it."""
+        self._last, self._sealed, self.live = lines or self._sealed, b"", False
+        self.append(self._last)
 
-    def seal_before_end(self) -> RecordingDigest:
-        """The digest of what was stored before the last line."""
-        return _seal(bytes(self._stored[: len(self._stored) - len(self._last)]))
+    def digest(self) -> RecordingDigest:
+        """The digest of all that is stored."""
+        stored = bytes(self._stored) + self._sealed
+        return RecordingDigest(len(stored), hashlib.sha256(stored).hexdigest())
 
     def last_message(self) -> dict[str, Any] | None:
         """How it ended; None while it is live."""
-        message: dict[str, Any] | None = None if self.live else json.loads(self._last)
+        message: dict[str, Any] | None = None if self.live else json.loads(self._last.splitlines()[-1])
         return message
 
     def discard(self) -> None:
@@ -115,16 +119,19 @@ class MemoryRecordings:
         """A recording by its id."""
         return self._recordings.get(execution)
 
+    def cut_off(self, execution: str) -> int | None:
+        """What is in memory dies with its server."""
+        return None
+
+    def finish(self, execution: str, end: Complete) -> None:
+        """Nothing is cut off."""
+
     def last_message(self, execution: str) -> dict[str, Any] | None:
         """How a recording ended, empty if there is none; None while it is live."""
         found = self.find(execution)
         return found.last_message() if found else {}
 
     def seal(self, execution: str) -> RecordingDigest | None:
-        """The digest of an ended recording without its last line; None if there is no recording."""
+        """The digest of an ended recording; None if there is none."""
         found = self.find(execution)
-        return found.seal_before_end() if found else None
-
-
-def _seal(stored: bytes) -> RecordingDigest:
-    return RecordingDigest(len(stored), hashlib.sha256(stored).hexdigest())
+        return found.digest() if found else None

@@ -37,6 +37,7 @@ from backend.executors.local.workspace import FolderView, prepare_workspace
 from backend.executors.local.workspace_users import WorkspaceUsers
 from backend.policies.loader import load_profile
 from backend.storage.limiter import MovingWindow
+from backend.storage.memory.executions import MemoryExecutions
 from backend.storage.recordings import FileRecordings
 
 ANN = Principal("ann", "10.0.0.1")
@@ -131,7 +132,7 @@ class House:
         return self.gateway.lifecycle.recordings
 
     async def follow(self, execution: str, after_seq: int, send: Send) -> bool:
-        local = LocalExecutions(self.gateway.lifecycle.registry, self.recordings)
+        local = LocalExecutions(self.gateway.lifecycle.registry, self.recordings, MemoryExecutions())
         return await local.follow_here(execution, after_seq, send)
 
     def __getattr__(self, name: str) -> Any:

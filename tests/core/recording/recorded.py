@@ -38,9 +38,10 @@ class Log:
     def append(self, line: bytes) -> None:
         self.stored += line
 
-    end = append
+    def end(self, lines: bytes = b"") -> None:
+        self.append(lines)
 
-    def seal(self) -> RecordingDigest:
+    def seal(self, line: bytes) -> RecordingDigest:
         raise NotImplementedError
 
     def discard(self) -> None:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from backend.executors.local import cage_binary
 from backend.executors.local.launcher import CageLauncher, CageLimits, cage_environment
-from backend.executors.local.process_spec import Bounds, Launched, Ports, Report, Stage
+from backend.executors.local.process_spec import Bounds, Launched, Ports, Report, RoomEntrance, Stage
+from backend.executors.local.rooms import Room, RoomPlan, make_room, plan_room
 
 ROOT = os.geteuid() == 0
 RUN_AS = (65534, 65534) if ROOT else None
@@ -72,6 +73,18 @@ def folder() -> Iterator[Path]:
         yield workspace
 
 
+@contextmanager
+def roomy(cache: Path, limits: CageLimits | None = None) -> Iterator["Cage"]:
+    """A cage whose commands run in rooms."""
+    with folder() as workspace:
+        cage = Cage(CageLauncher(cache, RUN_AS, limits or CageLimits()), workspace, rooms={})
+        try:
+            yield cage
+        finally:
+            for room in (cage.rooms or {}).values():
+                room.close()
+
+
 def copied(place: Path) -> Path:
     """A copy of the shipped cage, to be damaged."""
     shutil.copytree(cage_binary.FOLDER, place)
@@ -103,12 +116,13 @@ class Done:
 
 @dataclass
 class Cage:
-    """A launcher and a workspace."""
+    """A launcher and a workspace, with `rooms` one whose commands run in namespaces."""
 
     launcher: CageLauncher
     root: Path
     environment: Mapping[str, str] = field(default_factory=dict)
     full: bool = False
+    rooms: dict[RoomPlan, Room] | None = None  # those that were made
 
     def limited(self, **limits: int) -> "Cage":
         """The same with other limits."""
@@ -141,7 +155,7 @@ class Cage:
             for index, words in enumerate(commands)
         ]
         try:
-            launched = self.launcher.start(stages)
+            launched = self.launcher.start(stages, self.entrance(bounds))
         except OSError:
             os.close(output)
             raise
@@ -149,6 +163,15 @@ class Cage:
             for descriptor in ends:
                 os.close(descriptor)
         return launched, output
+
+    def entrance(self, bounds: Bounds) -> RoomEntrance | None:
+        """The room of a command, made when there is none yet."""
+        if self.rooms is None:
+            return None
+        plan = plan_room([bounds])
+        if plan not in self.rooms or self.rooms[plan].ended:
+            self.rooms[plan] = make_room(self.launcher.usable_cage(), plan)
+        return self.rooms[plan].entrance
 
     def run(
         self, *commands: Sequence[str], stdin: str = os.devnull, network: bool | Ports = False, cwd: str | None = None

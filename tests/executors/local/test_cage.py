@@ -21,7 +21,20 @@ from backend.executors.local import confinement, launcher
 from backend.executors.local.cgroups import Groups
 from backend.executors.local.launcher import BAD_SPEC, CageLauncher, cage_environment
 from backend.executors.local.process_spec import Bounds, Ports, Stage
-from tests.executors.local.caged import BOUND, ROOT, RUN_AS, Cage, folder, give, marked, program, read_all, shell, wait
+from tests.executors.local.caged import (
+    BOUND,
+    ROOT,
+    RUN_AS,
+    Cage,
+    folder,
+    give,
+    marked,
+    program,
+    read_all,
+    roomy,
+    shell,
+    wait,
+)
 from tests.needs import need
 from tests.serving import wait_until
 
@@ -41,8 +54,13 @@ def cache() -> Iterator[Path]:
         yield Path(name)
 
 
-@pytest.fixture
-def cage(cache: Path) -> Iterator[Cage]:
+@pytest.fixture(params=["alone", "in a room"])
+def cage(cache: Path, request: pytest.FixtureRequest) -> Iterator[Cage]:
+    """With and without namespaces: what holds, holds for both."""
+    if request.param == "in a room":
+        with roomy(cache) as cage:
+            yield cage
+        return
     with folder() as workspace:
         yield Cage(CageLauncher(cache, RUN_AS), workspace)
 
@@ -322,8 +340,9 @@ def test_the_report(cage: Cage) -> None:
     os.close(output)
     report = launched.finish()
     assert report.applied == applied
-    assert report.applied.level == "L2"
+    assert report.applied.level == ("L2" if cage.rooms is None else "L3")
     layers = set(report.applied.layers)
+    assert (cage.rooms is not None) == ({"namespaces", "loopback"} <= layers)
     assert {"session", "rlimits", "no_new_privs", "seccomp"} < layers
     assert any(layer.startswith("landlock:") for layer in layers)
     assert (f"uid:{RUN_AS[0]}" if RUN_AS else f"uid:{os.getuid()}") in layers
@@ -343,7 +362,11 @@ def written_by_us(path: Path) -> int:
 
 def test_without_a_workspace_nothing_is_executed(cage: Cage) -> None:
     cage.root = cage.root / "absent"
-    assert cage.run(["true"], cwd="/").report.ends[0].error == errno.ENOENT
+    if cage.rooms is None:
+        assert cage.run(["true"], cwd="/").report.ends[0].error == errno.ENOENT
+    else:
+        with pytest.raises(FileNotFoundError):
+            cage.run(["true"], cwd="/")
 
 
 HIDDEN = """
@@ -371,7 +394,7 @@ try:
     told["start"] = Cage(made, workspace).run(["true"]).report.applied.level
 except OSError as error:
     told["start"] = error.errno
-launcher.CageLauncher._usable_cage = lambda self: self.cage
+launcher.CageLauncher.usable_cage = lambda self: self.cage
 told["cage"] = Cage(made, workspace).run(["true"]).report.ends[0].error
 told["lower"] = Cage(replace(made, minimum="L1"), workspace).run(["true"]).report.applied.level
 told["probe"] = protection.probe(made).as_json()
@@ -440,7 +463,8 @@ FILTER = [
 def test_the_filter_gets_the_pid_of_the_cage(cage: Cage, monkeypatch: pytest.MonkeyPatch) -> None:
     """An error that no other layer gives shows that the filter recognised the pid."""
     program = b"".join(struct.pack("<HBBI", *each) for each in FILTER)
-    monkeypatch.setattr(launcher, "syscall_filter", lambda network, guarded: program)
+    monkeypatch.setattr(launcher, "syscall_filter", lambda network, guarded, in_room: program)
+    cage.run(*[["true"]] * 20)  # in a room the first pids are also numbers of descriptors
     assert os.strerror(errno.ENOANO) in cage.run(shell("kill -0 $PPID; kill -0 $$")).text
 
 
@@ -449,7 +473,7 @@ def test_only_comparisons_get_the_pid(cage: Cage, monkeypatch: pytest.MonkeyPatc
     mask = (confinement.MASK_WITH, 0, 0, confinement.SUPERVISOR_PID)
     equals = (confinement.JUMP_IF_EQUAL, 0, 1, confinement.SUPERVISOR_PID & 0xFFFF)
     program = b"".join(struct.pack("<HBBI", *each) for each in [FILTER[0], mask, equals, *FILTER[2:]])
-    monkeypatch.setattr(launcher, "syscall_filter", lambda network, guarded: program)
+    monkeypatch.setattr(launcher, "syscall_filter", lambda network, guarded, in_room: program)
     attempt = f"kill -0 {confinement.SUPERVISOR_PID & 0xFFFF}"
     assert os.strerror(errno.ENOANO) in cage.run(shell(attempt)).text
 
@@ -497,7 +521,7 @@ try:
     cage.start(["touch", "ran"])
 except OSError as error:
     print(error.errno, end=" ")
-launcher.CageLauncher._usable_cage = lambda self: self.cage
+launcher.CageLauncher.usable_cage = lambda self: self.cage
 launcher._process_count = lambda uid: 0
 done = cage.run(["touch", "ran"], ["touch", "ran too"])
 print(*[end.error for end in done.report.ends], os.listdir(cage.root))

@@ -17,7 +17,8 @@ import pytest
 
 from backend.executors.local import cage_binary
 from backend.executors.local.cage_binary import COMPILER_PATH, COMPILERS, FOLDER, MissingCage, find_cage
-from backend.executors.local.launcher import VERSION, CageLauncher
+from backend.executors.local.cage_call import VERSION
+from backend.executors.local.launcher import CageLauncher
 from tests.executors.local.caged import RUN_AS, Cage, copied, folder
 from tests.needs import need
 

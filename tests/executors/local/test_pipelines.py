@@ -36,9 +36,10 @@ class Log:
         batch = read_batch(line[:-1])
         self.messages += map(json.loads, batch.messages() if batch else [line])
 
-    end = append
+    def end(self, lines: bytes = b"") -> None:
+        self.append(lines)
 
-    def seal(self) -> RecordingDigest:
+    def seal(self, line: bytes) -> RecordingDigest:
         raise NotImplementedError
 
     def discard(self) -> None:

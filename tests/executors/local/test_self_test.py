@@ -11,7 +11,7 @@ import pytest
 
 from backend.executors.local import self_test as protection
 from backend.executors.local.launcher import CageLauncher
-from backend.executors.local.process_spec import Applied, Launched, Stage
+from backend.executors.local.process_spec import Applied, Launched, Owner, RoomEntrance, Stage
 from backend.executors.local.self_test import Protection, SelfTest, can_enter, probe
 from tests.executors.local.caged import ROOT, RUN_AS, copied, folder
 
@@ -50,7 +50,9 @@ def test_as_root_the_level_is_the_lowest(tmp_path: Path) -> None:
 
 def test_a_cage_that_does_not_start(tmp_path: Path) -> None:
     class Broken(CageLauncher):
-        def start(self, stages: Sequence[Stage], *, user: tuple[int, int] | None = None) -> Launched:
+        def start(
+            self, stages: Sequence[Stage], room: RoomEntrance | None = None, user: Owner | None = None
+        ) -> Launched:
             raise OSError("no more processes")
 
     found = probe(Broken(tmp_path, RUN_AS))
@@ -70,7 +72,7 @@ def test_a_missing_cage_is_reported_with_what_to_do(tmp_path: Path, monkeypatch:
 def test_a_cage_that_does_not_confine_is_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The layers are applied, but they permit everything."""
     everything = [("/", (1 << 15) - 1, 1)]
-    monkeypatch.setattr("backend.executors.local.launcher.landlock_rules", lambda bounds: everything)
+    monkeypatch.setattr("backend.executors.local.launcher.landlock_rules", lambda bounds, in_room: everything)
     found = probe(replace(CageLauncher(tmp_path, RUN_AS)))
     assert found.level == "L1"
     failed = {test.name for test in found.tests if not test.passed}
@@ -79,7 +81,7 @@ def test_a_cage_that_does_not_confine_is_found_out(tmp_path: Path, monkeypatch: 
 
 def test_a_filter_that_permits_sockets_is_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     permits = bytes.fromhex("06000000 0000ff7f")
-    monkeypatch.setattr("backend.executors.local.launcher.syscall_filter", lambda network, guarded: permits)
+    monkeypatch.setattr("backend.executors.local.launcher.syscall_filter", lambda network, guarded, in_room: permits)
     found = probe(CageLauncher(tmp_path, RUN_AS))
     assert "seccomp" in found.layers
     assert found.level == "L0"

@@ -68,6 +68,14 @@ async def test_the_key_of_a_command_that_never_began_goes_to_one_who_asks_late(k
     assert sum(claim.mine for claim in claims) == 1
 
 
+async def test_a_clock_that_was_set_back_does_not_let_a_key_be_waited_for_longer(keys: Keys, clock: Clock) -> None:
+    await keys.claim("user:ann", "k", BODY, FIRST)
+    clock.now -= 3600_000
+    assert not (await keys.claim("user:ann", "k", BODY, SECOND)).mine
+    clock.now += ORPHANED_AFTER + 1
+    assert (await keys.claim("user:ann", "k", BODY, SECOND)).mine
+
+
 async def test_the_key_of_one_that_began_is_never_given_away(keys: Keys, clock: Clock, server: Server) -> None:
     await keys.claim("user:ann", "k", BODY, FIRST)
     await begin(server, FIRST)

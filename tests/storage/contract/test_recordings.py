@@ -12,6 +12,8 @@ from backend.core.errors import RecordingError
 from backend.core.recording.batches import read_batch
 from backend.core.recording.digest import RecordingDigest
 from backend.core.recording.lines import encode_lines
+from backend.core.recording.lost import LOST
+from backend.core.recording.messages import Problem
 from backend.core.recording.reader import Send
 from backend.core.recording.writer import Recorder, RecordingLog
 from backend.storage.memory.recordings import MemoryRecordings
@@ -20,6 +22,7 @@ from tests.core.recording.recorded import COMPLETE, STARTED
 
 ID = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
 OTHER = "01BRZ3NDEKTSV4RRFFQ69G5FAV"
+LATE = Problem(message="Another server was first.", rule="server.lost")
 
 Recordings = FileRecordings | MemoryRecordings
 
@@ -129,13 +132,36 @@ async def test_its_end_is_read_once_it_has_one(recordings: Recordings) -> None:
     assert recordings.seal(ID) is None
     log = write(recordings, end=False)
     assert recordings.last_message(ID) is None
-    sealed = log.seal()
-    Recorder(ID, log, lambda: 0.0).end(COMPLETE)
+    recorder = Recorder(ID, log, lambda: 0.0)
+    sealed = recorder.seal(COMPLETE)
+    assert recordings.last_message(ID) is None
+    recorder.end()
     assert (recordings.last_message(ID) or {})["status"] == "succeeded"
     assert recordings.seal(ID) == sealed
     everything: list[bytes] = []
-    await log.copy(_into(everything), 0, sealed.size)
-    assert sealed == RecordingDigest(sealed.size, hashlib.sha256(b"".join(everything)).hexdigest())
+    await log.copy(_into(everything))
+    assert sealed == RecordingDigest(len(b"".join(everything)), hashlib.sha256(b"".join(everything)).hexdigest())
+
+
+async def test_a_sealed_end_is_shown_once_it_is_on_record_and_another_may_take_its_place(
+    recordings: Recordings,
+) -> None:
+    for id, instead in ((ID, ()), (OTHER, (LATE, LOST))):
+        log = recordings.create(id)
+        recorder, seen = Recorder(id, log, lambda: 0.0), list[bytes]()
+        recorder.add(STARTED)
+        recorder.seal(COMPLETE)
+        elsewhere = FileRecordings(recordings.folder) if isinstance(recordings, FileRecordings) else recordings
+        for viewer in (log, elsewhere.find(id)):
+            assert viewer
+            await viewer.copy(_into(seen))
+        assert b"".join(seen).count(b'"type"') == 2, "twice the first line alone"
+        recorder.end(*instead)
+        shown = await read(log)
+        assert [message["seq"] for message in shown] == list(range(1, len(shown) + 1))
+        assert [message.get("status") or message["type"] for message in shown[1:]] == (
+            ["error", "lost"] if instead else ["succeeded"]
+        )
 
 
 async def test_a_block_is_whole_lines_and_a_long_line_is_one_block(recordings: Recordings) -> None:

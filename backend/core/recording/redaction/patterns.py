@@ -20,7 +20,7 @@ DEFAULT_PATTERNS = (
     rf"{_APART}xox[a-z]-[A-Za-z0-9-]{{12,}}",
     # Not after a hyphen either: many starts in one long word would each read it to its end.
     r"(?<![\w-][\w-])eyJ[A-Za-z0-9_-]{13,}\.eyJ[A-Za-z0-9_-]{2,}\.[A-Za-z0-9_-]{10,}",
-    rf"{_APART}gp_[A-Za-z0-9_-]{{20,}}",
+    *(rf"{_APART}g{kind}_[A-Za-z0-9_-]{{20,}}" for kind in "pl"),
     r"://[^\s:/@]*:(?P<secret>[^\s/@]+)@",
     PRIVATE_KEY,  # with the lines that follow, up to and including its END
 )

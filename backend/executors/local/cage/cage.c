@@ -2,6 +2,7 @@
  * left.
  *
  *     cage SPEC_FD
+ *     cage --room SPEC_FD
  *     cage --version
  *
  * The spec lists the programs, the confinement of each, their limits and two further descriptors. Each byte read from the
@@ -17,6 +18,10 @@
  * The launcher decides what is permitted; this program applies it and reports what was actually applied. A spec that is
  * truncated, has trailing bytes or holds anything unexpected runs nothing: exit status BAD_SPEC.
  *
+ * With --room it makes a room instead: namespaces in which only what the spec lists exists. The first process in them is
+ * this program; it reaps orphans, and it ends with everything in the room when its life line is closed. A spec of a command
+ * may name such a room, in which the command then runs.
+ *
  * There is no C library, whose startup alone would take longer than everything that is done here. System calls are made
  * directly: a negative result is an error number. scripts/build_cage.py makes the binaries next to this file. */
 
@@ -28,6 +33,7 @@
 #include <linux/filter.h>
 #include <linux/in.h>
 #include <linux/mman.h>
+#include <linux/mount.h>
 #include <linux/poll.h>
 #include <linux/prctl.h>
 #include <linux/resource.h>
@@ -143,6 +149,13 @@ static int fork_child(void) { return (int)CALL(__NR_clone, SIGCHLD); }
 #endif
 #define NR_CLONE3 435
 #define NR_CLOSE_RANGE 436
+#define NR_PIDFD_SEND_SIGNAL 424
+#define NR_OPEN_TREE 428
+#define NR_MOVE_MOUNT 429
+#define NR_FSOPEN 430
+#define NR_FSCONFIG 431
+#define NR_FSMOUNT 432
+#define NR_MOUNT_SETATTR 442
 #define NR_LANDLOCK_CREATE_RULESET 444
 #define NR_LANDLOCK_ADD_RULE 445
 #define NR_LANDLOCK_RESTRICT_SELF 446
@@ -159,9 +172,9 @@ static int fork_child(void) { return (int)CALL(__NR_clone, SIGCHLD); }
 #define RIGHTS_OF_FILES (7ull | RIGHT_TRUNCATE | RIGHT_IOCTL_DEV) /* execute, write, read; the others are for folders */
 #define NET_TCP 3ull /* bind and connect */
 #define NET_CONNECT_TCP 2ull
-#define SCOPE_ALL 3ull /* abstract UNIX sockets and signals */
+#define SCOPE_ALL 3 /* abstract UNIX sockets and signals */
 
-#define VERSION "cage 3"
+#define VERSION "cage 4"
 #define SPEC_LIMIT (8 << 20) /* bytes; more than the kernel accepts as arguments */
 #define MAX_STAGES 64
 #define MAX_RULES 256
@@ -176,6 +189,9 @@ static int fork_child(void) { return (int)CALL(__NR_clone, SIGCHLD); }
 #define CANNOT_RUN 127
 #define BAD_SPEC 125
 #define NO_PROC 124
+#define NO_ROOM 123
+#define MAX_NAME 255 /* bytes of one name in a path */
+#define MAX_ENTRIES 64 /* of /proc, that a room shows */
 #define SIGNALS 64
 #define AF_INET 2 /* the kernel's headers leave it to the C library */
 #define SOCK_STREAM 1
@@ -184,6 +200,14 @@ static int fork_child(void) { return (int)CALL(__NR_clone, SIGCHLD); }
 #define JUMP_IF_EQUAL (BPF_JMP | BPF_JEQ | BPF_K)
 #define S_IFMT 0170000
 #define S_IFDIR 0040000
+#define S_IFREG 0100000
+#define DT_DIR 4
+#define DT_LNK 10
+#define SIOCGIFFLAGS 0x8913
+#define SIOCSIFFLAGS 0x8914
+#define MNT_DETACH 2
+#define SOCK_CLOEXEC O_CLOEXEC
+#define INTERFACE_UP 0x41 /* IFF_UP and IFF_RUNNING */
 #define S_IFIFO 0010000
 
 struct ruleset { uint64_t fs, net, scoped; };
@@ -196,7 +220,7 @@ struct entry { uint64_t inode; int64_t offset; uint16_t length; uint8_t type; ch
 
 struct rule { const char *path; uint64_t rights; int required; };
 struct confinement {
-    int network, nports, nrules; /* network: any port; otherwise the listed ones alone */
+    int network, scoped, nports, nrules; /* network: any port; otherwise the listed ones alone */
     uint16_t ports[MAX_PORTS];
     struct rule rules[MAX_RULES];
     struct sock_fprog filter;
@@ -207,7 +231,7 @@ struct group { int folder, joined; const char *join, *layers; };
 struct process { int pid, parent; char state, ours; };
 
 static struct {
-    int minimum, control, status, nconfinements, nstages, ngroups, signals, io, proc, server, self;
+    int minimum, control, status, nconfinements, nstages, ngroups, signals, io, proc, parent, self, room, namespaces;
     long long uid, gid, cpu, data, file_size, processes, open_files;
     struct confinement *confinements;
     struct stage stages[MAX_STAGES];
@@ -303,8 +327,13 @@ static void read_filter(struct confinement *to)
     memcpy(to->instructions, field, length);
     to->filter.len = (unsigned short)(length / sizeof *to->instructions);
     to->filter.filter = to->instructions;
-    for (int i = 0; i < to->filter.len; i++)
-        insert_own_pid(&to->instructions[i]);
+}
+
+static void insert_own_pids(void)
+{
+    for (int i = 0; i < cage.nconfinements; i++)
+        for (int k = 0; k < cage.confinements[i].filter.len; k++)
+            insert_own_pid(&cage.confinements[i].instructions[k]);
 }
 
 static void read_stage(struct stage *stage)
@@ -333,6 +362,7 @@ static void read_groups(void)
 static void read_confinement(struct confinement *to)
 {
     to->network = next_int(0, 1);
+    to->scoped = next_int(0, SCOPE_ALL);
     to->nports = next_int(0, MAX_PORTS);
     for (int i = 0; i < to->nports; i++)
         to->ports[i] = (uint16_t)next_int(1, UINT16_MAX);
@@ -377,9 +407,13 @@ static void read_spec(void)
     if (!equal(next_text(), VERSION))
         bad_spec();
     cage.minimum = next_int(0, 3);
-    cage.server = next_int(1, INT32_MAX);
+    cage.parent = next_int(1, INT32_MAX);
     cage.control = next_descriptor();
     cage.status = next_descriptor();
+    cage.room = next_int(-1, INT32_MAX); /* -1: none */
+    if (cage.room >= 0 && cage.room < 3)
+        bad_spec();
+    cage.namespaces = next_int(0, INT32_MAX);
     cage.uid = next_id();
     cage.gid = next_id();
     read_limits();
@@ -538,7 +572,7 @@ static int make_ruleset(const struct confinement *with, int abi)
     attr.fs |= abi >= 3 ? RIGHT_TRUNCATE : 0;
     attr.fs |= abi >= 5 ? RIGHT_IOCTL_DEV : 0;
     attr.net = abi >= 4 && !with->network ? NET_TCP : 0;
-    attr.scoped = abi >= 6 ? SCOPE_ALL : 0;
+    attr.scoped = abi >= 6 ? (uint64_t)with->scoped : 0;
     int ruleset = (int)CALL(NR_LANDLOCK_CREATE_RULESET, &attr, abi >= 6 ? 24 : abi >= 4 ? 16 : 8, 0);
     long failed = ruleset < 0 ? ruleset : attr.net ? add_ports(ruleset, with) : 0;
     for (int i = 0; !failed && i < with->nrules; i++)
@@ -595,7 +629,8 @@ static int confine(int index)
     if (abi)
         close_file((int)ruleset);
     int filtered = locked && with->filter.len && !CALL(__NR_seccomp, SECCOMP_SET_MODE_FILTER, 0, &with->filter);
-    int level = !(locked && filtered && uid) ? 0 : fenced && abi >= LANDLOCK_ABI_FOR_L2 ? 2 : 1;
+    int apart = cage.room >= 0; /* a command that could not enter its room does not come here */
+    int level = !(locked && filtered && uid) ? 0 : fenced && abi >= LANDLOCK_ABI_FOR_L2 ? 2 + apart : 1;
     append(&line, "applied ");
     append_number(&line, index);
     append(&line, " L");
@@ -607,6 +642,8 @@ static int confine(int index)
     if (fenced)
         append_number(&line, abi);
     append(&line, filtered ? ",seccomp" : "");
+    append(&line, apart ? ",namespaces" : "");
+    append(&line, apart && cage.namespaces & CLONE_NEWNET ? ",loopback" : "");
     for (int i = 0; i < cage.ngroups; i++)
         if (cage.groups[i].joined) {
             append(&line, ",");
@@ -781,7 +818,7 @@ static int wait_for_event(const struct moment *bound)
 static int handle_control(int events)
 {
     unsigned char numbers[64];
-    if (CALL(__NR_getppid) != cage.server)
+    if (CALL(__NR_getppid) != cage.parent)
         return 1;
     if (!events)
         return 0;
@@ -859,6 +896,55 @@ static void become_subreaper(void)
     CALL(__NR_fcntl, cage.control, F_SETFL, O_NONBLOCK);
 }
 
+static void refuse_all(long result) __attribute__((noreturn));
+static void refuse_all(long result)
+{
+    for (int i = 0; i < cage.nstages; i++)
+        report_numbers("error ", i, -result);
+    exit_now(NO_PROC);
+}
+
+static void wait_readable(int fd)
+{
+    struct pollfd source = {.fd = fd, .events = POLLIN};
+    while (CALL(__NR_ppoll, &source, 1, NULL, 0, 8) == -EINTR) {}
+}
+
+/* Waits for the supervisor in the room. Where that was killed, its processes belong to the first process of the room: so
+ * that nothing outlives its command, the room ends, with all that is in it. */
+static void stand_outside(int pid) __attribute__((noreturn));
+static void stand_outside(int pid)
+{
+    int status = 0;
+    CALL(__NR_prctl, PR_SET_PDEATHSIG, SIGKILL); /* the supervisor notices the end of its parent */
+    if (CALL(__NR_getppid) != cage.parent)
+        exit_now(BAD_SPEC);
+    close_range(0, (unsigned)cage.room - 1);
+    close_range((unsigned)cage.room + 1, ~0u);
+    while (CALL(__NR_wait4, pid, &status, 0, 0) == -EINTR) {}
+    if (!(status & 127))
+        exit_now(status >> 8 & 255);
+    CALL(NR_PIDFD_SEND_SIGNAL, cage.room, SIGKILL, 0, 0);
+    wait_readable(cage.room);
+    exit_now(NO_ROOM);
+}
+
+/* Goes on as the supervisor in the room, as a child, since no process changes its own pid namespace. Its parent is outside,
+ * which in the room is number 0. */
+static void enter_room(void)
+{
+    long failed = CALL(__NR_setns, cage.room, cage.namespaces);
+    int pid = failed ? (int)failed : fork_child();
+    if (pid < 0)
+        refuse_all(pid);
+    if (pid > 0)
+        stand_outside(pid);
+    close_file(cage.room);
+    cage.self = (int)CALL(__NR_getpid);
+    cage.parent = 0;
+    CALL(__NR_prctl, PR_SET_DUMPABLE, 1); /* the change of user namespace closed our own entries in /proc to us */
+}
+
 /* Without /proc the processes of a command could not be found, and so not be ended: nothing is started then. */
 static void require_proc(void)
 {
@@ -868,9 +954,266 @@ static void require_proc(void)
         read_process(cage.self);
     if (process_count && processes[0].parent == (int)CALL(__NR_getppid))
         return;
-    for (int i = 0; i < cage.nstages; i++)
-        report_numbers("error ", i, ENOSYS);
-    exit_now(NO_PROC);
+    refuse_all(-ENOSYS);
+}
+
+/* The room. */
+
+enum { READ_ONLY, WRITABLE, DEVICE, SCRATCH, LINK }; /* kinds of what a room shows */
+
+static struct {
+    int lifeline, root, nshown, flags;
+    long long uid, gid;
+    const char *shown[MAX_ENTRIES];
+} room;
+
+/* Returns the result, or reports what could not be done and ends. */
+static int must(const char *what, long result)
+{
+    struct line line = {.length = 0};
+    if (result >= 0)
+        return (int)result;
+    append(&line, "failed ");
+    append_number(&line, -result);
+    append(&line, " ");
+    append(&line, what);
+    line.length = line.length < sizeof line.text ? line.length : sizeof line.text - 1;
+    report(&line);
+    exit_now(NO_ROOM);
+}
+
+static void write_file(const char *path, const char *text)
+{
+    size_t length = 0;
+    int fd = must(path, open_file(path, O_WRONLY));
+    while (text[length])
+        length++;
+    must(path, CALL(__NR_write, fd, text, length));
+    close_file(fd);
+}
+
+static void map_one(const char *path, long long id)
+{
+    struct line line = {.length = 0};
+    append_number(&line, id);
+    append(&line, " ");
+    append_number(&line, id);
+    append(&line, " 1");
+    line.text[line.length] = 0;
+    write_file(path, line.text);
+}
+
+/* In a user namespace of its own, a service that is not root may make the others. Its user is the only one there. */
+static void become_owner(void)
+{
+    must("user namespace", CALL(__NR_unshare, CLONE_NEWUSER));
+    CALL(__NR_prctl, PR_SET_DUMPABLE, 1);
+    write_file("/proc/self/setgroups", "deny");
+    map_one("/proc/self/uid_map", room.uid);
+    map_one("/proc/self/gid_map", room.gid);
+}
+
+static int new_filesystem(const char *kind, const char *size, const char *mode, unsigned attributes)
+{
+    int context = must(kind, CALL(NR_FSOPEN, kind, FSOPEN_CLOEXEC));
+    if (size) {
+        must("size", CALL(NR_FSCONFIG, context, FSCONFIG_SET_STRING, "size", size, 0));
+        must("nr_inodes", CALL(NR_FSCONFIG, context, FSCONFIG_SET_STRING, "nr_inodes", "4096", 0));
+        must("mode", CALL(NR_FSCONFIG, context, FSCONFIG_SET_STRING, "mode", mode, 0));
+    }
+    must(kind, CALL(NR_FSCONFIG, context, FSCONFIG_CMD_CREATE, 0, 0, 0));
+    int made = must(kind, CALL(NR_FSMOUNT, context, FSMOUNT_CLOEXEC, attributes));
+    close_file(context);
+    return made;
+}
+
+/* Opens the entry of the room with this absolute path, made where it is missing. No link is followed: what is shown may
+ * have been written by commands, and a link would lead out, as nothing of the old tree has been left yet. */
+static int open_place(const char *path, int folder)
+{
+    char name[MAX_NAME + 1];
+    int at = must(path, CALL(__NR_openat, room.root, ".", O_PATH | O_CLOEXEC, 0));
+    do {
+        size_t length = 0;
+        if (*path++ != '/')
+            bad_spec();
+        for (; *path && *path != '/'; path++, length++) {
+            if (length == MAX_NAME)
+                bad_spec();
+            name[length] = *path;
+        }
+        name[length] = 0;
+        if (!length || equal(name, ".") || equal(name, ".."))
+            bad_spec();
+        int inner = *path || folder;
+        if (inner)
+            CALL(__NR_mkdirat, at, name, 0755);
+        else
+            CALL(__NR_mknodat, at, name, S_IFREG | 0444, 0);
+        int next = must(name, CALL(__NR_openat, at, name, O_PATH | O_NOFOLLOW | O_CLOEXEC | (inner ? O_DIRECTORY : 0), 0));
+        close_file(at);
+        at = next;
+    } while (*path);
+    return at;
+}
+
+static void attach(int tree, const char *path, int folder)
+{
+    int at = open_place(path, folder);
+    must(path, CALL(NR_MOVE_MOUNT, tree, "", at, "", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH));
+    close_file(at);
+    close_file(tree);
+}
+
+/* Shows a part of the machine under its own path. */
+static void show(const char *path, uint64_t attributes)
+{
+    struct stat about;
+    struct mount_attr attr = {.attr_set = attributes};
+    int tree = must(path, CALL(NR_OPEN_TREE, AT_FDCWD, path, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_RECURSIVE));
+    must(path, CALL(NR_MOUNT_SETATTR, tree, "", AT_EMPTY_PATH | AT_RECURSIVE, &attr, sizeof attr));
+    must(path, CALL(__NR_fstat, tree, &about));
+    attach(tree, path, (about.st_mode & S_IFMT) == S_IFDIR);
+}
+
+static void link_to(const char *target, const char *path)
+{
+    must(path, CALL(__NR_symlinkat, target, room.root, path + 1));
+}
+
+static void show_next(void)
+{
+    int kind = next_int(READ_ONLY, LINK);
+    const char *path = next_text(), *with = next_text();
+    if (*path != '/')
+        bad_spec();
+    if (kind == READ_ONLY)
+        show(path, MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV);
+    else if (kind == WRITABLE)
+        show(path, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV);
+    else if (kind == DEVICE)
+        show(path, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC);
+    else if (kind == SCRATCH)
+        attach(new_filesystem("tmpfs", with, "1777", MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV), path, 1);
+    else
+        link_to(with, path);
+}
+
+static int is_shown(const char *name)
+{
+    for (int i = 0; i < room.nshown; i++)
+        if (equal(room.shown[i], name))
+            return 1;
+    return *name == '.' || (*name >= '1' && *name <= '9');
+}
+
+/* Of /proc a room shows its own processes and what is listed; the rest is covered by something empty. */
+static void show_proc(void)
+{
+    _Alignas(8) char names[16384];
+    attach(new_filesystem("proc", NULL, NULL, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC), "/proc", 1);
+    must("cover", CALL(__NR_mkdirat, room.root, "folder", 0));
+    must("cover", CALL(__NR_mknodat, room.root, "file", S_IFREG, 0));
+    int proc = must("/proc", CALL(__NR_openat, room.root, "proc", O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0));
+    for (int length; (length = must("/proc", CALL(__NR_getdents64, proc, names, sizeof names))) > 0;)
+        for (int at = 0; at < length; at += ((struct entry *)(names + at))->length) {
+            const struct entry *entry = (struct entry *)(names + at);
+            if (entry->type == DT_LNK || is_shown(entry->name))
+                continue;
+            const char *cover = entry->type == DT_DIR ? "folder" : "file";
+            int tree = must("cover", CALL(NR_OPEN_TREE, room.root, cover, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC));
+            must(entry->name, CALL(NR_MOVE_MOUNT, tree, "", proc, entry->name, MOVE_MOUNT_F_EMPTY_PATH));
+            close_file(tree);
+        }
+    close_file(proc);
+    must("cover", CALL(__NR_unlinkat, room.root, "folder", AT_REMOVEDIR));
+    must("cover", CALL(__NR_unlinkat, room.root, "file", 0));
+}
+
+/* The machine's tree is left and can no longer be reached. */
+static void leave_machine(void)
+{
+    struct mount_attr attr = {.attr_set = MOUNT_ATTR_RDONLY};
+    must("root", CALL(NR_MOUNT_SETATTR, room.root, "", AT_EMPTY_PATH, &attr, sizeof attr));
+    must("root", CALL(__NR_fchdir, room.root));
+    must("root", CALL(__NR_pivot_root, ".", "."));
+    must("root", CALL(__NR_umount2, ".", MNT_DETACH));
+    must("root", CALL(__NR_chdir, "/"));
+}
+
+static void raise_loopback(void)
+{
+    struct { char name[16]; short flags; char rest[22]; } request = {.name = "lo"};
+    int fd = must("loopback", CALL(__NR_socket, AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+    must("loopback", CALL(__NR_ioctl, fd, SIOCGIFFLAGS, &request));
+    request.flags |= INTERFACE_UP;
+    must("loopback", CALL(__NR_ioctl, fd, SIOCSIFFLAGS, &request));
+    close_file(fd);
+}
+
+static void build_room(void)
+{
+    must("mounts", CALL(__NR_mount, 0, "/", 0, MS_REC | MS_PRIVATE, 0));
+    room.root = new_filesystem("tmpfs", "1m", "755", MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV);
+    must("root", CALL(NR_MOVE_MOUNT, room.root, "", AT_FDCWD, "/", MOVE_MOUNT_F_EMPTY_PATH));
+    room.nshown = next_int(0, MAX_ENTRIES);
+    for (int i = 0; i < room.nshown; i++)
+        room.shown[i] = next_text();
+    show_proc();
+    for (int left = next_int(0, MAX_RULES); left > 0; left--)
+        show_next();
+    if (cursor != spec_end)
+        bad_spec();
+    must("name", CALL(__NR_sethostname, "localhost", 9));
+    if (room.flags & CLONE_NEWNET)
+        raise_loopback();
+    leave_machine();
+}
+
+/* The first process of a room: the kernel gives it the orphans, and ends all others with it. */
+static void keep_room(void) __attribute__((noreturn));
+static void keep_room(void)
+{
+    const uint64_t all = ~0ull, children = 1ull << (SIGCHLD - 1);
+    struct line line = {.length = 0};
+    int status;
+    CALL(__NR_rt_sigprocmask, SIG_SETMASK, &all, 0, 8);
+    build_room();
+    append(&line, "ready");
+    report(&line);
+    CALL(__NR_dup3, room.lifeline, 0, O_CLOEXEC);
+    close_range(1, ~0u);
+    cage.signals = (int)CALL(__NR_signalfd4, -1, &children, 8, O_CLOEXEC | O_NONBLOCK);
+    cage.control = 0;
+    if (cage.signals < 0)
+        exit_now(NO_ROOM);
+    while (!wait_for_event(NULL))
+        while (CALL(__NR_wait4, -1, &status, WNOHANG, 0) > 0) {}
+    exit_now(0);
+}
+
+/* The service becomes the parent of the room's first process and is told its pid. */
+static void make_room(int spec) __attribute__((noreturn));
+static void make_room(int spec)
+{
+    struct line line = {.length = 0};
+    map_spec(spec);
+    if (!equal(next_text(), VERSION))
+        bad_spec();
+    room.lifeline = next_int(3, INT32_MAX);
+    cage.status = next_descriptor();
+    room.flags = next_int(0, INT32_MAX);
+    room.uid = next_id();
+    room.gid = next_id();
+    if (room.uid >= 0)
+        become_owner();
+    int pid = must("namespaces", CALL(__NR_clone, (unsigned)room.flags | CLONE_PARENT | SIGCHLD, 0));
+    if (pid == 0)
+        keep_room();
+    append(&line, "first ");
+    append_number(&line, pid);
+    report(&line);
+    exit_now(0);
 }
 
 /* Called by _start with the kernel's arguments: their count, then the pointers. */
@@ -878,6 +1221,8 @@ void start(long *words) __attribute__((noreturn, used));
 void start(long *words)
 {
     char **argv = (char **)(words + 1);
+    if (words[0] == 3 && equal(argv[1], "--room"))
+        make_room((int)to_number(argv[2], NULL));
     if (words[0] != 2)
         exit_now(BAD_SPEC);
     if (equal(argv[1], "--version"))
@@ -885,6 +1230,9 @@ void start(long *words)
     cage.self = (int)CALL(__NR_getpid);
     map_spec((int)to_number(argv[1], NULL));
     read_spec();
+    if (cage.room >= 0)
+        enter_room();
+    insert_own_pids();
     become_subreaper();
     require_proc();
     start_stages();
@@ -916,6 +1264,8 @@ static long try_connect(int type, long long port)
     if (fd < 0)
         return fd;
     failed = CALL(__NR_connect, fd, &to, sizeof to);
+    if (!failed && type == SOCK_DGRAM) /* where nobody listens, the next one is refused */
+        CALL(__NR_write, fd, "x", 1);
     return failed ? failed : CALL(__NR_write, fd, "x", 1);
 }
 
@@ -960,7 +1310,11 @@ static int run_attempt(char **argv)
     const char *what = argv[0], *with = argv[1] ? argv[1] : "";
     struct line line = {.length = 0};
     long result = -EINVAL;
-    if (equal(what, "read"))
+    if (equal(what, "see"))
+        result = open_file(with, O_PATH);
+    else if (equal(what, "mode"))
+        result = CALL(__NR_fchmodat, AT_FDCWD, with, 0600);
+    else if (equal(what, "read"))
         result = try_open(with, O_RDONLY);
     else if (equal(what, "write"))
         result = try_open(with, O_WRONLY | O_CREAT);

@@ -1,0 +1,49 @@
+"""What a call of the cage is made of: a spec of fields in a file in memory, pipes, a process that inherits them."""
+
+import fcntl
+import os
+import struct
+from collections.abc import Iterable
+from contextlib import ExitStack
+from pathlib import Path
+
+VERSION = "cage 4"  # of the spec
+
+
+def field(value: str | int | bytes) -> bytes:
+    """Its length, its bytes, a NUL."""
+    data = value if isinstance(value, bytes) else os.fsencode(str(value))
+    return struct.pack("<I", len(data)) + data + b"\0"
+
+
+def spec_file(data: bytes, close: ExitStack) -> int:
+    """The descriptor of a file in memory."""
+    descriptor = os.memfd_create("cage")
+    close.callback(os.close, descriptor)
+    left = memoryview(data)
+    while left:
+        left = left[os.write(descriptor, left) :]
+    return descriptor
+
+
+def pipe(reader: ExitStack, writer: ExitStack) -> tuple[int, int]:
+    """A pipe whose ends are closed by these."""
+    reading, writing = os.pipe()
+    reader.callback(os.close, reading)
+    writer.callback(os.close, writing)
+    return reading, writing
+
+
+def above_stdio(descriptor: int, close: ExitStack) -> int:
+    """The descriptor, or a copy of one below 3, which are the cage's own streams."""
+    if descriptor > 2:
+        return descriptor
+    copy = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
+    close.callback(os.close, copy)
+    return copy
+
+
+def spawn(cage: Path, arguments: Iterable[str], inherited: set[int]) -> int:
+    """The pid of a new process that has these descriptors under the same numbers. Half the time of `subprocess`."""
+    keep = [(os.POSIX_SPAWN_DUP2, descriptor, descriptor) for descriptor in inherited]
+    return os.posix_spawn(str(cage), [str(cage), *arguments], {}, file_actions=keep)

@@ -1,0 +1,292 @@
+"""Rooms: the namespaces of a project, in which its commands run, with Landlock, the filter and the limits on top.
+
+In a room exist the machine's programs and `/etc` (read-only), the workspace under its own path, what its programs may
+read in addition, a few devices, and in memory `/tmp` and `/dev/shm`. `/proc` shows the processes of the room alone, and
+its network is a loopback, unless the project may use the machine's. Its first process is the cage (cage/cage.c), which
+ends with everything in the room when its life line is closed: by `close`, or because the service has died.
+
+Making a room takes some milliseconds, entering one hardly any, so rooms are kept while they are in use and a while longer.
+"""
+
+import asyncio
+import os
+import select
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import ExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from backend.executors.local import cage_call
+from backend.executors.local.cage_call import VERSION, above_stdio, pipe, spawn, spec_file
+from backend.executors.local.confinement import DEVICES, READABLE, READABLE_WITH_NETWORK, RUNNABLE, SCRATCH
+from backend.executors.local.process_spec import (
+    NEW_IPC,
+    NEW_MOUNTS,
+    NEW_NETWORK,
+    NEW_PID,
+    NEW_USER,
+    NEW_UTS,
+    Bounds,
+    RoomEntrance,
+)
+
+READ_ONLY, WRITABLE, DEVICE, IN_MEMORY, LINK = range(5)  # kinds of what a room shows
+SCRATCH_SIZE = "16m"  # of each folder in memory: for sockets and locks; what is large belongs to the workspace
+LINKS = {
+    "/dev/fd": "/proc/self/fd",
+    "/dev/stdin": "/proc/self/fd/0",
+    "/dev/stdout": "/proc/self/fd/1",
+    "/dev/stderr": "/proc/self/fd/2",
+}
+MAKE_BOUND = 5.0  # seconds
+KEPT_FOR = 300.0  # seconds after its last command
+MOST_UNUSED = 32  # rooms kept for a next command
+OWN = NEW_MOUNTS | NEW_PID | NEW_IPC | NEW_UTS
+
+_Shown = tuple[int, str, str]  # kind, path, and the size of memory or the target of a link
+
+
+@dataclass(frozen=True, slots=True)
+class RoomPlan:
+    """What a room is made of. A workspace that was removed and made again is another one."""
+
+    root: str
+    identity: tuple[int, int]  # device and inode of the workspace
+    network: bool  # whether the machine's network is there
+    readable: tuple[str, ...] = ()
+    homes: tuple[str, ...] = ()
+
+
+def plan_room(bounds: Iterable[Bounds]) -> RoomPlan:
+    """The room for the programs of one pipeline, which share a workspace. Raises OSError where there is none."""
+    every = list(bounds)
+    root = every[0].root
+    about = os.stat(root)
+    return RoomPlan(
+        root,
+        (about.st_dev, about.st_ino),
+        any(each.network for each in every),
+        tuple(sorted({path for each in every for path in each.readable})),
+        tuple(sorted({each.home for each in every if each.home})),
+    )
+
+
+class Room:
+    """A room that was made, until it is closed."""
+
+    def __init__(self, first: int, lifeline: int, namespaces: int) -> None:
+        self._first, self._lifeline = first, lifeline
+        self.entrance = RoomEntrance(os.pidfd_open(first), namespaces)
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing is left of it."""
+        return _is_readable(self.entrance.descriptor, 0)
+
+    def processes(self) -> list[int]:
+        """The processes that run in it in addition to its first; their numbers outside of it."""
+        room = os.stat(f"/proc/{self._first}/ns/pid").st_ino
+        every = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+        return [pid for pid in every if pid != self._first and _pid_namespace(pid) == room]
+
+    def close(self) -> None:
+        """End everything that runs in it. Waits for that."""
+        os.close(self._lifeline)
+        os.waitpid(self._first, 0)
+        os.close(self.entrance.descriptor)
+
+
+def _pid_namespace(pid: int) -> int:
+    """Its number; 0 of a process that is gone."""
+    try:
+        return os.stat(f"/proc/{pid}/ns/pid").st_ino
+    except OSError:
+        return 0
+
+
+def make_room(cage: Path, plan: RoomPlan) -> Room:
+    """Make a room. Waits for it; OSError where the machine does not permit it."""
+    root = os.geteuid() == 0
+    namespaces = OWN | (0 if plan.network else NEW_NETWORK)
+    with ExitStack() as ours, ExitStack() as theirs:
+        lifeline_read, lifeline = pipe(theirs, ours)
+        status, status_write = pipe(ours, theirs)
+        lifeline_read = above_stdio(lifeline_read, theirs)
+        user = (-1, -1) if root else (os.geteuid(), os.getegid())
+        words = [VERSION, lifeline_read, status_write, namespaces, *user, *_listed(_proc_entries()), *_shown(plan)]
+        spec = spec_file(b"".join(map(cage_call.field, words)), theirs)
+        maker = spawn(cage, ["--room", str(spec)], {spec, lifeline_read, status_write})
+        theirs.close()
+        reported = _reported(status)
+        os.waitpid(maker, 0)
+        first = int(reported["first"]) if "first" in reported else None
+        if first and "ready" in reported:
+            room = Room(first, lifeline, namespaces | (0 if root else NEW_USER))
+            ours.pop_all()
+            os.close(status)
+            return room
+    if first:
+        os.waitpid(first, 0)
+    number, _, what = reported.get("failed", "").partition(" ")
+    raise OSError(int(number or 0), f"no namespaces: {what or 'not made in time'}: {os.strerror(int(number or 0))}")
+
+
+def _reported(status: int) -> dict[str, str]:
+    """The lines that the maker and the first process wrote, by their first word."""
+    text = b""
+    while _is_readable(status, MAKE_BOUND) and (data := os.read(status, 4096)):
+        text += data
+    words = (line.partition(" ") for line in text.decode(errors="replace").splitlines())
+    return {kind: rest for kind, _, rest in words}
+
+
+def _is_readable(descriptor: int, seconds: float) -> bool:
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(seconds * 1000))
+
+
+def _listed(words: list[str]) -> list[str | int]:
+    return [len(words), *words]
+
+
+def _proc_entries() -> list[str]:
+    """The entries of /proc that commands may read in addition to those of processes."""
+    return sorted({path.split("/")[2] for path in READABLE if path.startswith("/proc/")} - {"self"})
+
+
+def _shown(plan: RoomPlan) -> list[str | int]:
+    """What the room shows: how many, then kind, path and more of each. Folders come before what is inside of them."""
+    folders = _system() | dict.fromkeys(SCRATCH, (IN_MEMORY, SCRATCH_SIZE))
+    own = (plan.root, *plan.homes)
+    folders |= dict.fromkeys(_outermost(plan.readable, (*_programs(), *own)), (READ_ONLY, ""))
+    # Nothing is put into what commands can write to.
+    folders = {path: how for path, how in folders.items() if not _is_below(path, own)}
+    folders |= dict.fromkeys(own, (WRITABLE, ""))
+    entries = [(kind, path, more) for path, (kind, more) in sorted(folders.items())] + _links()
+    return [len(entries), *(word for entry in entries for word in entry)]
+
+
+def _system() -> dict[str, tuple[int, str]]:
+    """What every room shows of the machine."""
+    devices = [*DEVICES, *(path for path in READABLE if path.startswith("/dev/"))]
+    folders = ["/etc", "/sys/devices/system/cpu", *_programs()]
+    # Links in /etc that lead elsewhere: the resolver's configuration may be below /run.
+    files = {os.path.realpath(path) for path in (*READABLE, *READABLE_WITH_NETWORK) if path.startswith("/etc/")}
+    elsewhere = [path for path in files if os.path.exists(path) and not _is_below(path, folders)]
+    return {
+        **dict.fromkeys((path for path in devices if os.path.exists(path)), (DEVICE, "")),
+        **dict.fromkeys((path for path in (*folders, *elsewhere) if os.path.exists(path)), (READ_ONLY, "")),
+    }
+
+
+def _programs() -> list[str]:
+    return [path for path in RUNNABLE if os.path.isdir(path) and not os.path.islink(path)]
+
+
+def _links() -> list[_Shown]:
+    linked = {path: os.readlink(path) for path in RUNNABLE if os.path.islink(path)}
+    return [(LINK, path, target) for path, target in {**linked, **LINKS}.items()]
+
+
+def _outermost(paths: Iterable[str], shown: Iterable[str]) -> list[str]:
+    """The paths, and what they lead to by links, that are in none of the others and not shown anyway."""
+    found = {each for path in paths for each in (path, os.path.realpath(path)) if os.path.exists(each)}
+    return [path for path in found if not any(_inside(path, folder) for folder in (*found, *shown) if folder != path)]
+
+
+def _inside(path: str, folder: str) -> bool:
+    return Path(path).is_relative_to(folder)
+
+
+def _is_below(path: str, folders: Iterable[str]) -> bool:
+    """Whether it is one of the folders or inside of one, also by a link."""
+    return any(_inside(each, folder) for each in (path, os.path.realpath(path)) for folder in folders)
+
+
+@dataclass(slots=True, eq=False)
+class _Kept:
+    """A room that is made or in use, or was in use a short time ago."""
+
+    making: asyncio.Future[Room]
+    users: int = 0
+    timer: asyncio.TimerHandle | None = None
+
+    @property
+    def usable(self) -> bool:
+        """Whether a command may still enter it."""
+        return not self.making.done() or (self.making.exception() is None and not self.making.result().ended)
+
+
+@dataclass(slots=True, eq=False)
+class Rooms:
+    """The rooms of one server: one for each plan, made when it is first entered, kept for a while after it was left.
+
+    `make` waits, and so is called in a thread. None where rooms cannot be had: commands then run without.
+    """
+
+    make: Callable[[RoomPlan], Room] | None = None
+    _kept: dict[RoomPlan, _Kept] = field(default_factory=dict)
+    _closing: set[asyncio.Future[None]] = field(default_factory=set)
+
+    @asynccontextmanager
+    async def entered(self, bounds: Iterable[Bounds]) -> AsyncIterator[RoomEntrance | None]:
+        """The way into the room of these programs while a command runs there. Raises OSError."""
+        if self.make is None:
+            yield None
+            return
+        plan = plan_room(bounds)
+        kept = self._find(plan, self.make)
+        kept.users += 1
+        try:
+            yield (await asyncio.shield(kept.making)).entrance
+        finally:
+            kept.users -= 1
+            self._left(plan, kept)
+
+    async def close(self) -> None:
+        """End all of them."""
+        for plan, kept in list(self._kept.items()):
+            with suppress(OSError):
+                await kept.making
+            self._forget(plan, kept)
+        await asyncio.gather(*self._closing)
+
+    def _find(self, plan: RoomPlan, make: Callable[[RoomPlan], Room]) -> _Kept:
+        kept = self._kept.get(plan)
+        if kept is not None and not kept.usable and not kept.users:
+            self._forget(plan, kept)  # it has ended by itself
+        if kept is None or not kept.usable:
+            making = asyncio.ensure_future(asyncio.to_thread(make, plan))
+            kept = self._kept[plan] = _Kept(making)
+        if kept.timer:
+            kept.timer.cancel()
+            kept.timer = None
+        return kept
+
+    def _left(self, plan: RoomPlan, kept: _Kept) -> None:
+        if kept.users:
+            return
+        # The home of an outside program is there for one command alone, and so is a room that shows it.
+        if plan.homes or self._kept.get(plan) is not kept or not kept.usable:
+            self._forget(plan, kept)
+            return
+        kept.timer = asyncio.get_running_loop().call_later(KEPT_FOR, self._forget, plan, kept)
+        unused = [each for each in self._kept.items() if not each[1].users]
+        for each in unused[:-MOST_UNUSED]:
+            self._forget(*each)
+
+    def _forget(self, plan: RoomPlan, kept: _Kept) -> None:
+        """Close it, which waits for the end of its processes."""
+        if self._kept.get(plan) is kept:
+            del self._kept[plan]
+        if kept.timer:
+            kept.timer.cancel()
+        closing = asyncio.ensure_future(_close(kept.making))
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
+
+
+async def _close(making: asyncio.Future[Room]) -> None:
+    with suppress(OSError):
+        await asyncio.to_thread((await making).close)
