@@ -57,7 +57,7 @@ def row(name: str, seconds: float) -> str:
     with tempfile.TemporaryDirectory() as folder:
         password = Path(folder) / "password"
         password.write_text(secrets.token_hex())
-        with gatepost_server("true", SETTINGS | {"GATEPOST_ADMIN_PASSWORD_FILE": str(password)}) as server:
+        with gatepost_server("env", SETTINGS | {"GATEPOST_ADMIN_PASSWORD_FILE": str(password)}) as server:
             token = log_in(server, password.read_text())
             alone = notice_for(server, token, seconds)
             under = notice_attack(server, token, name, seconds)

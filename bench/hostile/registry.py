@@ -9,8 +9,10 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from bench.hostile import (
+    fork_bomb,
     held_connections,
     idle_visitors,
+    links,
     many_accounts,
     recordings_flood,
     taken_slots,
@@ -30,6 +32,8 @@ ATTACKS: dict[str, Attack] = {
     "many-accounts": many_accounts.attack,
     "recordings-flood": recordings_flood.attack,
     "wrong-logins": wrong_logins.attack,
+    "fork-bomb": fork_bomb.attack,
+    "links": links.attack,
 }
 
 
