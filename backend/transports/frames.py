@@ -154,7 +154,8 @@ def block_writer(send: AsgiSend, *, batches: bool) -> BlockWriter:
     """The fastest writer for a connection, found by what its ASGI `send` belongs to."""
     protocol = getattr(send, "__self__", None)
     needed = ("transport", "writable", "close_sent", "disconnected", "conn")
-    if type(protocol).__name__ == "WebSocketsSansIOProtocol" and all(hasattr(protocol, name) for name in needed):
+    kinds = {kind.__name__ for kind in type(protocol).__mro__}  # `serve` has one of its own, made from uvicorn's
+    if "WebSocketsSansIOProtocol" in kinds and all(hasattr(protocol, name) for name in needed):
         return DirectWriter(protocol, payload_frames if batches else line_frames)
     return MessageWriter(send, batches=batches)
 
