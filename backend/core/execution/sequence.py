@@ -29,7 +29,8 @@ from backend.core.recording.writer import RecordingWriter
 class Pipeline:
     """One step of a line as it runs: its programs, its folder, its timeout in seconds, its output limit in bytes.
 
-    `root` is the workspace, which contains `cwd`; with `stdin` the first program reads what the client sends.
+    `root` is the workspace, which contains `cwd`; with `stdin` the first program reads what the client sends; with
+    `pipefail` it fails if any of its programs does.
     """
 
     execution: str
@@ -40,6 +41,7 @@ class Pipeline:
     output_limit: int
     stdin: bool = False
     network: bool = False
+    pipefail: bool = False
 
     @property
     def argv(self) -> tuple[str, ...]:
@@ -135,6 +137,7 @@ class Sequence:
             output_limit=max(job.output_limit - spent, 0),
             stdin=job.stdin,
             network=self.target.network,
+            pipefail=self.target.profile.pipefail,
         )
 
     def _enter(self, folder: str, progress: _Progress, output: RecordingWriter) -> None:

@@ -6,6 +6,7 @@ options, abbreviated options. The keys of a profile:
     name, summary                 words for `help`
     operators                     what may join commands, a subset of | && || ; > >> < 2>&1 cd
     environment                   variables that `NAME=value command` may set
+    pipefail = true               a pipeline fails if any of its programs does, not only the last; SIGPIPE is no failure
     quirks                        quirks of all programs, see below
     [limits]                      characters (of the line), arguments (typed words, including the program)
     [kinds]                       NAME = a regular expression that all of the value must match, or
@@ -126,6 +127,7 @@ class Profile:
     blocked_arguments: tuple[BlockedArgument, ...]
     operators: frozenset[str] = frozenset()
     environment: frozenset[str] = frozenset()
+    pipefail: bool = False
     hash: str = ""
     missing: Mapping[str, MissingVariables] = field(default_factory=dict)
 
@@ -151,6 +153,7 @@ class Profile:
             blocked_arguments=tuple(map(_blocked_argument, blocked.tables_of("arguments"))),
             operators=_operators(table),
             environment=_environment(table),
+            pipefail=table.truth("pipefail"),
         )
         for part in (table, limits, blocked):
             part.end()

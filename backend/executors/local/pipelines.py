@@ -35,6 +35,7 @@ from backend.executors.local.wiring import ParentEnds, Streams, Wiring
 from backend.executors.local.workspace_usage import UsageMonitor, UsageMonitors
 
 STOP_GRACE = 2.0  # seconds from SIGTERM to SIGKILL
+UNFAILED = {0, -signal.SIGPIPE, EXIT_SIGNAL_BASE + signal.SIGPIPE}  # 141: a program says how its child ended
 EXIT_UNWIRED = 1  # of a program whose redirection failed, as in a shell
 DRAIN_BOUND = 1.0  # seconds that output is waited for after the last process is gone
 FLOODS = {StopReason.OUTPUT_LIMIT, StopReason.RECORDINGS_FULL, StopReason.WORKSPACE_FULL, StopReason.DISK_FULL}
@@ -264,11 +265,11 @@ class _Running:
 def _outcome(
     report: Report, ends: Sequence[StageEnd], pipeline: Pipeline, instructions: Instructions, stdout: int, stderr: int
 ) -> Outcome:
-    """The outcome of a pipeline: with `pipefail`, the last program that failed decides."""
+    """The outcome of a pipeline is that of its last program; with `pipefail`, of the last one that failed."""
     for end, invocation in zip(ends, pipeline.invocations, strict=True):
         if end.error and instructions.reason is None:
             return _not_started(invocation.argv[0], OSError(end.error, os.strerror(end.error)))
-    code = _pipefail(ends)
+    code = _pipefail(ends) if pipeline.pipefail else ends[-1].code
     name = signal.Signals(-code).name if code < 0 and -code in signal.valid_signals() else None
     exit_code = EXIT_SIGNAL_BASE - code if code < 0 else code
     usage = Usage(
@@ -286,7 +287,8 @@ def _outcome(
 
 
 def _pipefail(ends: Sequence[StageEnd]) -> int:
-    return next((end.code for end in reversed(ends) if end.code), 0)
+    """SIGPIPE is no failure: `head` has seen enough, and the program before it ends."""
+    return next((end.code for end in reversed(ends) if end.code not in UNFAILED), 0)
 
 
 def _set(future: "asyncio.Future[None]") -> None:
