@@ -1,10 +1,12 @@
 """The files that a line names, as far as the judge of the line can see them."""
 
+from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Protocol
 
 from backend.core.decisions import Decision
 from backend.core.language.lexer import Word
+from backend.core.policy.line_state import normal
 
 
 def outside(path: str) -> Decision:
@@ -19,6 +21,11 @@ class FileView(Protocol):
     @property
     def root(self) -> PurePosixPath:
         """Its absolute path."""
+        ...
+
+    @property
+    def variables(self) -> Mapping[str, str]:
+        """The variables that all programs get, as far as they do not depend on the execution."""
         ...
 
     def for_line(self) -> "FileView":
@@ -46,6 +53,7 @@ class Unseen:
 
     def __init__(self, root: PurePosixPath) -> None:
         self.root = root
+        self.variables = {"HOME": str(root)}
 
     def for_line(self) -> "Unseen":
         """The same, since nothing is looked up."""
@@ -53,8 +61,8 @@ class Unseen:
 
     def enter(self, cwd: str) -> PurePosixPath | Decision:
         """The folder as it is named."""
-        folder = self.root / cwd
-        if ".." in folder.parts or not folder.is_relative_to(self.root):
+        folder = normal(self.root / cwd)
+        if not folder.is_relative_to(self.root):
             return outside(cwd)
         return folder
 

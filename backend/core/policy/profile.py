@@ -4,7 +4,9 @@ A `Profile` is parsed from TOML once; its verdicts are pure functions of tokens.
 options, abbreviated options. The keys of a profile:
 
     name, summary                 words for `help`
-    operators                     what may join commands, a subset of | && || ; > >> < 2>&1 cd
+    operators                     what a line may hold, a subset of | && || ; > >> < 2>&1 &> << ( $ {,} cd; with ; also
+                                  line breaks, with 2>&1 also >&2, with ( also { } and !, with $ variables, with {,} the
+                                  expansion of braces, with cd also export, unset, set, exit and :
     environment                   variables that `NAME=value command` may set
     pipefail = true               a pipeline fails if any of its programs does, not only the last; SIGPIPE is no failure
     quirks                        quirks of all programs, see below
@@ -44,13 +46,14 @@ from typing import Self
 
 from backend.core.decisions import Decision, Risk
 from backend.core.policy.files import outside
+from backend.core.policy.line_state import normal
 from backend.core.policy.profile_file import PROGRAM_NAME, ProfileError, Table, read_programs
 from backend.core.policy.program_rules import Argument, ArgumentError, ArgumentParse, Program, ProgramUse, Role
 from backend.core.policy.sed_awk import ScriptError, check_awk, check_sed
 
 __all__ = ["MissingVariables", "Place", "Profile", "ProfileError"]
 
-OPERATORS = frozenset({"|", "&&", "||", ";", ">", ">>", "<", "2>&1", "cd"})
+OPERATORS = frozenset({"|", "&&", "||", ";", ">", ">>", "<", "2>&1", "&>", "<<", "(", "$", "{,}", "cd"})
 
 # Variables that make a program load code, start another program or search elsewhere for its files.
 DANGEROUS_VARIABLE = re.compile(
@@ -61,6 +64,9 @@ DANGEROUS_VARIABLE = re.compile(
 VARIABLE_NAME = re.compile("[A-Za-z_][A-Za-z0-9_]*")
 # Several of the harmless variables name a file when their value is a path.
 VARIABLE_VALUE = re.compile(r"(?!.*\.\.)(?::?[A-Za-z0-9_+*@,.=-][A-Za-z0-9_+*@,.:=/ -]*)?")
+
+# Variables that change what a shell does with a line.
+SHELL_VARIABLES = frozenset({"CDPATH", "ENV", "HOME", "IFS", "OLDPWD", "OPTIND", "PATH", "PWD"})
 
 ASKS_FOR_HELP = frozenset({"-h", "--help", "--version"})
 NULL_DEVICE = "/dev/null"
@@ -77,12 +83,11 @@ class Place:
 
     def holds(self, path: str) -> bool:
         """Whether `path`, relative to `cwd`, stays in the workspace as far as its text shows."""
-        full = self.cwd / path
-        return ".." not in full.parts and full.is_relative_to(self.root)
+        return normal(self.cwd / path).is_relative_to(self.root)
 
     def is_root(self, path: str) -> bool:
         """Whether `path` is the workspace itself, a folder above it, or the root of the file system."""
-        full = self.cwd / path
+        full = normal(self.cwd / path)
         return len(full.parts) == 1 or self.root.is_relative_to(full)
 
 
@@ -219,7 +224,7 @@ class Profile:
                 if refusal := _refuse_path(parse.uses[-1].program, argument, place):
                     return refusal
                 arguments.append(argument)
-            return _refuse_uses(parse.uses, place) or _allow(program, parse, arguments)
+            return _refuse_uses(parse.uses, place) or _allow(program, parse, arguments, place)
         except ArgumentError as error:
             return Decision.deny(error.rule, error.reason, error.hint, risk=Risk.HIGH)
         except ScriptError as error:
@@ -230,7 +235,7 @@ class Profile:
         allowed = Decision(True, "allow.redirect", Risk.SAFE, "Redirect to or from a file")
         if path == NULL_DEVICE:
             return allowed
-        if not path or (place.cwd / path).is_relative_to(DEVICES):
+        if not path or normal(place.cwd / path).is_relative_to(DEVICES):
             return outside(path)
         return _refuse_written(path, place) or replace(allowed, paths=(path,))
 
@@ -243,6 +248,14 @@ class Profile:
             reason = f"The value of {name} may contain letters, digits and plain punctuation, and no path out of the workspace."
             return Decision.deny("environment.value", reason, "Choose a plain value.", risk=Risk.HIGH)
         return Decision(True, "allow.environment", Risk.SAFE, f"Set {name} for the command")
+
+    def decide_variable(self, name: str, value: str, *, exported: bool) -> Decision:
+        """The verdict on a variable that is set for the line: programs get it only if it is `exported`."""
+        if exported:
+            return self.decide_assignment(name, value)
+        if name in SHELL_VARIABLES:
+            return Decision.deny("environment.unlisted", f"{name} may not be set here.", "Remove it.", risk=Risk.HIGH)
+        return Decision(True, "allow.environment", Risk.SAFE, f"Set {name} for the line")
 
     def _refuse_name(self, name: str) -> Decision | None:
         if name in self.programs:
@@ -263,17 +276,21 @@ class Profile:
         return None
 
 
-def _allow(program: Program, parse: ArgumentParse, arguments: list[Argument]) -> Decision:
+def _allow(program: Program, parse: ArgumentParse, arguments: list[Argument], place: Place) -> Decision:
     _check_scripts(arguments)
     risks = sorted((use.risk for use in parse.uses), key=list(Risk).index)
-    return Decision(True, f"allow.{program.name}", risks[-1], program.summary, paths=_paths(arguments))
+    paths = _paths(arguments)
+    for path in paths:
+        if refusal := _refuse_outside(path, place):
+            return refusal
+    return Decision(True, f"allow.{program.name}", risks[-1], program.summary, paths=paths)
 
 
 def _paths(arguments: list[Argument]) -> tuple[str, ...]:
     """All files named; with folders that are changed to, also relative to each of them, and to one after the other."""
     paths = [argument.text for argument in arguments if argument.is_path]
     folders = [PurePosixPath(argument.text) for argument in arguments if argument.role is Role.FOLDER]
-    starts = {*folders, PurePosixPath(*folders)} if folders else set()
+    starts = {*folders, *(PurePosixPath(*folders[:count]) for count in range(2, len(folders) + 1))}
     return (*paths, *(str(start / path) for start in sorted(starts) for path in paths))
 
 
@@ -314,7 +331,7 @@ def _refuse_outside(path: str, place: Place) -> Decision | None:
     if place.holds(path):
         return None
     if ".." in PurePosixPath(path).parts:
-        return Decision.deny("path.parent", "'..' leads out of the current folder.", "Name files without '..'.")
+        return Decision.deny("path.parent", "'..' leads out of the workspace.", "Name files in the workspace.")
     return outside(path)
 
 
@@ -322,7 +339,7 @@ def _refuse_written(path: str, place: Place) -> Decision | None:
     """The files in .git decide which programs git starts, so only git may write there."""
     if refusal := _refuse_outside(path, place):
         return refusal
-    if ".git" in (part.lower() for part in (place.cwd / path).relative_to(place.root).parts):
+    if ".git" in (part.lower() for part in normal(place.cwd / path).relative_to(place.root).parts):
         return Decision.deny("path.git", f"{path} is one of git's own files.", "Change it with git.")
     return None
 

@@ -27,7 +27,7 @@ from backend.core.recording.lines import LineAssembler
 from backend.core.recording.writer import RecordingWriter
 from backend.executors.local.homes import remove
 from backend.executors.local.launcher import cage_environment
-from backend.executors.local.outside import SEARCH_PATH, OutsideProgram, find_program
+from backend.executors.local.outside import STANDARD, OutsideProgram, find_program
 from backend.executors.local.process_spec import Bounds, Launched, Launcher, Report, RoomEntrance, Stage, StageEnd
 from backend.executors.local.rooms import Rooms
 from backend.executors.local.streams import Budget, OutputStream, StdinPump
@@ -145,13 +145,9 @@ class LocalPipelines:
 def _environment(pipeline: Pipeline, home: str) -> dict[str, str]:
     """All that a command gets to see; nothing of the service's own environment."""
     return {
-        "PATH": SEARCH_PATH,
+        **STANDARD,
         "PWD": pipeline.cwd,
-        "LC_CTYPE": "C.UTF-8",  # not LANG: loading all categories takes a fifth of the time of `echo`
-        "TERM": "xterm-256color",
-        "PYTHONUNBUFFERED": "1",
         "GATEPOST_EXECUTION_ID": pipeline.execution,
-        "GIT_EDITOR": "true",  # an editor would wait for a terminal for ever
         "GIT_CEILING_DIRECTORIES": os.path.dirname(pipeline.root),
         **cage_environment(home or pipeline.root),
     }
