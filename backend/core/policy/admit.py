@@ -228,9 +228,12 @@ class _CommandJudge:
         words = expand_words(command.words, self.values)
         if not words:
             raise _Refused(_nothing_left(profile))
+        if refusal := profile.decide_globs(words, self.place):
+            raise _Refused(refusal)
         argv = files.expand(words, self.place.cwd)
         if isinstance(argv, Decision):
             raise _Refused(argv)
+        argv = profile.guarded(argv)
         decision = self._allowed(profile.decide(argv, self.place))
         redirects, paths = self._redirects(command)
         if refusal := files.check((*decision.paths, *paths), self.place.cwd):
