@@ -280,7 +280,8 @@ class Profile:
         if program is None or not program.spares_root:
             return None
         globs = (PurePosixPath(word.text) for word in words[1:] if word.is_glob)
-        is_all = any(set(path.name) <= {"*", "?"} and place.is_root(str(path.parent)) for path in globs)
+        folders = (str(path.parent) for path in globs if set(path.name) <= {"*", "?"})
+        is_all = any(place.holds(folder) and place.is_root(folder) for folder in folders)
         return _root_refusal(program, Risk.HIGH) if is_all else None
 
     def guarded(self, argv: tuple[str, ...]) -> tuple[str, ...]:
