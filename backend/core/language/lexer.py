@@ -146,6 +146,7 @@ class _Lexer:
         self.signs: dict[int, str] = {}  # unquoted braces and commas
         self.assigning = False
         self._start = self.at  # of this word
+        self._has_dollar = False  # one that stands for itself
         self._braced = ""  # what of a brace expansion this word has: {} or {},
 
     def tokens(self) -> list[Token]:
@@ -246,11 +247,15 @@ class _Lexer:
         while self.at < len(self.line) and self.line[self.at] not in BLANKS and self.line[self.at] not in OPERATORS:
             self._piece(self.line[self.at])
         word = self._word()
+        unquoted = [each for each in word.parameters if not each.quoted]
+        if unquoted and self._has_dollar:
+            self._refuse("syntax.expansion", "Next to a variable, a $ alone differs between shells")
         if name:
             return [Assignment(name[1], word)]
         if "{" not in self.signs.values():
             return [word]
-        if is_target or self._braced:
+        # Braces are expanded before variables are found: $A{b,c} is $Ab $Ac.
+        if is_target or self._braced or any(word.text[each.start + 1] != "{" for each in unquoted):
             self._refuse_brace(self._start)
         return [*self._braces(word)]
 
@@ -267,7 +272,7 @@ class _Lexer:
 
     def _refuse_brace(self, at: int) -> NoReturn:
         self.at = at
-        self._refuse("syntax.brace", "Braces other than {a,b}, {1..3} and {} differ between shells")
+        self._refuse("syntax.brace", "Braces other than {a,b}, {1..3} and {}, also with ${NAME}, differ between shells")
 
     def _piece(self, char: str) -> None:
         match char:
@@ -299,6 +304,7 @@ class _Lexer:
             self._braced = "{},"
         elif char == "}" and self._braced == "{},":
             self._refuse("syntax.brace", "Some shells expand {} before a comma and another }")
+        self._has_dollar = self._has_dollar or char == "$"
         if char in ",}":
             self.signs[self.length] = char
         if char in GLOB_CHARACTERS:

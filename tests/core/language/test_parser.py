@@ -5,6 +5,7 @@ import shlex
 import shutil
 import subprocess
 from pathlib import Path
+from random import Random
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from backend.core.decisions import Decision
 from backend.core.language.parser import Script, Step, parse
+from backend.core.language.words import Unset, expand_words
 from backend.executors.local.workspace import FolderView
 
 FILES = ["a", "b.txt", "ab", "a b", ".hidden", "c]d", "x*y", "sub/one.txt", "sub/two.md", "sub/deep/three", "[z]", "!n"]
@@ -431,7 +433,10 @@ def words_of(line: str) -> str | list[str]:
         ("x {'a,b',c}", ["x", "a,b", "c"]),
         ("x '{a,b}' \\{a,b} \"{a,b}\"", ["x", "{a,b}", "{a,b}", "{a,b}"]),
         ("x {a,b}} a},b", ["x", "a}", "b}", "a},b"]),
-        ("x {$A,b}$B", ["x", "$A$B", "b$B"]),
+        ("x {${A},b}${B}", ["x", "${A}${B}", "b${B}"]),
+        ("x {$A,b}", "syntax.brace"),  # bash: with c after it, $Ac
+        ("x $A{b,c}", "syntax.brace"),  # bash: $Ab $Ac
+        ("x $A$", "syntax.expansion"),
         ("x {a}", "syntax.brace"),
         ("x {a,b", "syntax.brace"),
         ("x {{a,b}", "syntax.brace"),
@@ -488,3 +493,73 @@ def test_other_expansions_are_refused(line: str) -> None:
 def test_any_line_is_taken_or_refused(line: str) -> None:
     result = parse(line, ALL, assignments=True)
     assert isinstance(result, Script) or result.rule.startswith(("syntax.", "limits."))
+
+
+VALUES = {"X": "a b", "Y": "*.txt", "Z": "", "W": "  s\tt ", "V": "-[a-c]"}
+EXPANDED = [
+    "$X",
+    '"$X"',
+    "${X}",
+    "$Y",
+    '"$Y"',
+    "$Z",
+    '"$Z"',
+    "${Z:-d/e}",
+    "$W",
+    '"$W"',
+    "$V",
+    "''",
+    '""',
+    " \\\n ",
+    '"\\\n"',
+]
+BRACED = ["{a,b}", "{1..3}", "{", "}", ",", "{,", "{c,${X}}", "{'d e',f}"]
+PLAIN = [
+    *"abc'\"\\*?[]!-/.=%x~,@:+\t",
+    " ",
+    "  ",
+    "\\*",
+    "$ ",
+    "a=",
+    "'a b'",
+    '"c d"',
+    "[a-c]",
+    "[!a]",
+    "*.txt",
+    "sub/*",
+    "{}",
+    "d]",
+]
+
+
+@pytest.mark.parametrize(("shell", "pieces"), [("dash", EXPANDED), ("bash", EXPANDED), ("bash", EXPANDED + BRACED)])
+def test_a_shell_expands_to_the_same_words(shell: str, pieces: list[str], folder: Path) -> None:
+    program = shutil.which(shell)
+    if not program:
+        pytest.skip(f"{shell} is not here")
+    workspace, random = FolderView(folder), Random(shell)
+    permitted = ALL if pieces != EXPANDED else ALL - {"{,}"}
+    lines = ["".join(random.choices(pieces * 2 + PLAIN, k=random.randrange(1, 7))) for _ in range(4000)]
+    read = [(line, parse(f"x {line}", permitted)) for line in lines]
+    taken = [(line, script) for line, script in read if isinstance(script, Script) and len(script.steps) == 1]
+    assert len(taken) > 1000
+    known = "".join(f"{name}='{value}'\n" for name, value in VALUES.items())
+    text = known + "".join(f"printf '%s\\0' x {line}\nprintf '\\1'\n" for line, _ in taken)
+    done = subprocess.run(
+        [program], input=text.encode(), cwd=folder, capture_output=True, env={"LC_ALL": "C.UTF-8"}, check=True
+    )
+    for (line, script), said in zip(taken, done.stdout.decode().split("\1"), strict=False):
+        try:
+            expanded = expand_words(script.words, VALUES)
+        except Unset:
+            continue
+        if any(word.is_glob and is_elsewhere(word.text) for word in expanded):
+            continue
+        found = workspace.expand(expanded, workspace.root)
+        assert not isinstance(found, Decision)
+        assert [*found] == said.split("\0")[:-1], line
+
+
+def is_elsewhere(text: str) -> bool:
+    """Whether a glob reaches outside, or could match names that are different in shells, as `.` and `-x`."""
+    return text.startswith("/") or any(part.startswith((".", "-")) for part in text.split("/"))
