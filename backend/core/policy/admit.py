@@ -10,10 +10,10 @@ from pathlib import PurePosixPath
 from typing import Protocol
 
 from backend.core.decisions import Decision, Risk
-from backend.core.language.parser import BUILTINS, Command, Group, Invocation, Opened, Script, Step, parse
+from backend.core.language.parser import BUILTINS, Command, Group, Invocation, Opened, Script, Step, Word, parse
 from backend.core.language.words import Unset, expand_words, joined
 from backend.core.policy.builtins import judge_builtin
-from backend.core.policy.files import FileView
+from backend.core.policy.files import FileView, in_temporary
 from backend.core.policy.line_state import Define, Effect, LineState
 from backend.core.policy.profile import Place, Profile
 
@@ -228,17 +228,26 @@ class _CommandJudge:
         words = expand_words(command.words, self.values)
         if not words:
             raise _Refused(_nothing_left(profile))
-        if refusal := profile.decide_globs(words, self.place):
-            raise _Refused(refusal)
-        argv = files.expand(words, self.place.cwd)
-        if isinstance(argv, Decision):
-            raise _Refused(argv)
-        argv = profile.guarded(argv)
-        decision = self._allowed(profile.decide(argv, self.place))
+        argv, decision = self._decided(words)
+        moved = tuple(in_temporary(word, files.root) for word in words)
+        if decision.rule == "path.outside" and moved != words:
+            argv, decision = self._decided(moved)
+        self._allowed(decision)
         redirects, paths = self._redirects(command)
         if refusal := files.check((*decision.paths, *paths), self.place.cwd):
             raise _Refused(refusal)
         return Invocation(argv, environment, redirects), decision
+
+    def _decided(self, words: tuple[Word, ...]) -> tuple[tuple[str, ...], Decision]:
+        """The arguments that these words become, and the decision on them."""
+        profile = self.target.profile
+        if refusal := profile.decide_globs(words, self.place):
+            raise _Refused(refusal)
+        argv = self.target.files.expand(words, self.place.cwd)
+        if isinstance(argv, Decision):
+            raise _Refused(argv)
+        argv = profile.guarded(argv)
+        return argv, profile.decide(argv, self.place)
 
     def _allowed(self, decision: Decision) -> Decision:
         if not decision.allowed:
@@ -261,6 +270,7 @@ class _CommandJudge:
         for redirect in command.redirects:
             target = joined(redirect.target, self.values)
             if redirect.operator in OPEN_REDIRECTS:
+                target = in_temporary(Word(target), self.target.files.root).text
                 paths += self._allowed(self.target.profile.decide_file(target, self.place)).paths
             opened.append(Opened(redirect.operator, redirect.descriptor, target))
         return tuple(opened), tuple(paths)

@@ -1,5 +1,6 @@
 """The files that a line names, as far as the judge of the line can see them."""
 
+import re
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Protocol
@@ -7,6 +8,18 @@ from typing import Protocol
 from backend.core.decisions import Decision
 from backend.core.language.lexer import Word
 from backend.core.policy.line_state import normal
+
+TEMPORARY = ".tmp"  # the folder of a workspace that /tmp stands for
+SHARED_TEMPORARY = re.compile("(?:--?[A-Za-z0-9-]+=)?(/tmp)(?=/|$)")
+
+
+def in_temporary(word: Word, root: PurePosixPath) -> Word:
+    """The word with the folder of the workspace where it names /tmp, which nothing else may see."""
+    found = SHARED_TEMPORARY.match(word.text)
+    if found is None:
+        return word
+    own = Word(str(root / TEMPORARY))
+    return word.part(0, found.start(1)).plus(own).plus(word.part(found.end(1), len(word.text)))
 
 
 def outside(path: str) -> Decision:

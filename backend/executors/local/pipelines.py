@@ -22,10 +22,11 @@ from backend.core.execution.model import (
 )
 from backend.core.execution.sequence import Pipeline
 from backend.core.language.parser import Invocation
+from backend.core.policy.files import TEMPORARY
 from backend.core.quota import NO_QUOTA
 from backend.core.recording.lines import LineAssembler
 from backend.core.recording.writer import RecordingWriter
-from backend.executors.local.homes import remove
+from backend.executors.local.homes import make_temporary, remove
 from backend.executors.local.launcher import cage_environment
 from backend.executors.local.outside import STANDARD, OutsideProgram, find_program
 from backend.executors.local.process_spec import Bounds, Launched, Launcher, Report, RoomEntrance, Stage, StageEnd
@@ -66,6 +67,8 @@ class LocalPipelines:
                 return _not_found(invocation.argv[0])
         async with AsyncExitStack() as ending:
             try:
+                if _uses_temporary(pipeline):
+                    make_temporary(pipeline.root, self.owner)
                 homes = [await self._home(program, pipeline, instructions, ending) for program in programs]
             except OSError as error:
                 return _not_started(pipeline.argv[0], error)
@@ -140,6 +143,12 @@ class LocalPipelines:
         path = find_program(words[0]) or words[0]
         environment = {**_environment(pipeline, bounds.home), **dict(invocation.environment), **program.environment}
         return Stage(invocation.argv[0], path, words, environment, pipeline.cwd, *streams, bounds)
+
+
+def _uses_temporary(pipeline: Pipeline) -> bool:
+    folder = f"{pipeline.root}/{TEMPORARY}"
+    words = (word for each in pipeline.invocations for word in (*each.argv, *(file.target for file in each.redirects)))
+    return any(folder in word for word in words)
 
 
 def _environment(pipeline: Pipeline, home: str) -> dict[str, str]:

@@ -113,6 +113,8 @@ def bench(tmp_path: Path) -> Bench:
         ("cp a.txt{,.bak} && cat a.txt.bak", "one\ntwo\n", 0),
         ("[ -f a.txt ] && echo yes; [ -d a.txt ] || echo no; test 1 -lt 2 && echo less", "yes\nno\nless\n", 0),
         ("printf '%s-' a b; seq 1 2; sleep 0; true; false", "a-b-1\n2\n", 1),
+        ("echo x > /tmp/f; cat /tmp/f && ls /tmp/* | wc -l; wc -l < /tmp/f; cat .tmp/f", "x\n1\n1\nx\n", 0),
+        ("echo /tmp/x; grep -c /tmp/ a.txt", "/tmp/x\n0\n", 1),
         ("set -e; false; echo no", "", 1),
         ("set -e; false || true; ! true; echo on; (false); echo no", "on\n", 1),
         ("set -o pipefail; false | true; echo $?; seq 100000 | head -1; echo $?", "1\n1\n0\n", 0),
