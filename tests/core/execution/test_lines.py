@@ -142,6 +142,14 @@ async def test_what_a_line_does(bench: Bench, line: str, stdout: str | None, cod
     assert stdout is None or ran.log.text("stdout") == stdout
 
 
+async def test_absolute_names_of_the_workspace_stay_what_they_are(bench: Bench) -> None:
+    ran = await bench.run(f"echo x > {bench.folder}/y && cat {bench.folder}/y")
+    assert ran.said == ("x\n", 0)
+    refusal = bench.judge(f"cat {bench.folder}-evil/y")
+    assert isinstance(refusal, Decision)
+    assert refusal.rule == "path.outside"
+
+
 @pytest.mark.parametrize(
     ("line", "rule"),
     [
