@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from backend.core.decisions import Decision
 from backend.core.language.braces import TooMany, UnlikeBrace, expand_braces
-from backend.core.language.words import GLOB_CHARACTERS, GLOB_STARTS, UNLIKE_BRACKET, Parameter, Word
+from backend.core.language.words import BRACKET_LIMIT, GLOB_CHARACTERS, GLOB_STARTS, UNLIKE_BRACKET, Parameter, Word
 
 __all__ = ["GLOB_STARTS", "Assignment", "Operator", "Token", "Word", "hidden_character", "tokens"]
 
@@ -146,6 +146,7 @@ class _Lexer:
         self.signs: dict[int, str] = {}  # unquoted braces and commas
         self.assigning = False
         self._start = self.at  # of this word
+        self._brackets = 0
         self._has_dollar = False  # one that stands for itself
         self._braced = ""  # what of a brace expansion this word has: {} or {},
 
@@ -298,8 +299,11 @@ class _Lexer:
         self.length += len(text)
 
     def _bare(self, char: str) -> None:
-        if char == "[" and UNLIKE_BRACKET.match(self.line, self.at):
-            self._refuse("syntax.bracket", "Character classes in globs and [^...] differ between shells")
+        self._brackets += char == "["
+        if self._brackets > BRACKET_LIMIT or (char == "[" and UNLIKE_BRACKET.match(self.line, self.at)):
+            self._refuse(
+                "syntax.bracket", "Hundreds of brackets, character classes in globs and [^...] differ between shells"
+            )
         if char == "," and self._braced:
             self._braced = "{},"
         elif char == "}" and self._braced == "{},":

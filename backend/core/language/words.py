@@ -10,6 +10,7 @@ GLOB_STARTS = frozenset("*?[")
 GLOB_CHARACTERS = GLOB_STARTS | frozenset("]!^-")
 BLANK = re.compile("[ \t\n]+")  # what separates fields: IFS cannot be set
 UNLIKE_BRACKET = re.compile(r"\[(\^|!?[^]\s]*\[[:.=])")  # means different things in different shells
+BRACKET_LIMIT = 100  # opening brackets of a word, each of which is compared with the rest of it
 VALUE_LIMIT = 100_000  # characters that the words of a command may have
 
 
@@ -79,7 +80,10 @@ class Unset(Exception):
 
 def joined(word: Word, values: Mapping[str, str]) -> str:
     """The text of a word that stays one, as in an assignment. Raises Unset."""
-    return "".join(piece if isinstance(piece, str) else _value(piece, values) for piece in word.pieces())
+    text = "".join(piece if isinstance(piece, str) else _value(piece, values) for piece in word.pieces())
+    if word.parameters and len(text) > VALUE_LIMIT:
+        raise Unset(_too_long())
+    return text
 
 
 def expand_words(words: Iterable[Word], values: Mapping[str, str]) -> tuple[Word, ...]:
@@ -87,6 +91,9 @@ def expand_words(words: Iterable[Word], values: Mapping[str, str]) -> tuple[Word
     expanded: list[Word] = []
     length = 0
     for word in words:
+        length += sum(len(_value(each, values)) for each in word.parameters)
+        if length > VALUE_LIMIT:
+            raise Unset(_too_long())
         fields = _Fields(word, values).split() if word.parameters else [word]
         length += sum(len(each.text) for each in fields) + len(fields)
         if length > VALUE_LIMIT:
@@ -104,6 +111,7 @@ class _Fields:
     fields: list[Word] = field(default_factory=list)
     text: list[str] = field(default_factory=list)
     active: set[int] = field(default_factory=set)
+    length: int = 0
     begun: bool = False
 
     def split(self) -> list[Word]:
@@ -135,17 +143,19 @@ class _Fields:
 
     def _add(self, text: str, is_active: Callable[[int], bool]) -> None:
         self.begun = True
-        length = sum(map(len, self.text))
-        self.active |= {length + at for at, char in enumerate(text) if char in GLOB_CHARACTERS and is_active(at)}
+        self.active |= {self.length + at for at, char in enumerate(text) if char in GLOB_CHARACTERS and is_active(at)}
         self.text.append(text)
+        self.length += len(text)
 
     def _end(self) -> None:
         if self.begun:
             text = "".join(self.text)
-            if any(at in self.active and UNLIKE_BRACKET.match(text, at) for at, char in enumerate(text) if char == "["):
+            if text.count("[") > BRACKET_LIMIT or any(
+                at in self.active and UNLIKE_BRACKET.match(text, at) for at, char in enumerate(text) if char == "["
+            ):
                 raise Unset(_odd_glob(text))
             self.fields.append(Word(text, frozenset(self.active)))
-        self.text, self.active, self.begun = [], set(), False
+        self.text, self.active, self.length, self.begun = [], set(), 0, False
 
 
 def _value(parameter: Parameter, values: Mapping[str, str]) -> str:

@@ -16,7 +16,8 @@ SHARED_TEMPORARY = re.compile("(?:--?[A-Za-z0-9-]+=)?(/tmp)(?=/|$)")
 def in_temporary(word: Word, root: PurePosixPath) -> Word:
     """The word with the folder of the workspace where it names /tmp, unless the workspaces themselves are there."""
     found = SHARED_TEMPORARY.match(word.text)
-    if found is None or PurePosixPath(word.text[found.start(1) :]).is_relative_to(root.parent):
+    path = PurePosixPath(word.text[found.start(1) :] if found else "")
+    if found is None or ".." in path.parts or path.is_relative_to(root.parent):
         return word
     own = Word(str(root / TEMPORARY))
     return word.part(0, found.start(1)).plus(own).plus(word.part(found.end(1), len(word.text)))
