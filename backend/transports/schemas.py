@@ -31,7 +31,7 @@ KEY_HEADER = Annotated[
 
 
 # Its length is limited by the policy, so that a line which is too long is recorded as any other that is refused.
-LINE: str = Field(min_length=1, description="At most 1000 characters, unless the policy of the project says otherwise")
+LINE: str = Field(min_length=1, description="At most 32000 characters, unless the policy of the project says otherwise")
 
 
 class HistoryEntry(BaseModel):

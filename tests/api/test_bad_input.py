@@ -236,16 +236,16 @@ def test_a_number_as_an_id_gets_the_hint_that_ids_are_strings(world: World, path
 
 @pytest.mark.parametrize("path", ["/api/agent/execute", "/api/executions"])
 def test_a_line_that_is_too_long_is_refused_by_its_rule_and_recorded(world: World, path: str) -> None:
-    answer = world.ask("ann", "POST", path, {"project_id": world.project, "command": "echo " + "x" * 996})
+    answer = world.ask("ann", "POST", path, {"project_id": world.project, "command": "echo " + "x" * 31996})
     _assert_problem(answer, 400)
     assert (answer.json()["rule"], answer.json()["detail"]) == (
         "limits.characters",
-        "Command validation failed: The line has 1001 characters; at most 1000 are allowed. "
+        "Command validation failed: The line has 32001 characters; at most 32000 are allowed. "
         "Put long text into a file in the workspace. [limits.characters]",
     )
     entry = world.ask("ann", "GET", f"/api/executions/{answer.json()['command_id']}").json()
-    assert (entry["status"], entry["rule"], len(entry["command"])) == ("denied", "limits.characters", 1000)
-    body = {"project_id": world.project, "command": "echo " + "x" * 995, "dry_run": True}
+    assert (entry["status"], entry["rule"], len(entry["command"])) == ("denied", "limits.characters", 32000)
+    body = {"project_id": world.project, "command": "echo " + "x" * 31995, "dry_run": True}
     assert world.ask("ann", "POST", path, body).status_code in {200, 202}
 
 

@@ -48,7 +48,6 @@ REFUSED = {
     "echo {a,b}": "syntax.brace",
     "echo 'x": "syntax.quote",
     "echo x\\": "syntax.escape",
-    "echo #x": "syntax.comment",
     "echo \x1b[31m": "syntax.character",
     "echo \u202e": "syntax.character",
     "echo " + "x" * 1000: "limits.characters",

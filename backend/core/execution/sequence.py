@@ -1,9 +1,8 @@
-"""Runs the steps of a line one after another: what `&&`, `||`, `;` and `cd` mean."""
+"""Runs the steps of a line one after another: what `&&`, `||`, `;`, `!`, groups and builtins mean."""
 
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import PurePosixPath
 from typing import Protocol
 
 from backend.core.decisions import Decision
@@ -20,8 +19,9 @@ from backend.core.execution.model import (
     stopped_outcome,
     unrecorded,
 )
-from backend.core.language.parser import Invocation
+from backend.core.language.parser import Group, Invocation, Step
 from backend.core.policy.admit import PolicyTarget, Verdict, judge_step
+from backend.core.policy.line_state import Effect, Enter, Exit, LineState, normal
 from backend.core.recording.writer import RecordingWriter
 
 
@@ -29,7 +29,8 @@ from backend.core.recording.writer import RecordingWriter
 class Pipeline:
     """One step of a line as it runs: its programs, its folder, its timeout in seconds, its output limit in bytes.
 
-    `root` is the workspace, which contains `cwd`; with `stdin` the first program reads what the client sends.
+    `root` is the workspace, which contains `cwd`; with `stdin` the first program reads what the client sends; with
+    `pipefail` it fails if any of its programs does.
     """
 
     execution: str
@@ -40,6 +41,7 @@ class Pipeline:
     output_limit: int
     stdin: bool = False
     network: bool = False
+    pipefail: bool = False
 
     @property
     def argv(self) -> tuple[str, ...]:
@@ -63,17 +65,32 @@ class StepLog(Protocol):
 
 @dataclass(slots=True)
 class _Progress:
-    """The progress of a line."""
+    """The progress of a line. `begun`: a step has run; `ended`: nothing else of it runs."""
 
     outcome: Outcome
-    cwd: PurePosixPath
+    state: LineState
+    begun: bool = False
+    ended: bool = False
+
+    @property
+    def failed(self) -> bool:
+        return self.outcome.exit_code != 0
 
     def skips(self, join: str) -> bool:
-        """Whether the next step is skipped, because of the operator before it or because the line was aborted."""
-        if self.outcome.problem:
-            return True
-        failed = self.outcome.exit_code != 0
-        return failed if join == "&&" else not failed if join == "||" else False
+        """Whether the next step is skipped because of the operator before it."""
+        return self.failed if join == "&&" else not self.failed if join == "||" else False
+
+    def add(self, outcome: Outcome) -> None:
+        """A step has ended. One that could not run as it should ends the line."""
+        self.outcome = _added(self.outcome, outcome)
+        self.state = replace(self.state, status=outcome.exit_code or 0)
+        self.ended = self.ended or bool(outcome.problem)
+
+    def negate(self) -> None:
+        """What `!` before a step makes of its end."""
+        code = 0 if self.failed else 1
+        self.outcome = replace(self.outcome, exit_code=code, signal=None, status=_ended(code).status)
+        self.state = replace(self.state, status=code)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,64 +105,127 @@ class Sequence:
 
     async def run(self, job: Job, output: RecordingWriter, instructions: Instructions) -> Outcome:
         """Run a line to its end. The outcome is that of the last step that ran, with the output of all."""
-        end = self.clock() + job.timeout
-        progress = _Progress(Outcome(Status.SUCCEEDED, 0), job.plan.cwd)
-        for number, step in enumerate(job.plan.script.steps):
-            if number and instructions.reason:
-                return _stopped(instructions.reason, progress.outcome)
-            if number and progress.skips(step.join):
-                continue
-            try:
-                verdict = await self._verdict(job, number, progress.cwd)
-            except StorageError as error:
-                return _unaudited(error, progress.outcome)
-            if isinstance(verdict, Decision):
-                return _denied(verdict, progress.outcome)
-            try:
-                if step.folder:
-                    self._enter(step.folder, progress, output)
-                    continue
-                pipeline = self._pipeline(job, verdict, progress, end - self.clock())
-                progress.outcome = _added(progress.outcome, await self.runner.run(pipeline, output, instructions))
-            except RecordingError as error:
-                instructions.stop(unrecorded(error))
-                return _stopped(unrecorded(error), progress.outcome)
+        progress = _Progress(Outcome(Status.SUCCEEDED, 0), job.plan.start)
+        line = _Line(self, job, output, instructions, self.clock() + job.timeout, progress)
+        await line.steps(job.plan.script.steps, tested=False)
         return progress.outcome
 
-    async def _verdict(self, job: Job, number: int, cwd: PurePosixPath) -> Verdict | Decision:
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """A line that runs, until `end` at most."""
+
+    sequence: Sequence
+    job: Job
+    output: RecordingWriter
+    instructions: Instructions
+    end: float
+    progress: _Progress
+
+    async def steps(self, steps: tuple[Step, ...], *, tested: bool) -> None:
+        """Run steps one after another. With `set -e` a failure ends the line, unless it is `tested` by what follows."""
+        progress = self.progress
+        for number, step in enumerate(steps):
+            if progress.ended:
+                return
+            if number and progress.skips(step.join):
+                continue
+            if progress.begun and self.instructions.reason:
+                progress.outcome, progress.ended = _stopped(self.instructions.reason, progress.outcome), True
+                return
+            follows = steps[number + 1].join if number + 1 < len(steps) else ""
+            is_tested = tested or step.negated or follows in {"&&", "||"}
+            await self._step(step, tested=is_tested)
+            if progress.state.errexit and progress.failed and not is_tested:
+                progress.ended = True
+
+    async def _step(self, step: Step, *, tested: bool) -> None:
+        if step.group:
+            await self._group(step.group, tested=tested)
+        else:
+            await self._commands(step)
+        if step.negated and not self.progress.ended and not self.instructions.reason:
+            self.progress.negate()
+
+    async def _group(self, group: Group, *, tested: bool) -> None:
+        """A subshell leaves the state as it was, and `exit` ends only the subshell."""
+        progress, before = self.progress, self.progress.state
+        await self.steps(group.steps, tested=tested)
+        if group.subshell:
+            progress.state = replace(before, status=progress.state.status)
+            progress.ended = bool(progress.outcome.problem or self.instructions.reason)
+
+    async def _commands(self, step: Step) -> None:
+        progress = self.progress
+        try:
+            verdict = await self._verdict(step)
+        except StorageError as error:
+            progress.add(_unaudited(error))
+            return
+        progress.begun = True
+        if isinstance(verdict, Decision):
+            progress.add(_denied(verdict))
+            return
+        try:
+            await self._perform(verdict)
+        except RecordingError as error:
+            self.instructions.stop(unrecorded(error))
+            progress.outcome, progress.ended = _stopped(unrecorded(error), progress.outcome), True
+
+    async def _perform(self, verdict: Verdict) -> None:
+        if verdict.is_builtin:
+            self._change(verdict.effect)
+        else:
+            pipeline = self._pipeline(verdict)
+            self.progress.add(await self.sequence.runner.run(pipeline, self.output, self.instructions))
+
+    async def _verdict(self, step: Step) -> Verdict | Decision:
         """The verdict on a step now; words other than those judged first are recorded before they run."""
-        first = job.plan.verdicts[number]
-        if not number:
-            return first
+        plan, sequence = self.job.plan, self.sequence
+        if not self.progress.begun:
+            return plan.verdicts[0]
         # In a thread, since links and globs can take a while.
-        verdict = await asyncio.to_thread(judge_step, job.plan.script.steps[number], self.target, cwd)
-        if isinstance(verdict, Verdict) and verdict.invocations != first.invocations:
-            argvs = tuple(tuple(map(self.mask, each.argv)) for each in verdict.invocations)
-            await self.log.step(job.execution, job.actor, argvs, verdict.decision)
+        verdict = await asyncio.to_thread(judge_step, step, sequence.target, self.progress.state)
+        if isinstance(verdict, Verdict) and not set(verdict.invocations) <= plan.invocations:
+            argvs = tuple(tuple(map(sequence.mask, each.argv)) for each in verdict.invocations)
+            await sequence.log.step(self.job.execution, self.job.actor, argvs, verdict.decision)
         return verdict
 
-    def _pipeline(self, job: Job, verdict: Verdict, progress: _Progress, seconds: float) -> Pipeline:
+    def _pipeline(self, verdict: Verdict) -> Pipeline:
+        job, target, progress = self.job, self.sequence.target, self.progress
         spent = progress.outcome.stdout_bytes + progress.outcome.stderr_bytes
         return Pipeline(
             execution=job.execution,
             invocations=verdict.invocations,
-            root=str(self.target.files.root),
-            cwd=str(progress.cwd),
-            timeout=max(seconds, 0),
+            root=str(target.files.root),
+            cwd=str(progress.state.cwd),
+            timeout=max(self.end - self.sequence.clock(), 0),
             output_limit=max(job.output_limit - spent, 0),
             stdin=job.stdin,
-            network=self.target.network,
+            network=target.network,
+            pipefail=target.profile.pipefail or progress.state.pipefail,
         )
 
-    def _enter(self, folder: str, progress: _Progress, output: RecordingWriter) -> None:
-        """Run `cd`. It fails like a program, so that `cd x && y` behaves as in a shell."""
-        entered = self.target.files.for_line().enter(str(progress.cwd / folder))
-        if isinstance(entered, Decision):
-            size = output.say("stderr", f"cd: {folder}: No such folder")
-            progress.outcome = _added(progress.outcome, Outcome(Status.FAILED, 1, stderr_bytes=size))
+    def _change(self, effect: Effect | None) -> None:
+        """Run a builtin. `cd` fails like a program, so that `cd x && y` behaves as in a shell."""
+        progress = self.progress
+        if isinstance(effect, Exit):
+            progress.add(_ended(effect.status))
+            progress.ended = True
+        elif isinstance(effect, Enter) and not self._is_folder(effect.folder):
+            said = self.output.say("stderr", f"cd: {effect.folder}: No such folder") if effect.reports else 0
+            progress.add(Outcome(Status.FAILED, 1, stderr_bytes=said))
         else:
-            progress.cwd = entered
-            progress.outcome = _added(progress.outcome, Outcome(Status.SUCCEEDED, 0))
+            progress.add(_ended(0))
+            progress.state = progress.state.after(effect)
+
+    def _is_folder(self, folder: str) -> bool:
+        entered = self.sequence.target.files.for_line().enter(str(normal(self.progress.state.cwd / folder)))
+        return not isinstance(entered, Decision)
+
+
+def _ended(code: int) -> Outcome:
+    return Outcome(Status.FAILED if code else Status.SUCCEEDED, code)
 
 
 def _added(before: Outcome, outcome: Outcome) -> Outcome:
@@ -165,12 +245,11 @@ def _stopped(reason: StopReason, before: Outcome) -> Outcome:
     return stopped_outcome(reason, before.signal, code, before.stdout_bytes, before.stderr_bytes, before.usage)
 
 
-def _denied(decision: Decision, before: Outcome) -> Outcome:
-    """A step that was allowed at first is refused now, because an earlier step changed the files."""
-    return _added(before, Outcome(Status.FAILED, EXIT_DENIED, problem=decision.reason, rule=decision.rule))
+def _denied(decision: Decision) -> Outcome:
+    """A step that was allowed at first is refused now, because an earlier step changed the files or the variables."""
+    return Outcome(Status.FAILED, EXIT_DENIED, problem=decision.reason, rule=decision.rule)
 
 
-def _unaudited(error: StorageError, before: Outcome) -> Outcome:
+def _unaudited(error: StorageError) -> Outcome:
     """A step that cannot be recorded in the audit does not run; what the earlier ones used and wrote remains."""
-    problem, rule = str(error), "storage.unavailable"
-    return _added(before, Outcome(Status.FAILED, EXIT_GATEPOST_FAILED, problem=problem, rule=rule))
+    return Outcome(Status.FAILED, EXIT_GATEPOST_FAILED, problem=str(error), rule="storage.unavailable")

@@ -1,20 +1,21 @@
 """The lexer: a command line split into words and operators.
 
-What is accepted means the same as in a POSIX shell. What a shell would expand, and every operator that the caller does
-not permit, is refused with advice to quote it. Globs are left as they are; the workspace expands them.
+What is accepted means the same as in a POSIX shell; `&>` and `{a,b}` mean what they mean in bash. Every operator that
+the caller does not permit is refused with advice to quote it. Variables and globs are left as they are: what they become
+depends on what runs before.
 """
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NoReturn
 
 from backend.core.decisions import Decision
+from backend.core.language.braces import TooMany, UnlikeBrace, expand_braces
+from backend.core.language.words import BRACKET_LIMIT, GLOB_CHARACTERS, GLOB_STARTS, UNLIKE_BRACKET, Parameter, Word
+
+__all__ = ["GLOB_STARTS", "Assignment", "Operator", "Token", "Word", "hidden_character", "tokens"]
 
 BLANKS = " \t"
-GLOB_STARTS = frozenset("*?[")
-GLOB_CHARACTERS = GLOB_STARTS | frozenset("]!^-")
-
 OPERATORS = {
     ";": "chains commands",
     "&": "chains commands or sends one to the background",
@@ -23,6 +24,7 @@ OPERATORS = {
     ">": "redirects output",
     "(": "opens a subshell",
     ")": "closes a subshell",
+    "\n": "ends a command",
 }
 
 # Bidirectional controls, separators and invisible characters make a line look different from what it does.
@@ -34,44 +36,47 @@ SURROGATE = re.compile("[\ud800-\udfff]")
 # Joiners are part of emoji and of several scripts, but between ASCII letters they only disguise text.
 STRAY_JOINER = re.compile("(?:^|[\x00-\x7f])[\u200c\u200d]")
 EXPANSION = re.compile(r"[A-Za-z0-9_{(\[@*#?$!-]")  # $[ is arithmetic in some shells
+PARAMETER = re.compile(
+    r"\$(?:(?P<name>[A-Za-z_][A-Za-z0-9_]*+|\?)"
+    r"|\{(?P<braced>[A-Za-z_][A-Za-z0-9_]*|\?)(?::-(?P<default>[A-Za-z0-9_./:@%+=,-]*))?\})(?!\\\n)"
+)
 ASSIGNMENT = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=")
 ASSIGNED_TILDE = re.compile(
     r"[A-Za-z_][A-Za-z0-9_]*(\[.*\])?\+?=(.*:)?$"
 )  # what a word has before a ~ that is expanded
-MERGE = re.compile(r"2>&1(?![^ \t\n;&|<>()])")
-UNLIKE_BRACKET = re.compile(r"\[(\^|!?[^]\s]*\[[:.=])")
+MERGE = re.compile(r"(2>&1|1?>&2)(?![^ \t\n;&|<>()])")
+JOINED_LINE = re.compile(r"(?:\\\n)+")
+DELIMITER = re.compile(r"[A-Za-z0-9_.!%+@=:/-]+")
 # In order: where two match, the longer one is meant.
-KNOWN_OPERATORS = ("&&", "||", ">>", ";", "|", ">", "<")
+KNOWN_OPERATORS = ("&&", "||", "&>", ">>", "<<", ";", "|", ">", "<", "(", ")", "\n")
 MERGE_OPERATOR = "2>&1"
-
-
-@dataclass(frozen=True, slots=True)
-class Word:
-    """One word after quote removal. `active` are the positions of glob characters in `text` that were not quoted."""
-
-    text: str
-    active: frozenset[int] = frozenset()
-
-    @property
-    def is_glob(self) -> bool:
-        return any(self.text[position] in GLOB_STARTS for position in self.active)
+MERGES = frozenset({MERGE_OPERATOR, ">&2"})
+REDIRECTS = frozenset({">", ">>", "<", "&>", "<<"})
+# What one permission stands for: a line break is a `;`, what closes is permitted with what opens.
+PERMITTED_WITH = {"\n": ";", ")": "(", ">&2": MERGE_OPERATOR}
+VARIABLES, BRACES, GROUP = "$", "{,}", "("
+KEYWORDS = frozenset({"!", "{", "}"})
 
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """`NAME=value` in front of a program."""
+    """`NAME=value` in front of a program, or alone."""
 
     name: str
-    value: str
+    value: Word
 
 
 @dataclass(frozen=True, slots=True)
 class Operator:
-    """An operator as written, including `2>&1`. `descriptor` is the number before a redirection; `position` counts from 1."""
+    """An operator as written, including `2>&1` and the words that are operators where a command begins.
+
+    `descriptor` is the number before a redirection, `body` the text of a here-document; `position` counts from 1.
+    """
 
     text: str
     position: int
     descriptor: int | None = None
+    body: Word | None = None
 
 
 Token = Word | Assignment | Operator
@@ -87,7 +92,7 @@ def tokens(line: str, operators: frozenset[str], *, assignments: bool) -> list[T
     if hidden := hidden_character(line):
         return hidden
     try:
-        return list(_Lexer(line, operators, assignments=assignments).tokens())
+        return _Lexer(line, operators, assignments=assignments).tokens()
     except _Refused as refused:
         return refused.decision
 
@@ -110,88 +115,165 @@ def hidden_character(line: str) -> Decision | None:
     return None
 
 
+@dataclass(frozen=True, slots=True)
+class _HereDocument:
+    """A here-document whose text begins after the next line break; `number` is the place of its token."""
+
+    number: int
+    delimiter: str
+    literal: bool
+    indented: bool
+
+
 class _Lexer:
     """One pass over the line, a token at a time."""
 
     def __init__(self, line: str, operators: frozenset[str], *, assignments: bool) -> None:
         self.line = line
-        self.operators = operators
+        self.operators = operators | {each for each, other in PERMITTED_WITH.items() if other in operators}
         self.assignments = assignments
         self.at = 0
-        self.text: list[str] = []
-        self.active: set[int] = set()
-        self.assigning = False
-        self._start = 0  # of this word
-        self._braced = ""  # what of a brace expansion this word has: {} or {},
-        self._is_target = False
+        self.found: list[Token] = []
+        self.documents: list[_HereDocument] = []
+        self._begin_text()
 
-    def tokens(self) -> Iterator[Token]:
+    def _begin_text(self) -> None:
+        """Nothing of a word, or of a here-document, is read yet."""
+        self.text: list[str] = []
+        self.length = 0
+        self.active: set[int] = set()
+        self.parameters: list[Parameter] = []
+        self.signs: dict[int, str] = {}  # unquoted braces and commas
+        self.assigning = False
+        self._start = self.at  # of this word
+        self._brackets = 0
+        self._has_dollar = False  # one that stands for itself
+        self._braced = ""  # what of a brace expansion this word has: {} or {},
+
+    def tokens(self) -> list[Token]:
         """Assignments come only before the program: the first word of a command ends them."""
-        before_program = True
+        before_program, is_target = True, False
         while self._skip_blanks():
-            token = (
-                self._operator()
-                if self._at_operator()
-                else self._word(assignable=before_program and not self._is_target)
-            )
-            if isinstance(token, Operator):
-                before_program = before_program or token.text in {"&&", "||", ";", "|"}
-            elif isinstance(token, Word) and not self._is_target:
-                before_program = False
-            self._is_target = isinstance(token, Operator) and token.text in {">", ">>", "<"}
-            yield token
+            if self._at_operator():
+                operator = self._operator()
+                self.found.append(operator)
+                if operator.text == "<<":
+                    self._begin_document()
+                elif operator.text == "\n":
+                    self._read_documents()
+                before_program = before_program or operator.text in {"&&", "||", ";", "|", "\n", "("}
+                is_target = operator.text in REDIRECTS - {"<<"}
+                continue
+            if before_program and not is_target and (keyword := self._keyword()):
+                self.found.append(keyword)
+                continue
+            found = self._words(assignable=before_program and not is_target, is_target=is_target)
+            self.found += found
+            before_program = before_program and (is_target or isinstance(found[0], Assignment) if found else True)
+            is_target = False
+        self._check_documents()
+        return self.found
 
     def _skip_blanks(self) -> bool:
-        while self.at < len(self.line) and self.line[self.at] in BLANKS:
-            self.at += 1
-        return self.at < len(self.line)
+        """Skip what separates words, with comments and with line breaks that a backslash makes none."""
+        while self.at < len(self.line):
+            if self.line[self.at] in BLANKS:
+                self.at += 1
+            elif self.line[self.at] == "#":
+                end = self.line.find("\n", self.at)
+                self.at = len(self.line) if end < 0 else end
+            elif (joined := JOINED_LINE.match(self.line, self.at)) and ";" in self.operators:
+                self.at = joined.end()
+            else:
+                return True
+        return False
 
     def _at_operator(self) -> bool:
         """Whether an operator begins here, possibly with the number of a descriptor."""
-        digits = len(self.line) - self.at - len(self.line[self.at :].lstrip("0123456789"))
-        following = self.line[self.at + digits : self.at + digits + 1]
-        return following in {"<", ">"} if digits else following in OPERATORS
+        end = self.at
+        while self.line[end : end + 1].isascii() and self.line[end : end + 1].isdigit():
+            end += 1
+        following = self.line[end : end + 1]
+        return following in {"<", ">"} if end > self.at else following in OPERATORS
 
     def _operator(self) -> Operator:
         start = self.at
-        if MERGE_OPERATOR in self.operators and MERGE.match(self.line, start):
-            self.at += len(MERGE_OPERATOR)
-            return Operator(MERGE_OPERATOR, start + 1)
+        if merged := MERGE.match(self.line, start):
+            text = ">&2" if merged[1].endswith("2") else MERGE_OPERATOR
+            if text in self.operators:
+                self.at = merged.end()
+                return Operator(text, start + 1)
         while self.line[self.at].isdigit():
             self.at += 1
         number = self.line[start : self.at]
         text = next((known for known in KNOWN_OPERATORS if self.line.startswith(known, self.at)), "")
         if text not in self.operators:
-            self._refuse("syntax.operator", f"{self.line[self.at]} {OPERATORS[self.line[self.at]]}")
-        after = self.line[self.at + len(text) : self.at + len(text) + 1]
-        if (text[0] in "<>" and after and after in "<>&|(") or number not in {"", "1", "2"} or (number and text == "<"):
-            hint = "Use < file, > file, >> file, 2> file or 2>&1."
-            self._refuse("syntax.redirect", "This kind of redirection is not supported", hint)
+            self._refuse_operator()
+        if text == "(" and self.line.startswith("((", self.at):
+            self._refuse("syntax.group", "(( is arithmetic in some shells", "Write a blank between the brackets.")
+        self._check_redirect(text, number, self.line[self.at + len(text) : self.at + len(text) + 1])
         self.at += len(text)
         return Operator(text, start + 1, int(number) if number else None)
 
-    def _word(self, *, assignable: bool) -> Word | Assignment:
-        self.text, self.active, self._braced, self._start = [], set(), "", self.at
+    def _refuse_operator(self) -> NoReturn:
+        char = self.line[self.at]
+        if char == "\n":
+            self._refuse("syntax.newline", "A line break ends a command", "Send one command per line.")
+        self._refuse("syntax.operator", f"{char} {OPERATORS[char]}")
+
+    def _check_redirect(self, text: str, number: str, after: str) -> None:
+        numbers = {">": {"", "1", "2"}, ">>": {"", "1", "2"}}.get(text, {""})
+        if (text in REDIRECTS and after and after in "<>&|(") or number not in numbers:
+            hint = "Use < file, > file, >> file, 2> file, &> file, 2>&1 or <<END."
+            self._refuse("syntax.redirect", "This kind of redirection is not supported", hint)
+
+    def _keyword(self) -> Operator | None:
+        """A word that is an operator where a command begins."""
+        word, after = self.line[self.at], self.line[self.at + 1 : self.at + 2]
+        ends = BLANKS if word == "!" else f"{BLANKS}{''.join(OPERATORS)}"
+        if GROUP not in self.operators or word not in KEYWORDS or after not in ends:
+            return None
+        self.at += 1
+        return Operator(word, self.at)
+
+    def _words(self, *, assignable: bool, is_target: bool) -> list[Word | Assignment]:
+        """A word, or the words that it becomes by its braces."""
+        self._begin_text()
         name = ASSIGNMENT.match(self.line, self.at) if assignable and self.assignments else None
         self.assigning = name is not None
         if name:
             self.at = name.end()
-        else:
-            self._check_start()
+        elif self.line[self.at] == "~":
+            self._refuse("syntax.tilde", "~ is expanded to a home folder")
         while self.at < len(self.line) and self.line[self.at] not in BLANKS and self.line[self.at] not in OPERATORS:
             self._piece(self.line[self.at])
+        word = self._word()
+        unquoted = [each for each in word.parameters if not each.quoted]
+        if unquoted and self._has_dollar:
+            self._refuse("syntax.expansion", "Next to a variable, a $ alone differs between shells")
         if name:
-            return Assignment(name[1], "".join(self.text))
-        return Word("".join(self.text), frozenset(self.active))
+            return [Assignment(name[1], word)]
+        if "{" not in self.signs.values():
+            return [word]
+        # Braces are expanded before variables are found: $A{b,c} is $Ab $Ac.
+        if is_target or self._braced or any(word.text[each.start + 1] != "{" for each in unquoted):
+            self._refuse_brace(self._start)
+        return [*self._braces(word)]
 
-    def _check_start(self) -> None:
-        match self.line[self.at]:
-            case "~":
-                self._refuse("syntax.tilde", "~ is expanded to a home folder")
-            case "#":
-                self._refuse("syntax.comment", "# starts a comment")
-            case _:
-                pass
+    def _word(self) -> Word:
+        return Word("".join(self.text), frozenset(self.active), tuple(self.parameters))
+
+    def _braces(self, word: Word) -> list[Word]:
+        try:
+            return expand_braces(word, self.signs)
+        except UnlikeBrace:
+            self._refuse_brace(self._start)
+        except TooMany:
+            raise _Refused(_too_many()) from None
+
+    def _refuse_brace(self, at: int) -> NoReturn:
+        self.at = at
+        self._refuse("syntax.brace", "Braces other than {a,b}, {1..3} and {}, also with ${NAME}, differ between shells")
 
     def _piece(self, char: str) -> None:
         match char:
@@ -202,87 +284,198 @@ class _Lexer:
             case "\\":
                 self._escaped()
             case "$" if self._expands() or self._starts_quote():
-                self._refuse("syntax.expansion", "$ starts a variable or a substitution")
+                self._parameter(quoted=False)
             case "`":
                 self._refuse("syntax.substitution", "` starts a command substitution")
             case "{":
                 self._brace()
-            case "\n":
-                self._refuse("syntax.newline", "A line break ends a command", "Send one command per line.")
             case "~" if self.assigning or ASSIGNED_TILDE.match(self.line[self._start : self.at]):
                 self._refuse("syntax.tilde", "~ is expanded to a home folder")
             case _:
                 self._bare(char)
 
+    def _add(self, text: str) -> None:
+        self.text.append(text)
+        self.length += len(text)
+
     def _bare(self, char: str) -> None:
-        if char == "[" and UNLIKE_BRACKET.match(self.line, self.at):
-            self._refuse("syntax.bracket", "Character classes in globs and [^...] differ between shells")
+        self._brackets += char == "["
+        if self._brackets > BRACKET_LIMIT or (char == "[" and UNLIKE_BRACKET.match(self.line, self.at)):
+            self._refuse(
+                "syntax.bracket", "Hundreds of brackets, character classes in globs and [^...] differ between shells"
+            )
         if char == "," and self._braced:
             self._braced = "{},"
         elif char == "}" and self._braced == "{},":
             self._refuse("syntax.brace", "Some shells expand {} before a comma and another }")
+        self._has_dollar = self._has_dollar or char == "$"
+        if char in ",}":
+            self.signs[self.length] = char
         if char in GLOB_CHARACTERS:
-            self.active.add(len(self.text))
-        self.text.append(char)
+            self.active.add(self.length)
+        self._add(char)
         self.at += 1
 
     def _brace(self) -> None:
-        """`{}` is literal in every shell (find uses it); other braces differ between shells."""
-        if self.line[self.at : self.at + 2] != "{}":
+        """`{}` is literal in every shell (find uses it)."""
+        if self.line[self.at : self.at + 2] == "{}":
+            self._braced = self._braced or "{}"
+            self._add("{}")
+            self.at += 2
+            return
+        if BRACES not in self.operators or self.assigning:
             self._refuse("syntax.brace", "{ starts a brace expansion")
-        self._braced = self._braced or "{}"
-        self.text.extend("{}")
-        self.at += 2
+        self.signs[self.length] = "{"
+        self._add("{")
+        self.at += 1
+
+    def _parameter(self, *, quoted: bool) -> None:
+        """`$NAME`, `${NAME}`, `${NAME:-default}`, `$?`."""
+        found = PARAMETER.match(self.line, self.at) if VARIABLES in self.operators else None
+        if found is None:
+            self._refuse("syntax.expansion", '$ starts a variable or a substitution, also inside " "')
+        end = self.length + len(found[0])
+        name = found["name"] or found["braced"]
+        self.parameters.append(Parameter(self.length, end, name, quoted, found["default"] or ""))
+        self._add(found[0])
+        self.at = found.end()
 
     def _escaped(self) -> None:
         if self.at + 1 >= len(self.line):
             self._refuse("syntax.escape", "The line ends in a backslash", "Quote the backslash: '\\'.")
-        if self.line[self.at + 1] == "\n":
-            self._refuse("syntax.newline", "A line break ends a command", "Send one command per line.")
-        self.text.append(self.line[self.at + 1])
+        if joined := JOINED_LINE.match(self.line, self.at):
+            following = self.line[joined.end() : joined.end() + 1]
+            if ";" not in self.operators or (following and following not in " \t\n"):
+                self._refuse("syntax.newline", "A line break ends a command", "Break the line between two words.")
+            self.at = joined.end()
+            return
+        self._add(self.line[self.at + 1])
         self.at += 2
 
     def _single_quoted(self) -> None:
         end = self.line.find("'", self.at + 1)
         if end < 0:
             self._refuse("syntax.quote", "A ' is never closed", "Close it with another '.")
-        self.text.extend(self.line[self.at + 1 : end])
+        length = self.length
+        self._add(self.line[self.at + 1 : end])
+        self._mark_empty(length)
         self.at = end + 1
 
+    def _mark_empty(self, length: int) -> None:
+        """A quote that adds nothing makes a word where the variables around it make none."""
+        if self.length == length:
+            self.parameters.append(Parameter(length, length))
+
     def _double_quoted(self) -> None:
-        start = self.at
+        start, length = self.at, self.length
         self.at += 1
         while self.at < len(self.line):
-            match self.line[self.at]:
-                case '"':
-                    self.at += 1
-                    return
-                case "\\":
-                    self._escaped_in_double_quotes()
-                case "$" if self._expands():
-                    self._refuse("syntax.expansion", '$ starts a variable or a substitution, also inside " "')
-                case "`":
-                    self._refuse("syntax.substitution", '` starts a command substitution, also inside " "')
-                case char:
-                    self.text.append(char)
-                    self.at += 1
+            if self.line[self.at] == '"':
+                self._mark_empty(length)
+                self.at += 1
+                return
+            self._piece_of_text(quoted='"')
         self.at = start
         self._refuse("syntax.quote", 'A " is never closed', 'Close it with another ".')
 
-    def _escaped_in_double_quotes(self) -> None:
+    def _piece_of_text(self, quoted: str) -> None:
+        """A piece of what is in double quotes, or in a here-document, where `quoted` is empty."""
+        match self.line[self.at]:
+            case "\\":
+                self._escaped_in_text(quoted)
+            case "$" if self._expands():
+                self._parameter(quoted=True)
+            case "`":
+                self._refuse("syntax.substitution", '` starts a command substitution, also inside " "')
+            case char:
+                self._add(char)
+                self.at += 1
+
+    def _escaped_in_text(self, quoted: str) -> None:
         following = self.line[self.at + 1 : self.at + 2]
         if following == "\n":
-            self._refuse("syntax.newline", "A line break after a backslash joins lines", "Write it on one line.")
-        self.text.extend(following if following and following in '$`"\\' else "\\" + following)
+            if ";" not in self.operators:
+                self._refuse("syntax.newline", "A line break after a backslash joins lines", "Write it on one line.")
+            self.at += 2
+            return
+        self._add(following if following and following in f"$`\\{quoted}" else "\\" + following)
         self.at += 1 + len(following)
 
     def _expands(self) -> bool:
         """A `$` is literal unless a name, a parameter or an opening follows (POSIX 2.6)."""
-        return bool(EXPANSION.match(self.line[self.at + 1 : self.at + 2]))
+        following = self.line[self.at + 1 : self.at + 3]
+        return bool(EXPANSION.match(following[:1])) or following == "\\\n"
 
     def _starts_quote(self) -> bool:
         """`$'` and `$"` mean different things in different shells."""
         return self.line[self.at + 1 : self.at + 2] in {"'", '"'}
+
+    def _begin_document(self) -> None:
+        """What follows `<<`: the word that ends the here-document, whose text comes after the line."""
+        indented = self.line.startswith("-", self.at)
+        self.at += indented
+        while self.at < len(self.line) and self.line[self.at] in BLANKS:
+            self.at += 1
+        start = self.at
+        self._begin_text()
+        while self.at < len(self.line) and self.line[self.at] not in BLANKS and self.line[self.at] not in OPERATORS:
+            self._piece(self.line[self.at])
+        delimiter, written = "".join(self.text), self.line[start : self.at]
+        if not DELIMITER.fullmatch(delimiter) or "\\\n" in written or any(each.name for each in self.parameters):
+            self.at = start
+            self._refuse_document("After << there must be a plain word")
+        literal = delimiter != written
+        self.documents.append(_HereDocument(len(self.found) - 1, delimiter, literal, indented))
+
+    def _read_documents(self) -> None:
+        for document in self.documents:
+            operator = self.found[document.number]
+            assert isinstance(operator, Operator)
+            self.found[document.number] = replace(operator, body=self._document(document))
+        self.documents.clear()
+
+    def _document(self, document: _HereDocument) -> Word:
+        """The text of a here-document, which begins here."""
+        start, lines = self.at, self._document_lines(document)
+        return Word("".join(lines)) if document.literal else self._document_text("".join(lines), start)
+
+    def _document_lines(self, document: _HereDocument) -> list[str]:
+        """The lines up to the one that is the delimiter."""
+        start = self.at
+        lines: list[str] = []
+        while self.at < len(self.line):
+            end = self.line.find("\n", self.at)
+            end = len(self.line) if end < 0 else end
+            line = self.line[self.at : end]
+            line = line.lstrip("\t") if document.indented else line
+            self.at = min(end + 1, len(self.line))
+            if line == document.delimiter:
+                return lines
+            if not document.literal and (len(line) - len(line.rstrip("\\"))) % 2:
+                self._refuse_document("A line of a here-document ends in a backslash")
+            lines.append(line + "\n")
+        self.at = start
+        return self._refuse_document(f"The here-document is not ended by a line {document.delimiter}")
+
+    def _document_text(self, text: str, start: int) -> Word:
+        """The variables and escapes in the text of a here-document; `start` is its place in the line."""
+        inner = _Lexer(text, self.operators, assignments=False)
+        try:
+            while inner.at < len(text):
+                inner._piece_of_text(quoted="")
+        except _Refused as refused:
+            hint = "Quote the word after <<, as in <<'END', to take the text as it is."
+            raise _Refused(replace(refused.decision, hint=hint)) from None
+        return inner._word()
+
+    def _check_documents(self) -> None:
+        if self.documents:
+            self._refuse_document(f"The here-document is not ended by a line {self.documents[0].delimiter}")
+
+    def _refuse_document(self, what: str) -> NoReturn:
+        self._refuse(
+            "syntax.document", what, "cat <<'END', then the text, then a line END. 'END' takes the text as it is."
+        )
 
     def _refuse(self, rule: str, what: str, hint: str = "") -> NoReturn:
         raise _Refused(
@@ -292,3 +485,8 @@ class _Lexer:
                 hint or "To use the character itself, quote it with ' on both sides.",
             )
         )
+
+
+def _too_many() -> Decision:
+    reason = "The braces of a word become too many words, or are nested too deeply."
+    return Decision.deny("limits.expansion", reason, "Write the words, or fewer of them.")

@@ -1,27 +1,44 @@
 """The parser: a command line parsed exactly once.
 
 The words found here are the words that policy judges and that the programs get; no shell ever sees the line. A line is
-a list of steps joined by `&&`, `||` and `;`; a step is a pipeline of commands; a command has words, assignments in
-front of them, and redirections.
+a list of steps joined by `&&`, `||` and `;`; a step is a pipeline of commands, or a group of steps; a command has words,
+assignments in front of them, and redirections.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from itertools import chain
 
 from backend.core.decisions import Decision
-from backend.core.language.lexer import MERGE_OPERATOR, Assignment, Operator, Token, Word, tokens
+from backend.core.language.lexer import MERGES, Assignment, Operator, Token, Word, tokens
 
-__all__ = ["Assignment", "Command", "Invocation", "Redirect", "Script", "Step", "Word", "parse"]
+__all__ = ["Assignment", "Command", "Group", "Invocation", "Redirect", "Script", "Step", "Word", "parse"]
 
 NO_OPERATORS: frozenset[str] = frozenset()
-JOINS = frozenset({"&&", "||", ";"})
+JOINS = frozenset({"&&", "||", ";", "\n"})
+CLOSED_BY = {"(": ")", "{": "}"}
+CLOSING = frozenset(CLOSED_BY.values())
 CHANGE_FOLDER = "cd"
+BUILTINS = frozenset({CHANGE_FOLDER, "export", "unset", "set", "exit", ":"})
+NO_TEXT = Word("")
+DEPTH_LIMIT = 20  # groups within groups
 
 
 @dataclass(frozen=True, slots=True)
 class Redirect:
-    """`< file`, `> file`, `>> file` for a descriptor; `operator` is `2>&1` where standard error goes to standard output."""
+    """What a descriptor is redirected to or from: a file for `<`, `>` and `>>`, the text itself for `<<`.
+
+    `operator` is `2>&1` or `>&2` where one output goes to the same place as the other.
+    """
+
+    operator: str
+    descriptor: int
+    target: Word = NO_TEXT
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A redirection with its variables expanded."""
 
     operator: str
     descriptor: int
@@ -30,7 +47,7 @@ class Redirect:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One program with its arguments."""
+    """One program with its arguments; without words the assignments are for the line."""
 
     words: tuple[Word, ...]
     assignments: tuple[Assignment, ...] = ()
@@ -38,7 +55,7 @@ class Command:
 
     @property
     def argv(self) -> tuple[str, ...]:
-        """The words as written, with globs not expanded."""
+        """The words as written, with globs and variables not expanded."""
         return tuple(word.text for word in self.words)
 
 
@@ -48,19 +65,28 @@ class Invocation:
 
     argv: tuple[str, ...]
     environment: tuple[tuple[str, str], ...] = ()
-    redirects: tuple[Redirect, ...] = ()
+    redirects: tuple[Opened, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A pipeline, and what joins it to the one before: `&&`, `||`, `;`, or nothing for the first.
+    """A pipeline or a group, and what joins it to the one before: `&&`, `||`, `;`, or nothing for the first.
 
-    With a `folder` the step is `cd folder`, for which no program runs.
+    `negated` by `!` it succeeds where it would fail.
     """
 
     join: str
-    commands: tuple[Command, ...]
-    folder: str = ""
+    commands: tuple[Command, ...] = ()
+    group: "Group | None" = None
+    negated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Steps between `{ }`, or between `( )`: then what they change is as before at the end (a subshell)."""
+
+    steps: tuple[Step, ...]
+    subshell: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +97,7 @@ class Script:
 
     @property
     def commands(self) -> Iterator[Command]:
-        return chain.from_iterable(step.commands for step in self.steps)
+        return _commands(self.steps)
 
     @property
     def words(self) -> tuple[Word, ...]:
@@ -84,15 +110,31 @@ class Script:
         return tuple(word.text for word in self.words)
 
 
+def _commands(steps: tuple[Step, ...]) -> Iterator[Command]:
+    for step in steps:
+        yield from step.commands
+        if step.group:
+            yield from _commands(step.group.steps)
+
+
 def parse(line: str, operators: frozenset[str] = NO_OPERATORS, *, assignments: bool = False) -> Script | Decision:
     """Parse `line`, or return what in it is refused and where.
 
-    `operators` are those that are permitted in it, of `| && || ; > >> < 2>&1 cd`; `assignments` permits `NAME=value`.
+    `operators` are those that are permitted in it, as a profile lists them; `assignments` permits `NAME=value`.
     """
     found = tokens(line, operators, assignments=assignments)
     if isinstance(found, Decision):
         return found
-    return _Reader(found, takes_cd=CHANGE_FOLDER in operators).script() if found else Script(())
+    try:
+        return Script(_Reader(found, builtins=CHANGE_FOLDER in operators).steps("")) if found else Script(())
+    except _Refused as refused:
+        return refused.decision
+
+
+class _Refused(Exception):
+    def __init__(self, decision: Decision) -> None:
+        super().__init__(decision.reason)
+        self.decision = decision
 
 
 @dataclass(slots=True)
@@ -100,89 +142,163 @@ class _Reader:
     """Assembles tokens into commands, and commands into steps."""
 
     waiting: list[Token]
-    takes_cd: bool
-    steps: list[Step] = field(default_factory=list)
-    commands: list[Command] = field(default_factory=list)
-    join: str = ""
+    builtins: bool
+    depth: int = 0
 
-    def script(self) -> Script | Decision:
+    def __post_init__(self) -> None:
         self.waiting.reverse()
-        while self.waiting:
-            command = self._command()
-            if isinstance(command, Decision):
-                return command
-            self.commands.append(command)
-            if refusal := self._connect():
-                return refusal
-        return Script(tuple(self.steps))
 
-    def _connect(self) -> Decision | None:
-        """Consume the operator after a command. Only `;` may end a line."""
+    def steps(self, end: str) -> tuple[Step, ...]:
+        """The steps up to `end`, which is consumed: what closes a group, or nothing at the end of the line."""
+        found: list[Step] = []
+        join = ""
+        self._skip_breaks()
+        while self._next_text() != end:
+            if not self.waiting:
+                raise _Refused(_unclosed(end))
+            found.append(replace(self._step(), join=join))
+            operator = self._pop_operator(JOINS, end)
+            join = ";" if operator and operator.text == "\n" else operator.text if operator else ""
+            if operator and operator.text in {";", "\n"}:
+                self._skip_breaks()
+            elif operator:
+                self._skip_breaks()
+                if not self.waiting or self._next_text() == end:
+                    raise _Refused(_incomplete(operator))
+        if end:
+            self.waiting.pop()
+        return tuple(found)
+
+    def _step(self) -> Step:
+        negated = self._next_text() == "!"
+        if negated:
+            self.waiting.pop()
+        if self._next_text() in CLOSED_BY:
+            return Step("", (), self._group(), negated)
+        commands = [self._command()]
+        while self._next_text() == "|":
+            operator = self.waiting.pop()
+            self._skip_breaks()
+            if not self.waiting:
+                assert isinstance(operator, Operator)
+                raise _Refused(_incomplete(operator))
+            commands.append(self._command())
+        if len(commands) > 1:
+            self._check_pipeline(commands)
+        return Step("", tuple(commands), None, negated)
+
+    def _group(self) -> Group:
+        opening = self.waiting.pop()
+        assert isinstance(opening, Operator)
+        self.depth += 1
+        if self.depth > DEPTH_LIMIT:
+            raise _Refused(_too_deep())
+        found = self.steps(CLOSED_BY[opening.text])
+        self.depth -= 1
+        if not found:
+            raise _Refused(_incomplete(opening))
+        if self._next_text() not in {"", *JOINS, *CLOSING}:
+            raise _Refused(_joined_group())
+        return Group(found, opening.text == "(")
+
+    def _check_pipeline(self, commands: list[Command]) -> None:
+        """What a builtin changes is forgotten at the end of a pipeline, and so does an assignment."""
+        for command in commands:
+            if not command.words or (self.builtins and command.words[0].text in BUILTINS):
+                raise _Refused(_no_effect(command))
+
+    def _next_text(self) -> str:
+        """The next operator; empty at the end, "word" for anything else."""
+        if not self.waiting:
+            return ""
+        following = self.waiting[-1]
+        return following.text if isinstance(following, Operator) else "word"
+
+    def _skip_breaks(self) -> None:
+        while self._next_text() == "\n":
+            self.waiting.pop()
+
+    def _pop_operator(self, texts: frozenset[str], end: str) -> Operator | None:
+        """The operator after a step; None at the end."""
+        if self._next_text() == end:
+            return None
         operator = self.waiting.pop() if self.waiting else None
-        match operator:
-            case Operator(text="|"):
-                return None if self.waiting else _incomplete(operator)
-            case Operator(text=text) if not self.waiting and text != ";":
-                return _incomplete(operator)
-        following = operator.text if isinstance(operator, Operator) else ""
-        step = Step(self.join, tuple(self.commands))
-        if self.takes_cd and any(command.words[0].text == CHANGE_FOLDER for command in step.commands):
-            entered = _change_folder(step, following)
-            if isinstance(entered, Decision):
-                return entered
-            step = entered
-        self.steps.append(step)
-        self.commands, self.join = [], following
-        return None
+        if isinstance(operator, Operator) and operator.text in texts:
+            return operator
+        raise _Refused(_unclosed(end) if operator is None else _unexpected(operator))
 
-    def _command(self) -> Command | Decision:
+    def _command(self) -> Command:
         words: list[Word] = []
         assignments: list[Assignment] = []
         redirects: list[Redirect] = []
-        first = self.waiting[-1]
         while self.waiting:
             match self.waiting[-1]:
-                case Operator(text=text) if text == "|" or text in JOINS:
+                case Operator(text=text) if text == "|" or text in JOINS or text in CLOSING:
                     break
                 case Operator() as operator:
                     self.waiting.pop()
-                    redirect = self._redirect(operator)
-                    if isinstance(redirect, Decision):
-                        return redirect
-                    redirects.append(redirect)
+                    redirects += self._redirects(operator)
                 case Assignment() as assignment:
                     self.waiting.pop()
                     assignments.append(assignment)
                 case Word() as word:
                     self.waiting.pop()
                     words.append(word)
-        if not words:
-            return _incomplete(first) if isinstance(first, Operator) else _no_program()
-        return Command(tuple(words), tuple(assignments), tuple(redirects))
+        if words or (assignments and not redirects):
+            return Command(tuple(words), tuple(assignments), tuple(redirects))
+        raise _Refused(self._missing(bool(assignments)))
 
-    def _redirect(self, operator: Operator) -> Redirect | Decision:
-        if operator.text == MERGE_OPERATOR:
-            return Redirect(operator.text, 2)
+    def _missing(self, assigned: bool) -> Decision:
+        following = self.waiting[-1] if self.waiting else None
+        return _incomplete(following) if isinstance(following, Operator) and not assigned else _no_program()
+
+    def _redirects(self, operator: Operator) -> list[Redirect]:
+        if operator.text in MERGES:
+            return [Redirect(operator.text, 2 if operator.text == "2>&1" else 1)]
+        if operator.text == "<<":
+            return [Redirect("<<", 0, operator.body or NO_TEXT)]
+        if operator.text not in {"<", ">", ">>", "&>"}:
+            raise _Refused(_unexpected(operator))
         target = self.waiting.pop() if self.waiting else None
         if not isinstance(target, Word) or not target.text or target.is_glob:
             reason = f"{operator.text} requires the name of a file after it (position {operator.position})."
-            return Decision.deny("syntax.redirect", reason, "Write for example > out.txt; globs are not accepted here.")
+            hint = "Write for example > out.txt; globs are not accepted here."
+            raise _Refused(Decision.deny("syntax.redirect", reason, hint))
+        if operator.text == "&>":
+            return [Redirect(">", 1, target), Redirect("2>&1", 2)]
         standard = 0 if operator.text == "<" else 1
-        return Redirect(operator.text, operator.descriptor or standard, target.text)
+        return [Redirect(operator.text, operator.descriptor or standard, target)]
 
 
-def _change_folder(step: Step, following: str) -> Step | Decision:
-    """`cd DIR` is alone in its step and `&&` follows: the next step must not run in another folder if it fails."""
-    match step.commands:
-        case (Command(words=(_, folder), assignments=(), redirects=()),) if following == "&&":
-            if folder.text and not folder.is_glob and not folder.text.startswith("-"):
-                return Step(step.join, step.commands, folder.text)
-    reason = "cd is supported only as `cd DIR && ...`; it applies to the end of the line."
-    return Decision.deny("syntax.cd", reason, "Or send the command with the folder as its cwd.")
+def _no_effect(command: Command) -> Decision:
+    name = command.words[0].text if command.words else "NAME=value"
+    reason = f"{name} has no effect in a pipeline: it lasts only as long as that."
+    return Decision.deny("syntax.cd", reason, f"Write it before the pipeline: {name} ... && a | b")
+
+
+def _joined_group() -> Decision:
+    reason = "The output of a group of commands cannot be piped or redirected here."
+    return Decision.deny("syntax.group", reason, "Pipe or redirect each command in it.")
+
+
+def _too_deep() -> Decision:
+    reason = f"Groups are nested more than {DEPTH_LIMIT} deep."
+    return Decision.deny("syntax.group", reason, "Write the commands one after another.")
+
+
+def _unclosed(end: str) -> Decision:
+    return Decision.deny("syntax.group", f"A group is not closed: {end} is missing.", "( a; b ) or { a; b; }")
+
+
+def _unexpected(token: Token) -> Decision:
+    if isinstance(token, Operator):
+        return _incomplete(token)
+    return Decision.deny("syntax.group", "After a group of commands there must be an operator.", "( a; b ) && c")
 
 
 def _incomplete(operator: Operator) -> Decision:
-    reason = f"{operator.text} needs a command on each side (position {operator.position})."
+    text = "A line break" if operator.text == "\n" else operator.text
+    reason = f"{text} needs a command on each side (position {operator.position})."
     return Decision.deny("syntax.incomplete", reason, "Quote it to use the character itself.")
 
 

@@ -1,21 +1,25 @@
 """The only judge of a line: its length, its grammar, every command, every file it redirects to, every folder it enters.
 
-All of it is judged before anything runs. A step that follows on another is judged once more just before it starts,
-because its globs and links depend on what ran before it.
+All of it is judged before anything runs, with the variables as far as they are known then. A step that follows on another
+is judged once more just before it starts, because its variables, globs and links depend on what ran before it.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Protocol
 
 from backend.core.decisions import Decision, Risk
-from backend.core.language.parser import Command, Invocation, Script, Step, parse
-from backend.core.policy.files import FileView, outside
+from backend.core.language.parser import BUILTINS, Command, Group, Invocation, Opened, Script, Step, Word, parse
+from backend.core.language.words import Unset, expand_words, joined
+from backend.core.policy.builtins import judge_builtin
+from backend.core.policy.files import FileView, in_temporary
+from backend.core.policy.line_state import Define, Effect, LineState
 from backend.core.policy.profile import Place, Profile
 
 RISKS = list(Risk)
 OPEN_REDIRECTS = frozenset({"<", ">", ">>"})
+STEP_LIMIT = 1000  # steps of a line that are judged before it starts
 
 
 class PolicyTarget(Protocol):
@@ -33,24 +37,40 @@ class PolicyTarget(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a step may run, and the decision on its riskiest command."""
+    """What a step may run, and the decision on its riskiest command.
+
+    With an `effect` no program runs: the step changes the state of the line.
+    """
 
     invocations: tuple[Invocation, ...]
     decision: Decision
+    effect: Effect | None = None
+    is_builtin: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A line that may run, from the folder `cwd` on.
+    """A line that may run, from the state `start` on.
 
-    `decision` is that of its riskiest command; `argvs` are all commands, globs expanded.
+    `decision` is that of its riskiest command; `argvs` are all commands, globs and variables expanded as far as they were
+    known.
     """
 
     script: Script
     verdicts: tuple[Verdict, ...]
     decision: Decision
     argvs: tuple[tuple[str, ...], ...]
-    cwd: PurePosixPath
+    start: LineState
+
+    @property
+    def cwd(self) -> PurePosixPath:
+        """The folder that it starts in."""
+        return self.start.cwd
+
+    @property
+    def invocations(self) -> frozenset[Invocation]:
+        """What was judged before the line started."""
+        return frozenset(invocation for verdict in self.verdicts for invocation in verdict.invocations)
 
     @property
     def program(self) -> str:
@@ -80,43 +100,69 @@ def admit(line: str, target: PolicyTarget, cwd: str) -> Plan | Decision:
     script = parse(line, profile.operators, assignments=bool(profile.environment))
     if isinstance(script, Decision):
         return script
-    if refusal := profile.check_count(len(script.words)):
+    if refusal := profile.check_count(sum(len(each.words) + len(each.assignments) for each in script.commands)):
         return refusal
     folder = target.files.enter(cwd)
-    return folder if isinstance(folder, Decision) else _judge_script(script, target, folder)
+    return folder if isinstance(folder, Decision) else _judge_script(script, target, LineState(folder))
 
 
-def _judge_script(script: Script, target: PolicyTarget, start: PurePosixPath) -> Plan | Decision:
-    verdicts: list[Verdict] = []
-    cwd = start
-    for step in script.steps:
-        verdict = _judge_step(step, target, cwd)
+def _judge_script(script: Script, target: PolicyTarget, start: LineState) -> Plan | Decision:
+    judged = _Judgement(target, start)
+    if refusal := judged.refusal(script.steps):
+        return refusal
+    decision = riskiest(verdict.decision for verdict in judged.verdicts)
+    argvs = tuple(invocation.argv for verdict in judged.verdicts for invocation in verdict.invocations)
+    return Plan(script, tuple(judged.verdicts), decision, argvs, start)
+
+
+@dataclass(slots=True)
+class _Judgement:
+    """The judgement of a line before it starts, as if each of its steps succeeded."""
+
+    target: PolicyTarget
+    state: LineState
+    verdicts: list[Verdict] = field(default_factory=list)
+
+    def refusal(self, steps: tuple[Step, ...]) -> Decision | None:
+        """Why one of the steps may not run."""
+        for step in steps:
+            refusal = self._group(step.group) if step.group else self._step(step)
+            if refusal:
+                return refusal
+        return None
+
+    def _group(self, group: Group) -> Decision | None:
+        before = self.state
+        refusal = self.refusal(group.steps)
+        self.state = before if group.subshell else self.state
+        return refusal
+
+    def _step(self, step: Step) -> Decision | None:
+        verdict = _judge_step(step, self.target, self.state)
         if isinstance(verdict, Decision):
             return verdict
-        verdicts.append(verdict)
-        cwd = cwd / step.folder
-    decision = riskiest(verdict.decision for verdict in verdicts if verdict.invocations)
-    argvs = tuple(invocation.argv for verdict in verdicts for invocation in verdict.invocations)
-    return Plan(script, tuple(verdicts), decision, argvs, start)
+        self.verdicts.append(verdict)
+        self.state = self.state.after(verdict.effect)
+        return _too_many_steps() if len(self.verdicts) > STEP_LIMIT else None
 
 
-def judge_step(step: Step, target: PolicyTarget, cwd: PurePosixPath) -> Verdict | Decision:
-    """Judge one pipeline of an admitted line once more, as it would run in `cwd` now."""
-    return _judge_step(step, _for_line(target), cwd)
+def judge_step(step: Step, target: PolicyTarget, state: LineState) -> Verdict | Decision:
+    """Judge one pipeline of an admitted line once more, as it would run in this state."""
+    return _judge_step(step, _for_line(target), state)
 
 
-def _judge_step(step: Step, target: PolicyTarget, cwd: PurePosixPath) -> Verdict | Decision:
-    place = Place(target.files.root, cwd, target.network)
-    if step.folder:
-        return _judge_folder(step.folder, target, place)
-    invocations, decisions = [], []
-    for command in step.commands:
-        judged = _judge_command(command, target, place)
-        if isinstance(judged, Decision):
-            return judged
-        invocations.append(judged[0])
-        decisions.append(judged[1])
-    return Verdict(tuple(invocations), riskiest(decisions))
+def _judge_step(step: Step, target: PolicyTarget, state: LineState) -> Verdict | Decision:
+    try:
+        if len(step.commands) == 1 and (builtin := _judge_alone(step.commands[0], target, state)):
+            return builtin
+        place = Place(target.files.root, state.cwd, target.network)
+        judge = _CommandJudge(target, place, state, state.values(target.files.variables))
+        judged = [judge.judged(command) for command in step.commands]
+    except Unset as unset:
+        return unset.decision
+    except _Refused as refused:
+        return refused.decision
+    return Verdict(tuple(invocation for invocation, _ in judged), riskiest(decision for _, decision in judged))
 
 
 def riskiest(decisions: Iterable[Decision]) -> Decision:
@@ -124,40 +170,118 @@ def riskiest(decisions: Iterable[Decision]) -> Decision:
     return max(decisions, key=lambda decision: RISKS.index(decision.risk))
 
 
-def _judge_folder(folder: str, target: PolicyTarget, place: Place) -> Verdict | Decision:
-    if not place.holds(folder):
-        return outside(folder)
-    refusal = target.files.check((folder,), place.cwd)
-    return refusal or Verdict((), Decision(True, "allow.cd", Risk.SAFE, "Enter a folder"))
+class _Refused(Exception):
+    def __init__(self, decision: Decision) -> None:
+        super().__init__(decision.reason)
+        self.decision = decision
 
 
-def _judge_command(command: Command, target: PolicyTarget, place: Place) -> tuple[Invocation, Decision] | Decision:
-    profile = target.profile
+def _judge_alone(command: Command, target: PolicyTarget, state: LineState) -> Verdict | Decision | None:
+    """The verdict on what changes the state of the line: assignments and builtins. None for a program."""
+    values = state.values(target.files.variables)
+    if not command.words:
+        return _judge_assignments(command, target, state, values)
+    if "cd" not in target.profile.operators:
+        return None
+    name = expand_words(command.words[:1], values)
+    if len(name) != 1 or name[0].text not in BUILTINS:
+        return None
+    place = Place(target.files.root, state.cwd, target.network)
+    judged = judge_builtin(command, target, place, state, values)
+    if isinstance(judged, Decision):
+        return judged
+    argv = (name[0].text, *judged.arguments)
+    decision = Decision(True, f"allow.{name[0].text.replace(':', 'true')}", Risk.SAFE, "Change the state of the line")
+    return Verdict((Invocation(argv),), decision, judged.effect, is_builtin=True)
+
+
+def _judge_assignments(
+    command: Command, target: PolicyTarget, state: LineState, values: dict[str, str]
+) -> Verdict | Decision:
+    """Variables of the line: only those that programs get are those of the profile."""
+    found: dict[str, str] = {}
     for assignment in command.assignments:
-        judged = profile.decide_assignment(assignment.name, assignment.value)
+        value = joined(assignment.value, values)
+        exported = assignment.name in state.exported or assignment.name in target.files.variables
+        judged = target.profile.decide_variable(assignment.name, value, exported=exported)
         if not judged.allowed:
             return judged
-    argv = target.files.expand(command.words, place.cwd)
-    if isinstance(argv, Decision):
-        return argv
-    decision = profile.decide(argv, place)
-    if not decision.allowed:
+        values[assignment.name] = found[assignment.name] = value
+    decision = Decision(True, "allow.environment", Risk.SAFE, "Set a variable of the line")
+    invocations = tuple(Invocation((f"{name}={value}",)) for name, value in found.items())
+    return Verdict(invocations, decision, Define(tuple(found.items()), exported=False), is_builtin=True)
+
+
+@dataclass(slots=True)
+class _CommandJudge:
+    """The judge of the commands of one pipeline. Raises _Refused and Unset."""
+
+    target: PolicyTarget
+    place: Place
+    state: LineState
+    values: dict[str, str]
+
+    def judged(self, command: Command) -> tuple[Invocation, Decision]:
+        """What a command runs, and the decision on it."""
+        profile, files = self.target.profile, self.target.files
+        environment = self._environment(command)
+        words = expand_words(command.words, self.values)
+        if not words:
+            raise _Refused(_nothing_left(profile))
+        argv, decision = self._decided(words)
+        moved = tuple(in_temporary(word, files.root) for word in words)
+        if decision.rule == "path.outside" and moved != words:
+            argv, decision = self._decided(moved)
+        self._allowed(decision)
+        redirects, paths = self._redirects(command)
+        if refusal := files.check((*decision.paths, *paths), self.place.cwd):
+            raise _Refused(refusal)
+        return Invocation(argv, environment, redirects), decision
+
+    def _decided(self, words: tuple[Word, ...]) -> tuple[tuple[str, ...], Decision]:
+        """The arguments that these words become, and the decision on them."""
+        profile = self.target.profile
+        if refusal := profile.decide_globs(words, self.place):
+            raise _Refused(refusal)
+        argv = self.target.files.expand(words, self.place.cwd)
+        if isinstance(argv, Decision):
+            raise _Refused(argv)
+        argv = profile.guarded(argv)
+        return argv, profile.decide(argv, self.place)
+
+    def _allowed(self, decision: Decision) -> Decision:
+        if not decision.allowed:
+            raise _Refused(decision)
         return decision
-    files = _judge_redirects(command, profile, place)
-    if isinstance(files, Decision):
-        return files
-    refusal = target.files.check((*decision.paths, *files), place.cwd)
-    environment = tuple((each.name, each.value) for each in command.assignments)
-    return refusal or (Invocation(argv, environment, command.redirects), decision)
+
+    def _environment(self, command: Command) -> tuple[tuple[str, str], ...]:
+        """What a program gets: the exported variables, and those in front of it, each of which sees those before."""
+        given, values = dict(self.state.exported), dict(self.values)
+        for assignment in command.assignments:
+            value = joined(assignment.value, values)
+            self._allowed(self.target.profile.decide_assignment(assignment.name, value))
+            given[assignment.name] = values[assignment.name] = value
+        return tuple(given.items())
+
+    def _redirects(self, command: Command) -> tuple[tuple[Opened, ...], tuple[str, ...]]:
+        """The redirections of a command, and the files that they name."""
+        opened: list[Opened] = []
+        paths: list[str] = []
+        for redirect in command.redirects:
+            target = joined(redirect.target, self.values)
+            if redirect.operator in OPEN_REDIRECTS:
+                target = in_temporary(Word(target), self.target.files.root).text
+                paths += self._allowed(self.target.profile.decide_file(target, self.place)).paths
+            opened.append(Opened(redirect.operator, redirect.descriptor, target))
+        return tuple(opened), tuple(paths)
 
 
-def _judge_redirects(command: Command, profile: Profile, place: Place) -> tuple[str, ...] | Decision:
-    """The files that a command is redirected to and from."""
-    paths: list[str] = []
-    for redirect in command.redirects:
-        if redirect.operator in OPEN_REDIRECTS:
-            judged = profile.decide_file(redirect.target, place)
-            if not judged.allowed:
-                return judged
-            paths += judged.paths
-    return tuple(paths)
+def _nothing_left(profile: Profile) -> Decision:
+    return Decision.deny(
+        "command.empty", "The variables of the command are empty: nothing is left of it.", profile.allowed
+    )
+
+
+def _too_many_steps() -> Decision:
+    reason = f"The line has more than {STEP_LIMIT} steps."
+    return Decision.deny("limits.expansion", reason, "Split it into several lines.")

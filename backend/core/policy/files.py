@@ -1,10 +1,26 @@
 """The files that a line names, as far as the judge of the line can see them."""
 
+import re
+from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Protocol
 
 from backend.core.decisions import Decision
 from backend.core.language.lexer import Word
+from backend.core.policy.line_state import normal
+
+TEMPORARY = ".tmp"  # the folder of a workspace that /tmp stands for
+SHARED_TEMPORARY = re.compile("(?:--?[A-Za-z0-9-]+=)?(/tmp)(?=/|$)")
+
+
+def in_temporary(word: Word, root: PurePosixPath) -> Word:
+    """The word with the folder of the workspace where it names /tmp, unless the workspaces themselves are there."""
+    found = SHARED_TEMPORARY.match(word.text)
+    path = PurePosixPath(word.text[found.start(1) :] if found else "")
+    if found is None or ".." in path.parts or path.is_relative_to(root.parent):
+        return word
+    own = Word(str(root / TEMPORARY))
+    return word.part(0, found.start(1)).plus(own).plus(word.part(found.end(1), len(word.text)))
 
 
 def outside(path: str) -> Decision:
@@ -19,6 +35,11 @@ class FileView(Protocol):
     @property
     def root(self) -> PurePosixPath:
         """Its absolute path."""
+        ...
+
+    @property
+    def variables(self) -> Mapping[str, str]:
+        """The variables that all programs get, as far as they do not depend on the execution."""
         ...
 
     def for_line(self) -> "FileView":
@@ -46,6 +67,7 @@ class Unseen:
 
     def __init__(self, root: PurePosixPath) -> None:
         self.root = root
+        self.variables = {"HOME": str(root)}
 
     def for_line(self) -> "Unseen":
         """The same, since nothing is looked up."""
@@ -53,8 +75,8 @@ class Unseen:
 
     def enter(self, cwd: str) -> PurePosixPath | Decision:
         """The folder as it is named."""
-        folder = self.root / cwd
-        if ".." in folder.parts or not folder.is_relative_to(self.root):
+        folder = normal(self.root / cwd)
+        if not folder.is_relative_to(self.root):
             return outside(cwd)
         return folder
 

@@ -4,14 +4,18 @@ A `Profile` is parsed from TOML once; its verdicts are pure functions of tokens.
 options, abbreviated options. The keys of a profile:
 
     name, summary                 words for `help`
-    operators                     what may join commands, a subset of | && || ; > >> < 2>&1 cd
+    operators                     what a line may hold, a subset of | && || ; > >> < 2>&1 &> << ( $ {,} cd; with ; also
+                                  line breaks, with 2>&1 also >&2, with ( also { } and !, with $ variables, with {,} the
+                                  expansion of braces, with cd also export, unset, set, exit and :
     environment                   variables that `NAME=value command` may set
+    pipefail = true               a pipeline fails if any of its programs does, not only the last; SIGPIPE is no failure
     quirks                        quirks of all programs, see below
     [limits]                      characters (of the line), arguments (typed words, including the program)
     [kinds]                       NAME = a regular expression that all of the value must match, or
                                   {pattern, role}, where the role is one of the built-in kinds: text, path,
                                   target (a file that is written: none of git's own), folder (what other paths may
-                                  be relative to), guess (a path if it looks like one out of the workspace), sed, awk
+                                  be relative to), guess (a path if it looks like one out of the workspace), sed, awk,
+                                  run (a program, judged by the same rules, with all words after it)
     [programs.NAME]               summary, usage, risk, network = true (only where the network is on)
       arguments                   "listed" (the default), "any"
       flags                       options without a value
@@ -25,6 +29,9 @@ options, abbreviated options. The keys of a profile:
                                   "operand" is any operand
       moderate, online            options that raise the risk; options that need the network
       spares_root                 the workspace itself is not a permitted argument
+      spares_null                 /dev/null is not a permitted argument
+      empties, narrows            options with which it deletes what it finds; those of which one must be given too where
+                                  it starts at the workspace itself
       subcommands.NAME            the same keys, without a summary; several names may share one table ("ci install");
                                   with `shared = true` the options of the program are options of these too
       like                        instead of all these: the name of a program above that has the same rules
@@ -35,6 +42,7 @@ options, abbreviated options. The keys of a profile:
 import hashlib
 import re
 import tomllib
+from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
@@ -42,14 +50,25 @@ from pathlib import PurePosixPath
 from typing import Self
 
 from backend.core.decisions import Decision, Risk
+from backend.core.language.lexer import Word
 from backend.core.policy.files import outside
+from backend.core.policy.line_state import normal
 from backend.core.policy.profile_file import PROGRAM_NAME, ProfileError, Table, read_programs
-from backend.core.policy.program_rules import Argument, ArgumentError, ArgumentParse, Program, ProgramUse, Role
+from backend.core.policy.program_rules import (
+    Argument,
+    ArgumentError,
+    ArgumentParse,
+    Program,
+    ProgramUse,
+    Quirk,
+    Role,
+    Started,
+)
 from backend.core.policy.sed_awk import ScriptError, check_awk, check_sed
 
 __all__ = ["MissingVariables", "Place", "Profile", "ProfileError"]
 
-OPERATORS = frozenset({"|", "&&", "||", ";", ">", ">>", "<", "2>&1", "cd"})
+OPERATORS = frozenset({"|", "&&", "||", ";", ">", ">>", "<", "2>&1", "&>", "<<", "(", "$", "{,}", "cd"})
 
 # Variables that make a program load code, start another program or search elsewhere for its files.
 DANGEROUS_VARIABLE = re.compile(
@@ -61,7 +80,11 @@ VARIABLE_NAME = re.compile("[A-Za-z_][A-Za-z0-9_]*")
 # Several of the harmless variables name a file when their value is a path.
 VARIABLE_VALUE = re.compile(r"(?!.*\.\.)(?::?[A-Za-z0-9_+*@,.=-][A-Za-z0-9_+*@,.:=/ -]*)?")
 
+# Variables that change what a shell does with a line.
+SHELL_VARIABLES = frozenset({"CDPATH", "ENV", "HOME", "IFS", "OLDPWD", "OPTIND", "PATH", "PWD"})
+
 ASKS_FOR_HELP = frozenset({"-h", "--help", "--version"})
+STARTED_LIMIT = 3  # programs that start programs that start programs
 NULL_DEVICE = "/dev/null"
 DEVICES = PurePosixPath("/dev")
 
@@ -76,12 +99,11 @@ class Place:
 
     def holds(self, path: str) -> bool:
         """Whether `path`, relative to `cwd`, stays in the workspace as far as its text shows."""
-        full = self.cwd / path
-        return ".." not in full.parts and full.is_relative_to(self.root)
+        return normal(self.cwd / path).is_relative_to(self.root)
 
     def is_root(self, path: str) -> bool:
         """Whether `path` is the workspace itself, a folder above it, or the root of the file system."""
-        full = self.cwd / path
+        full = normal(self.cwd / path)
         return len(full.parts) == 1 or self.root.is_relative_to(full)
 
 
@@ -126,6 +148,7 @@ class Profile:
     blocked_arguments: tuple[BlockedArgument, ...]
     operators: frozenset[str] = frozenset()
     environment: frozenset[str] = frozenset()
+    pipefail: bool = False
     hash: str = ""
     missing: Mapping[str, MissingVariables] = field(default_factory=dict)
 
@@ -151,6 +174,7 @@ class Profile:
             blocked_arguments=tuple(map(_blocked_argument, blocked.tables_of("arguments"))),
             operators=_operators(table),
             environment=_environment(table),
+            pipefail=table.truth("pipefail"),
         )
         for part in (table, limits, blocked):
             part.end()
@@ -200,34 +224,101 @@ class Profile:
 
     def decide(self, argv: tuple[str, ...], place: Place) -> Decision:
         """The verdict on one command. `argv` contains at least the program."""
-        decision = self._decide(argv, place)
+        return self._decide_started(Started(argv), place, 0)
+
+    def _decide_started(self, started: Started, place: Place, depth: int) -> Decision:
+        argv = started.argv
+        decision = self._decide(started, place, depth)
         missing = self.missing.get(argv[0])
         return (missing.refusal(argv) if missing and decision.allowed else None) or decision
 
-    def _decide(self, argv: tuple[str, ...], place: Place) -> Decision:
-        if refusal := self._refuse_name(argv[0]) or self._refuse_token(argv[1:]):
+    def _decide(self, started: Started, place: Place, depth: int) -> Decision:
+        name, words = started.argv[0], started.words
+        if refusal := self._refuse_name(name) or self._refuse_token(words):
             return refusal
-        program = self.programs[argv[0]]
+        program = self.programs[name]
         if program.network and not place.network:
             return _offline(program)
         parse, arguments = ArgumentParse(), []
         try:
-            for argument in parse.arguments(program, iter(argv[1:])):
+            for argument in parse.arguments(program, iter(words)):
                 if refusal := _refuse_path(parse.uses[-1].program, argument, place):
                     return refusal
                 arguments.append(argument)
-            return _refuse_uses(parse.uses, place) or _allow(program, parse, arguments)
+            if started.open_ended:
+                parse.check_open_end()
+            _check_guard(started, parse.uses[-1].program)
+            refusal = _refuse_uses(parse.uses, place) or _refuse_emptying(parse, arguments, self.programs, place)
+            decision = refusal or _allow(program, parse, arguments, place)
         except ArgumentError as error:
             return Decision.deny(error.rule, error.reason, error.hint, risk=Risk.HIGH)
         except ScriptError as error:
             return Decision.deny("option.script", f"In the script: {error}.", program.usage, risk=Risk.HIGH)
+        return self._with_started(decision, parse, place, depth) if decision.allowed else decision
+
+    def _with_started(self, decision: Decision, parse: ArgumentParse, place: Place, depth: int) -> Decision:
+        """The verdict on a command together with those on the programs that it starts."""
+        for name, value in parse.assigned:
+            judged = self.decide_assignment(name, value)
+            if not judged.allowed:
+                return judged
+        for started in parse.started:
+            if depth == STARTED_LIMIT:
+                reason = f"Programs that start programs are nested more than {STARTED_LIMIT} deep."
+                return Decision.deny("option.value", reason, "Start the program itself.", risk=Risk.HIGH)
+            inner = self._decide_started(started, place, depth + 1)
+            if not inner.allowed:
+                return inner
+            wipes = started.open_ended and self.programs[started.argv[0]].spares_root
+            risk = max(decision.risk, Risk.HIGH if wipes else inner.risk, key=list(Risk).index)
+            decision = replace(decision, risk=risk, paths=(*decision.paths, *inner.paths))
+        return decision
+
+    def decide_globs(self, words: tuple[Word, ...], place: Place) -> Decision | None:
+        """Refuse a glob for everything in the workspace where the workspace itself is refused too."""
+        program = self.programs.get(words[0].text)
+        if program is None or not program.spares_root:
+            return None
+        globs = (PurePosixPath(word.text) for word in words[1:] if word.is_glob)
+        folders = (str(path.parent) for path in globs if set(path.name) <= {"*", "?"})
+        is_all = any(place.holds(folder) and place.is_root(folder) for folder in folders)
+        return _root_refusal(program, Risk.HIGH) if is_all else None
+
+    def guarded(self, argv: tuple[str, ...]) -> tuple[str, ...]:
+        """The command with `--` where words follow that are only known later, so that none of them is an option."""
+        program = self.programs.get(argv[0])
+        if program is None or Quirk.APPENDS not in program.quirks:
+            return argv
+        parse = ArgumentParse()
+        try:
+            deque(parse.arguments(program, iter(argv[1:])), maxlen=0)
+            inner = parse.started[0] if parse.started else Started(())
+            at = inner.first_unknown if inner.replaced else len(inner.argv)
+            options_follow = any(word.startswith("-") for word in inner.argv[at:])
+            if at and not options_follow and self._takes_end(inner.argv[:at]):
+                return (*argv[: len(argv) - len(inner.argv) + at], "--", *inner.argv[at:])
+        except ArgumentError:
+            pass  # it will be refused
+        return argv
+
+    def _takes_end(self, argv: tuple[str, ...]) -> bool:
+        """Whether `--` at the end makes what follows operands. Raises ArgumentError."""
+        program = self.programs.get(argv[0])
+        if program is None:
+            return False
+        parse = ArgumentParse()
+        deque(parse.arguments(program, iter(argv[1:])), maxlen=0)
+        use = parse.uses[-1]
+        if use.program.takes_options:
+            return not use.has_only_operands and Quirk.NO_END not in use.program.quirks
+        return False
 
     def decide_file(self, path: str, place: Place) -> Decision:
         """The verdict on a file that the line redirects to or from."""
         allowed = Decision(True, "allow.redirect", Risk.SAFE, "Redirect to or from a file")
         if path == NULL_DEVICE:
             return allowed
-        if not path or (place.cwd / path).is_relative_to(DEVICES):
+        if not path or normal(place.cwd / path).is_relative_to(DEVICES):
             return outside(path)
         return _refuse_written(path, place) or replace(allowed, paths=(path,))
 
@@ -240,6 +331,14 @@ class Profile:
             reason = f"The value of {name} may contain letters, digits and plain punctuation, and no path out of the workspace."
             return Decision.deny("environment.value", reason, "Choose a plain value.", risk=Risk.HIGH)
         return Decision(True, "allow.environment", Risk.SAFE, f"Set {name} for the command")
+
+    def decide_variable(self, name: str, value: str, *, exported: bool) -> Decision:
+        """The verdict on a variable that is set for the line: programs get it only if it is `exported`."""
+        if exported:
+            return self.decide_assignment(name, value)
+        if name in SHELL_VARIABLES:
+            return Decision.deny("environment.unlisted", f"{name} may not be set here.", "Remove it.", risk=Risk.HIGH)
+        return Decision(True, "allow.environment", Risk.SAFE, f"Set {name} for the line")
 
     def _refuse_name(self, name: str) -> Decision | None:
         if name in self.programs:
@@ -260,17 +359,21 @@ class Profile:
         return None
 
 
-def _allow(program: Program, parse: ArgumentParse, arguments: list[Argument]) -> Decision:
+def _allow(program: Program, parse: ArgumentParse, arguments: list[Argument], place: Place) -> Decision:
     _check_scripts(arguments)
     risks = sorted((use.risk for use in parse.uses), key=list(Risk).index)
-    return Decision(True, f"allow.{program.name}", risks[-1], program.summary, paths=_paths(arguments))
+    paths = _paths(arguments)
+    for path in paths:
+        if refusal := _refuse_outside(path, place):
+            return refusal
+    return Decision(True, f"allow.{program.name}", risks[-1], program.summary, paths=paths)
 
 
 def _paths(arguments: list[Argument]) -> tuple[str, ...]:
     """All files named; with folders that are changed to, also relative to each of them, and to one after the other."""
-    paths = [argument.text for argument in arguments if argument.is_path]
+    paths = [argument.text for argument in arguments if argument.is_path and argument.text != NULL_DEVICE]
     folders = [PurePosixPath(argument.text) for argument in arguments if argument.role is Role.FOLDER]
-    starts = {*folders, PurePosixPath(*folders)} if folders else set()
+    starts = {*folders, *(PurePosixPath(*folders[:count]) for count in range(2, len(folders) + 1))}
     return (*paths, *(str(start / path) for start in sorted(starts) for path in paths))
 
 
@@ -290,18 +393,49 @@ def _refuse_uses(uses: list[ProgramUse], place: Place) -> Decision | None:
     return None
 
 
+def _check_guard(started: Started, program: Program) -> None:
+    """Raise ArgumentError where a word that is only known later could be an option."""
+    at = started.first_unknown
+    if not at or not program.takes_options or "--" in started.argv[:at]:
+        return
+    raise ArgumentError(
+        "option.value", f"A word that is only known later could be an option of {program.name}.", program
+    )
+
+
+def _refuse_emptying(
+    parse: ArgumentParse, arguments: list[Argument], programs: Mapping[str, Program], place: Place
+) -> Decision | None:
+    """Refuse to delete all that is found from the workspace itself on."""
+    use = parse.uses[0]
+    deletes = use.given & use.program.empties or any(
+        programs[started.argv[0]].spares_root for started in parse.started if started.argv[0] in programs
+    )
+    if not use.program.empties or not deletes or use.given & use.program.narrows:
+        return None
+    starts = (
+        [argument.text for argument in arguments if argument.role is Role.PATH] if "operand" in use.given else ["."]
+    )
+    if not any(map(place.is_root, starts)):
+        return None
+    return _root_refusal(use.program, Risk.HIGH)
+
+
+def _root_refusal(program: Program, risk: Risk = Risk.BLOCKED) -> Decision:
+    reason = f"{program.name} is not allowed on the workspace itself, nor on all that is in it."
+    return Decision.deny("path.root", reason, "Name the files in it.", risk=risk)
+
+
 def _offline(program: Program) -> Decision:
     reason = f"{program.name} reaches the network, which is off here."
     return Decision.deny("network.off", reason, "Use what is already in the workspace.", risk=Risk.HIGH)
 
 
 def _refuse_path(program: Program, argument: Argument, place: Place) -> Decision | None:
-    if not argument.is_path:
+    if not argument.is_path or (argument.text == NULL_DEVICE and not program.spares_null):
         return None
     if program.spares_root and place.is_root(argument.text):
-        return Decision.deny(
-            "path.root", f"{program.name} is not allowed on the workspace itself.", "Name the files in it."
-        )
+        return _root_refusal(program)
     if argument.role in {Role.TARGET, Role.FOLDER}:
         return _refuse_written(argument.text, place)
     return _refuse_outside(argument.text, place)
@@ -311,7 +445,7 @@ def _refuse_outside(path: str, place: Place) -> Decision | None:
     if place.holds(path):
         return None
     if ".." in PurePosixPath(path).parts:
-        return Decision.deny("path.parent", "'..' leads out of the current folder.", "Name files without '..'.")
+        return Decision.deny("path.parent", "'..' leads out of the workspace.", "Name files in the workspace.")
     return outside(path)
 
 
@@ -319,7 +453,7 @@ def _refuse_written(path: str, place: Place) -> Decision | None:
     """The files in .git decide which programs git starts, so only git may write there."""
     if refusal := _refuse_outside(path, place):
         return refusal
-    if ".git" in (part.lower() for part in (place.cwd / path).relative_to(place.root).parts):
+    if ".git" in (part.lower() for part in normal(place.cwd / path).relative_to(place.root).parts):
         return Decision.deny("path.git", f"{path} is one of git's own files.", "Change it with git.")
     return None
 

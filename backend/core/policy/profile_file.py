@@ -13,7 +13,7 @@ T = TypeVar("T")
 E = TypeVar("E", bound=StrEnum)
 
 SHAPE_KIND = re.compile("<([a-z-]+)>")
-PROGRAM_NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
+PROGRAM_NAME = re.compile(r"\[|[a-z0-9][a-z0-9._-]*")
 
 
 class ProfileError(ValueError):
@@ -170,6 +170,9 @@ def _command(name: str, spec: Table, known: _Known, summary: str) -> Program:
         moderate=frozenset(spec.strings("moderate")),
         online=frozenset(spec.strings("online")),
         spares_root=spec.truth("spares_root"),
+        spares_null=spec.truth("spares_null"),
+        empties=frozenset(spec.strings("empties")),
+        narrows=frozenset(spec.strings("narrows")),
     )
     _check_named(spec, program)
     shared = program.options if spec.truth("shared") else {}
@@ -232,6 +235,8 @@ def _check_named(spec: Table, program: Program) -> None:
         ("moderate", program.moderate),
         ("online", program.online),
         ("unless", program.unless),
+        ("empties", program.empties),
+        ("narrows", program.narrows),
         ("requires", set(program.requires) - {"", "operand"}),
     ):
         if unknown := set(names) - set(program.options):

@@ -14,6 +14,9 @@ from pathlib import PurePosixPath
 from backend.core.decisions import Risk
 
 NUMBER_OPTION = re.compile(r"-[0-9]+")
+ASSIGNED = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)", re.DOTALL)
+PLACEHOLDER = "\ufffc"  # in a word, for what is only known later
+REPLACES = "-I"  # the option of a program that appends words, for the text that they replace
 
 
 class Role(StrEnum):
@@ -26,6 +29,10 @@ class Role(StrEnum):
     GUESS = "guess"  # unknown: what looks like a path out of the workspace is treated as a path
     SED = "sed"  # a script
     AWK = "awk"  # a script
+    RUN = "run"  # a program that it starts, with the words after it
+
+
+CODE = frozenset({Role.SED, Role.AWK, Role.RUN})  # what an argument makes the program do
 
 
 class Quirk(StrEnum):
@@ -38,6 +45,8 @@ class Quirk(StrEnum):
     NUMERIC = "numeric"  # `-20` is an option
     COLON = "colon"  # `--name:value`, as well as `--name=value`
     TIED = "tied"  # the value of a long option may start with a dash only where = ties it to the option
+    ASSIGNS = "assigns"  # NAME=value before the first operand sets a variable
+    APPENDS = "appends"  # adds words from its input to the program that it starts
     KEY_WORD = "key-word"  # the first word is a bundle of options without a dash
 
 
@@ -86,6 +95,9 @@ class Program:
     moderate: frozenset[str] = frozenset()
     online: frozenset[str] = frozenset()
     spares_root: bool = False
+    spares_null: bool = False
+    empties: frozenset[str] = frozenset()
+    narrows: frozenset[str] = frozenset()
     subcommands: Mapping[str, "Program"] = field(default_factory=dict)
 
     @property
@@ -93,6 +105,11 @@ class Program:
         """Whether all words are text, including those that start with a dash (echo)."""
         text_only = self.operands is not None and self.operands.role is Role.TEXT and not self.operands.pattern
         return text_only and not (self.options or self.first or self.subcommands)
+
+    @property
+    def takes_options(self) -> bool:
+        """Whether its options are listed, so that a word is an option or not."""
+        return not (self.any_arguments or self.takes_anything or self.shapes)
 
 
 class ArgumentError(Exception):
@@ -123,6 +140,7 @@ class ProgramUse:
 
     program: Program
     given: set[str] = field(default_factory=set)
+    has_only_operands: bool = False  # from here on: `--` was given, or an operand that ends the options
 
     @property
     def is_online(self) -> bool:
@@ -151,11 +169,53 @@ class ProgramUse:
         return "a file" if program.operands and program.operands.role is Role.PATH else "an argument"
 
 
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A program that a command starts. With `open_ended` further words follow, which are not known; with `replaced` its
+    words have this text where such words come.
+    """
+
+    argv: tuple[str, ...]
+    open_ended: bool = False
+    replaced: str = ""
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The arguments, with PLACEHOLDER for what is not known."""
+        return tuple(word.replace(self.replaced, PLACEHOLDER) if self.replaced else word for word in self.argv[1:])
+
+    @property
+    def first_unknown(self) -> int:
+        """The place of the first word that begins with what is not known; 0 if there is none."""
+        numbered = enumerate(self.argv[1:], 1)
+        return next((at for at, word in numbered if self.replaced and word.startswith(self.replaced)), 0)
+
+
 @dataclass(slots=True)
 class ArgumentParse:
-    """The arguments of one command, parsed once, and the programs and subcommands that they belong to."""
+    """The arguments of one command, parsed once, and the programs and subcommands that they belong to.
+
+    `started` are programs that the command starts, `assigned` variables that it sets for them.
+    """
 
     uses: list[ProgramUse] = field(default_factory=list)
+    started: list[Started] = field(default_factory=list)
+    assigned: list[tuple[str, str]] = field(default_factory=list)
+    replaced: str = ""
+
+    def check_open_end(self) -> None:
+        """Raise ArgumentError unless any words may follow, none of which the program takes for an option or a script."""
+        use = self.uses[-1]
+        program = use.program
+        if not program.takes_options and not program.shapes:
+            return
+        if Quirk.KEY_WORD in program.quirks and not use.given:
+            raise ArgumentError("option.value", f"The first word of {program.name} is only known later.", program)
+        kind = program.operands
+        is_first = program.first and "operand" not in use.given and not use.given & program.unless
+        if kind is None or kind.pattern or kind.role in CODE or program.shapes or is_first or not use.has_only_operands:
+            reason = f"{program.name} cannot be given words that are only known later."
+            raise ArgumentError("option.value", reason, program)
 
     def arguments(self, program: Program, tokens: Iterator[str]) -> Iterator[Argument]:
         """Each argument in turn; raises ArgumentError at the first that is not permitted."""
@@ -199,7 +259,10 @@ class _OptionReader:
             yield from self._key_word()
         for token in self.tokens:
             if token == "--" and Quirk.NO_END not in self.program.quirks:
+                self.use.has_only_operands = True
                 yield from map(self._operand, self.tokens)
+            elif Quirk.ASSIGNS in self.program.quirks and (found := ASSIGNED.fullmatch(token)):
+                self.parse.assigned.append((found[1], found[2]))
             elif token in self.program.options or (token.startswith("-") and token != "-"):
                 yield from self._option(token)
             elif (command := self.program.subcommands.get(token)) and "operand" not in self.use.given:
@@ -214,6 +277,7 @@ class _OptionReader:
     def _operands(self, token: str) -> Iterator[Argument]:
         yield self._operand(token)
         if Quirk.ORDERED in self.program.quirks:
+            self.use.has_only_operands = True
             yield from map(self._operand, self.tokens)
 
     def _operand(self, token: str) -> Argument:
@@ -229,7 +293,26 @@ class _OptionReader:
             )
         if kind is None:
             raise ArgumentError("option.unlisted", f"{self.program.name} accepts no operands here.", self.program)
+        if kind.role is Role.RUN:
+            return self._started(token)
         return self._checked(kind, token, self.program.name)
+
+    def _started(self, name: str) -> Argument:
+        """All words that are left are the program that this one starts, and its arguments."""
+        replaced = self.parse.replaced
+        appends = Quirk.APPENDS in self.program.quirks and not replaced
+        self.parse.started.append(Started((name, *self.tokens), appends, replaced))
+        return Argument(name, Role.RUN)
+
+    def _started_by_option(self, option: str) -> Argument:
+        """The program of find's -exec: up to `;`, or up to `+` after `{}`. The files that it gets start with `./`."""
+        words: list[str] = []
+        for token in self.tokens:
+            if token == ";" or (token == "+" and words[-1:] == ["./{}"]):
+                self.parse.started.append(Started(tuple(words) or ("",)))
+                return Argument("".join(words[:1]), Role.RUN)
+            words.append(token.replace("{}", "./{}") if token.startswith("{}") else token)
+        raise ArgumentError("option.value", f"{option} requires a program, {{}} and \\; or + at the end.", self.program)
 
     def _key_word(self) -> Iterator[Argument]:
         """The old style of tar: letters without a dash, whose values follow in the same order."""
@@ -289,6 +372,8 @@ class _OptionReader:
 
     def _following(self, kind: Kind, name: str) -> Argument:
         """A value that is the next word. If it starts with a dash, the program may parse it as the next option."""
+        if kind.role is Role.RUN:
+            return self._started_by_option(name)
         value = next(self.tokens, None)
         is_file = kind.role in {Role.PATH, Role.TARGET, Role.FOLDER}
         is_tied = Quirk.TIED in self.program.quirks and name.startswith("--")
@@ -302,9 +387,15 @@ class _OptionReader:
     def _value(self, kind: Kind, name: str, value: str | None) -> Argument:
         if value is None:
             raise ArgumentError("option.unlisted", f"{name} requires a value.", self.program)
+        if Quirk.APPENDS in self.program.quirks and name == REPLACES:
+            self.parse.replaced = value
         return self._checked(kind, value, name)
 
     def _checked(self, kind: Kind, text: str, what: str) -> Argument:
+        if PLACEHOLDER in text and (kind.pattern or kind.role in CODE):
+            raise ArgumentError(
+                "option.value", f"{what} cannot be given a word that is only known later.", self.program
+            )
         if kind.pattern and not kind.pattern.fullmatch(text):
             raise ArgumentError(
                 "option.value", f"{what} accepts only this kind of value here: {kind.name}.", self.program

@@ -8,6 +8,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from backend.core.policy.files import TEMPORARY
+from backend.executors.local.openat2 import open_inside
 from backend.executors.local.process_spec import Owner
 from backend.executors.local.workspace_users import PASS, PRIVATE
 
@@ -41,6 +43,22 @@ class Homes:
             for left in self.folder.iterdir():
                 if left.name != self.server and not self.alive(left.name):
                     remove(left)
+
+
+def make_temporary(root: str, owner: tuple[int, int] | None) -> None:
+    """Make the folder of a workspace that /tmp stands for, which git ignores. Raises OSError."""
+    folder = os.path.join(root, TEMPORARY)
+    try:
+        os.mkdir(folder, PRIVATE)
+    except FileExistsError:
+        return
+    if owner:
+        os.chown(folder, *owner, follow_symlinks=False)
+    descriptor = open_inside(root, root, f"{TEMPORARY}/.gitignore", ">", owner)
+    try:
+        os.write(descriptor, b"*\n")
+    finally:
+        os.close(descriptor)
 
 
 def remove(folder: Path) -> None:

@@ -28,21 +28,22 @@ class LinkReader:
         self._clock = clock
         self._left = seconds
 
-    def resolve(self, path: str) -> str:
-        """The absolute path without links. What does not exist keeps its name, since a command may make it.
+    def resolve(self, path: str, depth: int = 0) -> str:
+        """The absolute path without links. What does not exist keeps its name, and has a `..`, since a command may make it.
 
         Raises OSError (ELOOP and others) where the kernel does not follow it, TooLong when the time is over.
         """
         missing: list[str] = []
-        while len(missing) <= MISSING_LIMIT:
+        while len(missing) + depth <= MISSING_LIMIT:
             try:
                 return os.path.normpath(os.path.join(self._timed(_real, path), *reversed(missing)))
             except MISSING:
                 path, link, name = self._timed(_last_part, path)
             if link:
                 path = os.path.join(path, link)  # to nothing
-            elif name == "..":
-                raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))  # of nothing: no program gets there
+            elif name == "..":  # of nothing
+                path = os.path.join(os.path.dirname(self.resolve(path, depth + 1)), *reversed(missing))
+                missing.clear()
             else:
                 missing.append(name)
         raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))

@@ -22,12 +22,13 @@ from backend.core.execution.model import (
 )
 from backend.core.execution.sequence import Pipeline
 from backend.core.language.parser import Invocation
+from backend.core.policy.files import TEMPORARY
 from backend.core.quota import NO_QUOTA
 from backend.core.recording.lines import LineAssembler
 from backend.core.recording.writer import RecordingWriter
-from backend.executors.local.homes import remove
+from backend.executors.local.homes import make_temporary, remove
 from backend.executors.local.launcher import cage_environment
-from backend.executors.local.outside import SEARCH_PATH, OutsideProgram, find_program
+from backend.executors.local.outside import STANDARD, OutsideProgram, find_program
 from backend.executors.local.process_spec import (
     Bounds,
     Launched,
@@ -45,6 +46,7 @@ from backend.executors.local.workspace_usage import UsageMonitors
 from backend.executors.local.workspace_users import folder_owner
 
 STOP_GRACE = 2.0  # seconds from SIGTERM to SIGKILL
+UNFAILED = {0, -signal.SIGPIPE, EXIT_SIGNAL_BASE + signal.SIGPIPE}  # 141: a program says how its child ended
 EXIT_UNWIRED = 1  # of a program whose redirection failed, as in a shell
 DRAIN_BOUND = 1.0  # seconds that output is waited for after the last process is gone
 FLOODS = {StopReason.OUTPUT_LIMIT, StopReason.RECORDINGS_FULL, StopReason.WORKSPACE_FULL, StopReason.DISK_FULL}
@@ -77,6 +79,8 @@ class LocalPipelines:
         async with AsyncExitStack() as ending:
             try:
                 owner = folder_owner(pipeline.root, self.owner)
+                if _uses_temporary(pipeline):
+                    make_temporary(pipeline.root, owner)
                 homes = [await self._home(program, pipeline, owner, instructions, ending) for program in programs]
             except OSError as error:
                 return _not_started(pipeline.argv[0], error)
@@ -163,16 +167,18 @@ class LocalPipelines:
         return Stage(invocation.argv[0], path, words, environment, pipeline.cwd, *streams, bounds)
 
 
+def _uses_temporary(pipeline: Pipeline) -> bool:
+    folder = f"{pipeline.root}/{TEMPORARY}"
+    words = (word for each in pipeline.invocations for word in (*each.argv, *(file.target for file in each.redirects)))
+    return any(folder in word for word in words)
+
+
 def _environment(pipeline: Pipeline, home: str) -> dict[str, str]:
     """All that a command gets to see; nothing of the service's own environment."""
     return {
-        "PATH": SEARCH_PATH,
+        **STANDARD,
         "PWD": pipeline.cwd,
-        "LC_CTYPE": "C.UTF-8",  # not LANG: loading all categories takes a fifth of the time of `echo`
-        "TERM": "xterm-256color",
-        "PYTHONUNBUFFERED": "1",
         "GATEPOST_EXECUTION_ID": pipeline.execution,
-        "GIT_EDITOR": "true",  # an editor would wait for a terminal for ever
         "GIT_CEILING_DIRECTORIES": os.path.dirname(pipeline.root),
         **cage_environment(home or pipeline.root),
     }
@@ -286,11 +292,11 @@ class _Running:
 def _outcome(
     report: Report, ends: Sequence[StageEnd], pipeline: Pipeline, instructions: Instructions, stdout: int, stderr: int
 ) -> Outcome:
-    """The outcome of a pipeline: with `pipefail`, the last program that failed decides."""
+    """The outcome of a pipeline is that of its last program; with `pipefail`, of the last one that failed."""
     for end, invocation in zip(ends, pipeline.invocations, strict=True):
         if end.error and instructions.reason is None:
             return _not_started(invocation.argv[0], OSError(end.error, os.strerror(end.error)))
-    code = _pipefail(ends)
+    code = _pipefail(ends) if pipeline.pipefail else ends[-1].code
     name = signal.Signals(-code).name if code < 0 and -code in signal.valid_signals() else None
     exit_code = EXIT_SIGNAL_BASE - code if code < 0 else code
     usage = Usage(
@@ -308,7 +314,8 @@ def _outcome(
 
 
 def _pipefail(ends: Sequence[StageEnd]) -> int:
-    return next((end.code for end in reversed(ends) if end.code), 0)
+    """SIGPIPE is no failure: `head` has seen enough, and the program before it ends."""
+    return next((end.code for end in reversed(ends) if end.code not in UNFAILED), 0)
 
 
 def _set(future: "asyncio.Future[None]") -> None:

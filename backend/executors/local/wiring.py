@@ -1,7 +1,9 @@
 """The descriptors of a pipeline: pipes between its programs, the files it is redirected to, pipes to the service."""
 
 import errno
+import fcntl
 import os
+import select
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -11,6 +13,8 @@ from backend.core.recording.writer import RecordingWriter
 from backend.executors.local.openat2 import NULL, open_inside
 
 Streams = tuple[int, int, int]
+MERGED = {"2>&1": (1, 2), ">&2": (2, 1)}  # which output goes where the other goes
+PIPE_CAPACITY = 1 << 20  # bytes of a here-document that a pipe can be made to hold
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +66,37 @@ class Wiring:
     def _redirect(self, pipeline: Pipeline, invocation: Invocation, streams: dict[int, int]) -> None:
         """Redirections take effect from left to right, as in a shell."""
         for redirect in invocation.redirects:
-            if redirect.operator == "2>&1":
-                streams[2] = streams[1]
+            if redirect.operator in MERGED:
+                source, sink = MERGED[redirect.operator]
+                streams[sink] = streams[source]
+            elif redirect.operator == "<<":
+                streams[0] = self._document(redirect.target)
             else:
                 if self.full and redirect.operator != "<" and redirect.target != NULL:
                     raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT), redirect.target)
-                descriptor = open_inside(pipeline.root, pipeline.cwd, redirect.target, redirect.operator, self.owner)
+                descriptor = open_inside(
+                    pipeline.root, os.path.realpath(pipeline.cwd), redirect.target, redirect.operator, self.owner
+                )
                 self.theirs.callback(os.close, descriptor)
                 streams[redirect.descriptor] = descriptor
+
+    def _document(self, text: str) -> int:
+        """A pipe that holds the text, whether the program reads it or not."""
+        data = text.encode()
+        reading, writing = os.pipe()
+        try:
+            os.set_blocking(writing, False)
+            if len(data) > select.PIPE_BUF:
+                fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, min(len(data), PIPE_CAPACITY))
+            if os.write(writing, data) < len(data):
+                raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), "here-document")
+        except BaseException:
+            os.close(reading)
+            raise
+        finally:
+            os.close(writing)
+        self.theirs.callback(os.close, reading)
+        return reading
 
     def take(self) -> ParentEnds:
         """Our ends; the caller closes them."""

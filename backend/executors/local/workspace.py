@@ -15,7 +15,9 @@ from pathlib import Path, PurePosixPath
 from backend.core.decisions import Decision
 from backend.core.language.parser import Word
 from backend.core.policy.files import outside
+from backend.executors.local.launcher import cage_environment
 from backend.executors.local.links import LINK_TIME, LinkReader, TooLong
+from backend.executors.local.outside import STANDARD
 from backend.executors.local.workspace_users import reopen
 
 STAR = "*"
@@ -29,6 +31,7 @@ class FolderView:
 
     def __init__(self, folder: Path) -> None:
         self.root = PurePosixPath(os.path.realpath(folder))
+        self.variables = {**STANDARD, **cage_environment(str(self.root))}
         self.links = LinkReader(time.monotonic)
 
     def for_line(self) -> "FolderView":

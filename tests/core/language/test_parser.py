@@ -5,13 +5,15 @@ import shlex
 import shutil
 import subprocess
 from pathlib import Path
+from random import Random
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from backend.core.decisions import Decision
-from backend.core.language.parser import Script, parse
+from backend.core.language.parser import Script, Step, parse
+from backend.core.language.words import Unset, expand_words
 from backend.executors.local.workspace import FolderView
 
 FILES = ["a", "b.txt", "ab", "a b", ".hidden", "c]d", "x*y", "sub/one.txt", "sub/two.md", "sub/deep/three", "[z]", "!n"]
@@ -36,6 +38,9 @@ FILES = ["a", "b.txt", "ab", "a b", ".hidden", "c]d", "x*y", "sub/one.txt", "sub
         ("echo x{},{} a},b {} , }", ["echo", "x{},{}", "a},b", "{}", ",", "}"]),
         ("echo 'two\nlines'", ["echo", "two\nlines"]),
         ("echo привет 世界 👩‍💻", ["echo", "привет", "世界", "👩‍💻"]),
+        ("ls # x; $y 'z", ["ls"]),
+        ("ls a#b '#c' \\#d", ["ls", "a#b", "#c", "#d"]),
+        ("# nothing", []),
         ("", []),
         (" \t ", []),
     ],
@@ -59,7 +64,6 @@ def test_what_is_taken(line: str, argv: list[str]) -> None:
         ('echo "`id`"', "syntax.substitution"),
         ("ls ~", "syntax.tilde"),
         ("ls ~root", "syntax.tilde"),
-        ("ls # x", "syntax.comment"),
         ("echo {a,b}", "syntax.brace"),
         ("echo $[1+1]", "syntax.expansion"),  # bash: 2
         ('echo "$[1+1]"', "syntax.expansion"),
@@ -213,6 +217,7 @@ def test_positions_are_told() -> None:
 
 
 EVERYTHING = frozenset({"|", "&&", "||", ";", ">", ">>", "<", "2>&1", "cd"})
+ALL = EVERYTHING | {"&>", "<<", "(", "$", "{,}"}
 
 
 def shape(line: str) -> str | list[object]:
@@ -226,8 +231,8 @@ def shape(line: str) -> str | list[object]:
             *(
                 [
                     list(command.argv),
-                    *([f"{each.name}={each.value}" for each in command.assignments],) * bool(command.assignments),
-                    *(f"{each.descriptor}{each.operator}{each.target}" for each in command.redirects),
+                    *([f"{each.name}={each.value.text}" for each in command.assignments],) * bool(command.assignments),
+                    *(f"{each.descriptor}{each.operator}{each.target.text}" for each in command.redirects),
                 ]
                 for command in step.commands
             ),
@@ -271,18 +276,32 @@ def shape(line: str) -> str | list[object]:
         ("a >& b", "syntax.redirect"),
         ("a &> b", "syntax.operator"),
         ("a 3> b", "syntax.redirect"),
-        ("a <<b", "syntax.redirect"),
+        ("a <<b", "syntax.operator"),
+        ("a\n\n  b\n", [["", [["a"]]], [";", [["b"]]]]),
+        ("a # b\n# c\n d #", [["", [["a"]]], [";", [["d"]]]]),
+        ("a &&\n\n b |\n c", [["", [["a"]]], ["&&", [["b"]], [["c"]]]]),
+        ("a \\\n  b \\\n| c", [["", [["a", "b"]], [["c"]]]]),
+        ('a "x\\\ny"', [["", [["a", "xy"]]]]),
+        ("a;\n b;", [["", [["a"]]], [";", [["b"]]]]),
+        ("echo x >&2", [["", [["echo", "x"], "1>&2"]]]),
+        ("echo x 1>&2", [["", [["echo", "x"], "1>&2"]]]),
+        ("a\\\nb", "syntax.newline"),
+        ("2\\\n>x a", "syntax.newline"),
+        ("a &\\\n& b", "syntax.operator"),
+        ("a\n&& b", "syntax.incomplete"),
+        ("\n&& b", "syntax.incomplete"),
+        ("; a", "syntax.incomplete"),
+        ("a >\nb", "syntax.redirect"),
         ("a <(b)", "syntax.redirect"),
         ("a 2>&1x", "syntax.redirect"),
         ("a >| b", "syntax.redirect"),
-        ("X=1", "syntax.assignment"),
+        ("X=1 Y=2", [["", [[], ["X=1", "Y=2"]]]]),
+        ("X=1 > y", "syntax.assignment"),
+        ("X=1 | a", "syntax.cd"),
         ("X=~/y a", "syntax.tilde"),
         ("X=$Y a", "syntax.expansion"),
-        ("cd a", "syntax.cd"),
-        ("cd a; ls", "syntax.cd"),
-        ("cd a || ls", "syntax.cd"),
-        ("cd && ls", "syntax.cd"),
-        ("cd - && ls", "syntax.cd"),
+        ("cd a", [["", [["cd", "a"]]]]),
+        ("cd a; ls", [["", [["cd", "a"]]], [";", [["ls"]]]]),
         ("cd a | ls && ls", "syntax.cd"),
         ("ls | cd a && ls", "syntax.cd"),
     ],
@@ -303,3 +322,244 @@ def test_an_operator_that_is_not_permitted_is_refused(operator: str) -> None:
     refusal = parse(f"a {operator} b", EVERYTHING - {operator, operator[0] if operator == "2>&1" else operator})
     assert isinstance(refusal, Decision)
     assert refusal.rule in {"syntax.operator", "syntax.redirect"}
+
+
+def steps(line: str) -> str | list[object]:
+    """The steps of a line, groups as lists, or the rule of a refusal."""
+    script = parse(line, ALL, assignments=True)
+    return script.rule if isinstance(script, Decision) else [*map(nested, script.steps)]
+
+
+def nested(step: Step) -> object:
+    if step.group:
+        brackets = "()" if step.group.subshell else "{}"
+        return [step.join + "!" * step.negated + brackets, *map(nested, step.group.steps)]
+    return step.join + "!" * step.negated + " | ".join(" ".join(each.argv) for each in step.commands)
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("(a; b)", [["()", "a", ";b"]]),
+        ("a && (b || c); d", ["a", ["&&()", "b", "||c"], ";d"]),
+        ("{ a; b; } || c", [["{}", "a", ";b"], "||c"]),
+        ("{\na\nb\n}", [["{}", "a", ";b"]]),
+        ("( (a))", [["()", ["()", "a"]]]),
+        ("((a))", "syntax.group"),
+        ("! a | b && c", ["!a | b", "&&c"]),
+        ("! ! a", "syntax.incomplete"),
+        ("!a", ["!a"]),
+        ("! (a)", [["!()", "a"]]),
+        ("a } ; b", ["a }", ";b"]),
+        ("{ a; }", [["{}", "a"]]),
+        ("{ a }", "syntax.group"),
+        ("{a; }", "syntax.brace"),
+        ("( )", "syntax.incomplete"),
+        ("(a", "syntax.group"),
+        ("{ a;", "syntax.group"),
+        ("a)", "syntax.incomplete"),
+        ("a; }", "syntax.incomplete"),
+        ("a; )", "syntax.incomplete"),
+        ("(a; })", "syntax.incomplete"),
+        ("(a) b", "syntax.group"),
+        ("(a) | b", "syntax.group"),
+        ("(a) > b", "syntax.group"),
+        ("a | (b)", "syntax.incomplete"),
+        ("a (b)", "syntax.incomplete"),
+        ("f() { a; }", "syntax.incomplete"),
+        ("( " * 21 + "a" + ")" * 21, "syntax.group"),
+        ("( " * 20_000 + "a" + ")" * 20_000, "syntax.group"),
+        ("! " * 20_000 + "a", "syntax.incomplete"),
+    ],
+)
+def test_groups(line: str, expected: str | list[object]) -> None:
+    assert steps(line) == expected
+
+
+def document(line: str) -> str:
+    """The text of the first here-document of a line, or the rule of a refusal."""
+    script = parse(line, ALL, assignments=True)
+    return script.rule if isinstance(script, Decision) else next(script.commands).redirects[0].target.text
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("cat <<E\na\n b\nE", "a\n b\n"),
+        ("cat <<E\nE", ""),
+        ("cat <<E\na\nE\nls", "a\n"),
+        ("cat << E && ls\na\nE\n", "a\n"),
+        ("cat <<-E\n\ta\n\t\tE", "a\n"),
+        ('cat <<E\n\\$a \\` \\\\ \\" "\'\nE', '$a ` \\ \\" "\'\n'),
+        ("cat <<'E'\n$(id) `id` \\\nE", "$(id) `id` \\\n"),
+        ('cat <<"E"\n$x\nE', "$x\n"),
+        ("cat <<\\E\n$x\nE", "$x\n"),
+        ("cat <<E <<F\na\nE\nb\nF", "a\n"),
+        ("cat <<E\n E\nE ", "syntax.document"),
+        ("cat <<E", "syntax.document"),
+        ("cat <<E\na", "syntax.document"),
+        ("cat <<", "syntax.document"),
+        ("cat <<\nE", "syntax.document"),
+        ("cat <<''\n\n", "syntax.document"),
+        ("cat <<'a b'\na b\n", "syntax.document"),
+        ("cat <<$x\n$x\n", "syntax.document"),
+        ("cat <<E\\\n\na\nE", "syntax.document"),
+        ("cat <<E\na\\\nE\nE", "syntax.document"),  # a shell joins these lines before it looks for the end
+        ("cat <<E\n$(id)\nE", "syntax.expansion"),
+        ("cat <<E\n`id`\nE", "syntax.substitution"),
+        ("cat <<E\n${x:?y}\nE", "syntax.expansion"),
+        ("cat 2<<E\na\nE", "syntax.redirect"),
+        ("cat <<E " * 2000 + "\n" + "E\n" * 2000, ""),
+    ],
+)
+def test_here_documents(line: str, expected: str) -> None:
+    assert document(line) == expected
+
+
+def words_of(line: str) -> str | list[str]:
+    """The words of a line with its braces expanded, or the rule of a refusal."""
+    script = parse(line, ALL)
+    return script.rule if isinstance(script, Decision) else list(script.argv)
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("x {a,b}", ["x", "a", "b"]),
+        ("x a{b,c}d{e,f}", ["x", "abde", "abdf", "acde", "acdf"]),
+        ("x {a,{b,c}d}", ["x", "a", "bd", "cd"]),
+        ("x f{,.bak} {,}", ["x", "f", "f.bak"]),
+        ("x {1..3} {3..1} {-1..1} {a..c}", ["x", *"123", *"321", "-1", "0", "1", *"abc"]),
+        ("x {'a,b',c}", ["x", "a,b", "c"]),
+        ("x '{a,b}' \\{a,b} \"{a,b}\"", ["x", "{a,b}", "{a,b}", "{a,b}"]),
+        ("x {a,b}} a},b", ["x", "a}", "b}", "a},b"]),
+        ("x {${A},b}${B}", ["x", "${A}${B}", "b${B}"]),
+        ("x {$A,b}", "syntax.brace"),  # bash: with c after it, $Ac
+        ("x $A{b,c}", "syntax.brace"),  # bash: $Ab $Ac
+        ("x $A$", "syntax.expansion"),
+        ("x {a}", "syntax.brace"),
+        ("x {a,b", "syntax.brace"),
+        ("x {{a,b}", "syntax.brace"),
+        ("x {a, b}", "syntax.brace"),
+        ("x { a", "syntax.brace"),
+        ("x {1..3..2}", "syntax.brace"),
+        ("x {01..03}", "syntax.brace"),
+        ("x {a,b}{}", "syntax.brace"),
+        ("x {'',a}", "syntax.brace"),
+        ("x > {a,b}", "syntax.brace"),
+        ("x {1..1001}", "limits.expansion"),
+        ("x {1..999999}", "limits.expansion"),
+        ("x " + "{a,b}" * 10, "limits.expansion"),
+        ("x " + "{a,b}" * 5000, "limits.expansion"),
+        ("x " + "{a," * 5000 + "b" + "}" * 5000, "limits.expansion"),
+        ("x {" + "," * 20000 + "}", "limits.expansion"),
+        ("x {a,b}" + "y" * 60000, "limits.expansion"),
+        ("x " + "{" * 20000, "limits.expansion"),
+    ],
+)
+def test_braces(line: str, expected: str | list[str]) -> None:
+    assert words_of(line) == expected
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "x $(id)",
+        "x ${x#y}",
+        "x ${x",
+        "x ${}",
+        "x $1",
+        "x $@",
+        "x $$",
+        "x $!",
+        "x ${!x}",
+        "x $((1))",
+        "x $[1]",
+        "x ${x:-$y}",
+        "x $\\\nA",
+        "x $A\\\nB",
+        'x "$\\\nA"',
+        'x "$A\\\nB"',
+        "x ${x:-a b}",
+        "x ${x:=y}",
+    ],
+)
+def test_other_expansions_are_refused(line: str) -> None:
+    assert words_of(line) == "syntax.expansion"
+
+
+@given(st.text("ab 12<>&|;='x\"\\\n$(){},!#-E", max_size=20))
+@settings(max_examples=3000)
+def test_any_line_is_taken_or_refused(line: str) -> None:
+    result = parse(line, ALL, assignments=True)
+    assert isinstance(result, Script) or result.rule.startswith(("syntax.", "limits."))
+
+
+VALUES = {"X": "a b", "Y": "*.txt", "Z": "", "W": "  s\tt ", "V": "-[a-c]"}
+EXPANDED = [
+    "$X",
+    '"$X"',
+    "${X}",
+    "$Y",
+    '"$Y"',
+    "$Z",
+    '"$Z"',
+    "${Z:-d/e}",
+    "$W",
+    '"$W"',
+    "$V",
+    "''",
+    '""',
+    " \\\n ",
+    '"\\\n"',
+]
+BRACED = ["{a,b}", "{1..3}", "{", "}", ",", "{,", "{c,${X}}", "{'d e',f}"]
+PLAIN = [
+    *"abc'\"\\*?[]!-/.=%x~,@:+\t",
+    " ",
+    "  ",
+    "\\*",
+    "$ ",
+    "a=",
+    "'a b'",
+    '"c d"',
+    "[a-c]",
+    "[!a]",
+    "*.txt",
+    "sub/*",
+    "{}",
+    "d]",
+]
+
+
+@pytest.mark.parametrize(("shell", "pieces"), [("dash", EXPANDED), ("bash", EXPANDED), ("bash", EXPANDED + BRACED)])
+def test_a_shell_expands_to_the_same_words(shell: str, pieces: list[str], folder: Path) -> None:
+    program = shutil.which(shell)
+    if not program:
+        pytest.skip(f"{shell} is not here")
+    workspace, random = FolderView(folder), Random(shell)
+    permitted = ALL if pieces != EXPANDED else ALL - {"{,}"}
+    lines = ["".join(random.choices(pieces * 2 + PLAIN, k=random.randrange(1, 7))) for _ in range(4000)]
+    read = [(line, parse(f"x {line}", permitted)) for line in lines]
+    taken = [(line, script) for line, script in read if isinstance(script, Script) and len(script.steps) == 1]
+    assert len(taken) > 1000
+    known = "".join(f"{name}='{value}'\n" for name, value in VALUES.items())
+    text = known + "".join(f"printf '%s\\0' x {line}\nprintf '\\1'\n" for line, _ in taken)
+    done = subprocess.run(
+        [program], input=text.encode(), cwd=folder, capture_output=True, env={"LC_ALL": "C.UTF-8"}, check=True
+    )
+    for (line, script), said in zip(taken, done.stdout.decode().split("\1"), strict=False):
+        try:
+            expanded = expand_words(script.words, VALUES)
+        except Unset:
+            continue
+        if any(word.is_glob and is_elsewhere(word.text) for word in expanded):
+            continue
+        found = workspace.expand(expanded, workspace.root)
+        assert not isinstance(found, Decision)
+        assert [*found] == said.split("\0")[:-1], line
+
+
+def is_elsewhere(text: str) -> bool:
+    """Whether a glob reaches outside, or could match names that are different in shells, as `.` and `-x`."""
+    return text.startswith("/") or any(part.startswith((".", "-")) for part in text.split("/"))

@@ -32,7 +32,7 @@ def argv(line: str) -> tuple[str, ...]:
 
 
 def decide(line: str, place: Place = ONLINE) -> Decision:
-    return AGENT.decide(argv(line), place)
+    return AGENT.decide(AGENT.guarded(argv(line)), place)
 
 
 def hostile() -> Iterator[tuple[str, str]]:
@@ -306,13 +306,67 @@ def test_an_extra_program_is_a_plain_name_that_is_not_blocked(name: str) -> None
 def test_the_terminal_joins_nothing_and_sets_nothing() -> None:
     terminal = load_profile("terminal")
     assert terminal.operators == terminal.environment == frozenset()
-    assert AGENT.operators == {"|", "&&", "||", ";", ">", ">>", "<", "2>&1", "cd"}
+    assert AGENT.operators == {"|", "&&", "||", ";", ">", ">>", "<", "2>&1", "&>", "<<", "(", "$", "{,}", "cd"}
     assert terminal.decide_assignment("CI", "1").rule == "environment.unlisted"
+
+
+@pytest.mark.parametrize(
+    ("line", "guarded"),
+    [
+        ("xargs wc -l", "xargs wc -l --"),
+        ("xargs -0 -n 5 grep -n foo", "xargs -0 -n 5 grep -n foo --"),
+        ("xargs grep -e a -- b", "xargs grep -e a -- b"),
+        ("xargs git add", "xargs git add --"),
+        ("xargs -I{} cp -v {} {}.bak", "xargs -I{} cp -v -- {} {}.bak"),
+        ("xargs -I{} cp a{} dest", "xargs -I{} cp a{} dest"),
+        ("xargs echo", "xargs echo"),
+        ("xargs npx eslint", "xargs npx eslint"),
+        ("xargs awk '{print}'", "xargs awk '{print}'"),
+        ("wc -l", "wc -l"),
+    ],
+)
+def test_words_that_are_known_later_are_no_options(line: str, guarded: str) -> None:
+    assert AGENT.guarded(argv(line)) == argv(guarded)
+    assert AGENT.decide(argv(guarded), OFFLINE).allowed
+
+
+@pytest.mark.parametrize("line", ["xargs rm", "xargs rm -rf", "xargs -0 rm -r --"])
+def test_deleting_what_is_only_known_later_is_at_high_risk(line: str) -> None:
+    assert decide(line).risk is Risk.HIGH
+
+
+@pytest.mark.parametrize(
+    ("line", "cwd", "rule"),
+    [
+        ("rm -rf *", ".", "path.root"),
+        ("rm -rf ./*", ".", "path.root"),
+        ("rm -rf -- *", ".", "path.root"),
+        ("rm -rf */", ".", "path.root"),
+        ("rm -rf ?*", ".", "path.root"),
+        ("rm -rf a ../* b", "src", "path.root"),
+        ("rm -rf /srv/ws/*", "src", "path.root"),
+        ("rm -rf {a,*}", ".", "path.root"),
+        ("X='*'; rm -rf $X", ".", "path.root"),
+        ("cd .. && rm -rf *", "src", "path.root"),
+        ("rm -rf *", "src", "allow.rm"),
+        ("rm -rf *.log dist/*", ".", "allow.rm"),
+        ("rm -rf '*'", ".", "allow.rm"),
+        ("find . -delete", "src", "allow.find"),
+        ("cd src && find -delete", ".", "allow.find"),
+        ("find .. -delete", "src", "path.root"),
+    ],
+)
+def test_a_workspace_is_not_emptied(line: str, cwd: str, rule: str) -> None:
+    verdict = admit(line, Elsewhere(), cwd)
+    decision = verdict if isinstance(verdict, Decision) else verdict.verdicts[-1].decision
+    assert decision.rule == rule
+    assert decision.risk is (Risk.HIGH if rule == "path.root" else Risk.MODERATE)
 
 
 # --- Whatever is given ------------------------------------------------------------------------------------------------
 
 NAMES = sorted(AGENT.programs)
+WORDS_ONLY = {"echo", "expr", "printf", "test", "[", "true", "false"}  # whose arguments are no options
 WORDS = sorted(
     {word for line, _ in HOSTILE for word in argv(line)} | {word for line, _, _ in HARMLESS for word in argv(line)}
 )
@@ -347,7 +401,7 @@ def options_of(program: Program) -> set[str]:
 
 
 @given(
-    st.sampled_from([(line, program, place) for line, program, place in HARMLESS if program != "echo"]),
+    st.sampled_from([(line, program, place) for line, program, place in HARMLESS if program not in WORDS_ONLY]),
     st.from_regex(r"--[a-z][a-z0-9-]{1,20}(=[a-z./]{0,8})?", fullmatch=True),
 )
 def test_an_unlisted_option_is_refused_wherever_nothing_was_allowed_yet(
@@ -368,7 +422,7 @@ def test_an_abbreviated_option_is_refused(listed: tuple[str, str], data: st.Data
     assume(short not in options_of(AGENT.programs[name]))
     assert not AGENT.decide((name, short, "a"), ONLINE).allowed
     assert not AGENT.decide((name, "a", short), ONLINE).allowed or name in {
-        "echo",
+        *WORDS_ONLY,
         "awk",
         "node",
         "yarn",

@@ -12,7 +12,7 @@ from backend.core.decisions import Decision
 from backend.core.execution.instructions import Instructions
 from backend.core.execution.model import CloseInput, Delivery, Outcome, Signal, SignalName, Status, StopReason, Write
 from backend.core.execution.sequence import Pipeline
-from backend.core.language.parser import Command, Invocation, parse
+from backend.core.language.parser import Command, Invocation, Opened, parse
 from backend.core.recording.batches import read_batch
 from backend.core.recording.digest import RecordingDigest
 from backend.core.recording.reader import Send
@@ -77,16 +77,17 @@ class Bench:
         asked = Pipeline("01ARZ3NDEKTSV4RRFFQ69G5FAV", pipeline, **place, **wanted)
         return await self.executor.run(asked, recorder, instructions)
 
-    async def line(self, line: str) -> Outcome:
+    async def line(self, line: str, *, pipefail: bool = False) -> Outcome:
         """Run one pipeline as it is written."""
         script = parse(line, frozenset({"|", ">", ">>", "<", "2>&1"}), assignments=True)
         assert not isinstance(script, Decision)
-        return await self.run(pipeline=tuple(map(invocation, script.steps[0].commands)))
+        return await self.run(pipeline=tuple(map(invocation, script.steps[0].commands)), pipefail=pipefail)
 
 
 def invocation(command: Command) -> Invocation:
-    assignments = tuple((each.name, each.value) for each in command.assignments)
-    return Invocation(command.argv, assignments, command.redirects)
+    assignments = tuple((each.name, each.value.text) for each in command.assignments)
+    opened = (Opened(each.operator, each.descriptor, each.target.text) for each in command.redirects)
+    return Invocation(command.argv, assignments, tuple(opened))
 
 
 @pytest.mark.parametrize(
@@ -214,17 +215,18 @@ async def test_bytes_that_are_not_text_are_replaced(tmp_path: Path) -> None:
         ("printf 'b\\na\\n' | sort | head -1", 0, "a\n", ""),
         ("printf x > f", 0, "", ""),
         ("cat < given | wc -c", 0, "6\n", ""),
-        ("cat missing 2>&1 | wc -l", 1, "1\n", ""),
-        ("cat missing | wc -l", 1, "0\n", "cat: missing: No such file or directory\n"),
+        ("cat missing 2>&1 | wc -l", 0, "1\n", ""),
+        ("cat missing | wc -l", 0, "0\n", "cat: missing: No such file or directory\n"),
         ("cat missing > /dev/null 2>&1", 1, "", ""),
         ("cat missing 2>&1 > /dev/null", 1, "cat: missing: No such file or directory\n", ""),
         ("cat missing 2> errors", 1, "", ""),
-        ("seq 1 100000 | head -1", 141, "1\n", ""),
+        ("seq 1 100000 | head -1", 0, "1\n", ""),
         ("A=1 B='two words' printenv A B", 0, "1\ntwo words\n", ""),
         ("cat < missing", 1, "", "missing: No such file or directory\n"),
-        ("cat < missing | wc -l", 1, "0\n", "missing: No such file or directory\n"),
+        ("cat < missing | wc -l", 0, "0\n", "missing: No such file or directory\n"),
         ("seq 3 | cat > missing/f", 1, "", "missing/f: No such file or directory\n"),
-        ("seq 3 | cat < missing | wc -l", 1, "0\n", "missing: No such file or directory\n"),
+        ("seq 3 | cat < missing | wc -l", 0, "0\n", "missing: No such file or directory\n"),
+        ("seq 3 | cat missing", 1, "", "cat: missing: No such file or directory\n"),
         ("cat < out", 1, "", "out: Invalid cross-device link\n"),
         ("cat < /etc/passwd", 1, "", "/etc/passwd: It lies outside the workspace\n"),
         ("cat < .", 1, "", ".: Invalid argument\n"),
@@ -241,6 +243,23 @@ async def test_pipelines_and_redirections(tmp_path: Path, line: str, exit_code: 
     assert (bench.log.text("stdout"), bench.log.text("stderr")) == (stdout, stderr)
     assert outcome.exit_code == exit_code
     assert (tmp_path / "roots").read_text() == "the service's"
+
+
+@pytest.mark.parametrize(
+    ("line", "exit_code"),
+    [
+        ("cat missing | wc -l", 1),
+        ("seq 1 100000 | head -1", 0),
+        ("timeout 9 seq 1 100000 | head -1", 0),  # says 141 instead of ending by SIGPIPE
+        ("cat < missing | wc -l", 1),
+        ("cat missing | grep x given | wc -l", 1),
+        ("seq 3 | wc -l", 0),
+    ],
+)
+async def test_with_pipefail_any_program_that_fails_decides(tmp_path: Path, line: str, exit_code: int) -> None:
+    (tmp_path / "given").write_text("given\n")
+    outcome = await Bench(tmp_path, "").line(line, pipefail=True)
+    assert outcome.exit_code == exit_code
 
 
 async def test_files_are_made_emptied_and_continued(tmp_path: Path) -> None:

@@ -1,0 +1,141 @@
+"""The builtins that change the state of a line: cd, export, unset, set, exit and `:`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from backend.core.decisions import Decision
+from backend.core.language.parser import Command
+from backend.core.language.words import Word, expand_words, joined
+from backend.core.policy.files import FileView, outside
+from backend.core.policy.line_state import Define, Effect, Enter, Exit, Forget, LineState, Options
+from backend.core.policy.profile import NULL_DEVICE, VARIABLE_NAME, Place, Profile
+
+LAST_STATUS = 255
+
+
+class BuiltinTarget(Protocol):
+    """What a builtin is judged against."""
+
+    @property
+    def profile(self) -> Profile: ...
+
+    @property
+    def files(self) -> FileView: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Builtin:
+    """A builtin that may run: its arguments with variables expanded, and what it changes."""
+
+    arguments: tuple[str, ...]
+    effect: Effect | None
+
+
+def judge_builtin(
+    command: Command, target: BuiltinTarget, place: Place, state: LineState, values: Mapping[str, str]
+) -> Builtin | Decision:
+    """The verdict on a builtin that is alone in its step. Raises Unset."""
+    name, silent = command.words[0].text, _is_silenced(command)
+    if command.assignments or (command.redirects and not silent):
+        return _misused(name, "has no output to redirect, and takes no variables before it")
+    if name == "export":
+        return _export(command.words[1:], target, state, values)
+    arguments = target.files.expand(expand_words(command.words[1:], values), place.cwd)
+    if isinstance(arguments, Decision):
+        return arguments
+    match name:
+        case "cd":
+            return _cd(arguments, target, place, values, reports=not silent)
+        case "exit":
+            return _exit(arguments, state)
+        case "unset":
+            return _unset(arguments, target)
+        case "set":
+            return _set(arguments)
+        case _:
+            return Builtin(arguments, None)
+
+
+def _is_silenced(command: Command) -> bool:
+    """Whether the output of a builtin is discarded, which is the only place it may go to."""
+    files = [each.target.text for each in command.redirects if each.operator in {">", ">>"}]
+    others = [each for each in command.redirects if each.operator not in {">", ">>", "2>&1"}]
+    return bool(files) and not others and all(name == NULL_DEVICE for name in files)
+
+
+def _cd(
+    arguments: tuple[str, ...], target: BuiltinTarget, place: Place, values: Mapping[str, str], *, reports: bool
+) -> Builtin | Decision:
+    folders = arguments[1:] if arguments[:1] == ("--",) else arguments
+    if len(folders) > 1 or any(not folder or folder.startswith("-") for folder in folders):
+        return _misused("cd", "takes the name of one folder")
+    folder = folders[0] if folders else str(values.get("HOME", place.root))
+    if not place.holds(folder):
+        return outside(folder)
+    return target.files.check((folder,), place.cwd) or Builtin(arguments, Enter(folder, reports))
+
+
+def _export(
+    words: tuple[Word, ...], target: BuiltinTarget, state: LineState, values: Mapping[str, str]
+) -> Builtin | Decision:
+    """As in an assignment, the value of `export NAME=value` stays one word."""
+    texts = tuple(joined(word, values) for word in words)
+    found: dict[str, str] = {}
+    for text in texts:
+        name, sign, value = text.partition("=")
+        if not VARIABLE_NAME.fullmatch(name):
+            return _misused("export", "takes names of variables, or NAME=value")
+        judged = target.profile.decide_assignment(name, value if sign else values.get(name, ""))
+        if not judged.allowed:
+            return judged
+        if sign or name in values:
+            found[name] = value if sign else values[name]
+    if not texts:
+        return _misused("export", "takes names of variables, or NAME=value")
+    return Builtin(texts, Define(tuple(found.items()), exported=True))
+
+
+def _unset(arguments: tuple[str, ...], target: BuiltinTarget) -> Builtin | Decision:
+    names = arguments[1:] if arguments[:1] == ("-v",) else arguments
+    if not names or not all(VARIABLE_NAME.fullmatch(name) for name in names):
+        return _misused("unset", "takes names of variables")
+    for name in names:
+        judged = target.profile.decide_variable(name, "", exported=name in target.files.variables)
+        if not judged.allowed:
+            return judged
+    return Builtin(arguments, Forget(names))
+
+
+def _exit(arguments: tuple[str, ...], state: LineState) -> Builtin | Decision:
+    if not arguments:
+        return Builtin(arguments, Exit(state.status))
+    if len(arguments) == 1 and arguments[0].isdecimal() and arguments[0].isascii() and int(arguments[0]) <= LAST_STATUS:
+        return Builtin(arguments, Exit(int(arguments[0])))
+    return _misused("exit", f"takes a number up to {LAST_STATUS}")
+
+
+def _set(arguments: tuple[str, ...]) -> Builtin | Decision:
+    """`set -e`, `set -u` (variables that are not set are refused anyway) and `set -o pipefail`, also as `set -euo pipefail`."""
+    errexit: bool | None = None
+    pipefail: bool | None = None
+    words = iter(arguments)
+    for word in words:
+        on = word.startswith("-")
+        if word[:1] not in {"-", "+"} or not word[1:] or set(word[1:]) - set("euo" if on else "eo"):
+            return _unset_option()
+        errexit = on if "e" in word else errexit
+        if "o" in word:
+            if next(words, "") != "pipefail":
+                return _unset_option()
+            pipefail = on
+    return Builtin(arguments, Options(errexit, pipefail)) if arguments else _unset_option()
+
+
+def _unset_option() -> Decision:
+    return _misused("set", "takes -e, -u and -o pipefail")
+
+
+def _misused(name: str, what: str) -> Decision:
+    rule = "syntax.cd" if name == "cd" else "syntax.builtin"
+    return Decision.deny(rule, f"{name} {what} here.", "For example: cd DIR && ls, export CI=1, set -e, exit 1.")

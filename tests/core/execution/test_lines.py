@@ -1,0 +1,245 @@
+"""Lines run to their end: the same output and exit code as in a shell, and nothing for those that harm."""
+
+import asyncio
+import shutil
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from backend.core.decisions import Decision
+from backend.core.execution.instructions import Instructions
+from backend.core.execution.model import Actor, Job, Outcome
+from backend.core.execution.sequence import Sequence
+from backend.core.policy.admit import Plan, Scope, admit
+from backend.core.recording.writer import Recorder
+from backend.executors.local.launcher import CageLauncher
+from backend.executors.local.pipelines import LocalPipelines
+from backend.executors.local.run_as import find_owner, give_folder
+from backend.executors.local.workspace import FolderView
+from backend.policies.loader import load_profile
+from tests.core.execution.test_model import ID, NoSteps
+from tests.executors.local.test_pipelines import Log
+
+AGENT = load_profile("agent")
+OWNER = find_owner("nobody")
+ACTOR = Actor("user:ann", "10.0.0.1")
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """What came of a line."""
+
+    outcome: Outcome
+    log: Log
+
+    @property
+    def said(self) -> tuple[str, int | None]:
+        return self.log.text("stdout"), self.outcome.exit_code
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """A workspace in which lines are judged and run."""
+
+    folder: Path
+
+    @property
+    def scope(self) -> Scope:
+        return Scope(AGENT, FolderView(self.folder), network=False)
+
+    def judge(self, line: str) -> Plan | Decision:
+        return admit(line, self.scope, ".")
+
+    async def run(self, line: str) -> Ran:
+        plan = self.judge(line)
+        assert isinstance(plan, Plan), (line, plan)
+        log = Log()
+        pipelines = LocalPipelines(CageLauncher(self.folder.parent / "cage", OWNER), owner=OWNER)
+        sequence = Sequence(self.scope, pipelines, NoSteps(), str, time.monotonic)
+        job = Job(ID, "local", ACTOR, line, plan, 20.0, 1 << 20)
+        recorder = Recorder(ID, log, asyncio.get_running_loop().time)
+        return Ran(await sequence.run(job, recorder, Instructions(stdin=False)), log)
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    folder = tmp_path / "ws"
+    (folder / "src" / "deep").mkdir(parents=True)
+    (folder / "a.txt").write_text("one\ntwo\n")
+    (folder / "src" / "b.txt").write_text("three\n")
+    (folder / "here").symlink_to("src/deep")
+    for each in (folder, *folder.rglob("*")):
+        if not each.is_symlink():
+            give_folder(each, OWNER)
+    return Bench(folder)
+
+
+@pytest.mark.parametrize(
+    ("line", "stdout", "code"),
+    [
+        ("echo a # b\n# c\necho d", "a\nd\n", 0),
+        ("echo a \\\n  b", "a b\n", 0),
+        ("cat nope &> out; wc -l < out", "1\n", 0),
+        ("echo x >&2; echo y 1>&2", "", 0),
+        ("cat nope &> /dev/null || echo no", "no\n", 0),
+        ("grep one a.txt /dev/null", "a.txt:one\n", 0),
+        ("cd src && cat ../a.txt", "one\ntwo\n", 0),
+        ("cat src/../a.txt > src/deep/../c && cat src/c", "one\ntwo\n", 0),
+        ("mkdir -p build/x && cd build/x && cat ../../a.txt", "one\ntwo\n", 0),
+        ("cd src; cat b.txt; cd ..; cat a.txt", "three\none\ntwo\n", 0),
+        ("cd here && cd .. && cat a.txt", "one\ntwo\n", 0),  # as a shell: back to where the link is
+        ("cd nope; echo $?; cat a.txt", "1\none\ntwo\n", 0),
+        ("cd nope 2>/dev/null || echo no", "no\n", 0),
+        ("(cd src; cat b.txt); cat a.txt", "three\none\ntwo\n", 0),
+        ("{ cd src; }; cat b.txt", "three\n", 0),
+        ("(exit 3); echo $?; exit 4; echo no", "3\n", 4),
+        ("! true; echo $?; ! false && echo yes", "1\nyes\n", 0),
+        ("X=1; echo $X \"$X\" '$X' ${X}2; (X=5; echo $X); echo $X", "1 1 $X 12\n5\n1\n", 0),
+        ("F='a.txt src/b.txt'; cat $F; cat \"$F\" 2>/dev/null; echo $?", "one\ntwo\nthree\n1\n", 0),
+        ("F='*.txt'; echo $F \"$F\" src/$F", "a.txt *.txt src/b.txt\n", 0),
+        ("E=; printf '[%s]' x$E \"$E\" $E ''; X=${E:-d}; echo $X ${NONE:-e}", "[x][][]d e\n", 0),
+        ("export CI=7; printenv CI; unset CI; printenv CI; echo $?", "7\n1\n", 0),
+        ("CI=3; printenv CI; CI=4 printenv CI; export CI; printenv CI", "4\n3\n", 0),
+        ("cat <<E\na $HOME_IS ${X:-y} \\$x\nE", "", None),
+        ("X=1; cat <<E | tr a b\na $X ${Y:-y} \\$x\nE\necho end", "b 1 y $x\nend\n", 0),
+        ("cat <<'E' > src/new && wc -l src/new\n$(x) `y`\nz\nE", "2 src/new\n", 0),
+        ("cat <<A - <<B\n1\nA\n2\nB", "2\n", 0),
+        ("wc -c <<E\n" + "x" * 30_000 + "\nE", "30001\n", 0),
+        ("mkdir -p {p,q}/{1..2} && echo p/* q/*", "p/1 p/2 q/1 q/2\n", 0),
+        ("cp a.txt{,.bak} && cat a.txt.bak", "one\ntwo\n", 0),
+        ("[ -f a.txt ] && echo yes; [ -d a.txt ] || echo no; test 1 -lt 2 && echo less", "yes\nno\nless\n", 0),
+        ("printf '%s-' a b; seq 1 2; sleep 0; true; false", "a-b-1\n2\n", 1),
+        ("echo x > /tmp/f; cat /tmp/f && ls /tmp/* | wc -l; wc -l < /tmp/f; cat .tmp/f", "x\n1\n1\nx\n", 0),
+        ("echo /tmp/x; grep -c /tmp/ a.txt", "/tmp/x\n0\n", 1),
+        ("set -e; false; echo no", "", 1),
+        ("set -e; false || true; ! true; echo on; (false); echo no", "on\n", 1),
+        ("set -o pipefail; false | true; echo $?; seq 100000 | head -1; echo $?", "1\n1\n0\n", 0),
+        ("false | true; echo $?", "0\n", 0),
+        ("timeout 5 env CI=2 nice printenv CI", "2\n", 0),
+        ("timeout 0.1 sleep 5; echo $?", "124\n", 0),
+        ("printf 'a.txt\\nsrc/b.txt\\n' | xargs cat", "one\ntwo\nthree\n", 0),
+        ("touch ./-n; ls | grep -e -n | xargs cat; echo $?", "0\n", 0),  # -n is a file, not an option
+        ("echo a.txt | xargs -I{} cp {} {}.2 && cat a.txt.2", "one\ntwo\n", 0),
+        ("find . -name '*.txt' -exec cat {} + | sort", "one\nthree\ntwo\n", 0),
+        ("find src -name b.txt -exec grep -c three {} \\;", "1\n", 0),
+        ("touch y.log; find . -name '*.log' -delete; ls *.log", "", 2),
+        ("echo hi | tee src/t; cat src/t; ln -s a.txt l; cat l; chmod 600 a.txt; stat -c %a a.txt", None, 0),
+    ],
+)
+async def test_what_a_line_does(bench: Bench, line: str, stdout: str | None, code: int | None) -> None:
+    if code is None:
+        refusal = bench.judge(line)
+        assert isinstance(refusal, Decision)
+        assert refusal.rule == "syntax.variable"
+        return
+    ran = await bench.run(line)
+    assert not ran.outcome.problem
+    assert ran.outcome.exit_code == code
+    assert stdout is None or ran.log.text("stdout") == stdout
+
+
+async def test_absolute_names_of_the_workspace_stay_what_they_are(bench: Bench) -> None:
+    ran = await bench.run(f"echo x > {bench.folder}/y && cat {bench.folder}/y")
+    assert ran.said == ("x\n", 0)
+    refusal = bench.judge(f"cat {bench.folder}-evil/y")
+    assert isinstance(refusal, Decision)
+    assert refusal.rule == "path.outside"
+
+
+@pytest.mark.parametrize(
+    ("line", "rule"),
+    [
+        ("cd src && cd deep; cd nope; cat ../../a.txt; cd ..; cd ../..; cat ../x", "path.outside"),
+        ("cd nope; cat ../a.txt", "path.parent"),
+        ("cd nope/nope2; rm -rf ../..", None),
+        ("false && cd src; rm -rf *", None),
+        ("cd nope; find . -delete", "path.root"),
+        ("cd nope; rm -rf *", "path.root"),
+    ],
+)
+async def test_a_step_is_judged_again_in_the_folder_that_it_runs_in(bench: Bench, line: str, rule: str | None) -> None:
+    plan = bench.judge(line)
+    if isinstance(plan, Plan):
+        ran = await bench.run(line)
+        assert (ran.outcome.exit_code, ran.outcome.rule) == (126, rule or ran.outcome.rule)
+        assert ran.outcome.problem
+    assert (bench.folder / "a.txt").exists()
+
+
+# --- The same as a shell ----------------------------------------------------------------------------------------------
+
+COMMANDS = [
+    *(
+        "echo a",
+        "echo $X",
+        'echo "$Y"',
+        "echo $Y",
+        "echo $?",
+        "echo ${Z:-z}",
+        "true",
+        "false",
+        "X=2",
+        "Y=$X$Y",
+        "X='b c'",
+    ),
+    *(
+        "cd src",
+        "cd ..",
+        "cd deep",
+        "cat a.txt",
+        "cat b.txt ../a.txt",
+        "pwd -L",
+        "exit 3",
+        "exit",
+        "set -e",
+        "printenv CI",
+    ),
+    *("export CI=$X", "CI=5 printenv CI", "! true", "! false", "echo p | cat", "false | cat", "echo x > f; cat f"),
+    *("cat <<E\n$X \\$X '\nE", "cat <<'E'\n$X\nE", "echo c # no", "[ -f a.txt ]", "echo \"a$X\"'$X'", "test $X = 2"),
+]
+
+
+def some_line(random: Random, depth: int = 0) -> str:
+    """A random line of such commands; a here-document needs a line break after it."""
+    parts = []
+    for _ in range(random.randrange(1, 4)):
+        part = some_part(random, depth)
+        parts.append(
+            part + ("\n" if "<<" in part or "#" in part else random.choice([" && ", " || ", "; ", "\n", "\n"]))
+        )
+    return "".join(parts).rstrip().removesuffix("&&").removesuffix("||").rstrip("; \n") + "\n"
+
+
+def some_part(random: Random, depth: int) -> str:
+    if depth < 2 and random.random() < 0.25:
+        inner = some_line(random, depth + 1)
+        return f"({inner})" if random.random() < 0.6 and not inner.startswith("(") else "{ " + inner + "}"
+    return random.choice(COMMANDS)
+
+
+@pytest.mark.parametrize("shell", ["dash", "bash"])
+async def test_a_random_line_does_what_it_does_in_a_shell(bench: Bench, shell: str) -> None:
+    program = shutil.which(shell)
+    if not program:
+        pytest.skip(f"{shell} is not here")
+    random, compared = Random(shell), 0
+    for _ in range(150):
+        line = "X=1; Y='d  e'\n" + some_line(random)
+        if isinstance(bench.judge(line), Decision):
+            continue
+        ran = await bench.run(line)
+        if ran.outcome.problem:  # a folder that was not entered made a path lead out
+            continue
+        environment = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": str(bench.folder)}
+        done = subprocess.run(
+            [program], input=line, cwd=bench.folder, env=environment, capture_output=True, text=True, check=False
+        )
+        if "can't cd" in done.stderr:
+            continue  # dash says 2 where others say 1
+        assert (ran.said, line) == ((done.stdout, done.returncode), line)
+        compared += 1
+    assert compared > 70
