@@ -26,10 +26,11 @@ def cage(tmp_path: Path) -> Iterator[Cage]:
 
 def test_without_a_cage_nothing_is_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "find_cage", lambda cache: MissingCage("install it again"))
+    launchers = [CageLauncher(tmp_path, RUN_AS, minimum=minimum) for minimum in ("L2", "L0")]
     before = os.listdir("/proc/self/fd")
-    for minimum in ("L2", "L0"):
+    for launcher in launchers:
         with folder() as workspace, pytest.raises(OSError, match="install it again"):
-            Cage(CageLauncher(tmp_path, RUN_AS, minimum=minimum), workspace).run(["true"])
+            Cage(launcher, workspace).run(["true"])
     assert set(os.listdir("/proc/self/fd")) <= set(before)  # what an earlier test left may be closed meanwhile
 
 
