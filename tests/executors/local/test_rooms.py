@@ -113,8 +113,12 @@ class TestProcesses:
         wanted("ps", "pkill")
         launched, output = cage.start(shell("echo ready; sleep 1234"))
         assert os.read(output, 100) == b"ready\n"
-        seen = cage.run(["ps", "ax", "-o", "args"]).text.splitlines()
-        assert "sleep 1234" in seen
+
+        def listed() -> list[str]:
+            seen = cage.run(["ps", "ax", "-o", "args"]).text.splitlines()
+            return seen if "sleep 1234" in seen else []
+
+        seen = wait_until(listed, "the other command")
         assert len(seen) < 10
         assert not any("pytest" in line for line in seen)
         assert cage.run(["pkill", "-f", "^sleep 1234$"]).codes == [0]
