@@ -2,9 +2,12 @@
 
 import asyncio
 import importlib.util
+import itertools
 import json
 import os
 import shutil
+import signal
+import socket
 import sqlite3
 import statistics
 import sys
@@ -19,6 +22,7 @@ from backend.executors.local.outside import SEARCH_PATH
 from tests.client import Terminal, output, terminal
 from tests.conftest import StartServer
 from tests.e2e.open_gate import attack, give, open_policy
+from tests.executors.local.caged import roomy
 from tests.needs import need
 from tests.serving import PROGRAM, Seen, Server, all_processes, clean_up, processes_of, wait_until
 from tests.storage.conftest import SERVER as POSTGRESQL
@@ -53,14 +57,24 @@ def tools() -> None:
 Begin = Callable[..., Server]
 
 
+@pytest.fixture(params=["L2", "L3"])
+def level(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Without and with rooms: what holds there holds here."""
+    if request.param == "L3":
+        with roomy(tmp_path):
+            pass
+    return str(request.param)
+
+
 @pytest.fixture
-def begin(start_server: StartServer, tmp_path: Path) -> Begin:
+def begin(start_server: StartServer, tmp_path: Path, level: str) -> Begin:
     """Starts servers without a policy and with planted secrets."""
     policy = open_policy(tmp_path)
 
     def started(env: dict[str, str] | None = None, command: list[str] | None = None) -> Server:
         many = {"GATEPOST_CONCURRENT_TOTAL": "100", "GATEPOST_CONCURRENT_PER_PRINCIPAL": "20"}
-        return start_server({**policy, **SECRETS, **many, **(env or {})}, command=command)
+        rooms = {"GATEPOST_NAMESPACES": "true" if level == "L3" else "false"}
+        return start_server({**policy, **SECRETS, **many, **rooms, **(env or {})}, command=command)
 
     return started
 
@@ -178,7 +192,7 @@ def _named(server: Server, command: str) -> list[Seen]:
     return [process for process in processes_of(server) if process.command == command]
 
 
-async def test_a_command_is_never_root_has_no_socket_and_kills_nobody(planted: Server) -> None:
+async def test_a_command_is_never_root_has_no_socket_and_kills_nobody(planted: Server, level: str) -> None:
     async with terminal(planted) as victim, terminal(planted) as client:
         await victim.start("sleep 9001")
         [sleep] = wait_until(lambda: _named(planted, "sleep 9001"), "the program to be executed")
@@ -209,14 +223,23 @@ for pid in ({planted.pid}, {sleep.pid}, {sleep.parent}):
     attempt("kill %d" % pid, lambda: os.kill(pid, signal.SIGKILL) is None)
 """
         worked, _ = await attack(client, planted, script)
+        if level == "L3":  # a network of its own, in which there is nobody
+            ordinary = itertools.product([socket.AF_INET, socket.AF_INET6], [socket.SOCK_STREAM, socket.SOCK_DGRAM])
+            netlink = itertools.product([socket.AF_NETLINK], [socket.SOCK_DGRAM, socket.SOCK_RAW])
+            opened = {f"socket {family:d} {kind:d}" for family, kind in (*ordinary, *netlink)}
+            assert set(worked) == {"connect", *opened}
+            worked = {}
         assert worked == {}
-        assert sleep.pid in all_processes()
         assert planted.get("/health").status == 200
+        if level == "L3":  # the commands of a project may end each other
+            assert (await victim.reply())[-1]["exit_code"] == 128 + signal.SIGTERM
+            return
+        assert sleep.pid in all_processes()
         await victim.send(type="cancel")
         assert (await victim.reply())[-1]["status"] == "cancelled"
 
 
-async def _cancel_at_once(client: Terminal, server: Server, marks: list[int]) -> list[float]:
+async def _cancel_at_once(client: Terminal, level: str, marks: list[int]) -> list[float]:
     """Start a command for each mark, then cancel all; seconds until each was told to be gone, or is not."""
     executions = []
     for number, mark in enumerate(marks):
@@ -229,11 +252,11 @@ async def _cancel_at_once(client: Terminal, server: Server, marks: list[int]) ->
     while len(seconds) < len(marks):
         [complete] = (await client.until("complete", 30))[-1:]
         seconds.append(time.monotonic() - begun)
-        assert (complete["status"], complete["protection"]) == ("cancelled", "L2")
+        assert (complete["status"], complete["protection"]) == ("cancelled", level)
     return seconds
 
 
-async def test_200_kills_several_at_once_leave_no_process(begin: Begin) -> None:
+async def test_200_kills_several_at_once_leave_no_process(begin: Begin, level: str) -> None:
     server = begin()
     seconds: list[float] = []
     left = 0
@@ -241,10 +264,10 @@ async def test_200_kills_several_at_once_leave_no_process(begin: Begin) -> None:
         marks = [list(range(910_000 + 10 * at, 910_000 + 10 * at + AT_ONCE)) for at in range(CONNECTIONS)]
         async with terminal(server) as first, terminal(server) as second:
             for gone in await asyncio.gather(
-                *(_cancel_at_once(client, server, mine) for client, mine in zip((first, second), marks, strict=True))
+                *(_cancel_at_once(client, level, mine) for client, mine in zip((first, second), marks, strict=True))
             ):
                 seconds += gone
-        found = processes_of(server, "sleep 910")
+        found = [each for each in processes_of(server, "sleep 910") if "--room" not in each.command]  # it stays warm
         left += len(found)
         clean_up([process for process in found if process.state != "Z"])
     cuts = statistics.quantiles(seconds, n=100)
@@ -279,8 +302,10 @@ def _kept(server: Server, execution: str) -> tuple[str, list[dict[str, Any]]]:
     return level, [event for event in events if event["kind"] == "finished"]
 
 
-@pytest.mark.parametrize(("command", "level"), [(PROGRAM, "L2"), (UNLOCKED, "L1")])
+@pytest.mark.parametrize("command", [PROGRAM, UNLOCKED], ids=["usual", "unlocked"])
 async def test_every_execution_tells_the_level_that_was_applied(begin: Begin, command: list[str], level: str) -> None:
+    if command is UNLOCKED:
+        level = "L1"
     server = begin({"GATEPOST_PROTECTION_MINIMUM": "L1"}, command)
     lines = ("echo ok", "bash -c 'exit 3'", "bash -c 'kill -9 $$'", "echo a | cat > file", "sleep 600", "yes")
     async with terminal(server, "gatepost.v1.batch") as client:
@@ -288,21 +313,22 @@ async def test_every_execution_tells_the_level_that_was_applied(begin: Begin, co
             complete = (await client.run(line, 60, timeout=0.5))[-1]
             stored, [event] = _kept(server, complete["execution"])
             assert (line, complete["protection"], stored, event["protection"]) == (line, level, level, level)
-            assert ("landlock:" in ",".join(event["layers"])) == (level == "L2")
+            assert ("landlock:" in ",".join(event["layers"])) == (level > "L1")
+            assert ("namespaces" in event["layers"]) == (level == "L3")
             assert {"seccomp", "no_new_privs", "rlimits", "session"} <= set(event["layers"])
 
 
-async def test_without_a_compiler_commands_run_in_the_shipped_cage(begin: Begin) -> None:
+async def test_without_a_compiler_commands_run_in_the_shipped_cage(begin: Begin, level: str) -> None:
     server = begin(command=NO_COMPILER)
-    assert server.get("/health/protection").json["level"] == "L2"
+    assert server.get("/health/protection").json["level"] == level
     async with terminal(server) as client:
         replies = await client.run("echo ok")
-    assert (output(replies), replies[-1]["protection"]) == ("ok\n", "L2")
+    assert (output(replies), replies[-1]["protection"]) == ("ok\n", level)
 
 
-def test_starting_neither_builds_nor_copies_the_cage(begin: Begin) -> None:
+def test_starting_neither_builds_nor_copies_the_cage(begin: Begin, level: str) -> None:
     server = begin()
-    assert server.get("/health/protection").json["level"] == "L2"
+    assert server.get("/health/protection").json["level"] == level
     assert not (server.data_dir / "cage").exists()
 
 

@@ -145,12 +145,12 @@ ALL = 0xFFFFFFFF
 CHUNK = 8  # calls of the filter that are skipped together; the kernel runs the filter once for each call number
 
 
-def landlock_rules(bounds: Bounds, in_room: bool = False) -> list[tuple[str, int, int]]:
-    """Paths, the rights below them, and whether the programs must not start without them."""
+def landlock_rules(bounds: Bounds, scratch: tuple[str, ...] | None = None) -> list[tuple[str, int, int]]:
+    """Paths, the rights below them, and whether the programs must not start without them. In a room there is `scratch`."""
+    in_room = scratch is not None
     more = [(path, READ, 0) for path in READABLE_WITH_NETWORK] if bounds.network or in_room else []
     work = CLEAR_OUT if bounds.full else WORK
-    scratch = SCRATCH if in_room else ()
-    own = [(path, work, 1) for path in (bounds.root, bounds.home, *scratch) if path]
+    own = [(path, work, 1) for path in (bounds.root, bounds.home, *(scratch or ())) if path]
     standard = _standard_rules()
     if in_room:  # its /proc shows the room's own processes, so that each program may read its own entry
         standard = [("/proc", READ, 0), *(rule for rule in standard if not rule[0].startswith("/proc/"))]

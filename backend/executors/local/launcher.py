@@ -301,7 +301,7 @@ def _descriptors(stages: Iterable[Stage]) -> set[int]:
 
 @lru_cache(maxsize=256)
 def _rules(bounds: Bounds, room: RoomEntrance | None) -> bytes:
-    rules, net = landlock_rules(bounds, room is not None), network(bounds, room)
+    rules, net = landlock_rules(bounds, room.scratch if room else None), network(bounds, room)
     ports = net.tcp if isinstance(net, Ports) else ()
     head = b"".join(map(field, (int(net is True), _scoped(room), len(ports), *ports)))
     return head + field(len(rules)) + b"".join(field(word) for rule in rules for word in rule)

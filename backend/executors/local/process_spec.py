@@ -53,10 +53,14 @@ NEW_MOUNTS, NEW_UTS, NEW_IPC, NEW_USER, NEW_PID, NEW_NETWORK = (
 
 @dataclass(frozen=True, slots=True)
 class RoomEntrance:
-    """How a command gets into a room: a pidfd of the first process there, and which of its namespaces are entered."""
+    """How a command gets into a room: a pidfd of the first process there, and which of its namespaces are entered.
+
+    `scratch` are the folders in memory that every program there may use.
+    """
 
     descriptor: int
     namespaces: int
+    scratch: tuple[str, ...] = ()
 
     @property
     def own_network(self) -> bool:

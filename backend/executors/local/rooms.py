@@ -9,6 +9,7 @@ Making a room takes some milliseconds, entering one hardly any, so rooms are kep
 """
 
 import asyncio
+import errno
 import os
 import select
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -74,9 +75,9 @@ def plan_room(bounds: Iterable[Bounds]) -> RoomPlan:
 class Room:
     """A room that was made, until it is closed."""
 
-    def __init__(self, first: int, lifeline: int, namespaces: int) -> None:
+    def __init__(self, first: int, lifeline: int, namespaces: int, scratch: tuple[str, ...]) -> None:
         self._first, self._lifeline = first, lifeline
-        self.entrance = RoomEntrance(os.pidfd_open(first), namespaces)
+        self.entrance = RoomEntrance(os.pidfd_open(first), namespaces, scratch)
 
     @property
     def ended(self) -> bool:
@@ -121,7 +122,7 @@ def make_room(cage: Path, plan: RoomPlan) -> Room:
         os.waitpid(maker, 0)
         first = int(reported["first"]) if "first" in reported else None
         if first and "ready" in reported:
-            room = Room(first, lifeline, namespaces | (0 if root else NEW_USER))
+            room = Room(first, lifeline, namespaces | (0 if root else NEW_USER), _scratch(plan))
             ours.pop_all()
             os.close(status)
             return room
@@ -165,6 +166,13 @@ def _shown(plan: RoomPlan) -> list[str | int]:
     folders |= dict.fromkeys(own, (WRITABLE, ""))
     entries = [(kind, path, more) for path, (kind, more) in sorted(folders.items())] + _links()
     return [len(entries), *(word for entry in entries for word in entry)]
+
+
+def _scratch(plan: RoomPlan) -> tuple[str, ...]:
+    """The folders in memory that every program may use, with all that is shown below them. So none of them is one below
+    which something is shown that belongs to one program alone."""
+    apart = (*plan.readable, *plan.homes)
+    return tuple(folder for folder in SCRATCH if not any(_is_below(path, [folder]) for path in apart))
 
 
 def _system() -> dict[str, tuple[int, str]]:
@@ -257,8 +265,7 @@ class Rooms:
         if kept is not None and not kept.usable and not kept.users:
             self._forget(plan, kept)  # it has ended by itself
         if kept is None or not kept.usable:
-            making = asyncio.ensure_future(asyncio.to_thread(make, plan))
-            kept = self._kept[plan] = _Kept(making)
+            kept = self._kept[plan] = _Kept(asyncio.ensure_future(_made(make, plan)))
         if kept.timer:
             kept.timer.cancel()
             kept.timer = None
@@ -287,6 +294,17 @@ class Rooms:
         closing.add_done_callback(self._closing.discard)
 
 
+async def _made(make: Callable[[RoomPlan], Room], plan: RoomPlan) -> Room:
+    try:
+        return await asyncio.to_thread(make, plan)
+    except RuntimeError as error:  # no thread can be started, since the user has too many processes
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from error
+
+
 async def _close(making: asyncio.Future[Room]) -> None:
     with suppress(OSError):
-        await asyncio.to_thread((await making).close)
+        room = await making
+        try:
+            await asyncio.to_thread(room.close)
+        except RuntimeError:  # no thread can be started
+            room.close()

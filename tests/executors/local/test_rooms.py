@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from backend.executors.local import rooms as module
-from backend.executors.local.process_spec import Bounds
+from backend.executors.local.process_spec import Bounds, Stage
 from backend.executors.local.rooms import Room, Rooms, make_room, plan_room
 from tests.executors.local.caged import BOUND, ROOT, RUN_AS, Cage, folder, give, program, read_all, roomy, shell, wait
 from tests.needs import need
@@ -224,6 +224,40 @@ class TestNetwork:
             assert "ok" not in cage.run(["python3", "-c", connect]).text
 
 
+@pytest.mark.parametrize("mask", [0o000, 0o077])
+def test_the_mask_of_the_service_closes_no_way(cage: Cage, mask: int) -> None:
+    before = os.umask(mask)
+    try:
+        room = cage.run(["cat", "/proc/self/mounts"])
+    finally:
+        os.umask(before)
+    assert str(cage.root) in room.text
+    assert cage.run(["pwd"]).text.strip() == str(cage.root)
+    assert cage.run(["ls", str(cage.root.parent)]).codes != [0]  # the way to the workspace can be passed, not listed
+
+
+def test_a_folder_of_one_program_below_tmp_is_closed_to_the_others(cage: Cage) -> None:
+    """A right to /tmp would be one to all that is shown below it."""
+    home = cage.root.parent / "home"
+    home.mkdir()
+    (home / "secret").write_text("secret")
+    for path in (home, home / "secret"):
+        give(path)
+    room = make_room(cage.launcher.usable_cage(), plan_room([Bounds(str(cage.root), home=str(home))]))
+    assert room.entrance.scratch == ("/dev/shm",)
+    reading, writing = os.pipe()
+    null = os.open(os.devnull, os.O_RDONLY)
+    words = ("cat", str(home / "secret"))
+    stage = Stage("cat", program("cat"), words, {}, "/", null, writing, writing, Bounds(str(cage.root)))
+    launched = cage.launcher.start([stage], room.entrance)
+    os.close(writing)
+    os.close(null)
+    assert b"Permission denied" in read_all(reading)
+    wait(launched.pidfd)
+    launched.finish()
+    room.close()
+
+
 def test_files_can_be_watched(cage: Cage) -> None:
     """No file of others has a name in a room."""
     wanted("node")
@@ -311,6 +345,22 @@ class TestKeeping:
         with pytest.raises(FileNotFoundError):
             async with rooms.entered([Bounds("/nowhere/at/all")]):
                 pass
+
+    async def test_without_a_thread_it_is_an_error_as_others(
+        self, rooms: Rooms, bounds: list[Bounds], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def no_thread(*_: object) -> None:
+            raise RuntimeError("can't start new thread")
+
+        async with rooms.entered(bounds) as room:
+            monkeypatch.setattr(asyncio, "to_thread", no_thread)
+            with pytest.raises(BlockingIOError):
+                async with rooms.entered([Bounds(bounds[0].root, network=True)]):
+                    pass
+            assert room
+        [kept] = rooms._kept.values()
+        await rooms.close()
+        assert not Path(f"/proc/{kept.making.result()._first}").exists()
 
     async def test_it_leaves_no_descriptor(self, rooms: Rooms, bounds: list[Bounds]) -> None:
         await asyncio.to_thread(len, "")

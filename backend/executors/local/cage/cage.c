@@ -1047,7 +1047,7 @@ static int open_place(const char *path, int folder)
             bad_spec();
         int inner = *path || folder;
         if (inner)
-            CALL(__NR_mkdirat, at, name, 0755);
+            CALL(__NR_mkdirat, at, name, 0111); /* on the way to something: to pass, not to list */
         else
             CALL(__NR_mknodat, at, name, S_IFREG | 0444, 0);
         int next = must(name, CALL(__NR_openat, at, name, O_PATH | O_NOFOLLOW | O_CLOEXEC | (inner ? O_DIRECTORY : 0), 0));
@@ -1178,6 +1178,7 @@ static void keep_room(void)
     struct line line = {.length = 0};
     int status;
     CALL(__NR_rt_sigprocmask, SIG_SETMASK, &all, 0, 8);
+    CALL(__NR_umask, 0); /* that of the service could close the way to the workspace */
     build_room();
     append(&line, "ready");
     report(&line);
