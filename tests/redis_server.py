@@ -20,6 +20,7 @@ class Redis:
     program: str
     path: Path
     process: "subprocess.Popen[bytes] | None" = None
+    options: tuple[str, ...] = ()
 
     @property
     def url(self) -> str:
@@ -36,6 +37,7 @@ class Redis:
             "",
             "--dir",
             str(self.path.parent),
+            *self.options,
         ]
         self.process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         wait_until(self.answers, "Redis")
@@ -50,19 +52,19 @@ class Redis:
             try:
                 probe.connect(str(self.path))
                 probe.sendall(b"PING\r\n")
-                return probe.recv(16) == b"+PONG\r\n"
+                return probe.recv(16).startswith((b"+PONG", b"-NOAUTH"))
             except OSError:
                 return False
 
 
 @contextmanager
-def running_redis() -> Iterator[Redis]:
-    """A server for a test. Its folder is short, because the path of a socket has at most 107 bytes."""
+def running_redis(*options: str) -> Iterator[Redis]:
+    """A server for a test, with further `options`. Its folder is short, because the path of a socket has at most 107 bytes."""
     program = shutil.which("redis-server")
     need(program, "redis-server")
     assert program
     with tempfile.TemporaryDirectory(prefix="gatepost-redis-") as folder:
-        redis = Redis(program, Path(folder) / "redis.sock")
+        redis = Redis(program, Path(folder) / "redis.sock", options=options)
         try:
             redis.start()
             yield redis

@@ -18,6 +18,7 @@ import pytest
 
 import run
 from backend.core.recording import messages
+from backend.runtime.agent_settings import AgentSettings
 from backend.runtime.settings import Settings
 from tests.conftest import StartServer
 from tests.needs import need
@@ -26,7 +27,7 @@ from tests.serving import Server
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "bench/README.md"]
 RULE = re.compile(
-    r'"((?:attach|auth|command|environment|execution|frame|idempotency|limits|network|option|origin|path|program|project'
+    r'"((?:attach|auth|command|environment|execution|frame|host|idempotency|limits|network|option|origin|path|program|project'
     r'|protection|recording|request|role|script|server|stdin|storage|syntax|target|terminal)\.[a-z_]+)"'
 )
 
@@ -64,16 +65,19 @@ def table(page: str) -> dict[str, list[str]]:
 
 
 def shown(default: object) -> str:
-    if default in (None, ()):
+    if default in (None, (), ""):
         return ""
+    if isinstance(default, tuple):
+        default = ",".join(default)
     return f"`{str(default).lower() if isinstance(default, bool) else default}`"
 
 
 def test_every_setting_stands_in_the_table_with_its_default_and_meaning() -> None:
     rows = table("docs/settings.md")
-    for field in Settings.model_fields.values():
+    fields = [*Settings.model_fields.values(), *AgentSettings.model_fields.values()]
+    for field in fields:
         assert rows[str(field.alias)] == [shown(field.default), field.description]
-    assert set(rows) - {"name", "---"} == {str(field.alias) for field in Settings.model_fields.values()}
+    assert set(rows) - {"name", "---"} == {str(field.alias) for field in fields}
 
 
 def test_the_speed_in_the_readme_is_the_speed_that_was_measured() -> None:

@@ -41,6 +41,7 @@ ROOMS = {
     "executors": {"backend.core", "backend.executors"},
     "storage": {"backend.core", "backend.storage", "alembic", "limits", "redis", "sqlalchemy"},
     "bus": {"backend.core", "backend.bus", "redis"},
+    "host_agent": {"backend.core", "backend.application", "backend.host_agent", "redis"},
     "policies": {"backend.core"},
     "transports": {"backend.core", "backend.application", "backend.transports", "pydantic", *WEB},
 }
@@ -60,6 +61,7 @@ CORE_LEAVES = {
 }
 CORE_ABOVE = {"execution", "ports", "quota"}
 CORE_ROOMS = {
+    "hosts": set[str](),
     "language": set[str](),
     "policy": {"backend.core.language"},
     "recording": set[str](),

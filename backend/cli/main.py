@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from backend import __version__
-from backend.cli import accounts, audit, policy, protection, serve
+from backend.cli import accounts, agent, audit, policy, protection, serve
 from backend.core.errors import GatepostError, reason_of
 from backend.core.policy.profile import ProfileError
 from backend.runtime.settings import SettingsError
@@ -33,6 +33,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"gatepost {__version__}")
     verbs = parser.add_subparsers(required=True, metavar="VERB")
     serve.add_verb(verbs)
+    agent.add_verb(verbs)
     policy.add_verbs(verbs)
     protection.add_verb(verbs)
     accounts.add_verbs(verbs)

@@ -281,6 +281,16 @@ class Settings(BaseSettings):
         None, alias="ANTHROPIC_API_KEY", description="API key passed to pyguard, which needs it for `fix` and `analyze`"
     )
     groq_api_key: SecretStr | None = Field(None, alias="GROQ_API_KEY", description="Further API key passed to pyguard")
+    cockpit_shared_secret: SecretStr | None = Field(
+        None,
+        alias="COCKPIT_SHARED_SECRET",
+        description="Secret that signs commands for hosts and their answers over Redis",
+    )
+    allow_unsigned_hosts: bool = Field(
+        False,
+        alias="GATEPOST_ALLOW_UNSIGNED_HOSTS",
+        description="Whether commands for hosts may be unsigned; any client of Redis can then run them",
+    )
 
     @field_validator("*", mode="before")
     @classmethod
@@ -418,7 +428,7 @@ class Settings(BaseSettings):
     @property
     def masked_values(self) -> tuple[str, ...]:
         """The secrets of the service itself and the values of the variables that must be masked."""
-        own = (self.secret_key, self.anthropic_api_key, self.groq_api_key)
+        own = (self.secret_key, self.anthropic_api_key, self.groq_api_key, self.cockpit_shared_secret)
         values = [secret.get_secret_value() for secret in own if secret]
         values.append(self.token or "")
         urls = (self.database_url, self.redis_url)

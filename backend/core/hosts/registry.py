@@ -1,0 +1,65 @@
+"""The entry of a host in the registry: a hash that its agent refreshes, with the fields of both dialects."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+HEALTHY_FOR = 90  # seconds since the last heartbeat
+MOST_CAPABILITIES = 256
+LONGEST_FIELD = 256  # characters that are shown of a text
+
+
+@dataclass(frozen=True, slots=True)
+class HostEntry:
+    """What a host says of itself. Times are Unix seconds, 0 where they are not known."""
+
+    id: str
+    online: bool
+    last_heartbeat: float
+    version: str = ""
+    capabilities: tuple[str, ...] = ()
+    started_at: float = 0.0
+    commands_executed: int = 0
+
+    @classmethod
+    def parse(cls, id: str, fields: Mapping[str, str]) -> "HostEntry":
+        """The entry in a hash. What cannot be read is as if it were not there."""
+        names = (name.strip() for name in fields.get("capabilities", "").split(",")[:MOST_CAPABILITIES])
+        return cls(
+            id=id,
+            online=fields.get("status") == "online",
+            last_heartbeat=_number(fields.get("last_heartbeat")),
+            version=_text(fields.get("version")),
+            capabilities=tuple(filter(None, map(_text, names))),
+            started_at=_number(fields.get("started_at")),
+            commands_executed=int(_number(fields.get("commands_executed"))),
+        )
+
+    def fields(self) -> dict[str, str]:
+        """The hash. The names of both dialects are written."""
+        return {
+            "hostname": self.id,
+            "agent_id": self.id,
+            "status": "online" if self.online else "offline",
+            "last_heartbeat": str(int(self.last_heartbeat)),
+            "version": self.version,
+            "capabilities": ",".join(self.capabilities),
+            "started_at": str(int(self.started_at)),
+            "commands_executed": str(self.commands_executed),
+        }
+
+    def is_healthy(self, now: float) -> bool:
+        """Whether commands can be expected to reach it."""
+        return self.online and now - self.last_heartbeat < HEALTHY_FOR
+
+
+def _number(text: str | None) -> float:
+    try:
+        number = float(text or 0)
+    except ValueError:
+        return 0.0
+    return number if 0 <= number < 1e15 else 0.0
+
+
+def _text(text: str | None) -> str:
+    kept = (text or "")[:LONGEST_FIELD]
+    return kept if kept.isprintable() else ""

@@ -1,0 +1,265 @@
+"""The wiring of `agent`: the gateway of a server, with the commands of a host as its only target, and Redis as its front."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import structlog
+from pydantic import TypeAdapter
+from redis.asyncio import ConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from backend import __version__
+from backend.accounts.authentication import Authenticator
+from backend.application.executions import ExecutionService
+from backend.application.local_executions import LocalExecutions
+from backend.application.submission import Submission
+from backend.bus.memory import MemoryBus
+from backend.core.execution.gateway import Gateway, Rates
+from backend.core.execution.lifecycle import Clock, Lifecycle
+from backend.core.execution.model import Job, StopReason
+from backend.core.hosts.messages import Command, Dropped, SeenIds, read_command, sign
+from backend.core.hosts.registry import HostEntry
+from backend.core.limits import Rate, Slots
+from backend.core.recording.lines import LineAssembler
+from backend.core.recording.redaction import DEFAULT_PATTERNS, Masks
+from backend.core.recording.terminal_filter import TerminalFilter
+from backend.executors.local.outside import OutsideProgram, program_folders
+from backend.executors.local.pipelines import LocalPipelines
+from backend.executors.local.run_as import give_folder
+from backend.host_agent.builtin import Configured, builtin_handlers
+from backend.host_agent.daemon import Daemon
+from backend.host_agent.executor import HandlerExecutor
+from backend.host_agent.front import Front
+from backend.host_agent.handlers import Handler, by_name, handlers_of_file, installed_handlers
+from backend.host_agent.link import Link
+from backend.host_agent.outbox import Outbox
+from backend.host_agent.targets import HostTargets
+from backend.policies.loader import load_profile
+from backend.runtime.agent_settings import AgentSettings
+from backend.runtime.background import heartbeat_often, prune_often, recover_often, retry_often, supervised
+from backend.runtime.clock import new_id, now_ms, utc_now
+from backend.runtime.host_secrets import ParameterCipher
+from backend.runtime.persistence import Stores, open_stores
+from backend.runtime.preflight import Guard, build_guard
+from backend.runtime.settings import Settings, SettingsError
+from backend.runtime.telemetry import Telemetry, configure_logs
+from backend.runtime.tokens import access_tokens
+from backend.storage.limiter import MovingWindow
+
+JOB: TypeAdapter[Job] = TypeAdapter(Job)
+COMMAND_RATE = Rate(600, 60)  # of one sender; what runs at once is limited by the front
+RUNNING = 64
+AUDITED_DROPS = Rate(60, 60)
+UNSIGNED = "Commands are not signed: every client of this Redis can run the commands of this host."
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """The parts of an agent."""
+
+    settings: Settings
+    own: AgentSettings
+    stores: Stores
+    guard: Guard
+    gateway: Gateway
+    service: ExecutionService
+    handlers: Mapping[str, Handler]
+
+
+def run_agent(settings: Settings, own: AgentSettings) -> None:
+    """Serve until SIGTERM. Raises SettingsError or HandlersError for what cannot be used."""
+    configure_logs(settings.log_level)
+    asyncio.run(_serve(build_agent(settings, own)))
+
+
+def secret_of(settings: Settings) -> str | None:
+    """The secret that commands are signed with. Raises SettingsError if there is none and unsigned ones are not allowed."""
+    if settings.cockpit_shared_secret:
+        return settings.cockpit_shared_secret.get_secret_value()
+    if not settings.allow_unsigned_hosts:
+        raise SettingsError(
+            "COCKPIT_SHARED_SECRET: set it to the secret that your server signs commands with. To accept unsigned "
+            "commands from every client of Redis, set GATEPOST_ALLOW_UNSIGNED_HOSTS=true."
+        )
+    return None
+
+
+def build_agent(settings: Settings, own: AgentSettings) -> Agent:
+    """Put the parts together. Raises SettingsError or HandlersError."""
+    secret_of(settings)
+    handlers = find_handlers(settings, own)
+    stores, guard = open_stores(settings), build_guard(settings)
+    masks = Masks.of((*settings.masked_values, *own.masked_values), (*DEFAULT_PATTERNS, *settings.masked_patterns))
+    gateway = _gateway(stores, guard, masks)
+    targets = _targets(settings, own, handlers, guard, masks)
+    service = ExecutionService(
+        submission=Submission(gateway, targets, stores.keys, new_id),
+        history=stores.history,
+        projects=stores.projects,
+        tokens=Authenticator(stores.identities, access_tokens(settings), now_ms),
+        queue=stores.ownership,
+        local=LocalExecutions(gateway.lifecycle.registry, stores.recordings, raw=settings.raw_output),
+        bus=MemoryBus(),
+        owner=stores.owner,
+        folder=stores.folder,
+    )
+    return Agent(settings, own, stores, guard, gateway, service, handlers)
+
+
+def find_handlers(settings: Settings, own: AgentSettings) -> dict[str, Handler]:
+    """The handlers of this host. Raises HandlersError."""
+    folder = _program_folder(settings)
+    configured = Configured(own.repositories, own.containers, own.command_timeout, own.docker_timeout, str(folder))
+    marked = handlers_of_file(Path(own.handlers)) if own.handlers else []
+    return by_name([*builtin_handlers(configured), *marked, *installed_handlers()])
+
+
+def _program_folder(settings: Settings) -> Path:
+    return settings.data_dir.absolute() / "workspace"
+
+
+def _gateway(stores: Stores, guard: Guard, masks: Masks) -> Gateway:
+    window = MovingWindow(COMMAND_RATE, "commands")
+    return Gateway(
+        rates=Rates(window, window, window),
+        slots=Slots(RUNNING, RUNNING),
+        refusals=stores.executions,
+        lifecycle=Lifecycle(
+            log=stores.executions,
+            queue=stores.ownership,
+            encode=lambda job: JOB.dump_json(job).decode(),
+            recordings=stores.recordings,
+            observer=Telemetry(time.monotonic),
+            clock=Clock(time.monotonic, utc_now, new_id),
+            mask=masks.text,
+        ),
+        protected=guard.refusal,
+    )
+
+
+def _targets(
+    settings: Settings, own: AgentSettings, handlers: Mapping[str, Handler], guard: Guard, masks: Masks
+) -> HostTargets:
+    pipelines = LocalPipelines(
+        guard.launcher,
+        {"docker": OutsideProgram((own.docker_command,), readable=program_folders((own.docker_command,)))},
+        readable=settings.readable,
+        lines=lambda: LineAssembler(TerminalFilter(), masks.stream()),
+        owner=guard.owner,
+    )
+    cipher = ParameterCipher(secret) if (secret := secret_of(settings)) else None
+    profile = load_profile("host")
+    return HostTargets(
+        profile.with_extra(sorted(handlers.keys() - profile.programs.keys())),
+        HandlerExecutor(handlers, pipelines, cipher.decrypt if cipher else None),
+        handlers,
+    )
+
+
+async def _serve(agent: Agent) -> None:
+    async with _prepared(agent):
+        log = structlog.get_logger()
+        front = Front(agent.service, agent.handlers, time.monotonic)
+        audited = MovingWindow(AUDITED_DROPS, "dropped")
+        longest = max(handler.timeout for handler in agent.handlers.values())
+        daemon = Daemon(front, agent.stores.audit, audited, _reader(agent), finish_for=longest)
+        link = _link(agent, front, daemon)
+        try:
+            link.outbox.load()
+        except OSError as error:
+            raise SettingsError(f"GATEPOST_DATA_DIR: {link.outbox.path}: {error.strerror}") from error
+        if secret_of(agent.settings) is None:
+            log.warning("unsigned commands", reason=UNSIGNED)
+        log.info("agent started", host=agent.own.host, commands=sorted(agent.handlers))
+        await daemon.run(link)
+        log.info("agent stopped", host=agent.own.host)
+
+
+def _reader(agent: Agent) -> Any:
+    host, secret, seen = agent.own.host, secret_of(agent.settings), SeenIds()
+
+    def read(data: bytes) -> Command | Dropped:
+        return read_command(data, host, secret, time.time(), seen)
+
+    return read
+
+
+def _link(agent: Agent, front: Front, daemon: Daemon) -> Link:
+    own, secret, begun = agent.own, secret_of(agent.settings), time.time()
+
+    def seal(body: dict[str, Any]) -> Mapping[str, Any]:
+        return sign({**body, "host": own.host}, secret, int(time.time())) if secret else body
+
+    def entry() -> HostEntry:
+        return HostEntry(
+            id=own.host,
+            online=not daemon.stopping.is_set(),
+            last_heartbeat=time.time(),
+            version=__version__,
+            capabilities=tuple(sorted(agent.handlers)),
+            started_at=begun,
+            commands_executed=front.executed,
+        )
+
+    link = Link(
+        client=_client(own.redis_arguments(agent.settings)),
+        host=own.host,
+        interval=own.heartbeat_interval,
+        entry=entry,
+        receive=lambda data: daemon.receive(lambda: link, data),
+        seal=seal,
+        encode=lambda body: json.dumps(body).encode(),
+        outbox=_outbox(agent.settings),
+        now=lambda: int(time.time()),
+        report=lambda report: structlog.get_logger().warning("redis", report=report),
+    )
+    return link
+
+
+def _outbox(settings: Settings) -> Outbox:
+    log = structlog.get_logger()
+    path = settings.data_dir.absolute() / "answers.jsonl"
+    return Outbox(path, time.time, lambda report: log.warning("answers", report=report))
+
+
+def _client(arguments: Mapping[str, Any]) -> Redis:
+    """Every exchange is tried once: what calls it tries again, after a pause."""
+    alive: dict[str, Any] = {} if "path" in arguments else {"socket_keepalive": True}
+    return Redis(connection_pool=ConnectionPool(**arguments, **alive, retry=Retry(NoBackoff(), 0)))
+
+
+@asynccontextmanager
+async def _prepared(agent: Agent) -> AsyncIterator[None]:
+    """The stores ready for use, with their background jobs; as for a server."""
+    folder = _program_folder(agent.settings)
+    settings, stores, registry = agent.settings, agent.stores, agent.gateway.lifecycle.registry
+    work = {
+        "heartbeat": partial(heartbeat_often, stores, lambda lost: registry.stop(lost, StopReason.LEASE_LOST)),
+        "retry": partial(retry_often, stores),
+        "recover": partial(recover_often, stores),
+        "prune": partial(prune_often, settings, stores),
+    }
+    try:
+        await stores.database.migrate()
+        await stores.audit.prepare()
+        stores.locks.hold()
+        await stores.recovery.run_once()
+        folder.mkdir(mode=0o755, exist_ok=True)
+        give_folder(folder, agent.guard.owner)
+        jobs = [asyncio.create_task(supervised(name, job)) for name, job in work.items()]
+        yield
+        await agent.gateway.close()
+        for job in jobs:
+            job.cancel()
+        await asyncio.gather(*jobs, return_exceptions=True)
+        await stores.write_rest()
+    finally:
+        await stores.close()

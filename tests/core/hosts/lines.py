@@ -1,0 +1,14 @@
+"""What lines of hosts are judged against."""
+
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from backend.core.policy.files import Unseen
+from backend.core.policy.profile import Profile
+
+
+@dataclass(frozen=True)
+class Lines:
+    profile: Profile
+    files: Unseen = Unseen(PurePosixPath("/"))  # noqa: RUF009 - it has no state
+    network: bool = False
