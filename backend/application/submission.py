@@ -11,7 +11,7 @@ from backend.core.execution.gateway import Gateway
 from backend.core.execution.refusals import unavailable
 from backend.core.execution.registry import Execution
 from backend.core.execution.requests import Refused, Request, Waiting
-from backend.core.execution.targets import OWN, Target, TargetRef
+from backend.core.execution.targets import OWN, Target, TargetRef, addressed
 from backend.core.identity import Principal
 from backend.core.limits import Budget
 from backend.core.policy.admit import Plan
@@ -93,14 +93,15 @@ class Submission:
 
         A caller that has no target at all, because its profile does not exist, is refused before there is a request.
         """
-        found = await self.resolver.resolve(who, spec.target)
+        line, ref = addressed(spec.command, spec.target)
+        found = await self.resolver.resolve(who, ref)
         target = found if isinstance(found, Target) else await self.resolver.resolve(who, OWN)
         if isinstance(target, Decision):
             return target
         return Request(
             who,
             target,
-            spec.command,
+            line,
             cwd=spec.cwd,
             timeout=spec.timeout,
             dry_run=spec.dry_run,

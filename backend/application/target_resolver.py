@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from backend.application.host_targets import HostTargets
 from backend.core.decisions import Decision
 from backend.core.errors import StorageError
 from backend.core.execution.executor import Executor
@@ -37,6 +38,7 @@ class TargetResolver:
     places: LocalPlaces
     limits: ExecutionLimits
     load_profile: Callable[[str], Profile]
+    hosts: HostTargets | None = None
     _workspaces: dict[str, FileView] = field(default_factory=dict)
     _profiles: dict[str, Profile] = field(default_factory=dict)
 
@@ -56,6 +58,8 @@ class TargetResolver:
                 project = await self.projects.get(id)
                 found = self._of_project(project) if project and project.is_open_to(who) else None
                 return found or unknown_project(id)
+            case TargetRef("host", id) if self.hosts:
+                return await self.hosts.resolve(who, id)
             case _:
                 return Decision.deny(
                     "target.unknown", f"There is no target {ref} that you may use.", "Name a project, or none."

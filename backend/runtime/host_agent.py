@@ -46,7 +46,7 @@ from backend.policies.loader import load_profile
 from backend.runtime.agent_settings import AgentSettings
 from backend.runtime.background import heartbeat_often, prune_often, recover_often, retry_often, supervised
 from backend.runtime.clock import new_id, now_ms, utc_now
-from backend.runtime.host_secrets import ParameterCipher
+from backend.runtime.host_secrets import SENSITIVE_PATTERN, ParameterCipher
 from backend.runtime.persistence import Stores, open_stores
 from backend.runtime.preflight import Guard, build_guard
 from backend.runtime.settings import Settings, SettingsError
@@ -97,7 +97,10 @@ def build_agent(settings: Settings, own: AgentSettings) -> Agent:
     secret_of(settings)
     handlers = find_handlers(settings, own)
     stores, guard = open_stores(settings), build_guard(settings)
-    masks = Masks.of((*settings.masked_values, *own.masked_values), (*DEFAULT_PATTERNS, *settings.masked_patterns))
+    masks = Masks.of(
+        (*settings.masked_values, *own.masked_values),
+        (*DEFAULT_PATTERNS, SENSITIVE_PATTERN, *settings.masked_patterns),
+    )
     gateway = _gateway(stores, guard, masks)
     targets = _targets(settings, own, handlers, guard, masks)
     service = ExecutionService(

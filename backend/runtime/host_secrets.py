@@ -5,6 +5,9 @@ import hashlib
 
 from cryptography.fernet import Fernet, InvalidToken
 
+# What is masked of a line that contains a sensitive parameter: everything behind its name, however it is quoted.
+SENSITIVE_PATTERN = r"(?:password|ssh_passphrase):?=(?P<secret>.+)"
+
 
 class ParameterCipher:
     """Encrypts and decrypts the sensitive parameters of commands with the secret of a host."""
@@ -15,6 +18,14 @@ class ParameterCipher:
     def encrypt(self, text: str) -> str:
         """The text as a token."""
         return self._fernet.encrypt(text.encode()).decode()
+
+    def seal(self, text: str) -> str:
+        """The text as a token; a token of this secret as it is."""
+        try:
+            self.decrypt(text)
+        except ValueError:
+            return self.encrypt(text)
+        return text
 
     def decrypt(self, token: str) -> str:
         """The text in a token. Raises ValueError if it was not encrypted with this secret."""

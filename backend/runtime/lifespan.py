@@ -33,6 +33,7 @@ from backend.runtime.background import (
     supervised,
 )
 from backend.runtime.clock import now_ms
+from backend.runtime.hosts import Hosts
 from backend.runtime.persistence import Stores
 from backend.runtime.preflight import Guard
 from backend.runtime.retention import RecordingRetention
@@ -56,6 +57,7 @@ class Server:
     service: ExecutionService
     queue_runner: QueueRunner
     retention: RecordingRetention
+    hosts: Hosts
 
 
 def lifespan(server: Server) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
@@ -68,7 +70,7 @@ def lifespan(server: Server) -> Callable[[FastAPI], AbstractAsyncContextManager[
         asyncio.get_running_loop().set_exception_handler(LoopErrors(_warn).report)
         try:
             login_link = await _prepare(stores, server.settings.admin_password)
-            async with service.bus.joined(service.owner, service.folder, service.local):
+            async with service.bus.joined(service.owner, service.folder, service.local), server.hosts.joined():
                 jobs = [*_begin_jobs(server), asyncio.create_task(_welcome(server, web_server, login_link))]
                 try:
                     with web_server.stopped_after(server.gateway.close):

@@ -47,7 +47,7 @@ def local_places(
         guard.launcher,
         _outside(programs, homes),
         readable=settings.readable,
-        lines=_lines(settings, masks),
+        lines=output_lines(settings, masks),
         owner=guard.owner,
         monitors=UsageMonitors(Quota(settings.workspace_limit, settings.workspace_files, settings.disk_margin)),
         rooms=guard.rooms,
@@ -90,7 +90,7 @@ def _unusable(uids: range, folder: Path, owner: Owner) -> str:
     return ""
 
 
-def _lines(settings: Settings, masks: Masks) -> Callable[[], LineAssembler]:
+def output_lines(settings: Settings, masks: Masks) -> Callable[[], LineAssembler]:
     """Splits a stream of output into lines: terminal controls are removed first, so that they hide no secret."""
     if settings.raw_output:
         return lambda: LineAssembler(masks.stream())

@@ -39,8 +39,10 @@ from backend.core.times import DAY_MS
 from backend.policies.loader import load_profile
 from backend.runtime.clock import new_id, now_ms, utc_now
 from backend.runtime.command_line import verb
+from backend.runtime.host_secrets import SENSITIVE_PATTERN
+from backend.runtime.hosts import Hosts, build_hosts
 from backend.runtime.lifespan import Server, lifespan
-from backend.runtime.local_executor import local_places, visitors_files
+from backend.runtime.local_executor import local_places, output_lines, visitors_files
 from backend.runtime.masking import MaskedAuditLog
 from backend.runtime.persistence import Stores, open_stores
 from backend.runtime.preflight import EntryCheck, Guard, build_guard
@@ -54,6 +56,7 @@ from backend.transports.agent_api import Agents, Capabilities, agent_routes
 from backend.transports.dependencies import Access
 from backend.transports.executions_api import Executions, execution_routes
 from backend.transports.health import HealthChecks, health_routes
+from backend.transports.hosts_api import HostService, host_routes
 from backend.transports.login_api import Login, login_routes
 from backend.transports.openapi import describe
 from backend.transports.page_files import PageFiles
@@ -86,6 +89,7 @@ class House:
     resolver: TargetResolver
     gateway: Gateway
     service: ExecutionService
+    hosts: Hosts
 
     def window(self, rate: Rate, name: str) -> MovingWindow:
         """A limit, shared by all servers if Redis is configured."""
@@ -139,17 +143,21 @@ def _build(settings: Settings, programs: OutsidePrograms, masks: Masks) -> House
     def profile(name: str) -> Profile:
         return load_profile(name).without(programs.missing)
 
+    limits = _execution_limits(settings)
+    hosts = build_hosts(settings, limits, stores.audit, output_lines(settings, masks), masks.text)
     resolver = TargetResolver(
         visitors_profile=profile(settings.profile),
         visitors_files=visitors_files(settings, guard),
         projects=stores.projects,
         places=local_places(settings, guard, masks, stores, programs),
-        limits=_execution_limits(settings),
+        limits=limits,
         load_profile=profile,
+        hosts=hosts.targets,
     )
-    gateway = _gateway(settings, stores, telemetry, counters, guard, masks.text)
+    of_lines = Masks.of(settings.masked_values, (SENSITIVE_PATTERN,)).text
+    gateway = _gateway(settings, stores, telemetry, counters, guard, lambda text: of_lines(masks.text(text)))
     service = _service(settings, stores, gateway, resolver)
-    return House(settings, stores, guard, telemetry, counters, resolver, gateway, service)
+    return House(settings, stores, guard, telemetry, counters, resolver, gateway, service, hosts)
 
 
 def _execution_limits(settings: Settings) -> ExecutionLimits:
@@ -222,7 +230,7 @@ def _bus(settings: Settings) -> ExecutionBus:
 def _server(house: House) -> Server:
     stores = house.stores
     runner = QueueRunner(house.gateway, house.resolver, stores.ownership, stores.identities, JOB.validate_json)
-    return Server(house.settings, stores, house.guard, house.gateway, house.service, runner, _retention(house))
+    return Server(house.settings, stores, house.guard, house.gateway, house.service, runner, _retention(house), house.hosts)
 
 
 def _retention(house: House) -> RecordingRetention:
@@ -283,6 +291,11 @@ def _add_routes(
     profiles, add_command = house.resolver, verb("user add NAME")
     projects = ProjectService(access, stores.projects, stores.identities, profiles, add_command)
     app.include_router(project_routes(projects))
+    app.include_router(
+        host_routes(
+            HostService(access, service, house.hosts.targets, house.hosts.seal, house.gateway.slots.per_principal)
+        )
+    )
 
 
 def _visitors(settings: Settings) -> Visitors:
@@ -323,6 +336,7 @@ def _health(house: House, connections: Connections) -> HealthChecks:
             "command": verb("protection"),
         },
         protected=guard.unprotected() is None,
+        warnings=("unsigned_hosts",) if house.hosts.unsigned else (),
         metrics=(lambda: generate_latest(house.telemetry.registry).decode()) if settings.metrics else None,
     )
 

@@ -39,7 +39,7 @@ from backend.core.recording.batches import last_seq
 from backend.core.recording.transcript import Slice
 from backend.transports.dependencies import Access, Body, JsonOnly, check_query, granted
 from backend.transports.problems import WITH_BODY, Problem, described
-from backend.transports.schemas import KEY_HEADER, LINE, STARTING, HistoryEntry, entry, started_by
+from backend.transports.schemas import KEY_HEADER, LINE, STARTING, HistoryEntry, Started, entry, started_by
 
 KEEP_ALIVE = 15.0  # seconds without an event after which a stream sends a comment, so that it is not closed
 RECHECK_EVERY = 5.0  # seconds between two checks whether the token of a stream is still valid
@@ -82,14 +82,6 @@ class Start(Targeted):
     dry_run: bool = False
     metadata_only: bool = False
     stdin: bool = False
-
-
-class Started(BaseModel):
-    """Where to find the execution that was started."""
-
-    id: str
-    status: str
-    url: str
 
 
 class Page(BaseModel):

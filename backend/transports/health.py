@@ -13,7 +13,10 @@ from backend.transports.security import Connections
 
 @dataclass(frozen=True, slots=True)
 class HealthChecks:
-    """What the routes report. `checks` and `stores` are asked by /readyz; `metrics` is None if it is disabled."""
+    """What the routes report. `checks` and `stores` are asked by /readyz; `metrics` is None if it is disabled.
+
+    `warnings` name what an operator has permitted and should not forget.
+    """
 
     api_key_configured: bool
     connections: Connections
@@ -22,6 +25,7 @@ class HealthChecks:
     protection: Mapping[str, Any]
     protected: bool
     metrics: Callable[[], str] | None
+    warnings: tuple[str, ...] = ()
 
 
 def health_routes(health: HealthChecks) -> APIRouter:
@@ -47,7 +51,9 @@ def health_routes(health: HealthChecks) -> APIRouter:
         checks |= {name: "ok" if ok else "failed" for name, ok in zip(health.stores, answers, strict=True)}
         checks["protection"] = "ok" if health.protected else "failed"
         well = all(result == "ok" for result in checks.values())
-        return JSONResponse({"status": "ready" if well else "not ready", "checks": checks}, 200 if well else 503)
+        warnings = {"warnings": list(health.warnings)} if health.warnings else {}
+        status = "ready" if well else "not ready"
+        return JSONResponse({"status": status, "checks": checks, **warnings}, 200 if well else 503)
 
     @router.get("/health/protection")
     async def protection() -> JSONResponse:

@@ -34,6 +34,14 @@ KEY_HEADER = Annotated[
 LINE: str = Field(min_length=1, description="At most 32000 characters, unless the policy of the project says otherwise")
 
 
+class Started(BaseModel):
+    """Where to find the execution that was started."""
+
+    id: str
+    status: str
+    url: str
+
+
 class HistoryEntry(BaseModel):
     """One attempt. `created_at` is UTC."""
 

@@ -31,6 +31,7 @@ class Kind(StrEnum):
     PROJECT_CREATED = "project_created"
     PROJECT_CHANGED = "project_changed"
     PROJECT_DELETED = "project_deleted"
+    ANSWERED_LATE = "answered_late"
     PRUNED = "pruned"
     CLOCK_CONFIRMED = "clock_confirmed"
     CHAIN_BROKEN = "chain_broken"

@@ -58,10 +58,11 @@ def _word(name: str, value: Any) -> str:
 
 
 def _message(words: Sequence[str]) -> dict[str, Any]:
-    """The parameters of `echo`, whose words are the message unless they name it."""
-    found = PARAMETER.fullmatch(words[0]) if len(words) == 1 else None
-    if found and found[1] == "message":
-        return {"message": _value(found)}
+    """The parameters of `echo`, whose words are the message unless all of them are parameters and one of them is it."""
+    found = [PARAMETER.fullmatch(word) for word in words]
+    named = {each[1]: each for each in found if each}
+    if all(found) and "message" in named:
+        return {name: _value(each) for name, each in named.items()}
     return {"message": " ".join(words)} if words else {}
 
 

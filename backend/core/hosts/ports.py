@@ -1,0 +1,54 @@
+"""What a server needs of the hosts: their entries, and a way to send a command and to get its answer."""
+
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from backend.core.errors import StorageError
+from backend.core.hosts.messages import Answer
+from backend.core.hosts.registry import HostEntry
+
+
+class HostsAway(StorageError):
+    """Hosts cannot be reached: Redis is away."""
+
+
+@dataclass(frozen=True, slots=True)
+class LateAnswer:
+    """An answer that arrived when its execution had ended."""
+
+    host: str
+    answer: Answer
+
+
+class AnswerInbox(Protocol):
+    """Where the answer to one command arrives."""
+
+    async def wait(self) -> Answer:
+        """The answer, however long it takes."""
+        ...
+
+
+class HostDirectory(Protocol):
+    """The hosts that have announced themselves. Every method raises HostsAway."""
+
+    async def entries(self) -> list[HostEntry]:
+        """All of them, those that are gone as offline."""
+        ...
+
+    async def entry(self, host: str) -> HostEntry | None:
+        """One of them."""
+        ...
+
+
+class HostChannel(Protocol):
+    """The way to the agents of hosts."""
+
+    def answer_to(self, host: str, command: str) -> AbstractAsyncContextManager[AnswerInbox]:
+        """Listen for the answer to a command within the context, before it is sent. Raises HostsAway."""
+        ...
+
+    async def send(self, host: str, message: Mapping[str, Any]) -> int:
+        """Send a command; returns how many agents received it. Raises HostsAway."""
+        ...

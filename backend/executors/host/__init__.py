@@ -1,0 +1,1 @@
+"""Runs the commands of hosts, by their agents."""
