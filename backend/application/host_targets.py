@@ -1,6 +1,6 @@
 """The hosts as targets: which exist for a caller, and what runs there."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -10,6 +10,7 @@ from backend.core.execution.targets import ExecutionLimits, Target, TargetRef
 from backend.core.hosts.naming import is_host_id
 from backend.core.hosts.ports import HostDirectory
 from backend.core.hosts.registry import HostEntry
+from backend.core.hosts.roster import Labels
 from backend.core.identity import Permission, Principal
 from backend.core.policy.files import Unseen
 from backend.core.policy.profile import Profile, ProfileError
@@ -26,34 +27,51 @@ def unknown_host(id: str) -> Decision:
 
 @dataclass(frozen=True, slots=True)
 class HostTargets:
-    """The hosts of a server. `profile` judges commands here, `executor` makes what sends them to a host."""
+    """The hosts of a server. `profile` judges commands here, `executor` makes what sends them to a host.
+
+    There is no executor for a host that this server does not trust. `enrolled` are the labels of those that were enrolled.
+    """
 
     directory: HostDirectory
     profile: Profile
-    executor: Callable[[str], Awaitable[Executor]]
+    executor: Callable[[HostEntry], Executor | None]
+    enrolled: Callable[[], Mapping[str, Labels]]
     limits: ExecutionLimits
     now: Callable[[], float]
 
     async def visible(self, who: Principal) -> list[HostEntry]:
         """The hosts that exist for the caller. Raises StorageError."""
-        return await self.directory.entries() if _may_use(who) else []
+        if not _may_use(who):
+            return []
+        found = {entry.id: entry for entry in await self.directory.entries()}
+        expected = {id: HostEntry(id, False, 0) for id in self.enrolled() if id not in found}
+        every = sorted([*found.values(), *expected.values()], key=lambda entry: entry.id)
+        return [entry for entry in every if self.executor(entry)]
+
+    def labels(self, id: str) -> Labels:
+        """The labels of a host."""
+        return self.enrolled().get(id, {})
 
     async def find(self, who: Principal, id: str) -> HostEntry | Decision:
         """A host that exists for the caller. Raises StorageError."""
         if not (_may_use(who) and is_host_id(id)):
             return unknown_host(id)
-        return await self.directory.entry(id) or unknown_host(id)
+        entry = await self.directory.entry(id) or (HostEntry(id, False, 0) if id in self.enrolled() else None)
+        return entry if entry and self.executor(entry) else unknown_host(id)
 
     async def resolve(self, who: Principal, id: str) -> Target | Decision:
         """The target of a host. Raises StorageError."""
         entry = await self.find(who, id)
         if isinstance(entry, Decision):
             return entry
+        executor = self.executor(entry)
+        if executor is None:
+            return unknown_host(id)
         return Target(
             ref=TargetRef(HOST, id),
             profile=self._profile(entry),
             files=Unseen(ROOT),
-            executor=await self.executor(id),
+            executor=executor,
             limits=self.limits,
         )
 

@@ -57,12 +57,16 @@ class Inbox:
 
 @dataclass(slots=True)
 class RedisHosts:
-    """The hosts of the Redis at `url`. `on_late` gets answers whose execution has ended. Raises ValueError for a malformed URL."""
+    """The hosts of the Redis at `url`. `on_late` gets answers whose execution has ended.
+
+    `checked` says whether an entry of the registry is that of its host. Raises ValueError for a malformed URL.
+    """
 
     url: str
     now: Callable[[], float]
     genuine: Genuine
     on_late: Callable[[LateAnswer], None]
+    checked: Callable[[str, Mapping[str, str]], bool]
     inboxes: dict[str, Inbox] = field(default_factory=dict)
     listening: dict[str, asyncio.Event] = field(default_factory=dict)
     _client: Redis = field(init=False)
@@ -124,7 +128,8 @@ class RedisHosts:
             pipeline.hgetall(registry_key(id))
         found = await pipeline.execute(raise_on_error=False) if ids else []
         hashes = {id: fields for id, fields in zip(ids, found, strict=True) if isinstance(fields, dict) and fields}
-        return {id: HostEntry.parse(id, _decoded(fields)) for id, fields in hashes.items()}
+        texts = {id: _decoded(fields) for id, fields in hashes.items()}
+        return {id: HostEntry.parse(id, fields) for id, fields in texts.items() if self.checked(id, fields)}
 
     async def _remember(self, entries: Iterable[HostEntry], seen: Mapping[bytes, bytes]) -> None:
         mapping = {entry.id: json.dumps(entry.fields()) for entry in entries}

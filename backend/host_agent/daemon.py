@@ -13,6 +13,7 @@ from backend.core.hosts.messages import Command, Dropped
 from backend.core.limits import RateLimiter
 from backend.core.ports import AuditLog
 from backend.host_agent.front import Front
+from backend.host_agent.jobs import Jobs
 from backend.host_agent.link import Link
 
 MOST_COMMANDS = 512  # commands that are answered at once; what arrives beyond them is dropped
@@ -30,21 +31,26 @@ class Daemon:
     answering: set[asyncio.Task[None]] = field(default_factory=set)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def run(self, link: Link) -> None:
-        """Serve until SIGTERM or SIGINT."""
+    async def run(self, link: Link, jobs: Jobs | None, *, dialects: bool) -> None:
+        """Serve until SIGTERM or SIGINT: the jobs of servers, and with `dialects` the commands of existing backends."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stopping.set)
-        listening = loop.create_task(link.listen())
+        receiving = [link.listen()] if dialects else []
+        receiving += [jobs.listen()] if jobs else []
+        listening = [loop.create_task(work) for work in receiving]
         others = [loop.create_task(work) for work in (link.beat(), link.deliver())]
         stop = loop.create_task(self.stopping.wait())
         try:
-            done, _ = await asyncio.wait([listening, *others, stop], return_when=asyncio.FIRST_COMPLETED)
-            await _cancelled([listening])
-            if self.answering:
-                await asyncio.wait(self.answering, timeout=self.finish_for)
+            done, _ = await asyncio.wait([*listening, *others, stop], return_when=asyncio.FIRST_COMPLETED)
+            await _cancelled(listening)
+            if running := self.answering | (jobs.running if jobs else set()):
+                await asyncio.wait(running, timeout=self.finish_for)
         finally:
-            await _cancelled([listening, *others, stop, *self.answering])
+            rest = jobs.running if jobs else set()
+            await _cancelled([*listening, *others, stop, *self.answering, *rest])
+            if jobs:
+                await jobs.close()
             await link.leave()
         for ended in done - {stop}:
             ended.result()  # a bug: raise it
@@ -53,11 +59,15 @@ class Daemon:
         """Answer a message, or drop it."""
         command = self.read(data)
         if isinstance(command, Dropped):
-            self._start(self._record(command))
+            self.dropped(command)
         elif len(self.answering) >= MOST_COMMANDS:
-            self._start(self._record(Dropped("too many commands are being answered")))
+            self.dropped(Dropped("too many commands are being answered"))
         else:
             self._start(self._answer(link(), command))
+
+    def dropped(self, message: Dropped) -> None:
+        """Record a message that gets no answer."""
+        self._start(self._record(message))
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

@@ -68,6 +68,11 @@ class PythonHandler:
 Handler = ProgramHandler | PythonHandler
 
 
+def is_quick(handler: Handler | None) -> bool:
+    """Whether a command waits for no other."""
+    return isinstance(handler, PythonHandler) and handler.quick
+
+
 def handler(name: str = "", *, timeout: float = TIMEOUT) -> Callable[[AnyRun], AnyRun]:
     """Make a command of an `async def handler(params) -> dict`. Its name is that of the function, unless one is given."""
 

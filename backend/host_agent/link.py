@@ -15,7 +15,6 @@ from redis.exceptions import RedisError
 
 from backend.core.hosts.messages import Answer
 from backend.core.hosts.naming import answer_channel, command_channel, registry_key
-from backend.core.hosts.registry import HostEntry
 from backend.host_agent.outbox import Outbox
 
 PATIENCE = 5.0  # seconds for one exchange with Redis
@@ -33,7 +32,7 @@ class Link:
     client: Redis
     host: str
     interval: float
-    entry: Callable[[], HostEntry]
+    fields: Callable[[], Mapping[str, str]]
     receive: Callable[[bytes], None]
     seal: Callable[[dict[str, Any]], Mapping[str, Any]]
     encode: Callable[[Mapping[str, Any]], bytes]
@@ -98,7 +97,7 @@ class Link:
         """Write the entry of this host."""
         async with asyncio.timeout(PATIENCE):
             pipeline = self.client.pipeline(transaction=True)
-            pipeline.hset(registry_key(self.host), mapping=self.entry().fields())
+            pipeline.hset(registry_key(self.host), mapping=dict(self.fields()))
             pipeline.expire(registry_key(self.host), max(1, round(MISSED * self.interval)))
             await pipeline.execute()
 

@@ -50,6 +50,9 @@ class AgentSettings(BaseSettings):
         alias="GATEPOST_DOCKER_COMMAND",
         description="Program that restarts containers: a name or an absolute path",
     )
+    host_secret: SecretStr | None = Field(
+        None, alias="GATEPOST_HOST_SECRET", description="Secret of this host, which `host enroll` prints"
+    )
     handlers: str = Field("", alias="AGENT_HANDLERS", description="Python file with further handlers of this host")
 
     @field_validator("*", mode="before")
@@ -113,7 +116,12 @@ class AgentSettings(BaseSettings):
     @property
     def masked_values(self) -> tuple[str, ...]:
         """The secrets of the agent."""
-        return (self.redis_password.get_secret_value(),) if self.redis_password else ()
+        return tuple(secret.get_secret_value() for secret in (self.redis_password, self.host_secret) if secret)
+
+    @property
+    def secret(self) -> str | None:
+        """The secret of this host."""
+        return self.host_secret.get_secret_value() if self.host_secret else None
 
 
 def load_agent_settings(**overrides: Any) -> AgentSettings:

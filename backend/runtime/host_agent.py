@@ -2,9 +2,10 @@
 
 import asyncio
 import json
+import secrets
 import time
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,7 @@ from backend.bus.memory import MemoryBus
 from backend.core.execution.gateway import Gateway, Rates
 from backend.core.execution.lifecycle import Clock, Lifecycle
 from backend.core.execution.model import Job, StopReason
+from backend.core.hosts.envelope import Party
 from backend.core.hosts.messages import Command, Dropped, SeenIds, read_command, sign
 from backend.core.hosts.registry import HostEntry
 from backend.core.limits import Rate, Slots
@@ -39,6 +41,7 @@ from backend.host_agent.daemon import Daemon
 from backend.host_agent.executor import HandlerExecutor
 from backend.host_agent.front import Front
 from backend.host_agent.handlers import Handler, by_name, handlers_of_file, installed_handlers
+from backend.host_agent.jobs import Jobs
 from backend.host_agent.link import Link
 from backend.host_agent.outbox import Outbox
 from backend.host_agent.targets import HostTargets
@@ -46,6 +49,7 @@ from backend.policies.loader import load_profile
 from backend.runtime.agent_settings import AgentSettings
 from backend.runtime.background import heartbeat_often, prune_often, recover_often, retry_often, supervised
 from backend.runtime.clock import new_id, now_ms, utc_now
+from backend.runtime.command_line import verb
 from backend.runtime.host_secrets import SENSITIVE_PATTERN, ParameterCipher
 from backend.runtime.persistence import Stores, open_stores
 from backend.runtime.preflight import Guard, build_guard
@@ -81,20 +85,28 @@ def run_agent(settings: Settings, own: AgentSettings) -> None:
 
 
 def secret_of(settings: Settings) -> str | None:
-    """The secret that commands are signed with. Raises SettingsError if there is none and unsigned ones are not allowed."""
-    if settings.cockpit_shared_secret:
-        return settings.cockpit_shared_secret.get_secret_value()
-    if not settings.allow_unsigned_hosts:
+    """The secret that commands of existing backends are signed with."""
+    return settings.cockpit_shared_secret.get_secret_value() if settings.cockpit_shared_secret else None
+
+
+def speaks_dialects(settings: Settings) -> bool:
+    """Whether commands of existing backends are accepted."""
+    return secret_of(settings) is not None or settings.allow_unsigned_hosts
+
+
+def check_trust(settings: Settings, own: AgentSettings) -> None:
+    """Raises SettingsError where no command could be accepted."""
+    if not (own.secret or speaks_dialects(settings)):
         raise SettingsError(
-            "COCKPIT_SHARED_SECRET: set it to the secret that your server signs commands with. To accept unsigned "
-            "commands from every client of Redis, set GATEPOST_ALLOW_UNSIGNED_HOSTS=true."
+            f"GATEPOST_HOST_SECRET: set it to what `{verb('host enroll NAME')}` prints on your server, or "
+            "COCKPIT_SHARED_SECRET to the secret that an existing backend signs with. To accept unsigned commands from "
+            "every client of Redis, set GATEPOST_ALLOW_UNSIGNED_HOSTS=true."
         )
-    return None
 
 
 def build_agent(settings: Settings, own: AgentSettings) -> Agent:
     """Put the parts together. Raises SettingsError or HandlersError."""
-    secret_of(settings)
+    check_trust(settings, own)
     handlers = find_handlers(settings, own)
     stores, guard = open_stores(settings), build_guard(settings)
     masks = Masks.of(
@@ -158,13 +170,21 @@ def _targets(
         lines=lambda: LineAssembler(TerminalFilter(), masks.stream()),
         owner=guard.owner,
     )
-    cipher = ParameterCipher(secret) if (secret := secret_of(settings)) else None
+    ciphers = [ParameterCipher(secret) for secret in (own.secret, secret_of(settings)) if secret]
     profile = load_profile("host")
     return HostTargets(
         profile.with_extra(sorted(handlers.keys() - profile.programs.keys())),
-        HandlerExecutor(handlers, pipelines, cipher.decrypt if cipher else None),
+        HandlerExecutor(handlers, pipelines, partial(_opened, ciphers) if ciphers else None),
         handlers,
     )
+
+
+def _opened(ciphers: Sequence[ParameterCipher], token: str) -> str:
+    """A sensitive parameter that was encrypted with one of the secrets. Raises ValueError."""
+    for cipher in ciphers[:-1]:
+        with suppress(ValueError):
+            return cipher.decrypt(token)
+    return ciphers[-1].decrypt(token)
 
 
 async def _serve(agent: Agent) -> None:
@@ -179,10 +199,10 @@ async def _serve(agent: Agent) -> None:
             link.outbox.load()
         except OSError as error:
             raise SettingsError(f"GATEPOST_DATA_DIR: {link.outbox.path}: {error.strerror}") from error
-        if secret_of(agent.settings) is None:
+        if speaks_dialects(agent.settings) and secret_of(agent.settings) is None:
             log.warning("unsigned commands", reason=UNSIGNED)
         log.info("agent started", host=agent.own.host, commands=sorted(agent.handlers))
-        await daemon.run(link)
+        await daemon.run(link, _jobs(agent, front, daemon), dialects=speaks_dialects(agent.settings))
         log.info("agent stopped", host=agent.own.host)
 
 
@@ -212,11 +232,15 @@ def _link(agent: Agent, front: Front, daemon: Daemon) -> Link:
             commands_executed=front.executed,
         )
 
+    def fields() -> dict[str, str]:
+        plain = entry().fields()
+        return {**plain, "signature": Party(own.host, own.secret).sign_fields(plain)} if own.secret else plain
+
     link = Link(
         client=_client(own.redis_arguments(agent.settings)),
         host=own.host,
         interval=own.heartbeat_interval,
-        entry=entry,
+        fields=fields,
         receive=lambda data: daemon.receive(lambda: link, data),
         seal=seal,
         encode=lambda body: json.dumps(body).encode(),
@@ -225,6 +249,21 @@ def _link(agent: Agent, front: Front, daemon: Daemon) -> Link:
         report=lambda report: structlog.get_logger().warning("redis", report=report),
     )
     return link
+
+
+def _jobs(agent: Agent, front: Front, daemon: Daemon) -> Jobs | None:
+    """What receives the jobs of an enrolled host."""
+    if agent.own.secret is None:
+        return None
+    return Jobs(
+        client=_client(agent.own.redis_arguments(agent.settings)),
+        party=Party(agent.own.host, agent.own.secret),
+        front=front,
+        now=time.time,
+        nonce=lambda: secrets.token_hex(16),
+        record=daemon.dropped,
+        report=lambda report: structlog.get_logger().warning("redis", report=report),
+    )
 
 
 def _outbox(settings: Settings) -> Outbox:

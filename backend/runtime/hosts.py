@@ -1,6 +1,7 @@
-"""The wiring of hosts on a server: the Redis of REDIS_URL, the secrets, the targets."""
+"""The wiring of hosts on a server: the Redis of REDIS_URL, the roster, the secrets, the targets."""
 
 import asyncio
+import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
@@ -8,24 +9,34 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
+from redis.asyncio import ConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 
 from backend.application.host_targets import HostTargets
+from backend.bus.host_streams import RedisHostStreams
 from backend.bus.hosts import RedisHosts
+from backend.bus.link import connection_arguments
 from backend.core.audit.events import Kind
 from backend.core.errors import StorageError
 from backend.core.execution.executor import Executor
 from backend.core.execution.targets import ExecutionLimits
-from backend.core.hosts.messages import output_text, verify
+from backend.core.hosts.envelope import Envelope, Party
+from backend.core.hosts.messages import Answer, output_text, verify
 from backend.core.hosts.ports import LateAnswer
+from backend.core.hosts.registry import HostEntry
+from backend.core.hosts.roster import Enrolled, Labels
 from backend.core.ports import AuditLog
 from backend.core.recording.lines import LineAssembler
 from backend.executors.host.remote import HostExecutor, HostSecret
+from backend.executors.host.streamed import StreamedExecutor
 from backend.policies.loader import load_profile
 from backend.runtime.host_secrets import ParameterCipher
 from backend.runtime.settings import Settings
+from backend.storage.host_roster import RosterFile
 
 LATE_SHOWN = 4096  # characters of a late answer that the audit contains
-UNSIGNED = "Commands for hosts are not signed: every client of this Redis can run commands on every host."
+UNSIGNED = "Commands for hosts may be unsigned: every client of this Redis can run commands on hosts that accept them."
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,36 +56,93 @@ async def _nothing() -> AsyncIterator[None]:
 
 def build_hosts(
     settings: Settings,
+    server: str,
     limits: ExecutionLimits,
     audit: AuditLog,
     lines: Callable[[], LineAssembler],
     mask: Callable[[str], str],
 ) -> Hosts:
-    """The hosts; none without Redis, or without a secret while unsigned commands are not allowed."""
-    secret = settings.cockpit_shared_secret.get_secret_value() if settings.cockpit_shared_secret else None
-    if settings.redis_url is None or not (secret or settings.allow_unsigned_hosts):
+    """The hosts; none without Redis."""
+    if settings.redis_url is None:
         return Hosts(None, lambda host, text: text, _nothing, unsigned=False)
-    if secret is None:
+    secret = settings.cockpit_shared_secret.get_secret_value() if settings.cockpit_shared_secret else None
+    trust = Trust(RosterFile(settings.data_dir.absolute()), secret, settings.allow_unsigned_hosts)
+    if trust.unsigned:
         structlog.get_logger().warning("unsigned commands", reason=UNSIGNED)
-    late = Started()
+    late = LateAnswers(audit, mask)
+    url = settings.redis_url.get_secret_value()
+    hosts = RedisHosts(url, time.time, trust.genuine, late.record, trust.checked)
+    streams = RedisHostStreams(_client(url), server, time.time, lambda: secrets.token_hex(16), late.stray)
 
-    def genuine(host: str, body: Mapping[str, Any]) -> bool:
-        """Agents of earlier products do not sign their answers; a signature that is there must be valid."""
-        return secret is None or "auth" not in body or not verify(body, host, secret, time.time())
+    def executor(entry: HostEntry) -> Executor | None:
+        if party := trust.party(entry.id):
+            online = entry.is_healthy(time.time())
+            seal = ParameterCipher(party.secret).seal
+            return StreamedExecutor(party, online, streams, seal, lines, time.time, time.monotonic)
+        if not trust.may_speak_to(entry.id):
+            return None
+        known = HostSecret(secret, ParameterCipher(secret).seal) if secret else None
+        return HostExecutor(entry.id, hosts, known, lines, time.time)
 
-    hosts = RedisHosts(
-        settings.redis_url.get_secret_value(),
-        time.time,
-        genuine,
-        lambda answer: late.start(_record_late(audit, mask, answer)),
-    )
-    known = HostSecret(secret, ParameterCipher(secret).seal) if secret else None
+    @asynccontextmanager
+    async def joined() -> AsyncIterator[None]:
+        async with hosts.joined(), streams.joined():
+            yield
 
-    async def executor(host: str) -> Executor:
-        return HostExecutor(host, hosts, known, lines, time.time)
+    targets = HostTargets(hosts, load_profile("host"), executor, trust.labels, limits, time.time)
+    return Hosts(targets, trust.seal, joined, trust.unsigned)
 
-    targets = HostTargets(hosts, load_profile("host"), executor, limits, time.time)
-    return Hosts(targets, lambda host, text: known.seal(text) if known else text, hosts.joined, unsigned=secret is None)
+
+def _client(url: str) -> Redis:
+    return Redis(connection_pool=ConnectionPool(**connection_arguments(url), retry=Retry(NoBackoff(), 1)))
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """Which hosts this server trusts, and by which secret: enrolled ones by their own, others by the shared one.
+
+    Every method raises StorageError if the roster cannot be read.
+    """
+
+    roster: RosterFile
+    shared: str | None
+    allow_unsigned: bool
+
+    @property
+    def unsigned(self) -> bool:
+        """Whether commands without a signature are sent."""
+        return self.allow_unsigned and self.shared is None
+
+    def party(self, host: str) -> Party | None:
+        """An enrolled host, with its secret."""
+        found = self.roster.read().enrolled(host)
+        return Party(host, found.secret(self.roster.master())) if found else None
+
+    def labels(self) -> Mapping[str, Labels]:
+        """The labels of the enrolled hosts."""
+        return {host.id: host.labels for host in self.roster.read().hosts.values() if not host.revoked}
+
+    def may_speak_to(self, host: str) -> bool:
+        """Whether the dialects of existing agents are spoken with a host: never with one that was enrolled, even before."""
+        found: Enrolled | None = self.roster.read().hosts.get(host)
+        return found is None and (self.shared is not None or self.allow_unsigned)
+
+    def genuine(self, host: str, body: Mapping[str, Any]) -> bool:
+        """Whether an answer of a host is its own. Existing agents do not sign; a signature that is there must be valid."""
+        if not self.may_speak_to(host):
+            return False
+        return self.shared is None or "auth" not in body or not verify(body, host, self.shared, time.time())
+
+    def checked(self, host: str, fields: Mapping[str, str]) -> bool:
+        """Whether an entry of the registry is that of its host: those of enrolled hosts are signed."""
+        party = self.party(host)
+        return party.check_fields(fields) if party else True
+
+    def seal(self, host: str, text: str) -> str:
+        """A parameter, encrypted for a host; as it is where there is no secret."""
+        party = self.party(host)
+        secret = party.secret if party else self.shared
+        return ParameterCipher(secret).seal(text) if secret else text
 
 
 @dataclass(slots=True)
@@ -90,16 +158,37 @@ class Started:
         task.add_done_callback(self.tasks.discard)
 
 
-async def _record_late(audit: AuditLog, mask: Callable[[str], str], late: LateAnswer) -> None:
-    """Record an answer whose execution has ended: what ran there must not be lost."""
-    answer, host = late.answer, f"host:{late.host}"
-    fields = {
-        "execution": answer.id,
-        "target": host,
-        "success": answer.success,
-        "output": mask(output_text(answer.output))[:LATE_SHOWN],
-        "error": mask(answer.error)[:LATE_SHOWN],
-    }
-    with suppress(StorageError):
-        await audit.record(Kind.ANSWERED_LATE, host, "redis", fields)
-    structlog.get_logger().warning("late answer", execution=answer.id, host=late.host, success=answer.success)
+@dataclass(frozen=True, slots=True)
+class LateAnswers:
+    """Records answers whose execution has ended: what ran there must not be lost."""
+
+    audit: AuditLog
+    mask: Callable[[str], str]
+    started: Started = field(default_factory=Started)
+
+    def record(self, late: LateAnswer) -> None:
+        """Record an answer."""
+        self.started.start(self._record(late))
+
+    def stray(self, host: str, message: Envelope) -> None:
+        """Record the end that an enrolled host reports of an execution that has ended here."""
+        end, execution = message.body.get("end"), message.body.get("execution")
+        if isinstance(end, dict) and isinstance(execution, str):
+            output = "".join(
+                str(part[1]) for part in message.body.get("parts", []) if isinstance(part, list) and len(part) == 2
+            )
+            answer = Answer(execution, end.get("status") == "succeeded", output, str(end.get("error") or ""), 0)
+            self.record(LateAnswer(host, answer))
+
+    async def _record(self, late: LateAnswer) -> None:
+        answer, host = late.answer, f"host:{late.host}"
+        fields = {
+            "execution": answer.id,
+            "target": host,
+            "success": answer.success,
+            "output": self.mask(output_text(answer.output))[:LATE_SHOWN],
+            "error": self.mask(answer.error)[:LATE_SHOWN],
+        }
+        with suppress(StorageError):
+            await self.audit.record(Kind.ANSWERED_LATE, host, "redis", fields)
+        structlog.get_logger().warning("late answer", execution=answer.id, host=late.host, success=answer.success)

@@ -40,6 +40,7 @@ class HostResponse(BaseModel):
     started_at: str | None
     version: str
     capabilities: list[str]
+    labels: dict[str, str]
     commands_executed: int
     target: str
 
@@ -110,6 +111,7 @@ class HostService:
             started_at=_time(entry.started_at),
             version=entry.version,
             capabilities=list(entry.capabilities),
+            labels=dict(self.targets.labels(entry.id)) if self.targets else {},
             commands_executed=entry.commands_executed,
             target=f"{HOST}:{entry.id}",
         )

@@ -43,8 +43,8 @@ class SeenIds:
 
     def add(self, id: str, now: float) -> bool:
         """Remember an id for as long as its message could be accepted. False if it is known."""
-        for old in [old for old, end in self.until.items() if end < now]:
-            del self.until[old]
+        while self.until and self.until[oldest := next(iter(self.until))] < now:
+            del self.until[oldest]
         if id in self.until:
             return False
         self.until[id] = now + 2 * MOST_AGE

@@ -25,3 +25,32 @@ def command_channel(host: str) -> str:
 def answer_channel(host: str) -> str:
     """Where a host publishes its answers."""
     return f"{ANSWERS_PREFIX}{host}"
+
+
+def jobs_stream(host: str) -> str:
+    """The stream of what servers send to an enrolled host."""
+    return f"gatepost:host:{host}:jobs"
+
+
+def reply_stream(host: str, server: str) -> str:
+    """The stream of what an enrolled host sends to one server."""
+    return f"gatepost:host:{host}:to:{server}"
+
+
+def redis_user(host: str) -> str:
+    """The user of Redis that an enrolled host logs in as."""
+    return f"gatepost-host-{host}"
+
+
+def redis_rules(host: str, password: str) -> tuple[str, ...]:
+    """What that user may do: its own keys, the commands that its agent uses, no channel."""
+    commands = (
+        *("ping", "hello", "select", "multi", "exec", "hset", "expire", "time"),
+        *("xadd", "xack", "xdel", "xlen", "xreadgroup", "xgroup|create"),
+    )
+    keys = (registry_key(host), f"gatepost:host:{host}:*")
+    return (
+        *("reset", "on", f">{password}", "resetchannels"),
+        *(f"~{key}" for key in keys),
+        *(f"+{command}" for command in commands),
+    )

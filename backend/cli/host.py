@@ -1,0 +1,151 @@
+"""The verbs of hosts: `host enroll|list|rotate|revoke`, on the roster in the data folder, even while the server runs.
+
+Each change is recorded in the audit. Exit codes: 0 done, 1 it cannot be done, 2 wrong usage.
+"""
+
+import argparse
+import asyncio
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from backend.cli.actor import actor
+from backend.core.audit.events import Kind
+from backend.core.errors import GatepostError
+from backend.core.hosts.naming import is_host_id, redis_rules, redis_user
+from backend.core.hosts.roster import Enrolled, Roster, parse_label
+from backend.runtime.settings import Settings, load_settings
+from backend.storage.host_roster import RosterFile
+
+EXIT_FAILED = 1
+Verb = Callable[[argparse.Namespace, Settings, RosterFile], None]
+
+
+def add_verbs(verbs: Any) -> None:
+    """Add `host` to the command line."""
+    host = verbs.add_parser("host", help="manage the hosts that commands can run on")
+    host = host.add_subparsers(required=True, metavar="VERB")
+    enroll = _add(host, "enroll", _enroll, "enroll a host: print the settings of its agent and its user of Redis")
+    enroll.add_argument(
+        "--label", type=_label, action="append", default=[], metavar="NAME=VALUE", help="may be repeated"
+    )
+    _add(host, "rotate", _rotate, "give a host new secrets; its agent needs the new settings")
+    _add(host, "revoke", _revoke, "end the use of a host")
+    listing = _add(host, "list", _list, "list the enrolled hosts", named=False)
+    listing.add_argument("--json", action="store_true", help="print a JSON object for each")
+
+
+def _add(verbs: Any, name: str, verb: Verb, text: str, *, named: bool = True) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = verbs.add_parser(name, help=text, description=text)
+    parser.add_argument("--data-dir", type=Path, help="folder of the roster (GATEPOST_DATA_DIR, data)")
+    if named:
+        parser.add_argument("name", type=_host, metavar="NAME")
+    parser.set_defaults(run=lambda options: _run(verb, options))
+    return parser
+
+
+def _host(text: str) -> str:
+    if not is_host_id(text):
+        raise argparse.ArgumentTypeError("a host has 1 to 64 letters, digits, dots, dashes or underscores")
+    return text
+
+
+def _label(text: str) -> tuple[str, str]:
+    try:
+        return parse_label(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _run(verb: Verb, options: argparse.Namespace) -> int:
+    settings = load_settings(**({} if options.data_dir is None else {"data_dir": options.data_dir}))
+    try:
+        settings.data_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
+        verb(options, settings, RosterFile(settings.data_dir.absolute()))
+    except OSError as error:
+        print(f"gatepost: GATEPOST_DATA_DIR: {settings.data_dir}: {error.strerror}", file=sys.stderr)
+        return EXIT_FAILED
+    except GatepostError as error:
+        print(f"gatepost: {error}", file=sys.stderr)
+        return EXIT_FAILED
+    except KeyError as error:
+        print(f"gatepost: there is no host {error.args[0]}", file=sys.stderr)
+        return EXIT_FAILED
+    return 0
+
+
+def _enroll(options: argparse.Namespace, settings: Settings, roster: RosterFile) -> None:
+    labels = dict(options.label)
+    _change(options, settings, roster, Kind.HOST_ENROLLED, lambda found: found.enroll(options.name, labels))
+    _show(roster.read().hosts[options.name], roster.master())
+
+
+def _rotate(options: argparse.Namespace, settings: Settings, roster: RosterFile) -> None:
+    _usable(roster, options.name)
+    _change(options, settings, roster, Kind.HOST_ROTATED, lambda found: found.rotate(options.name))
+    _show(roster.read().hosts[options.name], roster.master())
+
+
+def _revoke(options: argparse.Namespace, settings: Settings, roster: RosterFile) -> None:
+    _usable(roster, options.name)
+    _change(options, settings, roster, Kind.HOST_REVOKED, lambda found: found.revoke(options.name))
+    print(f"# Remove its user from Redis too:\nACL DELUSER {redis_user(options.name)}")
+
+
+def _usable(roster: RosterFile, name: str) -> None:
+    if roster.read().enrolled(name) is None:
+        raise KeyError(name)
+
+
+def _list(options: argparse.Namespace, settings: Settings, roster: RosterFile) -> None:
+    for host in sorted(roster.read().hosts.values(), key=lambda host: host.id):
+        if options.json:
+            print(json.dumps({"id": host.id, "labels": dict(host.labels), "revoked": host.revoked}))
+        else:
+            labels = " ".join(f"{name}={value}" for name, value in sorted(host.labels.items()))
+            print(f"{host.id}\t{'revoked' if host.revoked else 'enrolled'}\t{labels}")
+
+
+def _show(host: Enrolled, master: bytes) -> None:
+    """Print what the operator copies, once to the host and once to Redis."""
+    password = host.redis_password(master)
+    print(f"# Settings of the agent on {host.id}, for its file .env (mode 600):")
+    print(f"AGENT_ID={host.id}\nGATEPOST_HOST_SECRET={host.secret(master)}")
+    print(f"REDIS_USERNAME={redis_user(host.id)}\nREDIS_PASSWORD={password}")
+    print("# Its user of Redis, for redis-cli:")
+    print(f"ACL SETUSER {redis_user(host.id)} {' '.join(redis_rules(host.id, password))}")
+
+
+def _change(
+    options: argparse.Namespace,
+    settings: Settings,
+    roster: RosterFile,
+    kind: Kind,
+    how: Callable[[Roster], Roster],
+) -> None:
+    """Record a change in the audit, then make it: what cannot be recorded is not done."""
+    asyncio.run(
+        _record(
+            settings, kind, {"host": options.name, **({"labels": dict(options.label)} if "label" in options else {})}
+        )
+    )
+    roster.change(how)
+
+
+async def _record(settings: Settings, kind: Kind, fields: dict[str, Any]) -> None:
+    from backend.runtime.persistence import open_queue  # other verbs do without the database
+    from backend.storage.audit_log import SqlAuditLog
+    from backend.storage.database import Database, database_url
+
+    database = Database(database_url(settings.database, settings.data_dir))
+    try:
+        await database.migrate()
+        queue = open_queue(settings.data_dir, database)
+        audit = SqlAuditLog(queue)
+        await audit.prepare()
+        await audit.record(kind, actor(), "", fields)
+        await queue.close()
+    finally:
+        await database.close()

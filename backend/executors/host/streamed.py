@@ -1,0 +1,279 @@
+"""The executor of an enrolled host: the job is sent until the host has it, and its output arrives as it is written.
+
+Every message can be sent twice: a host runs a job once, and output carries the numbers that it has in the recording of the
+host. What is missing is asked for again, by sending the job again with the number of the last message that arrived.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager, suppress
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from backend.core.execution.instructions import Instructions
+from backend.core.execution.model import (
+    EXIT_GATEPOST_FAILED,
+    Delivery,
+    Job,
+    Outcome,
+    SignalName,
+    Status,
+    StopReason,
+    Usage,
+    stopped_outcome,
+)
+from backend.core.hosts.commands import SENSITIVE, HostCommand
+from backend.core.hosts.envelope import Envelope, Party
+from backend.core.hosts.ports import HostsAway
+from backend.core.recording.lines import LineAssembler
+from backend.core.recording.writer import RecordingWriter
+
+ASK_AGAIN = 3.0  # seconds without a message after which the job is sent again
+LOST_AFTER = 30.0  # seconds without a message, while Redis can be reached, after which a host is given up
+START_WITHIN = 20  # seconds in which a job must reach its host; less than that, so that none begins later
+STOP_GRACE = 10.0  # seconds that the end is waited for once a stop was sent
+MAY_STILL_RUN = "The host did not confirm the stop: the command may still run there."
+
+
+class Streams(Protocol):
+    """The way to enrolled hosts."""
+
+    def messages_of(self, party: Party, execution: str) -> AbstractAsyncContextManager["asyncio.Queue[Envelope]"]:
+        """What a host says about an execution, within the context."""
+        ...
+
+    async def send(self, party: Party, kind: str, body: Mapping[str, Any]) -> None:
+        """Send a message to a host. Raises HostsAway."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class StreamedExecutor:
+    """Runs lines on one enrolled host. `seal` encrypts sensitive parameters, `now` is in Unix seconds."""
+
+    party: Party
+    online: bool
+    streams: Streams
+    seal: Callable[[str], str]
+    lines: Callable[[], LineAssembler]
+    now: Callable[[], float]
+    clock: Callable[[], float]
+
+    async def run(self, job: Job, output: RecordingWriter, instructions: Instructions) -> Outcome:
+        """Have the host run the job, and record what it says."""
+        try:
+            command = HostCommand.of(job.plan.argvs[0])
+        except ValueError as error:
+            return Outcome(Status.FAILED, EXIT_GATEPOST_FAILED, problem=f"{error}.", rule="host.parameters")
+        if not self.online:
+            problem = f"The host {self.party.host} is offline: its agent is not running, or cannot reach Redis."
+            return Outcome(Status.FAILED, EXIT_GATEPOST_FAILED, problem=problem, rule="host.offline")
+        instructions.stdin.abandon()  # no command of a host reads any
+        async with self.streams.messages_of(self.party, job.execution) as messages:
+            return await _Run(self, job, self._order(job, command), output, instructions, messages).watch()
+
+    def _order(self, job: Job, command: HostCommand) -> dict[str, Any]:
+        params = {
+            name: self.seal(value) if name in SENSITIVE and isinstance(value, str) else value
+            for name, value in command.params.items()
+        }
+        return {
+            "execution": job.execution,
+            "command": command.name,
+            "params": params,
+            "actor": job.actor.name,
+            "timeout": job.timeout,
+            "expires": int(self.now()) + START_WITHIN,
+        }
+
+
+@dataclass(slots=True)
+class _Run:
+    """An execution on a host, as the server sees it. `last` is the number of the last message that was recorded."""
+
+    executor: StreamedExecutor
+    job: Job
+    order: Mapping[str, Any]
+    output: RecordingWriter
+    instructions: Instructions
+    messages: "asyncio.Queue[Envelope]"
+    last: int = 0
+    begun: bool = False
+    sizes: dict[str, int] = field(default_factory=lambda: {"stdout": 0, "stderr": 0})
+    heard: float = 0.0
+    stopping: "asyncio.Task[None] | None" = None
+    given_up: bool = False
+    streams: dict[str, LineAssembler] = field(default_factory=dict)
+    waiting: "set[asyncio.Task[None]]" = field(default_factory=set)
+
+    async def watch(self) -> Outcome:
+        loop = asyncio.get_running_loop()
+        self.streams = {"stdout": self.executor.lines(), "stderr": self.executor.lines()}
+        self.heard = self.executor.clock()
+        deadline = loop.call_later(self.job.timeout, self.instructions.stop, StopReason.TIMED_OUT)
+        try:
+            with self.instructions.received_by(self):
+                outcome = await self._until_the_end()
+        finally:
+            deadline.cancel()
+            if self.stopping:
+                self.stopping.cancel()
+        for name, lines in self.streams.items():
+            for ready in lines.flush(final=True):
+                self.output.lines(name, ready)
+        return outcome
+
+    async def _until_the_end(self) -> Outcome:
+        await self._ask()
+        while not self.given_up:
+            message = await self._next()
+            if message is None:
+                if problem := self._silence():
+                    return problem
+                if self.begun or not self.instructions.reason:  # else a stopped job could begin by this
+                    await self._ask()
+            elif (outcome := await self._received(message)) is not None:
+                return outcome
+        size = self.output.say("stderr", MAY_STILL_RUN)
+        return self._stopped(extra=size)
+
+    async def _next(self) -> Envelope | None:
+        """The next message; None if there is none for a while, or the stop was given up."""
+        getting = asyncio.ensure_future(self.messages.get())
+        await asyncio.wait(
+            {getting, *([self.stopping] if self.stopping else [])},
+            timeout=ASK_AGAIN,
+            return_when=asyncio.FIRST_COMPLETED,
+        )
+        if not getting.done():
+            getting.cancel()
+            return None
+        self.heard = self.executor.clock()
+        return getting.result()
+
+    async def _ask(self) -> None:
+        """Send the job: the host begins it, or sends what follows on the last message."""
+        try:
+            await self.executor.streams.send(self.executor.party, "run", {**self.order, "after": self.last})
+        except HostsAway:
+            self.heard = self.executor.clock()  # the silence is not the host's
+
+    def _silence(self) -> Outcome | None:
+        """The outcome where the host has been silent for too long."""
+        if self.given_up or self.instructions.reason:
+            return None
+        silent = self.executor.clock() - self.heard
+        host = self.executor.party.host
+        if self.begun and silent > LOST_AFTER:
+            problem = f"The host {host} has not been heard of for {LOST_AFTER:.0f} s while it ran the command."
+            stdout, stderr = self.sizes.values()
+            return Outcome(Status.LOST, None, None, stdout, stderr, problem=problem, rule="host.lost")
+        if not self.begun and silent > LOST_AFTER:
+            problem = f"The host {host} did not take the command. Is its agent running, with its present secret?"
+            return Outcome(Status.FAILED, EXIT_GATEPOST_FAILED, problem=problem, rule="host.offline")
+        return None
+
+    async def _received(self, message: Envelope) -> Outcome | None:
+        body = message.body
+        match message.kind:
+            case "alive":
+                self.begun = self.begun or body.get("begun") is True
+            case "output":
+                return await self._add(body)
+            case _:
+                pass
+        return None
+
+    async def _add(self, body: Mapping[str, Any]) -> Outcome | None:
+        """Record what follows on the last message; ask again if something is missing between them."""
+        self.begun = True
+        after, upto, parts, end = (body.get(name) for name in ("after", "upto", "parts", "end"))
+        if not (type(after) is int and type(upto) is int and isinstance(parts, list)):
+            return None
+        if after > self.last:
+            await self._ask()
+            return None
+        if after == self.last:
+            for part in parts:
+                self._say(part)
+            self.last = max(upto, self.last)
+        elif upto > self.last:
+            await self._ask()
+            return None
+        return self._outcome(end) if isinstance(end, dict) else None
+
+    def _say(self, part: Any) -> None:
+        match part:
+            case ["stdout" | "stderr" as name, str(text)]:
+                data = text.encode("utf-8", "replace")
+                granted = min(len(data), max(self.job.output_limit - sum(self.sizes.values()), 0))
+                self.sizes[name] += granted
+                for ready in self.streams[name].feed(data[:granted]):
+                    self.output.lines(name, ready)
+                if granted < len(data):
+                    self.instructions.stop(StopReason.OUTPUT_LIMIT)
+            case _:
+                pass
+
+    def _outcome(self, end: Mapping[str, Any]) -> Outcome:
+        """The end as the host reports it; a stop that was asked for here has its own outcome."""
+        problem, rule = (str(end.get(name) or "")[:4096] for name in ("error", "rule"))
+        status = {str(each): each for each in Status if each.is_final}.get(str(end.get("status")), Status.LOST)
+        if self.instructions.reason and status is not Status.SUCCEEDED:
+            return self._stopped()
+        code, signal = end.get("exit_code"), end.get("signal")
+        if status is Status.DENIED:  # by the policy of the host, which has the last word
+            status, code = Status.FAILED, 126
+        stdout, stderr = self.sizes.values()
+        return Outcome(
+            status,
+            code if type(code) is int and 0 <= code < 256 else None,
+            signal[:16] if isinstance(signal, str) else None,
+            stdout,
+            stderr,
+            problem=problem,
+            rule=rule or ("host.failed" if problem else ""),
+            usage=_usage(end),
+        )
+
+    def _stopped(self, extra: int = 0) -> Outcome:
+        reason = self.instructions.reason or StopReason.CANCELLED
+        stdout, stderr = self.sizes.values()
+        return stopped_outcome(reason, None, EXIT_GATEPOST_FAILED, stdout, stderr + extra)
+
+    def stop(self) -> None:
+        """Have the host stop the command; after a grace its end is not waited for."""
+        self.stopping = asyncio.ensure_future(self._stop())
+
+    async def _stop(self) -> None:
+        reason = self.instructions.reason or StopReason.CANCELLED
+        body = {"execution": self.job.execution, "instruction": {"stop": str(reason)}}
+        for _ in range(5):
+            with suppress(HostsAway):
+                await self.executor.streams.send(self.executor.party, "instruct", body)
+            await asyncio.sleep(STOP_GRACE / 5)
+        self.given_up = True
+
+    def signal(self, name: SignalName) -> Delivery:
+        """Pass a signal on, if the host has begun."""
+        if not self.begun:
+            return Delivery.NOT_RUNNING
+        task = asyncio.ensure_future(self._signal(name))
+        self.waiting.add(task)
+        task.add_done_callback(self.waiting.discard)
+        return Delivery.DELIVERED
+
+    async def _signal(self, name: SignalName) -> None:
+        body = {"execution": self.job.execution, "instruction": {"signal": str(name)}}
+        try:
+            await self.executor.streams.send(self.executor.party, "instruct", body)
+        except HostsAway:
+            self.output.say("stderr", "The signal did not reach the host: Redis is away.")
+
+
+def _usage(end: Mapping[str, Any]) -> Usage:
+    """The figures that the host reports, as far as they are numbers."""
+    numbers = ("cpu_ms", "peak_memory_bytes", "read_bytes", "written_bytes")
+    found = {name: end[name] for name in numbers if type(end.get(name)) is int and 0 <= end[name] < 1 << 60}
+    protection = end.get("protection")
+    return Usage.of({**found, "protection": protection if protection in {"L0", "L1", "L2", "L3"} else ""})

@@ -1,0 +1,300 @@
+"""Enrolled hosts: jobs over streams, run once each, whatever dies or restarts meanwhile."""
+
+import json
+import secrets
+import shlex
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis import Redis as Client
+from redis.exceptions import NoPermissionError
+
+from backend.core.hosts.envelope import Party
+from backend.core.hosts.naming import redis_rules
+from tests.accounts import gatepost
+from tests.api.world import running_world
+from tests.host_agent.agents import Agent, start_agent
+from tests.host_agent.test_from_server import Service, _folder
+from tests.redis_server import Redis, running_redis
+from tests.serving import wait_until
+
+# Counts its runs in the folder that it works in.
+DOCKER = """#!/bin/sh
+echo "$2" >> runs
+case "$2" in
+  slow) trap 'echo got a signal; exit 3' INT; echo begins; for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do sleep 1; done;;
+  brief) sleep 1; echo done;;
+  many) i=0; while test $i -lt 20000; do echo "line $i"; i=$((i+1)); done;;
+  *) echo "$2";;
+esac
+"""
+
+
+def enroll(folder: Path, host: str, *words: str) -> tuple[dict[str, str], list[str]]:
+    """The settings that `host enroll` prints, and the words of its command for Redis."""
+    lines = gatepost(folder, "host", *(words or ("enroll", host))).stdout.splitlines()
+    settings = dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith(("#", "ACL")))
+    return settings, shlex.split(next(line for line in lines if line.startswith("ACL ")))
+
+
+def admin(redis: Redis) -> Any:
+    return Client(unix_socket_path=str(redis.path))
+
+
+def as_host(redis: Redis, settings: dict[str, str]) -> Any:
+    user, password = settings["REDIS_USERNAME"], settings["REDIS_PASSWORD"]
+    return Client(unix_socket_path=str(redis.path), username=user, password=password)
+
+
+def begin(folder: Path, redis: Redis, settings: dict[str, str], **env: str) -> Agent:
+    """Start the agent with what was printed, and wait until it is online."""
+    user, password = settings["REDIS_USERNAME"], settings["REDIS_PASSWORD"]
+    docker = folder / "docker"
+    if not docker.exists():
+        _make(docker)
+    own = {
+        "REDIS_URL": f"redis+unix://{user}:{password}@{redis.path}",
+        "GATEPOST_HOST_SECRET": settings["GATEPOST_HOST_SECRET"],
+        "AGENT_ID": settings["AGENT_ID"],
+        "GATEPOST_DOCKER_COMMAND": str(docker),
+        "DOCKER_CONTAINER_NAME": "slow,brief,many,quick," + ",".join(f"c{number}" for number in range(50)),
+        **env,
+    }
+    return start_agent(folder, redis, settings["AGENT_ID"], **own)
+
+
+def _make(docker: Path) -> None:
+    docker.parent.mkdir(exist_ok=True, mode=0o711)
+    docker.write_text(DOCKER)
+    docker.chmod(0o755)
+
+
+def online(service: Service, host: str, agent: Agent) -> None:
+    def ready() -> bool:
+        assert agent.process.poll() is None, agent.log
+        return bool(service.world.ask("root", "GET", f"/api/hosts/{host}").json().get("status") == "online")
+
+    wait_until(ready, f"the host {host}\n{agent.log}", 30)
+
+
+def runs(agent: Agent) -> list[str]:
+    """What its stand-in for docker was called with."""
+    counted = agent.folder / "data" / "workspace" / "runs"
+    return counted.read_text().split() if counted.exists() else []
+
+
+@contextmanager
+def running(folder: Path, host: str = "web-01") -> Iterator[tuple[Service, dict[str, str]]]:
+    """A server, a Redis and an enrolled host whose agent runs."""
+    with running_redis() as redis:
+        env = {"REDIS_URL": redis.url, "GATEPOST_USER_RATE": "1000/minute"}
+        with running_world(_folder(folder / "server"), env) as world:
+            settings, acl = enroll(folder / "server", host, "enroll", host, "--label", "env=test")
+            admin(redis).execute_command(*acl)
+            service = Service(world, redis, begin(folder / "agent", redis, settings))
+            try:
+                online(service, host, service.agent)
+                yield service, settings
+            finally:
+                service.agent.stop()
+
+
+@pytest.fixture(scope="module")
+def enrolled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Service, dict[str, str]]]:
+    folder = tmp_path_factory.mktemp("enrolled")
+    folder.chmod(0o711)
+    with running(folder) as found:
+        yield found
+
+
+@pytest.fixture
+def service(enrolled: tuple[Service, dict[str, str]]) -> Service:
+    return enrolled[0]
+
+
+def start(service: Service, container: str, **more: Any) -> str:
+    answer = service.run("web-01", "docker_restart", {"container_name": container}, **more)
+    assert answer.status_code == 202, answer.text
+    return str(answer.json()["id"])
+
+
+def output(service: Service, id: str) -> str:
+    return str(service.world.ask("root", "GET", f"/api/executions/{id}/output?limit=1048576").json()["data"])
+
+
+def test_a_command_runs_on_an_enrolled_host(service: Service) -> None:
+    result = service.result(service.run("web-01", "echo", {"message": "hello"}))
+    assert (result["status"], result["exit_code"], result["output"]) == ("succeeded", 0, "hello\n")
+    result = service.result(service.run("web-01", "docker_restart", {"container_name": "quick"}))
+    assert (result["status"], result["output"]) == ("succeeded", "quick\n")
+    assert result["protection"] == "L2"
+    [host] = service.world.ask("root", "GET", "/api/hosts").json()
+    assert (host["id"], host["labels"]) == ("web-01", {"env": "test"})
+
+
+def test_the_policy_of_the_host_has_the_last_word(service: Service) -> None:
+    result = service.result(service.run("web-01", "docker_restart", {"container_name": "other"}))
+    assert (result["status"], result["exit_code"]) == ("failed", 1)
+    [error] = [each for each in service.world.server.recording(result["id"]) if each["type"] == "error"]
+    assert "Container name not allowed" in error["message"]
+    assert error["rule"] == "host.parameters"
+
+
+def test_output_arrives_while_it_is_written_and_a_stop_ends_it(service: Service) -> None:
+    id = start(service, "slow")
+    wait_until(lambda: "begins" in output(service, id), "its first line")
+    assert service.world.status(id) == "running"
+    assert service.world.ask("root", "POST", f"/api/executions/{id}/cancel").status_code == 202
+    assert service.world.ended(id) == "cancelled"
+    assert "may still run" not in output(service, id)
+
+
+def test_a_signal_reaches_the_host(service: Service) -> None:
+    id = start(service, "slow")
+    wait_until(lambda: "begins" in output(service, id), "its first line")
+    assert service.world.ask("root", "POST", f"/api/executions/{id}/signal", {"signal": "INT"}).status_code == 202
+    assert service.world.ended(id) == "failed"
+
+
+def test_a_timeout_of_the_server_holds_on_the_host(service: Service) -> None:
+    id = start(service, "slow", timeout=1)
+    assert service.world.ended(id) == "timed_out"
+
+
+def test_much_output_is_complete_and_bounded_in_redis(service: Service) -> None:
+    id = start(service, "many")
+    assert service.world.ended(id) == "succeeded"
+    assert output(service, id).splitlines() == [f"line {number}" for number in range(20_000)]
+    client = admin(service.redis)
+    keys = list(client.scan_iter("gatepost:host:*"))
+    assert keys
+    wait_until(lambda: sum(client.xlen(key) for key in keys) == 0, "empty streams")
+    assert all(client.ttl(key) > 0 for key in keys)
+
+
+def test_forged_messages_run_nothing_and_are_audited(enrolled: tuple[Service, dict[str, str]]) -> None:
+    service, settings = enrolled
+    client, before = admin(service.redis), len(runs(service.agent))
+    own = Party("web-01", settings["GATEPOST_HOST_SECRET"])
+    body = {"execution": "01J00000000000000000000000", "server": "s", "after": 0, "command": "docker_restart"}
+    body |= {"params": {"container_name": "quick"}, "actor": "x", "timeout": 5, "expires": int(time.time()) + 20}
+    nonce = secrets.token_hex(16)
+    good = own.seal("host", "run", body, nonce, time.time())
+    for message in (
+        b"",
+        Party("web-01", "another").seal("host", "run", body, "1", time.time()),
+        Party("db-01", own.secret).seal("host", "run", body, "2", time.time()),
+        own.seal("server", "run", body, "3", time.time()),
+        own.seal("host", "run", body, "4", time.time() - 1000),
+        good.replace(b"quick", b"brief"),
+    ):
+        client.xadd("gatepost:host:web-01:jobs", {"m": message})
+    wait_until(
+        lambda: sum(each["kind"] == "rejected" for each in service.agent.audit) >= 6, f"events\n{service.agent.log}"
+    )
+    assert len(runs(service.agent)) == before
+    late = {**body, "execution": "01J00000000000000000000001", "expires": int(time.time()) - 1}
+    client.xadd("gatepost:host:web-01:jobs", {"m": own.seal("host", "run", late, "5", time.time())})
+    for _ in range(2):  # the same message twice, and once more in a new envelope
+        client.xadd("gatepost:host:web-01:jobs", {"m": good})
+    client.xadd("gatepost:host:web-01:jobs", {"m": own.seal("host", "run", body, "6", time.time())})
+    service.result(service.run("web-01", "echo"))
+    wait_until(lambda: len(runs(service.agent)) > before, "the run")
+    service.result(service.run("web-01", "docker_restart", {"container_name": "c1"}))
+    assert len(runs(service.agent)) == before + 2
+
+
+def test_a_host_reaches_only_its_own_keys(enrolled: tuple[Service, dict[str, str]]) -> None:
+    service, settings = enrolled
+    host = as_host(service.redis, settings)
+    assert host.xlen("gatepost:host:web-01:jobs") >= 0
+    for refused in (
+        ("XADD", "gatepost:host:db-01:jobs", "*", "m", "x"),
+        ("XLEN", "gatepost:host:db-01:jobs"),
+        ("XREADGROUP", "GROUP", "agent", "agent", "STREAMS", "gatepost:host:web-010:jobs", ">"),
+        ("HSET", "agents:db-01", "status", "online"),
+        ("HGETALL", "agents:web-01"),
+        ("PUBLISH", "cockpit-agent:web-01", "x"),
+        ("SUBSCRIBE", "cockpit-agent:db-01"),
+        ("KEYS", "*"),
+        ("SCAN", "0"),
+        ("GET", "gatepost:hosts:seen"),
+        ("FLUSHALL",),
+        ("CONFIG", "GET", "*"),
+        ("ACL", "LIST"),
+        ("EVAL", "return 1", "0"),
+    ):
+        with pytest.raises(NoPermissionError):
+            host.execute_command(*refused)
+    assert redis_rules("web-01", "x")[:2] == ("reset", "on")
+
+
+def test_a_forged_entry_is_not_shown(enrolled: tuple[Service, dict[str, str]]) -> None:
+    service, _ = enrolled
+    gatepost(service.world.server.folder, "host", "enroll", "forged")
+    admin(service.redis).hset("agents:forged", mapping={"status": "online", "last_heartbeat": int(time.time())})
+    assert service.world.ask("root", "GET", "/api/hosts/forged").json()["status"] == "offline"
+    result = service.result(service.run("forged", "echo"))
+    assert result["status"] == "failed"
+    gatepost(service.world.server.folder, "host", "revoke", "forged")
+    assert service.world.ask("root", "GET", "/api/hosts/forged").status_code == 404
+
+
+def test_rotating_and_revoking(enrolled: tuple[Service, dict[str, str]]) -> None:
+    service, settings = enrolled
+    folder = service.world.server.folder
+    _ = enroll(folder, "second")
+    rotated, _ = enroll(folder, "second", "rotate", "second")
+    assert rotated["GATEPOST_HOST_SECRET"] != settings["GATEPOST_HOST_SECRET"]
+    rows = [json.loads(line) for line in gatepost(folder, "host", "list", "--json").stdout.splitlines()]
+    assert {"id": "web-01", "labels": {"env": "test"}, "revoked": False} in rows
+    assert "DELUSER" in gatepost(folder, "host", "revoke", "second").stdout
+    assert gatepost(folder, "host", "rotate", "second", code=1).stderr == "gatepost: there is no host second\n"
+    again, _ = enroll(folder, "second")
+    assert again["GATEPOST_HOST_SECRET"] not in {rotated["GATEPOST_HOST_SECRET"]}
+    gatepost(folder, "host", "revoke", "second")
+    assert {"host_enrolled", "host_rotated", "host_revoked"} <= {each["kind"] for each in service.world.events()}
+    for wrong in ("a:b", "*", "", "x" * 65):
+        gatepost(folder, "host", "enroll", wrong, code=2)
+
+
+def test_secrets_are_in_no_log_and_no_record(enrolled: tuple[Service, dict[str, str]]) -> None:
+    service, settings = enrolled
+    service.result(service.run("web-01", "echo", {"message": "x", "password": "hush-hush"}))
+    texts = service.world.server.logs + service.agent.log + json.dumps(service.world.events())
+    texts += json.dumps(service.agent.audit)
+    for secret in ("hush-hush", settings["GATEPOST_HOST_SECRET"], settings["REDIS_PASSWORD"]):
+        assert secret not in texts
+
+
+def test_redis_restarts_during_fifty_commands(tmp_path: Path) -> None:
+    with running(tmp_path) as (service, settings):
+        started = [start(service, f"c{number}") for number in range(25)]
+        service.redis.stop()
+        time.sleep(1)
+        service.redis.start()
+        rules = redis_rules("web-01", settings["REDIS_PASSWORD"])
+        admin(service.redis).execute_command("ACL", "SETUSER", settings["REDIS_USERNAME"], *rules)
+        online(service, "web-01", service.agent)
+        started += [start(service, f"c{number}") for number in range(25, 50)]
+        assert {service.world.ended(id) for id in started} == {"succeeded"}
+        assert sorted(runs(service.agent)) == sorted(f"c{number}" for number in range(50))
+        assert [output(service, id) for id in started] == [f"c{number}\n" for number in range(50)]
+
+
+def test_an_agent_that_was_killed_takes_up_what_it_had_not_begun(tmp_path: Path) -> None:
+    with running(tmp_path) as (service, settings):
+        running_ids = [start(service, "slow") for _ in range(4)]
+        wait_until(lambda: len(runs(service.agent)) == 4, "four commands")
+        waiting = start(service, "brief")
+        wait_until(lambda: admin(service.redis).xlen("gatepost:host:web-01:jobs") == 1, "the fifth to be received")
+        service.agent.process.kill()
+        service.agent.process.wait()
+        service.agent = begin(tmp_path / "agent", service.redis, settings)
+        assert [service.world.ended(id) for id in running_ids] == ["lost"] * 4
+        assert service.world.ended(waiting) == "succeeded"
+        assert sorted(runs(service.agent)) == ["brief", "slow", "slow", "slow", "slow"]
