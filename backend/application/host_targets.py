@@ -1,6 +1,6 @@
 """The hosts as targets: which exist for a caller, and what runs there."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -10,10 +10,11 @@ from backend.core.execution.targets import ExecutionLimits, Target, TargetRef
 from backend.core.hosts.naming import is_host_id
 from backend.core.hosts.ports import HostDirectory
 from backend.core.hosts.registry import HostEntry
-from backend.core.hosts.roster import Labels
+from backend.core.hosts.roster import Grant, Labels, matches
 from backend.core.identity import Permission, Principal
 from backend.core.policy.files import Unseen
 from backend.core.policy.profile import Profile, ProfileError
+from backend.core.ports import Projects
 
 ROOT = PurePosixPath("/")  # parameters may name any path: the host judges them again
 HOST = "host"
@@ -30,23 +31,27 @@ class HostTargets:
     """The hosts of a server. `profile` judges commands here, `executor` makes what sends them to a host.
 
     There is no executor for a host that this server does not trust. `enrolled` are the labels of those that were enrolled.
+    Hosts exist for administrators, and for the accounts and the projects that `grants` name.
     """
 
     directory: HostDirectory
     profile: Profile
     executor: Callable[[HostEntry], Executor | None]
     enrolled: Callable[[], Mapping[str, Labels]]
+    grants: Callable[[], Sequence[Grant]]
+    projects: Projects
     limits: ExecutionLimits
     now: Callable[[], float]
 
     async def visible(self, who: Principal) -> list[HostEntry]:
         """The hosts that exist for the caller. Raises StorageError."""
-        if not _may_use(who):
+        rights = await self._rights(who)
+        if not rights:
             return []
         found = {entry.id: entry for entry in await self.directory.entries()}
         expected = {id: HostEntry(id, False, 0) for id in self.enrolled() if id not in found}
         every = sorted([*found.values(), *expected.values()], key=lambda entry: entry.id)
-        return [entry for entry in every if self.executor(entry)]
+        return [entry for entry in every if self._is_open(entry.id, rights) and self.executor(entry)]
 
     def labels(self, id: str) -> Labels:
         """The labels of a host."""
@@ -54,10 +59,29 @@ class HostTargets:
 
     async def find(self, who: Principal, id: str) -> HostEntry | Decision:
         """A host that exists for the caller. Raises StorageError."""
-        if not (_may_use(who) and is_host_id(id)):
+        if not (is_host_id(id) and self._is_open(id, await self._rights(who))):
             return unknown_host(id)
         entry = await self.directory.entry(id) or (HostEntry(id, False, 0) if id in self.enrolled() else None)
         return entry if entry and self.executor(entry) else unknown_host(id)
+
+    async def _rights(self, who: Principal) -> list[Labels]:
+        """The selectors of the hosts that the caller may use. Raises StorageError."""
+        if who.may(Permission.ADMIN):
+            return [{}]
+        if who.user is None:
+            return []
+        return [grant.labels for grant in self.grants() if await self._is_for(grant, who)]
+
+    async def _is_for(self, grant: Grant, who: Principal) -> bool:
+        kind, _, name = grant.to.partition(":")
+        if kind == "project":
+            project = await self.projects.get(name)
+            return project is not None and project.is_open_to(who)
+        return kind == "user" and who.user is not None and who.user.name == name
+
+    def _is_open(self, id: str, rights: Sequence[Labels]) -> bool:
+        labels = self.labels(id)
+        return any(matches(labels, selector) for selector in rights)
 
     async def resolve(self, who: Principal, id: str) -> Target | Decision:
         """The target of a host. Raises StorageError."""
@@ -85,8 +109,3 @@ class HostTargets:
                 except ProfileError:
                     continue
         return profile
-
-
-def _may_use(who: Principal) -> bool:
-    """Hosts are for administrators."""
-    return who.may(Permission.ADMIN)

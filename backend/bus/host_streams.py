@@ -41,7 +41,10 @@ class Reading:
 
 @dataclass(slots=True)
 class RedisHostStreams:
-    """The streams of enrolled hosts, for the server `server`. `on_stray` gets the messages that no execution waits for."""
+    """The streams of enrolled hosts, for the server `server`.
+
+    `on_stray` gets the messages that no execution waits for.
+    """
 
     client: Redis
     server: str

@@ -1,4 +1,4 @@
-"""The verbs of hosts: `host enroll|list|rotate|revoke`, on the roster in the data folder, even while the server runs.
+"""The verbs of hosts: `host enroll|list|rotate|revoke|grant|withdraw|grants`, on the roster in the data folder, even while the server runs.
 
 Each change is recorded in the audit. Exit codes: 0 done, 1 it cannot be done, 2 wrong usage.
 """
@@ -8,6 +8,7 @@ import asyncio
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from backend.cli.actor import actor
 from backend.core.audit.events import Kind
 from backend.core.errors import GatepostError
 from backend.core.hosts.naming import is_host_id, redis_rules, redis_user
-from backend.core.hosts.roster import Enrolled, Roster, parse_label
+from backend.core.hosts.roster import Enrolled, Grant, Roster, parse_label
 from backend.runtime.settings import Settings, load_settings
 from backend.storage.host_roster import RosterFile
 
@@ -33,8 +34,22 @@ def add_verbs(verbs: Any) -> None:
     )
     _add(host, "rotate", _rotate, "give a host new secrets; its agent needs the new settings")
     _add(host, "revoke", _revoke, "end the use of a host")
+    for name, verb, text in (
+        ("grant", _grant, "let an account, or the members of a project, use the hosts with some labels"),
+        ("withdraw", _withdraw, "withdraw a grant"),
+    ):
+        granting = _add(host, name, verb, text, named=False)
+        to = granting.add_mutually_exclusive_group(required=True)
+        to.add_argument("--user", metavar="NAME", help="an account")
+        to.add_argument("--project", metavar="ID", help="the owner and the members of a project")
+        which = granting.add_mutually_exclusive_group(required=True)
+        which.add_argument(
+            "--label", type=_label, action="append", metavar="NAME=VALUE", help="may be repeated: all of them"
+        )
+        which.add_argument("--all", action="store_true", help="every host")
+    _add_json(_add(host, "grants", _grants, "list the grants", named=False))
     listing = _add(host, "list", _list, "list the enrolled hosts", named=False)
-    listing.add_argument("--json", action="store_true", help="print a JSON object for each")
+    _add_json(listing)
 
 
 def _add(verbs: Any, name: str, verb: Verb, text: str, *, named: bool = True) -> argparse.ArgumentParser:
@@ -44,6 +59,10 @@ def _add(verbs: Any, name: str, verb: Verb, text: str, *, named: bool = True) ->
         parser.add_argument("name", type=_host, metavar="NAME")
     parser.set_defaults(run=lambda options: _run(verb, options))
     return parser
+
+
+def _add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print a JSON object for each")
 
 
 def _host(text: str) -> str:
@@ -71,32 +90,35 @@ def _run(verb: Verb, options: argparse.Namespace) -> int:
         print(f"gatepost: {error}", file=sys.stderr)
         return EXIT_FAILED
     except KeyError as error:
-        print(f"gatepost: there is no host {error.args[0]}", file=sys.stderr)
+        print(f"gatepost: there is no {error.args[0]}", file=sys.stderr)
         return EXIT_FAILED
     return 0
 
 
 def _enroll(options: argparse.Namespace, settings: Settings, roster: RosterFile) -> None:
     labels = dict(options.label)
-    _change(options, settings, roster, Kind.HOST_ENROLLED, lambda found: found.enroll(options.name, labels))
+    what = {"host": options.name, "labels": labels}
+    _change(settings, roster, Kind.HOST_ENROLLED, what, lambda found: found.enroll(options.name, labels))
     _show(roster.read().hosts[options.name], roster.master())
 
 
 def _rotate(options: argparse.Namespace, settings: Settings, roster: RosterFile) -> None:
     _usable(roster, options.name)
-    _change(options, settings, roster, Kind.HOST_ROTATED, lambda found: found.rotate(options.name))
+    what = {"host": options.name}
+    _change(settings, roster, Kind.HOST_ROTATED, what, lambda found: found.rotate(options.name))
     _show(roster.read().hosts[options.name], roster.master())
 
 
 def _revoke(options: argparse.Namespace, settings: Settings, roster: RosterFile) -> None:
     _usable(roster, options.name)
-    _change(options, settings, roster, Kind.HOST_REVOKED, lambda found: found.revoke(options.name))
+    what = {"host": options.name}
+    _change(settings, roster, Kind.HOST_REVOKED, what, lambda found: found.revoke(options.name))
     print(f"# Remove its user from Redis too:\nACL DELUSER {redis_user(options.name)}")
 
 
 def _usable(roster: RosterFile, name: str) -> None:
     if roster.read().enrolled(name) is None:
-        raise KeyError(name)
+        raise KeyError(f"host {name}")
 
 
 def _list(options: argparse.Namespace, settings: Settings, roster: RosterFile) -> None:
@@ -106,6 +128,37 @@ def _list(options: argparse.Namespace, settings: Settings, roster: RosterFile) -
         else:
             labels = " ".join(f"{name}={value}" for name, value in sorted(host.labels.items()))
             print(f"{host.id}\t{'revoked' if host.revoked else 'enrolled'}\t{labels}")
+
+
+def _grant(options: argparse.Namespace, settings: Settings, roster: RosterFile) -> None:
+    grant = _granted(options)
+    if not asyncio.run(_exists(settings, grant)):
+        raise KeyError(grant.to.replace(":", " "))
+    _change(settings, roster, Kind.HOST_GRANTED, asdict(grant), lambda found: found.grant(grant))
+    print(f"{grant.to} may use {_selected(grant)}.")
+
+
+def _withdraw(options: argparse.Namespace, settings: Settings, roster: RosterFile) -> None:
+    grant = _granted(options)
+    if grant not in roster.read().grants:
+        raise KeyError(f"grant of these hosts to {grant.to}")
+    _change(settings, roster, Kind.HOST_WITHDRAWN, asdict(grant), lambda found: found.withdraw(grant))
+    print(f"{grant.to} may no longer use {_selected(grant)} by this grant.")
+
+
+def _granted(options: argparse.Namespace) -> Grant:
+    to = f"user:{options.user}" if options.user is not None else f"project:{options.project}"
+    return Grant(to, dict(options.label or []))
+
+
+def _selected(grant: Grant) -> str:
+    labels = " ".join(f"{name}={value}" for name, value in sorted(grant.labels.items()))
+    return f"the hosts with {labels}" if labels else "every host"
+
+
+def _grants(options: argparse.Namespace, settings: Settings, roster: RosterFile) -> None:
+    for grant in roster.read().grants:
+        print(json.dumps(asdict(grant)) if options.json else f"{grant.to}\t{_selected(grant)}")
 
 
 def _show(host: Enrolled, master: bytes) -> None:
@@ -119,18 +172,14 @@ def _show(host: Enrolled, master: bytes) -> None:
 
 
 def _change(
-    options: argparse.Namespace,
     settings: Settings,
     roster: RosterFile,
     kind: Kind,
+    what: dict[str, Any],
     how: Callable[[Roster], Roster],
 ) -> None:
     """Record a change in the audit, then make it: what cannot be recorded is not done."""
-    asyncio.run(
-        _record(
-            settings, kind, {"host": options.name, **({"labels": dict(options.label)} if "label" in options else {})}
-        )
-    )
+    asyncio.run(_record(settings, kind, what))
     roster.change(how)
 
 
@@ -147,5 +196,23 @@ async def _record(settings: Settings, kind: Kind, fields: dict[str, Any]) -> Non
         await audit.prepare()
         await audit.record(kind, actor(), "", fields)
         await queue.close()
+    finally:
+        await database.close()
+
+
+async def _exists(settings: Settings, grant: Grant) -> bool:
+    """Whether the account or the project of a grant exists."""
+    from backend.runtime.clock import new_id, now_ms
+    from backend.storage.database import Database, database_url
+    from backend.storage.identities import SqlIdentities
+    from backend.storage.projects import SqlProjects
+
+    kind, _, name = grant.to.partition(":")
+    database = Database(database_url(settings.database, settings.data_dir))
+    try:
+        await database.migrate()
+        if kind == "user":
+            return await SqlIdentities(database, now_ms, new_id).user_named(name) is not None
+        return await SqlProjects(database, now_ms, new_id).get(name) is not None
     finally:
         await database.close()

@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,8 +25,8 @@ from backend.core.hosts.envelope import Envelope, Party
 from backend.core.hosts.messages import Answer, output_text, verify
 from backend.core.hosts.ports import LateAnswer
 from backend.core.hosts.registry import HostEntry
-from backend.core.hosts.roster import Enrolled, Labels
-from backend.core.ports import AuditLog
+from backend.core.hosts.roster import Enrolled, Grant, Labels
+from backend.core.ports import AuditLog, Projects
 from backend.core.recording.lines import LineAssembler
 from backend.executors.host.remote import HostExecutor, HostSecret
 from backend.executors.host.streamed import StreamedExecutor
@@ -59,6 +59,7 @@ def build_hosts(
     server: str,
     limits: ExecutionLimits,
     audit: AuditLog,
+    projects: Projects,
     lines: Callable[[], LineAssembler],
     mask: Callable[[str], str],
 ) -> Hosts:
@@ -89,7 +90,9 @@ def build_hosts(
         async with hosts.joined(), streams.joined():
             yield
 
-    targets = HostTargets(hosts, load_profile("host"), executor, trust.labels, limits, time.time)
+    targets = HostTargets(
+        hosts, load_profile("host"), executor, trust.labels, trust.grants, projects, limits, time.time
+    )
     return Hosts(targets, trust.seal, joined, trust.unsigned)
 
 
@@ -121,6 +124,10 @@ class Trust:
     def labels(self) -> Mapping[str, Labels]:
         """The labels of the enrolled hosts."""
         return {host.id: host.labels for host in self.roster.read().hosts.values() if not host.revoked}
+
+    def grants(self) -> Sequence[Grant]:
+        """Who may use which hosts."""
+        return self.roster.read().grants
 
     def may_speak_to(self, host: str) -> bool:
         """Whether the dialects of existing agents are spoken with a host: never with one that was enrolled, even before."""

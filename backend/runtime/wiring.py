@@ -144,7 +144,9 @@ def _build(settings: Settings, programs: OutsidePrograms, masks: Masks) -> House
         return load_profile(name).without(programs.missing)
 
     limits = _execution_limits(settings)
-    hosts = build_hosts(settings, stores.owner, limits, stores.audit, output_lines(settings, masks), masks.text)
+    hosts = build_hosts(
+        settings, stores.owner, limits, stores.audit, stores.projects, output_lines(settings, masks), masks.text
+    )
     resolver = TargetResolver(
         visitors_profile=profile(settings.profile),
         visitors_files=visitors_files(settings, guard),

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from backend.core.errors import StorageError
-from backend.core.hosts.roster import Enrolled, Roster
+from backend.core.hosts.roster import Enrolled, Grant, Roster
 from backend.storage.atomic_files import replace_file
 from backend.storage.keys import load_or_make
 
@@ -46,18 +46,20 @@ class RosterFile:
 
     def _load(self) -> Roster:
         try:
-            hosts = [Enrolled(**each) for each in json.loads(self.path.read_bytes())["hosts"]]
+            content = json.loads(self.path.read_bytes())
+            hosts = [Enrolled(**each) for each in content["hosts"]]
+            grants = tuple(Grant(**each) for each in content["grants"])
         except OSError as error:
             raise StorageError(f"{self.path} cannot be read: {error.strerror}.") from error
         except (ValueError, TypeError, KeyError) as error:
             raise StorageError(f"{self.path} is not a roster of hosts.") from error
-        return Roster({host.id: host for host in hosts})
+        return Roster({host.id: host for host in hosts}, grants)
 
     def change(self, how: Callable[[Roster], Roster]) -> Roster:
         """Change the roster; only one process at a time gets here. Raises StorageError, and what `how` raises."""
         with self._alone():
             changed = how(self.read())
-            content = {"hosts": [asdict(host) for host in changed.hosts.values()]}
+            content = {"hosts": list(map(asdict, changed.hosts.values())), "grants": list(map(asdict, changed.grants))}
             try:
                 replace_file(self.path, json.dumps(content, indent=1).encode(), SECRET_MODE)
             except OSError as error:

@@ -5,10 +5,10 @@ import json
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from fastapi import APIRouter, Depends, Response
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 
 from backend.application.executions import ExecutionService
 from backend.application.host_targets import HOST, HostTargets, unknown_host
@@ -18,6 +18,7 @@ from backend.core.execution.targets import TargetRef
 from backend.core.hosts.commands import SENSITIVE, HostCommand
 from backend.core.hosts.naming import HOST_ID
 from backend.core.hosts.registry import HostEntry
+from backend.core.hosts.roster import matches
 from backend.core.identity import Permission, Principal
 from backend.core.recording.transcript import Transcript
 from backend.core.times import iso
@@ -56,9 +57,16 @@ class HostCommandBody(Body):
 
 
 class ManyHostsBody(HostCommandBody):
-    """A command for several hosts."""
+    """A command for several hosts: those that are listed, or those of the caller that have all `labels`."""
 
-    hosts: Annotated[list[HostName], Field(min_length=1, max_length=MOST_HOSTS)]
+    hosts: Annotated[list[HostName], Field(max_length=MOST_HOSTS)] = Field(default_factory=list)
+    labels: Annotated[dict[str, str], Field(max_length=16)] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _check_chosen(self) -> Self:
+        if bool(self.hosts) == bool(self.labels):
+            raise ValueError("name hosts or labels, not both")
+        return self
 
 
 class HostResult(BaseModel):
@@ -100,6 +108,21 @@ class HostService:
     async def find(self, principal: Principal, id: str) -> HostEntry | Decision:
         """A host that exists for the caller."""
         return await self.targets.find(principal, id) if self.targets else unknown_host(id)
+
+    async def chosen(self, principal: Principal, body: ManyHostsBody) -> list[str]:
+        """The hosts that a command is for. Raises Problem if there are none, or too many."""
+        if body.hosts:
+            return list(dict.fromkeys(body.hosts))
+        visible = [entry.id for entry in await self.visible(principal)]
+        found = [id for id in visible if self.targets and matches(self.targets.labels(id), body.labels)]
+        if not found:
+            raise Problem.of(
+                Decision.deny("target.unknown", "You may use no host with these labels.", "GET /api/hosts.")
+            )
+        if len(found) > MOST_HOSTS:
+            detail = f"{len(found)} hosts have these labels; at most {MOST_HOSTS} can be used at once."
+            raise Problem(422, "request.invalid", detail, hint="Name further labels.")
+        return found
 
     def response(self, entry: HostEntry) -> HostResponse:
         """A host as the API shows it."""
@@ -194,7 +217,7 @@ def _add_looking(router: APIRouter, hosts: HostService) -> None:
 def _add_commands(router: APIRouter, hosts: HostService) -> None:
     caller = Depends(hosts.access.caller)
 
-    @router.post("/commands", responses=described(*WITH_BODY))
+    @router.post("/commands", responses=described(*WITH_BODY, 404))
     async def many(principal: Annotated[Principal, caller], body: ManyHostsBody, _: JsonOnly) -> ManyResults:
         """Run a command on several hosts, and wait for the end on each. Every one of them is an execution."""
         free = asyncio.Semaphore(hosts.at_once)
@@ -203,7 +226,7 @@ def _add_commands(router: APIRouter, hosts: HostService) -> None:
             async with free:
                 return await hosts.run_on(principal, host, body)
 
-        results = list(await asyncio.gather(*map(run, dict.fromkeys(body.hosts))))
+        results = list(await asyncio.gather(*map(run, await hosts.chosen(principal, body))))
         return ManyResults(summary=_summary(results), results=results)
 
     @router.post("/{host}/commands", status_code=202, responses=described(*WITH_BODY, *STARTING))

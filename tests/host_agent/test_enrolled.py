@@ -262,6 +262,39 @@ def test_rotating_and_revoking(enrolled: tuple[Service, dict[str, str]]) -> None
         gatepost(folder, "host", "enroll", wrong, code=2)
 
 
+def test_hosts_are_granted_by_label(enrolled: tuple[Service, dict[str, str]]) -> None:
+    service, _ = enrolled
+    world, folder = service.world, service.world.server.folder
+
+    def visible(who: str) -> list[str]:
+        return [each["id"] for each in world.ask(who, "GET", "/api/hosts").json()]
+
+    assert (visible("ann"), visible("cleo"), visible("vic")) == ([], [], [])
+    gatepost(folder, "host", "grant", "--user", "ann", "--label", "env=production")
+    assert visible("ann") == []
+    gatepost(folder, "host", "grant", "--user", "ann", "--label", "env=test")
+    assert visible("ann") == ["web-01"]
+    assert service.result(service.run("web-01", "echo", who="ann"))["status"] == "succeeded"
+    assert service.run("web-01", "echo", who="bob").status_code == 404
+    gatepost(folder, "host", "grant", "--project", world.project, "--label", "env=test")
+    assert (visible("cleo"), visible("vic"), visible("bob")) == (["web-01"], ["web-01"], [])
+    assert service.run("web-01", "echo", who="vic").status_code == 403  # may view only
+    body = {"labels": {"env": "test"}, "command": "echo"}
+    assert world.ask("cleo", "POST", "/api/hosts/commands", body).json()["summary"] == {"succeeded": 1}
+    assert world.ask("bob", "POST", "/api/hosts/commands", body).status_code == 404
+    assert world.ask("cleo", "POST", "/api/hosts/commands", {"command": "echo"}).status_code == 422
+    assert len(gatepost(folder, "host", "grants", "--json").stdout.splitlines()) == 3
+    gatepost(folder, "host", "withdraw", "--user", "ann", "--label", "env=test")
+    gatepost(folder, "host", "withdraw", "--project", world.project, "--label", "env=test")
+    assert (visible("ann"), visible("cleo")) == ([], [])
+    gatepost(folder, "host", "withdraw", "--user", "ann", "--all", code=1)
+    assert (
+        "there is no user nobody-here"
+        in gatepost(folder, "host", "grant", "--user", "nobody-here", "--all", code=1).stderr
+    )
+    assert {"host_granted", "host_withdrawn"} <= {each["kind"] for each in world.events()}
+
+
 def test_secrets_are_in_no_log_and_no_record(enrolled: tuple[Service, dict[str, str]]) -> None:
     service, settings = enrolled
     service.result(service.run("web-01", "echo", {"message": "x", "password": "hush-hush"}))

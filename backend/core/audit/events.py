@@ -34,6 +34,8 @@ class Kind(StrEnum):
     HOST_ENROLLED = "host_enrolled"
     HOST_ROTATED = "host_rotated"
     HOST_REVOKED = "host_revoked"
+    HOST_GRANTED = "host_granted"
+    HOST_WITHDRAWN = "host_withdrawn"
     ANSWERED_LATE = "answered_late"
     PRUNED = "pruned"
     CLOCK_CONFIRMED = "clock_confirmed"

@@ -1,4 +1,4 @@
-"""The hosts that an administrator has enrolled, each with labels and a secret of its own."""
+"""The hosts that an administrator has enrolled, each with labels and a secret of its own, and who may use them."""
 
 import hashlib
 import hmac
@@ -34,10 +34,29 @@ class Enrolled:
 
 
 @dataclass(frozen=True, slots=True)
+class Grant:
+    """The right to use all hosts that have some labels; without labels, all hosts. `to` is `user:NAME` or `project:ID`."""
+
+    to: str
+    labels: Labels
+
+
+@dataclass(frozen=True, slots=True)
 class Roster:
     """All enrolled hosts by their ids; one that was revoked stays, so that it does not come back by itself."""
 
     hosts: Mapping[str, Enrolled] = field(default_factory=dict)
+    grants: tuple[Grant, ...] = ()
+
+    def grant(self, grant: Grant) -> "Roster":
+        """Add a grant."""
+        return self if grant in self.grants else replace(self, grants=(*self.grants, grant))
+
+    def withdraw(self, grant: Grant) -> "Roster":
+        """Remove a grant. Raises KeyError."""
+        if grant not in self.grants:
+            raise KeyError(grant.to)
+        return replace(self, grants=tuple(each for each in self.grants if each != grant))
 
     def enrolled(self, id: str) -> Enrolled | None:
         """A host that may be used."""
