@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from backend.cli import host_install
 from backend.cli.actor import actor
 from backend.core.audit.events import Kind
 from backend.core.errors import GatepostError
@@ -28,6 +29,7 @@ def add_verbs(verbs: Any) -> None:
     """Add `host` to the command line."""
     host = verbs.add_parser("host", help="manage the hosts that commands can run on")
     host = host.add_subparsers(required=True, metavar="VERB")
+    host_install.add_verb(host)
     enroll = _add(host, "enroll", _enroll, "enroll a host: print the settings of its agent and its user of Redis")
     enroll.add_argument(
         "--label", type=_label, action="append", default=[], metavar="NAME=VALUE", help="may be repeated"

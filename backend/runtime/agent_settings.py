@@ -24,6 +24,11 @@ class AgentSettings(BaseSettings):
     redis_password: SecretStr | None = Field(None, alias="REDIS_PASSWORD", description="Password of Redis")
     redis_db: int = Field(0, alias="REDIS_DB", ge=0, description="Number of the database of Redis")
     redis_tls: bool = Field(False, alias="REDIS_TLS", description="Whether the connection to Redis uses TLS")
+    redis_tls_ca: str = Field(
+        "",
+        alias="REDIS_TLS_CA",
+        description="File with the certificates that Redis is checked against. Empty: those of the machine",
+    )
     agent_id: str = Field("", alias="AGENT_ID", description="Id of this host. Empty: AGENT_HOSTNAME")
     agent_hostname: str = Field(
         "", alias="AGENT_HOSTNAME", description="Id of this host if AGENT_ID is empty. Empty: the name of the machine"
@@ -109,6 +114,8 @@ class AgentSettings(BaseSettings):
         arguments = connection_arguments(f"{scheme}://{self.redis_host}:{self.redis_port}/{self.redis_db}")
         if self.redis_username:
             arguments["username"] = self.redis_username
+        if self.redis_tls_ca:
+            arguments["ssl_ca_certs"] = self.redis_tls_ca
         if self.redis_password:
             arguments["password"] = self.redis_password.get_secret_value()
         return arguments

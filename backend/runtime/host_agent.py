@@ -237,7 +237,7 @@ def _link(agent: Agent, front: Front, daemon: Daemon) -> Link:
         return {**plain, "signature": Party(own.host, own.secret).sign_fields(plain)} if own.secret else plain
 
     link = Link(
-        client=_client(own.redis_arguments(agent.settings)),
+        client=redis_client(own.redis_arguments(agent.settings)),
         host=own.host,
         interval=own.heartbeat_interval,
         fields=fields,
@@ -256,7 +256,7 @@ def _jobs(agent: Agent, front: Front, daemon: Daemon) -> Jobs | None:
     if agent.own.secret is None:
         return None
     return Jobs(
-        client=_client(agent.own.redis_arguments(agent.settings)),
+        client=redis_client(agent.own.redis_arguments(agent.settings)),
         party=Party(agent.own.host, agent.own.secret),
         front=front,
         now=time.time,
@@ -272,7 +272,7 @@ def _outbox(settings: Settings) -> Outbox:
     return Outbox(path, time.time, lambda report: log.warning("answers", report=report))
 
 
-def _client(arguments: Mapping[str, Any]) -> Redis:
+def redis_client(arguments: Mapping[str, Any]) -> Redis:
     """Every exchange is tried once: what calls it tries again, after a pause."""
     alive: dict[str, Any] = {} if "path" in arguments else {"socket_keepalive": True}
     return Redis(connection_pool=ConnectionPool(**arguments, **alive, retry=Retry(NoBackoff(), 0)))
