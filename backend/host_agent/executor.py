@@ -22,7 +22,7 @@ from backend.core.execution.sequence import Pipeline, PipelineRunner
 from backend.core.hosts.commands import SENSITIVE, HostCommand
 from backend.core.language.parser import Invocation
 from backend.core.recording.writer import RecordingWriter
-from backend.host_agent.handlers import Handler, HandlerError, Program, ProgramHandler, PythonHandler
+from backend.host_agent.handlers import Handler, HandlerError, LineHandler, Program, ProgramHandler, PythonHandler
 
 Decrypt = Callable[[str], str]  # raises ValueError
 
@@ -45,6 +45,8 @@ class HandlerExecutor:
                     return _failed(f"Unknown command: {command.name}", "host.command", EXIT_NOT_FOUND)
                 case ProgramHandler(plan=plan):
                     return await self._in_cage(plan(self._opened(command)), job, output, instructions)
+                case LineHandler():
+                    return _failed("The line is missing.", "host.parameters", 1)  # others are never sent here
                 case PythonHandler():
                     return await _Call(handler, self._opened(command), job, output, instructions).run()
                 case _:

@@ -11,11 +11,13 @@ from backend.application.executions import ExecutionService
 from backend.application.submission import CommandSpec, Existing
 from backend.core.decisions import Decision
 from backend.core.execution.requests import Refused, Waiting
+from backend.core.execution.targets import OWN, TargetRef
 from backend.core.hosts.commands import HostCommand
 from backend.core.hosts.messages import Answer, Command
 from backend.core.identity import VISITOR_PERMISSIONS, Principal
 from backend.core.recording.transcript import Transcript
 from backend.host_agent.handlers import Handler, PythonHandler, is_quick
+from backend.host_agent.targets import target_of
 
 AT_ONCE = 4  # handlers that run side by side; quick ones do not count
 MOST_WAITING = 256  # commands that wait for these
@@ -59,9 +61,10 @@ class Front:
             self.free.release()
 
     async def _run(self, command: Command, handler: Handler | None) -> tuple[bool, Any, str]:
-        line = _line(command)
+        line, target = self._line(command)
         spec = CommandSpec(
             line or shlex.join([command.name, UNREADABLE]),
+            target,
             timeout=handler.timeout if handler else None,
             detached=True,
             client_ref=command.id[:LONGEST_REF],
@@ -80,13 +83,14 @@ class Front:
             return _refused("Invalid parameters: params must be an object whose keys are plain names.")
         return _refused(problem.reason) if problem else _result(transcript, handler)
 
-
-def _line(command: Command) -> str:
-    """The command as a line; empty if its parameters cannot be parameters."""
-    try:
-        return HostCommand(command.name, command.params).line if isinstance(command.params, dict) else ""
-    except ValueError:
-        return ""
+    def _line(self, command: Command) -> tuple[str, TargetRef]:
+        """The command as a line, empty if its parameters cannot be parameters; and where it runs."""
+        if not isinstance(command.params, dict):
+            return "", OWN
+        try:
+            return target_of(HostCommand(command.name, command.params), self.handlers)
+        except ValueError:
+            return "", OWN
 
 
 def _sender(command: Command) -> Principal:

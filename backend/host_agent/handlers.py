@@ -65,7 +65,15 @@ class PythonHandler:
     quick: bool = False
 
 
-Handler = ProgramHandler | PythonHandler
+@dataclass(frozen=True, slots=True)
+class LineHandler:
+    """A command that runs a line under a policy of its own, like that of a terminal."""
+
+    name: str
+    timeout: float
+
+
+Handler = ProgramHandler | PythonHandler | LineHandler
 
 
 def is_quick(handler: Handler | None) -> bool:

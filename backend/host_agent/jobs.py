@@ -30,6 +30,7 @@ from backend.core.recording.batches import last_seq
 from backend.core.recording.transcript import Transcript, pieces
 from backend.host_agent.front import Front
 from backend.host_agent.handlers import is_quick
+from backend.host_agent.targets import target_of
 
 GROUP, CONSUMER = "agent", "agent"
 BLOCK = 1000  # milliseconds
@@ -211,14 +212,15 @@ class Jobs:
         if job.stopped:
             return Decision.deny("host.stopped", "The job was stopped before it began.")
         try:
-            line = HostCommand(name, params).line
+            line, target = target_of(HostCommand(name, params), self.front.handlers)
         except ValueError as error:
             return Decision.deny("host.parameters", f"{error}.")
         key = IdempotencyKey(job.execution, b"")
         who = Principal(f"server:{body.get('actor')}"[:128], "redis", VISITOR_PERMISSIONS)
         if job.late and not await self._began(who, key):
             return Decision.deny("host.expired", "The job reached this host too late, and was not begun.")
-        spec = CommandSpec(line, timeout=self._timeout(name, body.get("timeout")), detached=True, client_ref=key.key)
+        seconds = self._timeout(name, body.get("timeout"))
+        spec = CommandSpec(line, target, timeout=seconds, detached=True, client_ref=key.key)
         started = await self.service.submit(who, spec, key)
         if isinstance(started, Refused):
             return started.decision

@@ -1,4 +1,4 @@
-"""The targets of an agent: its own commands, and nothing else."""
+"""The targets of an agent: its own commands and, where the operator permits it, lines in one folder."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,27 +7,51 @@ from pathlib import PurePosixPath
 from backend.core.decisions import Decision
 from backend.core.execution.executor import Executor
 from backend.core.execution.targets import OWN, ExecutionLimits, Target, TargetRef
+from backend.core.hosts.commands import HostCommand
 from backend.core.identity import Principal
-from backend.core.policy.files import Unseen
+from backend.core.policy.files import FileView, Unseen
 from backend.core.policy.profile import Profile
-from backend.host_agent.handlers import Handler
+from backend.host_agent.handlers import Handler, LineHandler
 
 ROOT = PurePosixPath("/")  # parameters may name any path: their handlers judge them
 OUTPUT_LIMIT = 1 << 20  # bytes; an answer is one message
 
 
+LINES = TargetRef("lines")
+
+
+def target_of(command: HostCommand, handlers: Mapping[str, Handler]) -> tuple[str, TargetRef]:
+    """The line that a command stands for, and the target that it runs on. Raises ValueError for malformed parameters."""
+    line = command.params.get("line")
+    if isinstance(handlers.get(command.name), LineHandler) and isinstance(line, str) and len(command.params) == 1:
+        return line, LINES
+    return command.line, OWN
+
+
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """Where lines run, and under which policy."""
+
+    profile: Profile
+    files: FileView
+    executor: Executor
+
+
 @dataclass(frozen=True, slots=True)
 class HostTargets:
-    """Resolves the one target of a host."""
+    """Resolves the targets of a host. Without `lines` it runs none."""
 
     profile: Profile
     executor: Executor
     handlers: Mapping[str, Handler]
+    lines: Lines | None
 
     async def resolve(self, who: Principal, ref: TargetRef) -> Target | Decision:
-        """The host itself."""
-        if ref != OWN:
-            return Decision.deny("target.unknown", f"There is no target {ref} on this host.", "Name none.")
+        """The host itself, or its lines."""
         longest = max(handler.timeout for handler in self.handlers.values())
         limits = ExecutionLimits(longest, longest, OUTPUT_LIMIT, detach_grace=longest)
+        if ref == LINES and self.lines:
+            return Target(LINES, self.lines.profile, self.lines.files, self.lines.executor, limits)
+        if ref != OWN:
+            return Decision.deny("target.unknown", f"There is no target {ref} on this host.", "Name none.")
         return Target(OWN, self.profile, Unseen(ROOT), self.executor, limits)

@@ -2,6 +2,7 @@
 
 import os
 import socket
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
@@ -42,7 +43,11 @@ class AgentSettings(BaseSettings):
         ("grafana",), alias="DOCKER_CONTAINER_NAME", description="Containers that may be restarted, separated by commas"
     )
     heartbeat_interval: float = Field(
-        30, alias="HEARTBEAT_INTERVAL", ge=1, le=3600, description="Seconds between two heartbeats"
+        30,
+        alias="HEARTBEAT_INTERVAL",
+        ge=1,
+        le=60,
+        description="Seconds between two heartbeats; a host without one for 90 seconds is offline",
     )
     command_timeout: float = Field(
         30, alias="COMMAND_TIMEOUT", gt=0, le=86400, description="Seconds a git command may run"
@@ -57,6 +62,16 @@ class AgentSettings(BaseSettings):
     )
     host_secret: SecretStr | None = Field(
         None, alias="GATEPOST_HOST_SECRET", description="Secret of this host, which `host enroll` prints"
+    )
+    run_profile: str = Field(
+        "",
+        alias="AGENT_RUN_PROFILE",
+        description="Profile of the command `run`, which runs lines: a shipped one or a TOML file. Empty: there is no `run`",
+    )
+    run_folder: Path | None = Field(
+        None,
+        alias="AGENT_RUN_FOLDER",
+        description="Folder in which `run` runs lines. Empty: `lines` in the data folder",
     )
     handlers: str = Field("", alias="AGENT_HANDLERS", description="Python file with further handlers of this host")
 

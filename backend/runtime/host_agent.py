@@ -6,7 +6,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,25 +26,29 @@ from backend.bus.memory import MemoryBus
 from backend.core.execution.gateway import Gateway, Rates
 from backend.core.execution.lifecycle import Clock, Lifecycle
 from backend.core.execution.model import Job, StopReason
+from backend.core.execution.sequence import StepLog
 from backend.core.hosts.envelope import Party
 from backend.core.hosts.messages import Command, Dropped, SeenIds, read_command, sign
 from backend.core.hosts.registry import HostEntry
 from backend.core.limits import Rate, Slots
+from backend.core.quota import Quota
 from backend.core.recording.lines import LineAssembler
 from backend.core.recording.redaction import DEFAULT_PATTERNS, Masks
 from backend.core.recording.terminal_filter import TerminalFilter
 from backend.executors.local.outside import OutsideProgram, program_folders
 from backend.executors.local.pipelines import LocalPipelines
+from backend.executors.local.places import LocalPlaces
 from backend.executors.local.run_as import give_folder
+from backend.executors.local.workspace_usage import UsageMonitors
 from backend.host_agent.builtin import Configured, builtin_handlers
 from backend.host_agent.daemon import Daemon
 from backend.host_agent.executor import HandlerExecutor
 from backend.host_agent.front import Front
-from backend.host_agent.handlers import Handler, by_name, handlers_of_file, installed_handlers
+from backend.host_agent.handlers import Handler, LineHandler, by_name, handlers_of_file, installed_handlers
 from backend.host_agent.jobs import Jobs
 from backend.host_agent.link import Link
 from backend.host_agent.outbox import Outbox
-from backend.host_agent.targets import HostTargets
+from backend.host_agent.targets import HostTargets, Lines
 from backend.policies.loader import load_profile
 from backend.runtime.agent_settings import AgentSettings
 from backend.runtime.background import heartbeat_often, prune_often, recover_often, retry_often, supervised
@@ -53,7 +57,7 @@ from backend.runtime.command_line import verb
 from backend.runtime.host_secrets import SENSITIVE_PATTERN, ParameterCipher
 from backend.runtime.persistence import Stores, open_stores
 from backend.runtime.preflight import Guard, build_guard
-from backend.runtime.settings import Settings, SettingsError
+from backend.runtime.settings import Settings, SettingsError, data_exposed
 from backend.runtime.telemetry import Telemetry, configure_logs
 from backend.runtime.tokens import access_tokens
 from backend.storage.limiter import MovingWindow
@@ -114,7 +118,7 @@ def build_agent(settings: Settings, own: AgentSettings) -> Agent:
         (*DEFAULT_PATTERNS, SENSITIVE_PATTERN, *settings.masked_patterns),
     )
     gateway = _gateway(stores, guard, masks)
-    targets = _targets(settings, own, handlers, guard, masks)
+    targets = _targets(settings, own, handlers, guard, stores.executions, masks)
     service = ExecutionService(
         submission=Submission(gateway, targets, stores.keys, new_id),
         history=stores.history,
@@ -133,8 +137,9 @@ def find_handlers(settings: Settings, own: AgentSettings) -> dict[str, Handler]:
     """The handlers of this host. Raises HandlersError."""
     folder = _program_folder(settings)
     configured = Configured(own.repositories, own.containers, own.command_timeout, own.docker_timeout, str(folder))
+    lines = [LineHandler("run", settings.command_timeout)] if own.run_profile else []
     marked = handlers_of_file(Path(own.handlers)) if own.handlers else []
-    return by_name([*builtin_handlers(configured), *marked, *installed_handlers()])
+    return by_name([*builtin_handlers(configured), *lines, *marked, *installed_handlers()])
 
 
 def _program_folder(settings: Settings) -> Path:
@@ -161,7 +166,7 @@ def _gateway(stores: Stores, guard: Guard, masks: Masks) -> Gateway:
 
 
 def _targets(
-    settings: Settings, own: AgentSettings, handlers: Mapping[str, Handler], guard: Guard, masks: Masks
+    settings: Settings, own: AgentSettings, handlers: Mapping[str, Handler], guard: Guard, steps: StepLog, masks: Masks
 ) -> HostTargets:
     pipelines = LocalPipelines(
         guard.launcher,
@@ -176,7 +181,27 @@ def _targets(
         profile.with_extra(sorted(handlers.keys() - profile.programs.keys())),
         HandlerExecutor(handlers, pipelines, partial(_opened, ciphers) if ciphers else None),
         handlers,
+        _lines(settings, own, pipelines, steps, masks),
     )
+
+
+def _lines(
+    settings: Settings, own: AgentSettings, pipelines: LocalPipelines, steps: StepLog, masks: Masks
+) -> Lines | None:
+    """Where the command `run` runs lines. Raises SettingsError or ProfileError."""
+    if not own.run_profile:
+        return None
+    profile, folder = load_profile(own.run_profile), own.run_folder or settings.data_dir / "lines"
+    if own.run_folder and (exposed := data_exposed(settings.data_dir, [("AGENT_RUN_FOLDER", own.run_folder)])):
+        raise SettingsError(exposed)
+    quota = Quota(settings.workspace_limit, settings.workspace_files, settings.disk_margin)
+    runner = replace(pipelines, outside={}, monitors=UsageMonitors(quota))
+    places = LocalPlaces(folder.absolute().parent, pipelines.owner, runner, steps, masks.text, time.monotonic)
+    try:
+        files = places.workspace(folder.name)
+    except OSError as error:
+        raise SettingsError(f"AGENT_RUN_FOLDER: {folder}: {error.strerror}") from error
+    return Lines(profile, files, places.executor(profile, files, network=False))
 
 
 def _opened(ciphers: Sequence[ParameterCipher], token: str) -> str:

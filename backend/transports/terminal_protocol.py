@@ -26,7 +26,7 @@ from backend.core.execution.model import (
     Write,
 )
 from backend.core.execution.refusals import nothing_runs, undelivered
-from backend.core.execution.targets import target_ref
+from backend.core.execution.targets import OWN, addressed, target_ref
 from backend.core.identity import Principal
 from backend.core.recording import messages
 from backend.core.recording.messages import CLIENT_MESSAGE, ClientMessage, Message
@@ -204,12 +204,13 @@ class TerminalProtocol:
     def _run(self, message: messages.Run) -> Actions:
         if not message.command.strip():
             return []
+        line, target = addressed(message.command, OWN)
         try:
-            target = target_ref(message.project, message.target)
+            target = target_ref(message.project, message.target) if target == OWN else target
         except ValueError as error:
             return self._invalid(str(error))
         spec = CommandSpec(
-            message.command,
+            line,
             target,
             cwd=message.cwd,
             timeout=message.timeout,

@@ -264,6 +264,25 @@ def test_an_operator_adds_handlers(new_agent: StartAgent, redis: Redis, tmp_path
     assert b"deploy" in (backend.client.hget("agents:own", "capabilities") or b"")
 
 
+def test_lines_run_under_their_own_policy(new_agent: StartAgent, backend: Backend, tmp_path: Path) -> None:
+    (tmp_path / "work").mkdir(mode=0o755)
+    new_agent("lines", AGENT_RUN_PROFILE="agent", AGENT_RUN_FOLDER=str(tmp_path / "work"))
+    answer = backend.ask("lines", "run", {"line": "echo hi > a.txt && cat a.txt | wc -c"})
+    assert (answer["status"], answer["output"]) == ("success", "3")
+    assert (tmp_path / "work" / "a.txt").read_text() == "hi\n"
+    for line, error in (("sudo ls", "sudo is blocked"), ("cat /etc/shadow", "workspace"), ("$(id)", "$")):
+        answer = backend.ask("lines", "run", {"line": line})
+        assert answer["status"] == "error"
+        assert error in answer["error"]
+    for params in ({}, {"line": 1}, {"line": "ls", "cwd": "/"}):
+        assert backend.ask("lines", "run", params)["error"] == "The line is missing."
+    assert "Unknown command: docker" in backend.ask("lines", "docker", {})["error"]
+
+
+def test_without_a_profile_no_line_runs(agent: Agent, backend: Backend) -> None:
+    assert "Unknown command: run" in backend.ask("web-01", "run", {"line": "ls"})["error"]
+
+
 def test_only_signed_fresh_new_messages_for_this_host_are_accepted(new_agent: StartAgent, redis: Redis) -> None:
     agent = new_agent("signed", COCKPIT_SHARED_SECRET=SECRET)
     backend = Backend.on(redis, SECRET)

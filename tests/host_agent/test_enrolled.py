@@ -319,6 +319,25 @@ def test_redis_restarts_during_fifty_commands(tmp_path: Path) -> None:
         assert [output(service, id) for id in started] == [f"c{number}\n" for number in range(50)]
 
 
+def test_a_line_runs_on_a_host_and_its_output_arrives_live(enrolled: tuple[Service, dict[str, str]]) -> None:
+    service, _ = enrolled
+    folder = service.world.server.folder
+    settings, acl = enroll(folder, "lines")
+    admin(service.redis).execute_command(*acl)
+    agent = begin(service.agent.folder.parent / "lines", service.redis, settings, AGENT_RUN_PROFILE="agent")
+    try:
+        online(service, "lines", agent)
+        body = {"command": "@lines run 'echo one > a && tail -f a'"}
+        id = service.world.ask("root", "POST", "/api/executions", body).json()["id"]
+        wait_until(lambda: output(service, id).startswith("one\n"), "its first line")
+        assert service.world.ask("root", "POST", f"/api/executions/{id}/cancel").status_code == 202
+        assert service.world.ended(id) == "cancelled"
+        result = service.result(service.run("lines", "run", {"line": "sudo id"}))
+        assert (result["status"], result["exit_code"]) == ("failed", 126)
+    finally:
+        agent.stop()
+
+
 def test_an_agent_that_was_killed_takes_up_what_it_had_not_begun(tmp_path: Path) -> None:
     with running(tmp_path) as (service, settings):
         running_ids = [start(service, "slow") for _ in range(4)]

@@ -19,6 +19,7 @@ POSITIONS: Mapping[str, tuple[str, ...]] = {
     "git_pull": ("repository_path", "branch"),
     "git_status": ("repository_path",),
     "docker_restart": ("container_name",),
+    "run": ("line",),
 }
 
 

@@ -53,6 +53,7 @@ class HostExecutor:
             command = HostCommand.of(job.plan.argvs[0])
         except ValueError as error:
             return Outcome(Status.FAILED, EXIT_GATEPOST_FAILED, problem=f"{error}.", rule="host.parameters")
+        instructions.stdin.abandon()  # no command of a host reads any
         try:
             async with self.channel.answer_to(self.host, job.execution) as inbox:
                 if not await self.channel.send(self.host, self._message(job, command)):
