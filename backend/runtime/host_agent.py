@@ -4,7 +4,7 @@ import asyncio
 import json
 import secrets
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -34,7 +34,9 @@ from backend.core.limits import Rate, Slots
 from backend.core.quota import Quota
 from backend.core.recording.lines import LineAssembler
 from backend.core.recording.redaction import DEFAULT_PATTERNS, Masks
+from backend.core.recording.retention import RecordingShares, Retention
 from backend.core.recording.terminal_filter import TerminalFilter
+from backend.core.times import DAY_MS
 from backend.executors.local.outside import OutsideProgram, program_folders
 from backend.executors.local.pipelines import LocalPipelines
 from backend.executors.local.places import LocalPlaces
@@ -57,6 +59,7 @@ from backend.runtime.command_line import verb
 from backend.runtime.host_secrets import SENSITIVE_PATTERN, ParameterCipher
 from backend.runtime.persistence import Stores, open_stores
 from backend.runtime.preflight import Guard, build_guard
+from backend.runtime.retention import RecordingRetention
 from backend.runtime.settings import Settings, SettingsError, data_exposed
 from backend.runtime.telemetry import Telemetry, configure_logs
 from backend.runtime.tokens import access_tokens
@@ -84,7 +87,7 @@ class Agent:
 
 def run_agent(settings: Settings, own: AgentSettings) -> None:
     """Serve until SIGTERM. Raises SettingsError or HandlersError for what cannot be used."""
-    configure_logs(settings.log_level)
+    configure_logs(settings.log_level, _masks(settings, own).text)
     asyncio.run(_serve(build_agent(settings, own)))
 
 
@@ -113,24 +116,28 @@ def build_agent(settings: Settings, own: AgentSettings) -> Agent:
     check_trust(settings, own)
     handlers = find_handlers(settings, own)
     stores, guard = open_stores(settings), build_guard(settings)
-    masks = Masks.of(
-        (*settings.masked_values, *own.masked_values),
-        (*DEFAULT_PATTERNS, SENSITIVE_PATTERN, *settings.masked_patterns),
-    )
-    gateway = _gateway(stores, guard, masks)
+    masks = _masks(settings, own)
+    gateway = _gateway(settings, stores, guard, masks)
     targets = _targets(settings, own, handlers, guard, stores.executions, masks)
     service = ExecutionService(
         submission=Submission(gateway, targets, stores.keys, new_id),
         history=stores.history,
         projects=stores.projects,
-        tokens=Authenticator(stores.identities, access_tokens(settings), now_ms),
+        tokens=Authenticator(stores.identities, access_tokens(settings), now_ms, time.monotonic),
         queue=stores.ownership,
-        local=LocalExecutions(gateway.lifecycle.registry, stores.recordings, raw=settings.raw_output),
+        local=LocalExecutions(gateway.lifecycle.registry, stores.recordings, stores.history, raw=settings.raw_output),
         bus=MemoryBus(),
         owner=stores.owner,
         folder=stores.folder,
     )
     return Agent(settings, own, stores, guard, gateway, service, handlers)
+
+
+def _masks(settings: Settings, own: AgentSettings) -> Masks:
+    return Masks.of(
+        (*settings.masked_values, *own.masked_values),
+        (*DEFAULT_PATTERNS, SENSITIVE_PATTERN, *settings.masked_patterns),
+    )
 
 
 def find_handlers(settings: Settings, own: AgentSettings) -> dict[str, Handler]:
@@ -146,7 +153,7 @@ def _program_folder(settings: Settings) -> Path:
     return settings.data_dir.absolute() / "workspace"
 
 
-def _gateway(stores: Stores, guard: Guard, masks: Masks) -> Gateway:
+def _gateway(settings: Settings, stores: Stores, guard: Guard, masks: Masks) -> Gateway:
     window = MovingWindow(COMMAND_RATE, "commands")
     return Gateway(
         rates=Rates(window, window, window),
@@ -160,6 +167,8 @@ def _gateway(stores: Stores, guard: Guard, masks: Masks) -> Gateway:
             observer=Telemetry(time.monotonic),
             clock=Clock(time.monotonic, utc_now, new_id),
             mask=masks.text,
+            # All commands are those of one server or backend, so each may write what there is room for.
+            shares=RecordingShares(max(settings.retention_bytes, settings.output_limit)),
         ),
         protected=guard.refusal,
     )
@@ -307,12 +316,19 @@ def redis_client(arguments: Mapping[str, Any]) -> Redis:
 async def _prepared(agent: Agent) -> AsyncIterator[None]:
     """The stores ready for use, with their background jobs; as for a server."""
     folder = _program_folder(agent.settings)
-    settings, stores, registry = agent.settings, agent.stores, agent.gateway.lifecycle.registry
-    work = {
-        "heartbeat": partial(heartbeat_often, stores, lambda lost: registry.stop(lost, StopReason.LEASE_LOST)),
+    settings, stores, lifecycle = agent.settings, agent.stores, agent.gateway.lifecycle
+    keep = Retention(int(settings.retention_days * DAY_MS), settings.retention_bytes)
+    retention = RecordingRetention(
+        stores.recordings, stores.history, stores.audit, lifecycle.shares, keep, stores.clock
+    )
+    work: dict[str, Callable[[], Coroutine[None, None, None]]] = {
+        "heartbeat": partial(
+            heartbeat_often, stores, lambda lost: lifecycle.registry.stop(lost, StopReason.LEASE_LOST)
+        ),
         "retry": partial(retry_often, stores),
         "recover": partial(recover_often, stores),
         "prune": partial(prune_often, settings, stores),
+        "recordings": retention.keep,
     }
     try:
         await stores.database.migrate()
@@ -324,6 +340,7 @@ async def _prepared(agent: Agent) -> AsyncIterator[None]:
         jobs = [asyncio.create_task(supervised(name, job)) for name, job in work.items()]
         yield
         await agent.gateway.close()
+        await agent.guard.rooms.close()
         for job in jobs:
             job.cancel()
         await asyncio.gather(*jobs, return_exceptions=True)

@@ -232,7 +232,9 @@ def _bus(settings: Settings) -> ExecutionBus:
 def _server(house: House) -> Server:
     stores = house.stores
     runner = QueueRunner(house.gateway, house.resolver, stores.ownership, stores.identities, JOB.validate_json)
-    return Server(house.settings, stores, house.guard, house.gateway, house.service, runner, _retention(house), house.hosts)
+    return Server(
+        house.settings, stores, house.guard, house.gateway, house.service, runner, _retention(house), house.hosts
+    )
 
 
 def _retention(house: House) -> RecordingRetention:
