@@ -1,6 +1,7 @@
 """`host install`: a hardened systemd unit for the agent of this host."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -106,7 +107,7 @@ def unit(
 ) -> str:
     """The text of the unit."""
     used = (*repositories, *readable, str(FOLDER))
-    at_home = any(path.startswith(("/home/", "/root/", "/run/user/")) for path in used)
+    at_home = any(path.startswith(("/home/", "/run/user/", f"{os.path.expanduser('~root')}/")) for path in used)
     return TEXT.format(
         user=user,
         groups="SupplementaryGroups=docker\n" if docker else "",

@@ -24,6 +24,7 @@ from backend.core.language.parser import Invocation
 from backend.core.recording.writer import RecordingWriter
 from backend.host_agent.handlers import Handler, HandlerError, LineHandler, Program, ProgramHandler, PythonHandler
 
+LONGEST_RESULT = 1 << 20  # bytes; it is one message
 Decrypt = Callable[[str], str]  # raises ValueError
 
 
@@ -128,8 +129,8 @@ class _Call:
         except (TypeError, ValueError, RecursionError) as error:
             return _failed(f"The handler returned what is no JSON: {error}", "host.failed", 1)
         size = len(text.encode("utf-8", "replace")) + 1
-        if size > self.job.output_limit:
-            problem = f"The handler returned {size} bytes; at most {self.job.output_limit} are allowed."
+        if size > (most := min(self.job.output_limit, LONGEST_RESULT)):
+            problem = f"The handler returned {size} bytes; at most {most} are allowed."
             return _failed(problem, "host.output", 1)
         return Outcome(Status.SUCCEEDED, 0, stdout_bytes=self.output.say("stdout", text))
 

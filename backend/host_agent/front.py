@@ -21,6 +21,7 @@ from backend.host_agent.targets import target_of
 
 AT_ONCE = 4  # handlers that run side by side; quick ones do not count
 MOST_WAITING = 256  # commands that wait for these
+LONGEST_ANSWER = 1 << 19  # characters of each stream in an answer, which is one message
 LONGEST_REF = 64  # characters of the id of a command that are recorded
 # Stands for parameters that are none: every command but echo refuses it, and the answer of echo is not used.
 UNREADABLE = "params:="
@@ -110,7 +111,7 @@ def _refused(error: str) -> tuple[bool, Any, str]:
 
 def _result(transcript: Transcript, handler: Handler | None) -> tuple[bool, Any, str]:
     """The result in a recording: what a handler of an operator returned is JSON, everything else is text."""
-    text, errors = ("".join(lines).removesuffix("\n") for lines in (transcript.stdout, transcript.stderr))
+    text, errors = (_shown("".join(lines)) for lines in (transcript.stdout, transcript.stderr))
     success = transcript.last("complete").get("status") == "succeeded"
     problem = str(transcript.last("error").get("message", ""))
     if success:
@@ -120,6 +121,13 @@ def _result(transcript: Transcript, handler: Handler | None) -> tuple[bool, Any,
         text or None,
         problem or errors or f"The command failed ({transcript.last('complete').get('status')}).",
     )
+
+
+def _shown(output: str) -> str:
+    """As much of an output as one message may hold."""
+    if len(output) > LONGEST_ANSWER:
+        return f"{output[:LONGEST_ANSWER]}\n... {len(output) - LONGEST_ANSWER} further characters are in the records of the host"
+    return output.removesuffix("\n")
 
 
 def _parsed(text: str) -> Any:

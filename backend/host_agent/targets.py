@@ -14,7 +14,6 @@ from backend.core.policy.profile import Profile
 from backend.host_agent.handlers import Handler, LineHandler
 
 ROOT = PurePosixPath("/")  # parameters may name any path: their handlers judge them
-OUTPUT_LIMIT = 1 << 20  # bytes; an answer is one message
 
 
 LINES = TargetRef("lines")
@@ -45,11 +44,12 @@ class HostTargets:
     executor: Executor
     handlers: Mapping[str, Handler]
     lines: Lines | None
+    output_limit: int
 
     async def resolve(self, who: Principal, ref: TargetRef) -> Target | Decision:
         """The host itself, or its lines."""
         longest = max(handler.timeout for handler in self.handlers.values())
-        limits = ExecutionLimits(longest, longest, OUTPUT_LIMIT, detach_grace=longest)
+        limits = ExecutionLimits(longest, longest, self.output_limit, detach_grace=longest)
         if ref == LINES and self.lines:
             return Target(LINES, self.lines.profile, self.lines.files, self.lines.executor, limits)
         if ref != OWN:

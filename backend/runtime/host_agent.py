@@ -191,6 +191,7 @@ def _targets(
         HandlerExecutor(handlers, pipelines, partial(_opened, ciphers) if ciphers else None),
         handlers,
         _lines(settings, own, pipelines, steps, masks),
+        settings.output_limit,
     )
 
 

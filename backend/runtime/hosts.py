@@ -28,10 +28,11 @@ from backend.core.hosts.registry import HostEntry
 from backend.core.hosts.roster import Enrolled, Grant, Labels
 from backend.core.ports import AuditLog, Projects
 from backend.core.recording.lines import LineAssembler
+from backend.core.recording.redaction import Masks
 from backend.executors.host.remote import HostExecutor, HostSecret
 from backend.executors.host.streamed import StreamedExecutor
 from backend.policies.loader import load_profile
-from backend.runtime.host_secrets import ParameterCipher
+from backend.runtime.host_secrets import SENSITIVE_PATTERN, ParameterCipher
 from backend.runtime.settings import Settings
 from backend.storage.host_roster import RosterFile
 
@@ -47,6 +48,13 @@ class Hosts:
     seal: Callable[[str, str], str]
     joined: Callable[[], AbstractAsyncContextManager[None]]
     unsigned: bool
+
+    def mask(self, settings: Settings, masks: Masks) -> Callable[[str], str]:
+        """What lines are masked with before they are recorded: where there are hosts, their sensitive parameters too."""
+        if self.targets is None:
+            return masks.text
+        parameters = Masks.of(settings.masked_values, (SENSITIVE_PATTERN,)).text
+        return lambda text: parameters(masks.text(text))
 
 
 @asynccontextmanager
@@ -136,7 +144,10 @@ class Trust:
 
     def genuine(self, host: str, body: Mapping[str, Any]) -> bool:
         """Whether an answer of a host is its own. Existing agents do not sign; a signature that is there must be valid."""
-        if not self.may_speak_to(host):
+        try:
+            if not self.may_speak_to(host):
+                return False
+        except StorageError:  # an answer of a host that may be revoked
             return False
         return self.shared is None or "auth" not in body or not verify(body, host, self.shared, time.time())
 

@@ -39,7 +39,6 @@ from backend.core.times import DAY_MS
 from backend.policies.loader import load_profile
 from backend.runtime.clock import new_id, now_ms, utc_now
 from backend.runtime.command_line import verb
-from backend.runtime.host_secrets import SENSITIVE_PATTERN
 from backend.runtime.hosts import Hosts, build_hosts
 from backend.runtime.lifespan import Server, lifespan
 from backend.runtime.local_executor import local_places, output_lines, visitors_files
@@ -156,8 +155,7 @@ def _build(settings: Settings, programs: OutsidePrograms, masks: Masks) -> House
         load_profile=profile,
         hosts=hosts.targets,
     )
-    of_lines = Masks.of(settings.masked_values, (SENSITIVE_PATTERN,)).text
-    gateway = _gateway(settings, stores, telemetry, counters, guard, lambda text: of_lines(masks.text(text)))
+    gateway = _gateway(settings, stores, telemetry, counters, guard, hosts.mask(settings, masks))
     service = _service(settings, stores, gateway, resolver)
     return House(settings, stores, guard, telemetry, counters, resolver, gateway, service, hosts)
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from backend.core.errors import StorageError
+from backend.core.errors import KeyFileError, StorageError
 from backend.core.hosts.roster import Enrolled, Grant, Roster
 from backend.storage.atomic_files import replace_file
 from backend.storage.keys import load_or_make
@@ -29,8 +29,11 @@ class RosterFile:
         return self.folder / "hosts.json"
 
     def master(self) -> bytes:
-        """The master key, made when it is first used. Raises KeyFileError."""
-        return load_or_make(self.folder / "hosts.key", lambda: secrets.token_hex(32).encode())
+        """The master key, made when it is first used. Raises StorageError."""
+        try:
+            return load_or_make(self.folder / "hosts.key", lambda: secrets.token_hex(32).encode())
+        except KeyFileError as error:
+            raise StorageError(str(error)) from error
 
     def read(self) -> Roster:
         """The roster as it is now; empty without a file. Raises StorageError."""

@@ -1,8 +1,10 @@
 """Enrolled hosts: jobs over streams, run once each, whatever dies or restarts meanwhile."""
 
 import json
+import os
 import secrets
 import shlex
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +30,7 @@ echo "$2" >> runs
 case "$2" in
   slow) trap 'echo got a signal; exit 3' INT; echo begins; for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do sleep 1; done;;
   brief) sleep 1; echo done;;
+  flood) head -c 5000000 /dev/zero | tr '\\0' 'x' | fold -w 99;;
   many) i=0; while test $i -lt 20000; do echo "line $i"; i=$((i+1)); done;;
   *) echo "$2";;
 esac
@@ -61,7 +64,7 @@ def begin(folder: Path, redis: Redis, settings: dict[str, str], **env: str) -> A
         "GATEPOST_HOST_SECRET": settings["GATEPOST_HOST_SECRET"],
         "AGENT_ID": settings["AGENT_ID"],
         "GATEPOST_DOCKER_COMMAND": str(docker),
-        "DOCKER_CONTAINER_NAME": "slow,brief,many,quick," + ",".join(f"c{number}" for number in range(50)),
+        "DOCKER_CONTAINER_NAME": "slow,brief,many,flood,quick," + ",".join(f"c{number}" for number in range(50)),
         **env,
     }
     return start_agent(folder, redis, settings["AGENT_ID"], **own)
@@ -174,6 +177,24 @@ def test_much_output_is_complete_and_bounded_in_redis(service: Service) -> None:
     assert keys
     wait_until(lambda: sum(client.xlen(key) for key in keys) == 0, "empty streams")
     assert all(client.ttl(key) > 0 for key in keys)
+
+
+def test_a_server_that_does_not_read_is_waited_for(service: Service) -> None:
+    """The output waits on the disk of the host, and a bounded part of it in Redis."""
+    client, longest = admin(service.redis), 0
+    id = start(service, "flood")
+    wait_until(lambda: output(service, id), "its first output")
+    os.kill(service.world.server.pid, signal.SIGSTOP)
+    try:
+        end = time.monotonic() + 4
+        while time.monotonic() < end:
+            lengths = [client.xlen(key) for key in client.scan_iter("gatepost:host:web-01:to:*")]
+            longest = max([longest, *lengths])
+    finally:
+        os.kill(service.world.server.pid, signal.SIGCONT)
+    assert 32 < longest <= 70
+    assert service.world.ended(id) == "succeeded"
+    assert service.world.ask("root", "GET", f"/api/executions/{id}/output?limit=4").json()["total_size"] == 5_050_505
 
 
 def test_forged_messages_run_nothing_and_are_audited(enrolled: tuple[Service, dict[str, str]]) -> None:
