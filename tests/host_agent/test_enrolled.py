@@ -32,6 +32,7 @@ case "$2" in
   brief) sleep 1; echo done;;
   flood) head -c 5000000 /dev/zero | tr '\\0' 'x' | fold -w 99;;
   many) i=0; while test $i -lt 20000; do echo "line $i"; i=$((i+1)); done;;
+  c*) sleep 0.2; echo "$2";;
   *) echo "$2";;
 esac
 """
@@ -223,8 +224,10 @@ def test_forged_messages_run_nothing_and_are_audited(enrolled: tuple[Service, di
     for _ in range(2):  # the same message twice, and once more in a new envelope
         client.xadd("gatepost:host:web-01:jobs", {"m": good})
     client.xadd("gatepost:host:web-01:jobs", {"m": own.seal("host", "run", body, "6", time.time())})
-    service.result(service.run("web-01", "echo"))
     wait_until(lambda: len(runs(service.agent)) > before, "the run")
+    wait_until(lambda: client.xlen("gatepost:host:web-01:to:s") >= 2, "its end")
+    client.xadd("gatepost:host:web-01:jobs", {"m": own.seal("host", "run", body, "7", time.time())})
+    wait_until(lambda: client.xlen("gatepost:host:web-01:to:s") >= 4, "its end once more")
     service.result(service.run("web-01", "docker_restart", {"container_name": "c1"}))
     assert len(runs(service.agent)) == before + 2
 
@@ -325,17 +328,29 @@ def test_secrets_are_in_no_log_and_no_record(enrolled: tuple[Service, dict[str, 
         assert secret not in texts
 
 
+def restart(service: Service, settings: dict[str, str]) -> None:
+    """Redis ends, and comes back without its data; the operator has saved the users."""
+    service.redis.stop()
+    service.redis.start()
+    rules = redis_rules("web-01", settings["REDIS_PASSWORD"])
+    admin(service.redis).execute_command("ACL", "SETUSER", settings["REDIS_USERNAME"], *rules)
+
+
 def test_redis_restarts_during_fifty_commands(tmp_path: Path) -> None:
+    """Once while no agent has read them, once while they run: none is lost, none runs twice."""
     with running(tmp_path) as (service, settings):
-        started = [start(service, f"c{number}") for number in range(25)]
-        service.redis.stop()
-        time.sleep(1)
-        service.redis.start()
-        rules = redis_rules("web-01", settings["REDIS_PASSWORD"])
-        admin(service.redis).execute_command("ACL", "SETUSER", settings["REDIS_USERNAME"], *rules)
+        os.kill(service.agent.process.pid, signal.SIGSTOP)
+        try:
+            started = [start(service, f"c{number}") for number in range(25)]
+            restart(service, settings)
+        finally:
+            os.kill(service.agent.process.pid, signal.SIGCONT)
         online(service, "web-01", service.agent)
         started += [start(service, f"c{number}") for number in range(25, 50)]
-        assert {service.world.ended(id) for id in started} == {"succeeded"}
+        wait_until(lambda: {"c25", "c26"} & set(runs(service.agent)), "the second half to begin", 30)
+        restart(service, settings)
+        ends = [service.world.ended(id) for id in started]
+        assert set(ends) == {"succeeded"}, service.agent.log
         assert sorted(runs(service.agent)) == sorted(f"c{number}" for number in range(50))
         assert [output(service, id) for id in started] == [f"c{number}\n" for number in range(50)]
 
