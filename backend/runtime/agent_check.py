@@ -166,11 +166,13 @@ def _repository(path: str, settings: Settings) -> Finding:
     if not (folder / GIT_FOLDER).exists():
         return Finding(name, "there is no clone. Clone it, or change GIT_REPO_PATH.")
     owner = find_owner(settings.run_as)
-    user, uid = (settings.run_as, owner[0]) if owner else ("this user", os.geteuid())
-    if folder.stat().st_uid != uid:
-        return Finding(name, f"it does not belong to {user}, as whom git runs: chown -R it, or change GATEPOST_RUN_AS.")
-    if closed := closed_parent(folder, owner):
-        return Finding(name, f"{user} may not pass through {closed}: chmod o+x {closed}.")
+    uid = folder.stat().st_uid
+    if owner and uid == 0:
+        return Finding(name, f"it belongs to root, and git never runs as root: chown -R {settings.run_as} {path}.")
+    if owner is None and uid != os.geteuid():
+        return Finding(name, f"it does not belong to the user of the agent, as whom git runs: chown -R it {path}.")
+    if closed := closed_parent(folder, (uid, owner[1]) if owner else None):
+        return Finding(name, f"its owner may not pass through {closed}: chmod o+x {closed}.")
     return Finding(name)
 
 

@@ -4,7 +4,7 @@ import asyncio
 import json
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -26,21 +26,24 @@ from backend.bus.memory import MemoryBus
 from backend.core.execution.gateway import Gateway, Rates
 from backend.core.execution.lifecycle import Clock, Lifecycle
 from backend.core.execution.model import Job, StopReason
-from backend.core.execution.sequence import StepLog
+from backend.core.execution.sequence import Sequence, StepLog
 from backend.core.hosts.envelope import Party
 from backend.core.hosts.messages import Command, Dropped, SeenIds, read_command, sign
 from backend.core.hosts.registry import HostEntry
 from backend.core.limits import Rate, Slots
+from backend.core.policy.admit import Scope
 from backend.core.quota import Quota
 from backend.core.recording.lines import LineAssembler
 from backend.core.recording.redaction import DEFAULT_PATTERNS, Masks
 from backend.core.recording.retention import RecordingShares, Retention
 from backend.core.recording.terminal_filter import TerminalFilter
 from backend.core.times import DAY_MS
+from backend.executors.local.builtins import Builtins
 from backend.executors.local.outside import OutsideProgram, program_folders
 from backend.executors.local.pipelines import LocalPipelines
-from backend.executors.local.places import LocalPlaces
+from backend.executors.local.places import BUILTINS
 from backend.executors.local.run_as import give_folder
+from backend.executors.local.workspace import FolderView, prepare_workspace
 from backend.executors.local.workspace_usage import UsageMonitors
 from backend.host_agent.builtin import Configured, builtin_handlers
 from backend.host_agent.daemon import Daemon
@@ -206,15 +209,17 @@ def _lines(
         raise SettingsError(exposed)
     quota = Quota(settings.workspace_limit, settings.workspace_files, settings.disk_margin)
     runner = replace(pipelines, outside={}, monitors=UsageMonitors(quota))
-    places = LocalPlaces(folder.absolute().parent, pipelines.owner, runner, steps, masks.text, time.monotonic)
     try:
-        files = places.workspace(folder.name)
+        prepare_workspace(folder)
+        give_folder(folder, pipelines.owner)
     except OSError as error:
         raise SettingsError(f"AGENT_RUN_FOLDER: {folder}: {error.strerror}") from error
-    return Lines(profile, files, places.executor(profile, files, network=False))
+    files = FolderView(folder.absolute())
+    programs = Builtins(BUILTINS, profile, otherwise=runner)
+    return Lines(profile, files, Sequence(Scope(profile, files, False), programs, steps, masks.text, time.monotonic))
 
 
-def _opened(ciphers: Sequence[ParameterCipher], token: str) -> str:
+def _opened(ciphers: list[ParameterCipher], token: str) -> str:
     """A sensitive parameter that was encrypted with one of the secrets. Raises ValueError."""
     for cipher in ciphers[:-1]:
         with suppress(ValueError):

