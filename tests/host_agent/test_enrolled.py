@@ -390,3 +390,20 @@ def test_an_agent_that_was_killed_takes_up_what_it_had_not_begun(tmp_path: Path)
         assert [service.world.ended(id) for id in running_ids] == ["lost"] * 4
         assert service.world.ended(waiting) == "succeeded"
         assert sorted(runs(service.agent)) == ["brief", "slow", "slow", "slow", "slow"]
+
+
+def test_a_host_that_dies_loses_what_it_ran(tmp_path: Path) -> None:
+    with running(tmp_path) as (service, _):
+        id = start(service, "slow")
+        wait_until(lambda: "begins" in output(service, id), "its first line")
+        service.agent.process.kill()
+        service.agent.process.wait()
+        assert (
+            wait_until(lambda: service.world.status(id) != "running" and service.world.status(id), "its end", 60)
+            == "lost"
+        )
+        [error] = [each for each in service.world.server.recording(id) if each["type"] == "error"]
+        assert error["rule"] == "host.lost"
+        assert service.world.ask("root", "GET", "/api/hosts/web-01").json()["status"] == "offline"
+        result = service.result(service.run("web-01", "echo"))  # at once
+        assert result["status"] == "failed"
