@@ -20,3 +20,8 @@ def new_id() -> str:
 def utc_now() -> str:
     """The time as ISO 8601 in UTC, milliseconds, with Z."""
     return iso(now_ms())
+
+
+def since_boot() -> float:
+    """Seconds since the machine started, also those in which it was suspended: `time.monotonic` leaves them out."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)

@@ -1,7 +1,6 @@
 """Everything that is stored, opened in the data folder and in the database of the settings."""
 
 import os
-import time
 from dataclasses import dataclass, field
 from errno import ENOTDIR
 from pathlib import Path
@@ -11,7 +10,7 @@ from backend.accounts.passwords import Passwords
 from backend.core.errors import GatepostError, KeyFileError, reason_of
 from backend.core.execution.ownership import Contact, Holdings
 from backend.core.ids import is_id
-from backend.runtime.clock import new_id, now_ms, utc_now
+from backend.runtime.clock import new_id, now_ms, since_boot, utc_now
 from backend.runtime.recovery import Recovery
 from backend.runtime.settings import Settings, SettingsError
 from backend.runtime.trusted_clock import CLOCK_FILE, TrustedClock
@@ -121,7 +120,7 @@ def _stores(data: Path, folder: str, queue: CommitQueue, recordings: FileRecordi
         recordings=recordings,
         locks=locks,
         recovery=Recovery(ownership, recordings, folder, locks, Contact(), now_ms),
-        clock=TrustedClock(data / CLOCK_FILE, history.newest_ms, now_ms, time.monotonic),
+        clock=TrustedClock(data / CLOCK_FILE, history.newest_ms, now_ms, since_boot),
     )
 
 

@@ -20,14 +20,14 @@ DRIFT_MS = 3_600_000  # by how much the clock of a running server may be ahead o
 class TrustedClock:
     """The time, unless it jumped ahead since it was last trusted; that time is stored in `file`.
 
-    While a server runs, the time that really passed is known (`monotonic`, in seconds). `newest` is the time of the
+    While a server runs, the time that really passed is known (`passed`, in seconds). `newest` is the time of the
     newest attempt, for a data folder without the file.
     """
 
     file: Path
     newest: Callable[[], Awaitable[int | None]]
     now_ms: Callable[[], int]
-    monotonic: Callable[[], float]
+    passed: Callable[[], float]
     _trusted: tuple[int, float] | None = None  # the time in the file, and when this process read or wrote it
     _doubted: bool = field(default=False)
 
@@ -43,7 +43,7 @@ class TrustedClock:
         self._doubted = False
         if self._trusted is None or abs(now - last) >= STORED_MS:
             confirm(self.file, now)
-            self._trusted = now, self.monotonic()
+            self._trusted = now, self.passed()
         return now
 
     async def _last(self, now: int) -> int:
@@ -58,7 +58,7 @@ class TrustedClock:
         """How much later it can be than at the time that was trusted last."""
         if self._trusted is None or self._trusted[0] != last:
             return AWAY_MS  # another process stored it
-        return (self.monotonic() - self._trusted[1]) * 1000 + DRIFT_MS
+        return (self.passed() - self._trusted[1]) * 1000 + DRIFT_MS
 
     def _doubt(self, now: int, last: int) -> None:
         if not self._doubted:
