@@ -24,6 +24,11 @@ class BoundedSocket(WebSocketsSansIOProtocol):
         transport.max_size = READ_SIZE
         self._pings = Pace(20.0, 100)
         self._fragments = Pace(200.0, 400)
+        self._heard = self.loop.time()
+
+    def data_received(self, data: bytes) -> None:
+        self._heard = self.loop.time()
+        super().data_received(data)
 
     def handle_events(self) -> None:
         """A client that is over a pace here gets no answer: a pong is written whether it is read or not."""
@@ -45,7 +50,13 @@ class BoundedSocket(WebSocketsSansIOProtocol):
             super().send_receive_event_to_app()
 
     def keepalive_timeout(self) -> None:
-        """A client that no longer answers does not read either: what is unsent would be kept for it without end."""
+        """A client that is silent does not read either: what is unsent would be kept for it without end.
+
+        One that sends may have answered: the answer is behind what it sent before, which is read at a pace.
+        """
+        if self.ping_timeout and self._heard > self.loop.time() - self.ping_timeout:
+            self.pong_timer = self.loop.call_later(self.ping_timeout, self.keepalive_timeout)
+            return
         super().keepalive_timeout()
         self.transport.abort()
 

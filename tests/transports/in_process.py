@@ -73,16 +73,15 @@ class Front:
 
 
 @asynccontextmanager
-async def served(common: Shared, house: House) -> AsyncIterator[Front]:
-    """Listen with the terminal and the route of recordings."""
+async def served(common: Shared, house: House, **options: Any) -> AsyncIterator[Front]:
+    """Listen with the terminal and the route of recordings; `options` are those of uvicorn."""
     identities = MemoryIdentities(common.clock, common.new_id)
     checks = Checks(identities, Tokens(b"k" * 64, lambda: 0.0, common.new_id), common.clock, time.monotonic)
     object.__setattr__(house.service, "tokens", checks)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         app = _app(common, house, checks)
-        server = uvicorn.Server(
-            uvicorn.Config(app, http="h11", ws="websockets-sansio", lifespan="off", log_config=None)
-        )
+        settings = {"http": "h11", "ws": "websockets-sansio", "lifespan": "off", "log_config": None} | options
+        server = uvicorn.Server(uvicorn.Config(app, **settings))
         serving = asyncio.create_task(server.serve([listening]))
         try:
             yield Front(listening.getsockname()[1], identities, checks, common.audit)

@@ -9,6 +9,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 
 from backend.transports import frame_pace
+from backend.transports.bounded_socket import BoundedSocket
 from bench.hostile.clients import Peer, address, frame, many
 from bench.hostile.clients import terminal as hostile
 from tests.client import output, terminal
@@ -112,6 +113,24 @@ async def test_a_message_in_many_fragments_is_one_message(server: Server) -> Non
     async with terminal(server) as client:
         await client.socket.send(iter(['{"type":"ping","id":"', *"x" * 60, '"}']))
         assert await client.receive() == {"type": "pong", "id": "x" * 60}
+
+
+async def test_a_client_is_not_silent_while_its_answer_waits_behind_what_it_sent_before() -> None:
+    common = shared()
+    house = build(common)
+    impatient = {"ws": BoundedSocket, "ws_ping_interval": 0.1, "ws_ping_timeout": 0.3}
+    async with house.joined(), served(common, house, **impatient) as front:
+        async with terminal(front) as client:
+            for number in range(300):  # at 200 a second
+                await client.send(type="ping", id=str(number))
+            for number in range(300):
+                assert await client.receive() == {"type": "pong", "id": str(number)}
+        silent = await hostile(front.url, address(0))
+        async with asyncio.timeout(10):
+            with suppress(ConnectionError):
+                while await silent.reader.read(65536):
+                    pass
+        silent.writer.transport.abort()
 
 
 async def test_text_that_is_not_utf_8_is_closed_with_1007_and_no_traceback(server: Server) -> None:
