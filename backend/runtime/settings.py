@@ -26,7 +26,7 @@ SHORTEST_TOKEN = 16
 SHORTEST_KEY = 32
 UID, NO_UID = re.compile("[0-9]{1,10}"), (1 << 32) - 1
 HOST_NAME = re.compile(
-    r"\*|(?=.*[a-zA-Z])[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?(?:\.[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?)*"
+    r"\*|(?=.*[a-zA-Z])[a-zA-Z0-9_](?:[a-zA-Z0-9_-]*[a-zA-Z0-9_])?(?:\.[a-zA-Z0-9_](?:[a-zA-Z0-9_-]*[a-zA-Z0-9_])?)*"
 )
 URL_SCHEMES = {
     "database_url": ("postgres", "postgresql", "postgresql+asyncpg", "sqlite", "sqlite+aiosqlite"),

@@ -147,7 +147,7 @@ async def _reaches(address: str, port: int) -> bool:
 
 
 async def test_listed_host_names_and_proxied_ones_pass(start_server: StartServer) -> None:
-    listed = start_server({"GATEPOST_HOST_NAMES": "gate.test, Evil.test"})
+    listed = start_server({"GATEPOST_HOST_NAMES": "gate.test, my_gate, Evil.test"})
     assert await _rebound(listed, "127.0.0.1") == 101
     proxied = start_server({"TRUSTED_PROXY_HOPS": "1"})
     assert await _rebound(proxied, "127.0.0.1") == 101
