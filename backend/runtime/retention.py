@@ -2,14 +2,14 @@
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import structlog
 
 from backend.core.audit.execution_events import recordings_deleted
 from backend.core.errors import StorageError
-from backend.core.recording.retention import VISITORS, RecordingShares, Retention, Stored, to_delete
+from backend.core.recording.retention import VISITORS, RecordingShares, Retention, Stored, of_a_day, to_delete
 from backend.runtime.clock import now_ms
 from backend.runtime.outage import Outage
 from backend.runtime.trusted_clock import TrustedClock
@@ -29,6 +29,7 @@ class RecordingRetention:
     """Keeps the recordings of the data folder within `retention`, and reports to `shares` whose they are.
 
     Before one is deleted, an event of the audit names it: a recording that is missing without one was deleted by others.
+    There may be a million of them, so whatever looks at each is done in a thread.
     """
 
     recordings: FileRecordings
@@ -57,21 +58,21 @@ class RecordingRetention:
     async def run_once(self) -> int:
         """Measure, then delete what is too old or too much; returns how many. Raises OSError and StorageError."""
         before = self.shares.begin()
-        sizes = await asyncio.to_thread(self.recordings.sizes)
-        await self._find_owners(sizes)
-        stored = [Stored(id, self._owners.get(id, VISITORS), size) for id, size in sizes.items()]
-        self.shares.measured(stored, now_ms(), before)
+        stored = await self._stored(await asyncio.to_thread(self.recordings.sizes))
+        self.shares.measured(await asyncio.to_thread(of_a_day, stored, now_ms()), before)
         trusted = await self.clock.time()
         found = await asyncio.to_thread(to_delete, stored, self.retention, trusted, self.recordings.is_written)
         for begin in range(0, len(found), NAMED):
             await self._delete(found[begin : begin + NAMED])
         return len(found)
 
-    async def _find_owners(self, ids: Iterable[str]) -> None:
-        """Learn who the recordings belong to. What has no record (any more) counts for visitors."""
-        known, ids = self._owners, set(ids)
-        known |= await self.history.owners(ids - known.keys())
-        self._owners = {id: known[id] for id in ids & known.keys()}
+    async def _stored(self, sizes: Mapping[str, int]) -> list[Stored]:
+        """The recordings with their owners. What has no record (any more) counts for visitors."""
+        known = self._owners
+        known |= await self.history.owners(await asyncio.to_thread(lambda: [id for id in sizes if id not in known]))
+        self._owners = await asyncio.to_thread(lambda: {id: known[id] for id in sizes if id in known})
+        owner = self._owners.get
+        return await asyncio.to_thread(lambda: [Stored(id, owner(id, VISITORS), size) for id, size in sizes.items()])
 
     async def _delete(self, ids: list[str]) -> None:
         event = recordings_deleted(ids)

@@ -1,6 +1,6 @@
 """Reads the history: pages, figures, single records. `backend.storage.execution_log` writes it."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -51,11 +51,11 @@ class SqlExecutionHistory:
         row = await self.database.read(first(select(func.max(table.c.id))))
         return time_of(row[0]) if row and row[0] else None
 
-    async def owners(self, executions: Collection[str]) -> Mapping[str, str]:
+    async def owners(self, executions: Sequence[str]) -> Mapping[str, str]:
         """The account of each execution that has a record, VISITORS for one without an account."""
-        found, wanted = dict[str, str](), sorted(executions)
-        for begin in range(0, len(wanted), ASKED):
-            query = select(table.c.id, table.c.user_id).where(table.c.id.in_(wanted[begin : begin + ASKED]))
+        found = dict[str, str]()
+        for begin in range(0, len(executions), ASKED):
+            query = select(table.c.id, table.c.user_id).where(table.c.id.in_(executions[begin : begin + ASKED]))
             found |= {row.id: row.user_id or VISITORS for row in await self.database.read(rows(query))}
         return found
 

@@ -12,7 +12,7 @@ from operator import attrgetter
 from backend.core.decisions import Decision, Risk
 from backend.core.figures import size_text
 from backend.core.identity import Principal
-from backend.core.ids import time_of
+from backend.core.ids import first_id
 from backend.core.times import DAY_MS
 
 SHARE = 4  # an owner may record a quarter of all that is stored within a day
@@ -50,20 +50,31 @@ def to_delete(
     The age is that of the id, since any command of the same user could change the times of a file. Without a time none
     is too old.
     """
-    known = sorted(stored, key=attrgetter("execution"))
-    before = 0 if now_ms is None else now_ms - retention.age_ms
-    old = [each.execution for each in known if time_of(each.execution) < before and not is_written(each.execution)]
+    known = list(stored)
+    before = first_id(0 if now_ms is None else now_ms - retention.age_ms)
+    old = [each.execution for each in known if each.execution < before and not is_written(each.execution)]
     rest = set(old)
     excess = _excess([each for each in known if each.execution not in rest], retention.size, is_written)
     return [*old, *excess]
 
 
+def of_a_day(stored: Iterable[Stored], now_ms: int) -> Counter[str]:
+    """The bytes that each owner has recorded within a day."""
+    sizes, since = Counter[str](), first_id(now_ms - DAY_MS)
+    for each in stored:
+        if each.execution > since:
+            sizes[each.owner] += each.size
+    return sizes
+
+
 def _excess(known: list[Stored], limit: int, is_written: Callable[[str], bool]) -> Iterator[str]:
+    total = sum(each.size for each in known)
+    if total <= limit:
+        return
     sizes, oldest = Counter[str](), defaultdict[str, deque[Stored]](deque)
-    for each in known:
+    for each in sorted(known, key=attrgetter("execution")):
         sizes[each.owner] += each.size
         oldest[each.owner].append(each)
-    total = sizes.total()
     while total > limit and oldest:
         owner = max(oldest, key=sizes.__getitem__)
         found = oldest[owner].popleft()
@@ -98,12 +109,9 @@ class RecordingShares:
         self.changed = False
         return self._added.copy()
 
-    def measured(self, stored: Iterable[Stored], now_ms: int, before: Counter[str]) -> None:
-        """What a measurement found that began `before`."""
-        self._measured = Counter()
-        for each in stored:
-            if time_of(each.execution) > now_ms - DAY_MS:
-                self._measured[each.owner] += each.size
+    def measured(self, sizes: Counter[str], before: Counter[str]) -> None:
+        """What each owner has recorded within a day, as a measurement found that began `before`."""
+        self._measured = sizes
         self._added = self._added - before
 
     def refusal(self, principal: Principal) -> Decision | None:

@@ -6,7 +6,7 @@ import pytest
 
 from backend.core.identity import Principal, Role, User
 from backend.core.ids import time_of, ulid
-from backend.core.recording.retention import VISITORS, RecordingShares, Retention, Stored, to_delete
+from backend.core.recording.retention import VISITORS, RecordingShares, Retention, Stored, of_a_day, to_delete
 from backend.core.times import DAY_MS
 
 NOW = 1_800_000_000_000
@@ -60,7 +60,7 @@ def test_with_one_owner_the_newest_are_kept() -> None:
 @pytest.mark.parametrize(("who", "owner"), [(ANN, "ann"), (VISITOR, VISITORS)])
 def test_a_share_is_used_up_by_what_its_owner_wrote_within_a_day(who: Principal, owner: str) -> None:
     shares = RecordingShares(100)
-    shares.measured(stored((owner, 90, 2), (owner, 40, 0.5), ("bob", 500, 0)), NOW, shares.begin())
+    shares.measured(of_a_day(stored((owner, 90, 2), (owner, 40, 0.5), ("bob", 500, 0)), NOW), shares.begin())
     assert shares.refusal(who) is None
     assert shares.add(owner, 60)
     refusal = shares.refusal(who)
@@ -77,7 +77,7 @@ def test_what_is_written_during_a_measurement_counts_on() -> None:
     shares.add("ann", 50)
     before = shares.begin()
     shares.add("ann", 30)
-    shares.measured(stored(("ann", 50, 0)), NOW, before)
+    shares.measured(of_a_day(stored(("ann", 50, 0)), NOW), before)
     assert shares.changed
     assert shares.add("ann", 20)
     assert not shares.add("ann", 1)
