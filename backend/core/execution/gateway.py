@@ -22,7 +22,6 @@ from backend.core.execution.registry import Execution
 from backend.core.execution.requests import Refused, Request, Waiting
 from backend.core.figures import duration_text
 from backend.core.identity import Permission, Principal
-from backend.core.language.lexer import GLOB_STARTS
 from backend.core.limits import Budget, RateLimiter, Slots, check_rate, least_left
 from backend.core.policy.admit import Plan, admit
 
@@ -163,12 +162,9 @@ class Gateway:
         return _stopping() if self.closing else self.protected()
 
     async def _judge(self, request: Request) -> Plan | Decision:
-        """Judge the line, in a thread if it has globs: searching folders can take a while."""
-        judged = (request.command, request.target, request.cwd)
+        """Judge the line, in a thread: searching folders and following links can take a while."""
         try:
-            if GLOB_STARTS.isdisjoint(request.command):
-                return admit(*judged)
-            return await asyncio.to_thread(admit, *judged)
+            return await asyncio.to_thread(admit, request.command, request.target, request.cwd)
         except Exception as error:  # whatever breaks, the attempt is on record
             self.lifecycle.observer.on_crash(request.execution, error)
             return failed()

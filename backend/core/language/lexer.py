@@ -11,9 +11,9 @@ from typing import NoReturn
 
 from backend.core.decisions import Decision
 from backend.core.language.braces import TooMany, UnlikeBrace, expand_braces
-from backend.core.language.words import BRACKET_LIMIT, GLOB_CHARACTERS, GLOB_STARTS, UNLIKE_BRACKET, Parameter, Word
+from backend.core.language.words import BRACKET_LIMIT, GLOB_CHARACTERS, UNLIKE_BRACKET, Parameter, Word
 
-__all__ = ["GLOB_STARTS", "Assignment", "Operator", "Token", "Word", "hidden_character", "tokens"]
+__all__ = ["Assignment", "Operator", "Token", "Word", "hidden_character", "tokens"]
 
 BLANKS = " \t"
 OPERATORS = {

@@ -523,6 +523,22 @@ async def test_the_verdict_is_explained_without_running(make: Callable[..., Hous
     assert not gateway.observer.seen
 
 
+async def test_links_that_take_long_to_follow_stop_no_other_client(make: Callable[..., House]) -> None:
+    gateway = make()
+    folder, target = Path(gateway.target.files.root), "links"
+    (folder / target).mkdir()
+    for number in range(39):
+        (folder / f"l{number}").symlink_to("links/../" * 440 + target)
+        target = f"l{number}"
+    line = "cat " + " ".join(f"{target}/{number}" for number in range(20))
+    judging, turns = asyncio.create_task(gateway.explain(Request(ANN, gateway.target, line))), 0
+    while not judging.done():
+        await asyncio.sleep(0)
+        turns += 1
+    assert judging.result().rule == "limits.links"
+    assert turns > 20
+
+
 async def test_a_line_that_is_cancelled_starts_no_further_step(make: Callable[..., House]) -> None:
     gateway = make("agent")
     execution = await start(gateway, "tail -f welcome.txt; touch made || touch made2")
