@@ -69,6 +69,12 @@ TABLE: list[tuple[str, str, Any, str]] = [
     ("PATCH", "/api/projects/{project}", {"network": True},    "403  403  403  404  200  403  403  404"),
     ("PATCH", "/api/projects/{private}", {"name": "Renamed"},  "404  200  404  404  200  403  403  404"),
     ("DELETE", "/api/projects/{fresh}", None,                  "403  204  403  404  204  403  403  404"),
+    ("GET", "/api/hosts", None,                                "200  200  200  200  200  200  403  200"),
+    ("GET", "/api/hosts/{host}", None,                         "404  404  404  404  404  404  403  404"),
+    ("POST", "/api/hosts/{host}/commands", {"command": "echo"},
+                                                               "404  404  404  404  404  404  404  404"),
+    ("POST", "/api/hosts/commands", {"command": "echo", "hosts": ["web-09"]},
+                                                               "200  200  200  200  200  200  200  200"),
     ("GET", "/api/limits", None,                               "200  200  200  200  200  200  200  200"),
     ("POST", "/api/auth/renew", None,                          "200  200  200  200  200  403  403  403"),
     ("POST", "/api/auth/password", {"password": "a password that is not set"},
@@ -96,7 +102,8 @@ def places(world: World) -> dict[str, str]:
     done = world.start("ann", "pyguard echo done")
     secret = world.start("ann", "pyguard echo secret", project_id=world.private)
     assert [world.ended(done), world.ended(secret)] == ["succeeded"] * 2
-    return {"project": world.project, "private": world.private, "done": done, "secret": secret, **world.users}
+    known = {"project": world.project, "private": world.private, "done": done, "secret": secret, "host": "web-09"}
+    return {**known, **world.users}
 
 
 @pytest.fixture

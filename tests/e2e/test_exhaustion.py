@@ -6,12 +6,13 @@ import os
 import sys
 from pathlib import Path
 
+import pytest
+
 from bench.hostile.clients import address, connect, many
 from tests.client import assert_gapless, output, terminal
 from tests.conftest import StartServer
 from tests.e2e.as_user import as_one_user
 from tests.e2e.open_gate import give, open_policy
-from tests.needs import need
 from tests.serving import Server, processes_of, wait_until
 
 SERVE = f"exec {sys.executable} -m backend serve"
@@ -74,7 +75,8 @@ time.sleep(600)
 async def test_a_command_leaves_the_service_descriptors_to_watch(start_server: StartServer, tmp_path: Path) -> None:
     server = start_server(open_policy(tmp_path), command=as_one_user(tmp_path))
     most = int(Path("/proc/sys/fs/epoll/max_user_watches").read_text())
-    need(most < 100 * 250 * 350, "a machine on which a command can use up what a user may watch")
+    if most >= 100 * 250 * 350:
+        pytest.skip("a command cannot use up what a user may watch here")
     give(server, "watches.py", WATCHES.replace("PROCESSES", str(most // (250 * 350))))
     async with terminal(server) as greedy:
         await greedy.start("python3 watches.py")

