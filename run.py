@@ -19,7 +19,8 @@ ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
 CORE, TEST = ROOT / "requirements.txt", ROOT / "tests" / "requirements.txt"
 OLDEST = (3, 11)
-WORKERS = ["-n", "2"]  # of the tests; `test -n 0` runs them in one process
+# Of the tests, many of which wait, in the order in which they are collected; `test -n 0` runs them in one process.
+WORKERS = ["-n", "3", "--no-loadscope-reorder"]
 SHOWN_LINES = 15  # of what pip said when it failed
 
 USAGE = """\

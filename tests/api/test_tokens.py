@@ -394,13 +394,13 @@ class TestLogin:
         assert world.events(kind="rejected", status=429, rule="auth.limited", path="/api/auth/token")
 
     async def test_a_flood_of_wrong_passwords_does_not_keep_out_who_logged_in_before(self, world: World) -> None:
-        """400 attempts of 40 addresses: few of them wait, and the right password of a known address does not."""
+        """200 attempts of 40 addresses: few of them wait, and the right password of a known address does not."""
         home = address()
         assert (await asyncio.to_thread(login, world.server, "cleo", PASSWORD, home)).status_code == 200
         limits = httpx.Limits(max_connections=400)
         async with httpx.AsyncClient(base_url=world.server.url, limits=limits, timeout=60) as client:
             strangers = [address() for _ in range(40)]
-            flood = [asyncio.create_task(_attempt(client, each, "cleo", "x")) for each in strangers * 10]
+            flood = [asyncio.create_task(_attempt(client, each, "cleo", "x")) for each in strangers * 5]
             await asyncio.wait(flood, return_when=asyncio.FIRST_COMPLETED)
             right = await _attempt(client, home, "cleo", PASSWORD)
             answers = await asyncio.gather(*flood)

@@ -229,9 +229,9 @@ def test_forged_messages_run_nothing_and_are_audited(enrolled: tuple[Service, di
     def ends() -> int:
         return sum(b'\\"end\\":{' in fields[b"m"] for _, fields in client.xrange("gatepost:host:web-01:to:s"))
 
-    wait_until(lambda: ends() == 2, "the refusal of the late one, and the end of the other")
+    wait_until(lambda: ends() >= 2, "the refusal of the late one, and the end of the other")
     client.xadd("gatepost:host:web-01:jobs", {"m": own.seal("host", "run", body, "7", time.time())})
-    wait_until(lambda: ends() == 3, "its end once more")
+    wait_until(lambda: ends() >= 3, "its end once more", 30)
     service.result(service.run("web-01", "docker_restart", {"container_name": "c1"}))
     assert len(runs(service.agent)) == before + 2
 

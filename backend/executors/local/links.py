@@ -12,7 +12,9 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-LINK_TIME = 0.1  # seconds that the lookups of one line may take
+LINK_TIME = (
+    0.1  # seconds of processor time that the lookups of one line may take, so that a busy machine refuses no more
+)
 MISSING_LIMIT = 64  # folders at the end of a path that do not exist
 MISSING = (FileNotFoundError, NotADirectoryError, PermissionError)
 

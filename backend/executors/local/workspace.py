@@ -32,13 +32,13 @@ class FolderView:
     def __init__(self, folder: Path) -> None:
         self.root = PurePosixPath(os.path.realpath(folder))
         self.variables = {**STANDARD, **cage_environment(str(self.root))}
-        self.links = LinkReader(time.monotonic)
+        self.links = LinkReader(time.thread_time)
 
     def for_line(self) -> "FolderView":
         """The same folder, open again, with the time for the links of one line."""
         reopen(Path(self.root))
         view = copy(self)
-        view.links = LinkReader(time.monotonic, LINK_TIME)
+        view.links = LinkReader(time.thread_time, LINK_TIME)
         return view
 
     def enter(self, cwd: str) -> PurePosixPath | Decision:
