@@ -19,8 +19,7 @@ ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
 CORE, TEST = ROOT / "requirements.txt", ROOT / "tests" / "requirements.txt"
 OLDEST = (3, 11)
-# Of the tests, many of which wait, in the order in which they are collected; `test -n 0` runs them in one process.
-WORKERS = ["-n", "3", "--no-loadscope-reorder"]
+WORKERS = ["-n", "4"]  # of the tests, many of which wait; `test -n 0` runs them in one process
 SHOWN_LINES = 15  # of what pip said when it failed
 
 USAGE = """\

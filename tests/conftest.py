@@ -28,15 +28,6 @@ ALONE = (
 )
 
 
-# Files that take long, many of them because they wait, so they begin first: at the end one worker would wait alone.
-LONG = ("tests/e2e", "tests/executors/local", "tests/api", "tests/host_agent", "tests/test_")
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the files that take long before the others."""
-    items.sort(key=lambda item: not item.nodeid.startswith(LONG))
-
-
 class ByFile(LoadScopeScheduling):  # type: ignore[misc]
     """Gives the tests of a file to one worker, since they share a server."""
 

@@ -18,7 +18,7 @@ from tests.api.world import World, running_world
 
 TERSE = {"/api/agent/health", "/api/executions/{execution}/recording"}  # their refusals are not described
 CHECKS = [not_a_server_error, status_code_conformance, response_schema_conformance]
-EXAMPLES = 20  # for each route, valid and invalid ones
+EXAMPLES = 10  # for each route, valid and invalid ones
 NOT_FUZZED = {"/api/auth/revoke"}  # it would end the token that the others use
 
 
@@ -42,7 +42,7 @@ def test_whatever_is_asked_is_answered_as_described(described: World) -> None:
         for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
         if operation.path not in NOT_FUZZED and operation.path.startswith("/api/")
     )
-    assert asked > 300
+    assert asked > 200
     assert "Traceback" not in described.server.logs
 
 

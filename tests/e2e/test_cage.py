@@ -385,6 +385,7 @@ while True:
 TRIES = 400
 
 
+@pytest.mark.parametrize("level", ["L2"], indirect=True)  # the service opens the files, outside of rooms
 async def test_a_file_that_is_swapped_for_a_link_is_never_followed_out(begin: Begin) -> None:
     server = begin()
     outside = server.folder / "outside"
