@@ -68,11 +68,7 @@ def _text(params: Mapping[str, Any], name: str, default: str = "") -> str:
 
 def _repository(params: Mapping[str, Any], configured: Configured) -> str:
     path = _text(params, "repository_path")
-    if path not in configured.repositories:
-        raise HandlerError(
-            f"Repository path not allowed: {path[:200]!r}. GIT_REPO_PATH of this host lists those that are."
-        )
-    return path
+    return _listed("Repository path", path, configured.repositories, "GIT_REPO_PATH")
 
 
 def _branch(params: Mapping[str, Any]) -> str:
@@ -84,8 +80,11 @@ def _branch(params: Mapping[str, Any]) -> str:
 
 def _container(params: Mapping[str, Any], configured: Configured) -> str:
     name = _text(params, "container_name")
-    if name not in configured.containers:
-        raise HandlerError(
-            f"Container name not allowed: {name[:200]!r}. DOCKER_CONTAINER_NAME of this host lists those that are."
-        )
-    return name
+    return _listed("Container name", name, configured.containers, "DOCKER_CONTAINER_NAME")
+
+
+def _listed(what: str, value: str, permitted: Collection[str], setting: str) -> str:
+    """The value, if the operator permits it."""
+    if value not in permitted:
+        raise HandlerError(f"{what} not allowed: {value[:200]!r}. {setting} of this host lists those that are.")
+    return value

@@ -5,17 +5,22 @@ import socket
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import NoDecode
 
 from backend.core.hosts.naming import is_host_id
-from backend.runtime.settings import ENV_FILES, Settings, SettingsError
+from backend.runtime.settings import (
+    EnvironmentSettings,
+    Settings,
+    SettingsError,
+    env_names,
+    read_environment,
+    split_commas,
+)
 
 
-class AgentSettings(BaseSettings):
+class AgentSettings(EnvironmentSettings):
     """What an operator can configure of the agent of a host. The aliases are the names in the environment."""
-
-    model_config = SettingsConfigDict(env_file=ENV_FILES, extra="ignore", frozen=True, populate_by_name=True)
 
     redis_host: str = Field(
         "localhost", alias="REDIS_HOST", description="Host of Redis; REDIS_URL is used instead if set"
@@ -75,16 +80,10 @@ class AgentSettings(BaseSettings):
     )
     handlers: str = Field("", alias="AGENT_HANDLERS", description="Python file with further handlers of this host")
 
-    @field_validator("*", mode="before")
-    @classmethod
-    def _empty_is_default(cls, value: Any, info: Any) -> Any:
-        """An empty variable means the default, as in a .env file with the value left out."""
-        return cls.model_fields[info.field_name].default if value == "" else value
-
     @field_validator("repositories", "containers", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
-        return tuple(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value
+        return split_commas(value)
 
     @field_validator("repositories")
     @classmethod
@@ -148,13 +147,9 @@ class AgentSettings(BaseSettings):
 
 def load_agent_settings(**overrides: Any) -> AgentSettings:
     """Read the settings. Raises SettingsError, which names each invalid variable but not its value."""
-    try:
-        return AgentSettings(**overrides)
-    except ValidationError as error:
-        lines = [f"{'.'.join(map(str, item['loc'])) or 'settings'}: {item['msg']}" for item in error.errors()]
-        raise SettingsError("\n".join(lines)) from None
+    return read_environment(AgentSettings, overrides)
 
 
 def agent_names() -> list[str]:
     """The environment variables of these settings."""
-    return [str(field.alias) for field in AgentSettings.model_fields.values()]
+    return env_names(AgentSettings)

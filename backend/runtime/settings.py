@@ -7,11 +7,11 @@ docs/settings.md lists every setting; a test compares it with this class.
 import os
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
@@ -53,10 +53,28 @@ def data_exposed(data_dir: Path, folders: Sequence[tuple[str, str | Path]]) -> s
 ENV_FILES = ("backend/.env", ".env")  # the later one wins
 
 
-class Settings(BaseSettings):
-    """What an operator can configure. The aliases are the names in the environment."""
+class EnvironmentSettings(BaseSettings):
+    """Settings that are read from the environment and from .env files."""
 
     model_config = SettingsConfigDict(env_file=ENV_FILES, extra="ignore", frozen=True, populate_by_name=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _empty_is_default(cls, value: Any, info: Any) -> Any:
+        """An empty variable means the default, as in a .env file with the value left out."""
+        return cls.model_fields[info.field_name].default if value == "" else value
+
+
+AnySettings = TypeVar("AnySettings", bound=EnvironmentSettings)
+
+
+def split_commas(value: Any) -> Any:
+    """The entries of a list; a value that is no text is one already."""
+    return tuple(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value
+
+
+class Settings(EnvironmentSettings):
+    """What an operator can configure. The aliases are the names in the environment."""
 
     host: str = Field("127.0.0.1", alias="GATEPOST_HOST", description="Address that `serve` listens on")
     port: int = Field(8000, alias="PORT", ge=0, le=65535, description="Port that `serve` listens on")
@@ -292,16 +310,10 @@ class Settings(BaseSettings):
         description="Whether commands for hosts may be unsigned; any client of Redis can then run them",
     )
 
-    @field_validator("*", mode="before")
-    @classmethod
-    def _empty_is_default(cls, value: Any, info: Any) -> Any:
-        """An empty variable means the default, as in a .env file with the value left out."""
-        return cls.model_fields[info.field_name].default if value == "" else value
-
     @field_validator("allowed_origins", "host_names", "masked_names", "readable", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
-        return tuple(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value
+        return split_commas(value)
 
     @field_validator("allowed_origins")
     @classmethod
@@ -525,13 +537,18 @@ def load_settings(**overrides: Any) -> Settings:
     for file in filter(Path.is_file, map(Path, ENV_FILES)):
         if problem := _unreadable(file):
             raise SettingsError(f"{file}: {problem}. Settings are read from it; correct or delete it.")
+    return read_environment(Settings, overrides)
+
+
+def read_environment(kind: type[AnySettings], overrides: Mapping[str, Any]) -> AnySettings:
+    """Settings of a kind. Raises SettingsError, which names each invalid variable but not its value."""
     try:
-        return Settings(**overrides)
+        return kind(**overrides)
     except ValidationError as error:
         lines = [f"{'.'.join(map(str, item['loc'])) or 'settings'}: {item['msg']}" for item in error.errors()]
         raise SettingsError("\n".join(lines)) from None
 
 
-def env_names() -> list[str]:
-    """The environment variables of all settings."""
-    return [str(field.alias) for field in Settings.model_fields.values()]
+def env_names(kind: type[EnvironmentSettings] = Settings) -> list[str]:
+    """The environment variables of all settings of a kind."""
+    return [str(field.alias) for field in kind.model_fields.values()]

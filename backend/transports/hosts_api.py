@@ -5,6 +5,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, Self
 
 from fastapi import APIRouter, Depends, Response
@@ -15,7 +16,7 @@ from backend.application.host_targets import HOST, HostTargets, unknown_host
 from backend.application.submission import CommandSpec
 from backend.core.decisions import Decision
 from backend.core.execution.targets import TargetRef
-from backend.core.hosts.commands import SENSITIVE, HostCommand
+from backend.core.hosts.commands import HostCommand
 from backend.core.hosts.naming import HOST_ID
 from backend.core.hosts.registry import HostEntry
 from backend.core.hosts.roster import matches
@@ -141,10 +142,9 @@ class HostService:
 
     def spec(self, host: str, body: HostCommandBody) -> CommandSpec:
         """The command as a line. Raises Problem for parameters that no line can name."""
-        sensitive = {name: body.params[name] for name in SENSITIVE & body.params.keys()}
-        sealed = {name: self.seal(host, value) for name, value in sensitive.items() if isinstance(value, str)}
+        command = HostCommand(body.command, body.params).sealed(partial(self.seal, host))
         try:
-            line = HostCommand(body.command, {**body.params, **sealed}).line
+            line = command.line
         except ValueError as error:
             raise Problem(422, "host.parameters", f"Invalid parameters: {error}.") from error
         return CommandSpec(

@@ -75,6 +75,16 @@ async def many(opening: Iterable[Awaitable[Peer]]) -> AsyncIterator[list[Peer]]:
             peer.writer.transport.abort()
 
 
+async def until_complete(url: str, source: str, message: bytes) -> None:
+    """Send a message on a terminal of its own, and wait for the end of the command that it starts."""
+    peer = await terminal(url, source)
+    try:
+        peer.writer.write(message)
+        await peer.until(b'"type":"complete"')
+    finally:
+        peer.writer.transport.abort()
+
+
 async def for_seconds(seconds: float, *work: Awaitable[object]) -> None:
     """Run all of `work` until the time is over; what the server cuts off is over earlier."""
     with suppress(TimeoutError):

@@ -8,7 +8,7 @@ git_pull /srv/app main                            those of the usual commands ma
 import json
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +34,14 @@ class HostCommand:
     def line(self) -> str:
         """The command as a line. Raises ValueError for a parameter that no line can name."""
         return shlex.join([self.name, *(_word(name, value) for name, value in self.params.items())])
+
+    def sealed(self, seal: Callable[[str], str]) -> "HostCommand":
+        """The same with its sensitive parameters encrypted by `seal`."""
+        params = {
+            name: seal(value) if name in SENSITIVE and isinstance(value, str) else value
+            for name, value in self.params.items()
+        }
+        return HostCommand(self.name, params)
 
     @classmethod
     def of(cls, argv: Sequence[str]) -> "HostCommand":

@@ -20,7 +20,7 @@ from backend.core.execution.model import (
     StopReason,
     stopped_outcome,
 )
-from backend.core.hosts.commands import SENSITIVE, HostCommand
+from backend.core.hosts.commands import HostCommand
 from backend.core.hosts.messages import Answer, output_text, sign
 from backend.core.hosts.ports import AnswerInbox, HostChannel, HostsAway
 from backend.core.recording.lines import LineAssembler
@@ -71,12 +71,9 @@ class HostExecutor:
         message = {"command_id": job.execution, "command": command.name, "params": dict(command.params)}
         if self.secret is None:
             return message
-        params = {name: self._sealed(name, value) for name, value in command.params.items()}
+        params = dict(command.sealed(self.secret.seal).params)
         signed = {**message, "params": params, "sender": job.actor.name, "host": self.host}
         return sign(signed, self.secret.text, int(self.now()))
-
-    def _sealed(self, name: str, value: Any) -> Any:
-        return self.secret.seal(value) if self.secret and name in SENSITIVE and isinstance(value, str) else value
 
 
 def _unheard(host: str) -> Outcome:

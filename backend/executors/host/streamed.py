@@ -22,7 +22,7 @@ from backend.core.execution.model import (
     Usage,
     stopped_outcome,
 )
-from backend.core.hosts.commands import SENSITIVE, HostCommand
+from backend.core.hosts.commands import HostCommand
 from backend.core.hosts.envelope import Envelope, Party
 from backend.core.hosts.ports import HostsAway
 from backend.core.recording.lines import LineAssembler
@@ -73,14 +73,10 @@ class StreamedExecutor:
             return await _Run(self, job, self._order(job, command), output, instructions, messages).watch()
 
     def _order(self, job: Job, command: HostCommand) -> dict[str, Any]:
-        params = {
-            name: self.seal(value) if name in SENSITIVE and isinstance(value, str) else value
-            for name, value in command.params.items()
-        }
         return {
             "execution": job.execution,
             "command": command.name,
-            "params": params,
+            "params": dict(command.sealed(self.seal).params),
             "actor": job.actor.name,
             "timeout": job.timeout,
             "expires": int(self.now()) + START_WITHIN,
