@@ -118,12 +118,12 @@ async def test_a_message_in_many_fragments_is_one_message(server: Server) -> Non
 async def test_a_client_is_not_silent_while_its_answer_waits_behind_what_it_sent_before() -> None:
     common = shared()
     house = build(common)
-    impatient = {"ws": BoundedSocket, "ws_ping_interval": 0.1, "ws_ping_timeout": 0.3}
+    impatient = {"ws": BoundedSocket, "ws_ping_interval": 0.1, "ws_ping_timeout": 2.0}
     async with house.joined(), served(common, house, **impatient) as front:
         async with terminal(front) as client:
-            for number in range(300):  # at 200 a second
+            for number in range(600):  # at 200 a second: three seconds, longer than the bound
                 await client.send(type="ping", id=str(number))
-            for number in range(300):
+            for number in range(600):
                 assert await client.receive() == {"type": "pong", "id": str(number)}
         silent = await hostile(front.url, address(0))
         async with asyncio.timeout(10):
