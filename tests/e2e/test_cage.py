@@ -31,7 +31,7 @@ from tests.storage.conftest import postgresql as postgresql
 HERE = Path(__file__).parent
 NO_COMPILER = [sys.executable, str(HERE / "without_compiler.py"), "serve"]
 NO_CAGE = [sys.executable, str(HERE / "without_cage.py"), "serve"]
-UNLOCKED = [sys.executable, str(HERE / "without_landlock.py"), *PROGRAM]
+UNLOCKED = [sys.executable, str(HERE / "without_calls.py"), "landlock", *PROGRAM]
 SECRETS = {
     "ANTHROPIC_API_KEY": "planted-anthropic-5f2e",
     "GATEPOST_SECRET_KEY": "planted-secret-key-that-is-32-bytes-long",
@@ -73,7 +73,7 @@ def _possible(level: str, folder: Path) -> str:
 def _settings(folder: Path, level: str) -> dict[str, str]:
     """Those of servers without a policy and with planted secrets."""
     many = {"GATEPOST_CONCURRENT_TOTAL": "100", "GATEPOST_CONCURRENT_PER_PRINCIPAL": "20"}
-    rooms = {"GATEPOST_NAMESPACES": "true" if level == "L3" else "false"}
+    rooms = {"GATEPOST_NAMESPACES": "auto" if level == "L3" else "false"}
     return {**open_policy(folder), **SECRETS, **many, **rooms}
 
 

@@ -27,7 +27,7 @@ from backend.core.quota import NO_QUOTA
 from backend.core.recording.lines import LineAssembler
 from backend.core.recording.writer import RecordingWriter
 from backend.executors.local.homes import make_temporary, remove
-from backend.executors.local.launcher import cage_environment
+from backend.executors.local.launcher import POLLING, cage_environment
 from backend.executors.local.outside import STANDARD, OutsideProgram, find_program
 from backend.executors.local.process_spec import (
     Bounds,
@@ -79,8 +79,6 @@ class LocalPipelines:
         async with AsyncExitStack() as ending:
             try:
                 owner = folder_owner(pipeline.root, self.owner)
-                if _uses_temporary(pipeline):
-                    make_temporary(pipeline.root, owner)
                 homes = [await self._home(program, pipeline, owner, instructions, ending) for program in programs]
             except OSError as error:
                 return _not_started(pipeline.argv[0], error)
@@ -90,6 +88,8 @@ class LocalPipelines:
             bounds = self._bounds(pipeline, homes, full=bool(lease.notice))
             try:
                 room = await ending.enter_async_context(self.rooms.entered(bounds))
+                if (room and room.temporary) or _uses_temporary(pipeline):
+                    make_temporary(pipeline.root, owner)
             except OSError as error:
                 return replace(_not_started(pipeline.argv[0], error), stderr_bytes=said)
             started = self._start(pipeline, owner, bounds, room, recorder)
@@ -143,7 +143,7 @@ class LocalPipelines:
             try:
                 wiring = Wiring(pipeline, descriptors, owner, recorder, full=bounds[0].full)
                 stages = {
-                    number: self._stage(pipeline, pipeline.invocations[number], each, streams)
+                    number: self._stage(pipeline, pipeline.invocations[number], each, streams, room)
                     for number, (each, streams) in enumerate(zip(bounds, wiring.stages, strict=True))
                     if streams
                 }
@@ -159,11 +159,14 @@ class LocalPipelines:
         name = invocation.argv[0]
         return self.outside.get(name) or OutsideProgram((name,))
 
-    def _stage(self, pipeline: Pipeline, invocation: Invocation, bounds: Bounds, streams: Streams) -> Stage:
+    def _stage(
+        self, pipeline: Pipeline, invocation: Invocation, bounds: Bounds, streams: Streams, room: RoomEntrance | None
+    ) -> Stage:
         program = self._outside(invocation)
         words = (*program.command, *invocation.argv[1:])
         path = find_program(words[0]) or words[0]
-        environment = {**_environment(pipeline, bounds.home), **dict(invocation.environment), **program.environment}
+        standard = _environment(pipeline, bounds.home) | ({} if room else POLLING)
+        environment = {**standard, **dict(invocation.environment), **program.environment}
         return Stage(invocation.argv[0], path, words, environment, pipeline.cwd, *streams, bounds)
 
 

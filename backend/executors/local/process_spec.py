@@ -55,12 +55,13 @@ NEW_MOUNTS, NEW_UTS, NEW_IPC, NEW_USER, NEW_PID, NEW_NETWORK = (
 class RoomEntrance:
     """How a command gets into a room: a pidfd of the first process there, and which of its namespaces are entered.
 
-    `scratch` are the folders in memory that every program there may use.
+    `scratch` are the folders in memory that every program there may use; with `temporary`, /tmp is a folder of the workspace.
     """
 
     descriptor: int
     namespaces: int
     scratch: tuple[str, ...] = ()
+    temporary: bool = False
 
     @property
     def own_network(self) -> bool:
