@@ -72,7 +72,7 @@ class CageLimits:
 
 
 def cage_environment(home: str = "") -> dict[str, str]:
-    """Variables without which git and npm read files that are closed to them; `home` is a folder in the workspace."""
+    """Variables without which tools read files that are closed to them, or store what is theirs elsewhere than in `home`."""
     environment = {
         "GIT_CONFIG_NOSYSTEM": "1",
         "GIT_CONFIG_GLOBAL": os.devnull,
@@ -81,7 +81,13 @@ def cage_environment(home: str = "") -> dict[str, str]:
         "npm_config_update_notifier": "false",
     }
     if home:
-        environment |= {"HOME": home, "TMPDIR": home, "npm_config_cache": f"{home}/.npm"}
+        environment |= {
+            "HOME": home,
+            "TMPDIR": home,
+            "XDG_CACHE_HOME": f"{home}/.cache",
+            "PIP_CACHE_DIR": f"{home}/.cache/pip",
+            "npm_config_cache": f"{home}/.npm",
+        }
     return environment
 
 

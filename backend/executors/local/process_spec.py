@@ -27,6 +27,7 @@ class Bounds:
     readable: tuple[str, ...] = ()  # further absolute paths to read and execute, in addition to the standard set
     full: bool = False  # the workspace is full: its files can be read and deleted, nothing can be written or added
     home: str = ""  # a private folder, absolute: read and write; empty where the workspace is the home
+    kept: str = ""  # the folder that holds it, where it outlives the command; rooms show this one
 
 
 @dataclass(frozen=True, slots=True)

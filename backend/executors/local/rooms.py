@@ -54,16 +54,17 @@ class RoomPlan:
     """What a room is made of. A workspace that was removed and made again is another one."""
 
     root: str
-    identity: tuple[int, int]  # device and inode of the workspace
+    identity: tuple[tuple[int, int], ...]  # device and inode of the workspace and of the kept folders
     network: bool  # whether the machine's network is there
     readable: tuple[str, ...] = ()
-    homes: tuple[str, ...] = ()
+    homes: tuple[str, ...] = ()  # of one command alone
+    kept: tuple[str, ...] = ()  # with homes that stay
 
     @property
     def temporary(self) -> bool:
         """Whether /tmp is the folder of the workspace that lines mean by it. Otherwise it is in memory, since something
         is shown below it."""
-        return not any(_is_below(path, [TMP]) for path in (self.root, *self.readable, *self.homes))
+        return not any(_is_below(path, [TMP]) for path in (self.root, *self.readable, *self.homes, *self.kept))
 
     @property
     def in_memory(self) -> tuple[str, ...]:
@@ -75,13 +76,15 @@ def plan_room(bounds: Iterable[Bounds]) -> RoomPlan:
     """The room for the programs of one pipeline, which share a workspace. Raises OSError where there is none."""
     every = list(bounds)
     root = every[0].root
-    about = os.stat(root)
+    kept = tuple(sorted({each.kept for each in every if each.kept}))
+    abouts = [os.stat(folder) for folder in (root, *kept)]
     return RoomPlan(
         root,
-        (about.st_dev, about.st_ino),
+        tuple((about.st_dev, about.st_ino) for about in abouts),
         any(each.network for each in every),
         tuple(sorted({path for each in every for path in each.readable})),
-        tuple(sorted({each.home for each in every if each.home})),
+        tuple(sorted({each.home for each in every if each.home and not each.kept})),
+        kept,
     )
 
 
@@ -172,7 +175,7 @@ def _proc_entries() -> list[str]:
 def _shown(plan: RoomPlan) -> list[str | int]:
     """What the room shows: how many, then kind, path and more of each. Folders come before what is inside of them."""
     folders = _system() | dict.fromkeys(plan.in_memory, (IN_MEMORY, SCRATCH_SIZE))
-    own = (plan.root, *plan.homes)
+    own = (plan.root, *plan.homes, *plan.kept)
     folders |= dict.fromkeys(_outermost(plan.readable, (*_programs(), *own)), (READ_ONLY, ""))
     # Nothing is put into what commands can write to.
     folders = {path: how for path, how in folders.items() if not _is_below(path, own)}
@@ -184,7 +187,7 @@ def _shown(plan: RoomPlan) -> list[str | int]:
 def _scratch(plan: RoomPlan) -> tuple[str, ...]:
     """The folders in memory that every program may use, with all that is shown below them. So none of them is one below
     which something is shown that belongs to one program alone."""
-    apart = (*plan.readable, *plan.homes)
+    apart = (*plan.readable, *plan.homes, *plan.kept)
     return tuple(folder for folder in plan.in_memory if not any(_is_below(path, [folder]) for path in apart))
 
 
