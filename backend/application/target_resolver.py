@@ -27,6 +27,14 @@ class LocalPlaces(Protocol):
         """The executor that runs lines there."""
         ...
 
+    def of_visitor(self, files: FileView, visitor: str) -> FileView:
+        """The workspace of visitors as one of them has it."""
+        ...
+
+    def leave(self, visitor: str) -> None:
+        """Forget what was one visitor's."""
+        ...
+
 
 @dataclass(slots=True)
 class TargetResolver:
@@ -65,9 +73,14 @@ class TargetResolver:
                     "target.unknown", f"There is no target {ref} that you may use.", "Name a project, or none."
                 )
 
+    def leave(self, who: Principal) -> None:
+        """The connection of a principal has ended."""
+        if who.user is None:
+            self.places.leave(who.name)
+
     def _own(self, who: Principal) -> Target | Decision:
         if who.user is None:
-            return self._target(OWN, self.visitors_profile, self.visitors_files)
+            return self._target(OWN, self.visitors_profile, self.places.of_visitor(self.visitors_files, who.name))
         profile = self._profile(who.user.profile)
         if profile is None:
             reason = f"The profile {who.user.profile!r} of this account does not exist."

@@ -118,7 +118,7 @@ def build_agent(settings: Settings, own: AgentSettings) -> Agent:
     """Put the parts together. Raises SettingsError or HandlersError."""
     check_trust(settings, own)
     handlers = find_handlers(settings, own)
-    stores, guard = open_stores(settings), build_guard(settings)
+    stores, guard = open_stores(settings), build_guard(settings, rooms=False)
     masks = _masks(settings, own)
     gateway = _gateway(settings, stores, guard, masks)
     targets = _targets(settings, own, handlers, guard, stores.executions, masks)
@@ -346,7 +346,6 @@ async def _prepared(agent: Agent) -> AsyncIterator[None]:
         jobs = [asyncio.create_task(supervised(name, job)) for name, job in work.items()]
         yield
         await agent.gateway.close()
-        await agent.guard.rooms.close()
         for job in jobs:
             job.cancel()
         await asyncio.gather(*jobs, return_exceptions=True)

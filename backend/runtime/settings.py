@@ -235,10 +235,10 @@ class Settings(EnvironmentSettings):
     protection_minimum: Literal["L0", "L1", "L2", "L3"] = Field(
         "L2", alias="GATEPOST_PROTECTION_MINIMUM", description="Minimum protection level; below it no command runs"
     )
-    namespaces: bool = Field(
-        False,
+    namespaces: Literal["auto", "true", "false"] = Field(
+        "auto",
         alias="GATEPOST_NAMESPACES",
-        description="Whether commands run in namespaces of their project (L3) where the kernel permits it",
+        description="Whether commands run in namespaces of their project (L3). `auto`: where the kernel permits it",
     )
     readable: Annotated[tuple[str, ...], NoDecode] = Field(
         (),

@@ -334,7 +334,7 @@ def _health(house: House, connections: Connections) -> HealthChecks:
         stores=ready,
         protection={
             **guard.protection.as_json(),
-            "minimum": settings.protection_minimum,
+            "minimum": guard.launcher.minimum,
             "command": verb("protection"),
         },
         protected=guard.unprotected() is None,

@@ -110,9 +110,8 @@ class TerminalSocket:
     async def _serve(self, scope: MutableMapping[str, Any], receive: AsgiReceive, send: AsgiSend, address: str) -> None:
         subprotocol = next((name for name in scope["subprotocols"] if name in {BATCH, LINES}), None)
         page = bool(headers_of(scope, b"origin"))
-        protocol = TerminalProtocol(
-            self.security.visitor(scope), self.info.name, self.info.version, resumes=page and not subprotocol
-        )
+        visitor = self.security.visitor(scope)
+        protocol = TerminalProtocol(visitor, self.info.name, self.info.version, resumes=page and not subprotocol)
         connection = TerminalConnection(self, protocol, receive, send, subprotocol)
         self.info.connected(1)
         try:
@@ -122,6 +121,7 @@ class TerminalSocket:
                 await connection.run(self.security.bearer(scope))
         finally:
             self.security.connections.leave(address, connection.seat)
+            self.executions.disconnected(visitor)
             self.info.connected(-1)
 
 

@@ -31,7 +31,7 @@ from tests.storage.conftest import postgresql as postgresql
 HERE = Path(__file__).parent
 NO_COMPILER = [sys.executable, str(HERE / "without_compiler.py"), "serve"]
 NO_CAGE = [sys.executable, str(HERE / "without_cage.py"), "serve"]
-UNLOCKED = [sys.executable, str(HERE / "without_landlock.py"), *PROGRAM]
+UNLOCKED = [sys.executable, str(HERE / "without_calls.py"), "landlock", *PROGRAM]
 SECRETS = {
     "ANTHROPIC_API_KEY": "planted-anthropic-5f2e",
     "GATEPOST_SECRET_KEY": "planted-secret-key-that-is-32-bytes-long",
@@ -73,7 +73,7 @@ def _possible(level: str, folder: Path) -> str:
 def _settings(folder: Path, level: str) -> dict[str, str]:
     """Those of servers without a policy and with planted secrets."""
     many = {"GATEPOST_CONCURRENT_TOTAL": "100", "GATEPOST_CONCURRENT_PER_PRINCIPAL": "20"}
-    rooms = {"GATEPOST_NAMESPACES": "true" if level == "L3" else "false"}
+    rooms = {"GATEPOST_NAMESPACES": "auto" if level == "L3" else "false"}
     return {**open_policy(folder), **SECRETS, **many, **rooms}
 
 
@@ -186,7 +186,7 @@ for number, path in enumerate({[str(path) for path in files]!r}):
     assert keys == {name: (data / name).read_bytes() for name in keys}
 
 
-async def test_another_projects_workspace_is_closed(begin: Begin) -> None:
+async def test_another_projects_workspace_is_closed(begin: Begin, level: str) -> None:
     server = begin()
     other = server.data_dir / "projects" / "01JBXJ0000000000000000000A"
     other.mkdir(parents=True)
@@ -203,11 +203,36 @@ attempt("make", lambda: os.mkdir("{other}/new") is None)
 attempt("link", lambda: os.link("{other}/secret", "linked") is None)
 os.symlink("{other}", "there")
 attempt("by link", lambda: read("there/secret"))
+if {level == "L3"}:  # without namespaces the names of others are there, and one user may change the modes of another's files
+    for path in ("{other}", "{other}/secret", "{server.data_dir}/gatepost.db", "{server.folder}/stderr.log"):
+        attempt("see " + path, lambda: os.stat(path))
+        attempt("mode " + path, lambda: os.chmod(path, 0o700) is None)
 """
     async with terminal(server) as client:
         worked, _ = await attack(client, server, script)
     assert worked == {}
     assert [path.name for path in other.iterdir()] == ["secret"]
+
+
+async def test_the_home_of_a_visitor_is_closed_to_the_others_and_goes_with_the_connection(begin: Begin) -> None:
+    server = begin()
+    async with terminal(server) as other:
+        async with terminal(server) as client:
+            made, _ = await attack(client, server, 'open(os.environ["HOME"] + "/secret", "w").write("x")')
+            assert made == {}
+            [home] = (server.data_dir / "homes").glob("*/visitors/*")
+            assert (home / "secret").read_text() == "x"
+            script = f"""
+for path in ("{home}/secret", "{home.parent}/../visitors/{home.name}/secret", "/proc/self/root{home}/secret"):
+    attempt("read " + path, lambda: read(path))
+    attempt("write " + path, lambda: open(path, "a") and True)
+attempt("list", lambda: os.listdir("{home}"))
+attempt("list all", lambda: os.listdir("{home.parent}"))
+attempt("own", lambda: os.environ["HOME"] == "{home}")
+"""
+            worked, _ = await attack(other, server, script)
+            assert worked == {}
+        wait_until(lambda: not home.exists(), "the home of a visitor who has gone to be removed")
 
 
 def _named(server: Server, command: str) -> list[Seen]:

@@ -108,6 +108,12 @@ class SpeakingPlaces:
     def executor(self, profile: Profile, files: FileView, *, network: bool) -> Executor:
         return Speaker()
 
+    def of_visitor(self, files: FileView, visitor: str) -> FileView:
+        return files
+
+    def leave(self, visitor: str) -> None:
+        """There is nothing to forget."""
+
 
 class ValidTokens:
     """Every token is valid."""

@@ -29,8 +29,8 @@ from backend.core.recording.writer import RecordingWriter
 class Pipeline:
     """One step of a line as it runs: its programs, its folder, its timeout in seconds, its output limit in bytes.
 
-    `root` is the workspace, which contains `cwd`; with `stdin` the first program reads what the client sends; with
-    `pipefail` it fails if any of its programs does.
+    `root` is the workspace, which contains `cwd`; `home` the folder for what tools store, `account` who runs it; with
+    `stdin` the first program reads what the client sends; with `pipefail` it fails if any of its programs does.
     """
 
     execution: str
@@ -42,6 +42,8 @@ class Pipeline:
     stdin: bool = False
     network: bool = False
     pipefail: bool = False
+    home: str = ""
+    account: str = ""
 
     @property
     def argv(self) -> tuple[str, ...]:
@@ -204,6 +206,8 @@ class _Line:
             stdin=job.stdin,
             network=target.network,
             pipefail=target.profile.pipefail or progress.state.pipefail,
+            home=target.files.variables["HOME"],
+            account=job.actor.name,
         )
 
     def _change(self, effect: Effect | None) -> None:

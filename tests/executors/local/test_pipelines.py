@@ -17,7 +17,7 @@ from backend.core.recording.batches import read_batch
 from backend.core.recording.digest import RecordingDigest
 from backend.core.recording.reader import Send
 from backend.core.recording.writer import Recorder
-from backend.executors.local.launcher import CageLauncher, cage_environment
+from backend.executors.local.launcher import POLLING, CageLauncher, cage_environment
 from backend.executors.local.outside import OutsideProgram
 from backend.executors.local.pipelines import LocalPipelines
 from backend.executors.local.run_as import find_owner, give_folder
@@ -125,7 +125,7 @@ async def test_a_command_sees_only_the_listed_environment(tmp_path: Path, monkey
     seen = json.loads(bench.log.text("stdout"))
     wanted = {"PATH", "PWD", "LC_CTYPE", "TERM", "PYTHONUNBUFFERED", "GATEPOST_EXECUTION_ID", "KEY"}
     wanted |= {"GIT_EDITOR", "GIT_CEILING_DIRECTORIES"}
-    assert set(seen) == wanted | set(cage_environment(str(tmp_path)))
+    assert set(seen) == wanted | set(cage_environment(str(tmp_path))) | set(POLLING)
     assert seen["HOME"] == str(tmp_path)
     assert "canary" not in str(seen)
 
