@@ -27,6 +27,7 @@ from backend.core.execution.refusals import (
 )
 from backend.core.execution.registry import Execution
 from backend.core.execution.requests import Refused, Waiting
+from backend.core.execution.sessions import Session, Sessions
 from backend.core.execution.targets import OWN, Target, TargetRef
 from backend.core.identity import Permission, Principal
 from backend.core.limits import Budget
@@ -109,6 +110,7 @@ class ExecutionService:
     bus: ExecutionBus
     owner: str
     folder: str
+    sessions: Sessions
     index: Callable[[str], Index] = field(default_factory=lambda: lru_cache(INDEXES)(lambda _: Index()))
 
     async def submit(
@@ -116,6 +118,10 @@ class ExecutionService:
     ) -> Execution | Waiting | Existing | Refused:
         """Start a command, or find the execution that the same key started before."""
         return await self.submission.submit(who, spec, once)
+
+    def session(self, who: Principal, name: str) -> Session | Decision:
+        """The session of the caller with this name."""
+        return self.sessions.named(who.name, name)
 
     async def explain(self, who: Principal, spec: CommandSpec) -> Plan | Decision:
         """The verdict on a command. It is counted as a check; nothing runs or is recorded."""

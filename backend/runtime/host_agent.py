@@ -27,6 +27,7 @@ from backend.core.execution.gateway import Gateway, Rates
 from backend.core.execution.lifecycle import Clock, Lifecycle
 from backend.core.execution.model import Job, StopReason
 from backend.core.execution.sequence import Sequence, StepLog
+from backend.core.execution.sessions import Sessions
 from backend.core.hosts.envelope import Party
 from backend.core.hosts.messages import Command, Dropped, SeenIds, read_command, sign
 from backend.core.hosts.registry import HostEntry
@@ -132,6 +133,7 @@ def build_agent(settings: Settings, own: AgentSettings) -> Agent:
         bus=MemoryBus(),
         owner=stores.owner,
         folder=stores.folder,
+        sessions=Sessions(time.monotonic),
     )
     return Agent(settings, own, stores, guard, gateway, service, handlers)
 

@@ -30,6 +30,7 @@ from backend.core.execution.bus import ExecutionBus
 from backend.core.execution.gateway import Gateway, Rates
 from backend.core.execution.lifecycle import Clock, Lifecycle
 from backend.core.execution.model import Job
+from backend.core.execution.sessions import Sessions
 from backend.core.execution.targets import ExecutionLimits
 from backend.core.limits import Rate, Slots, share_of_accounts
 from backend.core.policy.profile import Profile, ProfileError
@@ -211,6 +212,7 @@ def _service(settings: Settings, stores: Stores, gateway: Gateway, resolver: Tar
         bus=_bus(settings),
         owner=stores.owner,
         folder=stores.folder,
+        sessions=Sessions(time.monotonic),
     )
 
 

@@ -61,6 +61,8 @@ STATUS_OF_RULE = {
     "limits.recordings": 429,
     "limits.concurrency": 429,
     "limits.busy": 429,
+    "limits.sessions": 429,
+    "path.session": 409,
     "server.": 503,
     "recording.": 503,
     "storage.": 503,

@@ -7,7 +7,7 @@ every router wraps. The socket is read at all times, so a disconnect, a cancel o
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, assert_never
 
 from backend.application.executions import ExecutionService
@@ -18,6 +18,7 @@ from backend.core.errors import StorageError
 from backend.core.execution.refusals import unavailable, unknown
 from backend.core.execution.registry import Execution
 from backend.core.execution.requests import Refused, Waiting
+from backend.core.execution.sessions import Session
 from backend.core.execution.targets import OWN
 from backend.core.identity import Principal
 from backend.core.recording.messages import Message, Waking
@@ -183,6 +184,7 @@ class TerminalConnection:
         self.rejections, self.info = socket.rejections, socket.info
         self.protocol = protocol
         self.seat = Seat.LOGS_IN
+        self._session = Session()
         self._receive, self._send = receive, send
         self._pace = FramePace(socket.pace)
         writer = block_writer(send, batches=subprotocol == BATCH)
@@ -318,7 +320,7 @@ class TerminalConnection:
 
     async def _submit(self, action: Submit) -> None:
         self._active = self._now()
-        submitted = await self.executions.submit(self.principal, action.spec)
+        submitted = await self.executions.submit(self.principal, replace(action.spec, session=self._session))
         match submitted:
             case Refused(decision=decision):
                 answer: str | Decision = decision

@@ -28,6 +28,7 @@ from backend.core.execution.lifecycle import Clock, Lifecycle
 from backend.core.execution.model import Delivery, Job, Outcome, SignalName, Status, StopReason, stopped_outcome
 from backend.core.execution.registry import Execution
 from backend.core.execution.requests import Request
+from backend.core.execution.sessions import Sessions
 from backend.core.execution.targets import ExecutionLimits
 from backend.core.identity import Principal, Role, User
 from backend.core.ids import ulid
@@ -220,6 +221,7 @@ def build(common: Shared, *, slots: int = 8, shares: House | None = None) -> Hou
         bus=common.bus,
         owner=owner,
         folder=folder,
+        sessions=Sessions(time.monotonic),
     )
     return House(service, gateway, resolver, log, ownership, recordings, common.identities)
 

@@ -110,7 +110,7 @@ class Sequence:
         progress = _Progress(Outcome(Status.SUCCEEDED, 0), job.plan.start)
         line = _Line(self, job, output, instructions, self.clock() + job.timeout, progress)
         await line.steps(job.plan.script.steps, tested=False)
-        return progress.outcome
+        return replace(progress.outcome, left=progress.state)
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,8 +91,8 @@ def _for_line(target: PolicyTarget) -> Scope:
     return Scope(target.profile, target.files.for_line(), target.network)
 
 
-def admit(line: str, target: PolicyTarget, cwd: str) -> Plan | Decision:
-    """Judge a line that would run in the folder `cwd` of a target."""
+def admit(line: str, target: PolicyTarget, cwd: str, exported: tuple[tuple[str, str], ...] = ()) -> Plan | Decision:
+    """Judge a line that would run in the folder `cwd` of a target, with these variables for its programs."""
     target = _for_line(target)
     profile = target.profile
     if refusal := profile.check_length(line):
@@ -103,7 +103,13 @@ def admit(line: str, target: PolicyTarget, cwd: str) -> Plan | Decision:
     if refusal := profile.check_count(sum(len(each.words) + len(each.assignments) for each in script.commands)):
         return refusal
     folder = target.files.enter(cwd)
-    return folder if isinstance(folder, Decision) else _judge_script(script, target, LineState(folder))
+    if isinstance(folder, Decision):
+        return folder
+    # They were judged when they were set, perhaps under another profile.
+    for name, value in exported:
+        if not (judged := profile.decide_assignment(name, value)).allowed:
+            return judged
+    return _judge_script(script, target, LineState(folder, exported=dict(exported)))
 
 
 def _judge_script(script: Script, target: PolicyTarget, start: LineState) -> Plan | Decision:
