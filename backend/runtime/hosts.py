@@ -37,6 +37,7 @@ from backend.runtime.settings import Settings
 from backend.storage.host_roster import RosterFile
 
 LATE_SHOWN = 4096  # characters of a late answer that the audit contains
+LATE_AT_ONCE = 1000  # executions that have ended here, and of which output still arrives
 UNSIGNED = "Commands for hosts may be unsigned: every client of this Redis can run commands on hosts that accept them."
 
 
@@ -178,23 +179,29 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class LateAnswers:
-    """Records answers whose execution has ended: what ran there must not be lost."""
+    """Records answers whose execution has ended: what ran there must not be lost. `outputs` are those without an end."""
 
     audit: AuditLog
     mask: Callable[[str], str]
     started: Started = field(default_factory=Started)
+    outputs: dict[str, str] = field(default_factory=dict)
 
     def record(self, late: LateAnswer) -> None:
         """Record an answer."""
         self.started.start(self._record(late))
 
     def stray(self, host: str, message: Envelope) -> None:
-        """Record the end that an enrolled host reports of an execution that has ended here."""
-        end, execution = message.body.get("end"), message.body.get("execution")
-        if isinstance(end, dict) and isinstance(execution, str):
-            output = "".join(
-                str(part[1]) for part in message.body.get("parts", []) if isinstance(part, list) and len(part) == 2
-            )
+        """Record what an enrolled host reports of an execution that has ended here, once that has ended there too."""
+        end, execution, parts = (message.body.get(name) for name in ("end", "execution", "parts"))
+        if not (isinstance(execution, str) and isinstance(parts, list)):
+            return
+        text = "".join(str(part[1]) for part in parts if isinstance(part, list) and len(part) == 2)
+        output = (self.outputs.pop(execution, "") + text)[:LATE_SHOWN]
+        if not isinstance(end, dict):
+            self.outputs[execution] = output
+            while len(self.outputs) > LATE_AT_ONCE:
+                del self.outputs[next(iter(self.outputs))]
+        else:
             answer = Answer(execution, end.get("status") == "succeeded", output, str(end.get("error") or ""), 0)
             self.record(LateAnswer(host, answer))
 

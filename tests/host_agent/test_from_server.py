@@ -255,8 +255,11 @@ def test_an_agent_of_before_is_driven_without_a_change(service: Service) -> None
 
 def test_a_command_that_was_stopped_still_gets_its_answer_on_record(service: Service) -> None:
     with old_agent(service.redis, "old-3", delay=2) as agent:
-        id = service.run("old-3", "echo", {"message": "late"}).json()["id"]
+        body = {"command": "@old-3 echo late", "stdin": True}
+        id = service.world.ask("root", "POST", "/api/executions", body).json()["id"]
         wait_until(lambda: agent.got, "the command")
+        answer = service.world.ask("root", "POST", f"/api/executions/{id}/stdin", {"data": "x"})
+        assert (answer.status_code, answer.json()["rule"]) == (409, "stdin.full")
         assert service.world.ask("root", "POST", f"/api/executions/{id}/cancel").status_code == 202
         assert service.world.ended(id) == "cancelled"
         timed = service.run("old-3", "echo", timeout=1).json()["id"]

@@ -53,7 +53,7 @@ class HostExecutor:
             command = HostCommand.of(job.plan.argvs[0])
         except ValueError as error:
             return Outcome(Status.FAILED, EXIT_GATEPOST_FAILED, problem=f"{error}.", rule="host.parameters")
-        instructions.stdin.abandon()  # no command of a host reads any
+        instructions.stdin.limit = 0  # its agent knows no input
         try:
             async with self.channel.answer_to(self.host, job.execution) as inbox:
                 if not await self.channel.send(self.host, self._message(job, command)):
@@ -104,7 +104,7 @@ class _Waiting:
         """Wait no longer."""
         self.task.cancel()
 
-    def signal(self, name: SignalName) -> Delivery:
+    async def signal(self, name: SignalName) -> Delivery:
         """The agent cannot pass it on."""
         return Delivery.NOT_RUNNING
 
