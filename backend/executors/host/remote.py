@@ -6,7 +6,7 @@ that is stopped here may still run there.
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from backend.core.execution.instructions import Instructions
@@ -22,7 +22,7 @@ from backend.core.execution.model import (
 )
 from backend.core.hosts.commands import HostCommand
 from backend.core.hosts.messages import Answer, output_text, sign
-from backend.core.hosts.ports import AnswerInbox, HostChannel, HostsAway
+from backend.core.hosts.ports import AnswerInbox, HostChannel, HostFigures, HostsAway
 from backend.core.recording.lines import LineAssembler
 from backend.core.recording.writer import RecordingWriter
 
@@ -46,6 +46,7 @@ class HostExecutor:
     secret: HostSecret | None
     lines: Callable[[], LineAssembler]
     now: Callable[[], float]
+    figures: HostFigures = field(default_factory=HostFigures)
 
     async def run(self, job: Job, output: RecordingWriter, instructions: Instructions) -> Outcome:
         """Send the command and wait for its answer."""
@@ -56,9 +57,11 @@ class HostExecutor:
         instructions.stdin.limit = 0  # its agent knows no input
         try:
             async with self.channel.answer_to(self.host, job.execution) as inbox:
-                if not await self.channel.send(self.host, self._message(job, command)):
-                    return _unheard(self.host)
-                answer = await _Waiting(inbox, job, instructions).answer()
+                with self.figures.counted() as begun:
+                    if not await self.channel.send(self.host, self._message(job, command)):
+                        return _unheard(self.host)
+                    begun()
+                    answer = await _Waiting(inbox, job, instructions).answer()
         except HostsAway as error:
             return Outcome(Status.FAILED, EXIT_GATEPOST_FAILED, problem=str(error), rule="host.away")
         if answer is None:

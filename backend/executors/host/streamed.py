@@ -24,7 +24,7 @@ from backend.core.execution.model import (
 )
 from backend.core.hosts.commands import HostCommand
 from backend.core.hosts.envelope import Envelope, Party
-from backend.core.hosts.ports import HostsAway
+from backend.core.hosts.ports import HostFigures, HostsAway
 from backend.core.recording.lines import LineAssembler
 from backend.core.recording.writer import RecordingWriter
 from backend.executors.host.input import InputSender
@@ -60,6 +60,7 @@ class StreamedExecutor:
     lines: Callable[[], LineAssembler]
     now: Callable[[], float]
     clock: Callable[[], float]
+    figures: HostFigures = field(default_factory=HostFigures)
 
     async def run(self, job: Job, output: RecordingWriter, instructions: Instructions) -> Outcome:
         """Have the host run the job, and record what it says."""
@@ -71,7 +72,8 @@ class StreamedExecutor:
             problem = f"The host {self.party.host} is offline: its agent is not running, or cannot reach Redis."
             return Outcome(Status.FAILED, EXIT_GATEPOST_FAILED, problem=problem, rule="host.offline")
         async with self.streams.messages_of(self.party, job.execution) as messages:
-            return await _Run(self, job, self._order(job, command), output, instructions, messages).watch()
+            with self.figures.counted() as begun:
+                return await _Run(self, job, self._order(job, command), output, instructions, messages, begun).watch()
 
     def _order(self, job: Job, command: HostCommand) -> dict[str, Any]:
         return {
@@ -95,6 +97,7 @@ class _Run:
     output: RecordingWriter
     instructions: Instructions
     messages: "asyncio.Queue[Envelope]"
+    on_begin: Callable[[], None]
     last: int = 0
     begun: bool = False
     sizes: dict[str, int] = field(default_factory=lambda: {"stdout": 0, "stderr": 0})
@@ -200,8 +203,9 @@ class _Run:
         return None
 
     def _has_begun(self) -> None:
-        """The host has the job, so what is told it reaches the command."""
+        """The host has the job, so instructions reach the command."""
         self.begun = True
+        self.on_begin()
         if self.job.stdin and self.passing_on is None:
             self.passing_on = asyncio.ensure_future(self.input.run())
 
