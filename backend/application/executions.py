@@ -269,7 +269,7 @@ class ExecutionService:
     async def _deliver(self, id: str, found: _Found, instruction: Instruction) -> Delivery | Decision:
         record = found.record
         if found.live or (record and record.owner == self.owner):
-            return self.local.deliver(id, instruction)
+            return await self.local.deliver(id, instruction)
         if record is None:
             return unknown(id)
         if record.status.is_final or record.owner is None:

@@ -1,5 +1,6 @@
 """The wiring: `create_app(settings)` puts the parts together, `app` is the application of the environment's settings."""
 
+import math
 import socket
 import time
 from collections.abc import Awaitable, Callable
@@ -26,6 +27,7 @@ from backend.application.submission import Submission
 from backend.application.target_resolver import TargetResolver
 from backend.bus.memory import MemoryBus
 from backend.bus.redis import RedisBus
+from backend.core.errors import StorageError
 from backend.core.execution.bus import ExecutionBus
 from backend.core.execution.gateway import Gateway, Rates
 from backend.core.execution.lifecycle import Clock, Lifecycle
@@ -49,7 +51,7 @@ from backend.runtime.preflight import EntryCheck, Guard, build_guard
 from backend.runtime.programs import OutsidePrograms, outside_programs
 from backend.runtime.retention import RecordingRetention
 from backend.runtime.settings import Settings, SettingsError, load_settings
-from backend.runtime.telemetry import Telemetry, configure_logs
+from backend.runtime.telemetry import HostCollector, Telemetry, configure_logs
 from backend.runtime.tokens import access_tokens, name_digest
 from backend.storage.limiter import PAGE_WINDOWS, MovingWindow, is_reachable, shared_storage
 from backend.transports.agent_api import Agents, Capabilities, agent_routes
@@ -341,8 +343,24 @@ def _health(house: House, connections: Connections) -> HealthChecks:
         },
         protected=guard.unprotected() is None,
         warnings=("unsigned_hosts",) if house.hosts.unsigned else (),
-        metrics=(lambda: generate_latest(house.telemetry.registry).decode()) if settings.metrics else None,
+        metrics=_metrics(house) if settings.metrics else None,
     )
+
+
+def _metrics(house: House) -> Callable[[], Awaitable[str]]:
+    """What renders the metrics; those of hosts where there are any."""
+    hosts, registry = HostCollector(house.hosts.figures), house.telemetry.registry
+    if house.hosts.targets:
+        registry.register(hosts)
+
+    async def render() -> str:
+        try:
+            hosts.online, hosts.offline = await house.hosts.count()
+        except StorageError:  # Redis is away
+            hosts.online = hosts.offline = math.nan
+        return generate_latest(registry).decode()
+
+    return render
 
 
 def _capabilities(house: House) -> Capabilities:

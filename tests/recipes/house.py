@@ -94,7 +94,7 @@ class Speaker:
     def stop(self) -> None:
         self.stopped.set()
 
-    def signal(self, name: SignalName) -> Delivery:
+    async def signal(self, name: SignalName) -> Delivery:
         assert self.output
         self.output.say("stdout", name)
         return Delivery.DELIVERED

@@ -285,7 +285,7 @@ class _Running:
         """Begin to end it."""
         self.stopping = self.loop.create_task(self._stop())
 
-    def signal(self, name: SignalName) -> Delivery:
+    async def signal(self, name: SignalName) -> Delivery:
         """Send a signal to every process of the pipeline."""
         sent = self.launched.signal(signal.Signals[f"SIG{name}"])
         return Delivery.DELIVERED if sent else Delivery.NOT_RUNNING
