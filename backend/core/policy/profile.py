@@ -3,6 +3,8 @@
 A `Profile` is parsed from TOML once; its verdicts are pure functions of tokens. What is not listed is refused: programs,
 options, abbreviated options. The keys of a profile:
 
+    extends                       the name of a shipped profile: what is given here replaces what that has, except that
+                                  programs, kinds and extra programs are added to its own, also where it blocks them
     name, summary                 words for `help`
     operators                     what a line may hold, a subset of | && || ; > >> < 2>&1 &> << ( $ {,} cd; with ; also
                                   line breaks, with 2>&1 also >&2, with ( also { } and !, with $ variables, with {,} the
@@ -35,25 +37,26 @@ options, abbreviated options. The keys of a profile:
       subcommands.NAME            the same keys, without a summary; several names may share one table ("ci install");
                                   with `shared = true` the options of the program are options of these too
       like                        instead of all these: the name of a program above that has the same rules
+    [extra.NAME]                  the same keys: a program for those projects that name it in `allowed_extra`; one that
+                                  has no rules here gets any arguments, and its risk is moderate
     [blocked.programs]            NAME = reason (a better refusal than "not listed")
     [[blocked.arguments]]         rule, pattern (a regular expression on one token), reason, hint
 """
 
 import hashlib
 import re
-import tomllib
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from pathlib import PurePosixPath
-from typing import Self
+from typing import Any, Self
 
 from backend.core.decisions import Decision, Risk
 from backend.core.language.lexer import Word
 from backend.core.policy.files import outside
 from backend.core.policy.line_state import normal
-from backend.core.policy.profile_file import PROGRAM_NAME, ProfileError, Table, read_programs
+from backend.core.policy.profile_file import PROGRAM_NAME, ProfileError, Table, read_programs, read_toml
 from backend.core.policy.program_rules import (
     Argument,
     ArgumentError,
@@ -84,7 +87,9 @@ VARIABLE_VALUE = re.compile(r"(?!.*\.\.)(?::?[A-Za-z0-9_+*@,.=-][A-Za-z0-9_+*@,.
 SHELL_VARIABLES = frozenset({"CDPATH", "ENV", "HOME", "IFS", "OLDPWD", "OPTIND", "PATH", "PWD"})
 
 ASKS_FOR_HELP = frozenset({"-h", "--help", "--version"})
+OF_PROJECT = "A program of the project"
 STARTED_LIMIT = 3  # programs that start programs that start programs
+CAN_PERMIT = "An administrator can permit it in a profile (GATEPOST_PROFILES)."
 NULL_DEVICE = "/dev/null"
 DEVICES = PurePosixPath("/dev")
 
@@ -149,27 +154,35 @@ class Profile:
     operators: frozenset[str] = frozenset()
     environment: frozenset[str] = frozenset()
     pipefail: bool = False
+    extra: Mapping[str, Program] = field(default_factory=dict)
     hash: str = ""
     missing: Mapping[str, MissingVariables] = field(default_factory=dict)
 
     @classmethod
     def from_toml(cls, text: str) -> Self:
         """Parse a profile; raises ProfileError for anything that is missing, unknown or of the wrong type."""
+        return cls.from_tables(read_toml(text), text)
+
+    @classmethod
+    def from_tables(cls, tables: dict[str, Any], text: str) -> Self:
+        """The same from a file that was read; `text` is all that it was made of."""
         try:
-            profile = cls._from_table(Table("profile", tomllib.loads(text)))
-        except (tomllib.TOMLDecodeError, re.error) as error:
+            profile = cls._from_table(Table("profile", tables))
+        except re.error as error:
             raise ProfileError(str(error)) from error
         return replace(profile, hash=hashlib.sha256(text.encode()).hexdigest())
 
     @classmethod
     def _from_table(cls, table: Table) -> Self:
         limits, blocked = table.table("limits"), table.table("blocked")
+        programs, extra = read_programs(table)
         profile = cls(
             name=table.text("name"),
             summary=table.text("summary"),
             max_characters=limits.number("characters"),
             max_arguments=limits.number("arguments"),
-            programs=read_programs(table),
+            programs=programs,
+            extra=extra,
             blocked_programs=blocked.table("programs").texts(),
             blocked_arguments=tuple(map(_blocked_argument, blocked.tables_of("arguments"))),
             operators=_operators(table),
@@ -181,14 +194,16 @@ class Profile:
         return profile
 
     def with_extra(self, names: Iterable[str]) -> Self:
-        """This profile with additional programs of a project: any arguments, high risk. Raises ProfileError."""
+        """This profile with additional programs of a project, by the rules that it has for them. Raises ProfileError."""
         added = {}
         for name in names:
             if name in self.blocked_programs:
-                raise ProfileError(f"{name} is blocked: {self.blocked_programs[name]}")
+                raise ProfileError(
+                    f"{name} is blocked: {self.blocked_programs[name]}; a profile of your own can list it"
+                )
             if not PROGRAM_NAME.fullmatch(name):
                 raise ProfileError(f"{name!r} is not the plain name of a program")
-            added[name] = Program(name, "A program of the project", risk=Risk.HIGH, any_arguments=True)
+            added[name] = self.extra.get(name) or Program(name, OF_PROJECT, risk=Risk.MODERATE, any_arguments=True)
         return replace(self, programs={**added, **self.programs})
 
     def without(self, missing: Mapping[str, MissingVariables]) -> Self:
@@ -344,12 +359,19 @@ class Profile:
         if name in self.programs:
             return None
         if why := self.blocked_programs.get(name):
-            return Decision.deny(f"blocked.{name}", f"{name} is blocked: {why}.", self.allowed)
+            return Decision.deny(f"blocked.{name}", f"{name} is blocked: {why}.", f"{self.allowed} {CAN_PERMIT}")
         if not PROGRAM_NAME.fullmatch(name):
             reason = "A command starts with the plain name of a program: lower-case letters, digits, dot, dash."
             return Decision.deny("program.name", reason, self.allowed)
         reason = f"{name} is not a program of the profile {self.name}."
-        return Decision.deny("program.unlisted", reason, self.allowed, risk=Risk.HIGH)
+        return Decision.deny("program.unlisted", reason, f"{self.allowed} {self._can_add(name)}", risk=Risk.HIGH)
+
+    def _can_add(self, name: str) -> str:
+        """What an administrator can do about a program that is not listed."""
+        how = "by the rules of this profile" if name in self.extra else "with any arguments"
+        return (
+            f"An administrator can add {name} to a project (allowed_extra), {how}, or to a profile (GATEPOST_PROFILES)."
+        )
 
     def _refuse_token(self, arguments: tuple[str, ...]) -> Decision | None:
         for argument in arguments:
