@@ -39,7 +39,7 @@ def add_verbs(verbs: Any) -> None:
 
 def _check(options: argparse.Namespace) -> int:
     settings = load_settings()
-    profile = load_profile(options.profile, settings.profiles)
+    profile = load_profile(options.profile, settings.profiles).in_rooms()  # since nothing runs
     target = WrittenLines(profile, Unseen(PurePosixPath(settings.workspace_dir)))
     lines: Iterable[str] = options.lines or (line.rstrip("\n") for line in sys.stdin)
     plain = sys.stdout.isatty() and not options.json

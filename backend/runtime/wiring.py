@@ -143,7 +143,8 @@ def _build(settings: Settings, programs: OutsidePrograms, masks: Masks) -> House
         check_folder(settings.profiles)
 
     def profile(name: str) -> Profile:
-        return load_profile(name, settings.profiles).without(programs.missing)
+        loaded = load_profile(name, settings.profiles).without(programs.missing)
+        return loaded.in_rooms() if guard.protection.meets("L3") else loaded
 
     limits = _execution_limits(settings)
     hosts = build_hosts(

@@ -12,6 +12,10 @@ options, abbreviated options. The keys of a profile:
     environment                   variables that `NAME=value command` may set
     pipefail = true               a pipeline fails if any of its programs does, not only the last; SIGPIPE is no failure
     quirks                        quirks of all programs, see below
+    shell = "bash"                the whole line is run by bash, in a room; of the programs here only the risk is used, and
+                                  any other may run that is not blocked
+    [risks]                       with a shell: of a program that is not listed (unlisted), and of one whose name is only
+                                  known when the line runs (dynamic)
     [limits]                      characters (of the line), arguments (typed words, including the program)
     [kinds]                       NAME = a regular expression that all of the value must match, or
                                   {pattern, role}, where the role is one of the built-in kinds: text, path,
@@ -155,6 +159,10 @@ class Profile:
     environment: frozenset[str] = frozenset()
     pipefail: bool = False
     extra: Mapping[str, Program] = field(default_factory=dict)
+    shell: str = ""
+    unlisted: Risk = Risk.BLOCKED
+    dynamic: Risk = Risk.BLOCKED
+    has_rooms: bool = False
     hash: str = ""
     missing: Mapping[str, MissingVariables] = field(default_factory=dict)
 
@@ -176,6 +184,8 @@ class Profile:
     def _from_table(cls, table: Table) -> Self:
         limits, blocked = table.table("limits"), table.table("blocked")
         programs, extra = read_programs(table)
+        shell = _shell(table)
+        risks = table.table("risks")
         profile = cls(
             name=table.text("name"),
             summary=table.text("summary"),
@@ -183,13 +193,16 @@ class Profile:
             max_arguments=limits.number("arguments"),
             programs=programs,
             extra=extra,
+            shell=shell,
+            unlisted=risks.choice("unlisted", Risk, None) if shell else Risk.BLOCKED,
+            dynamic=risks.choice("dynamic", Risk, None) if shell else Risk.BLOCKED,
             blocked_programs=blocked.table("programs").texts(),
             blocked_arguments=tuple(map(_blocked_argument, blocked.tables_of("arguments"))),
             operators=_operators(table),
             environment=_environment(table),
             pipefail=table.truth("pipefail"),
         )
-        for part in (table, limits, blocked):
+        for part in (table, limits, blocked, risks):
             part.end()
         return profile
 
@@ -210,9 +223,15 @@ class Profile:
         """This profile on a server that lacks variables that programs need."""
         return replace(self, missing=missing)
 
+    def in_rooms(self) -> Self:
+        """This profile on a server whose commands run in rooms."""
+        return replace(self, has_rooms=True)
+
     @property
     def allowed(self) -> str:
         """The programs of this profile as a sentence."""
+        if self.shell:
+            return "Any installed program may run here that is not blocked."
         return f"Allowed here: {', '.join(sorted(self.programs))}." if self.programs else "Nothing is allowed here."
 
     def check_length(self, line: str) -> Decision | None:
@@ -249,7 +268,7 @@ class Profile:
 
     def _decide(self, started: Started, place: Place, depth: int) -> Decision:
         name, words = started.argv[0], started.words
-        if refusal := self._refuse_name(name) or self._refuse_token(words):
+        if refusal := self._refuse_name(name) or self.refuse_token(words):
             return refusal
         program = self.programs[name]
         if program.network and not place.network:
@@ -358,8 +377,8 @@ class Profile:
     def _refuse_name(self, name: str) -> Decision | None:
         if name in self.programs:
             return None
-        if why := self.blocked_programs.get(name):
-            return Decision.deny(f"blocked.{name}", f"{name} is blocked: {why}.", f"{self.allowed} {CAN_PERMIT}")
+        if refusal := self.refuse_blocked(name):
+            return refusal
         if not PROGRAM_NAME.fullmatch(name):
             reason = "A command starts with the plain name of a program: lower-case letters, digits, dot, dash."
             return Decision.deny("program.name", reason, self.allowed)
@@ -373,7 +392,14 @@ class Profile:
             f"An administrator can add {name} to a project (allowed_extra), {how}, or to a profile (GATEPOST_PROFILES)."
         )
 
-    def _refuse_token(self, arguments: tuple[str, ...]) -> Decision | None:
+    def refuse_blocked(self, name: str) -> Decision | None:
+        """Refuse a program that is blocked by its name."""
+        if why := self.blocked_programs.get(name):
+            return Decision.deny(f"blocked.{name}", f"{name} is blocked: {why}.", f"{self.allowed} {CAN_PERMIT}")
+        return None
+
+    def refuse_token(self, arguments: tuple[str, ...]) -> Decision | None:
+        """Refuse arguments that no program gets."""
         for argument in arguments:
             for blocked in self.blocked_arguments:
                 if blocked.pattern.search(argument):
@@ -478,6 +504,13 @@ def _refuse_written(path: str, place: Place) -> Decision | None:
     if ".git" in (part.lower() for part in normal(place.cwd / path).relative_to(place.root).parts):
         return Decision.deny("path.git", f"{path} is one of git's own files.", "Change it with git.")
     return None
+
+
+def _shell(table: Table) -> str:
+    shell = table.text("shell", "")
+    if shell not in {"", "bash"}:
+        raise ProfileError(f"{table.place}.shell: must be 'bash'")
+    return shell
 
 
 def _operators(table: Table) -> frozenset[str]:

@@ -21,7 +21,7 @@ class ProfileError(ValueError):
     """The profile is invalid; the message names the place in it."""
 
 
-ADDED_TO = ("programs", "kinds", "extra")  # tables of a profile that add to those of the one it extends
+ADDED_TO = ("programs", "kinds", "extra", "risks")  # tables of a profile that add to those of the one it extends
 
 
 def read_toml(text: str) -> dict[str, Any]:
@@ -71,8 +71,8 @@ class Table:
             raise ProfileError(f"{self.place}.{key}: must be at least 1")
         return value
 
-    def choice(self, key: str, kind: type[E], default: E) -> E:
-        text = self.text(key, str(default))
+    def choice(self, key: str, kind: type[E], default: E | None) -> E:
+        text = self.text(key, None if default is None else str(default))
         if text not in [str(member) for member in kind]:
             raise ProfileError(f"{self.place}.{key}: must be one of {', '.join(kind)}")
         return kind(text)
