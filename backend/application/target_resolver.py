@@ -130,11 +130,10 @@ class TargetResolver:
 
     def check_profile(self, profile: str, allowed_extra: Sequence[str]) -> str:
         """Why a project cannot have this profile and these programs; empty if it can."""
-        known = None if "/" in profile or profile.endswith(".toml") else self._profile(profile)
-        if known is None:
-            return f"there is no profile {profile!r}"
+        if "/" in profile or profile.endswith(".toml"):
+            return f"{profile!r} is not the name of a profile"
         try:
-            known.with_extra(allowed_extra)
+            (self._profile(profile) or self.load_profile(profile)).with_extra(allowed_extra)
         except ProfileError as error:
             return str(error)
         return ""

@@ -97,7 +97,12 @@ class Settings(EnvironmentSettings):
     profile: str = Field(
         "terminal",
         alias="GATEPOST_PROFILE",
-        description="Policy profile: the name of a shipped one or the path of a TOML file",
+        description="Policy profile of visitors: its name or the path of a TOML file",
+    )
+    profiles: Path | None = Field(
+        None,
+        alias="GATEPOST_PROFILES",
+        description="Folder of policy profiles, NAME.toml each, in addition to the shipped ones",
     )
     access_token: SecretStr | None = Field(
         None,

@@ -39,7 +39,7 @@ from backend.core.policy.profile import Profile, ProfileError
 from backend.core.recording.redaction import DEFAULT_PATTERNS, Masks
 from backend.core.recording.retention import SHARE, RecordingShares, Retention
 from backend.core.times import DAY_MS
-from backend.policies.loader import load_profile
+from backend.policies.loader import check_folder, load_profile
 from backend.runtime.clock import new_id, now_ms, utc_now
 from backend.runtime.command_line import verb
 from backend.runtime.hosts import Hosts, build_hosts
@@ -142,8 +142,12 @@ def _build(settings: Settings, programs: OutsidePrograms, masks: Masks) -> House
     counters = shared_storage(settings.redis_url.get_secret_value()) if settings.redis_url else None
     guard = build_guard(settings)
 
+    if settings.profiles:
+        check_folder(settings.profiles)
+
     def profile(name: str) -> Profile:
-        return load_profile(name).without(programs.missing)
+        loaded = load_profile(name, settings.profiles).without(programs.missing)
+        return loaded.in_rooms() if guard.protection.meets("L3") else loaded
 
     limits = _execution_limits(settings)
     hosts = build_hosts(
