@@ -293,7 +293,7 @@ def _check_answers(load: Load, began: float, ended: float, back: float) -> None:
             assert each.sent < back + ANSWER_BOUND, each
     # The limits fail closed: nothing is admitted that cannot be counted or recorded.
     meanwhile = [each for each in load.asked if "run" in each.key and began + 1 < each.sent < ended - ANSWER_BOUND - 1]
-    assert {each.status for each in meanwhile} == {503}
+    assert {each.status for each in meanwhile} <= {503}  # none, when what was half done took until then
 
 
 def _check_viewers(running: Service, viewers: list[Viewer], places: dict[str, int]) -> None:
