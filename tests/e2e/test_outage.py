@@ -125,7 +125,9 @@ class Load:
                 while any(len(self.of(name, *statuses)) < before[name] + count for name in names):
                     await asyncio.sleep(0.05)
                 return
-        pytest.fail(f"not answered with {statuses}: {[each for each in self.asked if prefix in each.key][-2 * COUNT :]}")
+        pytest.fail(
+            f"not answered with {statuses}: {[each for each in self.asked if prefix in each.key][-2 * COUNT :]}"
+        )
 
 
 async def answered(key: str, ask: Callable[[str], Any]) -> Asked:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 from backend.core.decisions import Decision, Risk
+from backend.core.identity import NetworkAccess
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
@@ -16,6 +17,8 @@ LONGEST_NAME = 253  # characters, RFC 1035
 # Besides what is private or reserved: carrier-grade NAT, where clouds keep services of their own.
 SHARED = ip_network("100.64.0.0/10")
 NAT64, SIX_TO_FOUR = ip_network("64:ff9b::/96"), ip_network("2002::/16")
+COMPATIBLE = ip_network("::/96")  # IPv4 in IPv6 in an older form
+SITE_LOCAL = ip_network("fec0::/10")  # private until 2004
 
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _NAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
@@ -91,7 +94,11 @@ def _ports(port: str | None, text: str) -> frozenset[int]:
 
 def parse_hosts(text: str) -> tuple[Host, ...]:
     """A list, separated by commas or blanks. Raises ValueError."""
-    entries = text.replace(",", " ").split()
+    return hosts_of(text.replace(",", " ").split())
+
+
+def hosts_of(entries: Sequence[str]) -> tuple[Host, ...]:
+    """The hosts of a list. Raises ValueError."""
     if len(entries) > MOST_ENTRIES:
         raise ValueError(f"{len(entries)} hosts are more than {MOST_ENTRIES}")
     return tuple(dict.fromkeys(map(Host.parse, entries)))
@@ -102,6 +109,7 @@ class Egress:
     """The hosts that the commands of a project may reach."""
 
     hosts: tuple[Host, ...]
+    project: str = ""
 
     def asked(self, host: str, port: int) -> Decision:
         """Judge what a command asked for, before the name is looked up. `host` is in lower case, without a final dot."""
@@ -153,7 +161,7 @@ def kind_of(address: Address) -> str:
         return "an address of the local link, where clouds have their metadata"
     if address.is_multicast or (isinstance(address, IPv4Address) and str(address) == "255.255.255.255"):
         return "a group of machines"
-    if not address.is_global or address in SHARED:
+    if not address.is_global or address in SHARED or address in SITE_LOCAL:
         return "a private address"
     return ""
 
@@ -162,16 +170,23 @@ def plain(address: Address) -> Address:
     """The IPv4 address that an IPv6 address stands for, where it does."""
     if isinstance(address, IPv4Address):
         return address
-    if address in NAT64:
+    if address in NAT64 or (address in COMPATIBLE and int(address) > 0xFFFF):
         return IPv4Address(int(address) & 0xFFFFFFFF)
     if address in SIX_TO_FOUR:
         return IPv4Address(int(address) >> 80 & 0xFFFFFFFF)
     return address.ipv4_mapped or address
 
 
+def is_wider(access: NetworkAccess, than: NetworkAccess, default: Iterable[str]) -> bool:
+    """Whether it permits more than another, and more than the list of the operator."""
+    if than is True or access is False:
+        return False
+    return access is True or not set(access) <= {*(than or ()), *default}
+
+
 def _literal(host: str) -> Address | None:
     try:
-        return ip_address(host)
+        return None if "%" in host else ip_address(host)  # no zones: they name interfaces of this machine
     except ValueError:
         return None
 

@@ -1,265 +1,277 @@
 """The egress proxy: the way out of a project's room, for HTTP by name and for anything else by CONNECT.
 
 A name is judged, looked up, its addresses are judged, and then one of exactly those is connected to, so that a name which
-changes its address between two lookups gains nothing. What a redirect names is asked for anew, and judged anew.
+changes its address between two lookups gains nothing. What a redirect names is a connection of its own, judged as any other.
 """
 
 import asyncio
-import re
 import socket
-from base64 import b64decode
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
 from backend.core.decisions import Decision, Risk
+from backend.core.execution.model import Actor
+from backend.core.limits import Pace
 from backend.core.policy.egress import Address, Egress, show
+from backend.executors.local.egress_request import LONGEST_HEAD, Wanted, parse
+from backend.executors.local.upstream import PIECE, Streams, Upstream, closed_after
 
-LONGEST_HEAD = 16 * 1024  # bytes of a request before its body
 MOST_CONNECTIONS = 128  # of a room at once
+MOST_IN_TOTAL = 512  # of all rooms: each takes two descriptors of the service
+# Connections of a room a second, and at once: each is two events of the audit. More of them wait.
+PACE, BURST = 5, 200
 HEAD_TIME = 10.0  # seconds until a request is complete
 CONNECT_TIME = 15.0  # seconds for the lookup and the connection
+ADDRESS_TIME = 5.0  # seconds for one of several addresses
+LOOKUP_TIME = 2.0  # seconds for a lookup that an upstream proxy repeats
 IDLE_TIME = 600.0  # seconds without a byte either way
-PIECE = 64 * 1024  # bytes that are passed on at once
-LONGEST_WHO = 64  # characters of the execution in the proxy's address
+LOOKUPS = ThreadPoolExecutor(8, "lookup")  # its own, so that slow name servers hold up nothing else
 
-# Fields that concern one connection, and so are not passed on.
-HOP_BY_HOP = {
-    "connection",
-    "proxy-connection",
-    "proxy-authorization",
-    "proxy-authenticate",
-    "keep-alive",
-    "te",
-    "upgrade",
-}
-_METHOD = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-
-Resolve = Callable[[str, int], Awaitable[Sequence[Address]]]
+LOCAL = "localhost,127.0.0.1,::1"  # the servers of the room itself
+STATUS = {"network.unreachable": 502, "network.request": 400, "storage.unavailable": 503}
 
 
-class Wanted(NamedTuple):
-    """What a request asks for. `head` is what is sent to the host, nothing for a tunnel."""
+class Caller(NamedTuple):
+    """The execution that a room is entered for, and who it belongs to."""
 
-    host: str
-    port: int
-    head: bytes
     execution: str
+    actor: Actor
 
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """A connection that was made or refused. `sent` and `received` are bytes, as seen by the command."""
+    """A connection that was refused, was opened or has ended. `traffic` are the bytes that went out and came back.
 
-    execution: str  # as the command names it; empty where it does not
+    It belongs to the execution of `caller`, or to the project alone where none is named.
+    """
+
+    project: str
+    caller: Caller | None
     host: str
     port: int
     decision: Decision
-    sent: int = 0
-    received: int = 0
+    traffic: tuple[int, int] | None = None
 
 
-class EgressProxy:
-    """Serves the connections of one room.
+Resolve = Callable[[str, int], Awaitable[Sequence[Address]]]
+Record = Callable[[Connection], Awaitable[bool]]
 
-    `record` is awaited when a connection is made (no bytes yet) or refused, and again when it has ended. Where it cannot be
-    recorded (False) nothing is passed on.
+
+@dataclass(slots=True)
+class EgressProxies:
+    """What the proxies of all rooms share.
+
+    `record` is awaited when a connection was refused, before the first byte of one passes, and when it has ended. Where it
+    returns False nothing passes. `new_secret` makes the passwords by which executions are told apart.
     """
 
-    def __init__(self, egress: Egress, resolve: Resolve, record: Callable[[Connection], Awaitable[bool]]) -> None:
-        self._egress, self._resolve, self._record = egress, resolve, record
-        self._open: set[asyncio.Task[None]] = set()
-        self._server: asyncio.Server | None = None
+    resolve: Resolve
+    record: Record
+    new_secret: Callable[[], str]
+    upstream: Upstream | None = None
+    connections: int = 0
+
+    def proxy(self, egress: Egress) -> "EgressProxy":
+        """That of a new room."""
+        return EgressProxy(egress, self)
+
+
+@dataclass(slots=True, eq=False)
+class EgressProxy:
+    """Serves the connections of one room."""
+
+    egress: Egress
+    shared: EgressProxies
+    _callers: dict[str, Caller] = field(default_factory=dict)  # by user:password
+    _open: dict["asyncio.Task[None]", str] = field(default_factory=dict)  # with the user:password, or nothing
+    _pace: Pace = field(default_factory=lambda: Pace(PACE, BURST))
+    _server: asyncio.Server | None = None
+    _port: int = 0
 
     async def serve(self, listening: socket.socket) -> None:
         """Begin to accept; `listening` may be one of another network namespace."""
+        self._port = listening.getsockname()[1]
         self._server = await asyncio.start_server(self._accepted, sock=listening, limit=LONGEST_HEAD)
 
     async def close(self) -> None:
         """End all connections, and accept no more."""
         if self._server:
             self._server.close()
-        for task in self._open:
-            task.cancel()
-        await asyncio.gather(*self._open, return_exceptions=True)
+        await _end(list(self._open))
+
+    @asynccontextmanager
+    async def used_by(self, caller: Caller) -> AsyncIterator[str]:
+        """The address of the proxy for an execution, whose connections end with it."""
+        login = f"{caller.execution}:{self.shared.new_secret()}"
+        self._callers[login] = caller
+        try:
+            yield f"http://{login}@127.0.0.1:{self._port}"
+        finally:
+            del self._callers[login]
+            # Where no execution is left, neither is a program whose connection belongs to none.
+            await _end([task for task, owner in self._open.items() if owner == login or not self._callers])
 
     def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if len(self._open) >= MOST_CONNECTIONS:
+        if len(self._open) >= MOST_CONNECTIONS or self.shared.connections >= MOST_IN_TOTAL:
             writer.transport.abort()
             return
         task = asyncio.create_task(self._converse(reader, writer))
-        self._open.add(task)
-        task.add_done_callback(self._open.discard)
+        self._open[task] = ""
+        self.shared.connections += 1
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        del self._open[task]
+        self.shared.connections -= 1
 
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            with suppress(OSError, TimeoutError, asyncio.IncompleteReadError):
+            async with closed_after(writer):
+                await asyncio.sleep(self._pace.wait(asyncio.get_running_loop().time()))
                 async with asyncio.timeout(HEAD_TIME):
-                    head = await _head(reader)
-                wanted = parse(head)
+                    wanted = parse(await _head(reader))
                 if isinstance(wanted, Decision):
                     await _refuse(writer, wanted)
                 else:
-                    await self._carry(wanted, reader, writer)
-        finally:
-            writer.close()
+                    await self._carry(wanted, (reader, writer))
+        except (OSError, asyncio.IncompleteReadError):
+            pass  # the program has gone, or sends nothing
 
-    async def _carry(self, wanted: Wanted, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _carry(self, wanted: Wanted, here: Streams) -> None:
         """Connect as the list permits, and pass on what comes either way until it ends."""
-        decision, there = await self._connect(wanted)
-        if not await self._record(Connection(wanted.execution, wanted.host, wanted.port, decision)):
-            decision = Decision.deny("storage.unavailable", "The connection could not be recorded.", "Try again later.")
-            if there:
-                there[1].close()
-            there = None
-        if there is None:
-            await _refuse(writer, decision)
+        connection = Connection(
+            self.egress.project,
+            self._identified(wanted.login),
+            wanted.host,
+            wanted.port,
+            self.egress.asked(wanted.host, wanted.port),
+        )
+        there = await self._connect(wanted) if connection.decision.allowed else connection.decision
+        if isinstance(there, Decision):
+            await self.shared.record(replace(connection, decision=there))
+            await _refuse(here[1], there)
             return
-        try:
-            sent, received = await _join(wanted, (reader, writer), there)
-        finally:
-            there[1].close()
-        await self._record(Connection(wanted.execution, wanted.host, wanted.port, decision, sent, received))
+        async with closed_after(there[1]):
+            if await self.shared.record(connection):
+                await self._pass_on(wanted, here, there, connection)
+            else:
+                await _refuse(here[1], UNRECORDED)
 
-    async def _connect(self, wanted: Wanted) -> tuple[Decision, "Streams | None"]:
-        decision = self._egress.asked(wanted.host, wanted.port)
-        if not decision.allowed:
-            return decision, None
+    async def _pass_on(self, wanted: Wanted, here: Streams, there: Streams, connection: Connection) -> None:
+        """Pass on what comes either way; its end is recorded also where the execution has ended."""
+        traffic = [0, 0]
+        try:
+            await _join(wanted, here, there, traffic)
+        finally:
+            await self.shared.record(replace(connection, traffic=(traffic[0], traffic[1])))
+
+    def _identified(self, login: str) -> Caller | None:
+        """The execution that the connection belongs to, with which it then ends."""
+        caller = self._callers.get(login)
+        if caller and (task := asyncio.current_task()):
+            self._open[task] = login
+        return caller
+
+    async def _connect(self, wanted: Wanted) -> Streams | Decision:
         try:
             async with asyncio.timeout(CONNECT_TIME):
-                found = await self._resolve(wanted.host, wanted.port)
-                judged = self._egress.resolved(wanted.host, wanted.port, found, own_addresses(found))
-                if isinstance(judged, Decision):
-                    return judged, None
-                return decision, await _open_first(judged, wanted.port)
-        except TimeoutError:
-            return _unreachable(wanted, f"it did not answer within {CONNECT_TIME:.0f} seconds"), None
+                upstream = self.shared.upstream
+                if upstream and not upstream.spares(wanted.host):
+                    return await self._through(upstream, wanted)
+                judged = self._judged(wanted, await self.shared.resolve(wanted.host, wanted.port))
+                return judged if isinstance(judged, Decision) else await _open_first(judged, wanted.port)
         except OSError as error:
-            return _unreachable(wanted, (error.strerror or "it has no address").lower()), None
+            return _unreachable(wanted, error)
+
+    async def _through(self, upstream: Upstream, wanted: Wanted) -> Streams | Decision:
+        """By the proxy of the machine, which looks the name up itself: there may be no other name service here. Where there
+        is one, what it finds is judged all the same."""
+        found: Sequence[Address] = ()
+        with suppress(OSError):
+            async with asyncio.timeout(LOOKUP_TIME):
+                found = await self.shared.resolve(wanted.host, wanted.port)
+        judged = self._judged(wanted, found)
+        return judged if isinstance(judged, Decision) else await upstream.connect(wanted.host, wanted.port)
+
+    def _judged(self, wanted: Wanted, found: Sequence[Address]) -> tuple[Address, ...] | Decision:
+        return self.egress.resolved(wanted.host, wanted.port, found, own_addresses(found))
 
 
-Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+UNRECORDED = Decision.deny("storage.unavailable", "The connection could not be recorded.", "Try again later.")
+
+
+async def _end(tasks: Sequence["asyncio.Task[None]"]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _head(reader: asyncio.StreamReader) -> bytes:
-    """A request up to its empty line; what is too long is cut there, and so is malformed."""
+    """A request up to its empty line; nothing of one that is too long."""
     try:
         return await reader.readuntil(b"\r\n\r\n")
     except asyncio.LimitOverrunError:
         return b""
 
 
-def parse(head: bytes) -> Wanted | Decision:
-    """What a request to the proxy asks for: CONNECT HOST:PORT, or a method with a whole URL of `http`."""
-    lines = head.decode("latin-1").split("\r\n")[:-2]
-    method, _, rest = (lines or [""])[0].partition(" ")
-    target, _, version = rest.partition(" ")
-    fields = [(name, value) for name, colon, value in (line.partition(":") for line in lines[1:]) if colon]
-    if not _METHOD.fullmatch(method) or version not in {"HTTP/1.0", "HTTP/1.1"} or len(fields) != len(lines) - 1:
-        return _malformed("That is no request of HTTP/1.1 to a proxy, or one of more than 16 KiB.")
-    execution = _execution(fields)
-    if method == "CONNECT":
-        place = _place(f"//{target}")
-        return Wanted(*place, b"", execution) if place else _malformed("CONNECT names a host and a port.")
-    place = _place(target, 80)
-    if not place or not target.lower().startswith("http://"):
-        return _malformed("A proxy is asked with the whole URL of http, or by CONNECT.")
-    return Wanted(*place, _passed_on(method, target, fields), execution)
-
-
-def _place(url: str, default: int | None = None) -> tuple[str, int] | None:
-    """Host, in lower case and without a final dot, and port."""
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname, parts.port or default
-    except ValueError:
-        return None
-    if not host or not port or "@" in parts.netloc or not host.isascii():
-        return None
-    return host.lower().rstrip("."), port
-
-
-def _passed_on(method: str, target: str, fields: Sequence[tuple[str, str]]) -> bytes:
-    """The request as the host gets it: one for each connection, and for the host that was judged."""
-    parts = urlsplit(target)
-    named = {
-        word.strip().lower() for name, value in fields if name.lower() == "connection" for word in value.split(",")
-    }
-    dropped = HOP_BY_HOP | named | {"host"}
-    path = parts._replace(scheme="", netloc="", fragment="").geturl() or "/"
-    lines = [f"{method} {path if path.startswith(('/', '*')) else '/' + path} HTTP/1.1", f"Host: {parts.netloc}"]
-    lines += [f"{name}:{value}" for name, value in fields if name.lower() not in dropped]
-    return "\r\n".join([*lines, "Connection: close", "", ""]).encode("latin-1")
-
-
-def _execution(fields: Sequence[tuple[str, str]]) -> str:
-    """The execution that the address of the proxy names as its user."""
-    given = next((value.split() for name, value in fields if name.lower() == "proxy-authorization"), [])
-    with suppress(ValueError):
-        if len(given) == 2 and given[0].lower() == "basic":
-            return b64decode(given[1], validate=True).decode("ascii").partition(":")[0][:LONGEST_WHO]
-    return ""
-
-
 async def _open_first(addresses: Sequence[Address], port: int) -> Streams:
     """A connection to the first address that answers. Raises OSError where none does."""
-    problem = OSError("")
+    problem = OSError(0, "it has no address")
     for address in addresses:
         try:
-            return await asyncio.open_connection(str(address), port, limit=PIECE)
+            async with asyncio.timeout(ADDRESS_TIME):
+                return await asyncio.open_connection(str(address), port, limit=PIECE)
         except OSError as error:
             problem = error
     raise problem
 
 
-async def _join(wanted: Wanted, here: Streams, there: Streams) -> tuple[int, int]:
-    """Pass on what comes either way. How many bytes went out and came back."""
+async def _join(wanted: Wanted, here: Streams, there: Streams, traffic: list[int]) -> None:
+    """Pass on what comes either way, and count it, until both have ended, one has gone, or both are silent for long."""
     if wanted.head:
         there[1].write(wanted.head)
+        traffic[0] = len(wanted.head)
     else:
         here[1].write(b"HTTP/1.1 200 Connection established\r\n\r\n")
-    counts = [len(wanted.head), 0]
-    idle = asyncio.timeout(IDLE_TIME)
-    with suppress(TimeoutError, OSError):
-        async with idle, asyncio.TaskGroup() as both:
-            both.create_task(_pump(here[0], there[1], counts, 0, idle))
-            both.create_task(_pump(there[0], here[1], counts, 1, idle))
-    return counts[0], counts[1]
+    try:
+        async with asyncio.timeout(IDLE_TIME) as idle, asyncio.TaskGroup() as both:
+            both.create_task(_pump(here[0], there[1], traffic, 0, idle))
+            both.create_task(_pump(there[0], here[1], traffic, 1, idle))
+    except* OSError:
+        pass
 
 
 async def _pump(
-    source: asyncio.StreamReader, sink: asyncio.StreamWriter, counts: list[int], way: int, idle: asyncio.Timeout
+    source: asyncio.StreamReader, sink: asyncio.StreamWriter, traffic: list[int], way: int, idle: asyncio.Timeout
 ) -> None:
-    with suppress(OSError):
-        while piece := await source.read(PIECE):
-            counts[way] += len(piece)
-            idle.reschedule(asyncio.get_running_loop().time() + IDLE_TIME)
-            sink.write(piece)
-            await sink.drain()
-        if sink.can_write_eof():
-            sink.write_eof()
+    """One way, until its end; the other may go on (a half-closed connection)."""
+    while piece := await source.read(PIECE):
+        sink.write(piece)
+        await sink.drain()
+        traffic[way] += len(piece)
+        idle.reschedule(asyncio.get_running_loop().time() + IDLE_TIME)
+    if sink.can_write_eof():
+        sink.write_eof()
 
 
 async def _refuse(writer: asyncio.StreamWriter, decision: Decision) -> None:
     """Answer with the rule in the line of the status too: for CONNECT clients show nothing else."""
-    text = f"gatepost: {decision.rule}: {decision.reason} {decision.hint}".rstrip() + "\n"
-    status = {"network.unreachable": 502, "network.request": 400, "storage.unavailable": 503}.get(decision.rule, 403)
-    body = text.encode("utf-8", "replace")
-    head = f"HTTP/1.1 {status} {decision.rule}\r\nContent-Type: text/plain; charset=utf-8\r\n"
-    writer.write(f"{head}Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode() + body)
+    body = f"gatepost: {decision.rule}: {decision.reason} {decision.hint}".rstrip().encode("utf-8", "replace") + b"\n"
+    status = f"HTTP/1.1 {STATUS.get(decision.rule, 403)} {decision.rule}"
+    head = f"{status}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {len(body)}\r\n"
+    writer.write(f"{head}Connection: close\r\n\r\n".encode() + body)
     await writer.drain()
 
 
-def _malformed(reason: str) -> Decision:
-    return Decision.deny("network.request", reason)
-
-
-def _unreachable(wanted: Wanted, why: str) -> Decision:
-    reason = f"{show(wanted.host, wanted.port)} cannot be reached: {why}."
-    return Decision.deny("network.unreachable", reason, risk=Risk.MODERATE)
+def _unreachable(wanted: Wanted, error: OSError) -> Decision:
+    why = "it did not answer in time" if isinstance(error, TimeoutError) else (error.strerror or "no answer").lower()
+    return Decision.deny(
+        "network.unreachable", f"{show(wanted.host, wanted.port)} cannot be reached: {why}.", risk=Risk.MODERATE
+    )
 
 
 def own_addresses(addresses: Sequence[Address]) -> frozenset[Address]:
@@ -280,5 +292,19 @@ def _is_own(address: Address) -> bool:
 
 async def lookup(host: str, port: int) -> Sequence[Address]:
     """The addresses of a host. Raises OSError."""
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return [ip_address(str(address[0]).partition("%")[0]) for *_, address in found]
+
+    def find() -> list[Address]:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        return [ip_address(str(address[0]).partition("%")[0]) for *_, address in found]
+
+    return await asyncio.get_running_loop().run_in_executor(LOOKUPS, find)
+
+
+def proxy_environment(proxy: str) -> dict[str, str]:
+    """The variables by which programs find the proxy. Servers of the room itself are reached without it."""
+    proxies = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
+    return {
+        **dict.fromkeys((*proxies, "npm_config_proxy", "npm_config_https_proxy"), proxy),
+        **dict.fromkeys(("NO_PROXY", "no_proxy", "npm_config_noproxy"), LOCAL),
+        "NODE_USE_ENV_PROXY": "1",  # without it fetch of node does not look at them
+    }

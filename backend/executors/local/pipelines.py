@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack
 from dataclasses import dataclass, field, replace
 
 from backend.core.execution.instructions import Instructions
@@ -22,10 +22,12 @@ from backend.core.execution.model import (
 )
 from backend.core.execution.sequence import Pipeline
 from backend.core.language.parser import Invocation
+from backend.core.policy.egress import Egress
 from backend.core.policy.files import TEMPORARY
 from backend.core.quota import NO_QUOTA
 from backend.core.recording.lines import LineAssembler
 from backend.core.recording.writer import RecordingWriter
+from backend.executors.local.egress import Caller, proxy_environment
 from backend.executors.local.homes import make_temporary, remove
 from backend.executors.local.launcher import cage_environment
 from backend.executors.local.outside import STANDARD, OutsideProgram, find_program
@@ -59,7 +61,7 @@ class LocalPipelines:
     `outside` maps a program's name to how it is really started and what it alone gets; `readable` are folders in addition
     to the standard ones that all programs may read; `lines` makes what cuts a stream into lines; `owner` (uid, gid) is
     there where the service is root, and commands run as the owner of their workspace; `monitors` stop what fills a workspace;
-    `rooms` are the namespaces that commands run in.
+    `rooms` are the namespaces that commands run in; `environment` are variables of the operator for all commands.
     """
 
     launcher: Launcher
@@ -69,6 +71,7 @@ class LocalPipelines:
     owner: Owner | None = None
     monitors: UsageMonitors = field(default_factory=lambda: UsageMonitors(NO_QUOTA))
     rooms: Rooms = field(default_factory=Rooms)
+    environment: Mapping[str, str] = field(default_factory=dict)
 
     async def run(self, pipeline: Pipeline, recorder: RecordingWriter, instructions: Instructions) -> Outcome:
         """Run to the end; every process of the pipeline is gone when this returns."""
@@ -89,7 +92,7 @@ class LocalPipelines:
             said = recorder.say("stderr", lease.notice) if lease.notice else 0
             bounds = self._bounds(pipeline, homes, full=bool(lease.notice))
             try:
-                room = await ending.enter_async_context(self.rooms.entered(bounds))
+                room = await ending.enter_async_context(self._entered(pipeline, bounds))
             except OSError as error:
                 return replace(_not_started(pipeline.argv[0], error), stderr_bytes=said)
             started = self._start(pipeline, owner, bounds, room, recorder)
@@ -117,12 +120,19 @@ class LocalPipelines:
         ending.callback(lease.release)
         return str(home)
 
+    def _entered(self, pipeline: Pipeline, bounds: list[Bounds]) -> AbstractAsyncContextManager[RoomEntrance | None]:
+        """The room of its programs. Listed hosts are reached from a room alone: without one there is no network."""
+        egress = pipeline.network if isinstance(pipeline.network, Egress) else None
+        return self.rooms.entered(
+            bounds, egress, Caller(pipeline.execution, pipeline.actor) if pipeline.actor else None
+        )
+
     def _bounds(self, pipeline: Pipeline, homes: Sequence[str], *, full: bool) -> list[Bounds]:
         """The confinement of each program."""
         return [
             Bounds(
                 pipeline.root,
-                pipeline.network or program.network or False,
+                pipeline.network is True or program.network or False,
                 (*self.readable, *program.readable),
                 full,
                 home,
@@ -143,7 +153,7 @@ class LocalPipelines:
             try:
                 wiring = Wiring(pipeline, descriptors, owner, recorder, full=bounds[0].full)
                 stages = {
-                    number: self._stage(pipeline, pipeline.invocations[number], each, streams)
+                    number: self._stage(pipeline, pipeline.invocations[number], each, streams, room)
                     for number, (each, streams) in enumerate(zip(bounds, wiring.stages, strict=True))
                     if streams
                 }
@@ -159,11 +169,19 @@ class LocalPipelines:
         name = invocation.argv[0]
         return self.outside.get(name) or OutsideProgram((name,))
 
-    def _stage(self, pipeline: Pipeline, invocation: Invocation, bounds: Bounds, streams: Streams) -> Stage:
+    def _stage(
+        self, pipeline: Pipeline, invocation: Invocation, bounds: Bounds, streams: Streams, room: RoomEntrance | None
+    ) -> Stage:
         program = self._outside(invocation)
         words = (*program.command, *invocation.argv[1:])
         path = find_program(words[0]) or words[0]
-        environment = {**_environment(pipeline, bounds.home), **dict(invocation.environment), **program.environment}
+        environment = {
+            **_environment(pipeline, bounds.home),
+            **self.environment,
+            **(proxy_environment(room.proxy) if room and room.proxy else {}),
+            **dict(invocation.environment),
+            **program.environment,
+        }
         return Stage(invocation.argv[0], path, words, environment, pipeline.cwd, *streams, bounds)
 
 
