@@ -57,6 +57,7 @@ class World:
         recordable: bool = True,
         upstream: Upstream | None = None,
     ) -> None:
+        self.listed = listed
         self.recorded: list[Connection] = []
         self.ended = asyncio.Condition()
         self.lookups: list[str] = []
