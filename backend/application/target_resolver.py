@@ -11,9 +11,21 @@ from backend.core.execution.executor import Executor
 from backend.core.execution.refusals import unknown_project
 from backend.core.execution.targets import OWN, ExecutionLimits, Target, TargetRef
 from backend.core.identity import Principal, Project
+from backend.core.policy.egress import Egress, hosts_of
 from backend.core.policy.files import FileView
-from backend.core.policy.profile import Profile, ProfileError
+from backend.core.policy.profile import OFFLINE, Offline, Profile, ProfileError
 from backend.core.ports import Projects
+
+TURN_ON = (
+    "Use what is already in the workspace. An administrator can turn it on: "
+    '{how} with {{"network": true}}, or {{"network": ["registry.example.org:443"]}} for listed hosts alone.'
+)
+LIST = 'An administrator can correct it: {how} with {{"network": ["registry.example.org:443"]}}.'
+NO_ROOMS = "but commands cannot be held to the list of the project here, which needs namespaces (L3)"
+LIST_NOT_HELD = (
+    "The operator sees the reason in GET /health/protection and sets GATEPOST_NAMESPACES; or an administrator turns the "
+    'network on for all hosts, or off: {how} with {{"network": true}} or {{"network": false}}.'
+)
 
 
 class LocalPlaces(Protocol):
@@ -23,14 +35,17 @@ class LocalPlaces(Protocol):
         """The workspace with this name, created if it is missing. Raises OSError."""
         ...
 
-    def executor(self, profile: Profile, files: FileView, *, network: bool) -> Executor:
-        """The executor that runs lines there."""
+    def executor(self, profile: Profile, files: FileView, *, network: bool | Egress) -> Executor:
+        """The executor that runs lines there, with the machine's network or with listed hosts alone."""
         ...
 
 
 @dataclass(slots=True)
 class TargetResolver:
-    """The targets of this server. Clients without an account get `visitors_files` and `visitors_profile`."""
+    """The targets of this server. Clients without an account get `visitors_files` and `visitors_profile`.
+
+    `holds_hosts`: whether commands can be held to a list of hosts here.
+    """
 
     visitors_profile: Profile
     visitors_files: FileView
@@ -39,6 +54,7 @@ class TargetResolver:
     limits: ExecutionLimits
     load_profile: Callable[[str], Profile]
     hosts: HostTargets | None = None
+    holds_hosts: bool = False
     _workspaces: dict[str, FileView] = field(default_factory=dict)
     _profiles: dict[str, Profile] = field(default_factory=dict)
 
@@ -84,7 +100,7 @@ class TargetResolver:
         return self._target(TargetRef("project", project.id), judged, files, project) if judged else None
 
     def _target(self, ref: TargetRef, profile: Profile, files: FileView, project: Project | None = None) -> Target:
-        network = bool(project and project.network)
+        network, offline = self._network(project) if project else (False, OFFLINE)
         return Target(
             ref=ref,
             profile=profile,
@@ -92,9 +108,25 @@ class TargetResolver:
             executor=self.places.executor(profile, files, network=network),
             limits=self.limits,
             project=project.id if project else None,
-            network=network,
+            network=bool(network),
+            offline=offline,
             metadata_only=bool(project and project.metadata_only),
         )
+
+    def _network(self, project: Project) -> tuple[bool | Egress, Offline]:
+        """What commands of the project may reach; nothing where they cannot be held to its list."""
+        how = f"PATCH /api/projects/{project.id}"
+        if isinstance(project.network, bool):
+            return project.network, Offline("network.off", "which is off in this project", TURN_ON.format(how=how))
+        try:
+            egress = Egress(hosts_of(project.network), project.id)
+        except ValueError as error:
+            return False, Offline(
+                "network.host", f"but the list of the project is invalid: {error}", LIST.format(how=how)
+            )
+        if not self.holds_hosts:
+            return False, Offline("network.rooms", NO_ROOMS, LIST_NOT_HELD.format(how=how))
+        return egress, OFFLINE
 
     def _workspace(self, name: str) -> FileView:
         if name not in self._workspaces:

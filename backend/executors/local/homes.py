@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import shutil
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -18,12 +19,14 @@ from backend.executors.local.workspace_users import PASS, PRIVATE
 class Homes:
     """The homes of the commands of one server, in `folder / server`.
 
-    `alive` says whether a server of the same folder still runs: what the others left is removed by `sweep`.
+    `alive` says whether a server of the same folder still runs: what the others left is removed by `sweep`. `skeleton` is a
+    folder of the operator, whose content each home begins with.
     """
 
     folder: Path
     server: str
     alive: Callable[[str], bool]
+    skeleton: Path | None = None
     _numbers: Iterator[int] = field(default_factory=itertools.count)
 
     def make(self, execution: str, owner: Owner | None) -> Path:
@@ -33,6 +36,8 @@ class Homes:
             parent.chmod(PASS)  # whatever the umask
         home = self.folder / self.server / f"{execution}-{next(self._numbers)}"
         home.mkdir(mode=PRIVATE)
+        if self.skeleton:
+            _copy(self.skeleton, home, owner)
         if owner:
             os.chown(home, *owner)
         return home
@@ -43,6 +48,16 @@ class Homes:
             for left in self.folder.iterdir():
                 if left.name != self.server and not self.alive(left.name):
                     remove(left)
+
+
+def _copy(skeleton: Path, home: Path, owner: Owner | None) -> None:
+    """What the operator put there, links as links. While the home is ours, nothing else can be put into it. Raises OSError."""
+    shutil.copytree(skeleton, home, symlinks=True, dirs_exist_ok=True)
+    home.chmod(PRIVATE)
+    if owner:
+        for folder, folders, files in os.walk(home):
+            for name in (*folders, *files):
+                os.chown(os.path.join(folder, name), *owner, follow_symlinks=False)
 
 
 def make_temporary(root: str, owner: tuple[int, int] | None) -> None:
