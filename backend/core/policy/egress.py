@@ -141,7 +141,7 @@ def not_listed(host: str, port: int, hosts: Iterable[Host]) -> Decision:
 
 
 def forbidden(host: str, port: int, kind: str) -> Decision:
-    """The name leads to an address that nobody may reach without listing it."""
+    """The name leads to an address that must be listed itself."""
     reason = f"{show(host, port)} leads to {kind}."
     hint = "An administrator can list the address itself for the project, such as 10.1.2.3:443 or 10.1.0.0/16:443."
     return Decision.deny("network.address", reason, hint)
@@ -153,7 +153,7 @@ def show(host: str, port: int) -> str:
 
 
 def kind_of(address: Address) -> str:
-    """What kind of address nobody reaches unless it is listed; empty for a public one."""
+    """The kind of an address that must be listed itself; empty for a public one."""
     address = plain(address)
     if address.is_unspecified or address.is_loopback:
         return "this machine"

@@ -66,7 +66,7 @@ class EgressProxies:
     """What the proxies of all rooms share.
 
     `record` is awaited when a connection was refused, before the first byte of one passes, and when it has ended. Where it
-    returns False nothing passes. `new_secret` makes the passwords by which executions are told apart.
+    returns False nothing passes. `new_secret` makes the passwords that identify executions.
     """
 
     resolve: Resolve
