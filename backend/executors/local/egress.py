@@ -306,5 +306,6 @@ def proxy_environment(proxy: str) -> dict[str, str]:
     return {
         **dict.fromkeys((*proxies, "npm_config_proxy", "npm_config_https_proxy"), proxy),
         **dict.fromkeys(("NO_PROXY", "no_proxy", "npm_config_noproxy"), LOCAL),
-        "NODE_USE_ENV_PROXY": "1",  # without it fetch of node does not look at them
+        "NODE_USE_ENV_PROXY": "1",  # without it fetch of node does not look at them, and before version 24 never
+        "GIT_HTTP_PROXY_AUTHMETHOD": "basic",  # otherwise git names the execution only when it is asked to
     }

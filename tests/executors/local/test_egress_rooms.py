@@ -82,14 +82,15 @@ def workspace() -> Iterator[Path]:
 async def test_a_listed_host_is_reached_by_name_and_recorded_for_the_execution(
     cache: Path, workspace: Path, port: int
 ) -> None:
-    wanted("curl")
+    wanted("curl", "git")
     bench = Bench(cache, workspace, f"x.example:{port} 127.0.0.1:{port}")
     outcome = await bench.run(("curl", "-sS", f"http://x.example:{port}/"))
     assert (outcome.exit_code, bench.log.text("stdout")) == (0, "hi\n")
     assert (await bench.run(("curl", "-sS", "-p", f"http://x.example:{port}/"))).exit_code == 0  # by CONNECT
+    assert (await bench.run(("git", "ls-remote", f"http://x.example:{port}/x.git"))).exit_code == 128  # there is none
     # What has ended is recorded before the end of the execution is.
     assert [(each.project, each.caller, each.host, each.traffic is None) for each in bench.recorded] == [
-        ("shop", CALLER, "x.example", ended) for ended in (True, False, True, False)
+        ("shop", CALLER, "x.example", ended) for ended in (True, False) * 3
     ]
     assert (bench.recorded[1].traffic or (0, 0))[1] > len("hi\n")
     await bench.rooms.close()
