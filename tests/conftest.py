@@ -13,7 +13,8 @@ from tests.serving import ANY_PROGRAM, Server, clean_up, processes_of, start
 StartServer = Callable[..., Server]
 
 
-def _end(server: Server) -> None:
+def end(server: Server) -> None:
+    """Stop a server, and what it may have left."""
     if server.process.poll() is None:
         server.stop()
     clean_up([process for process in processes_of(server) if process.state != "Z"])
@@ -64,7 +65,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server on which `pyguard WORDS` runs WORDS, without tight rates; shared by a module."""
     running = start(tmp_path_factory.mktemp("server"), ANY_PROGRAM)
     yield running
-    _end(running)
+    end(running)
 
 
 @pytest.fixture
@@ -78,4 +79,4 @@ def start_server(tmp_path: Path) -> Iterator[StartServer]:
 
     yield begin
     for running in started:
-        _end(running)
+        end(running)

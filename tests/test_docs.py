@@ -20,6 +20,7 @@ import run
 from backend.core.recording import messages
 from backend.runtime.agent_settings import AgentSettings
 from backend.runtime.settings import Settings
+from tests import preloaded
 from tests.conftest import StartServer
 from tests.needs import need
 from tests.serving import Server
@@ -128,8 +129,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_the_policy_example_prints_what_the_page_says() -> None:
     page = (ROOT / "docs/rules.md").read_text()
     command, *said = re.findall(r"^    (?:\$ )?(.+)$", page[page.index("    $ python3 run.py policy") :], re.M)[:3]
-    words = [sys.executable, "-m", "backend", *shlex.split(command)[2:]]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = preloaded.run(shlex.split(command)[2:], ROOT, {"PATH": os.environ["PATH"]})
     assert done.stdout.splitlines() == said
 
 
@@ -154,8 +154,8 @@ def printed(*words: str) -> str:
 
 def test_a_port_that_is_taken_is_told_in_words(start_server: StartServer) -> None:
     server = start_server()
-    words = [sys.executable, "-m", "backend", "serve", "--port", str(server.port), "--data-dir", str(server.data_dir)]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    words = ["serve", "--port", str(server.port), "--data-dir", str(server.data_dir)]
+    done = preloaded.run(words, ROOT, {"PATH": os.environ["PATH"]})
     assert done.returncode != 0
     assert f"gatepost: cannot listen on 127.0.0.1:{server.port}. Try another port: --port 8001" in done.stderr
 

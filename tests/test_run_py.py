@@ -10,6 +10,14 @@ import pytest
 import run
 
 
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An environment with pip: what the first of them costs, the others need not."""
+    place = tmp_path_factory.mktemp("environment") / ".venv"
+    subprocess.run([sys.executable, "-m", "venv", place], check=True)
+    return place
+
+
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project whose requirements are empty files, so that a real pip has nothing to fetch."""
@@ -31,8 +39,11 @@ def test_a_python_that_is_too_old_is_told_which_is_needed() -> None:
 
 
 def test_setting_up_happens_once_and_again_after_a_change(project: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (project / ".venv/bin").mkdir(parents=True)
+    (project / ".venv/bin/python").write_text("broken")  # a half made environment is made again
     run.set_up([run.CORE])
     assert "Installed requirements.txt" in capfd.readouterr().err
+    assert run.works(run.python_of(run.VENV))
     run.set_up([run.CORE])
     assert capfd.readouterr().err == ""
     run.CORE.write_text("# changed\n")
@@ -67,14 +78,8 @@ def test_another_python_installs_again(
     assert run.fingerprint(run.CORE) != before
 
 
-def test_a_half_made_environment_is_made_again(project: Path) -> None:
-    (project / ".venv/bin").mkdir(parents=True)
-    (project / ".venv/bin/python").write_text("broken")
-    run.set_up([run.CORE])
-    assert run.works(project / ".venv/bin/python")
-
-
-def test_what_pip_says_is_shown_when_it_fails(project: Path) -> None:
+def test_what_pip_says_is_shown_when_it_fails(project: Path, environment: Path) -> None:
+    run.VENV.symlink_to(environment)
     run.CORE.write_text("this is no requirement\n")
     with pytest.raises(run.SetupError, match=r"installing requirements\.txt failed:[\s\S]*this is no requirement"):
         run.set_up([run.CORE])

@@ -27,6 +27,7 @@ from backend.core.execution.refusals import (
 )
 from backend.core.execution.registry import Execution
 from backend.core.execution.requests import Refused, Waiting
+from backend.core.execution.sessions import Session, Sessions
 from backend.core.execution.targets import OWN, Target, TargetRef
 from backend.core.identity import Permission, Principal
 from backend.core.limits import Budget
@@ -109,6 +110,7 @@ class ExecutionService:
     bus: ExecutionBus
     owner: str
     folder: str
+    sessions: Sessions
     index: Callable[[str], Index] = field(default_factory=lambda: lru_cache(INDEXES)(lambda _: Index()))
 
     async def submit(
@@ -117,6 +119,10 @@ class ExecutionService:
         """Start a command, or find the execution that the same key started before."""
         return await self.submission.submit(who, spec, once)
 
+    def session(self, who: Principal, name: str) -> Session | Decision:
+        """The session of the caller with this name."""
+        return self.sessions.named(who.name, name)
+
     async def explain(self, who: Principal, spec: CommandSpec) -> Plan | Decision:
         """The verdict on a command. It is counted as a check; nothing runs or is recorded."""
         return await _answered(self.submission.explain(who, spec))
@@ -124,6 +130,10 @@ class ExecutionService:
     async def left(self, who: Principal) -> tuple[Budget, Budget] | Decision:
         """How many commands and how many checks the caller has left."""
         return await _answered(self.submission.left(who))
+
+    def disconnected(self, who: Principal) -> None:
+        """A connection of this principal has ended. What belonged to a visitor goes with it."""
+        self.submission.resolver.leave(who)
 
     async def target(self, who: Principal, ref: TargetRef) -> Target | Decision:
         """A target that exists for the caller."""
@@ -259,7 +269,7 @@ class ExecutionService:
     async def _deliver(self, id: str, found: _Found, instruction: Instruction) -> Delivery | Decision:
         record = found.record
         if found.live or (record and record.owner == self.owner):
-            return self.local.deliver(id, instruction)
+            return await self.local.deliver(id, instruction)
         if record is None:
             return unknown(id)
         if record.status.is_final or record.owner is None:

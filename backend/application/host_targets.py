@@ -46,12 +46,14 @@ class HostTargets:
     async def visible(self, who: Principal) -> list[HostEntry]:
         """The hosts that exist for the caller. Raises StorageError."""
         rights = await self._rights(who)
-        if not rights:
-            return []
+        return [entry for entry in await self.every() if self._is_open(entry.id, rights)] if rights else []
+
+    async def every(self) -> list[HostEntry]:
+        """The hosts that this server trusts. Raises StorageError."""
         found = {entry.id: entry for entry in await self.directory.entries()}
         expected = {id: HostEntry(id, False, 0) for id in self.enrolled() if id not in found}
         every = sorted([*found.values(), *expected.values()], key=lambda entry: entry.id)
-        return [entry for entry in every if self._is_open(entry.id, rights) and self.executor(entry)]
+        return [entry for entry in every if self.executor(entry)]
 
     def labels(self, id: str) -> Labels:
         """The labels of a host."""

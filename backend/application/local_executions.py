@@ -28,9 +28,9 @@ class LocalExecutions:
     history: ExecutionHistory
     raw: bool = False
 
-    def deliver(self, execution: str, instruction: Instruction) -> Delivery:
+    async def deliver(self, execution: str, instruction: Instruction) -> Delivery:
         """Deliver an instruction to an execution of this server."""
-        return self.registry.deliver(execution, instruction)
+        return await self.registry.deliver(execution, instruction)
 
     def reader(self, execution: str) -> RecordingReader | None:
         """A recording as its viewers may see it. Raises OSError if it cannot be read."""

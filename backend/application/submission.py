@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
 from typing import Protocol
 
 from backend.core.decisions import Decision
@@ -11,6 +12,7 @@ from backend.core.execution.gateway import Gateway
 from backend.core.execution.refusals import unavailable
 from backend.core.execution.registry import Execution
 from backend.core.execution.requests import Refused, Request, Waiting
+from backend.core.execution.sessions import Session
 from backend.core.execution.targets import OWN, Target, TargetRef, addressed
 from backend.core.identity import Principal
 from backend.core.limits import Budget
@@ -33,6 +35,8 @@ class CommandSpec:
     detached: bool = False
     metadata_only: bool = False
     client_ref: str | None = None
+    input: bytes = b""
+    session: Session | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +102,10 @@ class Submission:
         target = found if isinstance(found, Target) else await self.resolver.resolve(who, OWN)
         if isinstance(target, Decision):
             return target
-        return Request(
+        request = Request(
             who,
             target,
             line,
-            cwd=spec.cwd,
             timeout=spec.timeout,
             dry_run=spec.dry_run,
             stdin=spec.stdin,
@@ -110,7 +113,11 @@ class Submission:
             metadata_only=spec.metadata_only,
             client_ref=spec.client_ref,
             unresolved=found if isinstance(found, Decision) else None,
+            input=spec.input,
+            session=spec.session,
         )
+        folder = request.kept.folder
+        return replace(request, cwd=spec.cwd if folder == "." else str(PurePosixPath(folder, spec.cwd)))
 
     async def _once(self, request: Request, once: IdempotencyKey) -> Execution | Waiting | Existing | Refused:
         principal = request.principal.name

@@ -11,21 +11,10 @@ from backend.core.execution.executor import Executor
 from backend.core.execution.refusals import unknown_project
 from backend.core.execution.targets import OWN, ExecutionLimits, Target, TargetRef
 from backend.core.identity import Principal, Project
-from backend.core.policy.egress import Egress, hosts_of
+from backend.core.policy.egress import Egress, network_of
 from backend.core.policy.files import FileView
-from backend.core.policy.profile import OFFLINE, Offline, Profile, ProfileError
+from backend.core.policy.profile import OFFLINE, Profile, ProfileError
 from backend.core.ports import Projects
-
-TURN_ON = (
-    "Use what is already in the workspace. An administrator can turn it on: "
-    '{how} with {{"network": true}}, or {{"network": ["registry.example.org:443"]}} for listed hosts alone.'
-)
-LIST = 'An administrator can correct it: {how} with {{"network": ["registry.example.org:443"]}}.'
-NO_ROOMS = "but commands cannot be held to the list of the project here, which needs namespaces (L3)"
-LIST_NOT_HELD = (
-    "The operator sees the reason in GET /health/protection and sets GATEPOST_NAMESPACES; or an administrator turns the "
-    'network on for all hosts, or off: {how} with {{"network": true}} or {{"network": false}}.'
-)
 
 
 class LocalPlaces(Protocol):
@@ -37,6 +26,14 @@ class LocalPlaces(Protocol):
 
     def executor(self, profile: Profile, files: FileView, *, network: bool | Egress) -> Executor:
         """The executor that runs lines there, with the machine's network or with listed hosts alone."""
+        ...
+
+    def of_visitor(self, files: FileView, visitor: str) -> FileView:
+        """The workspace of visitors as one of them has it."""
+        ...
+
+    def leave(self, visitor: str) -> None:
+        """Forget what was one visitor's."""
         ...
 
 
@@ -81,9 +78,14 @@ class TargetResolver:
                     "target.unknown", f"There is no target {ref} that you may use.", "Name a project, or none."
                 )
 
+    def leave(self, who: Principal) -> None:
+        """The connection of a principal has ended."""
+        if who.user is None:
+            self.places.leave(who.name)
+
     def _own(self, who: Principal) -> Target | Decision:
         if who.user is None:
-            return self._target(OWN, self.visitors_profile, self.visitors_files)
+            return self._target(OWN, self.visitors_profile, self.places.of_visitor(self.visitors_files, who.name))
         profile = self._profile(who.user.profile)
         if profile is None:
             reason = f"The profile {who.user.profile!r} of this account does not exist."
@@ -100,7 +102,7 @@ class TargetResolver:
         return self._target(TargetRef("project", project.id), judged, files, project) if judged else None
 
     def _target(self, ref: TargetRef, profile: Profile, files: FileView, project: Project | None = None) -> Target:
-        network, offline = self._network(project) if project else (False, OFFLINE)
+        network, offline = network_of(project.network, project.id, self.holds_hosts) if project else (False, OFFLINE)
         return Target(
             ref=ref,
             profile=profile,
@@ -112,21 +114,6 @@ class TargetResolver:
             offline=offline,
             metadata_only=bool(project and project.metadata_only),
         )
-
-    def _network(self, project: Project) -> tuple[bool | Egress, Offline]:
-        """What commands of the project may reach; nothing where they cannot be held to its list."""
-        how = f"PATCH /api/projects/{project.id}"
-        if isinstance(project.network, bool):
-            return project.network, Offline("network.off", "which is off in this project", TURN_ON.format(how=how))
-        try:
-            egress = Egress(hosts_of(project.network), project.id)
-        except ValueError as error:
-            return False, Offline(
-                "network.host", f"but the list of the project is invalid: {error}", LIST.format(how=how)
-            )
-        if not self.holds_hosts:
-            return False, Offline("network.rooms", NO_ROOMS, LIST_NOT_HELD.format(how=how))
-        return egress, OFFLINE
 
     def _workspace(self, name: str) -> FileView:
         if name not in self._workspaces:
@@ -149,11 +136,10 @@ class TargetResolver:
 
     def check_profile(self, profile: str, allowed_extra: Sequence[str]) -> str:
         """Why a project cannot have this profile and these programs; empty if it can."""
-        known = None if "/" in profile or profile.endswith(".toml") else self._profile(profile)
-        if known is None:
-            return f"there is no profile {profile!r}"
+        if "/" in profile or profile.endswith(".toml"):
+            return f"{profile!r} is not the name of a profile"
         try:
-            known.with_extra(allowed_extra)
+            (self._profile(profile) or self.load_profile(profile)).with_extra(allowed_extra)
         except ProfileError as error:
             return str(error)
         return ""

@@ -33,7 +33,7 @@ class Answers:
     def __init__(self, link: Link, local: LocalExecutions) -> None:
         self._link = link
         self._local = local
-        self._delivered: dict[str, tuple[float, Delivery]] = {}
+        self._delivered: dict[str, tuple[float, asyncio.Task[Delivery]]] = {}
         self._relays: dict[str, Running] = {}
         self._leaving = False
 
@@ -63,15 +63,16 @@ class Answers:
         await asyncio.gather(*running, return_exceptions=True)
 
     async def _answer(self, asked: Instruct) -> None:
-        await self._link.push(asked.reply, Answer(asked.id, self._deliver(asked)))
+        await self._link.push(asked.reply, Answer(asked.id, await asyncio.shield(self._deliver(asked))))
 
-    def _deliver(self, asked: Instruct) -> Delivery:
+    def _deliver(self, asked: Instruct) -> "asyncio.Task[Delivery]":
+        """The delivery of an instruction; one that arrives twice is delivered once."""
         now = monotonic()
         while (oldest := next(iter(self._delivered), None)) and self._delivered[oldest][0] < now:
             del self._delivered[oldest]
         if known := self._delivered.get(asked.id):
             return known[1]
-        delivery = self._local.deliver(asked.execution, asked.instruction)
+        delivery = asyncio.ensure_future(self._local.deliver(asked.execution, asked.instruction))
         self._delivered[asked.id] = (now + REMEMBERED, delivery)
         return delivery
 

@@ -65,7 +65,7 @@ class RedisHostStreams:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             with suppress(*GONE):
-                await self.client.aclose()
+                await self.client.aclose(close_connection_pool=True)
 
     @asynccontextmanager
     async def messages_of(self, party: Party, execution: str) -> AsyncIterator["asyncio.Queue[Envelope]"]:

@@ -91,7 +91,7 @@ class RedisHosts:
             await asyncio.gather(listening, return_exceptions=True)
             for client in (self._client, self._sender):
                 with suppress(*GONE):
-                    await client.aclose()
+                    await client.aclose(close_connection_pool=True)
 
     async def entries(self) -> list[HostEntry]:
         """All hosts, those that are gone as offline. Raises HostsAway."""

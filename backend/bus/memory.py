@@ -71,7 +71,7 @@ class MemoryBus:
     async def instruct(self, owner: str, execution: str, instruction: Instruction) -> Delivery:
         """Deliver an instruction to an execution of the server `owner`."""
         seat = self._seat(owner)
-        return seat.local.deliver(execution, instruction) if seat else Delivery.UNREACHABLE
+        return await seat.local.deliver(execution, instruction) if seat else Delivery.UNREACHABLE
 
     async def follow(self, address: str, execution: str, after_seq: int, send: Send) -> Relay:
         """Send what is recorded by a server or in a folder after `after_seq`, live, until the end."""

@@ -30,7 +30,7 @@ def add_verbs(verbs: Any) -> None:
     """Add `policy` to the command line."""
     policy = verbs.add_parser("policy", help="ask the policy").add_subparsers(required=True, metavar="VERB")
     check = policy.add_parser("check", help="judge command lines without running them")
-    check.add_argument("--profile", default="terminal", help="a shipped profile, or the path of a TOML file")
+    check.add_argument("--profile", default="terminal", help="the name of a profile, or the path of a TOML file")
     check.add_argument("--json", action="store_true", help="print JSON on a terminal too")
     check.add_argument(
         "lines", nargs="*", metavar="LINE", help="a command line; without any, they come from standard input"
@@ -39,7 +39,9 @@ def add_verbs(verbs: Any) -> None:
 
 
 def _check(options: argparse.Namespace) -> int:
-    target = WrittenLines(load_profile(options.profile), Unseen(PurePosixPath(load_settings().workspace_dir)))
+    settings = load_settings()
+    profile = load_profile(options.profile, settings.profiles).in_rooms()  # since nothing runs
+    target = WrittenLines(profile, Unseen(PurePosixPath(settings.workspace_dir)))
     lines: Iterable[str] = options.lines or (line.rstrip("\n") for line in sys.stdin)
     plain = sys.stdout.isatty() and not options.json
     allowed = True

@@ -21,7 +21,8 @@ def _protection(options: argparse.Namespace) -> int:
     from backend.runtime.preflight import build_guard
 
     settings = load_settings(**({"data_dir": options.data_dir} if options.data_dir else {}))
-    found = build_guard(settings).protection
+    guard = build_guard(settings)
+    found = guard.protection
     plain = sys.stdout.isatty() and not options.json
     print(found.table() if plain else json.dumps(found.as_json()))
-    return 0 if found.meets(settings.protection_minimum) else 1
+    return 0 if guard.unprotected() is None else 1

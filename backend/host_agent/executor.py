@@ -138,6 +138,6 @@ class _Call:
         """Cancel the handler."""
         self.task.cancel()
 
-    def signal(self, name: SignalName) -> Delivery:
+    async def signal(self, name: SignalName) -> Delivery:
         """No process receives it."""
         return Delivery.NOT_RUNNING

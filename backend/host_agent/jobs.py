@@ -6,6 +6,7 @@ is the same execution, and its recording on disk is sent from wherever the serve
 
 import asyncio
 import random
+from base64 import b64decode
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
@@ -17,12 +18,12 @@ from redis.exceptions import RedisError, ResponseError
 from backend.application.executions import ExecutionService
 from backend.application.submission import CommandSpec, Existing, IdempotencyKey
 from backend.core.decisions import Decision
-from backend.core.execution.model import Instruction, Signal, SignalName, Stop, StopReason
+from backend.core.execution.model import Delivery, Instruction, Signal, SignalName, Stop, StopReason, Write
 from backend.core.execution.registry import Execution
 from backend.core.execution.requests import Refused, Waiting
 from backend.core.hosts.commands import HostCommand
 from backend.core.hosts.envelope import Envelope, Party
-from backend.core.hosts.messages import Dropped, SeenIds
+from backend.core.hosts.messages import LONGEST_ID, Dropped, SeenIds
 from backend.core.hosts.naming import is_host_id, jobs_stream, reply_stream
 from backend.core.identity import VISITOR_PERMISSIONS, Principal
 from backend.core.ids import is_id
@@ -30,7 +31,7 @@ from backend.core.recording.batches import last_seq
 from backend.core.recording.transcript import Transcript, pieces
 from backend.host_agent.front import Front
 from backend.host_agent.handlers import is_quick
-from backend.host_agent.targets import target_of
+from backend.host_agent.targets import LINES, target_of
 
 GROUP, CONSUMER = "agent", "agent"
 BLOCK = 1000  # milliseconds
@@ -48,7 +49,8 @@ ENDED = ("status", "exit_code", "signal", "cpu_ms", "peak_memory_bytes", "read_b
 class Job:
     """A job that is being run or sent: what follows on the message `after` of its recording `local`.
 
-    One that is `late` is not begun, but its recording is sent if it began before.
+    One that is `late` is not begun, but its recording is sent if it began before. `input` is how much of its standard
+    input has arrived, in bytes.
     """
 
     execution: str
@@ -59,6 +61,7 @@ class Job:
     local: str = ""
     after: int = 0
     stopped: StopReason | None = None
+    input: int = 0
 
 
 @dataclass(slots=True)
@@ -220,7 +223,8 @@ class Jobs:
         if job.late and not await self._began(who, key):
             return Decision.deny("host.expired", "The job reached this host too late, and was not begun.")
         seconds = self._timeout(name, body.get("timeout"))
-        spec = CommandSpec(line, target, timeout=seconds, detached=True, client_ref=key.key)
+        reads = target == LINES and body.get("stdin") is True
+        spec = CommandSpec(line, target, timeout=seconds, stdin=reads, detached=True, client_ref=key.key)
         started = await self.service.submit(who, spec, key)
         if isinstance(started, Refused):
             return started.decision
@@ -296,12 +300,35 @@ class Jobs:
         if isinstance(instruction, Stop):
             job.stopped = instruction.reason
         if job.local:
-            self.service.local.deliver(job.local, instruction)
+            self._start(self._deliver(job, instruction, str(body.get("id") or "")))
+
+    async def _deliver(self, job: Job, instruction: "Instruction | Part", id: str) -> None:
+        """Deliver an instruction, and say what came of it."""
+        if isinstance(instruction, Part):
+            await self._take(job, instruction)
+            return
+        delivery = await self.service.local.deliver(job.local, instruction)
+        if id:
+            await self._quietly(job, "instructed", {"id": id[:LONGEST_ID], "delivery": str(delivery)})
+
+    async def _take(self, job: Job, part: "Part") -> None:
+        """Pass on what is new of a part of standard input, and confirm how much has arrived."""
+        if part.begin > job.input:
+            return  # the one before it is sent again
+        data = part.data[job.input - part.begin :]
+        delivery = await self.service.local.deliver(job.local, Write(data, part.last))
+        taken = delivery is Delivery.DELIVERED
+        job.input += len(data) if taken else 0
+        closed = delivery is Delivery.CLOSED or (taken and part.last)
+        await self._quietly(job, "input", {"upto": job.input, "closed": closed})
 
     async def close(self) -> None:
-        """Close the connections. Raises nothing."""
+        """End what runs here, and close the connections. Raises nothing."""
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
         with suppress(*GONE):
-            await self.client.aclose()
+            await self.client.aclose(close_connection_pool=True)
 
     def _lost(self, error: Exception) -> None:
         if not self._away:
@@ -314,14 +341,32 @@ class Jobs:
         self._away = False
 
 
-def _instruction(body: Any) -> Instruction | None:
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of standard input, which begins behind the first `begin` bytes of it; with `last` nothing follows."""
+
+    data: bytes
+    begin: int
+    last: bool
+
+
+def _instruction(body: Any) -> Instruction | Part | None:
     match body:
         case {"stop": str(reason)}:
             return Stop(StopReason(reason) if reason in set(StopReason) else StopReason.CANCELLED)
         case {"signal": str(name)} if name in set(SignalName):
             return Signal(SignalName(name))
+        case {"write": str(text), "begin": int(begin), "last": bool(last)} if begin >= 0:
+            return _part(text, begin, last=last)
         case _:
             return None
+
+
+def _part(text: str, begin: int, *, last: bool) -> Part | None:
+    try:
+        return Part(b64decode(text, validate=True), begin, last)
+    except ValueError:
+        return None
 
 
 def _is_output(line: bytes) -> bool:

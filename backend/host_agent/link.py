@@ -137,4 +137,4 @@ class Link:
         with suppress(*GONE):
             await self.announce()
         with suppress(*GONE):
-            await self.client.aclose()
+            await self.client.aclose(close_connection_pool=True)

@@ -146,7 +146,7 @@ async def _clock(client: Redis) -> Finding:
 
 def _protection(settings: Settings) -> Finding:
     try:
-        guard = build_guard(settings)
+        guard = build_guard(settings, rooms=False)
     except (GatepostError, OSError) as error:
         return Finding("protection", f"{error}.")
     refusal = guard.unprotected()

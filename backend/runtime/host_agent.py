@@ -27,16 +27,15 @@ from backend.core.execution.gateway import Gateway, Rates
 from backend.core.execution.lifecycle import Clock, Lifecycle
 from backend.core.execution.model import Job, StopReason
 from backend.core.execution.sequence import Sequence, StepLog
+from backend.core.execution.sessions import Sessions
 from backend.core.hosts.envelope import Party
 from backend.core.hosts.messages import Command, Dropped, SeenIds, read_command, sign
 from backend.core.hosts.registry import HostEntry
 from backend.core.limits import Rate, Slots
 from backend.core.policy.admit import Scope
 from backend.core.quota import Quota
-from backend.core.recording.lines import LineAssembler
 from backend.core.recording.redaction import DEFAULT_PATTERNS, Masks
 from backend.core.recording.retention import RecordingShares, Retention
-from backend.core.recording.terminal_filter import TerminalFilter
 from backend.core.times import DAY_MS
 from backend.executors.local.builtins import Builtins
 from backend.executors.local.outside import OutsideProgram, program_folders
@@ -60,6 +59,7 @@ from backend.runtime.background import heartbeat_often, prune_often, recover_oft
 from backend.runtime.clock import new_id, now_ms, utc_now
 from backend.runtime.command_line import verb
 from backend.runtime.host_secrets import SENSITIVE_PATTERN, ParameterCipher
+from backend.runtime.local_executor import output_lines
 from backend.runtime.persistence import Stores, open_stores
 from backend.runtime.preflight import Guard, build_guard
 from backend.runtime.retention import RecordingRetention
@@ -118,7 +118,7 @@ def build_agent(settings: Settings, own: AgentSettings) -> Agent:
     """Put the parts together. Raises SettingsError or HandlersError."""
     check_trust(settings, own)
     handlers = find_handlers(settings, own)
-    stores, guard = open_stores(settings), build_guard(settings)
+    stores, guard = open_stores(settings), build_guard(settings, rooms=False)
     masks = _masks(settings, own)
     gateway = _gateway(settings, stores, guard, masks)
     targets = _targets(settings, own, handlers, guard, stores.executions, masks)
@@ -132,6 +132,7 @@ def build_agent(settings: Settings, own: AgentSettings) -> Agent:
         bus=MemoryBus(),
         owner=stores.owner,
         folder=stores.folder,
+        sessions=Sessions(time.monotonic),
     )
     return Agent(settings, own, stores, guard, gateway, service, handlers)
 
@@ -184,7 +185,7 @@ def _targets(
         guard.launcher,
         {"docker": OutsideProgram((own.docker_command,), readable=program_folders((own.docker_command,)))},
         readable=settings.readable,
-        lines=lambda: LineAssembler(TerminalFilter(), masks.stream()),
+        lines=output_lines(settings, masks),
         owner=guard.owner,
     )
     ciphers = [ParameterCipher(secret) for secret in (own.secret, secret_of(settings)) if secret]
@@ -193,7 +194,7 @@ def _targets(
         profile.with_extra(sorted(handlers.keys() - profile.programs.keys())),
         HandlerExecutor(handlers, pipelines, partial(_opened, ciphers) if ciphers else None),
         handlers,
-        _lines(settings, own, pipelines, steps, masks),
+        _lines(settings, own, replace(pipelines, outside={}, rooms=guard.rooms), steps, masks),
         settings.output_limit,
     )
 
@@ -208,7 +209,7 @@ def _lines(
     if own.run_folder and (exposed := data_exposed(settings.data_dir, [("AGENT_RUN_FOLDER", own.run_folder)])):
         raise SettingsError(exposed)
     quota = Quota(settings.workspace_limit, settings.workspace_files, settings.disk_margin)
-    runner = replace(pipelines, outside={}, monitors=UsageMonitors(quota))
+    runner = replace(pipelines, monitors=UsageMonitors(quota))
     try:
         prepare_workspace(folder)
         give_folder(folder, pipelines.owner)
@@ -228,7 +229,7 @@ def _opened(ciphers: list[ParameterCipher], token: str) -> str:
 
 
 async def _serve(agent: Agent) -> None:
-    async with _prepared(agent):
+    async with prepared(agent):
         log = structlog.get_logger()
         front = Front(agent.service, agent.handlers, time.monotonic)
         audited = MovingWindow(AUDITED_DROPS, "dropped")
@@ -319,7 +320,7 @@ def redis_client(arguments: Mapping[str, Any]) -> Redis:
 
 
 @asynccontextmanager
-async def _prepared(agent: Agent) -> AsyncIterator[None]:
+async def prepared(agent: Agent) -> AsyncIterator[None]:
     """The stores ready for use, with their background jobs; as for a server."""
     folder = _program_folder(agent.settings)
     settings, stores, lifecycle = agent.settings, agent.stores, agent.gateway.lifecycle
@@ -346,7 +347,6 @@ async def _prepared(agent: Agent) -> AsyncIterator[None]:
         jobs = [asyncio.create_task(supervised(name, job)) for name, job in work.items()]
         yield
         await agent.gateway.close()
-        await agent.guard.rooms.close()
         for job in jobs:
             job.cancel()
         await asyncio.gather(*jobs, return_exceptions=True)

@@ -23,7 +23,7 @@ from backend.core.execution.executor import Executor
 from backend.core.execution.targets import ExecutionLimits
 from backend.core.hosts.envelope import Envelope, Party
 from backend.core.hosts.messages import Answer, output_text, verify
-from backend.core.hosts.ports import LateAnswer
+from backend.core.hosts.ports import HostFigures, LateAnswer
 from backend.core.hosts.registry import HostEntry
 from backend.core.hosts.roster import Enrolled, Grant, Labels
 from backend.core.ports import AuditLog, Projects
@@ -37,6 +37,7 @@ from backend.runtime.settings import Settings
 from backend.storage.host_roster import RosterFile
 
 LATE_SHOWN = 4096  # characters of a late answer that the audit contains
+LATE_AT_ONCE = 1000  # executions that have ended here, and of which output still arrives
 UNSIGNED = "Commands for hosts may be unsigned: every client of this Redis can run commands on hosts that accept them."
 
 
@@ -45,9 +46,16 @@ class Hosts:
     """The hosts of a server. `seal` encrypts a parameter for a host, `joined` listens for answers within its context."""
 
     targets: HostTargets | None
+    figures: HostFigures
     seal: Callable[[str, str], str]
     joined: Callable[[], AbstractAsyncContextManager[None]]
     unsigned: bool
+
+    async def count(self) -> tuple[int, int]:
+        """How many hosts are online, and how many are not. Raises StorageError."""
+        found = await self.targets.every() if self.targets else []
+        online = sum(entry.is_healthy(time.time()) for entry in found)
+        return online, len(found) - online
 
     def mask(self, settings: Settings, masks: Masks) -> Callable[[str], str]:
         """What lines are masked with before they are recorded: where there are hosts, their sensitive parameters too."""
@@ -73,12 +81,13 @@ def build_hosts(
 ) -> Hosts:
     """The hosts; none without Redis."""
     if settings.redis_url is None:
-        return Hosts(None, lambda host, text: text, _nothing, unsigned=False)
+        return Hosts(None, HostFigures(), lambda host, text: text, _nothing, unsigned=False)
     secret = settings.cockpit_shared_secret.get_secret_value() if settings.cockpit_shared_secret else None
     trust = Trust(RosterFile(settings.data_dir.absolute()), secret, settings.allow_unsigned_hosts)
     if trust.unsigned:
         structlog.get_logger().warning("unsigned commands", reason=UNSIGNED)
-    late = LateAnswers(audit, mask)
+    figures = HostFigures()
+    late = LateAnswers(audit, mask, figures)
     url = settings.redis_url.get_secret_value()
     hosts = RedisHosts(url, time.time, trust.genuine, late.record, trust.checked)
     streams = RedisHostStreams(_client(url), server, time.time, lambda: secrets.token_hex(16), late.stray)
@@ -87,11 +96,11 @@ def build_hosts(
         if party := trust.party(entry.id):
             online = entry.is_healthy(time.time())
             seal = ParameterCipher(party.secret).seal
-            return StreamedExecutor(party, online, streams, seal, lines, time.time, time.monotonic)
+            return StreamedExecutor(party, online, streams, seal, lines, time.time, time.monotonic, figures)
         if not trust.may_speak_to(entry.id):
             return None
         known = HostSecret(secret, ParameterCipher(secret).seal) if secret else None
-        return HostExecutor(entry.id, hosts, known, lines, time.time)
+        return HostExecutor(entry.id, hosts, known, lines, time.time, figures)
 
     @asynccontextmanager
     async def joined() -> AsyncIterator[None]:
@@ -101,7 +110,7 @@ def build_hosts(
     targets = HostTargets(
         hosts, load_profile("host"), executor, trust.labels, trust.grants, projects, limits, time.time
     )
-    return Hosts(targets, trust.seal, joined, trust.unsigned)
+    return Hosts(targets, figures, trust.seal, joined, trust.unsigned)
 
 
 def _client(url: str) -> Redis:
@@ -178,23 +187,31 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class LateAnswers:
-    """Records answers whose execution has ended: what ran there must not be lost."""
+    """Records answers whose execution has ended: what ran there must not be lost. `outputs` are those without an end."""
 
     audit: AuditLog
     mask: Callable[[str], str]
+    figures: HostFigures = field(default_factory=HostFigures)
     started: Started = field(default_factory=Started)
+    outputs: dict[str, str] = field(default_factory=dict)
 
     def record(self, late: LateAnswer) -> None:
         """Record an answer."""
+        self.figures.late += 1
         self.started.start(self._record(late))
 
     def stray(self, host: str, message: Envelope) -> None:
-        """Record the end that an enrolled host reports of an execution that has ended here."""
-        end, execution = message.body.get("end"), message.body.get("execution")
-        if isinstance(end, dict) and isinstance(execution, str):
-            output = "".join(
-                str(part[1]) for part in message.body.get("parts", []) if isinstance(part, list) and len(part) == 2
-            )
+        """Record what an enrolled host reports of an execution that has ended here, once that has ended there too."""
+        end, execution, parts = (message.body.get(name) for name in ("end", "execution", "parts"))
+        if not (isinstance(execution, str) and isinstance(parts, list)):
+            return
+        text = "".join(str(part[1]) for part in parts if isinstance(part, list) and len(part) == 2)
+        output = (self.outputs.pop(execution, "") + text)[:LATE_SHOWN]
+        if not isinstance(end, dict):
+            self.outputs[execution] = output
+            while len(self.outputs) > LATE_AT_ONCE:
+                del self.outputs[next(iter(self.outputs))]
+        else:
             answer = Answer(execution, end.get("status") == "succeeded", output, str(end.get("error") or ""), 0)
             self.record(LateAnswer(host, answer))
 

@@ -52,9 +52,10 @@ def local_places(
         owner=guard.owner,
         monitors=UsageMonitors(Quota(settings.workspace_limit, settings.workspace_files, settings.disk_margin)),
         rooms=guard.rooms,
+        homes=homes,
         environment=command_environment(settings),
     )
-    return LocalPlaces(users, pipelines, stores.executions, masks.text, time.monotonic)
+    return LocalPlaces(users, pipelines, stores.executions, masks.text, time.monotonic, homes)
 
 
 def visitors_files(settings: Settings, guard: Guard) -> FolderView:

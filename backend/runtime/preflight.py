@@ -79,24 +79,32 @@ class EntryCheck:
         return await asyncio.shield(self._latest)
 
 
-def build_guard(settings: Settings) -> Guard:
-    """Set up the cage and run its self-test. Raises OwnerError."""
+def build_guard(settings: Settings, *, rooms: bool = True) -> Guard:
+    """Set up the cage and run its self-test; without `rooms` no command will use namespaces. Raises OwnerError."""
     owner = find_owner(settings.run_as)
-    launcher = CageLauncher(settings.data_dir.absolute() / "cage", owner, minimum=settings.protection_minimum)
-    rooms = _rooms(launcher) if settings.namespaces else None
-    if rooms is None:
-        rooms = Rooms(), _tried(partial(probe, launcher), launcher.minimum)
-    return Guard(launcher, rooms[1], owner, settings.data_dir.absolute(), settings.disk_margin, rooms[0])
+    minimum = "L3" if settings.namespaces == "true" else settings.protection_minimum
+    launcher = CageLauncher(settings.data_dir.absolute() / "cage", owner, minimum=minimum)
+    use = _protected if rooms and settings.namespaces != "false" else _without_rooms
+    kept, protection = use(launcher)
+    return Guard(launcher, protection, owner, settings.data_dir.absolute(), settings.disk_margin, kept)
 
 
-def _rooms(launcher: CageLauncher) -> tuple[Rooms, Protection] | None:
-    """Namespaces for commands, and the protection found in them; None where they cannot be had here."""
+def _protected(launcher: CageLauncher) -> tuple[Rooms, Protection]:
+    """Rooms for commands and the protection found in one; where that is not L3, the protection without them."""
     try:
         found = _tried(partial(probe, launcher, in_room=True), "L3")
+        if found.meets("L3"):
+            return Rooms(partial(make_room, launcher.usable_cage())), found
+        reason = found.failures().strip() or f"only {found.level} is reached in them"
     except OSError as error:
-        structlog.get_logger().info("commands run without namespaces", reason=error.strerror)
-        return None
-    return (Rooms(partial(make_room, launcher.usable_cage())), found) if found.meets("L3") else None
+        reason = error.strerror or str(error)
+    structlog.get_logger().info("commands run without namespaces", reason=reason)
+    rooms, protection = _without_rooms(launcher)
+    return rooms, protection.without_namespaces(reason)
+
+
+def _without_rooms(launcher: CageLauncher) -> tuple[Rooms, Protection]:
+    return Rooms(), _tried(partial(probe, launcher), min(launcher.minimum, "L2"))
 
 
 def _tried(attempt: Callable[[], Protection], minimum: str) -> Protection:

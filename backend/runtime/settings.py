@@ -101,7 +101,12 @@ class Settings(EnvironmentSettings):
     profile: str = Field(
         "terminal",
         alias="GATEPOST_PROFILE",
-        description="Policy profile: the name of a shipped one or the path of a TOML file",
+        description="Policy profile of visitors: its name or the path of a TOML file",
+    )
+    profiles: Path | None = Field(
+        None,
+        alias="GATEPOST_PROFILES",
+        description="Folder of policy profiles, NAME.toml each, in addition to the shipped ones",
     )
     access_token: SecretStr | None = Field(
         None,
@@ -239,10 +244,10 @@ class Settings(EnvironmentSettings):
     protection_minimum: Literal["L0", "L1", "L2", "L3"] = Field(
         "L2", alias="GATEPOST_PROTECTION_MINIMUM", description="Minimum protection level; below it no command runs"
     )
-    namespaces: bool = Field(
-        False,
+    namespaces: Literal["auto", "true", "false"] = Field(
+        "auto",
         alias="GATEPOST_NAMESPACES",
-        description="Whether commands run in namespaces of their project (L3) where the kernel permits it",
+        description="Whether commands run in namespaces of their project (L3). `auto`: where the kernel permits it",
     )
     readable: Annotated[tuple[str, ...], NoDecode] = Field(
         (),

@@ -4,14 +4,19 @@ Arguments of commands stay out of both: they may hold secrets. The recording has
 """
 
 import logging
+import math
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, TextIO
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 
 from backend.core.audit.anomalies import DANGEROUS, AlertTracker, AttemptSummary
 from backend.core.audit.attempts import Completion
@@ -20,6 +25,7 @@ from backend.core.errors import StorageError, reason_of
 from backend.core.execution.model import Status
 from backend.core.execution.registry import Execution
 from backend.core.execution.requests import Request
+from backend.core.hosts.ports import HostFigures
 from backend.runtime.masking import masked_line
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # they double the number of series without use
@@ -115,6 +121,26 @@ class LogStream:
         with suppress(OSError, ValueError):
             text = f"gatepost: No logs can be written to standard output: {reason}. The audit is not affected."
             print(text, file=sys.stderr, flush=True)
+
+
+@dataclass(slots=True, eq=False)
+class HostCollector(Collector):
+    """The figures of hosts. How many there are is set before it is asked: it is not known while Redis is away."""
+
+    figures: HostFigures
+    online: float = math.nan
+    offline: float = math.nan
+
+    def collect(self) -> Iterable[Metric]:
+        """The metrics, as they are now."""
+        hosts = GaugeMetricFamily("gatepost_hosts", "Hosts by their state", labels=["state"])
+        hosts.add_metric(["online"], self.online)
+        hosts.add_metric(["offline"], self.offline)
+        commands = GaugeMetricFamily("gatepost_host_commands", "Commands for hosts by their state", labels=["state"])
+        commands.add_metric(["queued"], self.figures.queued)
+        commands.add_metric(["running"], self.figures.running)
+        late = CounterMetricFamily("gatepost_host_answers_late", "Ends that hosts reported too late", self.figures.late)
+        return hosts, commands, late
 
 
 class Telemetry:

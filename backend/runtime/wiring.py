@@ -1,5 +1,6 @@
 """The wiring: `create_app(settings)` puts the parts together, `app` is the application of the environment's settings."""
 
+import math
 import socket
 import time
 from collections.abc import Awaitable, Callable
@@ -26,17 +27,19 @@ from backend.application.submission import Submission
 from backend.application.target_resolver import TargetResolver
 from backend.bus.memory import MemoryBus
 from backend.bus.redis import RedisBus
+from backend.core.errors import StorageError
 from backend.core.execution.bus import ExecutionBus
 from backend.core.execution.gateway import Gateway, Rates
 from backend.core.execution.lifecycle import Clock, Lifecycle
 from backend.core.execution.model import Job
+from backend.core.execution.sessions import Sessions
 from backend.core.execution.targets import ExecutionLimits
 from backend.core.limits import Rate, Slots, share_of_accounts
 from backend.core.policy.profile import Profile, ProfileError
 from backend.core.recording.redaction import DEFAULT_PATTERNS, Masks
 from backend.core.recording.retention import SHARE, RecordingShares, Retention
 from backend.core.times import DAY_MS
-from backend.policies.loader import load_profile
+from backend.policies.loader import check_folder, load_profile
 from backend.runtime.clock import new_id, now_ms, utc_now
 from backend.runtime.command_line import verb
 from backend.runtime.egress import egress_proxies
@@ -49,7 +52,7 @@ from backend.runtime.preflight import EntryCheck, Guard, build_guard
 from backend.runtime.programs import OutsidePrograms, outside_programs
 from backend.runtime.retention import RecordingRetention
 from backend.runtime.settings import Settings, SettingsError, load_settings
-from backend.runtime.telemetry import Telemetry, configure_logs
+from backend.runtime.telemetry import HostCollector, Telemetry, configure_logs
 from backend.runtime.tokens import access_tokens, name_digest
 from backend.storage.limiter import PAGE_WINDOWS, MovingWindow, is_reachable, shared_storage
 from backend.transports.agent_api import Agents, Capabilities, agent_routes
@@ -141,8 +144,12 @@ def _build(settings: Settings, programs: OutsidePrograms, masks: Masks) -> House
     guard = build_guard(settings)
     guard.rooms.proxies = egress_proxies(settings, MaskedAuditLog(stores.audit, masks.text))
 
+    if settings.profiles:
+        check_folder(settings.profiles)
+
     def profile(name: str) -> Profile:
-        return load_profile(name).without(programs.missing)
+        loaded = load_profile(name, settings.profiles).without(programs.missing)
+        return loaded.in_rooms() if guard.protection.meets("L3") else loaded
 
     limits = _execution_limits(settings)
     hosts = build_hosts(
@@ -214,6 +221,7 @@ def _service(settings: Settings, stores: Stores, gateway: Gateway, resolver: Tar
         bus=_bus(settings),
         owner=stores.owner,
         folder=stores.folder,
+        sessions=Sessions(time.monotonic),
     )
 
 
@@ -339,13 +347,29 @@ def _health(house: House, connections: Connections) -> HealthChecks:
         stores=ready,
         protection={
             **guard.protection.as_json(),
-            "minimum": settings.protection_minimum,
+            "minimum": guard.launcher.minimum,
             "command": verb("protection"),
         },
         protected=guard.unprotected() is None,
         warnings=("unsigned_hosts",) if house.hosts.unsigned else (),
-        metrics=(lambda: generate_latest(house.telemetry.registry).decode()) if settings.metrics else None,
+        metrics=_metrics(house) if settings.metrics else None,
     )
+
+
+def _metrics(house: House) -> Callable[[], Awaitable[str]]:
+    """What renders the metrics; those of hosts where there are any."""
+    hosts, registry = HostCollector(house.hosts.figures), house.telemetry.registry
+    if house.hosts.targets:
+        registry.register(hosts)
+
+    async def render() -> str:
+        try:
+            hosts.online, hosts.offline = await house.hosts.count()
+        except StorageError:  # Redis is away
+            hosts.online = hosts.offline = math.nan
+        return generate_latest(registry).decode()
+
+    return render
 
 
 def _capabilities(house: House) -> Capabilities:

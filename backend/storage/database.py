@@ -62,8 +62,20 @@ def database_url(url: str | None, data_dir: Path) -> str:
     return f"{DRIVERS.get(scheme, scheme)}{separator}{rest.replace('sslmode=', 'ssl=')}"
 
 
-class _Connection(asyncpg.Connection):  # type: ignore[misc]
-    """A connection whose close does not wait long for a server that does not answer."""
+class BoundedConnection(asyncpg.Connection):  # type: ignore[misc]
+    """A connection that does not wait for a server that does not answer, when it is closed or given up."""
+
+    async def execute(self, query: str, *args: Any, timeout: float | None = None) -> str:
+        """As usual; but a transaction that is cancelled is rolled back by the end of its connection.
+
+        The statement would wait for the answer to the one that was cancelled, as SQLAlchemy's ping of a connection does.
+        """
+        task = asyncio.current_task()
+        if query.startswith("ROLLBACK") and task and task.cancelling():
+            self.terminate()
+            raise asyncio.CancelledError
+        status: str = await super().execute(query, *args, timeout=timeout)
+        return status
 
     async def close(self, *, timeout: float | None = None) -> None:
         await super().close(timeout=min(timeout or FAREWELL, FAREWELL))
@@ -76,7 +88,7 @@ POSTGRES: dict[str, Any] = {
     "max_overflow": 0,
     "pool_pre_ping": True,
     "pool_timeout": PATIENCE,
-    "connect_args": {"timeout": PATIENCE, "command_timeout": LONG_PATIENCE, "connection_class": _Connection},
+    "connect_args": {"timeout": PATIENCE, "command_timeout": LONG_PATIENCE, "connection_class": BoundedConnection},
 }
 
 

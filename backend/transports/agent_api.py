@@ -22,12 +22,15 @@ from backend.core.recording.transcript import Transcript
 from backend.core.times import DAY_MS
 from backend.transports.dependencies import KNOWN_QUERY, Access, Body, JsonOnly, granted
 from backend.transports.problems import WITH_BODY, Problem, described
-from backend.transports.schemas import KEY_HEADER, LINE, STARTING, HistoryEntry, entry, started_by
+from backend.transports.schemas import INPUT, KEY_HEADER, LINE, SESSION, STARTING, HistoryEntry, entry, started_by
 from backend.transports.turns import in_turns
 
 
 class Execute(Body):
-    """A command to run to its end. `timeout` is in seconds; with `metadata_only` no output is stored."""
+    """A command to run to its end. `timeout` is in seconds; with `metadata_only` no output is stored.
+
+    With a `session` it begins where the last line of that session ended, and `working_dir` counts from there.
+    """
 
     project_id: str = Field(min_length=1, max_length=64)
     command: str = LINE
@@ -35,10 +38,12 @@ class Execute(Body):
     timeout: int = Field(default=60, ge=1, le=300)
     dry_run: bool = False
     metadata_only: bool = False
+    stdin: str = INPUT
+    session: str | None = SESSION
 
 
 class Executed(BaseModel):
-    """How a command ended. `exit_code` is null if nothing ran."""
+    """How a command ended. `exit_code` is null if nothing ran; the next line of its session begins in `session_dir`."""
 
     success: bool
     command: str
@@ -55,6 +60,7 @@ class Executed(BaseModel):
     timed_out: bool
     truncated: bool
     protection: str | None
+    session_dir: str | None = None
 
 
 class StatsAnswer(BaseModel):
@@ -166,6 +172,7 @@ def _add_execute(router: APIRouter, agents: Agents) -> None:
         principal: Annotated[Principal, Depends(access.caller)], body: Execute, _: JsonOnly, key: KEY_HEADER = None
     ) -> Executed:
         """Run a command and wait for its end. A command that fails returns 200 with `success: false`."""
+        session = granted(agents.service.session(principal, body.session)) if body.session else None
         spec = CommandSpec(
             body.command,
             project_ref(body.project_id),
@@ -174,9 +181,13 @@ def _add_execute(router: APIRouter, agents: Agents) -> None:
             dry_run=body.dry_run,
             detached=True,
             metadata_only=body.metadata_only,
+            input=body.stdin.encode("utf-8", "replace"),
+            session=session,
         )
         started = await started_by(agents.service, principal, spec, key, body.model_dump_json())
-        return await _result(agents.service, started)
+        executed = await _result(agents.service, started)
+        executed.session_dir = session.at(principal.name, str(spec.target)).folder if session else None
+        return executed
 
 
 def _add_history(router: APIRouter, agents: Agents) -> None:

@@ -39,7 +39,7 @@ from backend.core.recording.batches import last_seq
 from backend.core.recording.transcript import Slice
 from backend.transports.dependencies import Access, Body, JsonOnly, check_query, granted
 from backend.transports.problems import WITH_BODY, Problem, described
-from backend.transports.schemas import KEY_HEADER, LINE, STARTING, HistoryEntry, Started, entry, started_by
+from backend.transports.schemas import KEY_HEADER, LINE, SESSION, STARTING, HistoryEntry, Started, entry, started_by
 
 KEEP_ALIVE = 15.0  # seconds without an event after which a stream sends a comment, so that it is not closed
 RECHECK_EVERY = 5.0  # seconds between two checks whether the token of a stream is still valid
@@ -74,14 +74,18 @@ class Targeted(Body):
 
 
 class Start(Targeted):
-    """A command to start. `timeout` is in seconds."""
+    """A command to start. `timeout` is in seconds.
+
+    `stdin` is all that its standard input holds, or true where that is sent later.
+    """
 
     command: str = LINE
     working_dir: str = Field(default=".", max_length=1024)
     timeout: int | None = Field(default=None, ge=1, le=86400)
     dry_run: bool = False
     metadata_only: bool = False
-    stdin: bool = False
+    stdin: bool | Annotated[str, Field(max_length=65536)] = False
+    session: str | None = SESSION
 
 
 class Page(BaseModel):
@@ -199,9 +203,11 @@ def _add_starting(router: APIRouter, executions: Executions) -> None:
             cwd=body.working_dir,
             timeout=body.timeout,
             dry_run=body.dry_run,
-            stdin=body.stdin,
+            stdin=body.stdin is True,
             detached=True,
             metadata_only=body.metadata_only,
+            input=body.stdin.encode("utf-8", "replace") if isinstance(body.stdin, str) else b"",
+            session=granted(service.session(principal, body.session)) if body.session else None,
         )
         started = await started_by(service, principal, spec, key, body.model_dump_json())
         known = await service.view(principal, started.id) if isinstance(started, Existing) else None

@@ -24,7 +24,7 @@ class HealthChecks:
     stores: Mapping[str, Callable[[], Awaitable[bool]]]
     protection: Mapping[str, Any]
     protected: bool
-    metrics: Callable[[], str] | None
+    metrics: Callable[[], Awaitable[str]] | None
     warnings: tuple[str, ...] = ()
 
 
@@ -64,6 +64,6 @@ def health_routes(health: HealthChecks) -> APIRouter:
 
         @router.get("/metrics")
         async def metrics() -> PlainTextResponse:
-            return PlainTextResponse(render(), media_type="text/plain; version=0.0.4; charset=utf-8")
+            return PlainTextResponse(await render(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     return router

@@ -15,6 +15,7 @@ from backend.application.executions import ExecutionService
 from backend.application.host_targets import HOST, HostTargets, unknown_host
 from backend.application.submission import CommandSpec
 from backend.core.decisions import Decision
+from backend.core.execution.gateway import check_role
 from backend.core.execution.targets import TargetRef
 from backend.core.hosts.commands import HostCommand
 from backend.core.hosts.naming import HOST_ID
@@ -217,9 +218,11 @@ def _add_looking(router: APIRouter, hosts: HostService) -> None:
 def _add_commands(router: APIRouter, hosts: HostService) -> None:
     caller = Depends(hosts.access.caller)
 
-    @router.post("/commands", responses=described(*WITH_BODY, 404))
+    @router.post("/commands", responses=described(*WITH_BODY, 403, 404))
     async def many(principal: Annotated[Principal, caller], body: ManyHostsBody, _: JsonOnly) -> ManyResults:
         """Run a command on several hosts, and wait for the end on each. Every one of them is an execution."""
+        if refusal := check_role(principal):
+            raise Problem.of(refusal)
         free = asyncio.Semaphore(hosts.at_once)
 
         async def run(host: str) -> HostResult:

@@ -61,6 +61,8 @@ STATUS_OF_RULE = {
     "limits.recordings": 429,
     "limits.concurrency": 429,
     "limits.busy": 429,
+    "limits.sessions": 429,
+    "path.session": 409,
     "server.": 503,
     "recording.": 503,
     "storage.": 503,
@@ -85,9 +87,12 @@ class ProblemDetails(BaseModel):
     errors: list[dict[str, str]] | None = None
 
 
+_SCHEMA = ProblemDetails.model_json_schema()  # made once: every route is described with it
+
+
 def described(*statuses: int) -> Responses:
     """The error responses of a route, for the OpenAPI document: these statuses and those of every route."""
-    content = {MEDIA_TYPE: {"schema": ProblemDetails.model_json_schema()}}
+    content = {MEDIA_TYPE: {"schema": _SCHEMA}}
     return {
         status: {"description": MEANINGS[status], "content": content} for status in sorted({*EVERYWHERE, *statuses})
     }

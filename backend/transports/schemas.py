@@ -12,6 +12,7 @@ from backend.core.audit.attempts import Record
 from backend.core.execution.model import NOTHING_USED
 from backend.core.execution.registry import Execution
 from backend.core.execution.requests import Refused, Waiting
+from backend.core.execution.sessions import NAME_PATTERN
 from backend.core.identity import Principal
 from backend.core.times import iso
 from backend.transports.problems import Problem
@@ -32,6 +33,12 @@ KEY_HEADER = Annotated[
 
 # Its length is limited by the policy, so that a line which is too long is recorded as any other that is refused.
 LINE: str = Field(min_length=1, description="At most 32000 characters, unless the policy of the project says otherwise")
+
+
+INPUT: str = Field(default="", max_length=65536, description="All that the standard input of the command holds")
+SESSION: str | None = Field(
+    default=None, pattern=NAME_PATTERN, description="Begin where the last line with this name of yours has ended"
+)
 
 
 class Started(BaseModel):

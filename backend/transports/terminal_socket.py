@@ -7,7 +7,7 @@ every router wraps. The socket is read at all times, so a disconnect, a cancel o
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, assert_never
 
 from backend.application.executions import ExecutionService
@@ -18,6 +18,7 @@ from backend.core.errors import StorageError
 from backend.core.execution.refusals import unavailable, unknown
 from backend.core.execution.registry import Execution
 from backend.core.execution.requests import Refused, Waiting
+from backend.core.execution.sessions import Session
 from backend.core.execution.targets import OWN
 from backend.core.identity import Principal
 from backend.core.recording.messages import Message, Waking
@@ -110,9 +111,8 @@ class TerminalSocket:
     async def _serve(self, scope: MutableMapping[str, Any], receive: AsgiReceive, send: AsgiSend, address: str) -> None:
         subprotocol = next((name for name in scope["subprotocols"] if name in {BATCH, LINES}), None)
         page = bool(headers_of(scope, b"origin"))
-        protocol = TerminalProtocol(
-            self.security.visitor(scope), self.info.name, self.info.version, resumes=page and not subprotocol
-        )
+        visitor = self.security.visitor(scope)
+        protocol = TerminalProtocol(visitor, self.info.name, self.info.version, resumes=page and not subprotocol)
         connection = TerminalConnection(self, protocol, receive, send, subprotocol)
         self.info.connected(1)
         try:
@@ -122,6 +122,7 @@ class TerminalSocket:
                 await connection.run(self.security.bearer(scope))
         finally:
             self.security.connections.leave(address, connection.seat)
+            self.executions.disconnected(visitor)
             self.info.connected(-1)
 
 
@@ -183,6 +184,7 @@ class TerminalConnection:
         self.rejections, self.info = socket.rejections, socket.info
         self.protocol = protocol
         self.seat = Seat.LOGS_IN
+        self._session = Session()
         self._receive, self._send = receive, send
         self._pace = FramePace(socket.pace)
         writer = block_writer(send, batches=subprotocol == BATCH)
@@ -318,7 +320,7 @@ class TerminalConnection:
 
     async def _submit(self, action: Submit) -> None:
         self._active = self._now()
-        submitted = await self.executions.submit(self.principal, action.spec)
+        submitted = await self.executions.submit(self.principal, replace(action.spec, session=self._session))
         match submitted:
             case Refused(decision=decision):
                 answer: str | Decision = decision

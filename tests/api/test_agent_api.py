@@ -11,6 +11,7 @@ import pytest
 from backend.core.audit.anomalies import MOST, AlertTracker, AttemptSummary, alerts
 from backend.core.identity import Role
 from tests.api.world import World, access_token, accounts, new_project, running_world
+from tests.client import output, terminal
 from tests.conftest import StartServer
 
 EXECUTED = {"success", "command", "stdout", "stderr", "exit_code", "duration_ms", "risk_level", "dry_run", "command_id", "message"}  # fmt: skip
@@ -372,3 +373,72 @@ def test_a_flood_of_attempts_costs_the_same_each() -> None:
     for _ in range(5 * MOST):
         watch.observe("user:ann", trace, 0.0)
     assert time.process_time() - began < 5
+
+
+class TestSession:
+    """What lasts from one line to the next, and the standard input of a line."""
+
+    def test_a_session_keeps_the_folder_and_the_exported_variables(self, world: World) -> None:
+        first = world.execute("ann", "mkdir -p kept/in && cd kept && export CI=7 && X=1", session="s.1")
+        assert (first.status_code, first.json()["session_dir"]) == (200, "kept")
+        second = world.execute("ann", "pwd -L && printenv CI && touch here", session="s.1").json()
+        assert second["stdout"].endswith("/kept\n7\n")
+        assert world.execute("ann", "ls", session="s.1", working_dir="in").json()["session_dir"] == "kept/in"
+        assert (
+            world.execute("ann", "ls here; cd ..; unset CI", session="s.1", working_dir="..").json()["stdout"]
+            == "here\n"
+        )
+        assert world.execute("ann", "printenv CI", session="s.1").json()["exit_code"] == 1
+        assert world.execute("ann", "ls kept").json()["session_dir"] is None
+
+    def test_a_session_is_of_one_account_and_one_project(self, world: World) -> None:
+        world.execute("ann", "mkdir -p kept/in && cd kept/in", session="s.2")
+        assert world.execute("cleo", "ls", session="s.2").json()["session_dir"] == "."
+        assert world.execute("ann", "ls", session="s.2", project_id=world.private).json()["session_dir"] == "."
+        assert world.execute("ann", "ls", session="s.2").json()["session_dir"] == "kept/in"
+
+    def test_a_session_whose_folder_is_gone_says_so_once_and_starts_again(self, world: World) -> None:
+        world.execute("ann", "mkdir -p kept/gone && cd kept/gone", session="s.3")
+        world.execute("ann", "rm -r kept/gone")
+        assert (
+            world.execute("ann", "cat /etc/passwd", session="s.3", working_dir="nope").json()["rule"] == "path.session"
+        )
+        assert world.execute("ann", "ls", session="s.3").json()["session_dir"] == "."
+
+    def test_a_refused_line_leaves_the_session_as_it_is(self, world: World) -> None:
+        world.execute("ann", "mkdir -p kept/in && cd kept", session="s.4")
+        assert world.execute("ann", "cd in && cat /etc/passwd", session="s.4").json()["rule"] == "path.outside"
+        assert world.execute("ann", "ls", session="s.4", working_dir="nope").json()["rule"] == "path.missing"
+        assert world.execute("ann", "cd in", session="s.4", dry_run=True).json()["session_dir"] == "kept"
+        assert world.execute("ann", "cd ../../..", session="s.4").json()["rule"] == "path.outside"
+
+    @pytest.mark.parametrize("name", ["", "a/b", "a b", "x" * 65, "a\n"])
+    def test_other_names_are_refused(self, world: World, name: str) -> None:
+        assert world.execute("ann", "ls", session=name).json()["rule"] == "request.invalid"
+
+    def test_an_execution_has_a_session_and_an_input_too(self, world: World) -> None:
+        world.execute("ann", "mkdir -p src")
+        id = world.start("ann", "cd src && cat", session="s.5", stdin="one\ntwo")
+        assert world.ended(id) == "succeeded"
+        assert world.ask("ann", "GET", f"/api/executions/{id}/output").json()["data"] == "one\ntwo"
+        assert world.execute("ann", "ls", session="s.5").json()["session_dir"] == "src"
+
+    @pytest.mark.parametrize("text", ["", "é\n" * 2, "x" * 65536])
+    def test_the_input_is_written_and_closed(self, world: World, text: str) -> None:
+        done = world.execute("ann", "cat", stdin=text, timeout=20).json()
+        assert (done["stdout"], done["exit_code"]) == (text, 0)
+
+    def test_an_input_that_is_too_long_is_refused(self, world: World) -> None:
+        assert world.execute("ann", "cat", stdin="x" * 65537).json()["rule"] == "request.invalid"
+
+    async def test_a_connection_of_the_terminal_is_a_session(self, world: World) -> None:
+        async with terminal(world.server, additional_headers=world.headers("ann")) as client:
+            await client.run("mkdir -p kept && cd kept && export CI=8", project=world.project)
+            assert output(await client.run("pwd -L; printenv CI", project=world.project)).endswith("/kept\n8\n")
+            await client.send(command="mkdir -p own && cd own")
+            await client.reply()
+            await client.send(command="pwd -L")
+            assert output(await client.reply()).endswith("/own\n")
+        async with terminal(world.server, additional_headers=world.headers("ann")) as client:
+            await client.send(command="pwd -L")
+            assert not output(await client.reply()).endswith("/own\n")

@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
+from argon2 import PasswordHasher
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
@@ -386,7 +387,11 @@ class TestLogin:
         assert world.ask(None, "POST", "/api/auth/link", {"ticket": "gl_x"}, headers=headers).status_code == 429
 
     def test_attempts_are_limited_for_a_name(self, world: World) -> None:
-        accounts(world.server.data_dir, lambda identities: _person(identities, world, "guessed"))
+        user, _ = accounts(world.server.data_dir, lambda identities: _person(identities, world, "guessed"))
+        quick = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1).hash(
+            PASSWORD
+        )  # it is checked a hundred times
+        accounts(world.server.data_dir, lambda identities: identities.set_password(user, quick))
         # So many that a stranger does not keep somebody out by the way.
         answers = [login(world.server, "guessed", "x") for _ in range(101)]
         assert [answer.status_code for answer in answers] == [401] * 100 + [429]

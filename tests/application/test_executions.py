@@ -388,7 +388,7 @@ class TestInstructing:
             assert await servers.here.ownership.claim(execution)
             return False
 
-        def deliver(local: Any, execution: str, instruction: Instruction) -> Delivery:
+        async def deliver(local: Any, execution: str, instruction: Instruction) -> Delivery:
             delivered.append(execution)
             return Delivery.DELIVERED
 

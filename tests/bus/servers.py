@@ -69,7 +69,7 @@ class Local:
         self.sent = 0
         self.changed = asyncio.Event()
 
-    def deliver(self, execution: str, instruction: Instruction) -> Delivery:
+    async def deliver(self, execution: str, instruction: Instruction) -> Delivery:
         if execution not in self.running:
             return Delivery.NOT_RUNNING
         self.delivered.append(instruction)

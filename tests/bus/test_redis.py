@@ -393,7 +393,7 @@ from backend.bus.redis import RedisBus
 from backend.core.execution.model import Delivery
 from tests.bus.servers import FOLDER, OWNER, Local, Recording
 class Printing(Local):
-    def deliver(self, execution, instruction):
+    async def deliver(self, execution, instruction):
         print(instruction.data.decode(), flush=True)
         return Delivery.DELIVERED
 async def serve():

@@ -14,24 +14,24 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
 from backend.executors.local.outside import SEARCH_PATH
 from tests.client import Terminal, output, terminal
-from tests.conftest import StartServer
+from tests.conftest import StartServer, end
 from tests.e2e.open_gate import attack, give, open_policy
 from tests.executors.local.caged import roomy
 from tests.needs import need
-from tests.serving import PROGRAM, Seen, Server, all_processes, clean_up, processes_of, wait_until
+from tests.serving import ANY_PROGRAM, PROGRAM, Seen, Server, all_processes, clean_up, processes_of, start, wait_until
 from tests.storage.conftest import SERVER as POSTGRESQL
 from tests.storage.conftest import postgresql as postgresql
 
 HERE = Path(__file__).parent
 NO_COMPILER = [sys.executable, str(HERE / "without_compiler.py"), "serve"]
 NO_CAGE = [sys.executable, str(HERE / "without_cage.py"), "serve"]
-UNLOCKED = [sys.executable, str(HERE / "without_landlock.py"), *PROGRAM]
+UNLOCKED = [sys.executable, str(HERE / "without_calls.py"), "landlock", *PROGRAM]
 SECRETS = {
     "ANTHROPIC_API_KEY": "planted-anthropic-5f2e",
     "GATEPOST_SECRET_KEY": "planted-secret-key-that-is-32-bytes-long",
@@ -60,38 +60,58 @@ Begin = Callable[..., Server]
 @pytest.fixture(params=["L2", "L3"])
 def level(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Without and with rooms: what holds there holds here."""
-    if request.param == "L3":
-        with roomy(tmp_path):
+    return _possible(request.param, tmp_path)
+
+
+def _possible(level: str, folder: Path) -> str:
+    if level == "L3":
+        with roomy(folder):
             pass
-    return str(request.param)
+    return level
+
+
+def _settings(folder: Path, level: str) -> dict[str, str]:
+    """Those of servers without a policy and with planted secrets."""
+    many = {"GATEPOST_CONCURRENT_TOTAL": "100", "GATEPOST_CONCURRENT_PER_PRINCIPAL": "20"}
+    rooms = {"GATEPOST_NAMESPACES": "auto" if level == "L3" else "false"}
+    return {**open_policy(folder), **SECRETS, **many, **rooms}
 
 
 @pytest.fixture
 def begin(start_server: StartServer, tmp_path: Path, level: str) -> Begin:
     """Starts servers without a policy and with planted secrets."""
-    policy = open_policy(tmp_path)
+    settings = _settings(tmp_path, level)
 
     def started(env: dict[str, str] | None = None, command: list[str] | None = None) -> Server:
-        many = {"GATEPOST_CONCURRENT_TOTAL": "100", "GATEPOST_CONCURRENT_PER_PRINCIPAL": "20"}
-        rooms = {"GATEPOST_NAMESPACES": "true" if level == "L3" else "false"}
-        return start_server({**policy, **SECRETS, **many, **rooms, **(env or {})}, command=command)
+        return start_server({**settings, **(env or {})}, command=command)
 
     return started
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def planted(request: pytest.FixtureRequest, begin: Begin) -> Iterator[Server]:
-    """A server with secrets, also with a database that has a password."""
-    if request.param == "postgresql":
+class Planted(NamedTuple):
+    """A server with secrets, and the level at which its commands run."""
+
+    server: Server
+    level: str
+
+
+@pytest.fixture(scope="module", params=itertools.product(("L2", "L3"), ("sqlite", "postgresql")), ids="-".join)
+def planted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Planted]:
+    """A server with secrets, also with a database that has a password; shared by what is tried on it."""
+    level, database = request.param
+    folder = tmp_path_factory.mktemp("planted")
+    folder.chmod(0o711)
+    env = _settings(folder, _possible(level, folder))
+    if database == "postgresql":
         need(importlib.util.find_spec(POSTGRESQL), POSTGRESQL)
         postgres, name = request.getfixturevalue("postgresql"), f"cage_{os.urandom(4).hex()}"
         postgres.psql(f"create database {name};")  # a database belongs to one data folder
         uri = postgres.get_uri(database=name)
-        secret = uri.replace("postgres:@", "postgres:planted-password@")
-        assert secret != uri
-        yield begin({"DATABASE_URL": secret}, PROGRAM)
-    else:
-        yield begin(command=PROGRAM)
+        env["DATABASE_URL"] = uri.replace("postgres:@", "postgres:planted-password@")
+        assert env["DATABASE_URL"] != uri
+    server = start(folder, {**ANY_PROGRAM, **env}, command=PROGRAM)
+    yield Planted(server, level)
+    end(server)
 
 
 def _pids(server: Server) -> str:
@@ -99,7 +119,8 @@ def _pids(server: Server) -> str:
     return f"[*range(1, 300), *range({server.pid} - 300, {server.pid} + 600), os.getpid(), os.getppid()]"
 
 
-async def test_no_planted_secret_is_seen(planted: Server) -> None:
+async def test_no_planted_secret_is_seen(planted: Planted) -> None:
+    server = planted.server
     names = ("environ", "cmdline", "root/proc/self/environ", "task/{pid}/environ", "fd/0", "cwd/data", "maps", "mem")
     script = f"""
 seen = []
@@ -114,30 +135,31 @@ def look(name, action):
 look("environment", lambda: dict(os.environ))
 for words in (["env"], ["ps", "auxe"], ["ps", "-eo", "args"], ["bash", "-c", "cat /proc/[0-9]*/environ; set"]):
     look(" ".join(words), lambda: subprocess.run(words, capture_output=True, timeout=20).stdout)
-for pid in {_pids(planted)}:
+for pid in {_pids(server)}:
     for name in {names!r}:
         path = "/proc/%d/%s" % (pid, name.replace("{{pid}}", str(pid)))
         look(path, lambda: read(path))
-for path in glob.glob("{planted.folder}/**", recursive=True) + ["{planted.folder}/stderr.log", "/proc/self/../{planted.pid}/environ"]:
+for path in glob.glob("{server.folder}/**", recursive=True) + ["{server.folder}/stderr.log", "/proc/self/../{server.pid}/environ"]:
     look(path, lambda: read(path))
 """
-    async with terminal(planted) as client:
-        worked, messages = await attack(client, planted, script)
+    async with terminal(server) as client:
+        worked, messages = await attack(client, server, script)
         assert worked == {}
         for line in ("bash -c env", "bash -c 'cat /proc/*/environ'"):
             assert PLANTED not in json.dumps(await client.run(line))
     assert PLANTED not in json.dumps(messages)
 
 
-async def test_what_the_service_keeps_cannot_be_read_or_written(planted: Server) -> None:
-    data = planted.data_dir
-    async with terminal(planted) as client:
+async def test_what_the_service_keeps_cannot_be_read_or_written(planted: Planted) -> None:
+    server = planted.server
+    data = server.data_dir
+    async with terminal(server) as client:
         kept = (await client.run("echo kept"))[0]["execution"]
         files = [data / name for name in ("gatepost.db", "gatepost.db-wal", "tokens.key", "audit.key", "folder.id")]
-        files += [planted.recordings / f"{kept}.ndjson", data, planted.recordings, data / "cage", planted.folder]
+        files += [server.recordings / f"{kept}.ndjson", data, server.recordings, data / "cage", server.folder]
         script = f"""
 for number, path in enumerate({[str(path) for path in files]!r}):
-    for way in (path, os.path.relpath(path), "/proc/self/root" + path, "/proc/%d/root%s" % ({planted.pid}, path)):
+    for way in (path, os.path.relpath(path), "/proc/self/root" + path, "/proc/%d/root%s" % ({server.pid}, path)):
         attempt("read " + way, lambda: read(way))
         attempt("list " + way, lambda: os.listdir(way))
         attempt("write " + way, lambda: open(way, "ab", buffering=0).write(b"x"))
@@ -157,14 +179,14 @@ for number, path in enumerate({[str(path) for path in files]!r}):
             for name in ("tokens.key", "audit.key", "folder.id")
             if (data / name).exists()
         }
-        worked, _ = await attack(client, planted, script)
+        worked, _ = await attack(client, server, script)
     if os.geteuid():  # told as a gap: of the service's own user, modes can be changed
         worked = {name: got for name, got in worked.items() if not name.startswith("mode ")}
     assert worked == {}
     assert keys == {name: (data / name).read_bytes() for name in keys}
 
 
-async def test_another_projects_workspace_is_closed(begin: Begin) -> None:
+async def test_another_projects_workspace_is_closed(begin: Begin, level: str) -> None:
     server = begin()
     other = server.data_dir / "projects" / "01JBXJ0000000000000000000A"
     other.mkdir(parents=True)
@@ -181,6 +203,10 @@ attempt("make", lambda: os.mkdir("{other}/new") is None)
 attempt("link", lambda: os.link("{other}/secret", "linked") is None)
 os.symlink("{other}", "there")
 attempt("by link", lambda: read("there/secret"))
+if {level == "L3"}:  # without namespaces the names of others are there, and one user may change the modes of another's files
+    for path in ("{other}", "{other}/secret", "{server.data_dir}/gatepost.db", "{server.folder}/stderr.log"):
+        attempt("see " + path, lambda: os.stat(path))
+        attempt("mode " + path, lambda: os.chmod(path, 0o700) is None)
 """
     async with terminal(server) as client:
         worked, _ = await attack(client, server, script)
@@ -188,14 +214,36 @@ attempt("by link", lambda: read("there/secret"))
     assert [path.name for path in other.iterdir()] == ["secret"]
 
 
+async def test_the_home_of_a_visitor_is_closed_to_the_others_and_goes_with_the_connection(begin: Begin) -> None:
+    server = begin()
+    async with terminal(server) as other:
+        async with terminal(server) as client:
+            made, _ = await attack(client, server, 'open(os.environ["HOME"] + "/secret", "w").write("x")')
+            assert made == {}
+            [home] = (server.data_dir / "homes").glob("*/visitors/*")
+            assert (home / "secret").read_text() == "x"
+            script = f"""
+for path in ("{home}/secret", "{home.parent}/../visitors/{home.name}/secret", "/proc/self/root{home}/secret"):
+    attempt("read " + path, lambda: read(path))
+    attempt("write " + path, lambda: open(path, "a") and True)
+attempt("list", lambda: os.listdir("{home}"))
+attempt("list all", lambda: os.listdir("{home.parent}"))
+attempt("own", lambda: os.environ["HOME"] == "{home}")
+"""
+            worked, _ = await attack(other, server, script)
+            assert worked == {}
+        wait_until(lambda: not home.exists(), "the home of a visitor who has gone to be removed")
+
+
 def _named(server: Server, command: str) -> list[Seen]:
     return [process for process in processes_of(server) if process.command == command]
 
 
-async def test_a_command_is_never_root_has_no_socket_and_kills_nobody(planted: Server, level: str) -> None:
-    async with terminal(planted) as victim, terminal(planted) as client:
+async def test_a_command_is_never_root_has_no_socket_and_kills_nobody(planted: Planted) -> None:
+    server, level = planted
+    async with terminal(server) as victim, terminal(server) as client:
         await victim.start("sleep 9001")
-        [sleep] = wait_until(lambda: _named(planted, "sleep 9001"), "the program to be executed")
+        [sleep] = wait_until(lambda: _named(server, "sleep 9001"), "the program to be executed")
         script = f"""
 attempt("root", lambda: 0 in (*os.getresuid(), *os.getresgid(), *os.getgroups()))
 attempt("become root", lambda: os.setuid(0) is None)
@@ -213,16 +261,16 @@ except PermissionError:
     pass
 except OSError as error:
     worked["connect"] = str(error)
-for pid in ({planted.pid}, {sleep.pid}, {sleep.parent}, -1, -{sleep.pid}, 1):
+for pid in ({server.pid}, {sleep.pid}, {sleep.parent}, -1, -{sleep.pid}, 1):
     if pid != -1:
         attempt("see %d" % pid, lambda: os.kill(pid, 0) is None)
     attempt("prlimit %d" % pid, lambda: pid > 0 and __import__("resource").prlimit(pid, 7, (8, 8)))
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 attempt("kill all", lambda: os.kill(-1, signal.SIGTERM) and True)
-for pid in ({planted.pid}, {sleep.pid}, {sleep.parent}):
+for pid in ({server.pid}, {sleep.pid}, {sleep.parent}):
     attempt("kill %d" % pid, lambda: os.kill(pid, signal.SIGKILL) is None)
 """
-        worked, _ = await attack(client, planted, script)
+        worked, _ = await attack(client, server, script)
         if level == "L3":  # a network of its own, in which there is nobody
             ordinary = itertools.product([socket.AF_INET, socket.AF_INET6], [socket.SOCK_STREAM, socket.SOCK_DGRAM])
             netlink = itertools.product([socket.AF_NETLINK], [socket.SOCK_DGRAM, socket.SOCK_RAW])
@@ -230,7 +278,7 @@ for pid in ({planted.pid}, {sleep.pid}, {sleep.parent}):
             assert set(worked) == {"connect", *opened}
             worked = {}
         assert worked == {}
-        assert planted.get("/health").status == 200
+        assert server.get("/health").status == 200
         if level == "L3":  # the commands of a project may end each other
             assert (await victim.reply())[-1]["exit_code"] == 128 + signal.SIGTERM
             return
@@ -382,7 +430,7 @@ while True:
         os.link(source, "next", follow_symlinks=False)
         os.rename("next", "target")
 """
-TRIES = 400
+TRIES = 120
 
 
 @pytest.mark.parametrize("level", ["L2"], indirect=True)  # the service opens the files, outside of rooms

@@ -46,7 +46,7 @@ async def test_a_fork_bomb_does_not_turn_off_the_limit_of_the_workspace(
 async def test_a_disk_that_takes_no_more_stops_the_command_and_the_viewer_is_told(start_server: StartServer) -> None:
     server = start_server(command=["bash", "-c", f"ulimit -f 2048; {SERVE}"])  # blocks of 1 KiB for each file
     async with terminal(server) as client:
-        replies = await client.run("pyguard bash -c 'seq 500000; sleep 30'")
+        replies = await client.run("pyguard bash -c 'seq -f %0200.0f 50000; sleep 30'")
         assert_gapless(replies)
         assert replies[-2]["rule"] == "recording.unavailable"
         assert (replies[-1]["status"], replies[-1]["exit_code"]) == ("failed", 125)

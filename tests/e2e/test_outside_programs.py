@@ -37,6 +37,8 @@ def attempt(kind, port, protocol=0):
         with socket.socket(socket.AF_INET, kind, protocol) as s:
             s.settimeout(3)
             s.connect(("127.0.0.1", port))
+            if kind == socket.SOCK_DGRAM:
+                s.send(b"x"), s.send(b"x")  # where nobody receives the first one, the second is refused
             return "reached"
     except OSError as error:
         return errno.errorcode.get(error.errno, str(error))
@@ -80,6 +82,21 @@ def guarded(tmp_path_factory: pytest.TempPathFactory, settings: dict[str, str]) 
     server.stop()
 
 
+@pytest.fixture(scope="module", params=["L2", "L3"])
+def confined(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, settings: dict[str, str]
+) -> Iterator[tuple[Server, str]]:
+    """A server and the level of its commands: without namespaces what others have is closed, in them it is not there."""
+    if request.param == "L3":
+        yield request.getfixturevalue("guarded"), "L3"
+        return
+    keys = {"ANTHROPIC_API_KEY": KEY, "GATEPOST_NAMESPACES": "false"}
+    server = start(tmp_path_factory.mktemp("server"), {**settings, **keys})
+    (server.workspace / "a.py").write_text("print(1)")
+    yield server, "L2"
+    server.stop()
+
+
 async def python(client: Terminal, code: str, *, before: str = "") -> list[Message]:
     assert "'" not in code
     return await client.run(f"{before}python3 -c '{code}'")
@@ -89,12 +106,13 @@ def homes(server: Server) -> list[Path]:
     return list((server.data_dir / "homes").glob("*/*"))
 
 
-async def test_it_asks_its_api_and_writes_the_answer(guarded: Server, api: Api) -> None:
-    async with terminal(guarded, "gatepost.v1.json") as client:
+async def test_it_asks_its_api_and_writes_the_answer(confined: tuple[Server, str], api: Api) -> None:
+    server, level = confined
+    async with terminal(server, "gatepost.v1.json") as client:
         replies = await client.run("pyguard fix a.py fixed.py", bound=30)
-    assert (replies[-1]["status"], replies[-1]["protection"]) == ("succeeded", "L2"), replies
+    assert (replies[-1]["status"], replies[-1]["protection"]) == ("succeeded", level), replies
     assert api.asked[-1] == (KEY, "print(1)")
-    assert (guarded.workspace / "fixed.py").read_text() == "PRINT(1)"
+    assert (server.workspace / "fixed.py").read_text() == "PRINT(1)"
 
 
 async def test_the_table_is_another_way_to_say_the_same(
@@ -116,13 +134,17 @@ async def test_the_table_is_another_way_to_say_the_same(
     assert (server.workspace / "found.txt").read_text() == "PRINT(2)"
 
 
-async def test_no_other_command_has_a_network(guarded: Server, api: Api) -> None:
-    code = f"{CONNECT}\nprint(attempt(1, {api.port}), attempt(2, {api.port}))"
-    async with terminal(guarded, "gatepost.v1.json") as client:
-        assert output(await python(client, code)) == "EPERM EPERM\n"
-        assert output(await python(client, code, before="pyguard list-patterns | ")) == "EPERM EPERM\n"
-        after = await python(client, code, before="pyguard list-patterns && ")
-        assert output(after) == "patterns: 3\nEPERM EPERM\n"
+async def test_no_other_command_has_a_network(confined: tuple[Server, str], api: Api) -> None:
+    server, level = confined
+    alone = {"L2": "EPERM EPERM", "L3": "ECONNREFUSED ECONNREFUSED"}[level]
+    with socket.socket(type=socket.SOCK_DGRAM) as datagrams:
+        datagrams.bind(("127.0.0.1", 0))
+        code = f"{CONNECT}\nprint(attempt(1, {api.port}), attempt(2, {datagrams.getsockname()[1]}))"
+        async with terminal(server, "gatepost.v1.json") as client:
+            assert output(await python(client, code)) == f"{alone}\n"
+            assert output(await python(client, code, before="pyguard list-patterns | ")) == "EPERM EPERM\n"
+            after = await python(client, code, before="pyguard list-patterns && ")
+            assert output(after) == f"patterns: 3\n{alone}\n"
 
 
 @pytest.mark.parametrize(("host", "names"), [("127.0.0.1", False), ("localhost", True)])
@@ -155,14 +177,20 @@ except OSError as error:
     assert output(replies) == f"reached EACCES EPERM {udp}\nEPERM\nEPERM\n"
 
 
-async def test_no_other_command_gets_its_key_or_its_files(guarded: Server, venv: Path) -> None:
+async def test_no_other_command_gets_its_key_or_its_files(confined: tuple[Server, str], venv: Path) -> None:
+    server, level = confined
+    alone = {"L2": "Permission denied", "L3": "No such file or directory"}[level]
     attempt = f'import os\nprint(sorted(os.environ))\ntry: print(os.listdir("{venv}"))\nexcept OSError as e: print(e)'
-    async with terminal(guarded, "gatepost.v1.json") as client:
-        for before in ("", "pyguard list-patterns | ", "pyguard list-patterns && "):
+    async with terminal(server, "gatepost.v1.json") as client:
+        for before, closed in (
+            ("", alone),
+            ("pyguard list-patterns | ", "Permission denied"),
+            ("pyguard list-patterns && ", alone),
+        ):
             replies = await python(client, attempt, before=before)
             assert "ANTHROPIC_API_KEY" not in output(replies)
             assert "PermissionError" not in output(replies)
-            assert "Permission denied" in output(replies), replies
+            assert closed in output(replies), replies
 
 
 @pytest.fixture
@@ -212,14 +240,16 @@ async def test_settings_in_the_workspace_do_not_run_with_the_key(guarded: Server
     assert homes(guarded) == []
 
 
-async def test_a_home_is_closed_to_other_commands_and_gone_at_the_end(guarded: Server) -> None:
-    async with terminal(guarded, "gatepost.v1.json") as mine, terminal(guarded, "gatepost.v1.json") as other:
+async def test_a_home_is_closed_to_other_commands_and_gone_at_the_end(confined: tuple[Server, str]) -> None:
+    server, level = confined
+    closed = {"L2": "PermissionError", "L3": "FileNotFoundError"}[level]
+    async with terminal(server, "gatepost.v1.json") as mine, terminal(server, "gatepost.v1.json") as other:
         await mine.start("pyguard wait")
         home = (await mine.until("stdout"))[-1]["line"]
-        assert homes(guarded) == [Path(home)]
+        assert homes(server) == [Path(home)]
         assert (Path(home) / "secret").read_text() == "mine"
         for code in (f'print(open("{home}/secret").read())', f'import os; print(os.listdir("{home}"))'):
-            assert "PermissionError" in output(await python(other, code), "stderr")
+            assert closed in output(await python(other, code), "stderr")
         await mine.send(type="stdin_close")
         assert (await mine.reply())[-1]["status"] == "succeeded"
     assert not Path(home).exists()

@@ -1,14 +1,21 @@
 """Commands of a server that run in rooms: the level is told, a project is one place, and nothing is left."""
 
+import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
+from backend.executors.local.launcher import POLLING
 from tests.api.world import new_project, running_world
 from tests.client import output, terminal
 from tests.conftest import StartServer
 from tests.executors.local.test_rooms import wanted
-from tests.serving import processes_of, wait_until
+from tests.serving import PROGRAM, processes_of, wait_until
 
-IN_ROOMS = {"GATEPOST_NAMESPACES": "true", "GATEPOST_PROTECTION_MINIMUM": "L3"}
+REQUIRED = {"GATEPOST_NAMESPACES": "true"}
+NO_MOUNTS = [sys.executable, str(Path(__file__).parent / "without_calls.py"), "mounts", *PROGRAM]
 SERVE = (
     "require('http').createServer((_, answer) => answer.end()).listen(8125, '127.0.0.1', () => console.log('ready'))"
 )
@@ -16,18 +23,29 @@ GET = "fetch('http://127.0.0.1:8125/').then((answer) => console.log(answer.statu
 
 
 async def test_the_level_is_told_for_the_server_and_for_each_command(start_server: StartServer) -> None:
-    server = start_server(IN_ROOMS)
+    server = start_server()
     found = server.get("/health/protection").json
-    assert (found["level"], found["minimum"]) == ("L3", "L3")
+    assert (found["level"], found["minimum"]) == ("L3", "L2")
     assert all(test["passed"] for test in found["tests"])
+    assert "L3" in {test["needed_for"] for test in found["tests"]}
     async with terminal(server) as client:
         replies = await client.run("pyguard echo ok")
+        environment = output(await client.run("pyguard env"))
     assert (output(replies), replies[-1]["status"], replies[-1]["protection"]) == ("ok\n", "succeeded", "L3")
+    assert "POLLING" not in environment, "watches are permitted in a room"
 
 
-def test_what_one_command_serves_the_next_reaches(tmp_path: Path) -> None:
+@pytest.fixture
+def apart() -> Iterator[Path]:
+    """A folder that is not below /tmp, of which a room then shows nothing."""
+    with tempfile.TemporaryDirectory(prefix="gatepost-test-", dir="/var/tmp") as name:
+        yield Path(name)
+
+
+def test_a_project_is_one_place_for_its_commands(apart: Path) -> None:
+    """What one command serves or puts into /tmp, the next one reaches."""
     wanted("node")
-    with running_world(tmp_path, IN_ROOMS) as world:
+    with running_world(apart, REQUIRED) as world:
         place = new_project(world, allowed_extra=[], network=False)
         folder = world.server.data_dir / "projects" / place
         folder.mkdir(parents=True)
@@ -40,17 +58,45 @@ def test_what_one_command_serves_the_next_reaches(tmp_path: Path) -> None:
         )
         asked = {"project_id": place, "command": "node get.js"}
         assert world.ask("ann", "POST", "/api/agent/execute", asked).json()["stdout"] == "200\n"
+        (folder / "make.js").write_text("require('fs').writeFileSync('/tmp/made', 'kept')")
+        asked = {"project_id": place, "command": "node make.js && cat /tmp/made"}
+        assert world.ask("ann", "POST", "/api/agent/execute", asked).json()["stdout"] == "kept"
+        assert (folder / ".tmp/made").read_text() == "kept"
         rooms = [process for process in processes_of(world.server) if b"--room" in _command_line(process.pid)]
         assert len(rooms) == 1
         world.server.stop()
         assert not any(Path(f"/proc/{process.pid}").exists() for process in rooms)
 
 
-async def test_without_them_the_minimum_is_not_reached(start_server: StartServer) -> None:
-    server = start_server({**IN_ROOMS, "GATEPOST_NAMESPACES": "false"})
-    assert server.get("/health/protection").status == 503
+async def test_where_they_cannot_be_had_commands_run_without_them(start_server: StartServer) -> None:
+    server = start_server(command=NO_MOUNTS)
+    answer = server.get("/health/protection")
+    assert (answer.status, answer.json["level"]) == (200, "L2")
+    [missing] = [test for test in answer.json["tests"] if not test["passed"]]
+    assert (missing["name"], missing["needed_for"]) == ("run in namespaces", "L3")
+    assert missing["detail"].endswith("Operation not permitted")
+    assert server.get("/readyz").status == 200
     async with terminal(server) as client:
-        assert (await client.run("pyguard echo ok"))[-1]["rule"] == "protection.unavailable"
+        replies = await client.run("pyguard env")
+    assert replies[-1]["protection"] == "L2"
+    assert POLLING.items() <= dict(line.split("=", 1) for line in output(replies).splitlines()).items()
+
+
+async def test_where_they_are_required_and_cannot_be_had_nothing_runs(start_server: StartServer) -> None:
+    server = start_server(REQUIRED, command=NO_MOUNTS)
+    answer = server.get("/health/protection")
+    assert (answer.status, answer.json["level"], answer.json["minimum"]) == (503, "L2", "L3")
+    wait_until(lambda: "is ready" in server.stderr, "its welcome")
+    assert "but runs no command. The protection here is L2, but L3 is required." in server.stderr
+    assert "  run in namespaces: no namespaces: " in server.stderr
+    assert server.get("/readyz").json["checks"]["protection"] == "failed"
+    async with terminal(server) as client:
+        [refusal] = await client.run("pyguard echo ok")
+    assert (refusal["rule"], refusal["reason"]) == (
+        "protection.unavailable",
+        "The protection here is L2, but L3 is required.",
+    )
+    assert "run in namespaces" in refusal["hint"]
 
 
 def _command_line(pid: int) -> bytes:

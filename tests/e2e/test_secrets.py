@@ -41,8 +41,13 @@ async def test_a_command_gets_a_short_environment_without_any_secret(secretive: 
     assert set(environment) == {
         *("PATH", "HOME", "PWD", "TMPDIR", "LC_CTYPE", "TERM", "PYTHONUNBUFFERED", "GATEPOST_EXECUTION_ID"),
         *("GIT_EDITOR", "GIT_CEILING_DIRECTORIES", "GIT_CONFIG_NOSYSTEM", "GIT_CONFIG_GLOBAL", "GIT_TERMINAL_PROMPT"),
-        *("npm_config_cache", "npm_config_globalconfig", "npm_config_update_notifier"),
-        *("CHOKIDAR_USEPOLLING", "WATCHPACK_POLLING"),
+        *(
+            "XDG_CACHE_HOME",
+            "PIP_CACHE_DIR",
+            "npm_config_cache",
+            "npm_config_globalconfig",
+            "npm_config_update_notifier",
+        ),
     }
     assert "canary" not in json.dumps(environment)
 

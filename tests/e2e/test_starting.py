@@ -144,15 +144,8 @@ def test_the_requirements_of_the_earlier_instructions_are_the_same() -> None:
 
 
 def serve_in_vain(folder: Path, env: dict[str, str], *words: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-m", "backend", "serve", "--port", "0", "--data-dir", str(folder), *words],
-        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **env},
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **env}
+    return preloaded.run(["serve", "--port", "0", "--data-dir", str(folder), *words], folder, environment)
 
 
 def test_a_database_that_is_down_stops_the_start_in_one_line(tmp_path: Path) -> None:

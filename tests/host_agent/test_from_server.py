@@ -236,6 +236,20 @@ def test_several_hosts_at_once(service: Service) -> None:
     assert (third["host"], third["rule"]) == ("none", "target.unknown")
 
 
+@pytest.mark.parametrize("who", ["vic", "read"])
+def test_who_may_run_nothing_is_refused_for_all_hosts(service: Service, who: str) -> None:
+    body = {"hosts": ["web-01", "none"], "command": "echo"}
+    answer = service.world.ask(who, "POST", "/api/hosts/commands", body)
+    assert (answer.status_code, answer.json()["rule"]) == (403, "role.forbidden")
+
+
+def metric(service: Service, name: str) -> float:
+    """A figure of /metrics."""
+    lines = service.world.server.get("/metrics").body.decode().splitlines()
+    [value] = [line.removeprefix(f"{name} ") for line in lines if line.startswith(f"{name} ")]
+    return float(value)
+
+
 def test_an_agent_of_before_is_driven_without_a_change(service: Service) -> None:
     with old_agent(service.redis, "old-2") as agent:
         result = service.result(service.run("old-2", "echo", {"message": "hi", "password": "hush"}))
@@ -255,8 +269,15 @@ def test_an_agent_of_before_is_driven_without_a_change(service: Service) -> None
 
 def test_a_command_that_was_stopped_still_gets_its_answer_on_record(service: Service) -> None:
     with old_agent(service.redis, "old-3", delay=2) as agent:
-        id = service.run("old-3", "echo", {"message": "late"}).json()["id"]
+        body = {"command": "@old-3 echo late", "stdin": True}
+        id = service.world.ask("root", "POST", "/api/executions", body).json()["id"]
         wait_until(lambda: agent.got, "the command")
+        answer = service.world.ask("root", "POST", f"/api/executions/{id}/stdin", {"data": "x"})
+        assert (answer.status_code, answer.json()["rule"]) == (409, "stdin.full")
+        states = ("queued", "running")
+        assert [metric(service, f'gatepost_host_commands{{state="{each}"}}') for each in states] == [0, 1]
+        assert metric(service, 'gatepost_hosts{state="online"}') >= 2
+        assert metric(service, 'gatepost_hosts{state="offline"}') >= 1
         assert service.world.ask("root", "POST", f"/api/executions/{id}/cancel").status_code == 202
         assert service.world.ended(id) == "cancelled"
         timed = service.run("old-3", "echo", timeout=1).json()["id"]
@@ -266,6 +287,7 @@ def test_a_command_that_was_stopped_still_gets_its_answer_on_record(service: Ser
             return {each["execution"] for each in service.world.events(kind="answered_late")}
 
         wait_until(lambda: late() >= {id, timed}, "the late answers")
+        assert metric(service, "gatepost_host_answers_late_total") == 2
 
 
 def test_a_forged_answer_is_no_answer(service: Service) -> None:

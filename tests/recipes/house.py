@@ -28,6 +28,7 @@ from backend.core.execution.lifecycle import Clock, Lifecycle
 from backend.core.execution.model import Delivery, Job, Outcome, SignalName, Status, StopReason, stopped_outcome
 from backend.core.execution.registry import Execution
 from backend.core.execution.requests import Request
+from backend.core.execution.sessions import Sessions
 from backend.core.execution.targets import ExecutionLimits
 from backend.core.identity import Principal, Role, User
 from backend.core.ids import ulid
@@ -94,7 +95,7 @@ class Speaker:
     def stop(self) -> None:
         self.stopped.set()
 
-    def signal(self, name: SignalName) -> Delivery:
+    async def signal(self, name: SignalName) -> Delivery:
         assert self.output
         self.output.say("stdout", name)
         return Delivery.DELIVERED
@@ -108,6 +109,12 @@ class SpeakingPlaces:
 
     def executor(self, profile: Profile, files: FileView, *, network: bool | Egress) -> Executor:
         return Speaker()
+
+    def of_visitor(self, files: FileView, visitor: str) -> FileView:
+        return files
+
+    def leave(self, visitor: str) -> None:
+        """There is nothing to forget."""
 
 
 class ValidTokens:
@@ -215,6 +222,7 @@ def build(common: Shared, *, slots: int = 8, shares: House | None = None) -> Hou
         bus=common.bus,
         owner=owner,
         folder=folder,
+        sessions=Sessions(time.monotonic),
     )
     return House(service, gateway, resolver, log, ownership, recordings, common.identities)
 

@@ -10,6 +10,7 @@ import pytest
 from fastapi import FastAPI
 
 import backend.runtime.wiring
+from backend.core.policy.profile import ProfileError
 from backend.runtime.clock import new_id
 from backend.runtime.settings import Settings, SettingsError
 from backend.runtime.wiring import create_app
@@ -76,3 +77,9 @@ def test_the_data_folder_lies_in_none_that_programs_need(tmp_path: Path, monkeyp
     monkeypatch.setattr("backend.runtime.local_executor.RUNNABLE", (str(link),))
     with pytest.raises(SettingsError, match="GATEPOST_DATA_DIR"):
         make(data)
+
+
+async def test_a_broken_profile_stops_the_start(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text("extends = 'agent'\nname = 'mine'\nsummary = 3\n")
+    with pytest.raises(ProfileError, match=r"mine\.toml: profile\.summary: expected a str"):
+        make(tmp_path / "data", profiles=tmp_path)

@@ -27,7 +27,7 @@ class Relay(StrEnum):
 class LocalExecutions(Protocol):
     """What a server does for the other servers."""
 
-    def deliver(self, execution: str, instruction: Instruction) -> Delivery:
+    async def deliver(self, execution: str, instruction: Instruction) -> Delivery:
         """Deliver an instruction to an execution of this server."""
         ...
 

@@ -20,6 +20,7 @@ from backend.core.execution.model import StopReason
 from backend.core.execution.refusals import failed, unavailable
 from backend.core.execution.registry import Execution
 from backend.core.execution.requests import Refused, Request, Waiting
+from backend.core.execution.sessions import NOTHING_KEPT
 from backend.core.figures import duration_text
 from backend.core.identity import Permission, Principal
 from backend.core.limits import Budget, RateLimiter, Slots, check_rate, least_left
@@ -105,6 +106,8 @@ class Gateway:
             plan = unavailable(error)
         if isinstance(plan, Decision):
             return await self._refuse(request, plan)
+        if request.target.waits and request.input:
+            return await self._refuse(request, _without_input(), plan)
         if request.target.waits and not request.dry_run:
             return await self._enqueue(request, plan)
         started = await self._in_slot(request.principal, partial(self.lifecycle.start, request, plan))
@@ -164,7 +167,7 @@ class Gateway:
     async def _judge(self, request: Request) -> Plan | Decision:
         """Judge the line, in a thread: searching folders and following links can take a while."""
         try:
-            return await asyncio.to_thread(admit, request.command, request.target, request.cwd)
+            return await asyncio.to_thread(_judged, request)
         except Exception as error:  # whatever breaks, the attempt is on record
             self.lifecycle.observer.on_crash(request.execution, error)
             return failed()
@@ -197,6 +200,22 @@ class Gateway:
         await self.lifecycle.registry.stop_all(StopReason.SHUTDOWN)
 
 
+def _judged(request: Request) -> Plan | Decision:
+    """The verdict on a line. A session whose place is no longer there starts again: else nothing could run in it."""
+    kept = request.kept
+    verdict = admit(request.command, request.target, request.cwd, kept.exported)
+    if isinstance(verdict, Plan) or kept == NOTHING_KEPT or isinstance(_place(request), Plan):
+        return verdict
+    request.keep(NOTHING_KEPT)
+    reason = f"The folder {kept.folder} or a variable of the session cannot be used any more."
+    return Decision.deny("path.session", reason, "It starts again in the folder of the workspace. Repeat the line.")
+
+
+def _place(request: Request) -> Plan | Decision:
+    """The verdict on the place of the session alone."""
+    return admit(":", request.target, request.kept.folder, request.kept.exported)
+
+
 def _stopping() -> Decision:
     return Decision.deny("server.stopping", "The server is stopping.", "Connect again in a moment.")
 
@@ -207,6 +226,11 @@ def check_role(principal: Principal) -> Decision | None:
         return None
     reason = "You may view executions, but not run commands."
     return Decision.deny("role.forbidden", reason, "Ask an administrator for the role or scope to run them.")
+
+
+def _without_input() -> Decision:
+    reason = "Commands of this target have no standard input."
+    return Decision.deny("stdin.closed", reason, "Leave out `stdin`.")
 
 
 def _check_timeout(request: Request) -> Decision | None:

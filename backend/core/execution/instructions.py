@@ -22,20 +22,21 @@ STDIN_LIMIT = 1 << 20  # bytes buffered for a program that does not read
 class StdinBuffer:
     """The buffered standard input of a program: bounded, and closed once.
 
-    Its reader sets `on_change`, and calls `abandon` when the program has closed its end.
+    Its reader sets `on_change`, and calls `abandon` when the program has closed its end. With a `limit` of 0 none reads it.
     """
 
     def __init__(self, *, is_open: bool) -> None:
         self.waiting = bytearray()
         self.closed = not is_open
         self.abandoned = False
+        self.limit = STDIN_LIMIT
         self.on_change: Callable[[], None] = lambda: None
 
     def write(self, data: bytes, *, last: bool = False) -> Delivery:
         """Add bytes, all of them or none; accept no more behind the `last` ones."""
         if self.closed:
             return Delivery.CLOSED
-        if len(self.waiting) + len(data) > STDIN_LIMIT:
+        if len(self.waiting) + len(data) > self.limit:
             return Delivery.NOT_READING
         self.waiting += data
         self.closed = last
@@ -66,7 +67,7 @@ class Receiver(Protocol):
         """Begin to stop the pipeline. The reason is in the instructions."""
         ...
 
-    def signal(self, name: SignalName) -> Delivery:
+    async def signal(self, name: SignalName) -> Delivery:
         """Send a signal to the processes of the pipeline."""
         ...
 
@@ -95,14 +96,14 @@ class Instructions:
         finally:
             self._receiver = None
 
-    def deliver(self, instruction: Instruction) -> Delivery:
-        """Deliver an instruction to the pipeline that is running now."""
+    async def deliver(self, instruction: Instruction) -> Delivery:
+        """Deliver an instruction to the pipeline that is running now. Only a signal may have to wait for its answer."""
         match instruction:
             case Stop(reason, by):
                 self.stop(reason, by)
                 return Delivery.DELIVERED
             case Signal(name):
-                return self._receiver.signal(name) if self._receiver else Delivery.NOT_RUNNING
+                return await self._receiver.signal(name) if self._receiver else Delivery.NOT_RUNNING
             case Write(data, last):
                 return self.stdin.write(data, last=last)
             case CloseInput():

@@ -5,17 +5,29 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import PurePosixPath
 from typing import Protocol, assert_never
 
 from backend.core.audit.attempts import Attempt, Completion
 from backend.core.decisions import Decision
 from backend.core.errors import RecordingError, StorageError
 from backend.core.execution.instructions import Instructions
-from backend.core.execution.model import EXIT_GATEPOST_FAILED, Actor, Job, Outcome, Status, StopReason, unrecorded
+from backend.core.execution.model import (
+    EXIT_GATEPOST_FAILED,
+    Actor,
+    Job,
+    Outcome,
+    Status,
+    StopReason,
+    Write,
+    unrecorded,
+)
 from backend.core.execution.registry import Execution, Registry
 from backend.core.execution.requests import Request, Waiting
+from backend.core.execution.sessions import Kept
 from backend.core.figures import duration_text, size_text
 from backend.core.policy.admit import Plan
+from backend.core.policy.line_state import LineState
 from backend.core.ports import ExecutionLog, Queue, Recordings
 from backend.core.recording.messages import Complete, Problem, Started, Truncated
 from backend.core.recording.retention import RecordingShares, owner_of
@@ -105,7 +117,7 @@ class Lifecycle:
     def _prepare(self, request: Request, plan: Plan) -> tuple[Execution, Recorder]:
         attempt = self.attempt(request, plan.decision, plan.argvs)
         log = self.recordings.create(attempt.id)
-        execution = Execution(attempt.id, request, plan, attempt, log, Instructions(stdin=request.stdin))
+        execution = Execution(attempt.id, request, plan, attempt, log, _instructions(request))
         count = partial(self.shares.add, owner_of(request.principal))
         recorder = Recorder(
             attempt.id, log, self.clock.monotonic, mask=self.mask, count=count, muted=request.hides_output
@@ -159,7 +171,10 @@ class Lifecycle:
         if request.dry_run:
             return Outcome(Status.SUCCEEDED, None)
         job = _job(request, execution.plan)
-        return await request.target.executor.run(job, recorder, execution.instructions)
+        outcome = await request.target.executor.run(job, recorder, execution.instructions)
+        if outcome.left:
+            request.keep(_kept(outcome.left, request.target.files.root))
+        return outcome
 
     def _started(self, execution: Execution) -> Started:
         request, attempt = execution.request, execution.attempt
@@ -227,6 +242,19 @@ class Lifecycle:
             return True
 
 
+def _instructions(request: Request) -> Instructions:
+    """Where the client's input comes later, or all of it at once."""
+    instructions = Instructions(stdin=request.stdin or bool(request.input))
+    if request.input:
+        instructions.deliver(Write(request.input, last=True))
+    return instructions
+
+
+def _kept(left: LineState, root: PurePosixPath) -> Kept:
+    folder = str(left.cwd.relative_to(root)) if left.cwd.is_relative_to(root) else "."
+    return Kept(folder, tuple(left.exported.items()))
+
+
 def _job(request: Request, plan: Plan) -> Job:
     return Job(
         execution=request.execution,
@@ -236,7 +264,7 @@ def _job(request: Request, plan: Plan) -> Job:
         plan=plan,
         timeout=request.seconds,
         output_limit=request.target.limits.output_limit,
-        stdin=request.stdin,
+        stdin=request.stdin or bool(request.input),
         client_ref=request.client_ref,
     )
 

@@ -13,6 +13,7 @@ from typing import Any, assert_never
 
 from backend.core.errors import RecordingError, ShareUsedUpError
 from backend.core.policy.admit import Plan
+from backend.core.policy.line_state import LineState
 
 EXIT_TIMED_OUT, EXIT_GATEPOST_FAILED, EXIT_DENIED, EXIT_NOT_FOUND, EXIT_SIGNAL_BASE = 124, 125, 126, 127, 128
 
@@ -194,7 +195,7 @@ NOTHING_USED = Usage()
 class Outcome:
     """How a command ended. `exit_code` is its own, or by convention 124, 125, 127, 128+n; None where nothing ran.
 
-    `problem` is shown to the viewers before the end.
+    `problem` is shown to the viewers before the end; `left` is the state that a line left, for the next one of its session.
     """
 
     status: Status
@@ -205,6 +206,7 @@ class Outcome:
     problem: str = ""
     rule: str = ""
     usage: Usage = NOTHING_USED
+    left: LineState | None = None
 
 
 def stopped_outcome(

@@ -49,8 +49,8 @@ def hidden(problem: Decision, execution: str) -> Decision:
 
 
 def unreachable(execution: str) -> Decision:
-    """Another server runs or stores the execution and does not answer."""
-    reason = f"The server that runs or stores the execution {execution} does not answer."
+    """Another server runs or stores the execution, or a host runs it, and does not answer."""
+    reason = f"The server that runs or stores the execution {execution}, or its host, does not answer."
     hint = "Try again in a moment. If that server is gone, its executions are recorded as lost after some seconds."
     return Decision.deny("execution.unreachable", reason, hint, retry_after=RETRY_AFTER)
 

@@ -94,10 +94,10 @@ class Registry:
         """An execution that runs here now."""
         return self.live.get(execution)
 
-    def deliver(self, execution: str, instruction: Instruction) -> Delivery:
+    async def deliver(self, execution: str, instruction: Instruction) -> Delivery:
         """Deliver an instruction to an execution that runs here. A stop that arrives as it ends is no error."""
         found = self.live.get(execution)
-        return found.instructions.deliver(instruction) if found else Delivery.NOT_RUNNING
+        return await found.instructions.deliver(instruction) if found else Delivery.NOT_RUNNING
 
     def stop(self, executions: frozenset[str], reason: StopReason) -> None:
         """Stop those of the executions that run here."""

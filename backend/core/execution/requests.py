@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from backend.core.decisions import Decision
+from backend.core.execution.sessions import NOTHING_KEPT, Kept, Session
 from backend.core.execution.targets import Target
 from backend.core.identity import Principal
 
@@ -13,7 +14,8 @@ class Request:
 
     `timeout` is in seconds, None for the longest that is allowed. `stdin` keeps standard input open; `detached`
     commands keep running without a viewer; `execution` is the id that it gets, `client_ref` the client's name for it.
-    `unresolved` is why the requested target is not available; `target` is then the principal's own.
+    `input` is all that its standard input will hold. With a `session` it begins where the line before it ended, and `cwd`
+    counts from there. `unresolved` is why the requested target is not available; `target` is then the principal's own.
     """
 
     principal: Principal
@@ -28,11 +30,23 @@ class Request:
     client_ref: str | None = None
     execution: str = ""
     unresolved: Decision | None = None
+    input: bytes = b""
+    session: Session | None = None
 
     @property
     def hides_output(self) -> bool:
         """Whether output is neither stored nor shown."""
         return self.metadata_only or self.target.metadata_only
+
+    @property
+    def kept(self) -> Kept:
+        """Where its session is."""
+        return self.session.at(self.principal.name, str(self.target.ref)) if self.session else NOTHING_KEPT
+
+    def keep(self, kept: Kept) -> None:
+        """Where the next line of its session begins."""
+        if self.session:
+            self.session.keep(self.principal.name, str(self.target.ref), kept)
 
     @property
     def seconds(self) -> float:

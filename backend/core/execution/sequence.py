@@ -25,14 +25,16 @@ from backend.core.policy.egress import Egress
 from backend.core.policy.line_state import Effect, Enter, Exit, LineState, normal
 from backend.core.recording.writer import RecordingWriter
 
+NO_ONE = Actor("", "")
+
 
 @dataclass(frozen=True, slots=True)
 class Pipeline:
     """One step of a line as it runs: its programs, its folder, its timeout in seconds, its output limit in bytes.
 
-    `root` is the workspace, which contains `cwd`; with `stdin` the first program reads what the client sends; with
-    `pipefail` it fails if any of its programs does. `network` is the machine's network, or listed hosts alone; what is
-    connected to is recorded as of `actor`.
+    `root` is the workspace, which contains `cwd`; `home` the folder for what tools store, `actor` who runs it; with
+    `stdin` the first program reads what the client sends; with `pipefail` it fails if any of its programs does. `network` is
+    the machine's network, or listed hosts alone.
     """
 
     execution: str
@@ -44,7 +46,8 @@ class Pipeline:
     stdin: bool = False
     network: bool | Egress = False
     pipefail: bool = False
-    actor: Actor | None = None
+    home: str = ""
+    actor: Actor = NO_ONE
 
     @property
     def argv(self) -> tuple[str, ...]:
@@ -113,7 +116,7 @@ class Sequence:
         progress = _Progress(Outcome(Status.SUCCEEDED, 0), job.plan.start)
         line = _Line(self, job, output, instructions, self.clock() + job.timeout, progress)
         await line.steps(job.plan.script.steps, tested=False)
-        return progress.outcome
+        return replace(progress.outcome, left=progress.state)
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +212,7 @@ class _Line:
             stdin=job.stdin,
             network=self.sequence.egress or target.network,
             pipefail=target.profile.pipefail or progress.state.pipefail,
+            home=target.files.variables["HOME"],
             actor=job.actor,
         )
 

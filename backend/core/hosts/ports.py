@@ -1,7 +1,7 @@
 """What a server needs of the hosts: their entries, and a way to send a command and to get its answer."""
 
-from collections.abc import Mapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -20,6 +20,33 @@ class LateAnswer:
 
     host: str
     answer: Answer
+
+
+@dataclass(slots=True)
+class HostFigures:
+    """How many commands wait until their hosts take them, how many run there, how many ends came late."""
+
+    queued: int = 0
+    running: int = 0
+    late: int = 0
+
+    @contextmanager
+    def counted(self) -> Iterator[Callable[[], None]]:
+        """Count a command within the context: as queued, and as running once it is called that it has begun."""
+        begun = False
+
+        def begin() -> None:
+            nonlocal begun
+            if not begun:
+                begun = True
+                self.queued, self.running = self.queued - 1, self.running + 1
+
+        self.queued += 1
+        try:
+            yield begin
+        finally:
+            self.queued -= not begun
+            self.running -= begun
 
 
 class AnswerInbox(Protocol):

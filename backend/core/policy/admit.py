@@ -16,9 +16,11 @@ from backend.core.policy.builtins import judge_builtin
 from backend.core.policy.files import FileView, in_temporary
 from backend.core.policy.line_state import Define, Effect, LineState
 from backend.core.policy.profile import OFFLINE, Offline, Place, Profile
+from backend.core.policy.shell import RUN_BY, judge_bash
 
 RISKS = list(Risk)
 OPEN_REDIRECTS = frozenset({"<", ">", ">>"})
+ANSWERED = frozenset({"help", "clear"})  # lines that Gatepost answers itself, also where a shell runs all others
 STEP_LIMIT = 1000  # steps of a line that are judged before it starts
 
 
@@ -95,19 +97,41 @@ def _for_line(target: PolicyTarget) -> Scope:
     return Scope(target.profile, target.files.for_line(), target.network, target.offline)
 
 
-def admit(line: str, target: PolicyTarget, cwd: str) -> Plan | Decision:
-    """Judge a line that would run in the folder `cwd` of a target."""
+def admit(line: str, target: PolicyTarget, cwd: str, exported: tuple[tuple[str, str], ...] = ()) -> Plan | Decision:
+    """Judge a line that would run in the folder `cwd` of a target, with these variables for its programs."""
     target = _for_line(target)
     profile = target.profile
     if refusal := profile.check_length(line):
         return refusal
+    if profile.shell and line.strip() not in ANSWERED:
+        return _judge_shell(line, target, cwd)
     script = parse(line, profile.operators, assignments=bool(profile.environment))
     if isinstance(script, Decision):
         return script
     if refusal := profile.check_count(sum(len(each.words) + len(each.assignments) for each in script.commands)):
         return refusal
     folder = target.files.enter(cwd)
-    return folder if isinstance(folder, Decision) else _judge_script(script, target, LineState(folder))
+    if isinstance(folder, Decision):
+        return folder
+    # They were judged when they were set, perhaps under another profile.
+    for name, value in exported:
+        if not (judged := profile.decide_assignment(name, value)).allowed:
+            return judged
+    return _judge_script(script, target, LineState(folder, exported=dict(exported)))
+
+
+def _judge_shell(line: str, target: PolicyTarget, cwd: str) -> Plan | Decision:
+    """Judge a line that bash runs as a whole: one step with one program."""
+    folder = target.files.enter(cwd)
+    if isinstance(folder, Decision):
+        return folder
+    judged = judge_bash(line, target.profile, Place(target.files.root, folder, target.network))
+    if isinstance(judged, Decision):
+        return judged
+    argv = (*RUN_BY, line)
+    script = Script((Step("", (Command(tuple(map(Word, argv))),)),))
+    verdict = Verdict((Invocation(argv),), judged.decision)
+    return Plan(script, (verdict,), judged.decision, judged.argvs, LineState(folder))
 
 
 def _judge_script(script: Script, target: PolicyTarget, start: LineState) -> Plan | Decision:

@@ -7,6 +7,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 
 from backend.core.decisions import Decision, Risk
 from backend.core.identity import NetworkAccess
+from backend.core.policy.profile import OFFLINE, Offline
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
@@ -19,6 +20,17 @@ SHARED = ip_network("100.64.0.0/10")
 NAT64, SIX_TO_FOUR = ip_network("64:ff9b::/96"), ip_network("2002::/16")
 COMPATIBLE = ip_network("::/96")  # IPv4 in IPv6 in an older form
 SITE_LOCAL = ip_network("fec0::/10")  # private until 2004
+
+TURN_ON = (
+    "Use what is already in the workspace. An administrator can turn it on: "
+    '{how} with {{"network": true}}, or {{"network": ["registry.example.org:443"]}} for listed hosts alone.'
+)
+LIST = 'An administrator can correct it: {how} with {{"network": ["registry.example.org:443"]}}.'
+NO_ROOMS = "but commands cannot be held to the list of the project here, which needs namespaces (L3)"
+LIST_NOT_HELD = (
+    "The operator sees the reason in GET /health/protection and sets GATEPOST_NAMESPACES; or an administrator turns the "
+    'network on for all hosts, or off: {how} with {{"network": true}} or {{"network": false}}.'
+)
 
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _NAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
@@ -175,6 +187,21 @@ def plain(address: Address) -> Address:
     if address in SIX_TO_FOUR:
         return IPv4Address(int(address) >> 80 & 0xFFFFFFFF)
     return address.ipv4_mapped or address
+
+
+def network_of(access: NetworkAccess, project: str, holds_hosts: bool) -> tuple[bool | Egress, Offline]:
+    """What commands of a project may reach, and what is said where that is nothing: also where there is a list to which they
+    cannot be held."""
+    how = f"PATCH /api/projects/{project}"
+    if isinstance(access, bool):
+        return access, Offline("network.off", "which is off in this project", TURN_ON.format(how=how))
+    try:
+        egress = Egress(hosts_of(access), project)
+    except ValueError as error:
+        return False, Offline("network.host", f"but the list of the project is invalid: {error}", LIST.format(how=how))
+    if not holds_hosts:
+        return False, Offline("network.rooms", NO_ROOMS, LIST_NOT_HELD.format(how=how))
+    return egress, OFFLINE
 
 
 def is_wider(access: NetworkAccess, than: NetworkAccess, default: Iterable[str]) -> bool:

@@ -3,6 +3,8 @@
 A `Profile` is parsed from TOML once; its verdicts are pure functions of tokens. What is not listed is refused: programs,
 options, abbreviated options. The keys of a profile:
 
+    extends                       the name of a shipped profile: what is given here replaces what that has, except that
+                                  programs, kinds and extra programs are added to its own, also where it blocks them
     name, summary                 words for `help`
     operators                     what a line may hold, a subset of | && || ; > >> < 2>&1 &> << ( $ {,} cd; with ; also
                                   line breaks, with 2>&1 also >&2, with ( also { } and !, with $ variables, with {,} the
@@ -10,6 +12,10 @@ options, abbreviated options. The keys of a profile:
     environment                   variables that `NAME=value command` may set
     pipefail = true               a pipeline fails if any of its programs does, not only the last; SIGPIPE is no failure
     quirks                        quirks of all programs, see below
+    shell = "bash"                the whole line is run by bash, in a room; of the programs here only the risk is used, and
+                                  any other may run that is not blocked
+    [risks]                       with a shell: of a program that is not listed (unlisted), and of one whose name is only
+                                  known when the line runs (dynamic)
     [limits]                      characters (of the line), arguments (typed words, including the program)
     [kinds]                       NAME = a regular expression that all of the value must match, or
                                   {pattern, role}, where the role is one of the built-in kinds: text, path,
@@ -35,25 +41,26 @@ options, abbreviated options. The keys of a profile:
       subcommands.NAME            the same keys, without a summary; several names may share one table ("ci install");
                                   with `shared = true` the options of the program are options of these too
       like                        instead of all these: the name of a program above that has the same rules
+    [extra.NAME]                  the same keys: a program for those projects that name it in `allowed_extra`; one that
+                                  has no rules here gets any arguments, and its risk is moderate
     [blocked.programs]            NAME = reason (a better refusal than "not listed")
     [[blocked.arguments]]         rule, pattern (a regular expression on one token), reason, hint
 """
 
 import hashlib
 import re
-import tomllib
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from pathlib import PurePosixPath
-from typing import Self
+from typing import Any, Self
 
 from backend.core.decisions import Decision, Risk
 from backend.core.language.lexer import Word
 from backend.core.policy.files import outside
 from backend.core.policy.line_state import normal
-from backend.core.policy.profile_file import PROGRAM_NAME, ProfileError, Table, read_programs
+from backend.core.policy.profile_file import PROGRAM_NAME, ProfileError, Table, read_programs, read_toml
 from backend.core.policy.program_rules import (
     Argument,
     ArgumentError,
@@ -84,7 +91,9 @@ VARIABLE_VALUE = re.compile(r"(?!.*\.\.)(?::?[A-Za-z0-9_+*@,.=-][A-Za-z0-9_+*@,.
 SHELL_VARIABLES = frozenset({"CDPATH", "ENV", "HOME", "IFS", "OLDPWD", "OPTIND", "PATH", "PWD"})
 
 ASKS_FOR_HELP = frozenset({"-h", "--help", "--version"})
+OF_PROJECT = "A program of the project"
 STARTED_LIMIT = 3  # programs that start programs that start programs
+CAN_PERMIT = "An administrator can permit it in a profile (GATEPOST_PROFILES)."
 NULL_DEVICE = "/dev/null"
 DEVICES = PurePosixPath("/dev")
 
@@ -171,55 +180,80 @@ class Profile:
     operators: frozenset[str] = frozenset()
     environment: frozenset[str] = frozenset()
     pipefail: bool = False
+    extra: Mapping[str, Program] = field(default_factory=dict)
+    shell: str = ""
+    unlisted: Risk = Risk.BLOCKED
+    dynamic: Risk = Risk.BLOCKED
+    has_rooms: bool = False
     hash: str = ""
     missing: Mapping[str, MissingVariables] = field(default_factory=dict)
 
     @classmethod
     def from_toml(cls, text: str) -> Self:
         """Parse a profile; raises ProfileError for anything that is missing, unknown or of the wrong type."""
+        return cls.from_tables(read_toml(text), text)
+
+    @classmethod
+    def from_tables(cls, tables: dict[str, Any], text: str) -> Self:
+        """The same from a file that was read; `text` is all that it was made of."""
         try:
-            profile = cls._from_table(Table("profile", tomllib.loads(text)))
-        except (tomllib.TOMLDecodeError, re.error) as error:
+            profile = cls._from_table(Table("profile", tables))
+        except re.error as error:
             raise ProfileError(str(error)) from error
         return replace(profile, hash=hashlib.sha256(text.encode()).hexdigest())
 
     @classmethod
     def _from_table(cls, table: Table) -> Self:
         limits, blocked = table.table("limits"), table.table("blocked")
+        programs, extra = read_programs(table)
+        shell = _shell(table)
+        risks = table.table("risks")
         profile = cls(
             name=table.text("name"),
             summary=table.text("summary"),
             max_characters=limits.number("characters"),
             max_arguments=limits.number("arguments"),
-            programs=read_programs(table),
+            programs=programs,
+            extra=extra,
+            shell=shell,
+            unlisted=risks.choice("unlisted", Risk, None) if shell else Risk.BLOCKED,
+            dynamic=risks.choice("dynamic", Risk, None) if shell else Risk.BLOCKED,
             blocked_programs=blocked.table("programs").texts(),
             blocked_arguments=tuple(map(_blocked_argument, blocked.tables_of("arguments"))),
             operators=_operators(table),
             environment=_environment(table),
             pipefail=table.truth("pipefail"),
         )
-        for part in (table, limits, blocked):
+        for part in (table, limits, blocked, risks):
             part.end()
         return profile
 
     def with_extra(self, names: Iterable[str]) -> Self:
-        """This profile with additional programs of a project: any arguments, high risk. Raises ProfileError."""
+        """This profile with additional programs of a project, by the rules that it has for them. Raises ProfileError."""
         added = {}
         for name in names:
             if name in self.blocked_programs:
-                raise ProfileError(f"{name} is blocked: {self.blocked_programs[name]}")
+                raise ProfileError(
+                    f"{name} is blocked: {self.blocked_programs[name]}; a profile of your own can list it"
+                )
             if not PROGRAM_NAME.fullmatch(name):
                 raise ProfileError(f"{name!r} is not the plain name of a program")
-            added[name] = Program(name, "A program of the project", risk=Risk.HIGH, any_arguments=True)
+            added[name] = self.extra.get(name) or Program(name, OF_PROJECT, risk=Risk.MODERATE, any_arguments=True)
         return replace(self, programs={**added, **self.programs})
 
     def without(self, missing: Mapping[str, MissingVariables]) -> Self:
         """This profile on a server that lacks variables that programs need."""
         return replace(self, missing=missing)
 
+    def in_rooms(self) -> Self:
+        """This profile on a server whose commands run in rooms."""
+        return replace(self, has_rooms=True)
+
     @property
     def allowed(self) -> str:
         """The programs of this profile as a sentence."""
+        if self.shell:
+            return "Any installed program may run here that is not blocked."
         return f"Allowed here: {', '.join(sorted(self.programs))}." if self.programs else "Nothing is allowed here."
 
     def check_length(self, line: str) -> Decision | None:
@@ -256,7 +290,7 @@ class Profile:
 
     def _decide(self, started: Started, place: Place, depth: int) -> Decision:
         name, words = started.argv[0], started.words
-        if refusal := self._refuse_name(name) or self._refuse_token(words):
+        if refusal := self._refuse_name(name) or self.refuse_token(words):
             return refusal
         program = self.programs[name]
         if program.network and not place.network:
@@ -365,15 +399,29 @@ class Profile:
     def _refuse_name(self, name: str) -> Decision | None:
         if name in self.programs:
             return None
-        if why := self.blocked_programs.get(name):
-            return Decision.deny(f"blocked.{name}", f"{name} is blocked: {why}.", self.allowed)
+        if refusal := self.refuse_blocked(name):
+            return refusal
         if not PROGRAM_NAME.fullmatch(name):
             reason = "A command starts with the plain name of a program: lower-case letters, digits, dot, dash."
             return Decision.deny("program.name", reason, self.allowed)
         reason = f"{name} is not a program of the profile {self.name}."
-        return Decision.deny("program.unlisted", reason, self.allowed, risk=Risk.HIGH)
+        return Decision.deny("program.unlisted", reason, f"{self.allowed} {self._can_add(name)}", risk=Risk.HIGH)
 
-    def _refuse_token(self, arguments: tuple[str, ...]) -> Decision | None:
+    def _can_add(self, name: str) -> str:
+        """What an administrator can do about a program that is not listed."""
+        how = "by the rules of this profile" if name in self.extra else "with any arguments"
+        return (
+            f"An administrator can add {name} to a project (allowed_extra), {how}, or to a profile (GATEPOST_PROFILES)."
+        )
+
+    def refuse_blocked(self, name: str) -> Decision | None:
+        """Refuse a program that is blocked by its name."""
+        if why := self.blocked_programs.get(name):
+            return Decision.deny(f"blocked.{name}", f"{name} is blocked: {why}.", f"{self.allowed} {CAN_PERMIT}")
+        return None
+
+    def refuse_token(self, arguments: tuple[str, ...]) -> Decision | None:
+        """Refuse arguments that no program gets."""
         for argument in arguments:
             for blocked in self.blocked_arguments:
                 if blocked.pattern.search(argument):
@@ -473,6 +521,13 @@ def _refuse_written(path: str, place: Place) -> Decision | None:
     if ".git" in (part.lower() for part in normal(place.cwd / path).relative_to(place.root).parts):
         return Decision.deny("path.git", f"{path} is one of git's own files.", "Change it with git.")
     return None
+
+
+def _shell(table: Table) -> str:
+    shell = table.text("shell", "")
+    if shell not in {"", "bash"}:
+        raise ProfileError(f"{table.place}.shell: must be 'bash'")
+    return shell
 
 
 def _operators(table: Table) -> frozenset[str]:

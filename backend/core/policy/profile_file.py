@@ -1,6 +1,7 @@
 """Parsing a policy from TOML: tables that know their place in the file, and the programs in them."""
 
 import re
+import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -18,6 +19,29 @@ PROGRAM_NAME = re.compile(r"\[|[a-z0-9][a-z0-9._-]*")
 
 class ProfileError(ValueError):
     """The profile is invalid; the message names the place in it."""
+
+
+ADDED_TO = ("programs", "kinds", "extra", "risks")  # tables of a profile that add to those of the one it extends
+
+
+def read_toml(text: str) -> dict[str, Any]:
+    """The tables of a file. Raises ProfileError."""
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ProfileError(str(error)) from error
+
+
+def extended(base: Mapping[str, Any], tables: Mapping[str, Any]) -> dict[str, Any]:
+    """A profile that extends another one. What it lists, it permits, whatever the other one blocks. Raises ProfileError."""
+    own = Table("profile", dict(tables))
+    merged = {**base, **tables, **{key: {**base.get(key, {}), **own.table(key).data} for key in ADDED_TO}}
+    if "blocked" not in tables:
+        listed = {*tables.get("programs", ()), *tables.get("extra", ())}
+        blocked = base.get("blocked", {})
+        reasons = {name: why for name, why in blocked.get("programs", {}).items() if name not in listed}
+        merged["blocked"] = {**blocked, "programs": reasons}
+    return merged
 
 
 @dataclass(slots=True)
@@ -47,8 +71,8 @@ class Table:
             raise ProfileError(f"{self.place}.{key}: must be at least 1")
         return value
 
-    def choice(self, key: str, kind: type[E], default: E) -> E:
-        text = self.text(key, str(default))
+    def choice(self, key: str, kind: type[E], default: E | None) -> E:
+        text = self.text(key, None if default is None else str(default))
         if text not in [str(member) for member in kind]:
             raise ProfileError(f"{self.place}.{key}: must be one of {', '.join(kind)}")
         return kind(text)
@@ -92,12 +116,13 @@ class Table:
             raise ProfileError(f"{self.place}: unknown key {sorted(unknown)[0]!r}")
 
 
-def read_programs(spec: Table) -> dict[str, Program]:
-    """The programs of a profile, the table `spec`, by name; a program may be `like` an earlier one."""
+def read_programs(spec: Table) -> tuple[dict[str, Program], dict[str, Program]]:
+    """The programs of a profile, the table `spec`, and its extra ones, by name; one may be `like` an earlier one."""
     known = _Known(_kinds(spec.table("kinds")), spec.choices("quirks", Quirk))
     for name, table in spec.table("programs").tables():
         known.programs[name] = _program(name, table, known)
-    return known.programs
+    extra = {name: _program(name, table, known) for name, table in spec.table("extra").tables()}
+    return known.programs, extra
 
 
 @dataclass(slots=True)

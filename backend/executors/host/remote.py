@@ -6,7 +6,7 @@ that is stopped here may still run there.
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from backend.core.execution.instructions import Instructions
@@ -22,7 +22,7 @@ from backend.core.execution.model import (
 )
 from backend.core.hosts.commands import HostCommand
 from backend.core.hosts.messages import Answer, output_text, sign
-from backend.core.hosts.ports import AnswerInbox, HostChannel, HostsAway
+from backend.core.hosts.ports import AnswerInbox, HostChannel, HostFigures, HostsAway
 from backend.core.recording.lines import LineAssembler
 from backend.core.recording.writer import RecordingWriter
 
@@ -46,6 +46,7 @@ class HostExecutor:
     secret: HostSecret | None
     lines: Callable[[], LineAssembler]
     now: Callable[[], float]
+    figures: HostFigures = field(default_factory=HostFigures)
 
     async def run(self, job: Job, output: RecordingWriter, instructions: Instructions) -> Outcome:
         """Send the command and wait for its answer."""
@@ -53,12 +54,14 @@ class HostExecutor:
             command = HostCommand.of(job.plan.argvs[0])
         except ValueError as error:
             return Outcome(Status.FAILED, EXIT_GATEPOST_FAILED, problem=f"{error}.", rule="host.parameters")
-        instructions.stdin.abandon()  # no command of a host reads any
+        instructions.stdin.limit = 0  # its agent knows no input
         try:
             async with self.channel.answer_to(self.host, job.execution) as inbox:
-                if not await self.channel.send(self.host, self._message(job, command)):
-                    return _unheard(self.host)
-                answer = await _Waiting(inbox, job, instructions).answer()
+                with self.figures.counted() as begun:
+                    if not await self.channel.send(self.host, self._message(job, command)):
+                        return _unheard(self.host)
+                    begun()
+                    answer = await _Waiting(inbox, job, instructions).answer()
         except HostsAway as error:
             return Outcome(Status.FAILED, EXIT_GATEPOST_FAILED, problem=str(error), rule="host.away")
         if answer is None:
@@ -104,7 +107,7 @@ class _Waiting:
         """Wait no longer."""
         self.task.cancel()
 
-    def signal(self, name: SignalName) -> Delivery:
+    async def signal(self, name: SignalName) -> Delivery:
         """The agent cannot pass it on."""
         return Delivery.NOT_RUNNING
 

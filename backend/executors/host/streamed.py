@@ -24,13 +24,15 @@ from backend.core.execution.model import (
 )
 from backend.core.hosts.commands import HostCommand
 from backend.core.hosts.envelope import Envelope, Party
-from backend.core.hosts.ports import HostsAway
+from backend.core.hosts.ports import HostFigures, HostsAway
 from backend.core.recording.lines import LineAssembler
 from backend.core.recording.writer import RecordingWriter
+from backend.executors.host.input import InputSender
 
 ASK_AGAIN = 3.0  # seconds without a message after which the job is sent again
 LOST_AFTER = 30.0  # seconds without a message, while Redis can be reached, after which a host is given up
 START_WITHIN = 20  # seconds in which a job must reach its host; less than that, so that none begins later
+ANSWER_WITHIN = 1.5  # seconds in which a host answers a signal; less than other servers wait for this one
 STOP_GRACE = 10.0  # seconds that the end is waited for once a stop was sent
 MAY_STILL_RUN = "The host did not confirm the stop: the command may still run there."
 
@@ -58,6 +60,7 @@ class StreamedExecutor:
     lines: Callable[[], LineAssembler]
     now: Callable[[], float]
     clock: Callable[[], float]
+    figures: HostFigures = field(default_factory=HostFigures)
 
     async def run(self, job: Job, output: RecordingWriter, instructions: Instructions) -> Outcome:
         """Have the host run the job, and record what it says."""
@@ -68,9 +71,9 @@ class StreamedExecutor:
         if not self.online:
             problem = f"The host {self.party.host} is offline: its agent is not running, or cannot reach Redis."
             return Outcome(Status.FAILED, EXIT_GATEPOST_FAILED, problem=problem, rule="host.offline")
-        instructions.stdin.abandon()  # no command of a host reads any
         async with self.streams.messages_of(self.party, job.execution) as messages:
-            return await _Run(self, job, self._order(job, command), output, instructions, messages).watch()
+            with self.figures.counted() as begun:
+                return await _Run(self, job, self._order(job, command), output, instructions, messages, begun).watch()
 
     def _order(self, job: Job, command: HostCommand) -> dict[str, Any]:
         return {
@@ -79,6 +82,7 @@ class StreamedExecutor:
             "params": dict(command.sealed(self.seal).params),
             "actor": job.actor.name,
             "timeout": job.timeout,
+            "stdin": job.stdin,
             "expires": int(self.now()) + START_WITHIN,
         }
 
@@ -93,6 +97,7 @@ class _Run:
     output: RecordingWriter
     instructions: Instructions
     messages: "asyncio.Queue[Envelope]"
+    on_begin: Callable[[], None]
     last: int = 0
     begun: bool = False
     sizes: dict[str, int] = field(default_factory=lambda: {"stdout": 0, "stderr": 0})
@@ -100,7 +105,13 @@ class _Run:
     stopping: "asyncio.Task[None] | None" = None
     given_up: bool = False
     streams: dict[str, LineAssembler] = field(default_factory=dict)
-    waiting: "set[asyncio.Task[None]]" = field(default_factory=set)
+    input: InputSender = field(init=False)
+    passing_on: "asyncio.Task[None] | None" = None
+    asked: "dict[str, asyncio.Future[Delivery]]" = field(default_factory=dict)
+    signals: int = 0
+
+    def __post_init__(self) -> None:
+        self.input = InputSender(self.instructions.stdin, self._instruct)
 
     async def watch(self) -> Outcome:
         loop = asyncio.get_running_loop()
@@ -112,8 +123,13 @@ class _Run:
                 outcome = await self._until_the_end()
         finally:
             deadline.cancel()
-            if self.stopping:
-                self.stopping.cancel()
+            for task in (self.stopping, self.passing_on):
+                if task:
+                    task.cancel()
+            self.instructions.stdin.abandon()
+            for answer in self.asked.values():
+                if not answer.done():
+                    answer.set_result(Delivery.NOT_RUNNING)
         for name, lines in self.streams.items():
             for ready in lines.flush(final=True):
                 self.output.lines(name, ready)
@@ -173,16 +189,28 @@ class _Run:
         body = message.body
         match message.kind:
             case "alive":
-                self.begun = self.begun or body.get("begun") is True
+                if body.get("begun") is True:
+                    self._has_begun()
             case "output":
+                self._has_begun()
                 return await self._add(body)
+            case "input":
+                self.input.confirm(body.get("upto"), body.get("closed"))
+            case "instructed":
+                self._answered(body.get("id"), body.get("delivery"))
             case _:
                 pass
         return None
 
+    def _has_begun(self) -> None:
+        """The host has the job, so instructions reach the command."""
+        self.begun = True
+        self.on_begin()
+        if self.job.stdin and self.passing_on is None:
+            self.passing_on = asyncio.ensure_future(self.input.run())
+
     async def _add(self, body: Mapping[str, Any]) -> Outcome | None:
         """Record what follows on the last message; ask again if something is missing between them."""
-        self.begun = True
         after, upto, parts, end = (body.get(name) for name in ("after", "upto", "parts", "end"))
         if not (type(after) is int and type(upto) is int and isinstance(parts, list)):
             return None
@@ -243,28 +271,38 @@ class _Run:
 
     async def _stop(self) -> None:
         reason = self.instructions.reason or StopReason.CANCELLED
-        body = {"execution": self.job.execution, "instruction": {"stop": str(reason)}}
         for _ in range(5):
-            with suppress(HostsAway):
-                await self.executor.streams.send(self.executor.party, "instruct", body)
+            await self._instruct({"stop": str(reason)})
             await asyncio.sleep(STOP_GRACE / 5)
         self.given_up = True
 
-    def signal(self, name: SignalName) -> Delivery:
-        """Pass a signal on, if the host has begun."""
+    async def signal(self, name: SignalName) -> Delivery:
+        """Pass a signal on, if the host has begun, and wait for what the host says about it."""
         if not self.begun:
             return Delivery.NOT_RUNNING
-        task = asyncio.ensure_future(self._signal(name))
-        self.waiting.add(task)
-        task.add_done_callback(self.waiting.discard)
-        return Delivery.DELIVERED
-
-    async def _signal(self, name: SignalName) -> None:
-        body = {"execution": self.job.execution, "instruction": {"signal": str(name)}}
+        self.signals += 1
+        id = str(self.signals)
+        answer = self.asked[id] = asyncio.get_running_loop().create_future()
         try:
+            async with asyncio.timeout(ANSWER_WITHIN):
+                await self._instruct({"signal": str(name)}, id)
+                delivery: Delivery = await answer
+                return delivery
+        except TimeoutError:
+            return Delivery.UNREACHABLE
+        finally:
+            del self.asked[id]
+
+    def _answered(self, id: Any, delivery: Any) -> None:
+        answer = self.asked.get(id) if isinstance(id, str) else None
+        if answer and not answer.done() and delivery in set(Delivery):
+            answer.set_result(Delivery(delivery))
+
+    async def _instruct(self, instruction: Mapping[str, Any], id: str = "") -> None:
+        """Send an instruction; that it gets lost because Redis is away shows in that nothing answers it."""
+        body = {"execution": self.job.execution, "instruction": instruction, "id": id}
+        with suppress(HostsAway):
             await self.executor.streams.send(self.executor.party, "instruct", body)
-        except HostsAway:
-            self.output.say("stderr", "The signal did not reach the host: Redis is away.")
 
 
 def _usage(end: Mapping[str, Any]) -> Usage:

@@ -32,8 +32,22 @@ class Builtins:
         return Outcome(Status.SUCCEEDED, 0, stdout_bytes=len(data))
 
 
+def _shell_help(profile: Profile) -> str:
+    lines = [
+        f"{profile.name}: {profile.summary}",
+        "",
+        f"Lines are run by {profile.shell}. {profile.allowed}",
+        "",
+        "Blocked:",
+    ]
+    width = max(map(len, profile.blocked_programs), default=0)
+    return "\n".join([*lines, *(f"  {name:<{width}}  {why}" for name, why in sorted(profile.blocked_programs.items()))])
+
+
 def help_text(profile: Profile) -> str:
     """What a profile allows, for a person."""
+    if profile.shell:
+        return _shell_help(profile)
     width = max((len(name) for name in profile.programs), default=0)
     lines = [f"{profile.name}: {profile.summary}", "", "Commands:"]
     lines += [f"  {name:<{width}}  {program.summary}" for name, program in sorted(profile.programs.items())]

@@ -67,7 +67,7 @@ READABLE = (
     "/etc/terminfo",
     "/etc/timezone",
 )
-SCRATCH = ("/tmp", "/dev/shm")  # of a room: in memory, for all commands of its project
+SCRATCH = ("/tmp", "/dev/shm")  # of a room: for all commands of its project
 READABLE_WITH_NETWORK = ("/etc/gai.conf", "/etc/host.conf", "/etc/hosts", "/etc/resolv.conf")
 
 # System calls that no ordinary command needs, with their numbers on x86-64 and aarch64 (-: does not exist).

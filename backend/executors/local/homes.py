@@ -1,18 +1,40 @@
-"""Private home folders: one for each run of an outside program, gone when it has ended."""
+"""Home folders, in which tools store what is theirs, so that nothing of it is in a workspace.
 
+A workspace of an account or a project has one that stays, a visitor one until the connection ends, and each run of an
+outside program one of its own, gone when it has ended.
+"""
+
+import asyncio
 import itertools
 import os
 import shutil
 import stat
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from backend.core.policy.files import TEMPORARY
 from backend.executors.local.openat2 import open_inside
 from backend.executors.local.process_spec import Owner
-from backend.executors.local.workspace_users import PASS, PRIVATE
+from backend.executors.local.workspace_users import PASS, PRIVATE, hand_over, reopen
+
+KEPT, VISITORS = "kept", "visitors"  # folders of homes that outlive a command: of workspaces, and of connections
+# A repository that is packed in the background would keep files open after the command has ended.
+GIT_DEFAULTS = "[user]\n\tname = {0}\n\temail = {0}@gatepost.invalid\n[gc]\n\tautoDetach = false\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """A home of commands; empty where the workspace is their home. `kept` is the folder that holds it where it stays, which
+    rooms show: the homes of visitors come and go in one."""
+
+    path: str = ""
+    kept: str = ""
+
+
+IN_WORKSPACE = Home()
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,26 +50,72 @@ class Homes:
     alive: Callable[[str], bool]
     skeleton: Path | None = None
     _numbers: Iterator[int] = field(default_factory=itertools.count)
+    _users: Counter[Path] = field(default_factory=Counter)
+    _left: set[Path] = field(default_factory=set)
+
+    def of_workspace(self, name: str) -> Path:
+        """The home of the commands in a workspace that has this name."""
+        return self.folder / KEPT / name
+
+    def of_visitor(self, visitor: str) -> Path:
+        """The home of a visitor's commands."""
+        return self.folder / self.server / VISITORS / visitor.removeprefix("visitor:")
+
+    @asynccontextmanager
+    async def used(self, home: Path, owner: Owner | None) -> AsyncIterator[Home]:
+        """Have a home that stays, made where it is missing, while a command runs. Raises OSError."""
+        prepare(home, owner, self.skeleton)
+        self._users[home] += 1
+        try:
+            yield Home(str(home), str(home.parent if home.parent.name == VISITORS else home))
+        finally:
+            self._users[home] -= 1
+            if not self._users[home]:
+                del self._users[home]
+                if home in self._left:
+                    self._left.discard(home)
+                    await asyncio.to_thread(remove, home)
+
+    def leave(self, home: Path) -> None:
+        """Remove a home, or let the last command that uses it do so."""
+        if home in self._users:
+            self._left.add(home)
+        elif home.exists():
+            asyncio.get_running_loop().run_in_executor(None, remove, home)
 
     def make(self, execution: str, owner: Owner | None) -> Path:
         """A new home, of the user of the command. Raises OSError."""
-        for parent in (self.folder, self.folder / self.server):
-            parent.mkdir(exist_ok=True, parents=True, mode=PASS)
-            parent.chmod(PASS)  # whatever the umask
         home = self.folder / self.server / f"{execution}-{next(self._numbers)}"
-        home.mkdir(mode=PRIVATE)
-        if self.skeleton:
-            _copy(self.skeleton, home, owner)
-        if owner:
-            os.chown(home, *owner)
+        _make(home, owner, self.skeleton)
         return home
 
     def sweep(self) -> None:
         """Remove the homes of servers that have ended, killed ones too."""
         with suppress(FileNotFoundError):
             for left in self.folder.iterdir():
-                if left.name != self.server and not self.alive(left.name):
+                if left.name not in {self.server, KEPT} and not self.alive(left.name):
                     remove(left)
+
+
+def prepare(home: Path, owner: Owner | None, skeleton: Path | None = None) -> None:
+    """Make a home that stays where it is missing, and give it to the user of the workspace. Raises OSError."""
+    if not home.is_dir():
+        _make(home, owner, skeleton)
+    elif owner and home.lstat().st_uid != owner[0]:
+        hand_over(home, owner)
+    reopen(home)
+
+
+def _make(home: Path, owner: Owner | None, skeleton: Path | None) -> None:
+    for parent in reversed(home.parents):
+        if not parent.exists():
+            parent.mkdir(exist_ok=True)
+            parent.chmod(PASS)  # whatever the umask
+    home.mkdir(mode=PRIVATE, exist_ok=True)
+    if skeleton:
+        _copy(skeleton, home, owner)
+    if owner:
+        os.chown(home, *owner)
 
 
 def _copy(skeleton: Path, home: Path, owner: Owner | None) -> None:
@@ -58,6 +126,23 @@ def _copy(skeleton: Path, home: Path, owner: Owner | None) -> None:
         for folder, folders, files in os.walk(home):
             for name in (*folders, *files):
                 os.chown(os.path.join(folder, name), *owner, follow_symlinks=False)
+
+
+def git_defaults(home: str, account: str, owner: Owner | None) -> str:
+    """The file with git's settings of an account, made where it is missing. What a repository configures precedes them.
+
+    Raises OSError.
+    """
+    kind, _, name = account.partition(":")
+    author = name if kind == "user" else kind
+    path = os.path.join(home, f".gitconfig-{author}")
+    if not os.path.lexists(path):
+        descriptor = open_inside(home, home, path, ">", owner)
+        try:
+            os.write(descriptor, GIT_DEFAULTS.format(author).encode())
+        finally:
+            os.close(descriptor)
+    return path
 
 
 def make_temporary(root: str, owner: tuple[int, int] | None) -> None:

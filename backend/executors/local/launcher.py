@@ -35,6 +35,13 @@ from backend.executors.local.process_spec import (
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 
+# Variables for tools that watch files, where watches are refused: outside of rooms.
+POLLING = {
+    "CHOKIDAR_USEPOLLING": "1",
+    "WATCHPACK_POLLING": "1",
+    "TSC_WATCHFILE": "DynamicPriorityPolling",
+    "TSC_WATCHDIRECTORY": "RecursiveDirectoryUsingDynamicPriorityPolling",
+}
 BAD_SPEC = 125  # exit status of a cage that refused its spec
 EXIT_CANNOT_RUN = 127
 STATUS_READ = 65536  # bytes; all that a pipe holds
@@ -65,18 +72,22 @@ class CageLimits:
 
 
 def cage_environment(home: str = "") -> dict[str, str]:
-    """Variables without which git and npm read files that are closed to them; `home` is a folder in the workspace."""
+    """Variables without which tools read files that are closed to them, or store what is theirs elsewhere than in `home`."""
     environment = {
         "GIT_CONFIG_NOSYSTEM": "1",
         "GIT_CONFIG_GLOBAL": os.devnull,
         "GIT_TERMINAL_PROMPT": "0",
         "npm_config_globalconfig": os.devnull,
         "npm_config_update_notifier": "false",
-        "CHOKIDAR_USEPOLLING": "1",  # watches are refused
-        "WATCHPACK_POLLING": "1",
     }
     if home:
-        environment |= {"HOME": home, "TMPDIR": home, "npm_config_cache": f"{home}/.npm"}
+        environment |= {
+            "HOME": home,
+            "TMPDIR": home,
+            "XDG_CACHE_HOME": f"{home}/.cache",
+            "PIP_CACHE_DIR": f"{home}/.cache/pip",
+            "npm_config_cache": f"{home}/.npm",
+        }
     return environment
 
 

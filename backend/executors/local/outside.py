@@ -18,6 +18,7 @@ STANDARD = {
     "GIT_EDITOR": "true",  # an editor would wait for a terminal for ever
 }
 SHEBANG_LENGTH = 256  # bytes; the kernel reads no more
+MOST_HOPS = 40  # links; the kernel follows no more
 OF_PYTHON = ("bin", "lib", "lib64")  # the folders of an installed Python; its prefix may hold anything else
 
 
@@ -42,22 +43,34 @@ def find_program(name: str) -> str | None:
 
 
 def program_folders(command: Iterable[str]) -> tuple[str, ...]:
-    """The folders that a command line needs to read: those of the files it names and, if one of them is or starts with
-    the Python of a virtual environment, the environment and the Python that it was made from."""
+    """What a command line needs to read: the folders of the files it names, the links that lead to them and, if one of
+    them is or starts with the Python of a virtual environment, the environment and the Python that it was made from."""
     first, *rest = command
     named = [word for word in rest if os.path.isabs(word) and os.path.isfile(word)]
     found = find_program(first)
-    folders = [folder for file in (found, *named) if file for folder in _folders_of(Path(file))]
-    return tuple(dict.fromkeys(str(folder) for folder in folders if not _is_open_to_all(folder)))
+    paths = dict.fromkeys(path for file in (found, *named) if file for path in _folders_of(Path(file)))
+    needed = [path for path in paths if path.is_dir() or path.parent not in paths]
+    return tuple(str(path) for path in needed if not _is_open_to_all(path))
 
 
 def _folders_of(file: Path) -> Iterator[Path]:
     yield file.parent
+    yield from _hops(file)
     real = file.resolve()
     yield real.parent
     for interpreter in (file, real, *_interpreter(real)):
         yield interpreter.parent
         yield from _virtual_environment(interpreter)
+
+
+def _hops(file: Path) -> Iterator[Path]:
+    """What each link leads to, as it is written: in a room exist the names that are listed, and not others for the same."""
+    for _ in range(MOST_HOPS):
+        if not file.is_symlink():
+            return
+        file = Path(os.path.normpath(file.parent / os.readlink(file)))
+        if file.exists():
+            yield file
 
 
 def _interpreter(script: Path) -> Iterator[Path]:

@@ -6,6 +6,7 @@ import signal
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from backend.core.execution.instructions import Instructions
 from backend.core.execution.model import (
@@ -28,8 +29,8 @@ from backend.core.quota import NO_QUOTA
 from backend.core.recording.lines import LineAssembler
 from backend.core.recording.writer import RecordingWriter
 from backend.executors.local.egress import Caller, proxy_environment
-from backend.executors.local.homes import make_temporary, remove
-from backend.executors.local.launcher import cage_environment
+from backend.executors.local.homes import IN_WORKSPACE, Home, Homes, git_defaults, make_temporary, remove
+from backend.executors.local.launcher import POLLING, cage_environment
 from backend.executors.local.outside import STANDARD, OutsideProgram, find_program
 from backend.executors.local.process_spec import (
     Bounds,
@@ -61,7 +62,8 @@ class LocalPipelines:
     `outside` maps a program's name to how it is really started and what it alone gets; `readable` are folders in addition
     to the standard ones that all programs may read; `lines` makes what cuts a stream into lines; `owner` (uid, gid) is
     there where the service is root, and commands run as the owner of their workspace; `monitors` stop what fills a workspace;
-    `rooms` are the namespaces that commands run in; `environment` are variables of the operator for all commands.
+    `rooms` are the namespaces that commands run in, `homes` the folders where tools store what is theirs; `environment` are
+    variables of the operator for all commands.
     """
 
     launcher: Launcher
@@ -71,6 +73,7 @@ class LocalPipelines:
     owner: Owner | None = None
     monitors: UsageMonitors = field(default_factory=lambda: UsageMonitors(NO_QUOTA))
     rooms: Rooms = field(default_factory=Rooms)
+    homes: Homes | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
 
     async def run(self, pipeline: Pipeline, recorder: RecordingWriter, instructions: Instructions) -> Outcome:
@@ -82,17 +85,23 @@ class LocalPipelines:
         async with AsyncExitStack() as ending:
             try:
                 owner = folder_owner(pipeline.root, self.owner)
-                if _uses_temporary(pipeline):
-                    make_temporary(pipeline.root, owner)
-                homes = [await self._home(program, pipeline, owner, instructions, ending) for program in programs]
+                own = await self._own_home(pipeline, owner, ending)
+                homes = [
+                    await self._private_home(self.outside[name], pipeline, owner, instructions, ending)
+                    if name in self.outside
+                    else own
+                    for name in (invocation.argv[0] for invocation in pipeline.invocations)
+                ]
             except OSError as error:
                 return _not_started(pipeline.argv[0], error)
-            lease = await self.monitors.lease(pipeline.root, instructions)
+            lease = await self.monitors.lease(pipeline.root, instructions, own.kept)
             ending.callback(lease.release)
             said = recorder.say("stderr", lease.notice) if lease.notice else 0
             bounds = self._bounds(pipeline, homes, full=bool(lease.notice))
             try:
                 room = await ending.enter_async_context(self._entered(pipeline, bounds))
+                if (room and room.temporary) or _uses_temporary(pipeline):
+                    make_temporary(pipeline.root, owner)
             except OSError as error:
                 return replace(_not_started(pipeline.argv[0], error), stderr_bytes=said)
             started = self._start(pipeline, owner, bounds, room, recorder)
@@ -103,31 +112,35 @@ class LocalPipelines:
                     outcome = await _Running(started, pipeline, recorder, instructions, self.lines).watch()
             return replace(outcome, stderr_bytes=outcome.stderr_bytes + said)
 
-    async def _home(
+    async def _own_home(self, pipeline: Pipeline, owner: Owner | None, ending: AsyncExitStack) -> Home:
+        """The home of the workspace, which stays."""
+        if self.homes is None or pipeline.home in {"", pipeline.root}:
+            return IN_WORKSPACE
+        return await ending.enter_async_context(self.homes.used(Path(pipeline.home), owner))
+
+    async def _private_home(
         self,
         program: OutsideProgram,
         pipeline: Pipeline,
         owner: Owner | None,
         instructions: Instructions,
         ending: AsyncExitStack,
-    ) -> str:
-        """A home for this run alone, which may hold as much as a workspace; empty where the workspace is the home."""
+    ) -> Home:
+        """A home for this run alone, which may hold as much as a workspace."""
         if program.homes is None:
-            return ""
+            return IN_WORKSPACE
         home = program.homes.make(pipeline.execution, owner)
         ending.push_async_callback(asyncio.to_thread, remove, home)
         lease = await self.monitors.single(str(home)).lease(instructions)
         ending.callback(lease.release)
-        return str(home)
+        return Home(str(home))
 
     def _entered(self, pipeline: Pipeline, bounds: list[Bounds]) -> AbstractAsyncContextManager[RoomEntrance | None]:
         """The room of its programs. Listed hosts are reached from a room alone: without one there is no network."""
         egress = pipeline.network if isinstance(pipeline.network, Egress) else None
-        return self.rooms.entered(
-            bounds, egress, Caller(pipeline.execution, pipeline.actor) if pipeline.actor else None
-        )
+        return self.rooms.entered(bounds, egress, Caller(pipeline.execution, pipeline.actor))
 
-    def _bounds(self, pipeline: Pipeline, homes: Sequence[str], *, full: bool) -> list[Bounds]:
+    def _bounds(self, pipeline: Pipeline, homes: Sequence[Home], *, full: bool) -> list[Bounds]:
         """The confinement of each program."""
         return [
             Bounds(
@@ -135,7 +148,8 @@ class LocalPipelines:
                 pipeline.network is True or program.network or False,
                 (*self.readable, *program.readable),
                 full,
-                home,
+                home.path,
+                home.kept,
             )
             for program, home in zip(map(self._outside, pipeline.invocations), homes, strict=True)
         ]
@@ -153,7 +167,7 @@ class LocalPipelines:
             try:
                 wiring = Wiring(pipeline, descriptors, owner, recorder, full=bounds[0].full)
                 stages = {
-                    number: self._stage(pipeline, pipeline.invocations[number], each, streams, room)
+                    number: self._stage(pipeline, pipeline.invocations[number], each, streams, owner, room)
                     for number, (each, streams) in enumerate(zip(bounds, wiring.stages, strict=True))
                     if streams
                 }
@@ -170,18 +184,22 @@ class LocalPipelines:
         return self.outside.get(name) or OutsideProgram((name,))
 
     def _stage(
-        self, pipeline: Pipeline, invocation: Invocation, bounds: Bounds, streams: Streams, room: RoomEntrance | None
+        self,
+        pipeline: Pipeline,
+        invocation: Invocation,
+        bounds: Bounds,
+        streams: Streams,
+        owner: Owner | None,
+        room: RoomEntrance | None,
     ) -> Stage:
         program = self._outside(invocation)
         words = (*program.command, *invocation.argv[1:])
         path = find_program(words[0]) or words[0]
-        environment = {
-            **_environment(pipeline, bounds.home),
-            **self.environment,
-            **(proxy_environment(room.proxy) if room and room.proxy else {}),
-            **dict(invocation.environment),
-            **program.environment,
-        }
+        standard = _environment(pipeline, bounds.home) | ({} if room else POLLING)
+        if bounds.kept:
+            standard |= {"GIT_CONFIG_GLOBAL": git_defaults(bounds.home, pipeline.actor.name, owner)}
+        given = {**self.environment, **(proxy_environment(room.proxy) if room and room.proxy else {})}
+        environment = {**standard, **given, **dict(invocation.environment), **program.environment}
         return Stage(invocation.argv[0], path, words, environment, pipeline.cwd, *streams, bounds)
 
 
@@ -277,7 +295,7 @@ class _Running:
         """Begin to end it."""
         self.stopping = self.loop.create_task(self._stop())
 
-    def signal(self, name: SignalName) -> Delivery:
+    async def signal(self, name: SignalName) -> Delivery:
         """Send a signal to every process of the pipeline."""
         sent = self.launched.signal(signal.Signals[f"SIG{name}"])
         return Delivery.DELIVERED if sent else Delivery.NOT_RUNNING

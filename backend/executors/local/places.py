@@ -10,6 +10,7 @@ from backend.core.policy.egress import Egress
 from backend.core.policy.files import FileView
 from backend.core.policy.profile import Profile
 from backend.executors.local.builtins import CLEAR, Builtins, help_text
+from backend.executors.local.homes import Homes
 from backend.executors.local.workspace import FolderView
 from backend.executors.local.workspace_users import PASS, PRIVATE, WorkspaceUsers
 
@@ -25,6 +26,7 @@ class LocalPlaces:
     log: StepLog
     mask: Callable[[str], str]
     clock: Callable[[], float]
+    homes: Homes | None = None
 
     def workspace(self, name: str) -> FolderView:
         """The workspace with this name, made where it is missing. Raises OSError."""
@@ -34,7 +36,18 @@ class LocalPlaces:
             folder.parent.chmod(PASS)  # whatever the umask, and whatever a command of our own user did
         folder.mkdir(exist_ok=True, mode=PRIVATE)
         self.users.settle([folder])
-        return FolderView(folder)
+        return FolderView(folder, self.homes.of_workspace(name) if self.homes else None)
+
+    def of_visitor(self, files: FileView, visitor: str) -> FileView:
+        """The workspace of visitors, with a home for one of them."""
+        return (
+            files.with_home(self.homes.of_visitor(visitor)) if self.homes and isinstance(files, FolderView) else files
+        )
+
+    def leave(self, visitor: str) -> None:
+        """A visitor has gone, and with the last command its home goes too."""
+        if self.homes:
+            self.homes.leave(self.homes.of_visitor(visitor))
 
     def executor(self, profile: Profile, files: FileView, *, network: bool | Egress) -> Executor:
         """What runs lines there: builtins by itself, pipelines in the cage."""

@@ -27,6 +27,7 @@ class Bounds:
     readable: tuple[str, ...] = ()  # further absolute paths to read and execute, in addition to the standard set
     full: bool = False  # the workspace is full: its files can be read and deleted, nothing can be written or added
     home: str = ""  # a private folder, absolute: read and write; empty where the workspace is the home
+    kept: str = ""  # the folder that holds it, where it outlives the command; rooms show this one
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +56,14 @@ NEW_MOUNTS, NEW_UTS, NEW_IPC, NEW_USER, NEW_PID, NEW_NETWORK = (
 class RoomEntrance:
     """How a command gets into a room: a pidfd of the first process there, and which of its namespaces are entered.
 
-    `scratch` are the folders in memory that every program there may use; `proxy` is the address of the way out for one
-    execution, empty where there is none.
+    `scratch` are the folders in memory that every program there may use; with `temporary`, /tmp is a folder of the workspace;
+    `proxy` is the address of the way out for one execution, empty where there is none.
     """
 
     descriptor: int
     namespaces: int
     scratch: tuple[str, ...] = ()
+    temporary: bool = False
     proxy: str = field(default="", compare=False, repr=False)
 
     @property

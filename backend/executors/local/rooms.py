@@ -1,9 +1,9 @@
 """Rooms: the namespaces of a project, in which its commands run, with Landlock, the filter and the limits on top.
 
 In a room exist the machine's programs and `/etc` (read-only), the workspace under its own path, what its programs may
-read in addition, a few devices, and in memory `/tmp` and `/dev/shm`. `/proc` shows the processes of the room alone, and
-its network is a loopback, unless the project may use the machine's; where it may reach listed hosts, an egress proxy serves
-a socket there. Its first process is the cage (cage/cage.c), which
+read in addition, a few devices, `/tmp`, which is a folder of the workspace, and `/dev/shm` in memory. `/proc` shows the
+processes of the room alone, and its network is a loopback, unless the project may use the machine's; where it may reach
+listed hosts, an egress proxy serves a socket there. Its first process is the cage (cage/cage.c), which
 ends with everything in the room when its life line is closed: by `close`, or because the service has died.
 
 Making a room takes some milliseconds, entering one hardly any, so rooms are kept while they are in use and a while longer.
@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from backend.core.policy.egress import Egress
+from backend.core.policy.files import TEMPORARY
 from backend.executors.local import cage_call
 from backend.executors.local.cage_call import VERSION, above_stdio, pipe, spawn, spec_file
 from backend.executors.local.confinement import DEVICES, READABLE, READABLE_WITH_NETWORK, RUNNABLE, SCRATCH
@@ -36,6 +37,7 @@ from backend.executors.local.process_spec import (
 )
 
 READ_ONLY, WRITABLE, DEVICE, IN_MEMORY, LINK = range(5)  # kinds of what a room shows
+TMP = "/tmp"
 SCRATCH_SIZE = "16m"  # of each folder in memory: for sockets and locks; what is large belongs to the workspace
 LINKS = {
     "/dev/fd": "/proc/self/fd",
@@ -56,11 +58,23 @@ class RoomPlan:
     """What a room is made of. A workspace that was removed and made again is another one."""
 
     root: str
-    identity: tuple[int, int]  # device and inode of the workspace
+    identity: tuple[tuple[int, int], ...]  # device and inode of the workspace and of the kept folders
     network: bool  # whether the machine's network is there
     readable: tuple[str, ...] = ()
-    homes: tuple[str, ...] = ()
+    homes: tuple[str, ...] = ()  # of one command alone
+    kept: tuple[str, ...] = ()  # with homes that stay
     egress: Egress | None = None  # the hosts that a proxy leads to
+
+    @property
+    def temporary(self) -> bool:
+        """Whether /tmp is the folder of the workspace that lines mean by it. Otherwise it is in memory, since something
+        is shown below it."""
+        return not any(_is_below(path, [TMP]) for path in (self.root, *self.readable, *self.homes, *self.kept))
+
+    @property
+    def in_memory(self) -> tuple[str, ...]:
+        """The folders that are in memory."""
+        return tuple(folder for folder in SCRATCH if not (self.temporary and folder == TMP))
 
 
 def plan_room(bounds: Iterable[Bounds], egress: Egress | None = None) -> RoomPlan:
@@ -70,14 +84,16 @@ def plan_room(bounds: Iterable[Bounds], egress: Egress | None = None) -> RoomPla
     """
     every = list(bounds)
     root = every[0].root
-    about = os.stat(root)
+    kept = tuple(sorted({each.kept for each in every if each.kept}))
+    abouts = [os.stat(folder) for folder in (root, *kept)]
     network = any(each.network for each in every)
     return RoomPlan(
         root,
-        (about.st_dev, about.st_ino),
+        tuple((about.st_dev, about.st_ino) for about in abouts),
         network,
         tuple(sorted({path for each in every for path in each.readable})),
-        tuple(sorted({each.home for each in every if each.home})),
+        tuple(sorted({each.home for each in every if each.home and not each.kept})),
+        kept,
         None if network else egress,
     )
 
@@ -86,12 +102,12 @@ class Room:
     """A room that was made, until it is closed."""
 
     def __init__(
-        self, first: int, lifeline: int, namespaces: int, scratch: tuple[str, ...], exit: socket.socket | None = None
+        self, first: int, lifeline: int, namespaces: int, plan: RoomPlan, exit: socket.socket | None = None
     ) -> None:
         self._first, self._lifeline = first, lifeline
         self.exit = exit  # listens on its loopback, where the plan names hosts
         self.proxy: EgressProxy | None = None  # serves that
-        self.entrance = RoomEntrance(os.pidfd_open(first), namespaces, scratch)
+        self.entrance = RoomEntrance(os.pidfd_open(first), namespaces, _scratch(plan), plan.temporary)
 
     @property
     def ended(self) -> bool:
@@ -141,7 +157,7 @@ def make_room(cage: Path, plan: RoomPlan) -> Room:
         first = int(reported["first"]) if "first" in reported else None
         if first and "ready" in reported:
             exit = _received(receiving) if receiving else None
-            room = Room(first, lifeline, namespaces | (0 if root else NEW_USER), _scratch(plan), exit)
+            room = Room(first, lifeline, namespaces | (0 if root else NEW_USER), plan, exit)
             ours.pop_all()
             os.close(status)
             return room
@@ -195,21 +211,21 @@ def _proc_entries() -> list[str]:
 
 def _shown(plan: RoomPlan) -> list[str | int]:
     """What the room shows: how many, then kind, path and more of each. Folders come before what is inside of them."""
-    folders = _system() | dict.fromkeys(SCRATCH, (IN_MEMORY, SCRATCH_SIZE))
-    own = (plan.root, *plan.homes)
+    folders = _system() | dict.fromkeys(plan.in_memory, (IN_MEMORY, SCRATCH_SIZE))
+    own = (plan.root, *plan.homes, *plan.kept)
     folders |= dict.fromkeys(_outermost(plan.readable, (*_programs(), *own)), (READ_ONLY, ""))
     # Nothing is put into what commands can write to.
     folders = {path: how for path, how in folders.items() if not _is_below(path, own)}
     folders |= dict.fromkeys(own, (WRITABLE, ""))
-    entries = [(kind, path, more) for path, (kind, more) in sorted(folders.items())] + _links()
+    entries = [(kind, path, more) for path, (kind, more) in sorted(folders.items())] + _links(plan)
     return [len(entries), *(word for entry in entries for word in entry)]
 
 
 def _scratch(plan: RoomPlan) -> tuple[str, ...]:
     """The folders in memory that every program may use, with all that is shown below them. So none of them is one below
     which something is shown that belongs to one program alone."""
-    apart = (*plan.readable, *plan.homes)
-    return tuple(folder for folder in SCRATCH if not any(_is_below(path, [folder]) for path in apart))
+    apart = (*plan.readable, *plan.homes, *plan.kept)
+    return tuple(folder for folder in plan.in_memory if not any(_is_below(path, [folder]) for path in apart))
 
 
 def _system() -> dict[str, tuple[int, str]]:
@@ -229,9 +245,10 @@ def _programs() -> list[str]:
     return [path for path in RUNNABLE if os.path.isdir(path) and not os.path.islink(path)]
 
 
-def _links() -> list[_Shown]:
+def _links(plan: RoomPlan) -> list[_Shown]:
     linked = {path: os.readlink(path) for path in RUNNABLE if os.path.islink(path)}
-    return [(LINK, path, target) for path, target in {**linked, **LINKS}.items()]
+    own = {TMP: os.path.join(plan.root, TEMPORARY)} if plan.temporary else {}
+    return [(LINK, path, target) for path, target in {**linked, **LINKS, **own}.items()]
 
 
 def _outermost(paths: Iterable[str], shown: Iterable[str]) -> list[str]:

@@ -64,6 +64,10 @@ class Protection:
                 reasons.setdefault(test.detail, []).append(test.name)
         return "".join(f"  {', '.join(names)}: {detail}\n" for detail, names in reasons.items())
 
+    def without_namespaces(self, reason: str) -> "Protection":
+        """The same, where commands should have run in namespaces, but cannot."""
+        return replace(self, tests=(*self.tests, SelfTest("run in namespaces", "L3", False, reason)))
+
     def as_json(self) -> dict[str, object]:
         """For the health route."""
         return asdict(self)

@@ -27,12 +27,18 @@ EXPANSION_LIMIT = 1000  # words a line may grow to; every one of them is judged
 
 
 class FolderView:
-    """A workspace that is a folder of this machine."""
+    """A workspace that is a folder of this machine. Tools store what is theirs in `home`, or in the workspace itself."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, home: Path | None = None) -> None:
         self.root = PurePosixPath(os.path.realpath(folder))
-        self.variables = {**STANDARD, **cage_environment(str(self.root))}
+        self.variables = {**STANDARD, **cage_environment(str(home or self.root))}
         self.links = LinkReader(time.thread_time)
+
+    def with_home(self, home: Path) -> "FolderView":
+        """The same folder for commands with another home."""
+        view = copy(self)
+        view.variables = {**STANDARD, **cage_environment(str(home))}
+        return view
 
     def for_line(self) -> "FolderView":
         """The same folder, open again, with the time for the links of one line."""

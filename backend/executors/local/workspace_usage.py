@@ -48,6 +48,13 @@ def measure(root: str, most: int) -> WorkspaceUsage:
     return WorkspaceUsage(walk.bytes, walk.files, walk.hidden)
 
 
+def sum_of(usages: list[WorkspaceUsage]) -> WorkspaceUsage:
+    """What several folders hold together."""
+    return WorkspaceUsage(
+        sum(each.bytes for each in usages), sum(each.files for each in usages), any(each.hidden for each in usages)
+    )
+
+
 @dataclass(slots=True)
 class _Walk:
     """A walk so far. `folders` are still to be scanned; `linked` are files with several names that were counted."""
@@ -94,24 +101,24 @@ class Walkers:
     """The threads that walk. They are started once, since commands may later use up the processes that we may start."""
 
     def __init__(self, threads: int) -> None:
-        self._walks: SimpleQueue[tuple[asyncio.AbstractEventLoop, _Measurement, str, int]] = SimpleQueue()
+        self._walks: SimpleQueue[tuple[asyncio.AbstractEventLoop, _Measurement, tuple[str, ...], int]] = SimpleQueue()
         for _ in range(threads):
             # Daemon threads, which do not delay the end of the service.
             Thread(target=self._work, name="walker", daemon=True).start()
 
-    def walk(self, root: str, most: int) -> "_Measurement":
-        """What `measure` finds, and how many seconds it took."""
+    def walk(self, roots: tuple[str, ...], most: int) -> "_Measurement":
+        """What `measure` finds in all of them, and how many seconds it took."""
         loop = asyncio.get_running_loop()
         found = loop.create_future()
-        self._walks.put((loop, found, root, most))
+        self._walks.put((loop, found, roots, most))
         return found
 
     def _work(self) -> None:
         while True:
-            loop, found, root, most = self._walks.get()
+            loop, found, roots, most = self._walks.get()
             begun = time.monotonic()
             try:
-                usage = measure(root, most)
+                usage = sum_of([measure(root, most) for root in roots])
             except Exception:  # whatever breaks, the limit holds
                 usage = UNKNOWN
             with suppress(RuntimeError):  # the loop has been closed
@@ -127,17 +134,17 @@ class UsageMonitors:
     def __init__(self, quota: Quota) -> None:
         self.quota = quota
         self.walkers = Walkers(WALKERS if quota.is_limited else 0)
-        self._monitors: dict[str, UsageMonitor] = {}
+        self._monitors: dict[tuple[str, str], UsageMonitor] = {}
 
     def single(self, root: str) -> "UsageMonitor":
         """The monitor of a folder in which one command runs."""
         return UsageMonitor(root, self.quota, self.walkers)
 
-    async def lease(self, root: str, instructions: Instructions) -> "WriteLease":
-        """Monitor a command until it releases the lease."""
-        monitor = self._monitors.get(root)
+    async def lease(self, root: str, instructions: Instructions, home: str = "") -> "WriteLease":
+        """Monitor a command until it releases the lease. The home counts as a part of the workspace."""
+        monitor = self._monitors.get((root, home))
         if monitor is None:
-            monitor = self._monitors[root] = self.single(root)
+            monitor = self._monitors[root, home] = UsageMonitor(root, self.quota, self.walkers, home)
         return await monitor.lease(instructions)
 
 
@@ -160,8 +167,9 @@ class UsageMonitor:
     All commands that started while there was space are stopped when none is left; which of them used it is unknown.
     """
 
-    def __init__(self, root: str, quota: Quota, walkers: Walkers) -> None:
+    def __init__(self, root: str, quota: Quota, walkers: Walkers, home: str = "") -> None:
         self.root, self.quota, self._walkers = root, quota, walkers
+        self._folders = (root, home) if home else (root,)
         self.usage: WorkspaceUsage | None = None
         self._writers: set[Instructions] = set()
         self._stale = True
@@ -215,7 +223,7 @@ class UsageMonitor:
 
     def _begin_walk(self) -> _Measurement:
         self._stale, self._free = False, _free(self.root)
-        walk = self._walk = self._walkers.walk(self.root, self.quota.files)
+        walk = self._walk = self._walkers.walk(self._folders, self.quota.files)
         walk.add_done_callback(self._measured)
         return walk
 

@@ -44,7 +44,7 @@ class WorkspaceUsers:
                 if uid not in (self.uids or {self.shared[0]}):
                     uid = self._free(workspace, taken) if self.uids else self.shared[0]
                     taken.add(uid)
-                    _hand_over(workspace, (uid, self.shared[1]))
+                    hand_over(workspace, (uid, self.shared[1]))
 
     def settle_all(self) -> None:
         """The same for those that an earlier server made."""
@@ -103,7 +103,7 @@ def _folders(parent: Path) -> list[Path]:
     return []
 
 
-def _hand_over(workspace: Path, owner: Owner) -> None:
+def hand_over(workspace: Path, owner: Owner) -> None:
     """Change the owner of a workspace and of what commands made in it; what root put there stays root's.
 
     The workspace itself is the last, so that a service that ends meanwhile begins again.

@@ -371,10 +371,10 @@ async def test_whatever_breaks_an_execution_ends_on_record(make: Callable[..., H
 async def test_what_has_ended_accepts_no_input(make: Callable[..., House]) -> None:
     gateway = make(executor=Deaf())
     execution = await start(gateway, "pwd", stdin=True)
-    assert execution.instructions.deliver(Write(b"x")) is Delivery.DELIVERED
-    assert execution.instructions.deliver(Stop(StopReason.CANCELLED)) is Delivery.DELIVERED
+    assert await execution.instructions.deliver(Write(b"x")) is Delivery.DELIVERED
+    assert await execution.instructions.deliver(Stop(StopReason.CANCELLED)) is Delivery.DELIVERED
     await messages(gateway, execution)
-    assert execution.instructions.deliver(Write(b"x")) is Delivery.CLOSED
+    assert await execution.instructions.deliver(Write(b"x")) is Delivery.CLOSED
     assert not execution.instructions.stdin.waiting
 
 

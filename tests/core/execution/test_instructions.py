@@ -31,54 +31,54 @@ class Programs:
     def stop(self) -> None:
         self.seen.append("stop")
 
-    def signal(self, name: SignalName) -> Delivery:
+    async def signal(self, name: SignalName) -> Delivery:
         self.seen.append(name)
         return Delivery.DELIVERED if self.alive else Delivery.NOT_RUNNING
 
 
-def test_a_signal_reaches_what_runs_and_nothing_else() -> None:
+async def test_a_signal_reaches_what_runs_and_nothing_else() -> None:
     instructions, programs = Instructions(stdin=False), Programs()
-    assert instructions.deliver(Signal(SignalName.INT)) is Delivery.NOT_RUNNING
+    assert await instructions.deliver(Signal(SignalName.INT)) is Delivery.NOT_RUNNING
     with instructions.received_by(programs):
-        assert instructions.deliver(Signal(SignalName.INT)) is Delivery.DELIVERED
-    assert instructions.deliver(Signal(SignalName.INT)) is Delivery.NOT_RUNNING
+        assert await instructions.deliver(Signal(SignalName.INT)) is Delivery.DELIVERED
+    assert await instructions.deliver(Signal(SignalName.INT)) is Delivery.NOT_RUNNING
     assert programs.seen == ["INT"]
     with instructions.received_by(Programs(alive=False)):
-        assert instructions.deliver(Signal(SignalName.INT)) is Delivery.NOT_RUNNING
+        assert await instructions.deliver(Signal(SignalName.INT)) is Delivery.NOT_RUNNING
 
 
-def test_a_stop_before_a_program_starts_stops_it() -> None:
+async def test_a_stop_before_a_program_starts_stops_it() -> None:
     instructions, programs = Instructions(stdin=False), Programs()
-    assert instructions.deliver(Stop(StopReason.CANCELLED, "ann")) is Delivery.DELIVERED
+    assert await instructions.deliver(Stop(StopReason.CANCELLED, "ann")) is Delivery.DELIVERED
     with instructions.received_by(programs):
         assert programs.seen == ["stop"]
-        assert instructions.deliver(Stop(StopReason.TIMED_OUT)) is Delivery.DELIVERED
+        assert await instructions.deliver(Stop(StopReason.TIMED_OUT)) is Delivery.DELIVERED
     assert (instructions.reason, instructions.stopped_by) == (StopReason.CANCELLED, "ann")
     assert programs.seen == ["stop"]
 
 
-def test_standard_input_is_bounded_and_closed_once() -> None:
+async def test_standard_input_is_bounded_and_closed_once() -> None:
     instructions = Instructions(stdin=True)
-    assert instructions.deliver(Write(b"x" * STDIN_LIMIT)) is Delivery.DELIVERED
-    assert instructions.deliver(Write(b"y")) is Delivery.NOT_READING
-    assert instructions.deliver(CloseInput()) is Delivery.DELIVERED
-    assert instructions.deliver(Write(b"")) is Delivery.CLOSED
-    assert instructions.deliver(CloseInput()) is Delivery.CLOSED
+    assert await instructions.deliver(Write(b"x" * STDIN_LIMIT)) is Delivery.DELIVERED
+    assert await instructions.deliver(Write(b"y")) is Delivery.NOT_READING
+    assert await instructions.deliver(CloseInput()) is Delivery.DELIVERED
+    assert await instructions.deliver(Write(b"")) is Delivery.CLOSED
+    assert await instructions.deliver(CloseInput()) is Delivery.CLOSED
     assert len(instructions.stdin.waiting) == STDIN_LIMIT
 
 
-def test_the_last_bytes_close_standard_input_with_one_instruction() -> None:
+async def test_the_last_bytes_close_standard_input_with_one_instruction() -> None:
     instructions = Instructions(stdin=True)
-    assert instructions.deliver(Write(b"x" * (STDIN_LIMIT + 1), last=True)) is Delivery.NOT_READING
-    assert instructions.deliver(Write(b"end", last=True)) is Delivery.DELIVERED
+    assert await instructions.deliver(Write(b"x" * (STDIN_LIMIT + 1), last=True)) is Delivery.NOT_READING
+    assert await instructions.deliver(Write(b"end", last=True)) is Delivery.DELIVERED
     assert (bytes(instructions.stdin.waiting), instructions.stdin.closed) == (b"end", True)
-    assert instructions.deliver(Write(b"", last=True)) is Delivery.CLOSED
+    assert await instructions.deliver(Write(b"", last=True)) is Delivery.CLOSED
 
 
-def test_without_standard_input_or_terminal_a_client_is_answered() -> None:
+async def test_without_standard_input_or_terminal_a_client_is_answered() -> None:
     instructions = Instructions(stdin=False)
     for instruction in (Write(b"x"), CloseInput(), Resize(80, 24)):
-        assert instructions.deliver(instruction) is Delivery.CLOSED
+        assert await instructions.deliver(instruction) is Delivery.CLOSED
 
 
 @pytest.mark.parametrize(("instruction", "delivery"), list(product(EVERY, Delivery)))

@@ -101,7 +101,7 @@ def test_what_is_refused(line: str, rule: str) -> None:
 
 
 @given(st.text())
-@settings(max_examples=2000)
+@settings(max_examples=600)
 def test_any_text_is_taken_or_refused(line: str) -> None:
     result = parse(line)
     assert isinstance(result, Script) or (not result.allowed and result.rule.startswith("syntax."))
@@ -117,7 +117,7 @@ def test_any_text_is_taken_or_refused(line: str) -> None:
         )
     )
 )
-@settings(max_examples=1000)
+@settings(max_examples=300)
 def test_a_quoted_argv_comes_back(argv: list[str]) -> None:
     script = parse(shlex.join(argv))
     assert isinstance(script, Script)
@@ -311,7 +311,7 @@ def test_operators(line: str, expected: str | list[object]) -> None:
 
 
 @given(st.text("ab 12<>&|;='x\"\\\n$", max_size=14))
-@settings(max_examples=3000)
+@settings(max_examples=800)
 def test_any_operators_are_taken_or_refused(line: str) -> None:
     result = parse(line, EVERYTHING, assignments=True)
     assert isinstance(result, Script) or result.rule.startswith("syntax.")
@@ -489,7 +489,7 @@ def test_other_expansions_are_refused(line: str) -> None:
 
 
 @given(st.text("ab 12<>&|;='x\"\\\n$(){},!#-E", max_size=20))
-@settings(max_examples=3000)
+@settings(max_examples=800)
 def test_any_line_is_taken_or_refused(line: str) -> None:
     result = parse(line, ALL, assignments=True)
     assert isinstance(result, Script) or result.rule.startswith(("syntax.", "limits."))

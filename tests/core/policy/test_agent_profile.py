@@ -293,7 +293,7 @@ def test_a_variable_holds_no_path_to_elsewhere(value: str) -> None:
 def test_extra_programs_take_any_arguments_but_no_paths_to_elsewhere() -> None:
     extra = AGENT.with_extra(["terraform", "ls"])
     allowed = extra.decide(("terraform", "plan", "-out=x"), OFFLINE)
-    assert (allowed.allowed, allowed.rule, allowed.risk) == (True, "allow.terraform", Risk.HIGH)
+    assert (allowed.allowed, allowed.rule, allowed.risk) == (True, "allow.terraform", Risk.MODERATE)
     assert extra.decide(("terraform", "/etc"), OFFLINE).rule == "path.outside"
     assert extra.decide(("terraform", "-chdir=../x"), OFFLINE).rule == "path.parent"
     assert extra.decide(("ls", "--unlisted"), OFFLINE).rule == "option.unlisted"

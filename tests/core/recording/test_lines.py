@@ -30,7 +30,7 @@ def rejoin(parts: list[Lines]) -> str:
 
 
 @given(st.lists(TEXTS, max_size=20), st.integers(0, 3))
-@settings(max_examples=1000)
+@settings(max_examples=300)
 def test_reads_cut_anywhere_give_the_same_text(reads: list[bytes], flush_every: int) -> None:
     assembler, parts = LineAssembler(), []
     for number, data in enumerate(reads):
@@ -76,7 +76,7 @@ def transformed() -> LineAssembler:
 
 
 @given(st.lists(TEXTS, max_size=20), st.booleans())
-@settings(max_examples=1000)
+@settings(max_examples=300)
 def test_transformed_reads_cut_anywhere_give_the_same_text(reads: list[bytes], flushed: bool) -> None:
     whole, cut, parts = transformed(), transformed(), []
     for data in reads:

@@ -260,7 +260,7 @@ class TestPatternsOfAnOperator:
             assert output == b"." * before + b"[masked]" + b"." * LINE_HELD
 
     @given(st.data(), st.sampled_from(PLAIN))
-    @settings(max_examples=500)
+    @settings(max_examples=200)
     def test_the_start_of_a_match_waits(self, data: st.DataObject, pattern: str) -> None:
         masks = Masks.of([], [pattern])
         match = data.draw(st.from_regex(pattern, fullmatch=True, alphabet=st.characters(codec="ascii"))).encode()
@@ -296,7 +296,7 @@ WHOLES = st.lists(PIECES, max_size=15).map(b"".join)
 
 
 @given(WHOLES, st.lists(st.integers(0, 400), max_size=6))
-@settings(max_examples=1000)
+@settings(max_examples=300)
 def test_reads_cut_anywhere_give_the_same(whole: bytes, cuts: list[int]) -> None:
     edges = [0, *sorted(cuts), max([len(whole), *cuts])]
     output = through(MASKS, *(whole[start:end] for start, end in pairwise(edges)))
@@ -305,7 +305,7 @@ def test_reads_cut_anywhere_give_the_same(whole: bytes, cuts: list[int]) -> None
 
 
 @given(WHOLES, st.lists(st.integers(0, 400), max_size=6))
-@settings(max_examples=500)
+@settings(max_examples=200)
 def test_what_is_no_secret_is_never_lost(whole: bytes, cuts: list[int]) -> None:
     edges = [0, *sorted(cuts), max([len(whole), *cuts])]
     masks = Masks.of(["not in there"], [r"never_[a-z]{8,}"])

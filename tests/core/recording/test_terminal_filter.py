@@ -145,7 +145,7 @@ def test_text_passes_as_it_is() -> None:
 
 
 @given(READS, st.lists(st.integers(0, 120), max_size=6))
-@settings(max_examples=1000)
+@settings(max_examples=300)
 def test_reads_cut_anywhere_give_the_same(whole: bytes, cuts: list[int]) -> None:
     edges = [0, *sorted(cuts), len(whole)]
     reads = [whole[start:end] for start, end in pairwise(edges)]

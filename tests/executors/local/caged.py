@@ -62,9 +62,9 @@ def marked(mark: str) -> list[int]:
 
 
 @contextmanager
-def folder() -> Iterator[Path]:
+def folder(parent: str = "/tmp") -> Iterator[Path]:
     """A folder that the commands' user owns, under one that it may pass; pytest's own are private."""
-    with tempfile.TemporaryDirectory(prefix="gatepost-test-", dir="/tmp") as name:
+    with tempfile.TemporaryDirectory(prefix="gatepost-test-", dir=parent) as name:
         place = Path(name)
         place.chmod(0o755)
         workspace = place / "workspace"
@@ -74,9 +74,9 @@ def folder() -> Iterator[Path]:
 
 
 @contextmanager
-def roomy(cache: Path, limits: CageLimits | None = None) -> Iterator["Cage"]:
-    """A cage whose commands run in rooms."""
-    with folder() as workspace:
+def roomy(cache: Path, limits: CageLimits | None = None, parent: str = "/tmp") -> Iterator["Cage"]:
+    """A cage whose commands run in rooms, with its workspace below `parent`."""
+    with folder(parent) as workspace:
         cage = Cage(CageLauncher(cache, RUN_AS, limits or CageLimits()), workspace, rooms={})
         try:
             yield cage

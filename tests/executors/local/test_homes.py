@@ -1,13 +1,15 @@
 """Private homes: what they permit, and that they go whatever is in them."""
 
+import asyncio
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from backend.executors.local.homes import Homes, remove
+from backend.executors.local.homes import Home, Homes, git_defaults, prepare, remove
 from tests.executors.local.caged import ROOT, RUN_AS, folder
+from tests.serving import wait_until
 
 
 def _homes(place: Path, server: str = "A", *alive: str) -> Homes:
@@ -48,6 +50,60 @@ def test_homes_of_servers_that_have_ended_are_removed(tmp_path: Path) -> None:
     _homes(tmp_path, "C", "B").sweep()
     assert [path.exists() for path in (left, running, own)] == [False, True, True]
     assert not left.parent.exists()
+
+
+def test_the_home_of_a_workspace_stays(tmp_path: Path) -> None:
+    home = _homes(tmp_path, "A").of_workspace("projects/X")
+    prepare(home, RUN_AS)
+    (home / "mine").write_text("kept")
+    _homes(tmp_path, "B").sweep()
+    home.chmod(0)
+    prepare(home, RUN_AS)
+    assert (home / "mine").read_text() == "kept"
+    assert (home.stat().st_mode & 0o777, home.stat().st_uid) == (0o700, RUN_AS[0] if RUN_AS else os.getuid())
+    assert home.parent.stat().st_mode & 0o777 == 0o711
+
+
+@pytest.mark.skipif(not ROOT, reason="only root gives folders away")
+def test_the_home_of_a_workspace_that_got_another_user_follows_it(tmp_path: Path) -> None:
+    home = _homes(tmp_path).of_workspace("projects/X")
+    prepare(home, (65533, 65534))
+    (home / "mine").write_text("kept")
+    os.chown(home / "mine", 65533, 65534)
+    prepare(home, RUN_AS)
+    assert {home.stat().st_uid, (home / "mine").stat().st_uid} == {65534}
+
+
+async def test_the_home_of_a_visitor_goes_with_the_connection_once_no_command_uses_it(tmp_path: Path) -> None:
+    homes = _homes(tmp_path)
+    home, other = homes.of_visitor("visitor:01ONE"), homes.of_visitor("visitor:01TWO")
+    async with homes.used(other, RUN_AS):
+        async with homes.used(home, RUN_AS) as told:
+            (home / "mine").write_text("x")
+            homes.leave(home)
+            assert home.exists()
+        assert (told.path, told.kept) == (str(home), str(home.parent))
+        assert not home.exists()
+    async with homes.used(other, RUN_AS) as told:
+        assert told == Home(str(other), str(other.parent))
+    homes.leave(other)
+    await asyncio.to_thread(wait_until, lambda: not other.exists(), "the home to be removed")
+    homes.leave(home)  # a visitor who has run nothing
+
+
+def test_git_has_an_author_unless_it_is_planted(tmp_path: Path) -> None:
+    home = _homes(tmp_path).of_workspace("projects/X")
+    prepare(home, RUN_AS)
+    path = Path(git_defaults(str(home), "user:ann", RUN_AS))
+    assert path.read_text().split("\n")[:3] == ["[user]", "\tname = ann", "\temail = ann@gatepost.invalid"]
+    path.write_text("[user]\n\tname = other\n")
+    git_defaults(str(home), "user:ann", RUN_AS)
+    assert "other" in path.read_text(), "settings that were made are left alone"
+    outside = tmp_path / "outside"
+    planted = home / ".gitconfig-visitor"
+    planted.symlink_to(outside)
+    assert git_defaults(str(home), "visitor:01ONE", RUN_AS) == str(planted)
+    assert not outside.exists()
 
 
 def test_without_homes_there_is_nothing_to_remove(tmp_path: Path) -> None:

@@ -72,6 +72,15 @@ def test_a_python_that_is_a_link_is_followed(venv: Path, python: Path, tmp_path:
     assert needed(venv / "bin/python") == environment(venv) | real
 
 
+def test_a_link_on_the_way_is_needed_but_not_what_is_next_to_it(tmp_path: Path, python: Path) -> None:
+    for name in ("first", "private"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "private/python").symlink_to("../python/bin/python3")
+    (tmp_path / "first/tool").symlink_to(tmp_path / "private/python")
+    expected = {tmp_path / "first", tmp_path / "private/python", python.parent}
+    assert needed(tmp_path / "first/tool") == {str(path) for path in expected}
+
+
 def test_files_that_are_named_need_their_folders(tmp_path: Path) -> None:
     script = _file(tmp_path / "app/cli.py", mode=0o644)
     assert needed("python3", script, "--config", tmp_path) == {str(tmp_path / "app")}

@@ -17,7 +17,7 @@ from backend.core.recording.batches import read_batch
 from backend.core.recording.digest import RecordingDigest
 from backend.core.recording.reader import Send
 from backend.core.recording.writer import Recorder
-from backend.executors.local.launcher import CageLauncher, cage_environment
+from backend.executors.local.launcher import POLLING, CageLauncher, cage_environment
 from backend.executors.local.outside import OutsideProgram
 from backend.executors.local.pipelines import LocalPipelines
 from backend.executors.local.run_as import find_owner, give_folder
@@ -125,7 +125,7 @@ async def test_a_command_sees_only_the_listed_environment(tmp_path: Path, monkey
     seen = json.loads(bench.log.text("stdout"))
     wanted = {"PATH", "PWD", "LC_CTYPE", "TERM", "PYTHONUNBUFFERED", "GATEPOST_EXECUTION_ID", "KEY"}
     wanted |= {"GIT_EDITOR", "GIT_CEILING_DIRECTORIES"}
-    assert set(seen) == wanted | set(cage_environment(str(tmp_path)))
+    assert set(seen) == wanted | set(cage_environment(str(tmp_path))) | set(POLLING)
     assert seen["HOME"] == str(tmp_path)
     assert "canary" not in str(seen)
 
@@ -172,12 +172,12 @@ async def test_input_that_no_program_can_receive_any_more_is_answered_as_closed(
     code = "import os, time; os.read(0, 1); os.close(0); print('closed'); time.sleep(60)"
     bench, instructions = Bench(tmp_path, code), Instructions(stdin=True)
     running = asyncio.create_task(bench.run(instructions, stdin=True))
-    assert instructions.deliver(Write(b"a")) is Delivery.DELIVERED
+    assert await instructions.deliver(Write(b"a")) is Delivery.DELIVERED
     async with asyncio.timeout(20):
         while not bench.log.text("stdout"):
             await asyncio.sleep(0)
-    assert instructions.deliver(Write(b"b")) is Delivery.CLOSED
-    assert instructions.deliver(CloseInput()) is Delivery.CLOSED
+    assert await instructions.deliver(Write(b"b")) is Delivery.CLOSED
+    assert await instructions.deliver(CloseInput()) is Delivery.CLOSED
     instructions.stop(StopReason.CANCELLED)
     assert (await running).status is Status.CANCELLED
 
@@ -276,7 +276,7 @@ async def test_a_signal_reaches_every_program_of_a_pipeline(tmp_path: Path) -> N
     running = asyncio.create_task(bench.run(instructions, pipeline=(Invocation(("x",)), Invocation(("cat",)))))
     while not bench.log.text("stdout"):
         await asyncio.sleep(0.01)
-    assert instructions.deliver(Signal(SignalName.USR1)) is Delivery.DELIVERED
+    assert await instructions.deliver(Signal(SignalName.USR1)) is Delivery.DELIVERED
     outcome = await running
     assert (outcome.exit_code, outcome.signal) == (138, "SIGUSR1")
 

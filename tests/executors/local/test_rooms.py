@@ -8,14 +8,17 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
 
+from backend.core.policy.files import TEMPORARY
 from backend.executors.local import rooms as module
+from backend.executors.local.homes import make_temporary
 from backend.executors.local.process_spec import Bounds, Stage
-from backend.executors.local.rooms import Room, Rooms, make_room, plan_room
+from backend.executors.local.rooms import Room, RoomPlan, Rooms, make_room, plan_room
 from tests.executors.local.caged import BOUND, ROOT, RUN_AS, Cage, folder, give, program, read_all, roomy, shell, wait
 from tests.needs import need
 from tests.serving import wait_until
@@ -75,6 +78,24 @@ class TestFiles:
         assert cage.run(["cat", "/tmp/x", "/dev/shm/x"]).text == "kept\nkept\n"
         assert not Path("/tmp/x").exists()
         assert "No space left" in cage.run(shell("head -c 64M /dev/zero > /tmp/full")).text
+
+    def test_tmp_is_the_folder_of_the_workspace_that_lines_mean_by_it(self, cache: Path) -> None:
+        with roomy(cache, parent="/var/tmp") as cage:
+            make_temporary(str(cage.root), RUN_AS)
+            assert cage.run(shell("echo mine > /tmp/x; ls /tmp; test -w /tmp")).text == "x\n"
+            assert (cage.root / TEMPORARY / "x").read_text() == "mine\n"
+            assert not Path("/tmp/x").exists()
+            assert cage.run(shell("rm -r .tmp; mkdir .tmp; echo again > .tmp/y; cat /tmp/y")).text == "again\n"
+
+    def test_tmp_is_in_memory_where_something_is_shown_below_it(self) -> None:
+        plan = RoomPlan("/var/tmp/x/workspace", (1, 2), False)
+        assert (plan.temporary, plan.in_memory) == (True, ("/dev/shm",))
+        for below in (
+            replace(plan, root="/tmp/w"),
+            replace(plan, readable=("/tmp/t",)),
+            replace(plan, homes=("/tmp/h",)),
+        ):
+            assert (below.temporary, below.in_memory) == (False, ("/tmp", "/dev/shm"))
 
     def test_the_workspace_has_its_own_path_and_stays(self, cage: Cage) -> None:
         assert cage.run(shell("pwd; echo x > made")).text.strip() == str(cage.root)

@@ -123,6 +123,12 @@ def test_it_can_be_told_in_json_and_in_words() -> None:
     assert "names can be asked for" in table
 
 
+def test_why_there_are_no_namespaces_is_a_test_that_did_not_pass() -> None:
+    found = Protection("L2", 7, FULL.layers, 65534, (), ()).without_namespaces("Operation not permitted")
+    assert found.meets("L2")
+    assert found.failures() == "  run in namespaces: Operation not permitted\n"
+
+
 def test_whether_commands_can_enter_a_workspace(tmp_path: Path) -> None:
     with folder() as workspace:
         launcher = CageLauncher(tmp_path, RUN_AS)

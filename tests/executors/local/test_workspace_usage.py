@@ -261,6 +261,18 @@ async def test_a_disk_that_shrinks_by_more_than_is_left_is_reason_to_look_sooner
     assert instructions.reason is StopReason.WORKSPACE_FULL
 
 
+async def test_a_home_counts_as_a_part_of_its_workspace(place: Path) -> None:
+    for name in ("workspace", "home"):
+        (place / name).mkdir(exist_ok=True)
+        (place / name / "file").write_bytes(bytes(MIB))
+    instructions = Instructions(stdin=False)
+    for limit, full in ((3, False), (1.5, True)):
+        monitors = UsageMonitors(Quota(int(limit * MIB), 100, 0))
+        lease = await monitors.lease(str(place / "workspace"), instructions, str(place / "home"))
+        assert bool(lease.notice) == full
+        lease.release()
+
+
 ENDS = """
 import asyncio, sys, threading
 from backend.core.execution.instructions import Instructions

@@ -1,0 +1,235 @@
+"""The commands in a line of bash, found by a grammar of bash: every program that the text names, with its words.
+
+A word whose text depends on what happens when the line runs, such as a variable, a substitution or a glob, is only known
+by what is written. What the grammar cannot parse in full is refused, and so is what takes too long.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
+from time import thread_time
+
+import tree_sitter_bash
+from tree_sitter import Language, Node, Parser
+
+from backend.core.decisions import Decision
+from backend.core.language.lexer import hidden_character
+
+PARSE_BOUND = 0.25  # seconds of the thread; long lines take a tenth of it
+NODE_LIMIT = 12_000
+PIECE = 4096  # bytes that the parser reads at once; between two reads it can be stopped
+
+ASSIGNING = frozenset({"declaration_command", "unset_command"})
+# Children of a command that are none of its words.
+NO_WORDS = frozenset({"variable_assignment", "file_redirect", "herestring_redirect", "heredoc_redirect"})
+OPENING = frozenset({"`", "$(", "$((", "<(", ">("})
+OPENED = re.compile(rb"\\.|(?P<opened>`|\$\()", re.S)  # what opens a substitution, unless a backslash is before it
+BETWEEN_WORDS = re.compile(rb"(?:[ \t]|\\\n)*")
+GLOB = re.compile(r"[*?\[]|[@+!]\(")
+BRACES = re.compile(r"\{.*(,|\.\.).*\}", re.S)
+ESCAPED = re.compile(r"\\(\n|.)", re.S)
+ESCAPED_IN_QUOTES = re.compile(r'\\([$`"\\\n])')
+ANSI_ESCAPE = re.compile(
+    r"\\(?:x(?P<hex>[0-9A-Fa-f]{1,2})|u(?P<u>[0-9A-Fa-f]{1,4})|U(?P<U>[0-9A-Fa-f]{1,8})|(?P<octal>[0-7]{1,3})"
+    r"|c(?P<control>.)|(?P<one>.))",
+    re.S,
+)
+ANSI_LETTERS = {"a": "\a", "b": "\b", "e": "\x1b", "E": "\x1b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
+
+
+@dataclass(frozen=True, slots=True)
+class ShellWord:
+    """A word as it is written, and its text where that is known; `is_glob` where it is a pattern for names of files."""
+
+    source: str
+    text: str | None
+    is_glob: bool = False
+
+    @property
+    def known(self) -> str | None:
+        """The text, unless it stands for other words."""
+        return None if self.is_glob else self.text
+
+    @property
+    def shown(self) -> str:
+        """What is written of it in the audit."""
+        return self.source if self.text is None else self.text
+
+
+ShellCommand = tuple[ShellWord, ...]
+
+
+def parse_bash(line: str) -> tuple[ShellCommand, ...] | Decision:
+    """The commands of a line in the order of their text, also those within others, or why it is refused."""
+    if refusal := hidden_character(line):
+        return refusal
+    source = line.encode()
+    root = _tree(source)
+    if root is None:
+        reason = "The line takes too long to parse, or has too many parts."
+        return Decision.deny("limits.expansion", reason, "Put it into a script of the project: bash FILE.")
+    if root.has_error:
+        return _syntax(root)
+    return _unread(root, source) or tuple(_commands(root, source))
+
+
+@cache
+def _language() -> Language:
+    return Language(tree_sitter_bash.language())
+
+
+def _tree(source: bytes) -> Node | None:
+    """The tree of a text; None where it takes too long, or has too many parts."""
+    end = thread_time() + PARSE_BOUND
+    try:
+        tree = Parser(_language()).parse(
+            lambda offset, _: source[offset : offset + PIECE], progress_callback=lambda *_: thread_time() > end
+        )
+    except ValueError:  # it was stopped
+        return None
+    return tree.root_node if tree and tree.root_node.descendant_count <= NODE_LIMIT else None
+
+
+def _nodes(root: Node) -> Iterator[Node]:
+    """All nodes, in the order of the text. Not by recursion, since lines may be nested deeply."""
+    waiting = [root]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        waiting.extend(reversed(node.children))
+
+
+def _syntax(root: Node) -> Decision:
+    wrong = next((node for node in _nodes(root) if node.is_error or node.is_missing), root)
+    place = f"line {wrong.start_point.row + 1}, byte {wrong.start_point.column + 1}"
+    reason = f"This is not a line of bash that can be parsed ({place})."
+    return Decision.deny("syntax.bash", reason, "Correct it, or put it into a script of the project: bash FILE.")
+
+
+def _unread(root: Node, source: bytes) -> Decision | None:
+    """Refuse a substitution that the grammar took for text, and so did not look into.
+
+    That happens to backticks in `${x:-...}`, patterns and here-documents; and within backticks a backslash makes others.
+    """
+    known: set[int] = set()
+    texts: list[tuple[int, int]] = []
+    for node in _nodes(root):
+        if node.type in OPENING:
+            known.add(node.start_byte)
+        elif node.type in {"raw_string", "ansi_c_string", "comment"} or _is_quoted_body(node):
+            texts.append((node.start_byte, node.end_byte))
+        elif node.type == "command_substitution" and _source(node).startswith("`"):
+            known.add(node.end_byte - 1)
+            if "\\" in _source(node):
+                return _not_read()
+    unknown = (found.start("opened") for found in OPENED.finditer(source) if found["opened"])
+    if any(at not in known and not any(start <= at < end for start, end in texts) for at in unknown):
+        return _not_read()
+    return None
+
+
+def _is_quoted_body(node: Node) -> bool:
+    """Whether it is the text of a here-document in which nothing is expanded."""
+    start = node.parent and next((each for each in node.parent.children if each.type == "heredoc_start"), None)
+    return node.type == "heredoc_body" and start is not None and bool(set(_source(start)) & set("'\"\\"))
+
+
+def _not_read() -> Decision:
+    reason = "A substitution is where it cannot be judged: in a default, a pattern, a here-document or other backticks."
+    return Decision.deny("syntax.bash", reason, "Write $( ) there, or give a variable the value before.")
+
+
+def _commands(root: Node, source: bytes) -> Iterator[ShellCommand]:
+    for node in _nodes(root):
+        if node.type == "command":
+            if words := tuple(_words([each for each in node.children if each.type not in NO_WORDS], source)):
+                yield words
+        elif node.type in ASSIGNING:
+            yield tuple(_words(node.children, source))
+
+
+def _words(nodes: Iterable[Node], source: bytes) -> Iterator[ShellWord]:
+    """The words of a command. Nodes without a blank between them are one word, whatever they are."""
+    group: list[Node] = []
+    for node in nodes:
+        gap = source[group[-1].end_byte : node.start_byte] if group else b""
+        if group and not (gap and BETWEEN_WORDS.fullmatch(gap) and gap != b"\\\n"):
+            group.append(node)
+            continue
+        if group:
+            yield _word(group, source)
+        group = [node]
+    if group:
+        yield _word(group, source)
+
+
+def _word(nodes: list[Node], source: bytes) -> ShellWord:
+    written = source[nodes[0].start_byte : nodes[-1].end_byte].decode(errors="replace")
+    text, bare = _joined(nodes), "".join(_bare(nodes))
+    if text is None or BRACES.search(bare) or bare.startswith("~"):
+        return ShellWord(written, None)
+    return ShellWord(written, text, bool(GLOB.search(bare)))
+
+
+def _joined(nodes: list[Node]) -> str | None:
+    """The text of nodes that follow on each other; None where one of them, or what is between them, is not known."""
+    touching = all(left.end_byte == right.start_byte for left, right in pairwise(nodes))
+    texts = [_text(node) for node in nodes]
+    return "".join(text or "" for text in texts) if touching and None not in texts else None
+
+
+def _bare(nodes: Iterable[Node]) -> Iterator[str]:
+    """What is not quoted of a word: there the shell expands names of files and braces."""
+    for node in nodes:
+        if node.type in {"command_name", "concatenation"}:
+            yield from _bare(node.children)
+        elif node.type in {"word", "number", "extglob_pattern", "regex"}:
+            yield ESCAPED.sub("", _source(node))
+
+
+def _source(node: Node) -> str:
+    return (node.text or b"").decode(errors="replace")
+
+
+def _text(node: Node) -> str | None:
+    """The text of a word or a part of one; None where it is only known when it runs."""
+    match node.type:
+        case "command_name" | "concatenation":
+            return _joined(node.children)
+        case "word" | "number" | "variable_name" if not node.named_children:
+            return ESCAPED.sub(lambda found: "" if found[1] == "\n" else found[1], _source(node))
+        case "raw_string":
+            return _source(node)[1:-1]
+        case "string":
+            return _quoted(node)
+        case "translated_string":
+            return _quoted(node.children[-1])
+        case "ansi_c_string":
+            return _ansi(_source(node)[2:-1])
+        case _ if not node.is_named:  # `declare`, and other words of the grammar itself
+            return _source(node)
+        case _:
+            return None
+
+
+def _quoted(node: Node) -> str | None:
+    if any(child.type != "string_content" for child in node.named_children):
+        return None
+    return ESCAPED_IN_QUOTES.sub(lambda found: "" if found[1] == "\n" else found[1], _source(node)[1:-1])
+
+
+def _ansi(text: str) -> str:
+    """The text of `$'...'`; bash ends it at a character of number 0."""
+    return ANSI_ESCAPE.sub(_ansi_character, text).partition("\0")[0]
+
+
+def _ansi_character(found: re.Match[str]) -> str:
+    for name, base in (("hex", 16), ("u", 16), ("U", 16), ("octal", 8)):
+        if digits := found[name]:
+            number = int(digits, base) & (0xFF if name == "octal" else 0xFFFFFFFF)
+            return chr(number) if number <= 0x10FFFF else "\ufffd"
+    if control := found["control"]:
+        return chr(ord(control.upper()) & 0x1F)
+    return ANSI_LETTERS.get(found["one"], found["one"] if found["one"] in "\\'\"?" else found[0])

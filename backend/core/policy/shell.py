@@ -1,0 +1,274 @@
+"""The judge of lines that bash itself runs: their programs are named, and refused where the profile blocks them.
+
+Everything that the text of a line names is judged: also what is in substitutions, functions and texts for `eval`, `trap`
+and `bash -c`, and what a program of the profile starts with its own arguments. A name that is only known when the line
+runs is given the risk that the profile states for it. What may happen is bounded by the room that the line runs in, not
+by this list.
+"""
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+
+from backend.core.decisions import Decision, Risk
+from backend.core.language.bash import ShellCommand, ShellWord, parse_bash
+from backend.core.language.lexer import Word
+from backend.core.policy.profile import Place, Profile
+from backend.core.policy.program_rules import PLACEHOLDER, ArgumentError, ArgumentParse, Program, Role, Started
+
+RUN_BY = ("bash", "--norc", "--noprofile", "-c")  # and the line
+RISKS = list(Risk)
+NAMED = 10  # programs in the reason
+DEPTH_LIMIT = 8  # texts within texts, and programs that start programs
+SYSTEM_FOLDERS = ("/bin/", "/usr/bin/", "/usr/local/bin/")
+SHELLS = frozenset({"ash", "bash", "dash", "ksh", "rbash", "sh", "zsh"})
+FOLDER_CHANGES = frozenset({"cd", "popd", "pushd"})
+# What only changes the shell itself.
+BUILTINS = frozenset(
+    [
+        ":",
+        "[",
+        "bg",
+        "break",
+        "bind",
+        "caller",
+        "cd",
+        "compgen",
+        "complete",
+        "compopt",
+        "continue",
+        "declare",
+        "dirs",
+        "disown",
+        "echo",
+        "exit",
+        "export",
+        "false",
+        "fc",
+        "fg",
+        "getopts",
+        "help",
+        "history",
+        "jobs",
+        "let",
+        "local",
+        "logout",
+        "mapfile",
+        "popd",
+        "printf",
+        "pushd",
+        "pwd",
+        "read",
+        "readarray",
+        "readonly",
+        "return",
+        "set",
+        "shift",
+        "suspend",
+        "test",
+        "times",
+        "true",
+        "type",
+        "typeset",
+        "ulimit",
+        "umask",
+        "unalias",
+        "unset",
+        "wait",
+    ]
+)
+# What makes other names of programs mean something else.
+RENAMING = frozenset({"alias", "enable", "hash", "shopt"})
+READS_FILE = frozenset({".", "source"})
+
+
+@dataclass(frozen=True, slots=True)
+class ShellVerdict:
+    """The decision on a line that may run, and all commands that it names, with unknown words as they are written."""
+
+    decision: Decision
+    argvs: tuple[tuple[str, ...], ...]
+
+
+def judge_bash(line: str, profile: Profile, place: Place) -> ShellVerdict | Decision:
+    """The verdict on a line of bash."""
+    if not profile.has_rooms:
+        reason = f"The profile {profile.name} runs lines by a shell, which requires rooms (protection L3)."
+        hint = "The operator enables GATEPOST_NAMESPACES, or an administrator gives the project another profile."
+        return Decision.deny("protection.rooms", reason, hint)
+    judge = _Judge(profile, place)
+    if refusal := judge.text(line, 0):
+        return refusal
+    if refusal := profile.check_count(max(judge.words, 1)):
+        return refusal
+    unknown = ", and what is only known when it runs" if judge.is_dynamic else ""
+    names = list(dict.fromkeys(argv[0] for argv in judge.argvs))
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    reason = f"Run by bash: {', '.join(names[:NAMED]) or 'no program'}{more}{unknown}"
+    return ShellVerdict(Decision(True, "allow.bash", judge.risk, reason), tuple(judge.argvs) or (("bash",),))
+
+
+@dataclass(slots=True)
+class _Judge:
+    profile: Profile
+    place: Place
+    argvs: list[tuple[str, ...]] = field(default_factory=list)
+    risk: Risk = Risk.SAFE
+    words: int = 0
+    is_dynamic: bool = False
+
+    def text(self, line: str, depth: int) -> Decision | None:
+        """Why a line, or a text that is run as one, is refused."""
+        commands = parse_bash(line)
+        if isinstance(commands, Decision):
+            return commands
+        return next(filter(None, (self._command(command, depth) for command in commands)), None)
+
+    def _command(self, command: ShellCommand, depth: int) -> Decision | None:
+        """Judge one command, and what it starts."""
+        self.words += len(command)
+        self.argvs.append(tuple(word.shown for word in command))
+        for word in command:
+            if word.text is not None and (refusal := self.profile.refuse_token((word.text,))):
+                return refusal
+        written = command[0].known
+        if written is None:
+            self.add_dynamic()
+            return None
+        name = PurePosixPath(written).name if "/" in written else written
+        if refusal := self.profile.refuse_blocked(name):
+            return refusal
+        if depth == DEPTH_LIMIT:
+            reason = f"Programs and texts that start others are nested more than {DEPTH_LIMIT} deep."
+            return Decision.deny("limits.expansion", reason, "Put them into a script of the project.")
+        if "/" in written and not written.startswith(SYSTEM_FOLDERS):
+            self.raise_risk(self.profile.unlisted)
+            return None
+        return self._named(name, command[1:], depth + 1)
+
+    def _named(self, name: str, words: ShellCommand, depth: int) -> Decision | None:
+        if runs := RUNNING.get(name):
+            return runs(self, words, depth)
+        if name in SHELLS:
+            return _shell(self, words, depth)
+        if name in RENAMING or name in READS_FILE:
+            self.add_dynamic()
+        elif name in FOLDER_CHANGES:  # where it leads is not known: nothing after it is the workspace itself
+            self.place = Place(self.place.root, self.place.root / PLACEHOLDER, self.place.network)
+        elif program := self.profile.programs.get(name):
+            return self._program(program, words, depth)
+        elif name not in BUILTINS:
+            self.raise_risk(self.profile.unlisted)
+        return None
+
+    def _program(self, program: Program, words: ShellCommand, depth: int) -> Decision | None:
+        """A program whose arguments the profile knows: these only raise the risk, unless they empty the workspace."""
+        texts = tuple(PLACEHOLDER if word.text is None else word.text for word in words)
+        if refusal := self._refuse_emptying((program.name, *texts), words):
+            return refusal
+        parse = ArgumentParse()
+        try:
+            deque(parse.arguments(program, iter(texts)), maxlen=0)
+        except ArgumentError:
+            self.raise_risk(max(program.risk, self.profile.unlisted, key=RISKS.index))
+            if _starts_others(program):
+                self.add_dynamic()
+            return None
+        for use in parse.uses:
+            self.raise_risk(use.risk)
+        refusals = (self._command(_started(each), depth) for each in parse.started)
+        return next(filter(None, refusals), None)
+
+    def _refuse_emptying(self, argv: tuple[str, ...], words: ShellCommand) -> Decision | None:
+        """Refuse what would delete the workspace itself, or everything in it."""
+        typed = (Word(argv[0]), *(Word(text, _globs(word)) for text, word in zip(argv[1:], words, strict=True)))
+        decision = self.profile.decide_globs(typed, self.place) or self.profile.decide(argv, self.place)
+        return decision if decision.rule == "path.root" else None
+
+    def add_dynamic(self) -> None:
+        """A name that is only known when the line runs."""
+        self.is_dynamic = True
+        self.raise_risk(self.profile.dynamic)
+
+    def raise_risk(self, risk: Risk) -> None:
+        """The risk of the line is at least this one."""
+        self.risk = max(self.risk, risk, key=RISKS.index)
+
+    def run(self, words: ShellCommand, depth: int) -> Decision | None:
+        """Judge the command that these words are, if there are any."""
+        return self._command(words, depth) if words else None
+
+    def run_text(self, words: ShellCommand, depth: int) -> Decision | None:
+        """Judge the line that these words make."""
+        texts = [word.known for word in words]
+        if None in texts:
+            self.add_dynamic()
+            return None
+        return self.text(" ".join(text or "" for text in texts), depth)
+
+
+_Runs = Callable[[_Judge, ShellCommand, int], Decision | None]
+
+
+def _prefixed(valued: str = "", asks: str = "") -> _Runs:
+    """A builtin that runs the command after its options: those in `valued` take a word, with those in `asks` none is run."""
+
+    def runs(judge: _Judge, words: ShellCommand, depth: int) -> Decision | None:
+        while words and (option := words[0].known or "").startswith("-") and option != "--":
+            if set(option) & set(asks):
+                return None
+            words = words[2:] if option[-1] in valued else words[1:]
+        return judge.run(words[1:] if words and words[0].known == "--" else words, depth)
+
+    return runs
+
+
+def _trap(judge: _Judge, words: ShellCommand, depth: int) -> Decision | None:
+    given = words[1:] if words and words[0].known == "--" else words
+    return judge.run_text(given[:1], depth) if len(given) > 1 and given[0].known != "-" else None
+
+
+def _shell(judge: _Judge, words: ShellCommand, depth: int) -> Decision | None:
+    """A shell within the shell: its text is judged; what it reads as its input is not known."""
+    for number, word in enumerate(words):
+        option = word.known
+        if option and not option.startswith("-"):
+            judge.raise_risk(judge.profile.unlisted)  # a script
+            return None
+        if option is None:
+            break
+        if not option.startswith("--") and "c" in option:
+            rest = [each for each in words[number + 1 :] if not (each.known or "").startswith("-")]
+            return judge.run_text(tuple(rest[:1]), depth) if rest else None
+    judge.add_dynamic()
+    return None
+
+
+RUNNING: Mapping[str, _Runs] = {
+    "builtin": _prefixed(),
+    "command": _prefixed(asks="vV"),
+    "coproc": _prefixed(),
+    "eval": _Judge.run_text,
+    "exec": _prefixed("a"),
+    "time": _prefixed("fo"),
+    "trap": _trap,
+}
+
+
+def _starts_others(program: Program) -> bool:
+    kinds = (program.operands, program.first, *(option.kind for option in program.options.values()))
+    return any(kind is not None and kind.role is Role.RUN for kind in kinds)
+
+
+def _started(started: Started) -> ShellCommand:
+    """The words of a program that another one starts; what that replaces in them is not known."""
+    name = started.argv[0]
+    texts = (PLACEHOLDER if started.replaced and started.replaced in name else name, *started.words)
+    pairs = zip(started.argv, texts, strict=True)
+    return tuple(ShellWord(written, None if PLACEHOLDER in text else text) for written, text in pairs)
+
+
+def _globs(word: ShellWord) -> frozenset[int]:
+    """The places of its characters that are patterns; all, since they are only compared with `*` and `?`."""
+    return frozenset(range(len(word.text or ""))) if word.is_glob else frozenset()

@@ -1,0 +1,31 @@
+"""A connection to PostgreSQL, when the server stops answering."""
+
+import asyncio
+import os
+import signal
+from typing import Any
+
+import asyncpg  # type: ignore[import-untyped]
+import pytest
+
+from backend.storage.database import BoundedConnection
+
+
+async def test_a_transaction_of_a_server_that_stopped_is_given_up_at_once(postgresql: Any) -> None:
+    """Its rollback would wait for the answer to what was cancelled, as that of SQLAlchemy's ping would."""
+    connection = await asyncpg.connect(postgresql.get_uri(), connection_class=BoundedConnection)
+    pid = await connection.fetchval("select pg_backend_pid()")
+    transaction = connection.transaction()
+    await transaction.start()
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        async with asyncio.timeout(10):
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.2):
+                    try:
+                        await connection.fetchrow(";")
+                    finally:
+                        await transaction.rollback()
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert connection.is_closed()
