@@ -19,7 +19,6 @@ from backend.core.execution.model import (
     Outcome,
     Status,
     StopReason,
-    Write,
     unrecorded,
 )
 from backend.core.execution.registry import Execution, Registry
@@ -246,7 +245,7 @@ def _instructions(request: Request) -> Instructions:
     """Where the client's input comes later, or all of it at once."""
     instructions = Instructions(stdin=request.stdin or bool(request.input))
     if request.input:
-        instructions.deliver(Write(request.input, last=True))
+        instructions.stdin.write(request.input, last=True)
     return instructions
 
 

@@ -88,7 +88,7 @@ class TestFiles:
             assert cage.run(shell("rm -r .tmp; mkdir .tmp; echo again > .tmp/y; cat /tmp/y")).text == "again\n"
 
     def test_tmp_is_in_memory_where_something_is_shown_below_it(self) -> None:
-        plan = RoomPlan("/var/tmp/x/workspace", (1, 2), False)
+        plan = RoomPlan("/var/tmp/x/workspace", ((1, 2),), False)
         assert (plan.temporary, plan.in_memory) == (True, ("/dev/shm",))
         for below in (
             replace(plan, root="/tmp/w"),
