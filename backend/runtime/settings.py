@@ -273,7 +273,7 @@ class Settings(EnvironmentSettings):
     command_home: Path | None = Field(
         None,
         alias="GATEPOST_COMMAND_HOME",
-        description="Folder whose content is copied into each private home",
+        description="Folder whose content each home of commands begins with, such as `.npmrc`",
     )
     connections_per_address: int = Field(
         20,
