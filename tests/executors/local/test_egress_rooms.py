@@ -105,7 +105,7 @@ async def test_nothing_else_is_reached(cache: Path, workspace: Path, port: int) 
     assert "403" in bench.log.text("stderr")
     await bench.run(("curl", "-sS", f"http://localhost:{port}/"))  # not by the proxy: the room's own
     await bench.run(("curl", "-sS", "--noproxy", "*", f"http://127.0.0.1:{port}/"))
-    await bench.run(("curl", "-sS", "--noproxy", "*", "-m", "3", "http://192.88.98.1/"))
+    await bench.run(("curl", "-sS", "--noproxy", "*", "-m", "3", "http://192.0.2.1/"))
     assert bench.log.text("stdout") == ""
     assert [(each.host, each.decision.rule) for each in bench.recorded] == [("y.example", "network.host")]
     await bench.rooms.close()
