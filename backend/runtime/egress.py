@@ -6,6 +6,7 @@ from functools import partial
 from backend.core.audit.events import Kind
 from backend.core.errors import StorageError
 from backend.core.execution.model import Actor
+from backend.core.policy.egress import LONGEST_NAME
 from backend.core.ports import AuditLog
 from backend.executors.local.egress import Connection, EgressProxies, lookup
 from backend.executors.local.upstream import Upstream
@@ -42,7 +43,7 @@ async def record(audit: AuditLog, connection: Connection) -> bool:
     fields = {
         "project": connection.project,
         "execution": caller.execution if caller else None,
-        "host": connection.host,
+        "host": connection.host[:LONGEST_NAME],  # it may be no name at all
         "port": connection.port,
         "rule": connection.decision.rule,
         "reason": None if connection.decision.allowed else connection.decision.reason,

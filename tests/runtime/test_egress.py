@@ -67,6 +67,12 @@ async def test_each_connection_is_an_event(connection: Connection, kind: str, ac
     assert {"project": "shop", "host": "x.example", "port": 443, **fields}.items() <= found.items()
 
 
+async def test_what_is_no_name_takes_no_more_than_a_name() -> None:
+    log = Log()
+    await record(log, Connection("shop", None, "x" * 16_000, 443, REFUSED))
+    assert log.events[0][3]["host"] == "x" * 253
+
+
 async def test_one_that_cannot_be_recorded_is_said_so() -> None:
     assert not await record(Log(works=False), CONNECTION)
 

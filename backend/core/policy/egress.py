@@ -67,9 +67,11 @@ class Host:
             return True
         return host.endswith(self.name[1:]) if self.name.startswith("*.") else host == self.name
 
-    def covers(self, address: Address, port: int) -> bool:
-        """Whether the address itself is listed."""
-        return bool(self.network and address in self.network and (not self.ports or port in self.ports))
+    def covers(self, address: Address, port: int, *, alone: bool) -> bool:
+        """Whether the address itself is listed; with `alone`, not as one of a range."""
+        if not self.network or (alone and self.network.num_addresses > 1):
+            return False
+        return address in self.network and (not self.ports or port in self.ports)
 
     def __str__(self) -> str:
         host = str(self.network).removesuffix("/32").removesuffix("/128") if self.network else self.name
@@ -88,6 +90,8 @@ def _named(host: str, text: str) -> tuple[str, Network | None]:
         return "", ip_network(host, strict=False)
     except ValueError:
         pass
+    if not host.isascii():
+        raise ValueError(f"{text!r}: write a host with other letters in its ASCII form, which begins with xn--")
     bare = "x" if host == "*" else host.removeprefix("*.")
     if len(host) > LONGEST_NAME or not _NAME.fullmatch(bare) or _looks_numeric(bare):
         raise ValueError(f"{text!r} names no host; a name, *.name, an address or a range such as 10.1.0.0/16 does")
@@ -140,7 +144,8 @@ class Egress:
         """
         for address in addresses:
             kind = "this machine" if address in own else kind_of(address)
-            if kind and not any(each.covers(plain(address), port) for each in self.hosts):
+            alone = kind == "this machine"  # a range of the machine's network is not meant for the service itself
+            if kind and not any(each.covers(plain(address), port, alone=alone) for each in self.hosts):
                 return forbidden(host, port, kind)
         return tuple(dict.fromkeys(addresses))
 

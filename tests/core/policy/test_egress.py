@@ -97,6 +97,21 @@ def test_one_forbidden_address_is_enough() -> None:
     assert leads("x.example", str(PUBLIC), "10.0.0.1") == "network.address"
 
 
+@pytest.mark.parametrize(
+    ("listed", "address", "rule"),
+    [
+        ("10.0.0.0/8:443", "10.0.0.7", "network.address"),
+        ("10.0.0.7:443", "10.0.0.7", ""),
+        ("10.0.0.0/8:443", "10.0.0.8", ""),
+        ("0.0.0.0/0", "127.0.0.1", "network.address"),
+    ],
+)
+def test_a_range_does_not_list_the_machine_itself(listed: str, address: str, rule: str) -> None:
+    """Gatepost is there, and what else listens on the machine."""
+    found = Egress(parse_hosts(listed)).resolved("x.example", 443, [ip_address(address)], own={ip_address("10.0.0.7")})
+    assert (found.rule if isinstance(found, Decision) else "") == rule
+
+
 def test_the_addresses_of_this_machine_are_private_too() -> None:
     egress = Egress(parse_hosts("x.example"))
     assert isinstance(egress.resolved("x.example", 443, [PUBLIC], own={PUBLIC}), Decision)
