@@ -11,8 +11,9 @@ from backend.core.execution.executor import Executor
 from backend.core.execution.refusals import unknown_project
 from backend.core.execution.targets import OWN, ExecutionLimits, Target, TargetRef
 from backend.core.identity import Principal, Project
+from backend.core.policy.egress import Egress, network_of
 from backend.core.policy.files import FileView
-from backend.core.policy.profile import Profile, ProfileError
+from backend.core.policy.profile import OFFLINE, Profile, ProfileError
 from backend.core.ports import Projects
 
 
@@ -23,8 +24,8 @@ class LocalPlaces(Protocol):
         """The workspace with this name, created if it is missing. Raises OSError."""
         ...
 
-    def executor(self, profile: Profile, files: FileView, *, network: bool) -> Executor:
-        """The executor that runs lines there."""
+    def executor(self, profile: Profile, files: FileView, *, network: bool | Egress) -> Executor:
+        """The executor that runs lines there, with the machine's network or with listed hosts alone."""
         ...
 
     def of_visitor(self, files: FileView, visitor: str) -> FileView:
@@ -38,7 +39,10 @@ class LocalPlaces(Protocol):
 
 @dataclass(slots=True)
 class TargetResolver:
-    """The targets of this server. Clients without an account get `visitors_files` and `visitors_profile`."""
+    """The targets of this server. Clients without an account get `visitors_files` and `visitors_profile`.
+
+    `holds_hosts`: whether commands can be held to a list of hosts here.
+    """
 
     visitors_profile: Profile
     visitors_files: FileView
@@ -47,6 +51,7 @@ class TargetResolver:
     limits: ExecutionLimits
     load_profile: Callable[[str], Profile]
     hosts: HostTargets | None = None
+    holds_hosts: bool = False
     _workspaces: dict[str, FileView] = field(default_factory=dict)
     _profiles: dict[str, Profile] = field(default_factory=dict)
 
@@ -97,7 +102,7 @@ class TargetResolver:
         return self._target(TargetRef("project", project.id), judged, files, project) if judged else None
 
     def _target(self, ref: TargetRef, profile: Profile, files: FileView, project: Project | None = None) -> Target:
-        network = bool(project and project.network)
+        network, offline = network_of(project.network, project.id, self.holds_hosts) if project else (False, OFFLINE)
         return Target(
             ref=ref,
             profile=profile,
@@ -105,7 +110,8 @@ class TargetResolver:
             executor=self.places.executor(profile, files, network=network),
             limits=self.limits,
             project=project.id if project else None,
-            network=network,
+            network=bool(network),
+            offline=offline,
             metadata_only=bool(project and project.metadata_only),
         )
 

@@ -11,7 +11,7 @@ from typing import Any
 from backend.core.execution.model import EXIT_DENIED
 from backend.core.policy.admit import Plan, admit
 from backend.core.policy.files import Unseen
-from backend.core.policy.profile import Profile
+from backend.core.policy.profile import OFFLINE, Offline, Profile
 from backend.policies.loader import load_profile
 from backend.runtime.settings import load_settings
 
@@ -23,6 +23,7 @@ class WrittenLines:
     profile: Profile
     files: Unseen
     network: bool = False
+    offline: Offline = OFFLINE
 
 
 def add_verbs(verbs: Any) -> None:

@@ -101,6 +101,10 @@ class Principal:
         return permission in self.permissions
 
 
+# Off, on, or only the hosts of a list such as `*.example.org:443`.
+NetworkAccess = bool | tuple[str, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Project:
     """A workspace of its own for commands, under a policy profile.
@@ -114,7 +118,7 @@ class Project:
     members: frozenset[str]
     profile: str
     allowed_extra: tuple[str, ...]
-    network: bool
+    network: NetworkAccess
     metadata_only: bool
     created_ms: int
 

@@ -11,7 +11,7 @@ from backend.core.audit.attempts import Attempt, Completion, Record
 from backend.core.audit.events import Kind
 from backend.core.decisions import Decision
 from backend.core.execution.model import Status
-from backend.core.identity import ApiToken, Principal, Project, User
+from backend.core.identity import ApiToken, NetworkAccess, Principal, Project, User
 from backend.core.recording.messages import Complete
 from backend.core.recording.writer import RecordingLog
 
@@ -238,7 +238,7 @@ class Projects(Protocol):
         owner_id: str,
         profile: str = "agent",
         allowed_extra: Iterable[str] = (),
-        network: bool = False,
+        network: NetworkAccess = False,
         metadata_only: bool = False,
     ) -> Project:
         """Raises ValueError for an invalid name or an unknown owner."""
@@ -255,7 +255,7 @@ class Projects(Protocol):
         name: str | None = None,
         profile: str | None = None,
         allowed_extra: Iterable[str] | None = None,
-        network: bool | None = None,
+        network: NetworkAccess | None = None,
         metadata_only: bool | None = None,
         members: frozenset[str] | None = None,
     ) -> Project | None:

@@ -22,6 +22,7 @@ from backend.executors.local.run_as import closed_parent, give_folder
 from backend.executors.local.workspace import FolderView, prepare_workspace
 from backend.executors.local.workspace_usage import UsageMonitors
 from backend.executors.local.workspace_users import WorkspaceUsers, are_mapped
+from backend.runtime.egress import command_environment
 from backend.runtime.persistence import Stores
 from backend.runtime.preflight import Guard
 from backend.runtime.programs import OutsidePrograms
@@ -41,17 +42,18 @@ def local_places(
     folder = _workspaces(settings, guard.owner)
     users = _users(settings, folder, guard.owner)
     users.settle_all()
-    homes = Homes(folder / "homes", stores.owner, stores.locks.alive)
+    homes = Homes(folder / "homes", stores.owner, stores.locks.alive, settings.command_home)
     homes.sweep()
     pipelines = LocalPipelines(
         guard.launcher,
         _outside(programs, homes),
-        readable=settings.readable,
+        readable=(*settings.readable, *([str(settings.ca_bundle)] if settings.ca_bundle else [])),
         lines=output_lines(settings, masks),
         owner=guard.owner,
         monitors=UsageMonitors(Quota(settings.workspace_limit, settings.workspace_files, settings.disk_margin)),
         rooms=guard.rooms,
         homes=homes,
+        environment=command_environment(settings),
     )
     return LocalPlaces(users, pipelines, stores.executions, masks.text, time.monotonic, homes)
 

@@ -26,20 +26,9 @@ from backend.core.policy.profile_file import PROGRAM_NAME
 from backend.executors.local.outside import program_folders
 from backend.executors.local.places import BUILTINS
 from backend.executors.local.process_spec import Ports
-from backend.runtime.settings import Address, Settings, SettingsError, data_exposed, pyguard_hosts
+from backend.runtime.settings import Address, Settings, SettingsError, check_variable, data_exposed, pyguard_hosts
 
 MOST = 64  # entries of a list; more ports or folders would not fit the cage
-VARIABLE = re.compile("[A-Za-z_][A-Za-z0-9_]*")
-# What Gatepost sets itself, and its own secrets.
-RESERVED = re.compile("GATEPOST_.*|DATABASE_URL|REDIS_URL|PATH|PWD|HOME|TMPDIR")
-
-
-def _variable(name: str) -> str:
-    if not VARIABLE.fullmatch(name):
-        raise ValueError(f"{name!r} is not the name of a variable")
-    if RESERVED.fullmatch(name):
-        raise ValueError(f"{name} is reserved for Gatepost itself")
-    return name
 
 
 def _network(entry: str) -> str:
@@ -67,8 +56,8 @@ class Program(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     command: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_command)]
-    environment: Annotated[tuple[Annotated[str, AfterValidator(_variable)], ...], Field(max_length=MOST)] = ()
-    required: Annotated[tuple[Annotated[str, AfterValidator(_variable)], ...], Field(max_length=MOST)] = ()
+    environment: Annotated[tuple[Annotated[str, AfterValidator(check_variable)], ...], Field(max_length=MOST)] = ()
+    required: Annotated[tuple[Annotated[str, AfterValidator(check_variable)], ...], Field(max_length=MOST)] = ()
     required_for: tuple[str, ...] = ()
     network: Annotated[tuple[Annotated[str, AfterValidator(_network)], ...], Field(max_length=MOST)] = ()
     readable: Annotated[tuple[Annotated[str, AfterValidator(_folder)], ...], Field(max_length=MOST)] = ()

@@ -20,10 +20,14 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from backend.core.identity import LONGEST_PASSWORD, SHORTEST_PASSWORD
 from backend.core.limits import Rate
+from backend.core.policy.egress import parse_hosts
 
 ORIGIN = re.compile(r"(?:[a-z][a-z0-9+.-]*://[^/\s*@]+/?|null)", re.I)
 SHORTEST_TOKEN = 16
 SHORTEST_KEY = 32
+VARIABLE = re.compile("[A-Za-z_][A-Za-z0-9_]*")
+# What Gatepost sets itself, and its own secrets.
+RESERVED = re.compile("GATEPOST_.*|DATABASE_URL|REDIS_URL|PATH|PWD|HOME|TMPDIR")
 UID, NO_UID = re.compile("[0-9]{1,10}"), (1 << 32) - 1
 HOST_NAME = re.compile(
     r"\*|(?=.*[a-zA-Z])[a-zA-Z0-9_](?:[a-zA-Z0-9_-]*[a-zA-Z0-9_])?(?:\.[a-zA-Z0-9_](?:[a-zA-Z0-9_-]*[a-zA-Z0-9_])?)*"
@@ -250,6 +254,27 @@ class Settings(EnvironmentSettings):
         alias="GATEPOST_READABLE",
         description="Additional folders that commands may read and run programs from, separated by commas",
     )
+    egress: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        alias="GATEPOST_EGRESS",
+        description="Hosts that commands of new projects may reach, separated by commas: `registry.example.org:443`, "
+        "`*.example.org`. Needs L3. Empty: their network is off",
+    )
+    ca_bundle: Path | None = Field(
+        None,
+        alias="GATEPOST_CA_BUNDLE",
+        description="File of the certificates that git, node, curl, pip and others trust in commands. Empty: the system's",
+    )
+    command_environment: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        alias="GATEPOST_COMMAND_ENVIRONMENT",
+        description="Variables of the service that all commands get, separated by commas. Secrets of Gatepost are refused",
+    )
+    command_home: Path | None = Field(
+        None,
+        alias="GATEPOST_COMMAND_HOME",
+        description="Folder whose content each home of commands begins with, such as `.npmrc`",
+    )
     connections_per_address: int = Field(
         20,
         alias="GATEPOST_CONNECTIONS_PER_ADDRESS",
@@ -315,7 +340,9 @@ class Settings(EnvironmentSettings):
         description="Whether commands for hosts may be unsigned; any client of Redis can then run them",
     )
 
-    @field_validator("allowed_origins", "host_names", "masked_names", "readable", mode="before")
+    @field_validator(
+        "allowed_origins", "host_names", "masked_names", "readable", "egress", "command_environment", mode="before"
+    )
     @classmethod
     def _split(cls, value: Any) -> Any:
         return split_commas(value)
@@ -336,6 +363,28 @@ class Settings(EnvironmentSettings):
             if name == "*" or not HOST_NAME.fullmatch(name):
                 raise ValueError("each must be the name of a host: gate.example.org, without scheme and port")
         return tuple(name.lower() for name in value)
+
+    @field_validator("egress")
+    @classmethod
+    def _are_hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(map(str, parse_hosts(" ".join(value))))
+
+    @field_validator("command_environment")
+    @classmethod
+    def _are_no_secrets(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        secrets = {field.alias for field in cls.model_fields.values() if field.annotation == SecretStr | None}
+        for name in value:
+            if check_variable(name) in secrets:
+                raise ValueError(f"{name} is a secret of Gatepost; an outside program can get it (GATEPOST_PROGRAMS)")
+        return value
+
+    @field_validator("ca_bundle", "command_home")
+    @classmethod
+    def _is_there(cls, value: Path | None, info: Any) -> Path | None:
+        """A missing one would show as an error of every command."""
+        if value and not (value.is_dir() if info.field_name == "command_home" else value.is_file()):
+            raise ValueError(f"{value}: there is no such {'folder' if info.field_name == 'command_home' else 'file'}")
+        return value and value.absolute()
 
     @field_validator("masked_patterns", mode="before")
     @classmethod
@@ -421,7 +470,8 @@ class Settings(EnvironmentSettings):
     def _check_folders(self) -> Self:
         workspaces = [("GATEPOST_WORKSPACE", self.workspace)] if self.workspace else []
         readable = [("GATEPOST_READABLE", folder) for folder in self.readable]
-        if exposed := data_exposed(self.data_dir, [*workspaces, *readable]):
+        homes = [("GATEPOST_COMMAND_HOME", self.command_home)] if self.command_home else []
+        if exposed := data_exposed(self.data_dir, [*workspaces, *readable, *homes]):
             raise ValueError(exposed)
         return self
 
@@ -448,8 +498,8 @@ class Settings(EnvironmentSettings):
         own = (self.secret_key, self.anthropic_api_key, self.groq_api_key, self.cockpit_shared_secret)
         values = [secret.get_secret_value() for secret in own if secret]
         values.append(self.token or "")
-        urls = (self.database_url, self.redis_url)
-        values += [urlsplit(url.get_secret_value()).password or "" for url in urls if url]
+        urls = (self.database, self.redis_url.get_secret_value() if self.redis_url else None, self.proxy)
+        values += [urlsplit(url).password or "" for url in urls if url]
         values += [value for name in self.masked_names if (value := self.variable(name))]
         return tuple(values)
 
@@ -463,9 +513,23 @@ class Settings(EnvironmentSettings):
         return os.environ.get(name) or next(filter(None, found), "")
 
     @property
+    def proxy(self) -> str:
+        """The URL of the machine's own proxy, by which the egress proxy reaches hosts; empty where it has none."""
+        return self.variable("HTTPS_PROXY") or self.variable("https_proxy")
+
+    @property
     def workspace_dir(self) -> Path:
         """The folder in which commands run, absolute."""
         return (self.workspace or self.data_dir / "workspace").absolute()
+
+
+def check_variable(name: str) -> str:
+    """The name of a variable that commands may get. Raises ValueError."""
+    if not VARIABLE.fullmatch(name):
+        raise ValueError(f"{name!r} is not the name of a variable")
+    if RESERVED.fullmatch(name):
+        raise ValueError(f"{name} is reserved for Gatepost itself")
+    return name
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,7 @@ from backend.core.times import DAY_MS
 from backend.policies.loader import check_folder, load_profile
 from backend.runtime.clock import new_id, now_ms, utc_now
 from backend.runtime.command_line import verb
+from backend.runtime.egress import egress_proxies
 from backend.runtime.hosts import Hosts, build_hosts
 from backend.runtime.lifespan import Server, lifespan
 from backend.runtime.local_executor import local_places, output_lines, visitors_files
@@ -141,6 +142,7 @@ def _build(settings: Settings, programs: OutsidePrograms, masks: Masks) -> House
     telemetry = Telemetry(time.monotonic)
     counters = shared_storage(settings.redis_url.get_secret_value()) if settings.redis_url else None
     guard = build_guard(settings)
+    guard.rooms.proxies = egress_proxies(settings, MaskedAuditLog(stores.audit, masks.text))
 
     if settings.profiles:
         check_folder(settings.profiles)
@@ -161,6 +163,7 @@ def _build(settings: Settings, programs: OutsidePrograms, masks: Masks) -> House
         limits=limits,
         load_profile=profile,
         hosts=hosts.targets,
+        holds_hosts=guard.rooms.make is not None,
     )
     gateway = _gateway(settings, stores, telemetry, counters, guard, hosts.mask(settings, masks))
     service = _service(settings, stores, gateway, resolver)
@@ -299,7 +302,9 @@ def _add_routes(
     app.include_router(agent_routes(Agents(access, _capabilities(house), service, stores.history, now_ms)))
     app.include_router(execution_routes(Executions(access, service), limiter, rate))
     profiles, add_command = house.resolver, verb("user add NAME")
-    projects = ProjectService(access, stores.projects, stores.identities, profiles, add_command)
+    projects = ProjectService(
+        access, stores.projects, stores.identities, profiles, add_command, house.settings.egress, profiles.holds_hosts
+    )
     app.include_router(project_routes(projects))
     app.include_router(
         host_routes(

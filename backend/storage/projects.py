@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, delete, insert, or_, select, true, update
 
-from backend.core.identity import Project, Role, User
+from backend.core.identity import NetworkAccess, Project, Role, User
 from backend.core.ids import as_id
 from backend.storage.database import Database, changes
 from backend.storage.identities import checked_name, known_users
@@ -30,7 +30,7 @@ class SqlProjects:
         owner_id: str,
         profile: str = "agent",
         allowed_extra: Iterable[str] = (),
-        network: bool = False,
+        network: NetworkAccess = False,
         metadata_only: bool = False,
     ) -> Project:
         """Add a project. Raises ValueError for an invalid name or an unknown owner."""
@@ -41,13 +41,14 @@ class SqlProjects:
             members=frozenset(),
             profile=checked_name(profile),
             allowed_extra=tuple(allowed_extra),
-            network=network,
+            network=network or False,
             metadata_only=metadata_only,
             created_ms=self._now_ms(),
         )
         row = {each: getattr(project, each) for each in Project.__slots__ if each != "members"}
         with known_users():
-            new = insert(projects).values({**row, "allowed_extra": _text(project.allowed_extra)})
+            values = {**row, "allowed_extra": _text(project.allowed_extra), **_network(network)}
+            new = insert(projects).values(values)
             await self._database.write(changes(new))
         return project
 
@@ -69,7 +70,7 @@ class SqlProjects:
         name: str | None = None,
         profile: str | None = None,
         allowed_extra: Iterable[str] | None = None,
-        network: bool | None = None,
+        network: NetworkAccess | None = None,
         metadata_only: bool | None = None,
         members: frozenset[str] | None = None,
     ) -> Project | None:
@@ -81,7 +82,7 @@ class SqlProjects:
             "name": None if name is None else checked_name(name, LONGEST_NAME),
             "profile": None if profile is None else checked_name(profile),
             "allowed_extra": None if allowed_extra is None else _text(tuple(allowed_extra)),
-            "network": network,
+            **(dict.fromkeys(("network", "hosts")) if network is None else _network(network)),
             "metadata_only": metadata_only,
         }
         # Each column is set, if only to itself: this locks the row, so concurrent changes happen one after the other.
@@ -131,11 +132,16 @@ def _project(row: Row[Any], members: frozenset[str]) -> Project:
         members=members,
         profile=row.profile,
         allowed_extra=tuple(json.loads(row.allowed_extra)),
-        network=row.network,
+        network=tuple(json.loads(row.hosts)) or row.network,
         metadata_only=row.metadata_only,
         created_ms=row.created_ms,
     )
 
 
-def _text(programs: tuple[str, ...]) -> str:
-    return json.dumps(list(programs))
+def _network(access: NetworkAccess) -> dict[str, Any]:
+    """The columns. With a list the network is off, so that an earlier version permits nothing."""
+    return {"network": access is True, "hosts": _text(() if isinstance(access, bool) else access)}
+
+
+def _text(entries: tuple[str, ...]) -> str:
+    return json.dumps(list(entries))

@@ -77,6 +77,9 @@ projects = Table(
     Column("profile", String(64), nullable=False),
     Column("allowed_extra", Text, nullable=False),  # JSON list of programs
     Column("network", Boolean, nullable=False),
+    Column(
+        "hosts", Text, nullable=False, server_default="[]"
+    ),  # JSON list of those that may be reached; `network` is off
     Column("metadata_only", Boolean, nullable=False),
     Column("created_ms", Millis, nullable=False),
     Column("deleted_ms", Millis),  # the row remains, because executions and the audit name it

@@ -9,7 +9,8 @@ from pydantic import BaseModel, Field
 
 from backend.core.audit.events import Kind
 from backend.core.execution.refusals import unknown_project
-from backend.core.identity import Permission, Principal, Project
+from backend.core.identity import NetworkAccess, Permission, Principal, Project
+from backend.core.policy.egress import MOST_ENTRIES, hosts_of, is_wider
 from backend.core.ports import Projects
 from backend.core.times import iso
 from backend.transports.dependencies import Access, Body, JsonOnly
@@ -19,17 +20,21 @@ PROFILE = "agent"
 Name = Annotated[str, Field(min_length=1, max_length=100)]
 Programs = Annotated[list[Annotated[str, Field(min_length=1, max_length=64)]], Field(max_length=50)]
 Members = Annotated[list[Annotated[str, Field(min_length=1, max_length=64)]], Field(max_length=200)]
+Hosts = Annotated[list[Annotated[str, Field(min_length=1, max_length=300)]], Field(max_length=MOST_ENTRIES)]
 T = TypeVar("T")
 ProfileName = Annotated[str, Field(min_length=1, max_length=64)]
 
 
 class NewProject(Body):
-    """A project to create. `members` are names of accounts; only administrators may widen the policy."""
+    """A project to create. `members` are names of accounts; only administrators may widen the policy.
+
+    `network` is off, on, or the hosts that commands may reach; without it, those of the operator.
+    """
 
     name: Name
     profile: ProfileName = PROFILE
     allowed_extra: Programs = Field(default_factory=list)
-    network: bool = False
+    network: bool | Hosts | None = None
     metadata_only: bool = False
     members: Members = Field(default_factory=list)
 
@@ -40,7 +45,7 @@ class ProjectChange(Body):
     name: Name | None = None
     profile: ProfileName | None = None
     allowed_extra: Programs | None = None
-    network: bool | None = None
+    network: bool | Hosts | None = None
     metadata_only: bool | None = None
     members: Members | None = None
 
@@ -54,7 +59,7 @@ class ProjectEntry(BaseModel):
     members: list[str]
     profile: str
     allowed_extra: list[str]
-    network: bool
+    network: bool | list[str]
     metadata_only: bool
     created_at: str
 
@@ -77,13 +82,18 @@ class Profiles(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ProjectService:
-    """What the routes need. `add_command` is how an administrator adds an account."""
+    """What the routes need. `add_command` is how an administrator adds an account.
+
+    `hosts` is the operator's list for new projects; `holds_hosts` says whether commands can be held to a list here.
+    """
 
     access: Access
     projects: Projects
     users: Users
     profiles: Profiles
     add_command: str
+    hosts: tuple[str, ...] = ()
+    holds_hosts: bool = False
 
     async def visible(self, principal: Principal, id: str) -> Project:
         """A project that exists for the caller. Raises Problem."""
@@ -109,6 +119,25 @@ class ProjectService:
                 hint = f"An administrator adds accounts: `{self.add_command}`."
                 raise Problem(422, "project.member", f"There is no account {name!r}.", hint=hint)
         return frozenset(found.values())
+
+    def network(self, given: bool | list[str]) -> NetworkAccess:
+        """The network as it is stored. Raises Problem for a list that is invalid, or cannot be held here."""
+        if isinstance(given, bool):
+            return given
+        try:
+            hosts = tuple(map(str, hosts_of(given)))
+        except ValueError as error:
+            raise Problem(422, "project.network", f"Invalid list of hosts: {error}.") from error
+        if hosts and not self.holds_hosts:
+            detail = "Commands cannot be held to a list of hosts here: this needs namespaces (L3)."
+            hint = "The operator sees the reason in GET /health/protection and sets GATEPOST_NAMESPACES; true and false remain."
+            raise Problem(422, "network.rooms", detail, hint=hint)
+        return hosts or False
+
+    @property
+    def default_network(self) -> NetworkAccess:
+        """That of a project for which none was named."""
+        return self.hosts if self.hosts and self.holds_hosts else False
 
     async def entry(self, project: Project) -> ProjectEntry:
         return (await self.entries([project]))[0]
@@ -136,10 +165,14 @@ def _entry(project: Project, names: Mapping[str, str]) -> ProjectEntry:
         members=sorted(names.get(id, "") for id in project.members),
         profile=project.profile,
         allowed_extra=list(project.allowed_extra),
-        network=project.network,
+        network=_shown(project.network),
         metadata_only=project.metadata_only,
         created_at=iso(project.created_ms),
     )
+
+
+def _shown(access: NetworkAccess) -> bool | list[str]:
+    return access if isinstance(access, bool) else list(access)
 
 
 def project_routes(service: ProjectService) -> APIRouter:
@@ -163,12 +196,13 @@ def _add_creation(router: APIRouter, service: ProjectService) -> None:
     @router.post("", status_code=201, responses=described(*WITH_BODY, 403))
     async def create(principal: Annotated[Principal, worker], body: NewProject, _: JsonOnly) -> ProjectEntry:
         """Create a project; the caller owns it."""
-        wider = body.network or bool(body.allowed_extra) or body.profile != PROFILE
+        network = service.default_network if body.network is None else service.network(body.network)
+        wider = is_wider(network, False, service.hosts) or bool(body.allowed_extra) or body.profile != PROFILE
         service.check(principal, body.profile, body.allowed_extra, wider=wider)
         members = await service.members(body.members)
         owner = principal.user.id if principal.user else ""
-        settings = body.model_dump(include={"allowed_extra", "network", "metadata_only"})
-        made = await _named(lambda: service.projects.add(body.name, owner, body.profile, **settings))
+        settings = body.model_dump(include={"allowed_extra", "metadata_only"})
+        made = await _named(lambda: service.projects.add(body.name, owner, body.profile, network=network, **settings))
         if members:
             made = await service.projects.change(made.id, members=members) or made
         await _record(service, Kind.PROJECT_CREATED, principal, made)
@@ -192,12 +226,14 @@ def _add_changes(router: APIRouter, service: ProjectService) -> None:
         changes = body.model_dump(exclude_none=True)
         extra = changes.get("allowed_extra", list(found.allowed_extra))
         profile = changes.get("profile", found.profile)
+        if body.network is not None:
+            changes["network"] = service.network(body.network)
         wider = (
-            (body.network and not found.network)
+            is_wider(changes.get("network", False), found.network, service.hosts)
             or profile != found.profile
             or not set(extra) <= set(found.allowed_extra)
         )
-        service.check(principal, profile, extra, wider=bool(wider))
+        service.check(principal, profile, extra, wider=wider)
         if body.members is not None:
             changes["members"] = await service.members(body.members)
         changed = await _named(lambda: service.projects.change(project_id, **changes))
@@ -229,7 +265,7 @@ async def _record(service: ProjectService, kind: Kind, principal: Principal, pro
         "name": project.name,
         "profile": project.profile,
         "allowed_extra": list(project.allowed_extra),
-        "network": project.network,
+        "network": _shown(project.network),
         "metadata_only": project.metadata_only,
         "members": sorted(project.members),
     }

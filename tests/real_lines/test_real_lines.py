@@ -9,7 +9,7 @@ import pytest
 from backend.core.decisions import Decision
 from backend.core.policy.admit import admit
 from backend.core.policy.files import FileView, Unseen
-from backend.core.policy.profile import Profile
+from backend.core.policy.profile import OFFLINE, Offline, Profile
 from backend.policies.loader import load_profile
 
 LINES = Path(__file__).parent / "lines.txt"
@@ -23,6 +23,7 @@ class Somewhere:
     profile: Profile = field(default_factory=lambda: load_profile("agent"))
     files: FileView = field(default_factory=lambda: Unseen(PurePosixPath("/srv/ws")))
     network: bool = True
+    offline: Offline = OFFLINE
 
 
 def lines() -> list[str]:

@@ -33,6 +33,7 @@ from backend.core.execution.targets import ExecutionLimits
 from backend.core.identity import Principal, Role, User
 from backend.core.ids import ulid
 from backend.core.limits import Rate, Slots
+from backend.core.policy.egress import Egress
 from backend.core.policy.files import FileView, Unseen
 from backend.core.policy.profile import Profile
 from backend.core.recording.lines import encode_lines
@@ -106,7 +107,7 @@ class SpeakingPlaces:
     def workspace(self, name: str) -> FileView:
         return Unseen(PurePosixPath("/", name))
 
-    def executor(self, profile: Profile, files: FileView, *, network: bool) -> Executor:
+    def executor(self, profile: Profile, files: FileView, *, network: bool | Egress) -> Executor:
         return Speaker()
 
     def of_visitor(self, files: FileView, visitor: str) -> FileView:

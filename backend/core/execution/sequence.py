@@ -21,16 +21,20 @@ from backend.core.execution.model import (
 )
 from backend.core.language.parser import Group, Invocation, Step
 from backend.core.policy.admit import PolicyTarget, Verdict, judge_step
+from backend.core.policy.egress import Egress
 from backend.core.policy.line_state import Effect, Enter, Exit, LineState, normal
 from backend.core.recording.writer import RecordingWriter
+
+NO_ONE = Actor("", "")
 
 
 @dataclass(frozen=True, slots=True)
 class Pipeline:
     """One step of a line as it runs: its programs, its folder, its timeout in seconds, its output limit in bytes.
 
-    `root` is the workspace, which contains `cwd`; `home` the folder for what tools store, `account` who runs it; with
-    `stdin` the first program reads what the client sends; with `pipefail` it fails if any of its programs does.
+    `root` is the workspace, which contains `cwd`; `home` the folder for what tools store, `actor` who runs it; with
+    `stdin` the first program reads what the client sends; with `pipefail` it fails if any of its programs does. `network` is
+    the machine's network, or listed hosts alone.
     """
 
     execution: str
@@ -40,10 +44,10 @@ class Pipeline:
     timeout: float
     output_limit: int
     stdin: bool = False
-    network: bool = False
+    network: bool | Egress = False
     pipefail: bool = False
     home: str = ""
-    account: str = ""
+    actor: Actor = NO_ONE
 
     @property
     def argv(self) -> tuple[str, ...]:
@@ -97,13 +101,15 @@ class _Progress:
 
 @dataclass(frozen=True, slots=True)
 class Sequence:
-    """Runs lines that were judged against `target`; `runner` runs their pipelines."""
+    """Runs lines that were judged against `target`; `runner` runs their pipelines. With `egress` the network of the target
+    is a list of hosts."""
 
     target: PolicyTarget
     runner: PipelineRunner
     log: StepLog
     mask: Callable[[str], str]
     clock: Callable[[], float]
+    egress: Egress | None = None
 
     async def run(self, job: Job, output: RecordingWriter, instructions: Instructions) -> Outcome:
         """Run a line to its end. The outcome is that of the last step that ran, with the output of all."""
@@ -204,10 +210,10 @@ class _Line:
             timeout=max(self.end - self.sequence.clock(), 0),
             output_limit=max(job.output_limit - spent, 0),
             stdin=job.stdin,
-            network=target.network,
+            network=self.sequence.egress or target.network,
             pipefail=target.profile.pipefail or progress.state.pipefail,
             home=target.files.variables["HOME"],
-            account=job.actor.name,
+            actor=job.actor,
         )
 
     def _change(self, effect: Effect | None) -> None:

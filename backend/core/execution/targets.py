@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from backend.core.execution.executor import Executor
 from backend.core.policy.files import FileView
-from backend.core.policy.profile import Profile
+from backend.core.policy.profile import OFFLINE, Offline, Profile
 
 TARGET_PATTERN = "^[a-z][a-z0-9-]{0,31}(:[A-Za-z0-9._-]{1,64})?$"
 
@@ -88,5 +88,6 @@ class Target:
     limits: ExecutionLimits
     project: str | None = None
     network: bool = False
+    offline: Offline = OFFLINE
     metadata_only: bool = False
     waits: bool = False

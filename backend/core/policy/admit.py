@@ -15,7 +15,7 @@ from backend.core.language.words import Unset, expand_words, joined
 from backend.core.policy.builtins import judge_builtin
 from backend.core.policy.files import FileView, in_temporary
 from backend.core.policy.line_state import Define, Effect, LineState
-from backend.core.policy.profile import Place, Profile
+from backend.core.policy.profile import OFFLINE, Offline, Place, Profile
 from backend.core.policy.shell import RUN_BY, judge_bash
 
 RISKS = list(Risk)
@@ -35,6 +35,9 @@ class PolicyTarget(Protocol):
 
     @property
     def network(self) -> bool: ...
+
+    @property
+    def offline(self) -> Offline: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +90,11 @@ class Scope:
     profile: Profile
     files: FileView
     network: bool
+    offline: Offline = OFFLINE
 
 
 def _for_line(target: PolicyTarget) -> Scope:
-    return Scope(target.profile, target.files.for_line(), target.network)
+    return Scope(target.profile, target.files.for_line(), target.network, target.offline)
 
 
 def admit(line: str, target: PolicyTarget, cwd: str, exported: tuple[tuple[str, str], ...] = ()) -> Plan | Decision:
@@ -179,7 +183,7 @@ def _judge_step(step: Step, target: PolicyTarget, state: LineState) -> Verdict |
     try:
         if len(step.commands) == 1 and (builtin := _judge_alone(step.commands[0], target, state)):
             return builtin
-        place = Place(target.files.root, state.cwd, target.network)
+        place = Place(target.files.root, state.cwd, target.network, target.offline)
         judge = _CommandJudge(target, place, state, state.values(target.files.variables))
         judged = [judge.judged(command) for command in step.commands]
     except Unset as unset:
@@ -210,7 +214,7 @@ def _judge_alone(command: Command, target: PolicyTarget, state: LineState) -> Ve
     name = expand_words(command.words[:1], values)
     if len(name) != 1 or name[0].text not in BUILTINS:
         return None
-    place = Place(target.files.root, state.cwd, target.network)
+    place = Place(target.files.root, state.cwd, target.network, target.offline)
     judged = judge_builtin(command, target, place, state, values)
     if isinstance(judged, Decision):
         return judged

@@ -99,12 +99,34 @@ DEVICES = PurePosixPath("/dev")
 
 
 @dataclass(frozen=True, slots=True)
+class Offline:
+    """What is said where there is no network: `reason` goes on after the name of the program, `hint` is who can change that."""
+
+    rule: str
+    reason: str
+    hint: str
+
+    def refusal(self, program: Program) -> Decision:
+        return Decision.deny(
+            self.rule, f"{program.name} reaches the network, {self.reason}.", self.hint, risk=Risk.HIGH
+        )
+
+
+OFFLINE = Offline(
+    "network.off",
+    "which is off here",
+    "Use what is already in the workspace, or a project whose network an administrator turns on.",
+)
+
+
+@dataclass(frozen=True, slots=True)
 class Place:
     """Where a command would run: the workspace that confines it and the folder in it, both absolute, and whether the network is on."""
 
     root: PurePosixPath
     cwd: PurePosixPath
     network: bool = False
+    offline: Offline = OFFLINE
 
     def holds(self, path: str) -> bool:
         """Whether `path`, relative to `cwd`, stays in the workspace as far as its text shows."""
@@ -272,7 +294,7 @@ class Profile:
             return refusal
         program = self.programs[name]
         if program.network and not place.network:
-            return _offline(program)
+            return place.offline.refusal(program)
         parse, arguments = ArgumentParse(), []
         try:
             for argument in parse.arguments(program, iter(words)):
@@ -436,7 +458,7 @@ def _check_scripts(arguments: list[Argument]) -> None:
 def _refuse_uses(uses: list[ProgramUse], place: Place) -> Decision | None:
     for use in uses:
         if use.is_online and not place.network:
-            return _offline(use.program)
+            return place.offline.refusal(use.program)
         use.check()
     return None
 
@@ -472,11 +494,6 @@ def _refuse_emptying(
 def _root_refusal(program: Program, risk: Risk = Risk.BLOCKED) -> Decision:
     reason = f"{program.name} is not allowed on the workspace itself, nor on all that is in it."
     return Decision.deny("path.root", reason, "Name the files in it.", risk=risk)
-
-
-def _offline(program: Program) -> Decision:
-    reason = f"{program.name} reaches the network, which is off here."
-    return Decision.deny("network.off", reason, "Use what is already in the workspace.", risk=Risk.HIGH)
 
 
 def _refuse_path(program: Program, argument: Argument, place: Place) -> Decision | None:

@@ -46,6 +46,7 @@ READABLE = (
     "/proc/sys/vm/overcommit_memory",
     "/sys/devices/system/cpu",
     "/etc/ca-certificates.conf",
+    "/etc/debian_version",
     "/etc/group",
     "/etc/inputrc",
     "/etc/ld.so.cache",

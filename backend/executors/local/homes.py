@@ -7,6 +7,7 @@ outside program one of its own, gone when it has ended.
 import asyncio
 import itertools
 import os
+import shutil
 import stat
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -40,12 +41,14 @@ IN_WORKSPACE = Home()
 class Homes:
     """The homes of the commands of one server, in `folder / server`.
 
-    `alive` says whether a server of the same folder still runs: what the others left is removed by `sweep`.
+    `alive` says whether a server of the same folder still runs: what the others left is removed by `sweep`. `skeleton` is a
+    folder of the operator, whose content each home begins with.
     """
 
     folder: Path
     server: str
     alive: Callable[[str], bool]
+    skeleton: Path | None = None
     _numbers: Iterator[int] = field(default_factory=itertools.count)
     _users: Counter[Path] = field(default_factory=Counter)
     _left: set[Path] = field(default_factory=set)
@@ -61,7 +64,7 @@ class Homes:
     @asynccontextmanager
     async def used(self, home: Path, owner: Owner | None) -> AsyncIterator[Home]:
         """Have a home that stays, made where it is missing, while a command runs. Raises OSError."""
-        prepare(home, owner)
+        prepare(home, owner, self.skeleton)
         self._users[home] += 1
         try:
             yield Home(str(home), str(home.parent if home.parent.name == VISITORS else home))
@@ -83,7 +86,7 @@ class Homes:
     def make(self, execution: str, owner: Owner | None) -> Path:
         """A new home, of the user of the command. Raises OSError."""
         home = self.folder / self.server / f"{execution}-{next(self._numbers)}"
-        _make(home, owner)
+        _make(home, owner, self.skeleton)
         return home
 
     def sweep(self) -> None:
@@ -94,23 +97,35 @@ class Homes:
                     remove(left)
 
 
-def prepare(home: Path, owner: Owner | None) -> None:
+def prepare(home: Path, owner: Owner | None, skeleton: Path | None = None) -> None:
     """Make a home that stays where it is missing, and give it to the user of the workspace. Raises OSError."""
     if not home.is_dir():
-        _make(home, owner)
+        _make(home, owner, skeleton)
     elif owner and home.lstat().st_uid != owner[0]:
         hand_over(home, owner)
     reopen(home)
 
 
-def _make(home: Path, owner: Owner | None) -> None:
+def _make(home: Path, owner: Owner | None, skeleton: Path | None) -> None:
     for parent in reversed(home.parents):
         if not parent.exists():
             parent.mkdir(exist_ok=True)
             parent.chmod(PASS)  # whatever the umask
     home.mkdir(mode=PRIVATE, exist_ok=True)
+    if skeleton:
+        _copy(skeleton, home, owner)
     if owner:
         os.chown(home, *owner)
+
+
+def _copy(skeleton: Path, home: Path, owner: Owner | None) -> None:
+    """What the operator put there, links as links. While the home is ours, nothing else can be put into it. Raises OSError."""
+    shutil.copytree(skeleton, home, symlinks=True, dirs_exist_ok=True)
+    home.chmod(PRIVATE)
+    if owner:
+        for folder, folders, files in os.walk(home):
+            for name in (*folders, *files):
+                os.chown(os.path.join(folder, name), *owner, follow_symlinks=False)
 
 
 def git_defaults(home: str, account: str, owner: Owner | None) -> str:

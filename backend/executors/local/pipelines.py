@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -23,10 +23,12 @@ from backend.core.execution.model import (
 )
 from backend.core.execution.sequence import Pipeline
 from backend.core.language.parser import Invocation
+from backend.core.policy.egress import Egress
 from backend.core.policy.files import TEMPORARY
 from backend.core.quota import NO_QUOTA
 from backend.core.recording.lines import LineAssembler
 from backend.core.recording.writer import RecordingWriter
+from backend.executors.local.egress import Caller, proxy_environment
 from backend.executors.local.homes import IN_WORKSPACE, Home, Homes, git_defaults, make_temporary, remove
 from backend.executors.local.launcher import POLLING, cage_environment
 from backend.executors.local.outside import STANDARD, OutsideProgram, find_program
@@ -60,7 +62,8 @@ class LocalPipelines:
     `outside` maps a program's name to how it is really started and what it alone gets; `readable` are folders in addition
     to the standard ones that all programs may read; `lines` makes what cuts a stream into lines; `owner` (uid, gid) is
     there where the service is root, and commands run as the owner of their workspace; `monitors` stop what fills a workspace;
-    `rooms` are the namespaces that commands run in, `homes` the folders where tools store what is theirs.
+    `rooms` are the namespaces that commands run in, `homes` the folders where tools store what is theirs; `environment` are
+    variables of the operator for all commands.
     """
 
     launcher: Launcher
@@ -71,6 +74,7 @@ class LocalPipelines:
     monitors: UsageMonitors = field(default_factory=lambda: UsageMonitors(NO_QUOTA))
     rooms: Rooms = field(default_factory=Rooms)
     homes: Homes | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
 
     async def run(self, pipeline: Pipeline, recorder: RecordingWriter, instructions: Instructions) -> Outcome:
         """Run to the end; every process of the pipeline is gone when this returns."""
@@ -95,7 +99,7 @@ class LocalPipelines:
             said = recorder.say("stderr", lease.notice) if lease.notice else 0
             bounds = self._bounds(pipeline, homes, full=bool(lease.notice))
             try:
-                room = await ending.enter_async_context(self.rooms.entered(bounds))
+                room = await ending.enter_async_context(self._entered(pipeline, bounds))
                 if (room and room.temporary) or _uses_temporary(pipeline):
                     make_temporary(pipeline.root, owner)
             except OSError as error:
@@ -131,12 +135,17 @@ class LocalPipelines:
         ending.callback(lease.release)
         return Home(str(home))
 
+    def _entered(self, pipeline: Pipeline, bounds: list[Bounds]) -> AbstractAsyncContextManager[RoomEntrance | None]:
+        """The room of its programs. Listed hosts are reached from a room alone: without one there is no network."""
+        egress = pipeline.network if isinstance(pipeline.network, Egress) else None
+        return self.rooms.entered(bounds, egress, Caller(pipeline.execution, pipeline.actor))
+
     def _bounds(self, pipeline: Pipeline, homes: Sequence[Home], *, full: bool) -> list[Bounds]:
         """The confinement of each program."""
         return [
             Bounds(
                 pipeline.root,
-                pipeline.network or program.network or False,
+                pipeline.network is True or program.network or False,
                 (*self.readable, *program.readable),
                 full,
                 home.path,
@@ -188,8 +197,9 @@ class LocalPipelines:
         path = find_program(words[0]) or words[0]
         standard = _environment(pipeline, bounds.home) | ({} if room else POLLING)
         if bounds.kept:
-            standard |= {"GIT_CONFIG_GLOBAL": git_defaults(bounds.home, pipeline.account, owner)}
-        environment = {**standard, **dict(invocation.environment), **program.environment}
+            standard |= {"GIT_CONFIG_GLOBAL": git_defaults(bounds.home, pipeline.actor.name, owner)}
+        given = {**self.environment, **(proxy_environment(room.proxy) if room and room.proxy else {})}
+        environment = {**standard, **given, **dict(invocation.environment), **program.environment}
         return Stage(invocation.argv[0], path, words, environment, pipeline.cwd, *streams, bounds)
 
 

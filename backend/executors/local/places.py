@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from backend.core.execution.executor import Executor
 from backend.core.execution.sequence import PipelineRunner, Sequence, StepLog
 from backend.core.policy.admit import Scope
+from backend.core.policy.egress import Egress
 from backend.core.policy.files import FileView
 from backend.core.policy.profile import Profile
 from backend.executors.local.builtins import CLEAR, Builtins, help_text
@@ -48,8 +49,9 @@ class LocalPlaces:
         if self.homes:
             self.homes.leave(self.homes.of_visitor(visitor))
 
-    def executor(self, profile: Profile, files: FileView, *, network: bool) -> Executor:
+    def executor(self, profile: Profile, files: FileView, *, network: bool | Egress) -> Executor:
         """What runs lines there: builtins by itself, pipelines in the cage."""
-        scope = Scope(profile, files, network)
+        scope = Scope(profile, files, bool(network))
         runner = Builtins(BUILTINS, profile, otherwise=self.pipelines)
-        return Sequence(scope, runner, self.log, self.mask, self.clock)
+        egress = network if isinstance(network, Egress) else None
+        return Sequence(scope, runner, self.log, self.mask, self.clock, egress)

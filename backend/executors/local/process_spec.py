@@ -1,7 +1,7 @@
 """What a launcher is given and what it reports: the programs of one pipeline, their confinement, how they ended."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 Owner = tuple[int, int]  # uid, gid
@@ -56,13 +56,15 @@ NEW_MOUNTS, NEW_UTS, NEW_IPC, NEW_USER, NEW_PID, NEW_NETWORK = (
 class RoomEntrance:
     """How a command gets into a room: a pidfd of the first process there, and which of its namespaces are entered.
 
-    `scratch` are the folders in memory that every program there may use; with `temporary`, /tmp is a folder of the workspace.
+    `scratch` are the folders in memory that every program there may use; with `temporary`, /tmp is a folder of the workspace;
+    `proxy` is the address of the way out for one execution, empty where there is none.
     """
 
     descriptor: int
     namespaces: int
     scratch: tuple[str, ...] = ()
     temporary: bool = False
+    proxy: str = field(default="", compare=False, repr=False)
 
     @property
     def own_network(self) -> bool:

@@ -1,8 +1,9 @@
 """Rooms: the namespaces of a project, in which its commands run, with Landlock, the filter and the limits on top.
 
 In a room exist the machine's programs and `/etc` (read-only), the workspace under its own path, what its programs may
-read in addition, a few devices, `/tmp`, which is a folder of the workspace, and `/dev/shm` in memory. `/proc` shows the processes of the room alone, and
-its network is a loopback, unless the project may use the machine's. Its first process is the cage (cage/cage.c), which
+read in addition, a few devices, `/tmp`, which is a folder of the workspace, and `/dev/shm` in memory. `/proc` shows the
+processes of the room alone, and its network is a loopback, unless the project may use the machine's; where it may reach
+listed hosts, an egress proxy serves a socket there. Its first process is the cage (cage/cage.c), which
 ends with everything in the room when its life line is closed: by `close`, or because the service has died.
 
 Making a room takes some milliseconds, entering one hardly any, so rooms are kept while they are in use and a while longer.
@@ -12,15 +13,18 @@ import asyncio
 import errno
 import os
 import select
+import socket
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import ExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from backend.core.policy.egress import Egress
 from backend.core.policy.files import TEMPORARY
 from backend.executors.local import cage_call
 from backend.executors.local.cage_call import VERSION, above_stdio, pipe, spawn, spec_file
 from backend.executors.local.confinement import DEVICES, READABLE, READABLE_WITH_NETWORK, RUNNABLE, SCRATCH
+from backend.executors.local.egress import Caller, EgressProxies, EgressProxy
 from backend.executors.local.process_spec import (
     NEW_IPC,
     NEW_MOUNTS,
@@ -59,6 +63,7 @@ class RoomPlan:
     readable: tuple[str, ...] = ()
     homes: tuple[str, ...] = ()  # of one command alone
     kept: tuple[str, ...] = ()  # with homes that stay
+    egress: Egress | None = None  # the hosts that a proxy leads to
 
     @property
     def temporary(self) -> bool:
@@ -72,27 +77,36 @@ class RoomPlan:
         return tuple(folder for folder in SCRATCH if not (self.temporary and folder == TMP))
 
 
-def plan_room(bounds: Iterable[Bounds]) -> RoomPlan:
-    """The room for the programs of one pipeline, which share a workspace. Raises OSError where there is none."""
+def plan_room(bounds: Iterable[Bounds], egress: Egress | None = None) -> RoomPlan:
+    """The room for the programs of one pipeline, which share a workspace. Raises OSError where there is none.
+
+    Where one of them has a part of the machine's network, there is no proxy, and the others have no network.
+    """
     every = list(bounds)
     root = every[0].root
     kept = tuple(sorted({each.kept for each in every if each.kept}))
     abouts = [os.stat(folder) for folder in (root, *kept)]
+    network = any(each.network for each in every)
     return RoomPlan(
         root,
         tuple((about.st_dev, about.st_ino) for about in abouts),
-        any(each.network for each in every),
+        network,
         tuple(sorted({path for each in every for path in each.readable})),
         tuple(sorted({each.home for each in every if each.home and not each.kept})),
         kept,
+        None if network else egress,
     )
 
 
 class Room:
     """A room that was made, until it is closed."""
 
-    def __init__(self, first: int, lifeline: int, namespaces: int, plan: RoomPlan) -> None:
+    def __init__(
+        self, first: int, lifeline: int, namespaces: int, plan: RoomPlan, exit: socket.socket | None = None
+    ) -> None:
         self._first, self._lifeline = first, lifeline
+        self.exit = exit  # listens on its loopback, where the plan names hosts
+        self.proxy: EgressProxy | None = None  # serves that
         self.entrance = RoomEntrance(os.pidfd_open(first), namespaces, _scratch(plan), plan.temporary)
 
     @property
@@ -108,6 +122,8 @@ class Room:
 
     def close(self) -> None:
         """End everything that runs in it. Waits for that."""
+        if self.exit:
+            self.exit.close()
         os.close(self._lifeline)
         os.waitpid(self._first, 0)
         os.close(self.entrance.descriptor)
@@ -130,15 +146,18 @@ def make_room(cage: Path, plan: RoomPlan) -> Room:
         status, status_write = pipe(ours, theirs)
         lifeline_read = above_stdio(lifeline_read, theirs)
         user = (-1, -1) if root else (os.geteuid(), os.getegid())
-        words = [VERSION, lifeline_read, status_write, namespaces, *user, *_listed(_proc_entries()), *_shown(plan)]
+        receiving, sending = _exit_ends(plan, ours, theirs)
+        words: list[str | int] = [VERSION, lifeline_read, status_write, sending, namespaces, *user]
+        words += [*_listed(_proc_entries()), *_shown(plan)]
         spec = spec_file(b"".join(map(cage_call.field, words)), theirs)
-        maker = spawn(cage, ["--room", str(spec)], {spec, lifeline_read, status_write})
+        maker = spawn(cage, ["--room", str(spec)], {spec, lifeline_read, status_write, sending} - {-1})
         theirs.close()
         reported = _reported(status)
         os.waitpid(maker, 0)
         first = int(reported["first"]) if "first" in reported else None
         if first and "ready" in reported:
-            room = Room(first, lifeline, namespaces | (0 if root else NEW_USER), plan)
+            exit = _received(receiving) if receiving else None
+            room = Room(first, lifeline, namespaces | (0 if root else NEW_USER), plan, exit)
             ours.pop_all()
             os.close(status)
             return room
@@ -146,6 +165,24 @@ def make_room(cage: Path, plan: RoomPlan) -> Room:
         os.waitpid(first, 0)
     number, _, what = reported.get("failed", "").partition(" ")
     raise OSError(int(number or 0), f"no namespaces: {what or 'not made in time'}: {os.strerror(int(number or 0))}")
+
+
+def _exit_ends(plan: RoomPlan, ours: ExitStack, theirs: ExitStack) -> tuple[socket.socket | None, int]:
+    """The ends of what the room's way out is sent through; none where it has no such way."""
+    if plan.egress is None:
+        return None, -1
+    receiving, sending = socket.socketpair()
+    ours.callback(receiving.close)
+    theirs.callback(sending.close)
+    return receiving, above_stdio(sending.fileno(), theirs)
+
+
+def _received(receiving: socket.socket) -> socket.socket:
+    """The socket that the room listens at. It has been sent when the room is ready."""
+    with receiving:
+        receiving.setblocking(False)
+        _, [descriptor], *_ = socket.recv_fds(receiving, 1, 1)
+    return socket.socket(fileno=descriptor)
 
 
 def _reported(status: int) -> dict[str, str]:
@@ -247,24 +284,33 @@ class _Kept:
 class Rooms:
     """The rooms of one server: one for each plan, made when it is first entered, kept for a while after it was left.
 
-    `make` waits, and so is called in a thread. None where rooms cannot be had: commands then run without.
+    `make` waits, and so is called in a thread. None where rooms cannot be had: commands then run without. Without `proxies`
+    no room leads to listed hosts.
     """
 
     make: Callable[[RoomPlan], Room] | None = None
+    proxies: EgressProxies | None = None
     _kept: dict[RoomPlan, _Kept] = field(default_factory=dict)
     _closing: set[asyncio.Future[None]] = field(default_factory=set)
 
     @asynccontextmanager
-    async def entered(self, bounds: Iterable[Bounds]) -> AsyncIterator[RoomEntrance | None]:
+    async def entered(
+        self, bounds: Iterable[Bounds], egress: Egress | None = None, caller: Caller | None = None
+    ) -> AsyncIterator[RoomEntrance | None]:
         """The way into the room of these programs while a command runs there. Raises OSError."""
         if self.make is None:
             yield None
             return
-        plan = plan_room(bounds)
+        plan = plan_room(bounds, egress if self.proxies else None)
         kept = self._find(plan, self.make)
         kept.users += 1
         try:
-            yield (await asyncio.shield(kept.making)).entrance
+            room = await asyncio.shield(kept.making)
+            if room.proxy and caller:
+                async with room.proxy.used_by(caller) as address:
+                    yield replace(room.entrance, proxy=address)
+            else:
+                yield room.entrance
         finally:
             kept.users -= 1
             self._left(plan, kept)
@@ -282,7 +328,7 @@ class Rooms:
         if kept is not None and not kept.usable and not kept.users:
             self._forget(plan, kept)  # it has ended by itself
         if kept is None or not kept.usable:
-            kept = self._kept[plan] = _Kept(asyncio.ensure_future(_made(make, plan)))
+            kept = self._kept[plan] = _Kept(asyncio.ensure_future(_made(make, plan, self.proxies)))
         if kept.timer:
             kept.timer.cancel()
             kept.timer = None
@@ -311,16 +357,22 @@ class Rooms:
         closing.add_done_callback(self._closing.discard)
 
 
-async def _made(make: Callable[[RoomPlan], Room], plan: RoomPlan) -> Room:
+async def _made(make: Callable[[RoomPlan], Room], plan: RoomPlan, proxies: EgressProxies | None) -> Room:
     try:
-        return await asyncio.to_thread(make, plan)
+        room = await asyncio.to_thread(make, plan)
     except RuntimeError as error:  # no thread can be started, since the user has too many processes
         raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from error
+    if room.exit and plan.egress and proxies:
+        room.proxy = proxies.proxy(plan.egress)
+        await room.proxy.serve(room.exit)
+    return room
 
 
 async def _close(making: asyncio.Future[Room]) -> None:
     with suppress(OSError):
         room = await making
+        if room.proxy:
+            await room.proxy.close()
         try:
             await asyncio.to_thread(room.close)
         except RuntimeError:  # no thread can be started

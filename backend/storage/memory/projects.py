@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from backend.core.identity import Project, Role, User
+from backend.core.identity import NetworkAccess, Project, Role, User
 from backend.storage.identities import NO_USER, checked_name
 from backend.storage.memory.identities import MemoryIdentities
 from backend.storage.projects import LONGEST_NAME
@@ -24,7 +24,7 @@ class MemoryProjects:
         owner_id: str,
         profile: str = "agent",
         allowed_extra: Iterable[str] = (),
-        network: bool = False,
+        network: NetworkAccess = False,
         metadata_only: bool = False,
     ) -> Project:
         """Add a project. Raises ValueError for an invalid name or an unknown owner."""
@@ -36,7 +36,7 @@ class MemoryProjects:
             members=frozenset(),
             profile=checked_name(profile),
             allowed_extra=tuple(allowed_extra),
-            network=network,
+            network=network or False,
             metadata_only=metadata_only,
             created_ms=self.now_ms(),
         )
@@ -61,7 +61,7 @@ class MemoryProjects:
         name: str | None = None,
         profile: str | None = None,
         allowed_extra: Iterable[str] | None = None,
-        network: bool | None = None,
+        network: NetworkAccess | None = None,
         metadata_only: bool | None = None,
         members: frozenset[str] | None = None,
     ) -> Project | None:
@@ -76,7 +76,7 @@ class MemoryProjects:
             name=found.name if name is None else checked_name(name, LONGEST_NAME),
             profile=found.profile if profile is None else checked_name(profile),
             allowed_extra=found.allowed_extra if allowed_extra is None else tuple(allowed_extra),
-            network=found.network if network is None else network,
+            network=found.network if network is None else network or False,
             metadata_only=found.metadata_only if metadata_only is None else metadata_only,
             members=members,
         )

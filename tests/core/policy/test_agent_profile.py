@@ -15,7 +15,8 @@ from backend.core.decisions import Decision, Risk
 from backend.core.language.parser import Script, parse
 from backend.core.policy.admit import admit
 from backend.core.policy.files import FileView, Unseen, outside
-from backend.core.policy.profile import Place, Profile, ProfileError
+from backend.core.policy.profile import OFFLINE as OFF
+from backend.core.policy.profile import Offline, Place, Profile, ProfileError
 from backend.core.policy.program_rules import Program
 from backend.policies.loader import load_profile
 
@@ -235,6 +236,7 @@ class Elsewhere:
     profile: Profile = AGENT
     files: FileView = field(default_factory=lambda: Unseen(ROOT))
     network: bool = False
+    offline: Offline = OFF
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 from backend.core.decisions import Decision, Risk
 from backend.core.policy.admit import Plan, admit
 from backend.core.policy.files import FileView, Unseen
-from backend.core.policy.profile import Profile, ProfileError
+from backend.core.policy.profile import OFFLINE, Offline, Profile, ProfileError
 from backend.policies.loader import load_profile
 
 ROOT = PurePosixPath("/srv/ws")
@@ -22,6 +22,7 @@ class Bench:
     profile: Profile = field(default_factory=WORKBENCH.in_rooms)
     files: FileView = field(default_factory=lambda: Unseen(ROOT))
     network: bool = False
+    offline: Offline = OFFLINE
 
 
 def admitted(line: str, cwd: str = ".") -> Plan:

@@ -25,6 +25,26 @@ def test_each_command_gets_a_folder_that_its_user_owns(tmp_path: Path) -> None:
         assert (parent.stat().st_mode & 0o777, parent.stat().st_uid) == (0o711, os.getuid())
 
 
+def test_each_begins_with_the_files_of_the_operator(tmp_path: Path) -> None:
+    """As copies of the command's user: a link stays a link, and what is changed in a home stays there."""
+    skeleton = tmp_path / "skeleton"
+    (skeleton / ".config").mkdir(parents=True)
+    (skeleton / ".config/settings").write_text("mine")
+    (skeleton / ".config/settings").chmod(0o444)
+    (skeleton / ".npmrc").symlink_to(".config/settings")
+    skeleton.chmod(0o755)
+    owner = (65534, 65534) if os.geteuid() == 0 else None
+    homes = Homes(tmp_path / "homes", "a", lambda name: True, skeleton)
+    home = homes.make("1", owner)
+    assert (home / ".npmrc").read_text() == "mine"
+    assert (home / ".npmrc").is_symlink()
+    assert home.stat().st_mode & 0o777 == 0o700
+    every = [home, *home.rglob("*")]
+    assert {each.lstat().st_uid for each in every} == {65534 if owner else os.geteuid()}
+    remove(home)
+    assert (skeleton / ".config/settings").read_text() == "mine"
+
+
 def test_homes_of_servers_that_have_ended_are_removed(tmp_path: Path) -> None:
     left, running, own = (_homes(tmp_path, name).make("X", RUN_AS) for name in "ABC")
     _homes(tmp_path, "C", "B").sweep()

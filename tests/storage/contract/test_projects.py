@@ -32,6 +32,17 @@ async def test_a_project_comes_back_as_it_was_added(projects: Projects, people: 
     assert await projects.get(full.id) == full
 
 
+async def test_its_network_is_off_on_or_a_list(projects: Projects, people: dict[str, User]) -> None:
+    hosts = ("*.example.org:443", "[fd00::]:443")
+    project = await projects.add("shop", people["ann"].id, network=hosts)
+    assert project.network == hosts
+    assert await projects.get(project.id) == project
+    for access, stored in ((True, True), (hosts[:1], hosts[:1]), (False, False), (hosts, hosts), ((), False)):
+        assert await projects.change(project.id, network=access) == replace(project, network=stored)
+        assert await projects.change(project.id, name="shop") == replace(project, network=stored)
+    assert (await projects.add("bare", people["ann"].id, network=())).network is False
+
+
 async def test_each_sees_their_own(projects: Projects, people: dict[str, User]) -> None:
     ann, bob, root = people.values()
     first = await projects.add("first", ann.id)

@@ -20,7 +20,8 @@
  *
  * With --room it makes a room instead: namespaces in which only what the spec lists exists. The first process in them is
  * this program; it reaps orphans, and it ends with everything in the room when its life line is closed. A spec of a command
- * may name such a room, in which the command then runs.
+ * may name such a room, in which the command then runs. Where the spec names a socket, a socket that listens on the room's
+ * loopback is sent through it: the way out, if there is one.
  *
  * There is no C library, whose startup alone would take longer than everything that is done here. System calls are made
  * directly: a negative result is an error number. scripts/build_cage.py makes the binaries next to this file. */
@@ -174,7 +175,7 @@ static int fork_child(void) { return (int)CALL(__NR_clone, SIGCHLD); }
 #define NET_CONNECT_TCP 2ull
 #define SCOPE_ALL 3 /* abstract UNIX sockets and signals */
 
-#define VERSION "cage 4"
+#define VERSION "cage 5"
 #define SPEC_LIMIT (8 << 20) /* bytes; more than the kernel accepts as arguments */
 #define MAX_STAGES 64
 #define MAX_RULES 256
@@ -196,6 +197,9 @@ static int fork_child(void) { return (int)CALL(__NR_clone, SIGCHLD); }
 #define AF_INET 2 /* the kernel's headers leave it to the C library */
 #define SOCK_STREAM 1
 #define SOCK_DGRAM 2
+#define SOL_SOCKET 1
+#define SCM_RIGHTS 1
+#define BACKLOG 128 /* connections that wait for the service */
 #define LOOPBACK 0x0100007f /* 127.0.0.1 in network byte order */
 #define JUMP_IF_EQUAL (BPF_JMP | BPF_JEQ | BPF_K)
 #define S_IFMT 0170000
@@ -216,6 +220,10 @@ struct port_rule { uint64_t rights, port; };
 struct handling { void *handler; unsigned long flags; void *restorer; uint64_t mask; };
 struct limit { uint64_t soft, hard; };
 struct moment { long seconds, nanoseconds; };
+struct address { uint16_t family, port; uint32_t host; char rest[8]; };
+struct part { void *data; size_t length; };
+struct message { void *name; int name_length; struct part *parts; size_t nparts; void *control; size_t control_length; int flags; };
+struct passed { size_t length; int level, type, fd; };
 struct entry { uint64_t inode; int64_t offset; uint16_t length; uint8_t type; char name[]; };
 
 struct rule { const char *path; uint64_t rights; int required; };
@@ -962,7 +970,7 @@ static void require_proc(void)
 enum { READ_ONLY, WRITABLE, DEVICE, SCRATCH, LINK }; /* kinds of what a room shows */
 
 static struct {
-    int lifeline, root, nshown, flags;
+    int lifeline, root, nshown, flags, exit; /* exit: the socket that takes the way out, -1 where there is none */
     long long uid, gid;
     const char *shown[MAX_ENTRIES];
 } room;
@@ -1151,6 +1159,21 @@ static void raise_loopback(void)
     close_file(fd);
 }
 
+/* The service gets a socket that listens where only the room can reach it. It exists before any command does, so that none
+ * can take its place. */
+static void open_exit(void)
+{
+    struct address address = {.family = AF_INET, .host = LOOPBACK};
+    struct passed passed = {.length = offsetof(struct passed, fd) + sizeof passed.fd, .level = SOL_SOCKET, .type = SCM_RIGHTS};
+    struct part part = {"", 1};
+    struct message message = {.parts = &part, .nparts = 1, .control = &passed, .control_length = sizeof passed};
+    passed.fd = must("exit", CALL(__NR_socket, AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    must("exit", CALL(__NR_bind, passed.fd, &address, sizeof address));
+    must("exit", CALL(__NR_listen, passed.fd, BACKLOG));
+    must("exit", CALL(__NR_sendmsg, room.exit, &message, 0));
+    close_file(passed.fd);
+}
+
 static void build_room(void)
 {
     must("mounts", CALL(__NR_mount, 0, "/", 0, MS_REC | MS_PRIVATE, 0));
@@ -1167,6 +1190,8 @@ static void build_room(void)
     must("name", CALL(__NR_sethostname, "localhost", 9));
     if (room.flags & CLONE_NEWNET)
         raise_loopback();
+    if (room.exit >= 0)
+        open_exit();
     leave_machine();
 }
 
@@ -1203,7 +1228,10 @@ static void make_room(int spec)
         bad_spec();
     room.lifeline = next_int(3, INT32_MAX);
     cage.status = next_descriptor();
+    room.exit = next_int(-1, INT32_MAX);
     room.flags = next_int(0, INT32_MAX);
+    if (room.exit >= 0 && (room.exit < 3 || !(room.flags & CLONE_NEWNET)))
+        bad_spec(); /* never on the machine's own loopback */
     room.uid = next_id();
     room.gid = next_id();
     if (room.uid >= 0)
