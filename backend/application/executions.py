@@ -131,10 +131,6 @@ class ExecutionService:
         """How many commands and how many checks the caller has left."""
         return await _answered(self.submission.left(who))
 
-    def disconnected(self, who: Principal) -> None:
-        """A connection of this principal has ended. What belonged to a visitor goes with it."""
-        self.submission.resolver.leave(who)
-
     async def target(self, who: Principal, ref: TargetRef) -> Target | Decision:
         """A target that exists for the caller."""
         return await _answered(self.submission.resolver.resolve(who, ref))

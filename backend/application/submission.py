@@ -61,10 +61,6 @@ class TargetResolver(Protocol):
         """The target, or why it does not exist for the caller. Raises StorageError."""
         ...
 
-    def leave(self, who: Principal) -> None:
-        """The connection of a principal has ended."""
-        ...
-
 
 @dataclass(frozen=True, slots=True)
 class Submission:

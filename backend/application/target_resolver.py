@@ -78,10 +78,9 @@ class TargetResolver:
                     "target.unknown", f"There is no target {ref} that you may use.", "Name a project, or none."
                 )
 
-    def leave(self, who: Principal) -> None:
-        """The connection of a principal has ended."""
-        if who.user is None:
-            self.places.leave(who.name)
+    def leave(self, visitor: Principal) -> None:
+        """The connection of a visitor has ended."""
+        self.places.leave(visitor.name)
 
     def _own(self, who: Principal) -> Target | Decision:
         if who.user is None:

@@ -55,6 +55,3 @@ class HostTargets:
         if ref != OWN:
             return Decision.deny("target.unknown", f"There is no target {ref} on this host.", "Name none.")
         return Target(OWN, self.profile, Unseen(ROOT), self.executor, limits)
-
-    def leave(self, who: Principal) -> None:
-        """Nothing: what the server's principals have is on the server."""

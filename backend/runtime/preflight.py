@@ -100,7 +100,7 @@ def _protected(launcher: CageLauncher) -> tuple[Rooms, Protection]:
         reason = error.strerror or str(error)
     structlog.get_logger().info("commands run without namespaces", reason=reason)
     rooms, protection = _without_rooms(launcher)
-    return rooms, protection.without_namespaces(reason)
+    return rooms, protection.without_namespaces(reason) if protection.meets("L2") else protection
 
 
 def _without_rooms(launcher: CageLauncher) -> tuple[Rooms, Protection]:

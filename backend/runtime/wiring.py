@@ -132,7 +132,12 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(ForeignPages, origins=settings.allowed_origins)
     add_page_files(app, files)
     app.add_middleware(
-        TerminalSocket, executions=house.service, security=security, rejections=access.rejections, info=info
+        TerminalSocket,
+        executions=house.service,
+        security=security,
+        rejections=access.rejections,
+        info=info,
+        left=house.resolver.leave,
     )
     return app
 

@@ -73,7 +73,7 @@ class ServiceInfo:
 
 
 class TerminalSocket:
-    """ASGI middleware that answers WS /ws/terminal."""
+    """ASGI middleware that answers WS /ws/terminal. `left` is called for the visitor of each connection that has ended."""
 
     def __init__(
         self,
@@ -83,8 +83,10 @@ class TerminalSocket:
         security: Security,
         rejections: Rejections,
         info: ServiceInfo,
+        left: Callable[[Principal], None],
     ) -> None:
         self.app = app
+        self.left = left
         self.executions = executions
         self.security = security
         self.rejections = rejections
@@ -122,7 +124,7 @@ class TerminalSocket:
                 await connection.run(self.security.bearer(scope))
         finally:
             self.security.connections.leave(address, connection.seat)
-            self.executions.disconnected(visitor)
+            self.left(visitor)
             self.info.connected(-1)
 
 

@@ -214,8 +214,8 @@ if {level == "L3"}:  # without namespaces the names of others are there, and one
     assert [path.name for path in other.iterdir()] == ["secret"]
 
 
-async def test_the_home_of_a_visitor_is_closed_to_the_others_and_goes_with_the_connection(begin: Begin) -> None:
-    server = begin()
+async def test_the_home_of_a_visitor_is_closed_to_the_others_and_goes_with_the_connection(planted: Planted) -> None:
+    server = planted.server
     async with terminal(server) as other:
         async with terminal(server) as client:
             made, _ = await attack(client, server, 'open(os.environ["HOME"] + "/secret", "w").write("x")')

@@ -1,5 +1,7 @@
 """Commands of a server that run in rooms: the level is told, a project is one place, and nothing is left."""
 
+import os
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -62,6 +64,11 @@ def test_a_project_is_one_place_for_its_commands(apart: Path) -> None:
         asked = {"project_id": place, "command": "node make.js && cat /tmp/made"}
         assert world.ask("ann", "POST", "/api/agent/execute", asked).json()["stdout"] == "kept"
         assert (folder / ".tmp/made").read_text() == "kept"
+        rooms = [process for process in processes_of(world.server) if b"--room" in _command_line(process.pid)]
+        assert len(rooms) == 1
+        os.kill(rooms[0].pid, signal.SIGKILL)  # a room that has ended, with all that was in it, is made again
+        wait_until(lambda: world.status(serving["id"], "ann") == "failed", "the end of the room")
+        assert world.ask("ann", "POST", "/api/agent/execute", asked).json()["stdout"] == "kept"
         rooms = [process for process in processes_of(world.server) if b"--room" in _command_line(process.pid)]
         assert len(rooms) == 1
         world.server.stop()

@@ -16,16 +16,17 @@ from tests.executors.local.caged import ROOT
 from tests.needs import need
 
 REPOSITORY = Path(__file__).parent.parent.parent
+WITHOUT_ROOMS = {"GATEPOST_NAMESPACES": "false"}  # in a room no other workspace has a name
 
 
 @pytest.fixture(params=["a user for each", "container", "one user"])
 def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
-    env, command = {}, None
+    env, command = dict(WITHOUT_ROOMS), None
     if request.param == "one user":
         command = as_one_user(tmp_path)
     elif request.param == "container":
         need(ROOT and shutil.which("setpriv"), "root and setpriv")
-        env, command = image_environment(), in_container()
+        env, command = {**WITHOUT_ROOMS, **image_environment()}, in_container()
     with running_world(tmp_path, env, command) as world:
         yield world
 

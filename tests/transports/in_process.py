@@ -107,6 +107,11 @@ def _app(common: Shared, house: House, checks: Checks) -> FastAPI:
         "warn": print,
     }
     app.add_middleware(
-        TerminalSocket, executions=house.service, security=security, rejections=rejections, info=ServiceInfo(**info)
+        TerminalSocket,
+        executions=house.service,
+        security=security,
+        rejections=rejections,
+        info=ServiceInfo(**info),
+        left=lambda _: None,
     )
     return app

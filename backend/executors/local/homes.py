@@ -74,14 +74,16 @@ class Homes:
                 del self._users[home]
                 if home in self._left:
                     self._left.discard(home)
-                    await asyncio.to_thread(remove, home)
+                    with suppress(RuntimeError):  # no thread can be started: the next startup removes it
+                        await asyncio.to_thread(remove, home)
 
     def leave(self, home: Path) -> None:
         """Remove a home, or let the last command that uses it do so."""
         if home in self._users:
             self._left.add(home)
         elif home.exists():
-            asyncio.get_running_loop().run_in_executor(None, remove, home)
+            with suppress(RuntimeError):
+                asyncio.get_running_loop().run_in_executor(None, remove, home)
 
     def make(self, execution: str, owner: Owner | None) -> Path:
         """A new home, of the user of the command. Raises OSError."""
