@@ -1,8 +1,8 @@
-"""Runs the steps of a line one after another: what `&&`, `||`, `;`, `!`, groups and builtins mean."""
+"""Runs the steps of a line one after another: what `&&`, `||`, `;`, `!`, compounds, substitutions and builtins mean."""
 
 import asyncio
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from backend.core.decisions import Decision
@@ -19,13 +19,31 @@ from backend.core.execution.model import (
     stopped_outcome,
     unrecorded,
 )
-from backend.core.language.parser import Group, Invocation, Step
-from backend.core.policy.admit import PolicyTarget, Verdict, judge_step
+from backend.core.language.lexer import hidden_character
+from backend.core.language.parser import Invocation
+from backend.core.language.tree import Compound, For, Group, If, Parameter, Step, While, substitutions
+from backend.core.language.words import VALUE_LIMIT
+from backend.core.policy.admit import STEP_LIMIT, PolicyTarget, Verdict, assigned, judge_step, judge_words
 from backend.core.policy.egress import Egress
-from backend.core.policy.line_state import Effect, Enter, Exit, LineState, normal
+from backend.core.policy.line_state import Define, Effect, Enter, Exit, Leave, LineState, normal
 from backend.core.recording.writer import RecordingWriter
 
 NO_ONE = Actor("", "")
+
+
+@dataclass(slots=True)
+class Capture:
+    """Where output goes that is no output of the line: at most `limit` bytes of it are kept."""
+
+    limit: int
+    data: bytearray = field(default_factory=bytearray)
+    overflowed: bool = False
+
+    def add(self, data: bytes) -> None:
+        """Keep what there is room for."""
+        room = self.limit - len(self.data)
+        self.data += data[:room]
+        self.overflowed = self.overflowed or len(data) > room
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +52,7 @@ class Pipeline:
 
     `root` is the workspace, which contains `cwd`; `home` the folder for what tools store, `actor` who runs it; with
     `stdin` the first program reads what the client sends; with `pipefail` it fails if any of its programs does. `network` is
-    the machine's network, or listed hosts alone.
+    the machine's network, or listed hosts alone. With `captured` its standard output goes there.
     """
 
     execution: str
@@ -48,6 +66,7 @@ class Pipeline:
     pipefail: bool = False
     home: str = ""
     actor: Actor = NO_ONE
+    captured: Capture | None = None
 
     @property
     def argv(self) -> tuple[str, ...]:
@@ -77,6 +96,12 @@ class _Progress:
     state: LineState
     begun: bool = False
     ended: bool = False
+    leaving: Leave | None = None  # the loop around what runs now
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing else of this list of steps runs."""
+        return self.ended or self.leaving is not None
 
     @property
     def failed(self) -> bool:
@@ -94,9 +119,17 @@ class _Progress:
 
     def negate(self) -> None:
         """What `!` before a step makes of its end."""
-        code = 0 if self.failed else 1
+        self.conclude(0 if self.failed else 1)
+
+    def conclude(self, code: int) -> None:
+        """The exit code of what has just ended, whatever ran in it."""
         self.outcome = replace(self.outcome, exit_code=code, signal=None, status=_ended(code).status)
         self.state = replace(self.state, status=code)
+
+    def left_loop(self) -> bool:
+        """Whether the loop that has just finished a round ends."""
+        leaving, self.leaving = self.leaving, None
+        return self.ended or (leaving is not None and not leaving.again)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +154,7 @@ class Sequence:
 
 @dataclass(frozen=True, slots=True)
 class _Line:
-    """A line that runs, until `end` at most."""
+    """A line that runs, until `end` at most. `ran` counts its steps; `captured` is where the output of a substitution goes."""
 
     sequence: Sequence
     job: Job
@@ -129,15 +162,19 @@ class _Line:
     instructions: Instructions
     end: float
     progress: _Progress
+    ran: list[int] = field(default_factory=lambda: [0])
+    captured: Capture | None = None
 
     async def steps(self, steps: tuple[Step, ...], *, tested: bool) -> None:
         """Run steps one after another. With `set -e` a failure ends the line, unless it is `tested` by what follows."""
         progress = self.progress
         for number, step in enumerate(steps):
-            if progress.ended:
+            if progress.over:
                 return
             if number and progress.skips(step.join):
                 continue
+            if progress.begun and self.sequence.clock() >= self.end:
+                self.instructions.stop(StopReason.TIMED_OUT)
             if progress.begun and self.instructions.reason:
                 progress.outcome, progress.ended = _stopped(self.instructions.reason, progress.outcome), True
                 return
@@ -148,12 +185,90 @@ class _Line:
                 progress.ended = True
 
     async def _step(self, step: Step, *, tested: bool) -> None:
-        if step.group:
-            await self._group(step.group, tested=tested)
+        if step.compound:
+            await self._compound(step.compound, tested=tested)
         else:
-            await self._commands(step)
-        if step.negated and not self.progress.ended and not self.instructions.reason:
+            await self._commands(step, tested=tested)
+        if step.negated and not self.progress.over and not self.instructions.reason:
             self.progress.negate()
+
+    async def _compound(self, compound: Compound, *, tested: bool) -> None:
+        match compound:
+            case Group():
+                await self._group(compound, tested=tested)
+            case If():
+                await self._if(compound, tested=tested)
+            case While():
+                await self._while(compound, tested=tested)
+            case For():
+                await self._for(compound, tested=tested)
+
+    async def _if(self, compound: If, *, tested: bool) -> None:
+        progress = self.progress
+        for branch in compound.branches:
+            await self.steps(branch.condition, tested=True)
+            if progress.over:
+                return
+            if not progress.failed:
+                await self.steps(branch.steps, tested=tested)
+                return
+        if not compound.otherwise:
+            progress.conclude(0)
+        await self.steps(compound.otherwise, tested=tested)
+
+    async def _while(self, loop: While, *, tested: bool) -> None:
+        progress, code = self.progress, 0
+        while True:
+            await self.steps(loop.repeated.condition, tested=True)
+            if progress.over or progress.failed is not loop.until:
+                break
+            await self.steps(loop.repeated.steps, tested=tested)
+            code = progress.state.status
+            if progress.left_loop():
+                return
+        if not progress.left_loop():
+            progress.conclude(code)
+
+    async def _for(self, loop: For, *, tested: bool) -> None:
+        progress = self.progress
+        texts = await self._substituted(substitutions(loop.words), tested=tested)
+        if progress.over:
+            return
+        filled = iter(texts)
+        words = tuple(each.filled(filled) for each in loop.words)
+        expanded = await asyncio.to_thread(judge_words, words, self.sequence.target, progress.state)
+        if isinstance(expanded, Decision):
+            progress.add(_denied(expanded))
+            return
+        if not expanded:
+            progress.conclude(0)
+        for word in expanded:
+            before = progress.state.status
+            await self.steps((assigned(loop.name, word),), tested=True)
+            if progress.over:
+                return
+            progress.conclude(before)
+            await self.steps(loop.body, tested=tested)
+            if progress.left_loop():
+                return
+
+    async def _substituted(self, parameters: Iterable[Parameter], *, tested: bool) -> list[str]:
+        """The output of each substitution, unless one of them ends the line."""
+        texts: list[str] = []
+        for parameter in parameters:
+            text = await self._output(parameter, tested=tested)
+            if isinstance(text, Decision):
+                self.progress.add(_denied(text))
+            if isinstance(text, Decision) or self.progress.ended:
+                break
+            texts.append(text)
+        return texts
+
+    async def _output(self, parameter: Parameter, *, tested: bool) -> str | Decision:
+        """What a substitution writes, without the line breaks at its end."""
+        captured = Capture(VALUE_LIMIT)
+        await replace(self, captured=captured)._group(Group(parameter.steps, subshell=True), tested=tested)
+        return _text(captured)
 
     async def _group(self, group: Group, *, tested: bool) -> None:
         """A subshell leaves the state as it was, and `exit` ends only the subshell."""
@@ -163,10 +278,17 @@ class _Line:
             progress.state = replace(before, status=progress.state.status)
             progress.ended = bool(progress.outcome.problem or self.instructions.reason)
 
-    async def _commands(self, step: Step) -> None:
-        progress = self.progress
+    async def _commands(self, step: Step, *, tested: bool) -> None:
+        progress, plan = self.progress, self.job.plan
+        is_first = not progress.begun and step is plan.script.steps[0] and not any(step.substitutions)
+        texts = await self._substituted(step.substitutions, tested=tested)
+        self.ran[0] += 1
+        if self.ran[0] > STEP_LIMIT and not progress.ended:
+            progress.add(_denied(_too_many_steps()))
+        if progress.ended:
+            return
         try:
-            verdict = await self._verdict(step)
+            verdict = plan.verdicts[0] if is_first else await self._verdict(step.filled(iter(texts)))
         except StorageError as error:
             progress.add(_unaudited(error))
             return
@@ -175,14 +297,15 @@ class _Line:
             progress.add(_denied(verdict))
             return
         try:
-            await self._perform(verdict)
+            await self._perform(verdict, progress.state.status if texts else 0)
         except RecordingError as error:
             self.instructions.stop(unrecorded(error))
             progress.outcome, progress.ended = _stopped(unrecorded(error), progress.outcome), True
 
-    async def _perform(self, verdict: Verdict) -> None:
+    async def _perform(self, verdict: Verdict, substituted: int) -> None:
+        """Run a step. An assignment ends as the last substitution in it did."""
         if verdict.is_builtin:
-            self._change(verdict.effect)
+            self._change(verdict.effect, substituted)
         else:
             pipeline = self._pipeline(verdict)
             self.progress.add(await self.sequence.runner.run(pipeline, self.output, self.instructions))
@@ -190,8 +313,6 @@ class _Line:
     async def _verdict(self, step: Step) -> Verdict | Decision:
         """The verdict on a step now; words other than those judged first are recorded before they run."""
         plan, sequence = self.job.plan, self.sequence
-        if not self.progress.begun:
-            return plan.verdicts[0]
         # In a thread, since links and globs can take a while.
         verdict = await asyncio.to_thread(judge_step, step, sequence.target, self.progress.state)
         if isinstance(verdict, Verdict) and not set(verdict.invocations) <= plan.invocations:
@@ -214,9 +335,10 @@ class _Line:
             pipefail=target.profile.pipefail or progress.state.pipefail,
             home=target.files.variables["HOME"],
             actor=job.actor,
+            captured=self.captured,
         )
 
-    def _change(self, effect: Effect | None) -> None:
+    def _change(self, effect: Effect | None, substituted: int) -> None:
         """Run a builtin. `cd` fails like a program, so that `cd x && y` behaves as in a shell."""
         progress = self.progress
         if isinstance(effect, Exit):
@@ -226,8 +348,9 @@ class _Line:
             said = self.output.say("stderr", f"cd: {effect.folder}: No such folder") if effect.reports else 0
             progress.add(Outcome(Status.FAILED, 1, stderr_bytes=said))
         else:
-            progress.add(_ended(0))
+            progress.add(_ended(substituted if isinstance(effect, Define) else 0))
             progress.state = progress.state.after(effect)
+            progress.leaving = effect if isinstance(effect, Leave) else None
 
     def _is_folder(self, folder: str) -> bool:
         entered = self.sequence.target.files.for_line().enter(str(normal(self.progress.state.cwd / folder)))
@@ -258,6 +381,22 @@ def _stopped(reason: StopReason, before: Outcome) -> Outcome:
 def _denied(decision: Decision) -> Outcome:
     """A step that was allowed at first is refused now, because an earlier step changed the files or the variables."""
     return Outcome(Status.FAILED, EXIT_DENIED, problem=decision.reason, rule=decision.rule)
+
+
+def _text(captured: Capture) -> str | Decision:
+    if captured.overflowed:
+        reason = f"The output of a $( ) has more than {captured.limit} bytes."
+        return Decision.deny("limits.expansion", reason, "Write it to a file instead.")
+    text = captured.data.decode("utf-8", "surrogateescape").rstrip("\n")
+    if hidden := hidden_character(text):
+        reason = f"The output of a $( ) cannot be part of a command: {hidden.reason.replace('The line', 'it')}"
+        return replace(hidden, reason=reason, hint="Write it to a file instead.")
+    return text
+
+
+def _too_many_steps() -> Decision:
+    reason = f"The line has run {STEP_LIMIT} steps, which is as many as it may have."
+    return Decision.deny("limits.expansion", reason, "Repeat less in one line.")
 
 
 def _unaudited(error: StorageError) -> Outcome:

@@ -2,18 +2,20 @@
 
 What is accepted means the same as in a POSIX shell; `&>` and `{a,b}` mean what they mean in bash. Every operator that
 the caller does not permit is refused with advice to quote it. Variables and globs are left as they are: what they become
-depends on what runs before.
+depends on what runs before. The inside of `$( )` is read by the caller, who knows what its words and operators make.
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NoReturn
 
 from backend.core.decisions import Decision
 from backend.core.language.braces import TooMany, UnlikeBrace, expand_braces
-from backend.core.language.words import BRACKET_LIMIT, GLOB_CHARACTERS, UNLIKE_BRACKET, Parameter, Word
+from backend.core.language.tree import Assignment, Parameter, Step, Word
+from backend.core.language.words import BRACKET_LIMIT, GLOB_CHARACTERS, UNLIKE_BRACKET
 
-__all__ = ["Assignment", "Operator", "Token", "Word", "hidden_character", "tokens"]
+__all__ = ["Assignment", "Operator", "Refused", "Token", "Word", "hidden_character", "tokens"]
 
 BLANKS = " \t"
 OPERATORS = {
@@ -54,16 +56,13 @@ MERGES = frozenset({MERGE_OPERATOR, ">&2"})
 REDIRECTS = frozenset({">", ">>", "<", "&>", "<<"})
 # What one permission stands for: a line break is a `;`, what closes is permitted with what opens.
 PERMITTED_WITH = {"\n": ";", ")": "(", ">&2": MERGE_OPERATOR}
-VARIABLES, BRACES, GROUP = "$", "{,}", "("
-KEYWORDS = frozenset({"!", "{", "}"})
-
-
-@dataclass(frozen=True, slots=True)
-class Assignment:
-    """`NAME=value` in front of a program, or alone."""
-
-    name: str
-    value: Word
+VARIABLES, BRACES, GROUP, SUBSTITUTION, LOOP = "$", "{,}", "(", "$(", "for"
+SIGNS = frozenset({"!", "{", "}"})
+# Words that are operators where a command begins; `in` comes after the name of `for`.
+KEYWORDS = frozenset({"if", "then", "elif", "else", "fi", "while", "until", "for", "do", "done"})
+KEYWORD = re.compile(f"(?:{'|'.join(KEYWORDS)})(?![^ \t\n;&|<>()])")
+SUBSTITUTION_NAME = "$()"
+SUBSTITUTION_DEPTH = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,19 +81,22 @@ class Operator:
 Token = Word | Assignment | Operator
 
 
-class _Refused(Exception):
+class Refused(Exception):
     def __init__(self, decision: Decision) -> None:
         self.decision = decision
 
 
-def tokens(line: str, operators: frozenset[str], *, assignments: bool) -> list[Token] | Decision:
-    """Split `line`, or return what in it is refused and where (characters, from 1)."""
+Read = Callable[[list[Token]], tuple[Step, ...]]
+
+
+def tokens(line: str, operators: frozenset[str], *, assignments: bool, read: Read) -> list[Token]:
+    """Split `line`. Raises Refused with what in it is refused and where (characters, from 1).
+
+    `read` makes steps of the tokens of a substitution.
+    """
     if hidden := hidden_character(line):
-        return hidden
-    try:
-        return _Lexer(line, operators, assignments=assignments).tokens()
-    except _Refused as refused:
-        return refused.decision
+        raise Refused(hidden)
+    return _Lexer(line, operators, read, assignments=assignments).tokens()
 
 
 def hidden_character(line: str) -> Decision | None:
@@ -128,11 +130,12 @@ class _HereDocument:
 class _Lexer:
     """One pass over the line, a token at a time."""
 
-    def __init__(self, line: str, operators: frozenset[str], *, assignments: bool) -> None:
-        self.line = line
+    def __init__(
+        self, line: str, operators: frozenset[str], read: Read, *, assignments: bool, at: int = 0, depth: int = 0
+    ) -> None:
+        self.line, self.read, self.at, self.depth = line, read, at, depth
         self.operators = operators | {each for each, other in PERMITTED_WITH.items() if other in operators}
         self.assignments = assignments
-        self.at = 0
         self.found: list[Token] = []
         self.documents: list[_HereDocument] = []
         self._begin_text()
@@ -150,12 +153,19 @@ class _Lexer:
         self._has_dollar = False  # one that stands for itself
         self._braced = ""  # what of a brace expansion this word has: {} or {},
 
-    def tokens(self) -> list[Token]:
-        """Assignments come only before the program: the first word of a command ends them."""
-        before_program, is_target = True, False
+    def tokens(self, *, inside: bool = False) -> list[Token]:
+        """The tokens up to the end, or `inside` a substitution up to its `)`, which is consumed.
+
+        Assignments come only before the program: the first word of a command ends them.
+        """
+        before_program, is_target, open_groups = True, False, 0
         while self._skip_blanks():
+            if inside and not open_groups and self.line[self.at] == ")":
+                self.at += 1
+                break
             if self._at_operator():
                 operator = self._operator()
+                open_groups += {"(": 1, ")": -1}.get(operator.text, 0)
                 self.found.append(operator)
                 if operator.text == "<<":
                     self._begin_document()
@@ -166,11 +176,15 @@ class _Lexer:
                 continue
             if before_program and not is_target and (keyword := self._keyword()):
                 self.found.append(keyword)
+                before_program = keyword.text != "for"
                 continue
             found = self._words(assignable=before_program and not is_target, is_target=is_target)
             self.found += found
             before_program = before_program and (is_target or isinstance(found[0], Assignment) if found else True)
             is_target = False
+        else:
+            if inside:
+                self._refuse("syntax.substitution", "A $( is never closed", "Close it with ).")
         self._check_documents()
         return self.found
 
@@ -229,12 +243,16 @@ class _Lexer:
 
     def _keyword(self) -> Operator | None:
         """A word that is an operator where a command begins."""
-        word, after = self.line[self.at], self.line[self.at + 1 : self.at + 2]
+        start = self.at
+        if LOOP in self.operators and (keyword := KEYWORD.match(self.line, start)):
+            self.at = keyword.end()
+            return Operator(keyword[0], start + 1)
+        word, after = self.line[start], self.line[start + 1 : start + 2]
         ends = BLANKS if word == "!" else f"{BLANKS}{''.join(OPERATORS)}"
-        if GROUP not in self.operators or word not in KEYWORDS or after not in ends:
+        if GROUP not in self.operators or word not in SIGNS or after not in ends:
             return None
         self.at += 1
-        return Operator(word, self.at)
+        return Operator(word, start + 1)
 
     def _words(self, *, assignable: bool, is_target: bool) -> list[Word | Assignment]:
         """A word, or the words that it becomes by its braces."""
@@ -256,7 +274,7 @@ class _Lexer:
         if "{" not in self.signs.values():
             return [word]
         # Braces are expanded before variables are found: $A{b,c} is $Ab $Ac.
-        if is_target or self._braced or any(word.text[each.start + 1] != "{" for each in unquoted):
+        if is_target or self._braced or any(word.text[each.start + 1] not in "{(" for each in unquoted):
             self._refuse_brace(self._start)
         return [*self._braces(word)]
 
@@ -269,7 +287,7 @@ class _Lexer:
         except UnlikeBrace:
             self._refuse_brace(self._start)
         except TooMany:
-            raise _Refused(_too_many()) from None
+            raise Refused(_too_many()) from None
 
     def _refuse_brace(self, at: int) -> NoReturn:
         self.at = at
@@ -330,7 +348,10 @@ class _Lexer:
         self.at += 1
 
     def _parameter(self, *, quoted: bool) -> None:
-        """`$NAME`, `${NAME}`, `${NAME:-default}`, `$?`."""
+        """`$NAME`, `${NAME}`, `${NAME:-default}`, `$?`, `$( )`."""
+        if SUBSTITUTION in self.operators and self.line.startswith("$(", self.at):
+            self._substitution(quoted=quoted)
+            return
         found = PARAMETER.match(self.line, self.at) if VARIABLES in self.operators else None
         if found is None:
             self._refuse("syntax.expansion", '$ starts a variable or a substitution, also inside " "')
@@ -339,6 +360,27 @@ class _Lexer:
         self.parameters.append(Parameter(self.length, end, name, quoted, found["default"] or ""))
         self._add(found[0])
         self.at = found.end()
+
+    def _substitution(self, *, quoted: bool) -> None:
+        """`$( )`: a line of its own, whose words and quotes have nothing to do with those around it."""
+        start = self.at
+        if self.line.startswith("$((", start):
+            self._refuse("syntax.expansion", "$(( is arithmetic", "Write a blank between the brackets, or use expr.")
+        if self.depth >= SUBSTITUTION_DEPTH:
+            what = f"$( ) is nested more than {SUBSTITUTION_DEPTH} deep"
+            self._refuse("syntax.substitution", what, "Set a variable first: NAME=$(a); b $NAME")
+        inner = _Lexer(
+            self.line, self.operators, self.read, assignments=self.assignments, at=start + 2, depth=self.depth + 1
+        )
+        steps = self.read(inner.tokens(inside=True))
+        if not steps:
+            self._refuse("syntax.substitution", "There is no command in $( )", "Write $(command).")
+        self.at = inner.at
+        text = self.line[start : self.at]
+        if self.documents and "\n" in text:
+            self._refuse_document("A $( ) goes on where the text of a here-document begins")
+        self.parameters.append(Parameter(self.length, self.length + len(text), SUBSTITUTION_NAME, quoted, steps=steps))
+        self._add(text)
 
     def _escaped(self) -> None:
         if self.at + 1 >= len(self.line):
@@ -459,13 +501,13 @@ class _Lexer:
 
     def _document_text(self, text: str, start: int) -> Word:
         """The variables and escapes in the text of a here-document; `start` is its place in the line."""
-        inner = _Lexer(text, self.operators, assignments=False)
+        inner = _Lexer(text, self.operators, self.read, assignments=self.assignments, depth=self.depth)
         try:
             while inner.at < len(text):
                 inner._piece_of_text(quoted="")
-        except _Refused as refused:
+        except Refused as refused:
             hint = "Quote the word after <<, as in <<'END', to take the text as it is."
-            raise _Refused(replace(refused.decision, hint=hint)) from None
+            raise Refused(replace(refused.decision, hint=hint)) from None
         return inner._word()
 
     def _check_documents(self) -> None:
@@ -478,7 +520,7 @@ class _Lexer:
         )
 
     def _refuse(self, rule: str, what: str, hint: str = "") -> NoReturn:
-        raise _Refused(
+        raise Refused(
             Decision.deny(
                 rule,
                 f"{what} (position {self.at + 1}); no shell runs here.",

@@ -1,39 +1,45 @@
 """The parser: a command line parsed exactly once.
 
 The words found here are the words that policy judges and that the programs get; no shell ever sees the line. A line is
-a list of steps joined by `&&`, `||` and `;`; a step is a pipeline of commands, or a group of steps; a command has words,
-assignments in front of them, and redirections.
+a list of steps joined by `&&`, `||` and `;`; a step is a pipeline of commands, or a compound of steps: a group, an `if`, a
+loop. A command has words, assignments in front of them, and redirections.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import chain
 
 from backend.core.decisions import Decision
-from backend.core.language.lexer import MERGES, Assignment, Operator, Token, Word, tokens
+from backend.core.language.lexer import MERGES, Operator, Refused, Token, tokens
+from backend.core.language.tree import (
+    NO_TEXT,
+    Assignment,
+    Branch,
+    Command,
+    Compound,
+    For,
+    Group,
+    If,
+    Redirect,
+    Script,
+    Step,
+    While,
+    Word,
+)
 
 __all__ = ["Assignment", "Command", "Group", "Invocation", "Redirect", "Script", "Step", "Word", "parse"]
 
 NO_OPERATORS: frozenset[str] = frozenset()
 JOINS = frozenset({"&&", "||", ";", "\n"})
 CLOSED_BY = {"(": ")", "{": "}"}
-CLOSING = frozenset(CLOSED_BY.values())
+CLOSING = frozenset({*CLOSED_BY.values(), "then", "elif", "else", "fi", "do", "done"})
+COMPOUND = frozenset({*CLOSED_BY, "if", "while", "until", "for"})
+NAME = re.compile("[A-Za-z_][A-Za-z0-9_]*")
 CHANGE_FOLDER = "cd"
-BUILTINS = frozenset({CHANGE_FOLDER, "export", "unset", "set", "exit", ":"})
-NO_TEXT = Word("")
-DEPTH_LIMIT = 20  # groups within groups
-
-
-@dataclass(frozen=True, slots=True)
-class Redirect:
-    """What a descriptor is redirected to or from: a file for `<`, `>` and `>>`, the text itself for `<<`.
-
-    `operator` is `2>&1` or `>&2` where one output goes to the same place as the other.
-    """
-
-    operator: str
-    descriptor: int
-    target: Word = NO_TEXT
+LEAVING = frozenset({"break", "continue"})
+BUILTINS = frozenset({CHANGE_FOLDER, "export", "unset", "set", "exit", ":", *LEAVING})
+EXAMPLES = "( a; b ), { a; b; }, if a; then b; fi, while a; do b; done, for NAME in a b; do c; done"
+DEPTH_LIMIT = 20  # compounds within compounds
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,20 +52,6 @@ class Opened:
 
 
 @dataclass(frozen=True, slots=True)
-class Command:
-    """One program with its arguments; without words the assignments are for the line."""
-
-    words: tuple[Word, ...]
-    assignments: tuple[Assignment, ...] = ()
-    redirects: tuple[Redirect, ...] = ()
-
-    @property
-    def argv(self) -> tuple[str, ...]:
-        """The words as written, with globs and variables not expanded."""
-        return tuple(word.text for word in self.words)
-
-
-@dataclass(frozen=True, slots=True)
 class Invocation:
     """One program of a pipeline, judged: exactly this argv, these variables in addition to the standard ones, these files."""
 
@@ -68,73 +60,19 @@ class Invocation:
     redirects: tuple[Opened, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
-    """A pipeline or a group, and what joins it to the one before: `&&`, `||`, `;`, or nothing for the first.
-
-    `negated` by `!` it succeeds where it would fail.
-    """
-
-    join: str
-    commands: tuple[Command, ...] = ()
-    group: "Group | None" = None
-    negated: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """Steps between `{ }`, or between `( )`: then what they change is as before at the end (a subshell)."""
-
-    steps: tuple[Step, ...]
-    subshell: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Script:
-    """A parsed line; empty for a blank one."""
-
-    steps: tuple[Step, ...]
-
-    @property
-    def commands(self) -> Iterator[Command]:
-        return _commands(self.steps)
-
-    @property
-    def words(self) -> tuple[Word, ...]:
-        """The words of all commands in order."""
-        return tuple(chain.from_iterable(command.words for command in self.commands))
-
-    @property
-    def argv(self) -> tuple[str, ...]:
-        """The texts of all words, with globs not expanded."""
-        return tuple(word.text for word in self.words)
-
-
-def _commands(steps: tuple[Step, ...]) -> Iterator[Command]:
-    for step in steps:
-        yield from step.commands
-        if step.group:
-            yield from _commands(step.group.steps)
-
-
 def parse(line: str, operators: frozenset[str] = NO_OPERATORS, *, assignments: bool = False) -> Script | Decision:
     """Parse `line`, or return what in it is refused and where.
 
     `operators` are those that are permitted in it, as a profile lists them; `assignments` permits `NAME=value`.
     """
-    found = tokens(line, operators, assignments=assignments)
-    if isinstance(found, Decision):
-        return found
+
+    def read(found: list[Token]) -> tuple[Step, ...]:
+        return _Reader(found, builtins=CHANGE_FOLDER in operators).steps()[0]
+
     try:
-        return Script(_Reader(found, builtins=CHANGE_FOLDER in operators).steps("")) if found else Script(())
-    except _Refused as refused:
+        return Script(read(tokens(line, operators, assignments=assignments, read=read)))
+    except Refused as refused:
         return refused.decision
-
-
-class _Refused(Exception):
-    def __init__(self, decision: Decision) -> None:
-        super().__init__(decision.reason)
-        self.decision = decision
 
 
 @dataclass(slots=True)
@@ -144,68 +82,122 @@ class _Reader:
     waiting: list[Token]
     builtins: bool
     depth: int = 0
+    loops: int = 0  # around what is read now
 
     def __post_init__(self) -> None:
         self.waiting.reverse()
 
-    def steps(self, end: str) -> tuple[Step, ...]:
-        """The steps up to `end`, which is consumed: what closes a group, or nothing at the end of the line."""
+    def steps(self, *ends: str) -> tuple[tuple[Step, ...], str]:
+        """The steps up to one of `ends`, which is consumed: what closes a compound, or nothing at the end of the line."""
         found: list[Step] = []
         join = ""
         self._skip_breaks()
-        while self._next_text() != end:
+        while self._next_text() not in (ends or ("",)):
             if not self.waiting:
-                raise _Refused(_unclosed(end))
+                raise Refused(_unclosed(ends[-1]))
             found.append(replace(self._step(), join=join))
-            operator = self._pop_operator(JOINS, end)
+            operator = self._pop_operator(JOINS, ends)
             join = ";" if operator and operator.text == "\n" else operator.text if operator else ""
-            if operator and operator.text in {";", "\n"}:
-                self._skip_breaks()
-            elif operator:
-                self._skip_breaks()
-                if not self.waiting or self._next_text() == end:
-                    raise _Refused(_incomplete(operator))
-        if end:
+            self._skip_breaks()
+            if operator and operator.text not in {";", "\n"} and self._next_text() in (ends or ("",)):
+                raise Refused(_incomplete(operator))
+        end = self._next_text()
+        if ends:
             self.waiting.pop()
-        return tuple(found)
+        return tuple(found), end
+
+    def _some_steps(self, opening: Operator, *ends: str) -> tuple[tuple[Step, ...], str]:
+        """The same where there must be a step."""
+        found, end = self.steps(*ends)
+        if not found:
+            raise Refused(_incomplete(opening))
+        return found, end
 
     def _step(self) -> Step:
         negated = self._next_text() == "!"
         if negated:
             self.waiting.pop()
-        if self._next_text() in CLOSED_BY:
-            return Step("", (), self._group(), negated)
+        if self._next_text() in COMPOUND:
+            return Step("", (), self._compound(), negated)
         commands = [self._command()]
         while self._next_text() == "|":
             operator = self.waiting.pop()
             self._skip_breaks()
             if not self.waiting:
                 assert isinstance(operator, Operator)
-                raise _Refused(_incomplete(operator))
+                raise Refused(_incomplete(operator))
             commands.append(self._command())
         if len(commands) > 1:
             self._check_pipeline(commands)
         return Step("", tuple(commands), None, negated)
 
-    def _group(self) -> Group:
+    def _compound(self) -> Compound:
         opening = self.waiting.pop()
         assert isinstance(opening, Operator)
         self.depth += 1
         if self.depth > DEPTH_LIMIT:
-            raise _Refused(_too_deep())
-        found = self.steps(CLOSED_BY[opening.text])
+            raise Refused(_too_deep())
+        found = self._opened(opening)
         self.depth -= 1
-        if not found:
-            raise _Refused(_incomplete(opening))
         if self._next_text() not in {"", *JOINS, *CLOSING}:
-            raise _Refused(_joined_group())
-        return Group(found, opening.text == "(")
+            raise Refused(_joined_group())
+        return found
+
+    def _opened(self, opening: Operator) -> Compound:
+        match opening.text:
+            case "if":
+                return self._if(opening)
+            case "while" | "until":
+                condition, _ = self._some_steps(opening, "do")
+                return While(Branch(condition, self._body(opening)), until=opening.text == "until")
+            case "for":
+                return self._for(opening)
+            case _:
+                loops, self.loops = self.loops, self.loops if opening.text == "{" else 0
+                steps, _ = self._some_steps(opening, CLOSED_BY[opening.text])
+                self.loops = loops
+                return Group(steps, opening.text == "(")
+
+    def _if(self, opening: Operator) -> If:
+        branches: list[Branch] = []
+        end = "elif"
+        while end == "elif":
+            condition, _ = self._some_steps(opening, "then")
+            steps, end = self._some_steps(opening, "elif", "else", "fi")
+            branches.append(Branch(condition, steps))
+        return If(tuple(branches), self._some_steps(opening, "fi")[0] if end == "else" else ())
+
+    def _for(self, opening: Operator) -> For:
+        """`for NAME in WORDS; do STEPS; done`."""
+        words = [*self._plain_words()]
+        if len(words) < 2 or not NAME.fullmatch(words[0].text) or words[0].parameters or words[1].text != "in":
+            raise Refused(_unlike_for(opening))
+        if self._next_text() not in {";", "\n"}:
+            raise Refused(_unlike_for(opening))
+        self.waiting.pop()
+        self._skip_breaks()
+        if self._next_text() != "do":
+            raise Refused(_unlike_for(opening))
+        self.waiting.pop()
+        return For(words[0].text, tuple(words[2:]), self._body(opening))
+
+    def _plain_words(self) -> Iterator[Word]:
+        while self.waiting and isinstance(word := self.waiting[-1], Word):
+            self.waiting.pop()
+            yield word
+
+    def _body(self, opening: Operator) -> tuple[Step, ...]:
+        """What is between `do` and `done`."""
+        self.loops += 1
+        steps, _ = self._some_steps(opening, "done")
+        self.loops -= 1
+        return steps
 
     def _check_pipeline(self, commands: list[Command]) -> None:
         """What a builtin changes is forgotten at the end of a pipeline, and so does an assignment."""
         for command in commands:
             if not command.words or (self.builtins and command.words[0].text in BUILTINS):
-                raise _Refused(_no_effect(command))
+                raise Refused(_no_effect(command))
 
     def _next_text(self) -> str:
         """The next operator; empty at the end, "word" for anything else."""
@@ -218,14 +210,14 @@ class _Reader:
         while self._next_text() == "\n":
             self.waiting.pop()
 
-    def _pop_operator(self, texts: frozenset[str], end: str) -> Operator | None:
+    def _pop_operator(self, texts: frozenset[str], ends: tuple[str, ...]) -> Operator | None:
         """The operator after a step; None at the end."""
-        if self._next_text() == end:
+        if self._next_text() in (ends or ("",)):
             return None
         operator = self.waiting.pop() if self.waiting else None
         if isinstance(operator, Operator) and operator.text in texts:
             return operator
-        raise _Refused(_unclosed(end) if operator is None else _unexpected(operator))
+        raise Refused(_unclosed(ends[-1]) if operator is None else _unexpected(operator))
 
     def _command(self) -> Command:
         words: list[Word] = []
@@ -244,9 +236,11 @@ class _Reader:
                 case Word() as word:
                     self.waiting.pop()
                     words.append(word)
+        if self.builtins and words and words[0].text in LEAVING and not self.loops:
+            raise Refused(_no_loop(words[0].text))
         if words or (assignments and not redirects):
             return Command(tuple(words), tuple(assignments), tuple(redirects))
-        raise _Refused(self._missing(bool(assignments)))
+        raise Refused(self._missing(bool(assignments)))
 
     def _missing(self, assigned: bool) -> Decision:
         following = self.waiting[-1] if self.waiting else None
@@ -258,12 +252,12 @@ class _Reader:
         if operator.text == "<<":
             return [Redirect("<<", 0, operator.body or NO_TEXT)]
         if operator.text not in {"<", ">", ">>", "&>"}:
-            raise _Refused(_unexpected(operator))
+            raise Refused(_unexpected(operator))
         target = self.waiting.pop() if self.waiting else None
         if not isinstance(target, Word) or not target.text or target.is_glob:
             reason = f"{operator.text} requires the name of a file after it (position {operator.position})."
             hint = "Write for example > out.txt; globs are not accepted here."
-            raise _Refused(Decision.deny("syntax.redirect", reason, hint))
+            raise Refused(Decision.deny("syntax.redirect", reason, hint))
         if operator.text == "&>":
             return [Redirect(">", 1, target), Redirect("2>&1", 2)]
         standard = 0 if operator.text == "<" else 1
@@ -274,6 +268,17 @@ def _no_effect(command: Command) -> Decision:
     name = command.words[0].text if command.words else "NAME=value"
     reason = f"{name} has no effect in a pipeline: it lasts only as long as that."
     return Decision.deny("syntax.cd", reason, f"Write it before the pipeline: {name} ... && a | b")
+
+
+def _unlike_for(opening: Operator) -> Decision:
+    reason = f"This is not how a for is written (position {opening.position})."
+    return Decision.deny("syntax.loop", reason, "for NAME in WORDS; do COMMANDS; done")
+
+
+def _no_loop(name: str) -> Decision:
+    return Decision.deny(
+        "syntax.loop", f"{name} is not in a loop, or in a ( ) within one.", "Use exit, or leave it out."
+    )
 
 
 def _joined_group() -> Decision:
@@ -287,7 +292,7 @@ def _too_deep() -> Decision:
 
 
 def _unclosed(end: str) -> Decision:
-    return Decision.deny("syntax.group", f"A group is not closed: {end} is missing.", "( a; b ) or { a; b; }")
+    return Decision.deny("syntax.group", f"A group is not closed: {end} is missing.", EXAMPLES)
 
 
 def _unexpected(token: Token) -> Decision:

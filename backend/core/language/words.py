@@ -1,73 +1,19 @@
-"""Words: their text, what in it is a glob or a variable, and what they become when variables are expanded."""
+"""What words become when their variables and substitutions are expanded."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 
 from backend.core.decisions import Decision
+from backend.core.language.tree import GLOB_STARTS, Parameter, Word
 
-GLOB_STARTS = frozenset("*?[")
+__all__ = ["Parameter", "Unset", "Word", "expand_words", "joined"]
+
 GLOB_CHARACTERS = GLOB_STARTS | frozenset("]!^-")
 BLANK = re.compile("[ \t\n]+")  # what separates fields: IFS cannot be set
 UNLIKE_BRACKET = re.compile(r"\[(\^|!?[^]\s]*\[[:.=])")  # means different things in different shells
 BRACKET_LIMIT = 100  # opening brackets of a word, each of which is compared with the rest of it
 VALUE_LIMIT = 100_000  # characters that the words of a command may have
-
-
-@dataclass(frozen=True, slots=True)
-class Parameter:
-    """`$name` or `${name:-default}` from `start` to `end` in the text of a word; `quoted` inside " ".
-
-    Without a name it is the nothing between two quotes, which makes an empty word.
-    """
-
-    start: int
-    end: int
-    name: str = ""
-    quoted: bool = True
-    default: str = ""
-
-    def moved(self, by: int) -> "Parameter":
-        """The same, so many characters further on."""
-        return replace(self, start=self.start + by, end=self.end + by)
-
-
-@dataclass(frozen=True, slots=True)
-class Word:
-    """One word after quote removal, with its variables as they are written.
-
-    `active` are the positions of glob characters in `text` that were not quoted.
-    """
-
-    text: str
-    active: frozenset[int] = frozenset()
-    parameters: tuple[Parameter, ...] = ()
-
-    @property
-    def is_glob(self) -> bool:
-        return any(self.text[position] in GLOB_STARTS for position in self.active)
-
-    def part(self, start: int, end: int) -> "Word":
-        """The characters from `start` to `end`."""
-        active = frozenset(at - start for at in self.active if start <= at < end)
-        inside = (each.moved(-start) for each in self.parameters if start <= each.start and each.end <= end)
-        return Word(self.text[start:end], active, tuple(inside))
-
-    def plus(self, other: "Word") -> "Word":
-        """This word followed by another one."""
-        length = len(self.text)
-        moved = (each.moved(length) for each in other.parameters)
-        active = self.active | {at + length for at in other.active}
-        return Word(self.text + other.text, active, (*self.parameters, *moved))
-
-    def pieces(self) -> "Iterator[str | Parameter]":
-        """Its texts and its variables in order."""
-        start = 0
-        for parameter in self.parameters:
-            yield self.text[start : parameter.start]
-            yield parameter
-            start = parameter.end
-        yield self.text[start:]
 
 
 class Unset(Exception):
@@ -161,6 +107,9 @@ class _Fields:
 def _value(parameter: Parameter, values: Mapping[str, str]) -> str:
     if not parameter.name:
         return ""
+    if parameter.steps:
+        assert parameter.value is not None, "a substitution was not run"
+        return parameter.value
     value = values.get(parameter.name)
     if not value and parameter.default:
         return parameter.default

@@ -6,11 +6,27 @@ is judged once more just before it starts, because its variables, globs and link
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import reduce
+from itertools import repeat
 from pathlib import PurePosixPath
 from typing import Protocol
 
 from backend.core.decisions import Decision, Risk
-from backend.core.language.parser import BUILTINS, Command, Group, Invocation, Opened, Script, Step, Word, parse
+from backend.core.language.parser import BUILTINS, Invocation, Opened, parse
+from backend.core.language.tree import (
+    Assignment,
+    Command,
+    Compound,
+    For,
+    Group,
+    If,
+    Parameter,
+    Script,
+    Step,
+    While,
+    Word,
+    substitutions,
+)
 from backend.core.language.words import Unset, expand_words, joined
 from backend.core.policy.builtins import judge_builtin
 from backend.core.policy.files import FileView, in_temporary
@@ -21,7 +37,10 @@ from backend.core.policy.shell import RUN_BY, judge_bash
 RISKS = list(Risk)
 OPEN_REDIRECTS = frozenset({"<", ">", ">>"})
 ANSWERED = frozenset({"help", "clear"})  # lines that Gatepost answers itself, also where a shell runs all others
-STEP_LIMIT = 1000  # steps of a line that are judged before it starts
+STEP_LIMIT = 1000  # steps of a line that are judged before it starts, and that run
+LENGTH_LIMIT = 400_000  # characters of these, with each round of a loop
+# What a substitution is taken to be before it has run: a plain name, and a number. The step is judged again when it has.
+UNKNOWN = "1"
 
 
 class PolicyTarget(Protocol):
@@ -150,28 +169,75 @@ class _Judgement:
     target: PolicyTarget
     state: LineState
     verdicts: list[Verdict] = field(default_factory=list)
+    length: int = 0  # characters of all that was judged
 
     def refusal(self, steps: tuple[Step, ...]) -> Decision | None:
         """Why one of the steps may not run."""
         for step in steps:
-            refusal = self._group(step.group) if step.group else self._step(step)
-            if refusal:
+            if refusal := self._compound(step.compound) if step.compound else self._step(step):
                 return refusal
         return None
 
-    def _group(self, group: Group) -> Decision | None:
+    def _compound(self, compound: Compound) -> Decision | None:
+        match compound:
+            case Group(steps=steps, subshell=subshell):
+                return self._subshell(steps) if subshell else self.refusal(steps)
+            case If():
+                return self._if(compound)
+            case While(repeated=branch):
+                return self.refusal(branch.condition) or self.refusal(branch.steps)
+            case For():
+                return self._for(compound)
+
+    def _subshell(self, steps: tuple[Step, ...]) -> Decision | None:
         before = self.state
-        refusal = self.refusal(group.steps)
-        self.state = before if group.subshell else self.state
+        refusal = self.refusal(steps)
+        self.state = before
         return refusal
 
+    def _if(self, compound: If) -> Decision | None:
+        """Each branch is judged; what follows, as if the first one had run."""
+        after: list[LineState] = []
+        for branch in compound.branches:
+            if refusal := self.refusal(branch.condition):
+                return refusal
+            before = self.state
+            if refusal := self.refusal(branch.steps):
+                return refusal
+            after.append(self.state)
+            self.state = before
+        refusal = self.refusal(compound.otherwise)
+        self.state = reduce(LineState.merged, (*after, self.state))
+        return refusal
+
+    def _for(self, loop: For) -> Decision | None:
+        """The steps are judged with each word; where there is none yet, with one that is not known."""
+        if refusal := self._substituted(substitutions(loop.words)):
+            return refusal
+        filled = repeat(UNKNOWN)
+        words = _words(tuple(each.filled(filled) for each in loop.words), self.target, self.state)
+        if isinstance(words, Decision):
+            return words
+        for word in words or (UNKNOWN,):
+            if refusal := self._step(assigned(loop.name, word)) or self.refusal(loop.body):
+                return refusal
+        return None
+
+    def _substituted(self, parameters: Iterable[Parameter]) -> Decision | None:
+        """Why a substitution may not run."""
+        return next((refusal for each in parameters if (refusal := self._subshell(each.steps))), None)
+
     def _step(self, step: Step) -> Decision | None:
+        if refusal := self._substituted(step.substitutions):
+            return refusal
+        step = step.filled(repeat(UNKNOWN))
         verdict = _judge_step(step, self.target, self.state)
         if isinstance(verdict, Decision):
             return verdict
         self.verdicts.append(verdict)
         self.state = self.state.after(verdict.effect)
-        return _too_many_steps() if len(self.verdicts) > STEP_LIMIT else None
+        self.length += sum(len(word) + 1 for invocation in verdict.invocations for word in invocation.argv)
+        return _too_many_steps() if len(self.verdicts) > STEP_LIMIT or self.length > LENGTH_LIMIT else None
 
 
 def judge_step(step: Step, target: PolicyTarget, state: LineState) -> Verdict | Decision:
@@ -191,6 +257,23 @@ def _judge_step(step: Step, target: PolicyTarget, state: LineState) -> Verdict |
     except _Refused as refused:
         return refused.decision
     return Verdict(tuple(invocation for invocation, _ in judged), riskiest(decision for _, decision in judged))
+
+
+def assigned(name: str, value: str) -> Step:
+    """The step that sets the variable of a loop."""
+    return Step("", (Command((), (Assignment(name, Word(value)),)),))
+
+
+def judge_words(words: tuple[Word, ...], target: PolicyTarget, state: LineState) -> tuple[str, ...] | Decision:
+    """The words of a loop, expanded once it is to begin."""
+    return _words(words, _for_line(target), state)
+
+
+def _words(words: tuple[Word, ...], target: PolicyTarget, state: LineState) -> tuple[str, ...] | Decision:
+    try:
+        return target.files.expand(expand_words(words, state.values(target.files.variables)), state.cwd)
+    except Unset as unset:
+        return unset.decision
 
 
 def riskiest(decisions: Iterable[Decision]) -> Decision:
@@ -311,5 +394,5 @@ def _nothing_left(profile: Profile) -> Decision:
 
 
 def _too_many_steps() -> Decision:
-    reason = f"The line has more than {STEP_LIMIT} steps."
+    reason = f"The line has more than {STEP_LIMIT} steps, or they have more than {LENGTH_LIMIT} characters."
     return Decision.deny("limits.expansion", reason, "Split it into several lines.")

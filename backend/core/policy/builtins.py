@@ -1,4 +1,4 @@
-"""The builtins that change the state of a line: cd, export, unset, set, exit and `:`."""
+"""The builtins that change the state of a line: cd, export, unset, set, exit, break, continue and `:`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from backend.core.decisions import Decision
 from backend.core.language.parser import Command
 from backend.core.language.words import Word, expand_words, joined
 from backend.core.policy.files import FileView, outside
-from backend.core.policy.line_state import Define, Effect, Enter, Exit, Forget, LineState, Options
+from backend.core.policy.line_state import Define, Effect, Enter, Exit, Forget, Leave, LineState, Options
 from backend.core.policy.profile import NULL_DEVICE, VARIABLE_NAME, Place, Profile
 
 LAST_STATUS = 255
@@ -53,6 +53,8 @@ def judge_builtin(
             return _unset(arguments, target)
         case "set":
             return _set(arguments)
+        case "break" | "continue":
+            return _misused(name, "takes no argument") if arguments else Builtin((), Leave(again=name == "continue"))
         case _:
             return Builtin(arguments, None)
 

@@ -43,7 +43,14 @@ class Options:
     pipefail: bool | None = None
 
 
-Effect = Enter | Define | Forget | Exit | Options
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """End the loop, or with `again` only this round of it."""
+
+    again: bool
+
+
+Effect = Enter | Define | Forget | Exit | Options | Leave
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +86,16 @@ class LineState:
                     errexit=self.errexit if errexit is None else errexit,
                     pipefail=self.pipefail if pipefail is None else pipefail,
                 )
-            case Exit() | None:
+            case Exit() | Leave() | None:
                 return self
+
+    def merged(self, other: "LineState") -> "LineState":
+        """This state, with the variables that only the other has: that of another branch, where one of them ran."""
+        return replace(
+            self,
+            variables={**other.variables, **self.variables},
+            exported={**other.exported, **self.exported},
+        )
 
     def _defined(self, values: Mapping[str, str], exported: bool) -> "LineState":
         into_export = {name: value for name, value in values.items() if exported or name in self.exported}

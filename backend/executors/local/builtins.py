@@ -28,7 +28,10 @@ class Builtins:
             return await self.otherwise.run(pipeline, output, instructions)
         instructions.stdin.close()
         data = f"{text(self.profile)}\n".encode()
-        output.lines("stdout", encode_lines(data))
+        if pipeline.captured:
+            pipeline.captured.add(data)
+        else:
+            output.lines("stdout", encode_lines(data))
         return Outcome(Status.SUCCEEDED, 0, stdout_bytes=len(data))
 
 

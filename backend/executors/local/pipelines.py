@@ -43,7 +43,7 @@ from backend.executors.local.process_spec import (
     StageEnd,
 )
 from backend.executors.local.rooms import Rooms
-from backend.executors.local.streams import Budget, OutputStream, StdinPump
+from backend.executors.local.streams import Budget, Captured, OutputStream, StdinPump
 from backend.executors.local.wiring import ParentEnds, Streams, Wiring
 from backend.executors.local.workspace_usage import UsageMonitors
 from backend.executors.local.workspace_users import folder_owner
@@ -271,8 +271,9 @@ class _Running:
             instructions,
         )
         self.budget = Budget(pipeline.output_limit)
+        written = Captured(pipeline.captured) if pipeline.captured else lines()
         self.streams = [
-            OutputStream(self.loop, ours.stdout, "stdout", recorder, instructions, self.budget, lines()),
+            OutputStream(self.loop, ours.stdout, "stdout", recorder, instructions, self.budget, written),
             OutputStream(self.loop, ours.stderr, "stderr", recorder, instructions, self.budget, lines()),
         ]
         self.stdin = StdinPump(self.loop, ours.stdin, instructions.stdin) if ours.stdin >= 0 else None

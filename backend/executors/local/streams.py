@@ -6,6 +6,7 @@ import os
 from backend.core.errors import RecordingError
 from backend.core.execution.instructions import Instructions, StdinBuffer
 from backend.core.execution.model import StopReason, unrecorded
+from backend.core.execution.sequence import Capture
 from backend.core.recording.lines import LineAssembler, Lines
 from backend.core.recording.writer import RecordingWriter
 
@@ -25,6 +26,19 @@ class Budget:
         granted = min(size, self.left)
         self.left -= granted
         return granted
+
+
+class Captured(LineAssembler):
+    """Keeps the bytes as they are, and passes none on."""
+
+    def __init__(self, capture: Capture) -> None:
+        super().__init__()
+        self.capture = capture
+
+    def feed(self, data: bytes) -> list[Lines]:
+        """Keep a read."""
+        self.capture.add(data)
+        return []
 
 
 class OutputStream:

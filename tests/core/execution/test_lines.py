@@ -127,6 +127,37 @@ def bench(tmp_path: Path) -> Bench:
         ("find . -name '*.txt' -exec cat {} + | sort", "one\nthree\ntwo\n", 0),
         ("find src -name b.txt -exec grep -c three {} \\;", "1\n", 0),
         ("touch y.log; find . -name '*.log' -delete; ls *.log", "", 2),
+        ("echo $(echo a b) \"$(echo 'c  d'; echo)\"$(echo e)f", "a b c  def\n", 0),
+        ('X=$(printf \'a\\nb\\n\\n\'); echo "$X"; echo $X; Y=$(false); echo $? "[$Y]"', "a\nb\na b\n1 []\n", 0),
+        ("echo $(cat $(ls a.txt)) | tr a-z A-Z", "ONE TWO\n", 0),
+        ("cat <<E\n[$(cat src/b.txt)] \\$(x)\nE", "[three] $(x)\n", 0),
+        ("echo \"$(cat <<'E'\nit's ) $(x)\nE\n)\"; echo end", "it's ) $(x)\nend\n", 0),
+        ("echo $(X=5; cd src; exit 3) ${X:-unset}; cat a.txt > $(echo copy); cat copy", "unset\none\ntwo\n", 0),
+        ("cd $(echo src) && cat $(echo b).txt; head -n $(wc -l < ../a.txt) ../a.txt", "three\none\ntwo\n", 0),
+        ("echo $(cat nope 2>&1 | wc -l) $(echo $(echo $(echo deep)))", "1 deep\n", 0),
+        (
+            "G='*.txt'; echo $(echo $G) \"$(echo '*')\"; CI=$(echo 7) printenv CI; export CI=$(echo 8); printenv CI",
+            "a.txt *\n7\n8\n",
+            0,
+        ),
+        (
+            'for f in *.txt src/*.txt; do echo "== $f"; cat "$f"; done; echo $f',
+            "== a.txt\none\ntwo\n== src/b.txt\nthree\nsrc/b.txt\n",
+            0,
+        ),
+        ("for i in 1 2 3; do if [ $i = 2 ]; then continue; fi; echo $i; done", "1\n3\n", 0),
+        ("for i in {1..3}; do for j in a b; do [ $j = b ] && break; echo $i$j; done; done", "1a\n2a\n3a\n", 0),
+        ('for i in; do echo no; done; echo $?; for i in $(cat a.txt); do echo "<$i>"; done', "0\n<one>\n<two>\n", 0),
+        ("for d in src nope; do (cd $d 2>/dev/null && ls) || echo no $d; done", "b.txt\ndeep\nno nope\n", 0),
+        ("if [ -f nope ]; then echo a; elif [ -f a.txt ]; then echo b; else echo c; fi", "b\n", 0),
+        ("if false; then echo a; fi; echo $?; if false; then :; else false; fi || echo else", "0\nelse\n", 0),
+        ("if ! [ -d x ]\nthen\n  mkdir x\n  cd x\nfi\npwd -L | grep -c /x$", "1\n", 0),
+        ('I=; while [ "$I" != xxx ]; do I=${I}x; echo $I; done; echo $?', "x\nxx\nxxx\n0\n", 0),
+        ("until [ -f stop ]; do touch stop; echo once; done; while false; do :; done; echo $?", "once\n0\n", 0),
+        ("while true; do echo a; break; echo b; done && echo c", "a\nc\n", 0),
+        ("set -e; if false; then :; fi; for i in 1; do false || true; done; X=$(false); echo no", "", 1),
+        ("for i in 1 2; do exit 4; done; echo no", "", 4),
+        ("for i in 1 2; do false; done && echo no; (for i in 1; do exit 3; done); echo $?", "3\n", 0),
         ("echo hi | tee src/t; cat src/t; ln -s a.txt l; cat l; chmod 600 a.txt; stat -c %a a.txt", None, 0),
     ],
 )
@@ -168,6 +199,33 @@ async def test_a_step_is_judged_again_in_the_folder_that_it_runs_in(bench: Bench
         assert (ran.outcome.exit_code, ran.outcome.rule) == (126, rule or ran.outcome.rule)
         assert ran.outcome.problem
     assert (bench.folder / "a.txt").exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "rule"),
+    [
+        ("echo /etc/passwd > n; cat $(cat n)", "path.outside"),
+        ("echo -delete > n; find . $(cat n)", "path.root"),
+        ("echo ../x > n; for x in $(cat n); do cat $x; done", "path.parent"),
+        ("echo ../x > n; export CI=$(cat n); ls", "environment.value"),
+        ("echo ../x > n; export CI=1; for CI in $(cat n); do ls; done", "environment.value"),
+        ("echo ../x > n; echo x > $(cat n)", "path.parent"),
+        ("echo src/../../x > n; cd $(cat n); ls", "path.outside"),
+        ("printf 'a\\033[2Jb' > n; echo $(cat n)", "syntax.character"),
+        ("printf 'a\\000b' > n; echo $(cat n)", "syntax.character"),
+        ("printf '\\377' > n; echo $(cat n)", "syntax.character"),
+        ("seq 100000 > n; echo $(cat n) > m", "limits.expansion"),
+        ("X=$(seq 15000); echo $X$X > m", "limits.expansion"),
+        ("while true; do :; done", "limits.expansion"),
+        ("for i in {1..30}; do for j in $(seq 90); do :; done; done", "limits.expansion"),
+        ("X=a; while true; do X=$(echo ${X}{1..9}); done", "limits.expansion"),
+    ],
+)
+async def test_what_is_only_known_later_is_judged_then(bench: Bench, line: str, rule: str) -> None:
+    ran = await bench.run(line)
+    assert (ran.outcome.exit_code, ran.outcome.rule) == (126, rule)
+    assert ran.outcome.problem
+    assert not (bench.folder.parent / "x").exists()
 
 
 # --- The same as a shell ----------------------------------------------------------------------------------------------
@@ -215,10 +273,31 @@ def some_line(random: Random, depth: int = 0) -> str:
 
 
 def some_part(random: Random, depth: int) -> str:
+    if depth < 2 and random.random() < 0.35:
+        return some_compound(random, depth + 1)
     if depth < 2 and random.random() < 0.25:
         inner = some_line(random, depth + 1)
         return f"({inner})" if random.random() < 0.6 and not inner.startswith("(") else "{ " + inner + "}"
     return random.choice(COMMANDS)
+
+
+def some_compound(random: Random, depth: int) -> str:
+    inner, other = some_line(random, depth), some_line(random, depth)
+    return random.choice(
+        [
+            f"X=$({inner})",
+            f"echo $({inner}) end",
+            f'echo "<$({inner})>"',
+            f"cat <<E\n<$({inner})>\nE",
+            f"for X in a $Y 'b c'; do {inner}done",
+            f"for X in $({inner}); do {other}done",
+            f"if {inner}then {other}else {inner}fi",
+            f"if {inner}then {other}fi",
+            f'{{ W=; while [ "$W" != xx ]; do W=x$W; {inner}done; }}',
+            f'{{ W=; until [ "$W" = xx ]; do W=x$W; {inner} [ -f f ] && break; {other}done; }}',
+            f"for X in 1 2; do {inner} [ $X = 1 ] && continue; {other}done",
+        ]
+    )
 
 
 @pytest.mark.parametrize("shell", ["dash", "bash"])
@@ -235,11 +314,13 @@ async def test_a_random_line_does_what_it_does_in_a_shell(bench: Bench, shell: s
         if ran.outcome.problem:  # a folder that was not entered made a path lead out
             continue
         environment = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": str(bench.folder)}
+        # What `set -e` means in $( ) is that of POSIX only so.
+        words = [program, "--posix"] if shell == "bash" else [program]
         done = subprocess.run(
-            [program], input=line, cwd=bench.folder, env=environment, capture_output=True, text=True, check=False
+            words, input=line, cwd=bench.folder, env=environment, capture_output=True, text=True, check=False
         )
         if "can't cd" in done.stderr:
             continue  # dash says 2 where others say 1
-        assert (ran.said, line) == ((done.stdout, done.returncode), line)
+        assert (ran.said, line) == ((done.stdout, done.returncode), line), line
         compared += 1
     assert compared > 70

@@ -57,6 +57,7 @@ def job(folder: Path, line: str) -> tuple[Job, Scope]:
         "mkdir -p x && cd x && TZ=UTC date +%Z > out; cat out",
         'ls *.txt [a-c]? \'quo ted\' "d\\"q" é🐍',
         "cat missing 2>&1 || echo no",
+        'for x in a $(ls); do if [ -f $x ]; then echo "$(cat $x)"; else break; fi; done; until ls; do :; done',
     ],
 )
 def test_a_job_survives_json(tmp_path: Path, line: str) -> None:

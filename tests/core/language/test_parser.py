@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from backend.core.decisions import Decision
-from backend.core.language.parser import Script, Step, parse
+from backend.core.language.parser import Group, Script, Step, parse
 from backend.core.language.words import Unset, expand_words
 from backend.executors.local.workspace import FolderView
 
@@ -332,9 +332,9 @@ def steps(line: str) -> str | list[object]:
 
 
 def nested(step: Step) -> object:
-    if step.group:
-        brackets = "()" if step.group.subshell else "{}"
-        return [step.join + "!" * step.negated + brackets, *map(nested, step.group.steps)]
+    if isinstance(step.compound, Group):
+        brackets = "()" if step.compound.subshell else "{}"
+        return [step.join + "!" * step.negated + brackets, *map(nested, step.compound.steps)]
     return step.join + "!" * step.negated + " | ".join(" ".join(each.argv) for each in step.commands)
 
 

@@ -309,7 +309,24 @@ def test_an_extra_program_is_a_plain_name_that_is_not_blocked(name: str) -> None
 def test_the_terminal_joins_nothing_and_sets_nothing() -> None:
     terminal = load_profile("terminal")
     assert terminal.operators == terminal.environment == frozenset()
-    assert AGENT.operators == {"|", "&&", "||", ";", ">", ">>", "<", "2>&1", "&>", "<<", "(", "$", "{,}", "cd"}
+    assert AGENT.operators == {
+        "|",
+        "&&",
+        "||",
+        ";",
+        ">",
+        ">>",
+        "<",
+        "2>&1",
+        "&>",
+        "<<",
+        "(",
+        "$",
+        "$(",
+        "for",
+        "{,}",
+        "cd",
+    }
     assert terminal.decide_assignment("CI", "1").rule == "environment.unlisted"
 
 

@@ -1,0 +1,249 @@
+"""What a line is once it is parsed: words, commands, steps, and the compounds that steps may be. Plain, frozen values."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from itertools import chain
+
+GLOB_STARTS = frozenset("*?[")
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """`$name`, `${name:-default}` or `$( )` from `start` to `end` in the text of a word; `quoted` inside " ".
+
+    Without a name it is the nothing between two quotes, which makes an empty word. `steps` are those of a substitution,
+    `value` is their output once it is known.
+    """
+
+    start: int
+    end: int
+    name: str = ""
+    quoted: bool = True
+    default: str = ""
+    steps: "tuple[Step, ...]" = ()
+    value: str | None = None
+
+    def moved(self, by: int) -> "Parameter":
+        """The same, so many characters further on."""
+        return replace(self, start=self.start + by, end=self.end + by)
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """One word after quote removal, with its variables as they are written.
+
+    `active` are the positions of glob characters in `text` that were not quoted.
+    """
+
+    text: str
+    active: frozenset[int] = frozenset()
+    parameters: tuple[Parameter, ...] = ()
+
+    @property
+    def is_glob(self) -> bool:
+        return any(self.text[position] in GLOB_STARTS for position in self.active)
+
+    def part(self, start: int, end: int) -> "Word":
+        """The characters from `start` to `end`."""
+        active = frozenset(at - start for at in self.active if start <= at < end)
+        inside = (each.moved(-start) for each in self.parameters if start <= each.start and each.end <= end)
+        return Word(self.text[start:end], active, tuple(inside))
+
+    def plus(self, other: "Word") -> "Word":
+        """This word followed by another one."""
+        length = len(self.text)
+        moved = (each.moved(length) for each in other.parameters)
+        active = self.active | {at + length for at in other.active}
+        return Word(self.text + other.text, active, (*self.parameters, *moved))
+
+    def pieces(self) -> "Iterator[str | Parameter]":
+        """Its texts and its variables in order."""
+        start = 0
+        for parameter in self.parameters:
+            yield self.text[start : parameter.start]
+            yield parameter
+            start = parameter.end
+        yield self.text[start:]
+
+    def filled(self, texts: Iterator[str]) -> "Word":
+        """The word with the next of `texts` as the output of each of its substitutions."""
+        if not any(each.steps for each in self.parameters):
+            return self
+        known = (replace(each, value=next(texts)) if each.steps else each for each in self.parameters)
+        return replace(self, parameters=tuple(known))
+
+
+NO_TEXT = Word("")
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """`NAME=value` in front of a program, or alone."""
+
+    name: str
+    value: Word
+
+
+@dataclass(frozen=True, slots=True)
+class Redirect:
+    """What a descriptor is redirected to or from: a file for `<`, `>` and `>>`, the text itself for `<<`.
+
+    `operator` is `2>&1` or `>&2` where one output goes to the same place as the other.
+    """
+
+    operator: str
+    descriptor: int
+    target: Word = NO_TEXT
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One program with its arguments; without words the assignments are for the line."""
+
+    words: tuple[Word, ...]
+    assignments: tuple[Assignment, ...] = ()
+    redirects: tuple[Redirect, ...] = ()
+
+    @property
+    def argv(self) -> tuple[str, ...]:
+        """The words as written, with globs and variables not expanded."""
+        return tuple(word.text for word in self.words)
+
+    @property
+    def substitutions(self) -> Iterator[Parameter]:
+        """The substitutions in it, in the order in which they run."""
+        values = (each.value for each in self.assignments)
+        targets = (each.target for each in self.redirects)
+        return substitutions((*self.words, *targets, *values))
+
+    def filled(self, texts: Iterator[str]) -> "Command":
+        """The command with the output of each substitution, in that order."""
+        words = tuple(each.filled(texts) for each in self.words)
+        redirects = tuple(replace(each, target=each.target.filled(texts)) for each in self.redirects)
+        assignments = tuple(replace(each, value=each.value.filled(texts)) for each in self.assignments)
+        return Command(words, assignments, redirects)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A pipeline or a compound, and what joins it to the one before: `&&`, `||`, `;`, or nothing for the first.
+
+    `negated` by `!` it succeeds where it would fail.
+    """
+
+    join: str
+    commands: tuple[Command, ...] = ()
+    compound: "Compound | None" = None
+    negated: bool = False
+
+    @property
+    def substitutions(self) -> Iterator[Parameter]:
+        """The substitutions in its commands, in the order in which they run."""
+        return chain.from_iterable(each.substitutions for each in self.commands)
+
+    def filled(self, texts: Iterator[str]) -> "Step":
+        """The step with the output of each substitution."""
+        return replace(self, commands=tuple(each.filled(texts) for each in self.commands))
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Steps between `{ }`, or between `( )`: then what they change is as before at the end (a subshell)."""
+
+    steps: tuple[Step, ...]
+    subshell: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """The steps that run where those of the condition succeed."""
+
+    condition: tuple[Step, ...]
+    steps: tuple[Step, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class If:
+    """The first branch whose condition succeeds, else the steps after `else`."""
+
+    branches: tuple[Branch, ...]
+    otherwise: tuple[Step, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class While:
+    """A branch that is repeated while its condition succeeds, or with `until` while it fails."""
+
+    repeated: Branch
+    until: bool
+
+
+@dataclass(frozen=True, slots=True)
+class For:
+    """Steps that are repeated with each of the words as the value of a variable."""
+
+    name: str
+    words: tuple[Word, ...]
+    body: tuple[Step, ...] = field(default=())
+
+
+Compound = Group | If | While | For
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A parsed line; empty for a blank one."""
+
+    steps: tuple[Step, ...]
+
+    @property
+    def commands(self) -> Iterator[Command]:
+        """All commands of the line, those of its substitutions too."""
+        return _commands(self.steps)
+
+    @property
+    def words(self) -> tuple[Word, ...]:
+        """The words of all commands in order."""
+        return tuple(chain.from_iterable(command.words for command in self.commands))
+
+    @property
+    def argv(self) -> tuple[str, ...]:
+        """The texts of all words, with globs not expanded."""
+        return tuple(word.text for word in self.words)
+
+
+def substitutions(words: tuple[Word, ...]) -> Iterator[Parameter]:
+    """The substitutions in these words, in order."""
+    return (parameter for word in words for parameter in word.parameters if parameter.steps)
+
+
+def parts_of(compound: Compound) -> Iterator[tuple[Step, ...]]:
+    """The lists of steps of a compound, in order."""
+    match compound:
+        case Group(steps=steps):
+            yield steps
+        case If(branches=branches, otherwise=otherwise):
+            for branch in branches:
+                yield from (branch.condition, branch.steps)
+            yield otherwise
+        case While(repeated=branch):
+            yield from (branch.condition, branch.steps)
+        case For(body=steps):
+            yield steps
+
+
+def _commands(steps: tuple[Step, ...]) -> Iterator[Command]:
+    for step in steps:
+        for command in step.commands:
+            yield command
+            yield from _substituted(tuple(command.substitutions))
+        if isinstance(step.compound, For):
+            yield Command(step.compound.words)
+            yield from _substituted(tuple(substitutions(step.compound.words)))
+        for part in parts_of(step.compound) if step.compound else ():
+            yield from _commands(part)
+
+
+def _substituted(parameters: tuple[Parameter, ...]) -> Iterator[Command]:
+    for parameter in parameters:
+        yield from _commands(parameter.steps)
