@@ -2,12 +2,14 @@
 
 import json
 import os
+import re
 import secrets
 import shlex
 import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -222,6 +224,8 @@ def test_forged_messages_run_nothing_and_are_audited(enrolled: tuple[Service, di
         lambda: sum(each["kind"] == "rejected" for each in service.agent.audit) >= 6, f"events\n{service.agent.log}"
     )
     assert len(runs(service.agent)) == before
+    assert re.search(r"its clock and this one differ by 100\d s", service.agent.log)
+    assert "NTP" in service.agent.log
     late = {**body, "execution": "01J00000000000000000000001", "expires": int(time.time()) - 1}
     client.xadd("gatepost:host:web-01:jobs", {"m": own.seal("host", "run", late, "5", time.time())})
     for _ in range(2):  # the same message twice, and once more in a new envelope
@@ -412,6 +416,11 @@ def test_a_host_that_dies_loses_what_it_ran(tmp_path: Path) -> None:
         assert result["status"] == "failed"
 
 
+def is_over(service: Service, id: str) -> bool:
+    """Whether an execution has ended; one whose server died waits until it is taken up."""
+    return service.world.status(id) not in {"running", "queued"}
+
+
 def numbered(service: Service, id: str) -> list[int]:
     """The numbers of the messages of a recording, as it is stored."""
     return [message["seq"] for message in service.world.server.recording(id)]
@@ -433,7 +442,7 @@ def test_a_server_that_starts_again_takes_up_what_its_host_runs(
     env = {"REDIS_URL": service.redis.url, "GATEPOST_USER_RATE": "1000/minute"}
     service.world.server = start_server(folder, {**ROOMY, **env})
     for id in (going, done):
-        wait_until(lambda id=id: service.world.status(id) not in {"running", "queued"}, "its end", 60)
+        wait_until(partial(is_over, service, id), "its end", 60)
         assert service.world.status(id) == "succeeded"
     assert output(service, going).splitlines() == [f"tick {number}" for number in range(20)]
     assert numbered(service, going) == list(range(1, 23))

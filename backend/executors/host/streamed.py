@@ -72,7 +72,7 @@ class StreamedExecutor:
             return Outcome(Status.FAILED, EXIT_GATEPOST_FAILED, problem=f"{error}.", rule="host.parameters")
         taken_up = self.now() > self._expires(job)
         if not (self.online or taken_up):
-            problem = f"The host {self.party.host} is offline: its agent is not running, or cannot reach Redis."
+            problem = f"The host {self.party.host} is offline: its agent is not running, cannot reach Redis, or its clock is wrong."
             return Outcome(Status.FAILED, EXIT_GATEPOST_FAILED, problem=problem, rule="host.offline")
         async with self.streams.messages_of(self.party, job.execution) as messages:
             with self.figures.counted() as begun:
@@ -194,7 +194,7 @@ class _Run:
             stdout, stderr = self.sizes.values()
             return Outcome(Status.LOST, None, None, stdout, stderr, problem=problem, rule="host.lost")
         if not self.begun and silent > LOST_AFTER:
-            problem = f"The host {host} did not take the command. Is its agent running, with its present secret?"
+            problem = f"The host {host} did not take the command. Does its log say why: is its secret the present one, is its clock right?"
             return Outcome(Status.FAILED, EXIT_GATEPOST_FAILED, problem=problem, rule="host.offline")
         return None
 
