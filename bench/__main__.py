@@ -40,7 +40,12 @@ def row(figure: Figure) -> str:
 def machine() -> str:
     """What the figures were measured on."""
     models = [line.partition(":")[2] for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
-    peer = subprocess.run(["websocketd", "--version"], capture_output=True, text=True, check=False).stdout.split()
+    found = shutil.which("websocketd")
+    peer = (
+        subprocess.run([found, "--version"], capture_output=True, text=True, check=False).stdout.split()
+        if found
+        else []
+    )
     return (
         f"{os.cpu_count()} x{models[0] if models else ' unknown'}, {platform.system()} {platform.release()}, "
         f"Python {platform.python_version()}, uvicorn {version('uvicorn')}, {' '.join(peer[:2])}"

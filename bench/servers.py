@@ -49,7 +49,7 @@ class Running:
 @contextmanager
 def gatepost_server(program: str, settings: Mapping[str, str] = GENEROUS) -> Iterator[Running]:
     """Gatepost, on which `pyguard WORDS` runs `program WORDS`."""
-    port = _free_port()
+    port = free_port()
     folder = Path(tempfile.mkdtemp(prefix="gatepost-bench-"))
     folder.chmod(0o711)  # for the user that commands run as
     environment = {"PATH": os.environ["PATH"], "PYGUARD_COMMAND": program, **settings}
@@ -64,7 +64,7 @@ def gatepost_server(program: str, settings: Mapping[str, str] = GENEROUS) -> Ite
 @contextmanager
 def websocketd_server(*words: str) -> Iterator[Running]:
     """websocketd, which runs `words` at every connection."""
-    port = _free_port()
+    port = free_port()
     command = ["websocketd", f"--port={port}", "--address=127.0.0.1", "--loglevel=fatal", *words]
     with _running(command, dict(os.environ), port) as pid:
         yield Running(port, pid, Path())
@@ -74,14 +74,15 @@ def websocketd_server(*words: str) -> Iterator[Running]:
 def _running(words: list[str], environment: Mapping[str, str], port: int) -> Iterator[int]:
     process = subprocess.Popen(words, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        _await(port)
+        await_port(port)
         yield process.pid
     finally:
         process.terminate()
         process.wait(20)
 
 
-def _await(port: int) -> None:
+def await_port(port: int) -> None:
+    """Wait until something listens."""
     end = time.monotonic() + START_BOUND
     while True:
         try:
@@ -93,7 +94,8 @@ def _await(port: int) -> None:
             time.sleep(0.02)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that nothing uses."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -1,5 +1,6 @@
 """Starts the executions that wait, on a server that reaches their targets."""
 
+import asyncio
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Protocol
@@ -13,6 +14,7 @@ from backend.core.execution.registry import Execution
 from backend.core.execution.requests import Request
 from backend.core.execution.targets import Target, TargetRef
 from backend.core.identity import Principal, User
+from backend.core.policy.admit import Plan, admit
 from backend.core.ports import Queue, Queued
 
 BATCH = 256  # executions that are read at once
@@ -56,6 +58,8 @@ class QueueRunner:
 
     async def _start(self, waiting: Queued) -> bool:
         record = waiting.record
+        if not waiting.job:
+            return await self._take_up(record)
         try:
             job = self.decode(waiting.job)
         except ValueError:
@@ -66,6 +70,27 @@ class QueueRunner:
         if isinstance(target, Decision):
             return await self._end(record, Status.DENIED, None, target.reason)
         return isinstance(await self.gateway.resume(_request(record, job, who, target), job.plan), Execution)
+
+    async def _take_up(self, record: Record) -> bool:
+        """Follow an execution that went on when its server died or ended. It is not started again."""
+        who = await self._principal(record, "")
+        target = check_role(who) or await self.resolver.resolve(who, TargetRef.parse(record.target))
+        plan = target if isinstance(target, Decision) else await self._plan(record, target)
+        if isinstance(target, Decision) or isinstance(plan, Decision):
+            return await self._end(record, Status.LOST, None, "It cannot be taken up any more.")
+        request = Request(
+            who,
+            target,
+            record.command,
+            cwd=record.working_dir,
+            detached=True,
+            metadata_only=record.metadata_only,
+            execution=record.id,
+        )
+        return isinstance(await self.gateway.resume(request, plan), Execution)
+
+    async def _plan(self, record: Record, target: Target) -> Plan | Decision:
+        return await asyncio.to_thread(admit, record.command, target, record.working_dir)
 
     async def _principal(self, record: Record, address: str) -> Principal:
         if record.user_id is None:

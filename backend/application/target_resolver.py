@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from backend.application.host_targets import HostTargets
+from backend.application.host_targets import HOST, HostTargets
 from backend.core.decisions import Decision
 from backend.core.errors import StorageError
 from backend.core.execution.executor import Executor
@@ -56,8 +56,11 @@ class TargetResolver:
     _profiles: dict[str, Profile] = field(default_factory=dict)
 
     def reachable(self) -> frozenset[TargetRef]:
-        """The targets that wait and whose commands this server can run now: those here never wait."""
-        return frozenset()
+        """The targets of which executions may wait for this server: enrolled hosts, whose commands outlive a server.
+
+        Raises StorageError.
+        """
+        return frozenset(TargetRef(HOST, id) for id in self.hosts.enrolled()) if self.hosts else frozenset()
 
     async def resolve(self, who: Principal, ref: TargetRef) -> Target | Decision:
         """The target, or why it does not exist for the caller. Raises StorageError.

@@ -13,7 +13,7 @@ from backend.core.decisions import Decision
 from backend.core.execution.model import Status
 from backend.core.identity import ApiToken, NetworkAccess, Principal, Project, User
 from backend.core.recording.messages import Complete
-from backend.core.recording.writer import RecordingLog
+from backend.core.recording.writer import RecordingLog, Resumed
 
 
 class Actor(Protocol):
@@ -65,7 +65,7 @@ class ExecutionLog(Protocol):
 
 
 class Queued(NamedTuple):
-    """An execution that waits for an owner, with its serialised job."""
+    """An execution that waits for an owner, with its serialised job; without one it runs already, and is to be taken up."""
 
     record: Record
     job: str
@@ -84,6 +84,10 @@ class Queue(Protocol):
 
     async def claim(self, execution: str) -> bool:
         """Take over an execution that waits; False when it does not wait (any more). One server claims it."""
+        ...
+
+    async def hand_over(self, execution: str) -> bool:
+        """Have any server take up an execution of this one, which goes on without it; False if it is not ours."""
         ...
 
     async def cancel_queued(self, execution: str, completion: Completion) -> bool:
@@ -116,6 +120,10 @@ class Ownership(Queue, Protocol):
 
         False when it has ended on record meanwhile, or its owner has extended the lease; then nothing is written.
         """
+        ...
+
+    async def requeue(self, record: Record, before_ms: int) -> bool:
+        """The same for an execution that `expired` returned; False as for `close_expired`."""
         ...
 
     async def release_dead(self, owners: Collection[str]) -> None:
@@ -166,6 +174,10 @@ class Recordings(Protocol):
 
     def create(self, execution: str) -> RecordingLog:
         """Begin one. Raises RecordingError."""
+        ...
+
+    def resume(self, execution: str) -> Resumed:
+        """Write on one that a server has left without an end; begin it where there is none. Raises RecordingError."""
         ...
 
     def find(self, execution: str) -> RecordingLog | None:

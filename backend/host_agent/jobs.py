@@ -163,16 +163,17 @@ class Jobs:
         job = self.jobs.get(execution)
         if job and job.task and not job.task.done():
             self._ack(id)  # it waits or is being sent; the other message of it is acknowledged when it has begun
-            self._again(job, after)
+            self._again(job, server, after)
         elif len(self.jobs) < MOST_JOBS:
             late = self.now() > body["expires"] if type(body.get("expires")) is int else True
             job = self.jobs[execution] = Job(execution, server, late, after=after)
             job.task = self._start(self._serve(job, body, id))
             job.task.add_done_callback(lambda _: self.jobs.pop(execution, None))
 
-    def _again(self, job: Job, after: int) -> None:
-        """Send what follows on `after`, or that the job is alive if the server has all."""
-        if job.local and after < job.after and job.sending:
+    def _again(self, job: Job, server: str, after: int) -> None:
+        """Send what follows on `after`, or that the job is alive if the server has all. Another server has taken it up."""
+        moved, job.server = server != job.server, server
+        if job.local and (after < job.after or moved) and job.sending:
             job.after = after
             job.sending.cancel()
         else:

@@ -302,9 +302,17 @@ def _jobs(agent: Agent, front: Front, daemon: Daemon) -> Jobs | None:
         front=front,
         now=time.time,
         nonce=lambda: secrets.token_hex(16),
-        record=daemon.dropped,
+        record=partial(_dropped, daemon),
         report=lambda report: structlog.get_logger().warning("redis", report=report),
     )
+
+
+def _dropped(daemon: Daemon, message: Dropped) -> None:
+    """Record a message that gets no answer. One that is only stale has a valid signature, so a clock must be wrong."""
+    if message.reason.startswith("it is stale"):
+        hint = "Set the clocks of this host and of the server by NTP; `agent --check` compares that of Redis."
+        structlog.get_logger().warning("message dropped", reason=message.reason, hint=hint)
+    daemon.dropped(message)
 
 
 def _outbox(settings: Settings) -> Outbox:

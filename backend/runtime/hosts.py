@@ -13,7 +13,7 @@ from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from backend.application.host_targets import HostTargets
+from backend.application.host_targets import HOST, HostTargets
 from backend.bus.host_streams import RedisHostStreams
 from backend.bus.hosts import RedisHosts
 from backend.bus.link import connection_arguments
@@ -50,6 +50,11 @@ class Hosts:
     seal: Callable[[str, str], str]
     joined: Callable[[], AbstractAsyncContextManager[None]]
     unsigned: bool
+
+    def goes_on(self, target: str) -> bool:
+        """Whether what runs on a target goes on when its server dies, so that another one can take it up."""
+        kind, _, id = target.partition(":")
+        return kind == HOST and self.targets is not None and id in self.targets.enrolled()
 
     async def count(self) -> tuple[int, int]:
         """How many hosts are online, and how many are not. Raises StorageError."""

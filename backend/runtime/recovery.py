@@ -21,6 +21,10 @@ LOST = Completion(Status.LOST, None, 0)
 class RecordedEnds(Protocol):
     """How the recordings of this server's data folder ended. Every method raises OSError."""
 
+    def cut_off(self, execution: str) -> int | None:
+        """The number of the last line of a recording that has no end and that no server writes; otherwise None."""
+        ...
+
     def last_message(self, execution: str) -> Mapping[str, Any] | None:
         """The last message of a recording, empty if there is none; None while a server still writes it.
 
@@ -38,7 +42,7 @@ class Recovery:
     """Closes executions whose lease has run out. Several servers may do so at once: each end is written once.
 
     `folder` is the id of the data folder that holds `recordings`. An execution whose recording cannot be read now stays
-    as it is, and is logged once; one whose recording is invalid, and so will never report an end, is lost.
+    as it is, and is logged once; one on a target of which `goes_on` is true is left to the server that takes it up; one whose recording is invalid, and so will never report an end, is lost.
     """
 
     ownership: Ownership
@@ -47,6 +51,7 @@ class Recovery:
     locks: OwnerLocks
     contact: Contact
     now_ms: Callable[[], int]
+    goes_on: Callable[[str], bool] = lambda target: False
     unreadable: set[str] = field(default_factory=set)
 
     async def run_once(self) -> int:
@@ -68,6 +73,8 @@ class Recovery:
 
     async def _close(self, record: Record, before: int) -> bool:
         try:
+            if self.goes_on(record.target) and await self._is_open(record):
+                return await self.ownership.requeue(record, before)
             end = await self._end(record)
         except OSError as error:
             if record.id not in self.unreadable:
@@ -75,6 +82,12 @@ class Recovery:
             self.unreadable.add(record.id)
             return False  # the next round tries again
         return await self.ownership.close_expired(record, before, end)
+
+    async def _is_open(self, record: Record) -> bool:
+        """Whether no end was recorded here before its server died."""
+        if record.folder != self.folder:
+            return True
+        return await asyncio.to_thread(self.recordings.cut_off, record.id) is not None
 
     async def _end(self, record: Record) -> Completion:
         if record.folder != self.folder:

@@ -211,6 +211,10 @@ class Telemetry:
         failed = completion.status is not Status.SUCCEEDED
         self._see(execution.request, AttemptSummary(failed, attempt.deletes, attempt.decision.risk in DANGEROUS))
 
+    def handed_over(self, execution: Execution) -> None:
+        self._running.dec()
+        self._log.info("handed over", execution=execution.id, **_who(execution.request))
+
     def on_crash(self, execution: str, error: Exception) -> None:
         self._log.error("execution broke", execution=execution, exc_info=error)
 

@@ -4,7 +4,7 @@ import math
 import socket
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -160,6 +160,7 @@ def _build(settings: Settings, programs: OutsidePrograms, masks: Masks) -> House
     hosts = build_hosts(
         settings, stores.owner, limits, stores.audit, stores.projects, output_lines(settings, masks), masks.text
     )
+    stores = replace(stores, recovery=replace(stores.recovery, goes_on=hosts.goes_on))
     resolver = TargetResolver(
         visitors_profile=profile(settings.profile),
         visitors_files=visitors_files(settings, guard),

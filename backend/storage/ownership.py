@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from sqlalchemy import Connection, bindparam, select, update
+from sqlalchemy import ColumnElement, Connection, bindparam, select, update
 
 from backend.core.audit import execution_events as events
 from backend.core.audit.attempts import Attempt, Completion, Record
@@ -72,6 +72,20 @@ class SqlOwnership:
         closed = closing(record.id, Status.RUNNING, completion, before_ms)
         return await self.queue.write(self._end(record.id, record.principal, completion), closed=closed)
 
+    async def requeue(self, record: Record, before_ms: int) -> bool:
+        """Have a server take up an execution that `expired` returned; False when it is not expired (any more)."""
+        return await self._queue_again(record.id, table.c.lease_until_ms <= before_ms)
+
+    async def hand_over(self, execution: str) -> bool:
+        """Have another server take up an execution of this one."""
+        self.holdings.remove(execution)
+        return await self._queue_again(execution, table.c.owner == self.owner)
+
+    async def _queue_again(self, execution: str, where: ColumnElement[bool]) -> bool:
+        waits = update(table).where(table.c.id == execution, RUNNING, where)
+        values = {"status": str(Status.QUEUED), "owner": None, "lease_until_ms": None}
+        return bool(await self.queue.database.write(changes(waits.values(**values))))
+
     async def release_dead(self, owners: Collection[str]) -> None:
         """End the leases of owners whose processes have ended."""
         ended = update(table).where(table.c.owner.in_(sorted(owners)), RUNNING).values(lease_until_ms=RELEASED)
@@ -125,4 +139,4 @@ def _renew(connection: Connection, values: dict[str, object]) -> frozenset[str]:
 
 def _queued(connection: Connection, targets: list[str], limit: int) -> list[Queued]:
     query = select(*COLUMNS, table.c.job).where(QUEUED, table.c.target.in_(targets)).order_by(table.c.id).limit(limit)
-    return [Queued(record_of(row), row.job) for row in connection.execute(query)]
+    return [Queued(record_of(row), row.job or "") for row in connection.execute(query)]

@@ -23,6 +23,7 @@ from backend.core.recording.digest import RecordingDigest
 from backend.core.recording.lost import LOST, end_after
 from backend.core.recording.messages import Complete
 from backend.core.recording.reader import Send
+from backend.core.recording.writer import Resumed
 from backend.storage.modes import open_own, restore
 
 BLOCK = 32 * 1024  # bytes that a viewer reads at a time, unless one line is longer
@@ -45,6 +46,19 @@ class RecordingFile:
         self._sealed = b""  # the last line, stored after that
         self._unwritten = b""
         self._waiting: set[asyncio.Future[None]] = set()
+        self._resumed = False
+
+    @classmethod
+    def resumed(cls, path: Path, fd: int) -> "RecordingFile":
+        """One that is written on, behind its last whole line."""
+        recording = cls(path, fd)
+        size = os.fstat(fd).st_size
+        recording._size = _line_start(fd, size)
+        os.ftruncate(fd, recording._size)
+        for offset in range(0, recording._size, HASHED):
+            recording._hash.update(os.pread(fd, min(HASHED, recording._size - offset), offset))
+        recording._resumed = recording._size > 0
+        return recording
 
     @property
     def live(self) -> bool:
@@ -108,9 +122,15 @@ class RecordingFile:
 
     def discard(self) -> None:
         """Delete a recording that was only begun."""
+        self.leave()
+        if not self._resumed:
+            self.path.unlink(missing_ok=True)
+
+    def leave(self) -> None:
+        """Write no more, without an end."""
         os.close(self._fd)
         self._fd = -1
-        self.path.unlink(missing_ok=True)
+        self._wake()
 
     async def follow(self, after_seq: int, send: Send) -> None:
         """Send blocks of complete stored lines numbered above `after_seq`, live, until the recording ends."""
@@ -193,6 +213,19 @@ class FileRecordings:
         self._live = {name: file for name, file in self._live.items() if file.held}
         self._live[execution] = recording
         return recording
+
+    def resume(self, execution: str) -> Resumed:
+        """Write on one that a server has left without an end; begin it where there is none. Raises RecordingError."""
+        path = self._path(execution)
+        try:
+            fd = open_own(path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            recording = RecordingFile.resumed(path, fd)
+            last = _last_line(fd, os.fstat(fd).st_size)
+        except OSError as error:
+            raise RecordingError(f"The recording cannot be resumed: {error.strerror}.") from error
+        self._live[execution] = recording
+        return Resumed(recording, last_seq(last + b"\n") if last else 0, json.loads(last)["ms"] if last else 0)
 
     def find(self, execution: str) -> RecordingFile | None:
         """A recording by its id; see `cut_off` for one that a crash left without its end. Raises OSError."""

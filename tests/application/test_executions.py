@@ -137,6 +137,8 @@ class Seen(Quiet):
     def ended(self, execution: Execution, completion: Completion) -> None:
         self.ends.append(completion.status)
 
+    def handed_over(self, execution: Execution) -> None: ...
+
     def on_crash(self, execution: str, error: Exception) -> None: ...
 
 

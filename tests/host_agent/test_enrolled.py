@@ -2,12 +2,14 @@
 
 import json
 import os
+import re
 import secrets
 import shlex
 import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +20,11 @@ from redis.exceptions import NoPermissionError
 from backend.core.hosts.envelope import Party
 from backend.core.hosts.naming import redis_rules
 from tests.accounts import gatepost
-from tests.api.world import running_world
+from tests.api.world import ROOMY, running_world
 from tests.host_agent.agents import Agent, start_agent
 from tests.host_agent.test_from_server import Service, _folder
 from tests.redis_server import Redis, running_redis
+from tests.serving import start as start_server
 from tests.serving import wait_until
 
 # Counts its runs in the folder that it works in.
@@ -32,6 +35,7 @@ case "$2" in
   brief) sleep 1; echo done;;
   flood) head -c 5000000 /dev/zero | tr '\\0' 'x' | fold -w 99;;
   many) i=0; while test $i -lt 20000; do echo "line $i"; i=$((i+1)); done;;
+  ticks) i=0; while test $i -lt 20; do echo "tick $i"; sleep 0.3; i=$((i+1)); done;;
   c*) sleep 0.2; echo "$2";;
   *) echo "$2";;
 esac
@@ -65,7 +69,7 @@ def begin(folder: Path, redis: Redis, settings: dict[str, str], **env: str) -> A
         "GATEPOST_HOST_SECRET": settings["GATEPOST_HOST_SECRET"],
         "AGENT_ID": settings["AGENT_ID"],
         "GATEPOST_DOCKER_COMMAND": str(docker),
-        "DOCKER_CONTAINER_NAME": "slow,brief,many,flood,quick," + ",".join(f"c{number}" for number in range(50)),
+        "DOCKER_CONTAINER_NAME": "slow,brief,many,flood,quick,ticks," + ",".join(f"c{number}" for number in range(50)),
         **env,
     }
     return start_agent(folder, redis, settings["AGENT_ID"], **own)
@@ -105,6 +109,7 @@ def running(folder: Path, host: str = "web-01") -> Iterator[tuple[Service, dict[
                 yield service, settings
             finally:
                 service.agent.stop()
+                world.server.stop()  # one that a test has started again
 
 
 @pytest.fixture(scope="module")
@@ -219,6 +224,8 @@ def test_forged_messages_run_nothing_and_are_audited(enrolled: tuple[Service, di
         lambda: sum(each["kind"] == "rejected" for each in service.agent.audit) >= 6, f"events\n{service.agent.log}"
     )
     assert len(runs(service.agent)) == before
+    assert re.search(r"its clock and this one differ by 100\d s", service.agent.log)
+    assert "NTP" in service.agent.log
     late = {**body, "execution": "01J00000000000000000000001", "expires": int(time.time()) - 1}
     client.xadd("gatepost:host:web-01:jobs", {"m": own.seal("host", "run", late, "5", time.time())})
     for _ in range(2):  # the same message twice, and once more in a new envelope
@@ -407,3 +414,40 @@ def test_a_host_that_dies_loses_what_it_ran(tmp_path: Path) -> None:
         assert service.world.ask("root", "GET", "/api/hosts/web-01").json()["status"] == "offline"
         result = service.result(service.run("web-01", "echo"))  # at once
         assert result["status"] == "failed"
+
+
+def is_over(service: Service, id: str) -> bool:
+    """Whether an execution has ended; one whose server died waits until it is taken up."""
+    return service.world.status(id) not in {"running", "queued"}
+
+
+def numbered(service: Service, id: str) -> list[int]:
+    """The numbers of the messages of a recording, as it is stored."""
+    return [message["seq"] for message in service.world.server.recording(id)]
+
+
+@pytest.mark.parametrize("how", ["killed", "stopped"])
+def test_a_server_that_starts_again_takes_up_what_its_host_runs(
+    enrolled: tuple[Service, dict[str, str]], how: str
+) -> None:
+    service, _ = enrolled
+    server, folder = service.world.server, service.world.server.folder
+    before = len(runs(service.agent))
+    going, done = start(service, "ticks"), start(service, "brief")
+    wait_until(lambda: "tick 2" in output(service, going), "some output")
+    if how == "killed":
+        server.kill()
+    else:
+        server.stop()
+    env = {"REDIS_URL": service.redis.url, "GATEPOST_USER_RATE": "1000/minute"}
+    service.world.server = start_server(folder, {**ROOMY, **env})
+    for id in (going, done):
+        wait_until(partial(is_over, service, id), "its end", 60)
+        assert service.world.status(id) == "succeeded"
+    assert output(service, going).splitlines() == [f"tick {number}" for number in range(20)]
+    assert numbered(service, going) == list(range(1, 23))
+    assert output(service, done).splitlines()[-1:] == ["done"]
+    assert runs(service.agent)[before:] in (["ticks", "brief"], ["brief", "ticks"])
+    result = service.result(service.run("web-01", "echo"))
+    assert result["status"] == "succeeded"
+    gatepost(folder, "audit", "verify")

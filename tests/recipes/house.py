@@ -69,6 +69,8 @@ class Quiet:
 
     def ended(self, execution: Execution, completion: Completion) -> None: ...
 
+    def handed_over(self, execution: Execution) -> None: ...
+
     def on_crash(self, execution: str, error: Exception) -> None:
         raise error
 

@@ -27,6 +27,9 @@ class Recorded:
     def last_message(self, execution: str) -> dict[str, object]:
         return {"status": "succeeded", **FIGURES}
 
+    def cut_off(self, execution: str) -> None:
+        return None
+
     def seal(self, execution: str) -> None:
         return None
 

@@ -291,3 +291,18 @@ async def test_after_an_outage_others_have_a_lease_to_come_back(house: House) ->
     house.clock.now += 1
     assert await recovery.run_once() == 1
     assert [await house.status(each) for each in (left, kept)] == [Status.LOST, Status.RUNNING]
+
+
+async def test_what_goes_on_without_its_server_is_left_to_another(house: House) -> None:
+    cut = await house.left()
+    ended, _, recorder = await house.begin(house.dead)
+    recorder.end(COMPLETE)
+    await house.wait_a_lease()
+    recovery = replace(house.recovery(house.alive), goes_on=lambda target: target == cut.target)
+    assert await recovery.run_once() == 2
+    assert [await house.status(each) for each in (cut, ended)] == [Status.QUEUED, Status(COMPLETE.status)]
+    there = await house.left()
+    await house.wait_a_lease()
+    elsewhere = replace(house.recovery(house.alive, ELSEWHERE), goes_on=lambda target: True)
+    assert await elsewhere.run_once() == 1
+    assert await house.status(there) is Status.QUEUED

@@ -30,7 +30,7 @@ from backend.core.policy.line_state import LineState
 from backend.core.ports import ExecutionLog, Queue, Recordings
 from backend.core.recording.messages import Complete, Problem, Started, Truncated
 from backend.core.recording.retention import RecordingShares, owner_of
-from backend.core.recording.writer import Recorder
+from backend.core.recording.writer import Recorder, Resumed
 
 LATE = "This server did not answer for too long, so another one has recorded the execution as lost."
 ENDING_BOUND = 5.0  # seconds for which the end of a command waits for the audit
@@ -44,6 +44,8 @@ class Observer(Protocol):
     def started(self, execution: Execution) -> None: ...
 
     def ended(self, execution: Execution, completion: Completion) -> None: ...
+
+    def handed_over(self, execution: Execution) -> None: ...
 
     def on_crash(self, execution: str, error: Exception) -> None: ...
 
@@ -95,7 +97,7 @@ class Lifecycle:
 
     async def start(self, request: Request, plan: Plan, on_end: Callable[[], None]) -> Execution:
         """Open the recording and the audit, then run. If it raises RecordingError or StorageError, nothing runs."""
-        execution, recorder = self._prepare(request, plan)
+        execution, recorder = self._prepare(request, plan, Resumed(self.recordings.create(request.execution), 0, 0))
         with self._discarded_on_error(execution):
             await self.log.open(execution.attempt)
         return self._begin(execution, recorder, on_end)
@@ -105,7 +107,7 @@ class Lifecycle:
 
         None if it does not wait (any more): it was cancelled, or another server was first.
         """
-        execution, recorder = self._prepare(request, plan)
+        execution, recorder = self._prepare(request, plan, self.recordings.resume(request.execution))
         with self._discarded_on_error(execution):
             claimed = await self.queue.claim(execution.id)
         if claimed:
@@ -113,13 +115,18 @@ class Lifecycle:
         self._discard(execution)
         return None
 
-    def _prepare(self, request: Request, plan: Plan) -> tuple[Execution, Recorder]:
-        attempt = self.attempt(request, plan.decision, plan.argvs)
-        log = self.recordings.create(attempt.id)
+    def _prepare(self, request: Request, plan: Plan, stored: Resumed) -> tuple[Execution, Recorder]:
+        attempt, log = self.attempt(request, plan.decision, plan.argvs), stored.log
         execution = Execution(attempt.id, request, plan, attempt, log, _instructions(request))
         count = partial(self.shares.add, owner_of(request.principal))
         recorder = Recorder(
-            attempt.id, log, self.clock.monotonic, mask=self.mask, count=count, muted=request.hides_output
+            attempt.id,
+            log,
+            self.clock.monotonic,
+            mask=self.mask,
+            count=count,
+            muted=request.hides_output,
+            resumed=stored,
         )
         self.registry.add(execution)  # now: as soon as it is on record, any server may send it an instruction
         return execution, recorder
@@ -149,11 +156,11 @@ class Lifecycle:
         return Waiting(attempt.id)
 
     async def _run(self, execution: Execution, recorder: Recorder, on_end: Callable[[], None]) -> None:
-        begun = self.clock.monotonic()
+        begun = 0 if recorder.resumed else recorder.elapsed_ms
         outcome = Outcome(Status.FAILED, EXIT_GATEPOST_FAILED, problem="Gatepost failed.", rule="server.failed")
         try:
             self.observer.started(execution)
-            recorder.add(self._started(execution))
+            recorder.begin(self._started(execution))
             outcome = await self._execute(execution, recorder)
         except RecordingError as error:
             execution.instructions.stop(unrecorded(error))
@@ -162,8 +169,20 @@ class Lifecycle:
         except Exception as error:  # the outermost edge of an execution: whatever failed, its end must be recorded
             self.observer.on_crash(execution.id, error)
         finally:
-            await self._end(execution, outcome, recorder, self.clock.monotonic() - begun)
+            if outcome.status is Status.QUEUED:
+                await self._hand_over(execution, recorder)
+            else:
+                await self._end(execution, outcome, recorder, recorder.elapsed_ms - begun)
             on_end()
+
+    async def _hand_over(self, execution: Execution, recorder: Recorder) -> None:
+        """Leave an execution that goes on elsewhere to the server that takes it up."""
+        execution.ended()
+        recorder.leave()
+        with suppress(StorageError):  # then its lease runs out
+            await self.queue.hand_over(execution.id)
+        self.registry.remove(execution)
+        self.observer.handed_over(execution)
 
     async def _execute(self, execution: Execution, recorder: Recorder) -> Outcome:
         request = execution.request
@@ -191,7 +210,7 @@ class Lifecycle:
             id=request.client_ref,
         )
 
-    async def _end(self, execution: Execution, outcome: Outcome, recorder: Recorder, seconds: float) -> None:
+    async def _end(self, execution: Execution, outcome: Outcome, recorder: Recorder, duration_ms: int) -> None:
         execution.ended()
         reason = execution.instructions.reason
         outcome = replace(outcome, problem=self.mask(outcome.problem)) if outcome.problem else outcome
@@ -202,7 +221,7 @@ class Lifecycle:
             status=outcome.status,
             exit_code=outcome.exit_code,
             signal=outcome.signal,
-            duration_ms=int(seconds * 1000),
+            duration_ms=duration_ms,
             stdout_bytes=outcome.stdout_bytes,
             stderr_bytes=outcome.stderr_bytes,
             truncated=reason is StopReason.OUTPUT_LIMIT,

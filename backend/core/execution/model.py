@@ -196,6 +196,7 @@ class Outcome:
     """How a command ended. `exit_code` is its own, or by convention 124, 125, 127, 128+n; None where nothing ran.
 
     `problem` is shown to the viewers before the end; `left` is the state that a line left, for the next one of its session.
+    With the status `queued` it has not ended: it goes on without this server, and another one takes it up.
     """
 
     status: Status

@@ -52,7 +52,7 @@ class Party:
         if (content.get("host"), content.get("to")) != (self.host, to):
             return Dropped("it is for another receiver")
         if abs(now - sent) > MOST_AGE:
-            return Dropped("it is stale")
+            return Dropped(f"it is stale: its clock and this one differ by {abs(now - sent):.0f} s")
         if not seen.add(nonce, now):
             return Dropped("it was used before")
         return Envelope(kind, body)

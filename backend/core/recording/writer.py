@@ -4,9 +4,11 @@ The stored lines are exactly what viewers are sent.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 from backend.core.errors import ShareUsedUpError
+from backend.core.recording.batches import after
 from backend.core.recording.digest import RecordingDigest
 from backend.core.recording.lines import Lines, encode_lines
 from backend.core.recording.messages import ExecutionMessage
@@ -53,14 +55,28 @@ class RecordingLog(RecordingReader, Protocol):
         ...
 
     def discard(self) -> None:
-        """Remove it: nothing was recorded."""
+        """Remove it: nothing was recorded. One that was resumed stays."""
         ...
+
+    def leave(self) -> None:
+        """Write no more, without an end: another server resumes it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """A log that is written on. It holds the messages up to number `seq`, the last of which came after `ms` milliseconds."""
+
+    log: RecordingLog
+    seq: int
+    ms: int
 
 
 class Recorder:
     """The writer over a log. A muted recorder stores no output.
 
-    `count` is called with the bytes of each line that is written, and says whether there is room for more output.
+    `count` is called with the bytes of each line that is written, and says whether there is room for more output. What a
+    log that is `resumed` holds already is numbered again, but not stored again.
     """
 
     def __init__(
@@ -72,6 +88,7 @@ class Recorder:
         mask: Callable[[str], str] = str,
         count: Callable[[int], bool] = bool,
         muted: bool = False,
+        resumed: Resumed | None = None,
     ) -> None:
         self.execution = execution
         self._mask = mask
@@ -79,7 +96,8 @@ class Recorder:
         self._muted = muted
         self._log = log
         self._clock = clock
-        self._begun = clock()
+        self._stored = resumed.seq if resumed else 0
+        self._begun = clock() - (resumed.ms / 1000 if resumed else 0)
         self._next = 1
 
     @property
@@ -98,18 +116,37 @@ class Recorder:
             partial,
             lines.items,
         )
-        if not self._count(len(line)):
-            raise ShareUsedUpError
-        self._log.append(line)
+        if self._next <= self._stored:
+            line = after(line, self._stored)
         self._next += lines.count
+        if line and not self._count(len(line)):
+            raise ShareUsedUpError
+        if line:
+            self._log.append(line)
 
     def say(self, stream: str, text: str) -> int:
         data = f"{self._mask(text)}\n".encode("utf-8", "replace")
         self.lines(stream, encode_lines(data))
         return len(data)
 
+    @property
+    def resumed(self) -> bool:
+        """Whether the log holds messages of a server before this one."""
+        return self._stored > 0
+
+    def begin(self, message: ExecutionMessage) -> None:
+        """Record the first message, unless the log holds it already."""
+        if self._stored:
+            self._next += 1
+        else:
+            self.add(message)
+
     def add(self, message: ExecutionMessage) -> None:
         self._log.append(self._line(message))
+
+    def leave(self) -> None:
+        """Write no more, without an end."""
+        self._log.leave()
 
     def seal(self, message: ExecutionMessage) -> RecordingDigest:
         """Store the last message, which viewers do not get before `end`; the digest of all that is stored."""
@@ -123,6 +160,7 @@ class Recorder:
 
     def _line(self, message: ExecutionMessage) -> bytes:
         # What is not output is always written: it is short, and says why there is no more.
+        self._next = max(self._next, self._stored + 1)
         numbered = message.model_copy(update={"execution": self.execution, "seq": self._next, "ms": self.elapsed_ms})
         self._next += 1
         line = numbered.encode() + b"\n"

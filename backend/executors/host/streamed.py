@@ -25,6 +25,7 @@ from backend.core.execution.model import (
 from backend.core.hosts.commands import HostCommand
 from backend.core.hosts.envelope import Envelope, Party
 from backend.core.hosts.ports import HostFigures, HostsAway
+from backend.core.ids import time_of
 from backend.core.recording.lines import LineAssembler
 from backend.core.recording.writer import RecordingWriter
 from backend.executors.host.input import InputSender
@@ -34,6 +35,7 @@ LOST_AFTER = 30.0  # seconds without a message, while Redis can be reached, afte
 START_WITHIN = 20  # seconds in which a job must reach its host; less than that, so that none begins later
 ANSWER_WITHIN = 1.5  # seconds in which a host answers a signal; less than other servers wait for this one
 STOP_GRACE = 10.0  # seconds that the end is waited for once a stop was sent
+LEAVES = frozenset({StopReason.SHUTDOWN, StopReason.LEASE_LOST})  # the command goes on, and another server takes it up
 MAY_STILL_RUN = "The host did not confirm the stop: the command may still run there."
 
 
@@ -68,12 +70,15 @@ class StreamedExecutor:
             command = HostCommand.of(job.plan.argvs[0])
         except ValueError as error:
             return Outcome(Status.FAILED, EXIT_GATEPOST_FAILED, problem=f"{error}.", rule="host.parameters")
-        if not self.online:
-            problem = f"The host {self.party.host} is offline: its agent is not running, or cannot reach Redis."
+        taken_up = self.now() > self._expires(job)
+        if not (self.online or taken_up):
+            problem = f"The host {self.party.host} is offline: its agent is not running, cannot reach Redis, or its clock is wrong."
             return Outcome(Status.FAILED, EXIT_GATEPOST_FAILED, problem=problem, rule="host.offline")
         async with self.streams.messages_of(self.party, job.execution) as messages:
             with self.figures.counted() as begun:
-                return await _Run(self, job, self._order(job, command), output, instructions, messages, begun).watch()
+                return await _Run(
+                    self, job, self._order(job, command), output, instructions, messages, begun, taken_up
+                ).watch()
 
     def _order(self, job: Job, command: HostCommand) -> dict[str, Any]:
         return {
@@ -83,8 +88,12 @@ class StreamedExecutor:
             "actor": job.actor.name,
             "timeout": job.timeout,
             "stdin": job.stdin,
-            "expires": int(self.now()) + START_WITHIN,
+            "expires": self._expires(job),
         }
+
+    def _expires(self, job: Job) -> int:
+        """Until when a job may begin. Later it has begun, or never will: a server that sends it then takes it up."""
+        return time_of(job.execution) // 1000 + START_WITHIN
 
 
 @dataclass(slots=True)
@@ -98,6 +107,7 @@ class _Run:
     instructions: Instructions
     messages: "asyncio.Queue[Envelope]"
     on_begin: Callable[[], None]
+    taken_up: bool
     last: int = 0
     begun: bool = False
     sizes: dict[str, int] = field(default_factory=lambda: {"stdout": 0, "stderr": 0})
@@ -117,6 +127,7 @@ class _Run:
         loop = asyncio.get_running_loop()
         self.streams = {"stdout": self.executor.lines(), "stderr": self.executor.lines()}
         self.heard = self.executor.clock()
+        self.begun = self.taken_up
         deadline = loop.call_later(self.job.timeout, self.instructions.stop, StopReason.TIMED_OUT)
         try:
             with self.instructions.received_by(self):
@@ -138,6 +149,8 @@ class _Run:
     async def _until_the_end(self) -> Outcome:
         await self._ask()
         while not self.given_up:
+            if self.instructions.reason in LEAVES:
+                return Outcome(Status.QUEUED, None)
             message = await self._next()
             if message is None:
                 if problem := self._silence():
@@ -181,7 +194,7 @@ class _Run:
             stdout, stderr = self.sizes.values()
             return Outcome(Status.LOST, None, None, stdout, stderr, problem=problem, rule="host.lost")
         if not self.begun and silent > LOST_AFTER:
-            problem = f"The host {host} did not take the command. Is its agent running, with its present secret?"
+            problem = f"The host {host} did not take the command. Does its log say why: is its secret the present one, is its clock right?"
             return Outcome(Status.FAILED, EXIT_GATEPOST_FAILED, problem=problem, rule="host.offline")
         return None
 
@@ -206,7 +219,7 @@ class _Run:
         """The host has the job, so instructions reach the command."""
         self.begun = True
         self.on_begin()
-        if self.job.stdin and self.passing_on is None:
+        if (self.job.stdin or self.taken_up) and self.passing_on is None:
             self.passing_on = asyncio.ensure_future(self.input.run())
 
     async def _add(self, body: Mapping[str, Any]) -> Outcome | None:
@@ -266,11 +279,13 @@ class _Run:
         return stopped_outcome(reason, None, EXIT_GATEPOST_FAILED, stdout, stderr + extra)
 
     def stop(self) -> None:
-        """Have the host stop the command; after a grace its end is not waited for."""
+        """Have the host stop the command; after a grace its end is not waited for. It outlives the server."""
         self.stopping = asyncio.ensure_future(self._stop())
 
     async def _stop(self) -> None:
         reason = self.instructions.reason or StopReason.CANCELLED
+        if reason in LEAVES:
+            return
         for _ in range(5):
             await self._instruct({"stop": str(reason)})
             await asyncio.sleep(STOP_GRACE / 5)

@@ -123,6 +123,24 @@ class MemoryOwnership:
         self._end(row, completion)
         return True
 
+    async def requeue(self, record: Record, before_ms: int) -> bool:
+        """Have a server take up an execution that `expired` returned; False when it is not expired (any more)."""
+        row = self.log.executions.rows.get(record.id)
+        return row is not None and _is_expired(row, before_ms) and self._queue_again(row)
+
+    async def hand_over(self, execution: str) -> bool:
+        """Have another server take up an execution of this one."""
+        self.log.holdings.remove(execution)
+        row = self.log.executions.rows.get(execution)
+        return row is not None and row.record.owner == self.owner and self._queue_again(row)
+
+    def _queue_again(self, row: Row) -> bool:
+        if row.status is not Status.RUNNING:
+            return False
+        row.record = replace(row.record, status=Status.QUEUED, owner=None)
+        row.lease_until_ms = None
+        return True
+
     async def release_dead(self, owners: Collection[str]) -> None:
         """End the leases of owners whose processes have ended."""
         for row in self._running():

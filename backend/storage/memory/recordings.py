@@ -7,10 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 from backend.core.errors import RecordingError
-from backend.core.recording.batches import after
+from backend.core.recording.batches import after, last_seq
 from backend.core.recording.digest import RecordingDigest
 from backend.core.recording.messages import Complete
 from backend.core.recording.reader import Send
+from backend.core.recording.writer import Resumed
 
 BLOCK = 32 * 1024  # bytes that a viewer gets at a time, unless one line is longer
 
@@ -25,6 +26,7 @@ class MemoryRecording:
         self._sealed = b""
         self._last = b""
         self._waiting: set[asyncio.Future[None]] = set()
+        self._resumed = False
 
     def append(self, line: bytes) -> None:
         """Add stored lines."""
@@ -53,9 +55,20 @@ class MemoryRecording:
 
     def discard(self) -> None:
         """Delete a recording that was only begun."""
+        self.leave()
+        if not self._resumed:
+            self._forget()
+
+    def leave(self) -> None:
+        """Write no more, without an end."""
         self.live = False
-        self._forget()
         self._wake()
+
+    def resume(self) -> Resumed:
+        """Write on."""
+        self.live = self._resumed = True
+        last = bytes(self._stored).splitlines()[-1:]
+        return Resumed(self, last_seq(bytes(self._stored)), json.loads(last[0])["ms"]) if last else Resumed(self, 0, 0)
 
     async def copy(self, send: Send, begin: int = 0, end: int | None = None) -> int:
         """Send what is stored now between two offsets, in blocks of complete lines; returns the offset reached."""
@@ -114,6 +127,11 @@ class MemoryRecordings:
         recording = MemoryRecording(lambda: self._recordings.pop(execution))
         self._recordings[execution] = recording
         return recording
+
+    def resume(self, execution: str) -> Resumed:
+        """Write on one that was left without an end; begin it where there is none."""
+        found = self.find(execution)
+        return found.resume() if found else Resumed(self.create(execution), 0, 0)
 
     def find(self, execution: str) -> MemoryRecording | None:
         """A recording by its id."""

@@ -59,6 +59,8 @@ class Witness:
     def ended(self, execution: Execution, completion: Completion) -> None:
         self.seen.append(f"ended {completion.status}")
 
+    def handed_over(self, execution: Execution) -> None: ...
+
     def on_crash(self, execution: str, error: Exception) -> None:
         self.seen.append(f"broke {error}")
 
@@ -91,6 +93,10 @@ class Book:
 
     async def queued(self, targets: Collection[str], limit: int) -> Sequence[Queued]:
         return ()
+
+    async def hand_over(self, execution: str) -> bool:
+        self._write("handed over", execution)
+        return True
 
     async def cancel_queued(self, execution: str, completion: Completion) -> bool:
         return False

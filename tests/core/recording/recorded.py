@@ -47,6 +47,9 @@ class Log:
     def discard(self) -> None:
         raise NotImplementedError
 
+    def leave(self) -> None:
+        raise NotImplementedError
+
     async def copy(self, send: Send, begin: int = 0, end: int | None = None) -> int:
         raise NotImplementedError
 

@@ -222,3 +222,26 @@ async def test_what_waits_is_not_finished_and_not_running(world: World, server: 
     await server.ownership.enqueue(one, "job")
     assert not await server.log.close(one, ENDED)
     assert await status(world, one.id) is Status.QUEUED
+
+
+async def test_what_outlives_its_server_waits_for_the_one_that_takes_it_up(
+    world: World, server: Server, other: Server, clock: Clock
+) -> None:
+    died, left = in_order(2)
+    for each in (died, left):
+        await server.log.open(each)
+    assert not await other.ownership.hand_over(left.id), "it is not its own"
+    assert await server.ownership.hand_over(left.id)
+    record = await world.history.get(died.id)
+    assert record
+    assert not await other.ownership.requeue(record, clock.now), "its lease has not run out"
+    clock.now += LEASE_MS
+    [record] = await other.ownership.expired(clock.now)
+    assert record.id == died.id
+    assert await other.ownership.requeue(record, clock.now)
+    assert not await other.ownership.requeue(record, clock.now)
+    assert await server.ownership.renew() == {died.id}
+    claimed = await claim(other, 9)
+    assert [(each.record.id, each.job) for each in claimed] == [(died.id, ""), (left.id, "")]
+    assert await kinds(world, died.id) == ["submitted", "started", "started"]
+    assert not await server.log.close(left, LOST) or await status(world, left.id) is Status.LOST

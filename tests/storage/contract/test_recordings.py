@@ -174,3 +174,61 @@ async def test_a_block_is_whole_lines_and_a_long_line_is_one_block(recordings: R
     assert blocks[0].startswith(long)
     assert 1 < len(blocks) < 10
     assert all(block.endswith(b"\n") for block in blocks)
+
+
+async def test_one_that_was_left_is_written_on_without_a_gap(recordings: Recordings) -> None:
+    """What it holds is numbered once more and not stored again, wherever the server before had stopped."""
+    whole = write(recordings, 5, id=OTHER)
+    log = write(recordings, 3, end=False)
+    log.leave()
+    assert (await read(log))[-1]["seq"] == 304
+    resumed = recordings.resume(ID)
+    assert (resumed.seq, resumed.ms) == (304, 0)
+    recorder = Recorder(ID, resumed.log, lambda: 0.0, resumed=resumed)
+    recorder.begin(STARTED)
+    for data in (b"0-0\n", b"".join(b"1-%d\n" % line for line in range(101)), None):
+        pieces = (
+            [data] if data else [b"".join(b"%d-%d\n" % (n, line) for line in range(n % 7 * 100 + 1)) for n in (2, 3, 4)]
+        )
+        for piece in pieces:
+            recorder.lines("stdout", encode_lines(piece))
+    recorder.end(COMPLETE)
+    assert [each | {"execution": ID} for each in await read(whole)] == await read(resumed.log)
+
+
+async def test_one_that_was_resumed_is_not_discarded_and_ends_behind_what_it_holds(recordings: Recordings) -> None:
+    write(recordings, 2, end=False).leave()
+    recordings.resume(ID).log.discard()
+    resumed = recordings.resume(ID)
+    recorder = Recorder(ID, resumed.log, lambda: 0.0, resumed=resumed)
+    recorder.begin(STARTED)
+    sealed = recorder.seal(COMPLETE)
+    recorder.end()
+    stored = await read(resumed.log)
+    assert [each["seq"] for each in stored] == list(range(1, len(stored) + 1))
+    assert stored[-1]["type"] == "complete"
+    assert sealed == recordings.seal(ID)
+
+
+def test_one_that_is_not_there_is_begun(recordings: Recordings) -> None:
+    resumed = recordings.resume(ID)
+    assert (resumed.seq, resumed.ms) == (0, 0)
+    resumed.log.discard()
+    assert recordings.find(ID) is None
+
+
+async def test_a_half_line_is_removed_before_a_file_is_written_on(tmp_path: Path) -> None:
+    recordings = FileRecordings(tmp_path / "recordings")
+    log = write(recordings, 2, end=False)
+    log.leave()
+    with log.path.open("ab") as file:
+        file.write(b'{"type":"stdout","exec')
+    with pytest.raises(RecordingError, match="resumed"):
+        held = recordings.resume(ID)
+        FileRecordings(tmp_path / "recordings").resume(ID)
+    assert held.seq == 103
+    recorder = Recorder(ID, held.log, lambda: 0.0, resumed=held)
+    sealed = recorder.seal(COMPLETE)
+    recorder.end()
+    assert [each["seq"] for each in await read(log)] == list(range(1, 105))
+    assert sealed == recordings.seal(ID)
