@@ -46,6 +46,7 @@ from backend.executors.local.wiring import ParentEnds, Streams, Wiring
 from backend.executors.local.workspace_usage import UsageMonitors
 from backend.executors.local.workspace_users import folder_owner
 
+TOOL_FOLDERS = ("node_modules/.bin", ".venv/bin", "venv/bin")
 STOP_GRACE = 2.0  # seconds from SIGTERM to SIGKILL
 UNFAILED = {0, -signal.SIGPIPE, EXIT_SIGNAL_BASE + signal.SIGPIPE}  # 141: a program says how its child ended
 EXIT_UNWIRED = 1  # of a program whose redirection failed, as in a shell
@@ -76,7 +77,7 @@ class LocalPipelines:
         """Run to the end; every process of the pipeline is gone when this returns."""
         programs = [self._outside(invocation) for invocation in pipeline.invocations]
         for program, invocation in zip(programs, pipeline.invocations, strict=True):
-            if not (program.command and find_program(program.command[0])):
+            if not (program.command and self._file(program, invocation, pipeline)):
                 return _not_found(invocation.argv[0])
         async with AsyncExitStack() as ending:
             try:
@@ -174,6 +175,16 @@ class LocalPipelines:
         name = invocation.argv[0]
         return self.outside.get(name) or OutsideProgram((name,))
 
+    def _file(self, program: OutsideProgram, invocation: Invocation, pipeline: Pipeline) -> str | None:
+        """The file that a program is started from; of the project where it is named by a path, or not installed here."""
+        name = program.command[0]
+        if invocation.argv[0] in self.outside:
+            return find_program(name)
+        if "/" in name:
+            return find_program(os.path.join(pipeline.cwd, name))
+        tools = (find_program(f"{folder}/{name}") for folder in _tool_folders(pipeline))
+        return find_program(name) or next(filter(None, tools), None)
+
     def _stage(
         self,
         pipeline: Pipeline,
@@ -185,12 +196,20 @@ class LocalPipelines:
     ) -> Stage:
         program = self._outside(invocation)
         words = (*program.command, *invocation.argv[1:])
-        path = find_program(words[0]) or words[0]
+        path = self._file(program, invocation, pipeline) or words[0]
         standard = _environment(pipeline, bounds.home) | ({} if room else POLLING)
         if bounds.kept:
             standard |= {"GIT_CONFIG_GLOBAL": git_defaults(bounds.home, pipeline.account, owner)}
         environment = {**standard, **dict(invocation.environment), **program.environment}
         return Stage(invocation.argv[0], path, words, environment, pipeline.cwd, *streams, bounds)
+
+
+def _tool_folders(pipeline: Pipeline) -> list[str]:
+    """Where a project has installed tools, seen from the folder that a command runs in."""
+    cwd = Path(pipeline.cwd)
+    above = [folder for folder in (cwd, *cwd.parents) if folder.is_relative_to(pipeline.root)]
+    places = (f"{folder}/{place}" for folder in above for place in TOOL_FOLDERS)
+    return [place for place in places if os.path.isdir(place)]
 
 
 def _uses_temporary(pipeline: Pipeline) -> bool:
@@ -203,6 +222,7 @@ def _environment(pipeline: Pipeline, home: str) -> dict[str, str]:
     """All that a command gets to see; nothing of the service's own environment."""
     return {
         **STANDARD,
+        "PATH": ":".join([STANDARD["PATH"], *_tool_folders(pipeline)]),
         "PWD": pipeline.cwd,
         "GATEPOST_EXECUTION_ID": pipeline.execution,
         "GIT_CEILING_DIRECTORIES": os.path.dirname(pipeline.root),

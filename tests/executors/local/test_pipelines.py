@@ -111,6 +111,20 @@ async def test_a_program_that_is_not_there_is_127(tmp_path: Path) -> None:
     assert (outcome.status, outcome.exit_code, outcome.rule) == (Status.FAILED, 127, "program.missing")
 
 
+async def test_a_program_of_the_project_is_named_by_its_path_or_found_among_its_tools(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, "")
+    tools = tmp_path / "node_modules" / ".bin"
+    tools.mkdir(parents=True)
+    for file, text in ((tmp_path / "run.sh", "#!/bin/sh\necho run $1\n"), (tools / "tool", "#!/bin/sh\necho tool\n")):
+        file.write_text(text)
+        file.chmod(0o755)
+    (tools / "echo").symlink_to("tool")
+    for argv in (("./run.sh", "1"), (f"{tmp_path}/run.sh", "2"), ("tool",), ("timeout", "9", "tool"), ("echo", "own")):
+        assert (await bench.run(argv=argv)).exit_code == 0
+    assert bench.log.text("stdout") == "run 1\nrun 2\ntool\ntool\nown\n"
+    assert (await bench.run(argv=("./nope",))).rule == "program.missing"
+
+
 async def test_the_streams_are_kept_apart_and_counted(tmp_path: Path) -> None:
     bench = Bench(tmp_path, "import sys; print('out'); print('err', file=sys.stderr)")
     outcome = await bench.run()
