@@ -156,7 +156,7 @@ def test_a_limit_that_was_met_is_reported_once(cage: Cage) -> None:
     small = cage.limited(memory_total=64 * MIB)
     eats = ["tail", "/dev/zero"]
     done = small.run(eats)
-    assert (done.codes, done.report.limits_met) == ([-9], {"memory"})
+    assert (done.codes, done.report.limits_met) == ([-9], frozenset({"memory"}))
     assert small.run(["true"]).report.limits_met == frozenset()
     forks = shell("for i in 1 2 3 4 5 6 7 8 9; do sleep 1000 & done; wait")
     launched, output = few(cage).start(forks)
