@@ -144,7 +144,7 @@ class Filter:
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """Figures over the commands of a user. `average_duration_ms` is over those that ran."""
+    """Figures over the commands of a user that count (`anomalies.is_counted`). `average_duration_ms` is over those that ran."""
 
     total: int
     successful: int
@@ -165,7 +165,7 @@ class ExecutionHistory(Protocol):
     async def stats(self, user_id: str, since_ms: int) -> Stats: ...
 
     async def since(self, user_id: str, since_ms: int) -> Sequence[Record]:
-        """Newest first, at most 1000."""
+        """Those that count, newest first, at most 1000."""
         ...
 
 

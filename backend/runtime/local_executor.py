@@ -52,6 +52,7 @@ def local_places(
         owner=guard.owner,
         monitors=UsageMonitors(Quota(settings.workspace_limit, settings.workspace_files, settings.disk_margin)),
         rooms=guard.rooms,
+        memory=settings.memory_limit,
         homes=homes,
         environment=command_environment(settings),
     )

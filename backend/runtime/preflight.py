@@ -13,7 +13,7 @@ import structlog
 from backend.core.decisions import Decision
 from backend.core.errors import reason_of
 from backend.core.figures import size_text
-from backend.executors.local.launcher import CageLauncher
+from backend.executors.local.launcher import CageLauncher, CageLimits
 from backend.executors.local.rooms import Rooms, make_room
 from backend.executors.local.run_as import find_owner
 from backend.executors.local.self_test import Protection, can_enter, probe
@@ -83,10 +83,20 @@ def build_guard(settings: Settings, *, rooms: bool = True) -> Guard:
     """Set up the cage and run its self-test; without `rooms` no command will use namespaces. Raises OwnerError."""
     owner = find_owner(settings.run_as)
     minimum = "L3" if settings.namespaces == "true" else settings.protection_minimum
-    launcher = CageLauncher(settings.data_dir.absolute() / "cage", owner, minimum=minimum)
+    launcher = CageLauncher(settings.data_dir.absolute() / "cage", owner, _limits(settings), minimum)
     use = _protected if rooms and settings.namespaces != "false" else _without_rooms
     kept, protection = use(launcher)
     return Guard(launcher, protection, owner, settings.data_dir.absolute(), settings.disk_margin, kept)
+
+
+def _limits(settings: Settings) -> CageLimits:
+    return CageLimits(
+        cpu_seconds=settings.cpu_limit,
+        memory=settings.memory_limit,
+        file_size=settings.file_size_limit,
+        processes=settings.process_limit,
+        memory_total=settings.memory_limit,
+    )
 
 
 def _protected(launcher: CageLauncher) -> tuple[Rooms, Protection]:

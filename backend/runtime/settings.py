@@ -177,6 +177,24 @@ class Settings(EnvironmentSettings):
     longest_timeout: float = Field(
         300, alias="GATEPOST_LONGEST_TIMEOUT", gt=0, description="Longest timeout an account may request, in seconds"
     )
+    memory_limit: int = Field(
+        2 * 2**30,
+        alias="GATEPOST_MEMORY_LIMIT",
+        ge=64 * 2**20,
+        description="Bytes of memory a command may use; three quarters of it are the heap of node",
+    )
+    process_limit: int = Field(
+        256, alias="GATEPOST_PROCESS_LIMIT", ge=8, description="Processes and threads a command may have at once"
+    )
+    cpu_limit: int = Field(
+        600, alias="GATEPOST_CPU_LIMIT", ge=1, description="Seconds of processor time each process of a command may use"
+    )
+    file_size_limit: int = Field(
+        2**30,
+        alias="GATEPOST_FILE_SIZE_LIMIT",
+        ge=2**20,
+        description="Bytes of the largest file a command may write",
+    )
     output_limit: int = Field(
         10 * 2**20,
         alias="GATEPOST_OUTPUT_LIMIT",

@@ -18,7 +18,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from backend.core.audit.anomalies import DANGEROUS, AlertTracker, AttemptSummary
+from backend.core.audit.anomalies import DANGEROUS, AlertTracker, AttemptSummary, is_counted
 from backend.core.audit.attempts import Completion
 from backend.core.decisions import Decision
 from backend.core.errors import StorageError, reason_of
@@ -179,7 +179,8 @@ class Telemetry:
             self._log.error("refused", reason=decision.reason, **details)
         else:
             self._log.info("refused", **details)
-        self._see(request, AttemptSummary(failed=True, deletes=False, dangerous=decision.risk in DANGEROUS))
+        if is_counted(decision.rule, dry_run=request.dry_run):
+            self._see(request, AttemptSummary(failed=True, deletes=False, dangerous=decision.risk in DANGEROUS))
 
     def started(self, execution: Execution) -> None:
         self._decisions.labels("allowed", execution.attempt.decision.rule).inc()
@@ -209,7 +210,8 @@ class Telemetry:
         )
         attempt = execution.attempt
         failed = completion.status is not Status.SUCCEEDED
-        self._see(execution.request, AttemptSummary(failed, attempt.deletes, attempt.decision.risk in DANGEROUS))
+        if is_counted(attempt.decision.rule, dry_run=attempt.dry_run):
+            self._see(execution.request, AttemptSummary(failed, attempt.deletes, attempt.decision.risk in DANGEROUS))
 
     def handed_over(self, execution: Execution) -> None:
         self._running.dec()

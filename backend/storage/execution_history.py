@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from sqlalchemy import Connection, Executable, bindparam, case, func, select
+from sqlalchemy import Connection, Executable, bindparam, case, false, func, select
 
+from backend.core.audit.anomalies import MISTAKES, UNCOUNTED_RULES
 from backend.core.audit.attempts import Record
 from backend.core.decisions import Risk
 from backend.core.execution.model import Status
@@ -19,6 +20,12 @@ from backend.storage.tables import executions as table
 ASKED = 500  # executions that one statement asks for
 MOST = 1000  # records that `since` returns
 
+# What `anomalies.is_counted` says of a record.
+COUNTED = (
+    (table.c.dry_run == false())
+    & ~table.c.rule.startswith(MISTAKES, autoescape=True)
+    & table.c.rule.not_in(sorted(UNCOUNTED_RULES))
+)
 ONE = select(*COLUMNS).where(table.c.id == bindparam("id"))
 
 
@@ -70,15 +77,15 @@ class SqlExecutionHistory:
             func.coalesce(func.sum(case((succeeded | unfinished, 0), else_=1)), 0),
             func.coalesce(func.sum(case((dangerous, 1), else_=0)), 0),
             func.coalesce(func.avg(table.c.duration_ms), 0),
-        ).where(table.c.user_id == user_id, table.c.id >= first_id(since_ms))
+        ).where(table.c.user_id == user_id, table.c.id >= first_id(since_ms), COUNTED)
         total, successful, failed, high, average = await self.database.read(lambda one: one.execute(query).one())
         return Stats(total, int(successful), int(failed), int(high), float(average))
 
     async def since(self, user_id: str, since_ms: int) -> Sequence[Record]:
-        """A user's records since a time, newest first, at most MOST."""
+        """A user's records that count since a time, newest first, at most MOST."""
         query = (
             select(*COLUMNS)
-            .where(table.c.user_id == user_id, table.c.id >= first_id(since_ms))
+            .where(table.c.user_id == user_id, table.c.id >= first_id(since_ms), COUNTED)
             .order_by(table.c.id.desc())
             .limit(MOST)
         )

@@ -40,7 +40,14 @@ async def test_a_command_gets_a_short_environment_without_any_secret(secretive: 
         environment = await _environment_of(client, secretive, "cat")
     assert set(environment) == {
         *("PATH", "HOME", "PWD", "TMPDIR", "LC_CTYPE", "TERM", "PYTHONUNBUFFERED", "GATEPOST_EXECUTION_ID"),
-        *("GIT_EDITOR", "GIT_CEILING_DIRECTORIES", "GIT_CONFIG_NOSYSTEM", "GIT_CONFIG_GLOBAL", "GIT_TERMINAL_PROMPT"),
+        *(
+            "NODE_OPTIONS",
+            "GIT_EDITOR",
+            "GIT_CEILING_DIRECTORIES",
+            "GIT_CONFIG_NOSYSTEM",
+            "GIT_CONFIG_GLOBAL",
+            "GIT_TERMINAL_PROMPT",
+        ),
         *(
             "XDG_CACHE_HOME",
             "PIP_CACHE_DIR",

@@ -18,4 +18,4 @@ def test_a_line_of_bash_runs_in_the_room(tmp_path: Path) -> None:
         assert answer["stdout"] == "2\n3\n5\nsix\n"
         assert (answer["rule"], answer["risk_level"], answer["protection"]) == ("allow.bash", "moderate", "L3")
         refused = world.ask("ann", "POST", "/api/agent/execute", {**asked, "command": "eval 'sudo ls'"})
-        assert (refused.status_code, refused.json()["rule"]) == (403, "blocked.sudo")
+        assert (refused.status_code, refused.json()["rule"]) == (400, "blocked.sudo")

@@ -16,6 +16,14 @@ MANY_DELETIONS = 10
 MANY_AT_HIGH_RISK = 5
 MOST = 10_000  # attempts of a user that are remembered, which bounds the memory
 DANGEROUS = frozenset({Risk.HIGH, Risk.BLOCKED})
+# Mistakes of typing and of naming, and what a limit of the rate has answered already: neither is a command.
+MISTAKES = "syntax."  # the rules that start with this
+UNCOUNTED_RULES = frozenset({"limits.rate", "project.unknown", "target.unknown"})
+
+
+def is_counted(rule: str, *, dry_run: bool) -> bool:
+    """Whether an attempt counts in alerts and figures: it meant to run a command."""
+    return not dry_run and not rule.startswith(MISTAKES) and rule not in UNCOUNTED_RULES
 
 
 @dataclass(frozen=True, slots=True)

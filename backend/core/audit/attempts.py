@@ -31,8 +31,8 @@ class Attempt:
 
     @property
     def deletes(self) -> bool:
-        """Whether one of its programs is rm."""
-        return any(argv[0] == "rm" for argv in self.argvs)
+        """Whether one of its programs is rm, also by its path in a line of a shell."""
+        return any(argv[0].rpartition("/")[2] == "rm" for argv in self.argvs)
 
     def columns(self, status: Status, created_ms: int, folder: str, owner: str | None) -> dict[str, Any]:
         """What its row gets at first, by the names of the columns and of the fields of `Record`.

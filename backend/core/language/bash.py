@@ -21,9 +21,10 @@ PARSE_BOUND = 0.25  # seconds of the thread; long lines take a tenth of it
 NODE_LIMIT = 12_000
 PIECE = 4096  # bytes that the parser reads at once; between two reads it can be stopped
 
-ASSIGNING = frozenset({"declaration_command", "unset_command"})
+COMMANDS = frozenset({"command", "declaration_command", "unset_command"})
 # Children of a command that are none of its words.
-NO_WORDS = frozenset({"variable_assignment", "file_redirect", "herestring_redirect", "heredoc_redirect"})
+REDIRECTIONS = frozenset({"file_redirect", "herestring_redirect", "heredoc_redirect"})
+BEFORE_NAME = REDIRECTIONS | {"variable_assignment"}
 OPENING = frozenset({"`", "$(", "$((", "<(", ">("})
 OPENED = re.compile(rb"\\.|(?P<opened>`|\$\()", re.S)  # what opens a substitution, unless a backslash is before it
 BETWEEN_WORDS = re.compile(rb"(?:[ \t]|\\\n)*")
@@ -61,6 +62,10 @@ class ShellWord:
 ShellCommand = tuple[ShellWord, ...]
 
 
+class _Unreadable(Exception):
+    """The grammar found a command in text that bash reads otherwise."""
+
+
 def parse_bash(line: str) -> tuple[ShellCommand, ...] | Decision:
     """The commands of a line in the order of their text, also those within others, or why it is refused."""
     if refusal := hidden_character(line):
@@ -72,7 +77,10 @@ def parse_bash(line: str) -> tuple[ShellCommand, ...] | Decision:
         return Decision.deny("limits.expansion", reason, "Put it into a script of the project: bash FILE.")
     if root.has_error:
         return _syntax(root)
-    return _unread(root, source) or tuple(_commands(root, source))
+    try:
+        return _unread(root, source) or tuple(_commands(root, source))
+    except _Unreadable:
+        return _not_read()
 
 
 @cache
@@ -137,30 +145,65 @@ def _is_quoted_body(node: Node) -> bool:
 
 
 def _not_read() -> Decision:
-    reason = "A substitution is where it cannot be judged: in a default, a pattern, a here-document or other backticks."
-    return Decision.deny("syntax.bash", reason, "Write $( ) there, or give a variable the value before.")
+    reason = (
+        "A part of the line cannot be judged, such as backticks in a default, a pattern, a here-document or others."
+    )
+    return Decision.deny("syntax.bash", reason, "Write $( ) instead, or put the line into a script of the project.")
 
 
 def _commands(root: Node, source: bytes) -> Iterator[ShellCommand]:
+    """Raises _Unreadable."""
+    further = dict(_words_in_redirections(root))
     for node in _nodes(root):
-        if node.type == "command":
-            if words := tuple(_words([each for each in node.children if each.type not in NO_WORDS], source)):
+        if node.type in COMMANDS:
+            no_words = BEFORE_NAME if node.type == "command" else REDIRECTIONS
+            after = (word for nodes in further.get(node.id, []) for word in _words(nodes, source))
+            words = (*_words(node.children, source, no_words), *after)
+            if words:
                 yield words
-        elif node.type in ASSIGNING:
-            yield tuple(_words(node.children, source))
 
 
-def _words(nodes: Iterable[Node], source: bytes) -> Iterator[ShellWord]:
-    """The words of a command. Nodes without a blank between them are one word, whatever they are."""
+def _words_in_redirections(root: Node) -> Iterator[tuple[int, list[list[Node]]]]:
+    """The words after the file of a redirection, by the command that they belong to: `env >file NAME`."""
+    for node in _nodes(root):
+        if node.type == "redirected_statement":
+            found = (nodes for each in node.children_by_field_name("redirect") for nodes in _after_file(each))
+            words = [nodes for nodes in found if nodes]
+            command = _last_command(node.child_by_field_name("body"))
+            if words and command is None:
+                raise _Unreadable
+            if words and command:
+                yield command.id, words
+
+
+def _after_file(redirect: Node) -> Iterator[list[Node]]:
+    yield redirect.children_by_field_name("argument")
+    yield redirect.children_by_field_name("destination")[1:]
+    for inner in redirect.children_by_field_name("redirect"):
+        yield from _after_file(inner)
+
+
+def _last_command(node: Node | None) -> Node | None:
+    while node and node.type not in COMMANDS:
+        node = node.child_by_field_name("body") or (node.named_children[-1] if node.named_children else None)
+    return node
+
+
+def _words(nodes: Iterable[Node], source: bytes, no_words: frozenset[str] = REDIRECTIONS) -> Iterator[ShellWord]:
+    """The words of a command. Nodes with nothing between them are one word, whatever they are. Raises _Unreadable."""
     group: list[Node] = []
+    end = None
     for node in nodes:
-        gap = source[group[-1].end_byte : node.start_byte] if group else b""
-        if group and not (gap and BETWEEN_WORDS.fullmatch(gap) and gap != b"\\\n"):
-            group.append(node)
-            continue
-        if group:
+        gap = b"" if end is None else source[end : node.start_byte]
+        if not BETWEEN_WORDS.fullmatch(gap):
+            raise _Unreadable
+        end = node.end_byte
+        is_word = node.type not in no_words
+        if group and (gap.replace(b"\\\n", b"") or not is_word):
             yield _word(group, source)
-        group = [node]
+            group = []
+        if is_word:
+            group.append(node)
     if group:
         yield _word(group, source)
 
@@ -168,6 +211,8 @@ def _words(nodes: Iterable[Node], source: bytes) -> Iterator[ShellWord]:
 def _word(nodes: list[Node], source: bytes) -> ShellWord:
     written = source[nodes[0].start_byte : nodes[-1].end_byte].decode(errors="replace")
     text, bare = _joined(nodes), "".join(_bare(nodes))
+    if "\n" in bare:
+        raise _Unreadable
     if text is None or BRACES.search(bare) or bare.startswith("~"):
         return ShellWord(written, None)
     return ShellWord(written, text, bool(GLOB.search(bare)))

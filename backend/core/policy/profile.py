@@ -22,7 +22,9 @@ options, abbreviated options. The keys of a profile:
                                   {pattern, role}, where the role is one of the built-in kinds: text, path,
                                   target (a file that is written: none of git's own), folder (what other paths may
                                   be relative to), guess (a path if it looks like one out of the workspace), sed, awk,
-                                  run (a program, judged by the same rules, with all words after it)
+                                  run (a program, judged by the same rules, with all words after it), line (a line for a
+                                  shell, of plain commands that are judged by the same rules)
+    scripts = RISK                programs of the workspace may run by their path (./build.sh), with this risk
     [programs.NAME]               summary, usage, risk, network = true (only where the network is on)
       arguments                   "listed" (the default), "any"
       flags                       options without a value
@@ -35,6 +37,9 @@ options, abbreviated options. The keys of a profile:
       requires                    {option = [options]}: one of which must be given too; "" is the program itself,
                                   "operand" is any operand
       moderate, online            options that raise the risk; options that need the network
+      ends                        options after which everything is an operand
+      takes_appended              xargs may add words to it, whatever they are
+      alone                       other programs may not start it
       spares_root                 the workspace itself is not a permitted argument
       spares_null                 /dev/null is not a permitted argument
       empties, narrows            options with which it deletes what it finds; those of which one must be given too where
@@ -63,9 +68,11 @@ from backend.core.policy.files import outside
 from backend.core.policy.line_state import normal
 from backend.core.policy.profile_file import PROGRAM_NAME, ProfileError, Table, read_programs, read_toml
 from backend.core.policy.program_rules import (
+    PLACEHOLDER,
     Argument,
     ArgumentError,
     ArgumentParse,
+    Kind,
     Program,
     ProgramUse,
     Quirk,
@@ -91,11 +98,20 @@ VARIABLE_VALUE = re.compile(r"(?!.*\.\.)(?::?[A-Za-z0-9_+*@,.=-][A-Za-z0-9_+*@,.
 # Variables that change what a shell does with a line.
 SHELL_VARIABLES = frozenset({"CDPATH", "ENV", "HOME", "IFS", "OLDPWD", "OPTIND", "PATH", "PWD"})
 
+# In the expressions of find.
+ALTERNATIVES = frozenset({"-o", "-or", ","})
+NEGATIONS = {("!",), ("-not",)}
+MATCHES_ALL = re.compile(r"[*?./]+|\.[*+]|\+0[a-zA-Z]?")
 ASKS_FOR_HELP = frozenset({"-h", "--help", "--version"})
 OF_PROJECT = "A program of the project"
 STARTED_LIMIT = 3  # programs that start programs that start programs
 CAN_PERMIT = "An administrator can permit it in a profile (GATEPOST_PROFILES)."
 NULL_DEVICE = "/dev/null"
+# Files that describe the machine, which every command may read.
+OPEN_FILES = frozenset(
+    {"/etc/os-release", "/proc/cpuinfo", "/proc/loadavg", "/proc/meminfo", "/proc/uptime", "/proc/version"}
+)
+SCRIPT = Kind("program of the project", Role.TARGET)
 DEVICES = PurePosixPath("/dev")
 
 
@@ -182,6 +198,7 @@ class Profile:
     environment: frozenset[str] = frozenset()
     pipefail: bool = False
     extra: Mapping[str, Program] = field(default_factory=dict)
+    scripts: Risk = Risk.BLOCKED
     shell: str = ""
     unlisted: Risk = Risk.BLOCKED
     dynamic: Risk = Risk.BLOCKED
@@ -216,6 +233,7 @@ class Profile:
             max_arguments=limits.number("arguments"),
             programs=programs,
             extra=extra,
+            scripts=table.choice("scripts", Risk, Risk.BLOCKED),
             shell=shell,
             unlisted=risks.choice("unlisted", Risk, None) if shell else Risk.BLOCKED,
             dynamic=risks.choice("dynamic", Risk, None) if shell else Risk.BLOCKED,
@@ -291,12 +309,18 @@ class Profile:
 
     def _decide(self, started: Started, place: Place, depth: int) -> Decision:
         name, words = started.argv[0], started.words
-        if refusal := self._refuse_name(name) or self.refuse_token(words):
+        program = self.programs.get(name) or self._script(name, depth)
+        if refusal := (None if program else self._refuse_name(name)) or self.refuse_token(words):
             return refusal
-        program = self.programs[name]
+        if program is None or (program.alone and depth):
+            return Decision.deny(f"blocked.{name}", f"{name} is not started by other programs here.", self.allowed)
         if program.network and not place.network:
             return place.offline.refusal(program)
         parse, arguments = ArgumentParse(), []
+        if program.operands is SCRIPT:
+            if refusal := _refuse_written(name, place):
+                return refusal
+            arguments.append(Argument(name, Role.PATH))
         try:
             for argument in parse.arguments(program, iter(words)):
                 if refusal := _refuse_path(parse.uses[-1].program, argument, place):
@@ -305,13 +329,19 @@ class Profile:
             if started.open_ended:
                 parse.check_open_end()
             _check_guard(started, parse.uses[-1].program)
-            refusal = _refuse_uses(parse.uses, place) or _refuse_emptying(parse, arguments, self.programs, place)
+            refusal = _refuse_uses(parse.uses, place) or _refuse_emptying(parse, words, arguments, self.programs, place)
             decision = refusal or _allow(program, parse, arguments, place)
         except ArgumentError as error:
             return Decision.deny(error.rule, error.reason, error.hint, risk=Risk.HIGH)
         except ScriptError as error:
             return Decision.deny("option.script", f"In the script: {error}.", program.usage, risk=Risk.HIGH)
         return self._with_started(decision, parse, place, depth) if decision.allowed else decision
+
+    def _script(self, name: str, depth: int) -> Program | None:
+        """A program of the workspace, named by its path."""
+        if "/" not in name or depth or self.scripts is Risk.BLOCKED:
+            return None
+        return Program(name, OF_PROJECT, risk=self.scripts, any_arguments=True, operands=SCRIPT)
 
     def _with_started(self, decision: Decision, parse: ArgumentParse, place: Place, depth: int) -> Decision:
         """The verdict on a command together with those on the programs that it starts."""
@@ -326,7 +356,8 @@ class Profile:
             inner = self._decide_started(started, place, depth + 1)
             if not inner.allowed:
                 return inner
-            wipes = started.open_ended and self.programs[started.argv[0]].spares_root
+            is_unknown = started.open_ended or any(PLACEHOLDER in word for word in started.words)
+            wipes = is_unknown and self.programs[started.argv[0]].spares_root
             risk = max(decision.risk, Risk.HIGH if wipes else inner.risk, key=list(Risk).index)
             decision = replace(decision, risk=risk, paths=(*decision.paths, *inner.paths))
         return decision
@@ -337,7 +368,7 @@ class Profile:
         if program is None or not program.spares_root:
             return None
         globs = (PurePosixPath(word.text) for word in words[1:] if word.is_glob)
-        folders = (str(path.parent) for path in globs if set(path.name) <= {"*", "?"})
+        folders = (str(_below_stars(path)) for path in globs if _is_stars(path))
         is_all = any(place.holds(folder) and place.is_root(folder) for folder in folders)
         return _root_refusal(program, Risk.HIGH) if is_all else None
 
@@ -430,6 +461,17 @@ class Profile:
         return None
 
 
+def _is_stars(path: PurePosixPath) -> bool:
+    return set(path.name) <= {"*", "?"} and bool(path.name)
+
+
+def _below_stars(path: PurePosixPath) -> PurePosixPath:
+    """The folder of which a glob names everything."""
+    while _is_stars(path):
+        path = path.parent
+    return path
+
+
 def _allow(program: Program, parse: ArgumentParse, arguments: list[Argument], place: Place) -> Decision:
     _check_scripts(arguments)
     risks = sorted((use.risk for use in parse.uses), key=list(Risk).index)
@@ -437,15 +479,21 @@ def _allow(program: Program, parse: ArgumentParse, arguments: list[Argument], pl
     for path in paths:
         if refusal := _refuse_outside(path, place):
             return refusal
-    return Decision(True, f"allow.{program.name}", risks[-1], program.summary, paths=paths)
+    rule = "allow.script" if program.operands is SCRIPT else f"allow.{program.name}"
+    return Decision(True, rule, risks[-1], program.summary, paths=paths)
 
 
 def _paths(arguments: list[Argument]) -> tuple[str, ...]:
     """All files named; with folders that are changed to, also relative to each of them, and to one after the other."""
-    paths = [argument.text for argument in arguments if argument.is_path and argument.text != NULL_DEVICE]
+    paths = [argument.text for argument in arguments if argument.is_path and not _is_open(argument)]
     folders = [PurePosixPath(argument.text) for argument in arguments if argument.role is Role.FOLDER]
     starts = {*folders, *(PurePosixPath(*folders[:count]) for count in range(2, len(folders) + 1))}
     return (*paths, *(str(start / path) for start in sorted(starts) for path in paths))
+
+
+def _is_open(argument: Argument) -> bool:
+    """Whether a file outside of the workspace may be named."""
+    return argument.text == NULL_DEVICE or (argument.role is Role.PATH and argument.text in OPEN_FILES)
 
 
 def _check_scripts(arguments: list[Argument]) -> None:
@@ -475,14 +523,18 @@ def _check_guard(started: Started, program: Program) -> None:
 
 
 def _refuse_emptying(
-    parse: ArgumentParse, arguments: list[Argument], programs: Mapping[str, Program], place: Place
+    parse: ArgumentParse,
+    words: tuple[str, ...],
+    arguments: list[Argument],
+    programs: Mapping[str, Program],
+    place: Place,
 ) -> Decision | None:
     """Refuse to delete all that is found from the workspace itself on."""
     use = parse.uses[0]
     deletes = use.given & use.program.empties or any(
         programs[started.argv[0]].spares_root for started in parse.started if started.argv[0] in programs
     )
-    if not use.program.empties or not deletes or use.given & use.program.narrows:
+    if not use.program.empties or not deletes or _is_narrowed(words, use.program):
         return None
     starts = (
         [argument.text for argument in arguments if argument.role is Role.PATH] if "operand" in use.given else ["."]
@@ -492,13 +544,23 @@ def _refuse_emptying(
     return _root_refusal(use.program, Risk.HIGH)
 
 
+def _is_narrowed(words: tuple[str, ...], program: Program) -> bool:
+    """Whether it deletes only some of what it finds: by a test after the last `-o` that is neither negated nor always true."""
+    start = max((at + 1 for at, word in enumerate(words) if word in ALTERNATIVES), default=0)
+    return any(
+        word in program.narrows and words[at - 1 : at] not in NEGATIONS and not MATCHES_ALL.fullmatch(value)
+        for at, (word, value) in enumerate(zip(words, (*words[1:], ""), strict=True))
+        if at >= start
+    )
+
+
 def _root_refusal(program: Program, risk: Risk = Risk.BLOCKED) -> Decision:
     reason = f"{program.name} is not allowed on the workspace itself, nor on all that is in it."
     return Decision.deny("path.root", reason, "Name the files in it.", risk=risk)
 
 
 def _refuse_path(program: Program, argument: Argument, place: Place) -> Decision | None:
-    if not argument.is_path or (argument.text == NULL_DEVICE and not program.spares_null):
+    if not argument.is_path or (_is_open(argument) and not program.spares_null):
         return None
     if program.spares_root and place.is_root(argument.text):
         return _root_refusal(program)

@@ -11,11 +11,13 @@ from enum import StrEnum
 from itertools import chain
 from pathlib import PurePosixPath
 
-from backend.core.decisions import Risk
+from backend.core.decisions import Decision, Risk
+from backend.core.language.parser import parse
 
 NUMBER_OPTION = re.compile(r"-[0-9]+")
 ASSIGNED = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)", re.DOTALL)
 PLACEHOLDER = "\ufffc"  # in a word, for what is only known later
+LINE_OPERATORS = frozenset({"&&", "||", ";", "|"})
 REPLACES = "-I"  # the option of a program that appends words, for the text that they replace
 
 
@@ -30,9 +32,10 @@ class Role(StrEnum):
     SED = "sed"  # a script
     AWK = "awk"  # a script
     RUN = "run"  # a program that it starts, with the words after it
+    LINE = "line"  # a line for a shell, of plain commands that are judged by the same rules
 
 
-CODE = frozenset({Role.SED, Role.AWK, Role.RUN})  # what an argument makes the program do
+CODE = frozenset({Role.SED, Role.AWK, Role.RUN, Role.LINE})  # what an argument makes the program do
 
 
 class Quirk(StrEnum):
@@ -94,6 +97,9 @@ class Program:
     requires: Mapping[str, frozenset[str]] = field(default_factory=dict)
     moderate: frozenset[str] = frozenset()
     online: frozenset[str] = frozenset()
+    ends: frozenset[str] = frozenset()
+    takes_appended: bool = False
+    alone: bool = False
     spares_root: bool = False
     spares_null: bool = False
     empties: frozenset[str] = frozenset()
@@ -213,6 +219,8 @@ class ArgumentParse:
             raise ArgumentError("option.value", f"The first word of {program.name} is only known later.", program)
         kind = program.operands
         is_first = program.first and "operand" not in use.given and not use.given & program.unless
+        if program.takes_appended and not is_first:
+            return
         if kind is None or kind.pattern or kind.role in CODE or program.shapes or is_first or not use.has_only_operands:
             reason = f"{program.name} cannot be given words that are only known later."
             raise ArgumentError("option.value", reason, program)
@@ -265,6 +273,9 @@ class _OptionReader:
                 self.parse.assigned.append((found[1], found[2]))
             elif token in self.program.options or (token.startswith("-") and token != "-"):
                 yield from self._option(token)
+                if self.use.given & self.program.ends:
+                    self.use.has_only_operands = True
+                    yield from map(self._operand, self.tokens)
             elif (command := self.program.subcommands.get(token)) and "operand" not in self.use.given:
                 self.use.given.add("operand")
                 yield from self.parse.arguments(command, self.tokens)
@@ -402,8 +413,21 @@ class _OptionReader:
             )
         if kind.role is Role.GUESS:
             return _guess(text)
+        if kind.role is Role.LINE:
+            self.parse.started.extend(self._line(text, what))
         # A lone dash is standard input or output.
         return Argument(text, Role.TEXT if text == "-" else kind.role)
+
+    def _line(self, text: str, what: str) -> Iterator[Started]:
+        """The commands of a line for a shell, which must mean the same as here: without globs, variables and files."""
+        script = parse(text, LINE_OPERATORS)
+        if isinstance(script, Decision):
+            raise ArgumentError("option.value", f"{what}: {script.reason}", self.program)
+        for command in script.commands:
+            if any(word.is_glob or word.parameters for word in command.words):
+                reason = f"{what} accepts only plain words here: write the command itself."
+                raise ArgumentError("option.value", reason, self.program)
+            yield Started(command.argv)
 
     def _given(self, name: str) -> Option:
         if name not in self.program.options:

@@ -100,8 +100,6 @@ def judge_bash(line: str, profile: Profile, place: Place) -> ShellVerdict | Deci
     judge = _Judge(profile, place)
     if refusal := judge.text(line, 0):
         return refusal
-    if refusal := profile.check_count(max(judge.words, 1)):
-        return refusal
     unknown = ", and what is only known when it runs" if judge.is_dynamic else ""
     names = list(dict.fromkeys(argv[0] for argv in judge.argvs))
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
@@ -128,6 +126,8 @@ class _Judge:
     def _command(self, command: ShellCommand, depth: int) -> Decision | None:
         """Judge one command, and what it starts."""
         self.words += len(command)
+        if refusal := self.profile.check_count(self.words):
+            return refusal
         self.argvs.append(tuple(word.shown for word in command))
         for word in command:
             if word.text is not None and (refusal := self.profile.refuse_token((word.text,))):

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
-from itertools import count
+from itertools import count, pairwise
 from pathlib import Path
 
 CONTROLLERS = ("memory", "pids")
@@ -43,6 +43,13 @@ CURRENT = {
     (2, "memory"): "memory.current",
     (1, "pids"): "pids.current",
     (2, "pids"): "pids.current",
+}
+# Where the kernel counts how often a limit was met: by a process that it killed, or that could not be created.
+MET = {
+    (1, "memory"): ("memory.oom_control", "oom_kill"),
+    (2, "memory"): ("memory.events", "oom_kill"),
+    (1, "pids"): ("pids.events", "max"),
+    (2, "pids"): ("pids.events", "max"),
 }
 # Creating and removing a group takes 0.2 ms or more, so a few are reused. Files that commands left in the page cache stay
 # charged: above this part of the limit the next command would be short of memory.
@@ -72,6 +79,13 @@ class Part:
         """OSError where the folder no longer exists."""
         folder = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         return Member(folder, JOIN[self.version], ",".join(f"cgroup:{each}" for each in self.limits))
+
+    def met(self) -> Iterator[tuple[str, int]]:
+        """How often each limit was met since the group was created."""
+        for each in self.limits:
+            file, name = MET[self.version, each]
+            words = _words(self.path / file)
+            yield each, next((int(count) for word, count in pairwise(words) if word == name), 0)
 
     def is_clean(self) -> bool:
         """Whether another command may use it: nothing runs in it, and almost nothing is charged to it."""
@@ -117,6 +131,14 @@ class Group:
     limits: Mapping[str, int]
     parts: tuple[Part, ...]
     members: tuple[Member, ...] = ()
+    counted: dict[str, int] = field(default_factory=dict)  # how often limits were met by earlier commands
+
+    def newly_met(self) -> frozenset[str]:
+        """The limits that were met since the last time that this was asked."""
+        met = dict(item for part in self.parts for item in part.met())
+        found = frozenset(each for each, count in met.items() if count > self.counted.get(each, 0))
+        self.counted = met
+        return found
 
     def open(self) -> bool:
         """Whether every folder still exists."""

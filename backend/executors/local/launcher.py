@@ -258,6 +258,7 @@ class _Running:
     def finish(self) -> Report:
         self._read()
         _, status = os.waitpid(self._pid, 0)
+        limits_met = self._group.newly_met()
         self._group.release()
         for descriptor in (self._control, self._status, self.pidfd):
             os.close(descriptor)
@@ -269,6 +270,7 @@ class _Running:
             tuple(_end(ends.get(index), errors.get(index, refused)) for index in range(self._stages)),
             Usage(used[0] / 1e6, used[1] * 1024, used[2], used[3]),
             _least(line for line in lines if line[0] == "applied"),
+            limits_met,
         )
 
     def _read(self) -> None:

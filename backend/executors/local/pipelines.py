@@ -30,7 +30,7 @@ from backend.core.recording.lines import LineAssembler
 from backend.core.recording.writer import RecordingWriter
 from backend.executors.local.egress import Caller, proxy_environment
 from backend.executors.local.homes import IN_WORKSPACE, Home, Homes, git_defaults, make_temporary, remove
-from backend.executors.local.launcher import POLLING, cage_environment
+from backend.executors.local.launcher import POLLING, CageLimits, cage_environment
 from backend.executors.local.outside import STANDARD, OutsideProgram, find_program
 from backend.executors.local.process_spec import (
     Bounds,
@@ -48,6 +48,15 @@ from backend.executors.local.wiring import ParentEnds, Streams, Wiring
 from backend.executors.local.workspace_usage import UsageMonitors
 from backend.executors.local.workspace_users import folder_owner
 
+TOOL_FOLDERS = ("node_modules/.bin", ".venv/bin", "venv/bin")
+# What is said of a command that a limit ended, by its rule.
+LIMITS = {
+    "limits.cpu": "The command used all the processor time that it may have (GATEPOST_CPU_LIMIT).",
+    "limits.file_size": "The command wrote a file larger than it may (GATEPOST_FILE_SIZE_LIMIT).",
+    "limits.memory": "The command needed more memory than it may have (GATEPOST_MEMORY_LIMIT).",
+    "limits.processes": "The command started more processes than it may (GATEPOST_PROCESS_LIMIT).",
+}
+HEAP_PART = 3 / 4  # of the memory of a command, for the heap of node; it needs some for other things
 STOP_GRACE = 2.0  # seconds from SIGTERM to SIGKILL
 UNFAILED = {0, -signal.SIGPIPE, EXIT_SIGNAL_BASE + signal.SIGPIPE}  # 141: a program says how its child ended
 EXIT_UNWIRED = 1  # of a program whose redirection failed, as in a shell
@@ -62,8 +71,8 @@ class LocalPipelines:
     `outside` maps a program's name to how it is really started and what it alone gets; `readable` are folders in addition
     to the standard ones that all programs may read; `lines` makes what cuts a stream into lines; `owner` (uid, gid) is
     there where the service is root, and commands run as the owner of their workspace; `monitors` stop what fills a workspace;
-    `rooms` are the namespaces that commands run in, `homes` the folders where tools store what is theirs; `environment` are
-    variables of the operator for all commands.
+    `memory` is what a command may have, in bytes; `rooms` are the namespaces that commands run in, `homes` the folders where
+    tools store what is theirs; `environment` are variables of the operator for all commands.
     """
 
     launcher: Launcher
@@ -73,6 +82,7 @@ class LocalPipelines:
     owner: Owner | None = None
     monitors: UsageMonitors = field(default_factory=lambda: UsageMonitors(NO_QUOTA))
     rooms: Rooms = field(default_factory=Rooms)
+    memory: int = CageLimits().memory
     homes: Homes | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
 
@@ -80,7 +90,7 @@ class LocalPipelines:
         """Run to the end; every process of the pipeline is gone when this returns."""
         programs = [self._outside(invocation) for invocation in pipeline.invocations]
         for program, invocation in zip(programs, pipeline.invocations, strict=True):
-            if not (program.command and find_program(program.command[0])):
+            if not (program.command and self._file(program, invocation, pipeline)):
                 return _not_found(invocation.argv[0])
         async with AsyncExitStack() as ending:
             try:
@@ -183,6 +193,21 @@ class LocalPipelines:
         name = invocation.argv[0]
         return self.outside.get(name) or OutsideProgram((name,))
 
+    def _file(self, program: OutsideProgram, invocation: Invocation, pipeline: Pipeline) -> str | None:
+        """The file that a program is started from; of the project where it is named by a path, or not installed here."""
+        name = program.command[0]
+        if invocation.argv[0] in self.outside:
+            return find_program(name)
+        if "/" in name:
+            return find_program(os.path.join(pipeline.cwd, name))
+        tools = (find_program(f"{folder}/{name}") for folder in _tool_folders(pipeline))
+        return find_program(name) or next(filter(None, tools), None)
+
+    @property
+    def _heap(self) -> dict[str, str]:
+        """What node takes for its heap: otherwise it asks for the memory of the machine, and is ended without a word."""
+        return {"NODE_OPTIONS": f"--max-old-space-size={int(self.memory * HEAP_PART) >> 20}"}
+
     def _stage(
         self,
         pipeline: Pipeline,
@@ -194,13 +219,21 @@ class LocalPipelines:
     ) -> Stage:
         program = self._outside(invocation)
         words = (*program.command, *invocation.argv[1:])
-        path = find_program(words[0]) or words[0]
-        standard = _environment(pipeline, bounds.home) | ({} if room else POLLING)
+        path = self._file(program, invocation, pipeline) or words[0]
+        standard = _environment(pipeline, bounds.home) | ({} if room else POLLING) | self._heap
         if bounds.kept:
             standard |= {"GIT_CONFIG_GLOBAL": git_defaults(bounds.home, pipeline.actor.name, owner)}
         given = {**self.environment, **(proxy_environment(room.proxy) if room and room.proxy else {})}
         environment = {**standard, **given, **dict(invocation.environment), **program.environment}
         return Stage(invocation.argv[0], path, words, environment, pipeline.cwd, *streams, bounds)
+
+
+def _tool_folders(pipeline: Pipeline) -> list[str]:
+    """Where a project has installed tools, seen from the folder that a command runs in."""
+    cwd = Path(pipeline.cwd)
+    above = [folder for folder in (cwd, *cwd.parents) if folder.is_relative_to(pipeline.root)]
+    places = (f"{folder}/{place}" for folder in above for place in TOOL_FOLDERS)
+    return [place for place in places if os.path.isdir(place)]
 
 
 def _uses_temporary(pipeline: Pipeline) -> bool:
@@ -213,6 +246,7 @@ def _environment(pipeline: Pipeline, home: str) -> dict[str, str]:
     """All that a command gets to see; nothing of the service's own environment."""
     return {
         **STANDARD,
+        "PATH": ":".join([STANDARD["PATH"], *_tool_folders(pipeline)]),
         "PWD": pipeline.cwd,
         "GATEPOST_EXECUTION_ID": pipeline.execution,
         "GIT_CEILING_DIRECTORIES": os.path.dirname(pipeline.root),
@@ -347,7 +381,21 @@ def _outcome(
     if instructions.reason:
         return stopped_outcome(instructions.reason, name, exit_code, stdout, stderr, usage)
     status = Status.SUCCEEDED if code == 0 else Status.FAILED
-    return Outcome(status, exit_code, name, stdout, stderr, usage=usage)
+    outcome = Outcome(status, exit_code, name, stdout, stderr, usage=usage)
+    limit = _limit(exit_code, report.limits_met)
+    return replace(outcome, problem=LIMITS[limit], rule=limit) if limit else outcome
+
+
+def _limit(exit_code: int, met: frozenset[str]) -> str:
+    """The rule of the limit that ended a command, as far as the kernel reports it; a shell reports its child's end."""
+    match exit_code - EXIT_SIGNAL_BASE:
+        case signal.SIGXCPU:
+            return "limits.cpu"
+        case signal.SIGXFSZ:
+            return "limits.file_size"
+        case signal.SIGKILL if "memory" in met:
+            return "limits.memory"
+    return "limits.processes" if exit_code and "pids" in met else ""
 
 
 def _pipefail(ends: Sequence[StageEnd]) -> int:

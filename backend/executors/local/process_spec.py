@@ -110,6 +110,7 @@ class Report:
     ends: tuple[StageEnd, ...]  # one per stage, in order
     usage: Usage
     applied: Applied
+    limits_met: frozenset[str] = frozenset()  # of the whole command: "memory", "pids", where control groups count them
 
 
 class Launched(Protocol):

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from backend.core.audit.anomalies import is_counted
 from backend.core.audit.attempts import Completion, Record
 from backend.core.decisions import Risk
 from backend.core.errors import StorageError
@@ -84,12 +85,16 @@ class MemoryExecutions:
         )
 
     async def since(self, user_id: str, since_ms: int) -> Sequence[Record]:
-        """A user's records since a time, newest first, at most MOST."""
+        """A user's records that count since a time, newest first, at most MOST."""
         return list(self._since(user_id, since_ms))[:MOST]
 
     def _since(self, user_id: str, since_ms: int) -> Iterator[Record]:
         first = first_id(since_ms)
-        return self._newest(lambda record: record.user_id == user_id and record.id >= first)
+        return self._newest(
+            lambda record: (
+                record.user_id == user_id and record.id >= first and is_counted(record.rule, dry_run=record.dry_run)
+            )
+        )
 
     def _newest(self, wanted: Callable[[Record], bool]) -> Iterator[Record]:
         return (row.record for _, row in sorted(self.rows.items(), reverse=True) if wanted(row.record))

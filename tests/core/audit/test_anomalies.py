@@ -2,7 +2,7 @@
 
 import pytest
 
-from backend.core.audit.anomalies import AlertTracker, AttemptSummary, alerts
+from backend.core.audit.anomalies import AlertTracker, AttemptSummary, alerts, is_counted
 
 FINE = AttemptSummary(failed=False, deletes=False, dangerous=False)
 FAILED = AttemptSummary(failed=True, deletes=False, dangerous=False)
@@ -31,6 +31,23 @@ def found(*traces: AttemptSummary) -> list[tuple[str, str, int]]:
 )
 def test_the_borders(traces: list[AttemptSummary], expected: list[tuple[str, str, int]]) -> None:
     assert found(*traces) == expected
+
+
+@pytest.mark.parametrize(
+    ("rule", "dry_run", "counted"),
+    [
+        ("allow.ls", False, True),
+        ("program.unlisted", False, True),
+        ("limits.concurrency", False, True),
+        ("allow.ls", True, False),
+        ("syntax.quote", False, False),
+        ("limits.rate", False, False),
+        ("project.unknown", False, False),
+        ("target.unknown", False, False),
+    ],
+)
+def test_only_what_was_meant_to_run_counts(rule: str, dry_run: bool, counted: bool) -> None:
+    assert is_counted(rule, dry_run=dry_run) is counted
 
 
 def test_an_alert_is_told_when_it_opens_and_again_when_it_opens_anew() -> None:

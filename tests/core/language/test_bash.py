@@ -46,6 +46,11 @@ def commands(line: str) -> list[list[str]]:
         ("echo a #rm x", [["echo", "a"]]),
         ("echo 'rm x' \"rm y\"", [["echo", "rm x", "rm y"]]),
         ("cat ~/a *.c {1..3}", [["cat", UNKNOWN, UNKNOWN, UNKNOWN]]),
+        ("env >o rm x 2>p y", [["env", "rm", "x", "y"]]),
+        ("ls | env 2>&1 rm x", [["ls"], ["env", "rm", "x"]]),
+        ("env <<A rm x\nA", [["env", "rm", "x"]]),
+        ("env <<A >o rm x\nA", [["env", "rm", "x"]]),
+        ("env <<<a rm x", [["env", "rm", "x"]]),
         ("a=b", []),
         ("", []),
     ],
@@ -100,6 +105,9 @@ HIDDEN = [
     "[[ -n $(rm x >&2) ]]",
     "cat <<A; rm x\nA",
     "time rm x",
+    "cat a >o; cat <b >o rm x; rm x",
+    "\ncat\n\\rm x",
+    "if :; then cat a; fi >o\nrm x",
 ]
 
 

@@ -300,7 +300,7 @@ def test_extra_programs_take_any_arguments_but_no_paths_to_elsewhere() -> None:
     assert not AGENT.decide(("terraform",), OFFLINE).allowed
 
 
-@pytest.mark.parametrize("name", ["sudo", "python3", "sh", ".", "../x", "/bin/x", "A", "", "a b", "-x"])
+@pytest.mark.parametrize("name", ["sudo", "perl", "gcc", ".", "../x", "/bin/x", "A", "", "a b", "-x"])
 def test_an_extra_program_is_a_plain_name_that_is_not_blocked(name: str) -> None:
     with pytest.raises(ProfileError):
         AGENT.with_extra([name])
@@ -350,7 +350,9 @@ def test_words_that_are_known_later_are_no_options(line: str, guarded: str) -> N
     assert AGENT.decide(argv(guarded), OFFLINE).allowed
 
 
-@pytest.mark.parametrize("line", ["xargs rm", "xargs rm -rf", "xargs -0 rm -r --"])
+@pytest.mark.parametrize(
+    "line", ["xargs rm", "xargs rm -rf", "xargs -I{} rm -r -- {}", "xargs -I% rm -r -- ./%", "xargs -0 rm -r --"]
+)
 def test_deleting_what_is_only_known_later_is_at_high_risk(line: str) -> None:
     assert decide(line).risk is Risk.HIGH
 
@@ -374,6 +376,20 @@ def test_deleting_what_is_only_known_later_is_at_high_risk(line: str) -> None:
         ("find . -delete", "src", "allow.find"),
         ("cd src && find -delete", ".", "allow.find"),
         ("find .. -delete", "src", "path.root"),
+        ("rm -rf ./**/*", ".", "path.root"),
+        ("rm -rf src/**/*", ".", "allow.rm"),
+        ("truncate -s 0 *", ".", "path.root"),
+        ("find . -name '*' -delete", ".", "path.root"),
+        ("find . -iname '**' -type f -delete", ".", "path.root"),
+        ("find . -path './*' -delete", ".", "path.root"),
+        ("find . -regex '.*' -delete", ".", "path.root"),
+        ("find . -size +0 -delete", ".", "path.root"),
+        ("find . ! -name x -delete", ".", "path.root"),
+        ("find . -not -name x -exec rm {} +", ".", "path.root"),
+        ("find . -name x -o -delete", ".", "path.root"),
+        ("find . -name '*' -name '*.log' -delete", ".", "allow.find"),
+        ("find . ! -path './node_modules/*' -name '*.log' -delete", ".", "allow.find"),
+        ("find . \\( -name a -o -name b \\) -delete", ".", "allow.find"),
     ],
 )
 def test_a_workspace_is_not_emptied(line: str, cwd: str, rule: str) -> None:

@@ -84,6 +84,26 @@ def test_what_the_terminal_refuses(argv: tuple[str, ...], rule: str) -> None:
     assert decision.hint
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(".env", "./.env", "a/.env.local", ".ENV", ".envrc", ".npmrc", "x/.pypirc", ".netrc", ".git-credentials"),
+        *(".git/config", "sub/.git/config", "/srv/ws/.git/config", "id_rsa", ".ssh/id_ed25519", ".ssh", "server.pem"),
+        *("tls/site.key", ".aws/credentials", ".docker/config.json", ".kube/config", "store.p12"),
+    ],
+)
+def test_visitors_do_not_read_secrets(name: str) -> None:
+    for argv in (("cat", name), ("cat", "--", name), ("pyguard", f"--file={name}"), ("ls", "-l", name)):
+        assert decide(*argv).rule == "path.secret"
+
+
+@pytest.mark.parametrize(
+    "name", [".env.example", ".environment", "env", "a.env", ".git/HEAD", "key", "id_rsa.pub", "monkey", "config"]
+)
+def test_what_only_looks_like_a_secret_is_shown(name: str) -> None:
+    assert decide("cat", name).allowed
+
+
 @given(
     st.lists(st.text(max_size=20), min_size=1, max_size=8), st.sampled_from(sorted(TERMINAL.programs)), st.booleans()
 )

@@ -150,6 +150,23 @@ def test_processes_of_root_are_bounded_too(cage: Cage) -> None:
         end(launched, output)
 
 
+def test_a_limit_that_was_met_is_reported_once(cage: Cage) -> None:
+    want("memory")
+    want("pids")
+    small = cage.limited(memory_total=64 * MIB)
+    eats = ["tail", "/dev/zero"]
+    done = small.run(eats)
+    assert (done.codes, done.report.limits_met) == ([-9], frozenset({"memory"}))
+    assert small.run(["true"]).report.limits_met == frozenset()
+    forks = shell("for i in 1 2 3 4 5 6 7 8 9; do sleep 1000 & done; wait")
+    launched, output = few(cage).start(forks)
+    wait(output)
+    launched.kill()
+    wait(launched.pidfd)
+    os.close(output)
+    assert launched.finish().limits_met == {"pids"}
+
+
 def test_a_group_is_used_again_once_nothing_is_in_it(cage: Cage) -> None:
     launched, output = cage.start(["true"])
     paths = [part.path for part in group_of(launched).parts]

@@ -17,9 +17,9 @@ from backend.core.recording.batches import read_batch
 from backend.core.recording.digest import RecordingDigest
 from backend.core.recording.reader import Send
 from backend.core.recording.writer import Recorder
-from backend.executors.local.launcher import POLLING, CageLauncher, cage_environment
+from backend.executors.local.launcher import POLLING, CageLauncher, CageLimits, cage_environment
 from backend.executors.local.outside import OutsideProgram
-from backend.executors.local.pipelines import LocalPipelines
+from backend.executors.local.pipelines import LocalPipelines, _limit
 from backend.executors.local.run_as import find_owner, give_folder
 from tests.needs import caged_python
 
@@ -62,11 +62,14 @@ class Log:
 class Bench:
     """One executor that runs Python as `x`."""
 
-    def __init__(self, folder: Path, code: str, environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, folder: Path, code: str, environment: dict[str, str] | None = None, limits: CageLimits | None = None
+    ) -> None:
         python, readable = caged_python()
         program = OutsideProgram((python, "-c", code), environment or {})
-        launcher = CageLauncher(folder.parent / "cage", OWNER)
-        self.executor = LocalPipelines(launcher, {"x": program}, readable, owner=OWNER)
+        launcher = CageLauncher(folder.parent / "cage", OWNER, limits or CageLimits())
+        memory = launcher.limits.memory
+        self.executor = LocalPipelines(launcher, {"x": program}, readable, owner=OWNER, memory=memory)
         give_folder(folder, OWNER)
         self.folder = folder
         self.log = Log()
@@ -114,6 +117,64 @@ async def test_a_program_that_is_not_there_is_127(tmp_path: Path) -> None:
     assert (outcome.status, outcome.exit_code, outcome.rule) == (Status.FAILED, 127, "program.missing")
 
 
+async def test_a_program_of_the_project_is_named_by_its_path_or_found_among_its_tools(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, "")
+    tools = tmp_path / "node_modules" / ".bin"
+    tools.mkdir(parents=True)
+    for file, text in ((tmp_path / "run.sh", "#!/bin/sh\necho run $1\n"), (tools / "tool", "#!/bin/sh\necho tool\n")):
+        file.write_text(text)
+        file.chmod(0o755)
+    (tools / "echo").symlink_to("tool")
+    for argv in (("./run.sh", "1"), (f"{tmp_path}/run.sh", "2"), ("tool",), ("timeout", "9", "tool"), ("echo", "own")):
+        assert (await bench.run(argv=argv)).exit_code == 0
+    assert bench.log.text("stdout") == "run 1\nrun 2\ntool\ntool\nown\n"
+    assert (await bench.run(argv=("./nope",))).rule == "program.missing"
+
+
+@pytest.mark.parametrize(
+    ("code", "limits", "rule"),
+    [
+        ("while True: pass", {"cpu_seconds": 1}, "limits.cpu"),
+        (
+            "import signal; signal.signal(25, signal.SIG_DFL); open('big', 'wb').write(bytes(9000))",
+            {"file_size": 4096},
+            "limits.file_size",
+        ),
+        ("import os; os.kill(os.getpid(), 9)", {}, ""),
+    ],
+)
+async def test_the_limit_that_ended_a_command_is_named(
+    tmp_path: Path, code: str, limits: dict[str, int], rule: str
+) -> None:
+    bench = Bench(tmp_path, code, limits=CageLimits(**limits))
+    outcome = await bench.run()
+    assert (outcome.status, outcome.rule) == (Status.FAILED, rule)
+    assert ("GATEPOST_" in outcome.problem) == bool(rule)
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "met", "rule"),
+    [
+        (137, {"memory"}, "limits.memory"),
+        (137, {"memory", "pids"}, "limits.memory"),
+        (137, set(), ""),
+        (1, {"memory"}, ""),
+        (1, {"pids"}, "limits.processes"),
+        (0, {"pids", "memory"}, ""),
+        (152, set(), "limits.cpu"),
+        (153, set(), "limits.file_size"),
+    ],
+)
+def test_what_the_kernel_reports_decides_which_limit_it_was(exit_code: int, met: set[str], rule: str) -> None:
+    assert _limit(exit_code, frozenset(met)) == rule
+
+
+async def test_node_is_told_its_heap(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, "import os; print(os.environ['NODE_OPTIONS'])", limits=CageLimits(memory=400 << 20))
+    await bench.run()
+    assert bench.log.text("stdout") == "--max-old-space-size=300\n"
+
+
 async def test_the_streams_are_kept_apart_and_counted(tmp_path: Path) -> None:
     bench = Bench(tmp_path, "import sys; print('out'); print('err', file=sys.stderr)")
     outcome = await bench.run()
@@ -127,7 +188,7 @@ async def test_a_command_sees_only_the_listed_environment(tmp_path: Path, monkey
     await bench.run()
     seen = json.loads(bench.log.text("stdout"))
     wanted = {"PATH", "PWD", "LC_CTYPE", "TERM", "PYTHONUNBUFFERED", "GATEPOST_EXECUTION_ID", "KEY"}
-    wanted |= {"GIT_EDITOR", "GIT_CEILING_DIRECTORIES"}
+    wanted |= {"NODE_OPTIONS", "GIT_EDITOR", "GIT_CEILING_DIRECTORIES"}
     assert set(seen) == wanted | set(cage_environment(str(tmp_path))) | set(POLLING)
     assert seen["HOME"] == str(tmp_path)
     assert "canary" not in str(seen)

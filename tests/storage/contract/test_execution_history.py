@@ -105,6 +105,19 @@ async def test_figures(server: Server, history: ExecutionHistory) -> None:
     assert stats.average_duration_ms == pytest.approx(500 / 3)
 
 
+@pytest.mark.parametrize("rule", ["syntax.quote", "limits.rate", "project.unknown", "target.unknown"])
+async def test_what_was_not_meant_to_run_counts_in_no_figure(
+    server: Server, history: ExecutionHistory, rule: str
+) -> None:
+    dry = one(time=1000, dry_run=True)
+    await server.log.open(dry)
+    await server.log.close(dry, Completion(Status.SUCCEEDED, 0, 100))
+    await server.log.refuse(one(time=1001, decision=Decision.deny(rule, "")))
+    await server.log.refuse(one(time=1002, decision=Decision.deny("program.unlisted", "")))
+    assert await history.stats(ANN, 1000) == Stats(1, 0, 1, 1, 0.0)
+    assert [record.rule for record in await history.since(ANN, 1000)] == ["program.unlisted"]
+
+
 async def test_what_came_since_a_time_is_bounded(server: Server, history: ExecutionHistory) -> None:
     made = [one(time=1000 + number) for number in range(5)]
     for each in made:
