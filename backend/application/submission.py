@@ -33,6 +33,7 @@ class CommandSpec:
     detached: bool = False
     metadata_only: bool = False
     client_ref: str | None = None
+    schedule: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +110,7 @@ class Submission:
             detached=spec.detached,
             metadata_only=spec.metadata_only,
             client_ref=spec.client_ref,
+            schedule=spec.schedule,
             unresolved=found if isinstance(found, Decision) else None,
         )
 

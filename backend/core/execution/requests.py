@@ -13,7 +13,8 @@ class Request:
 
     `timeout` is in seconds, None for the longest that is allowed. `stdin` keeps standard input open; `detached`
     commands keep running without a viewer; `execution` is the id that it gets, `client_ref` the client's name for it.
-    `unresolved` is why the requested target is not available; `target` is then the principal's own.
+    `unresolved` is why the requested target is not available; `target` is then the principal's own. `schedule` is the
+    schedule that asks.
     """
 
     principal: Principal
@@ -28,6 +29,7 @@ class Request:
     client_ref: str | None = None
     execution: str = ""
     unresolved: Decision | None = None
+    schedule: str | None = None
 
     @property
     def hides_output(self) -> bool:
