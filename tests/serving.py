@@ -220,7 +220,23 @@ def all_processes() -> dict[int, Seen]:
 
 
 def processes_of(server: Server, mark: str = "") -> list[Seen]:
-    """What runs for a server: its descendants, zombies too, and whatever has its workspace or `mark` on it."""
+    """What runs for a server: its descendants, zombies too, and whatever has its workspace or `mark` on it.
+
+    Not the first processes of its rooms, which stay for the next command: these are `rooms_of` it.
+    """
+    return [process for process in _all_of(server, mark) if not _keeps_room(process)]
+
+
+def rooms_of(server: Server) -> list[Seen]:
+    """The first processes of the rooms of a server."""
+    return [process for process in _all_of(server, "") if _keeps_room(process)]
+
+
+def _keeps_room(process: Seen) -> bool:
+    return " --room " in process.command
+
+
+def _all_of(server: Server, mark: str) -> list[Seen]:
     everything = all_processes()
 
     def belongs(process: Seen) -> bool:

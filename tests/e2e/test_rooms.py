@@ -14,7 +14,7 @@ from tests.api.world import new_project, running_world
 from tests.client import output, terminal
 from tests.conftest import StartServer
 from tests.executors.local.test_rooms import wanted
-from tests.serving import PROGRAM, processes_of, wait_until
+from tests.serving import PROGRAM, rooms_of, wait_until
 
 REQUIRED = {"GATEPOST_NAMESPACES": "true"}
 NO_MOUNTS = [sys.executable, str(Path(__file__).parent / "without_calls.py"), "mounts", *PROGRAM]
@@ -64,12 +64,12 @@ def test_a_project_is_one_place_for_its_commands(apart: Path) -> None:
         asked = {"project_id": place, "command": "node make.js && cat /tmp/made"}
         assert world.ask("ann", "POST", "/api/agent/execute", asked).json()["stdout"] == "kept"
         assert (folder / ".tmp/made").read_text() == "kept"
-        rooms = [process for process in processes_of(world.server) if b"--room" in _command_line(process.pid)]
+        rooms = rooms_of(world.server)
         assert len(rooms) == 1
         os.kill(rooms[0].pid, signal.SIGKILL)  # a room that has ended, with all that was in it, is made again
         wait_until(lambda: world.status(serving["id"], "ann") == "failed", "the end of the room")
         assert world.ask("ann", "POST", "/api/agent/execute", asked).json()["stdout"] == "kept"
-        rooms = [process for process in processes_of(world.server) if b"--room" in _command_line(process.pid)]
+        rooms = rooms_of(world.server)
         assert len(rooms) == 1
         world.server.stop()
         assert not any(Path(f"/proc/{process.pid}").exists() for process in rooms)
@@ -104,10 +104,3 @@ async def test_where_they_are_required_and_cannot_be_had_nothing_runs(start_serv
         "The protection here is L2, but L3 is required.",
     )
     assert "run in namespaces" in refusal["hint"]
-
-
-def _command_line(pid: int) -> bytes:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return b""
