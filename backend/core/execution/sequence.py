@@ -21,14 +21,23 @@ from backend.core.execution.model import (
 )
 from backend.core.language.lexer import hidden_character
 from backend.core.language.parser import Invocation
-from backend.core.language.tree import Compound, For, Group, If, Parameter, Step, While, substitutions
+from backend.core.language.tree import Compound, For, Group, If, Parameter, Piped, Step, While, substitutions
 from backend.core.language.words import VALUE_LIMIT
-from backend.core.policy.admit import STEP_LIMIT, PolicyTarget, Verdict, assigned, judge_step, judge_words
+from backend.core.policy.admit import (
+    STEP_LIMIT,
+    PolicyTarget,
+    Verdict,
+    assigned,
+    judge_step,
+    judge_words,
+    place_redirects,
+)
 from backend.core.policy.egress import Egress
 from backend.core.policy.line_state import Define, Effect, Enter, Exit, Leave, LineState, normal
 from backend.core.recording.writer import RecordingWriter
 
 NO_ONE = Actor("", "")
+PIPED_LIMIT = 1 << 20  # bytes that a group may pipe into a command: what a pipe can be made to hold
 
 
 @dataclass(slots=True)
@@ -51,7 +60,7 @@ class Pipeline:
     """One step of a line as it runs: its programs, its folder, its timeout in seconds, its output limit in bytes.
 
     `root` is the workspace, which contains `cwd`; `home` the folder for what tools store, `actor` who runs it; with
-    `stdin` the first program reads what the client sends; with `pipefail` it fails if any of its programs does. `network` is
+    `stdin` the first program reads what the client sends, with `input` these bytes; with `pipefail` it fails if any of its programs does. `network` is
     the machine's network, or listed hosts alone. With `captured` its standard output goes there.
     """
 
@@ -67,6 +76,7 @@ class Pipeline:
     home: str = ""
     actor: Actor = NO_ONE
     captured: Capture | None = None
+    input: bytes | None = None
 
     @property
     def argv(self) -> tuple[str, ...]:
@@ -164,6 +174,7 @@ class _Line:
     progress: _Progress
     ran: list[int] = field(default_factory=lambda: [0])
     captured: Capture | None = None
+    input: bytes | None = None
 
     async def steps(self, steps: tuple[Step, ...], *, tested: bool) -> None:
         """Run steps one after another. With `set -e` a failure ends the line, unless it is `tested` by what follows."""
@@ -185,7 +196,9 @@ class _Line:
                 progress.ended = True
 
     async def _step(self, step: Step, *, tested: bool) -> None:
-        if step.compound:
+        if step.redirects:
+            await self._redirected(step, tested=tested)
+        elif step.compound:
             await self._compound(step.compound, tested=tested)
         else:
             await self._commands(step, tested=tested)
@@ -202,6 +215,36 @@ class _Line:
                 await self._while(compound, tested=tested)
             case For():
                 await self._for(compound, tested=tested)
+            case Piped():
+                await self._piped(compound, tested=tested)
+
+    async def _redirected(self, step: Step, *, tested: bool) -> None:
+        texts = await self._substituted(step.substitutions, tested=tested)
+        if self.progress.over:
+            return
+        filled, state = replace(step, negated=False).filled(iter(texts)), self.progress.state
+        placed = await asyncio.to_thread(place_redirects, filled, self.sequence.target, state)
+        if isinstance(placed, Decision):
+            self.progress.add(_denied(placed))
+        else:
+            await self._step(placed, tested=tested)
+
+    async def _piped(self, piped: Piped, *, tested: bool) -> None:
+        """Each stage runs in a subshell, on what the one before has written."""
+        *before, last = piped.stages
+        data, code = self.input, 0
+        for stage in before:
+            written = Capture(PIPED_LIMIT)
+            await replace(self, captured=written, input=data)._subshell((stage,), tested=tested)
+            if written.overflowed and not self.progress.ended:
+                self.progress.add(_denied(_too_much_piped()))
+            if self.progress.ended:
+                return
+            data, code = bytes(written.data), self.progress.state.status or code
+        await replace(self, input=data)._subshell((last,), tested=tested)
+        pipefail = self.sequence.target.profile.pipefail or self.progress.state.pipefail
+        if pipefail and code and not self.progress.failed and not self.progress.ended:
+            self.progress.conclude(code)
 
     async def _if(self, compound: If, *, tested: bool) -> None:
         progress = self.progress
@@ -267,16 +310,21 @@ class _Line:
     async def _output(self, parameter: Parameter, *, tested: bool) -> str | Decision:
         """What a substitution writes, without the line breaks at its end."""
         captured = Capture(VALUE_LIMIT)
-        await replace(self, captured=captured)._group(Group(parameter.steps, subshell=True), tested=tested)
+        await replace(self, captured=captured)._subshell(parameter.steps, tested=tested)
         return _text(captured)
 
     async def _group(self, group: Group, *, tested: bool) -> None:
+        if group.subshell:
+            await self._subshell(group.steps, tested=tested)
+        else:
+            await self.steps(group.steps, tested=tested)
+
+    async def _subshell(self, steps: tuple[Step, ...], *, tested: bool) -> None:
         """A subshell leaves the state as it was, and `exit` ends only the subshell."""
         progress, before = self.progress, self.progress.state
-        await self.steps(group.steps, tested=tested)
-        if group.subshell:
-            progress.state = replace(before, status=progress.state.status)
-            progress.ended = bool(progress.outcome.problem or self.instructions.reason)
+        await self.steps(steps, tested=tested)
+        progress.state = replace(before, status=progress.state.status)
+        progress.ended = bool(progress.outcome.problem or self.instructions.reason)
 
     async def _commands(self, step: Step, *, tested: bool) -> None:
         progress, plan = self.progress, self.job.plan
@@ -336,6 +384,7 @@ class _Line:
             home=target.files.variables["HOME"],
             actor=job.actor,
             captured=self.captured,
+            input=self.input,
         )
 
     def _change(self, effect: Effect | None, substituted: int) -> None:
@@ -392,6 +441,11 @@ def _text(captured: Capture) -> str | Decision:
         reason = f"The output of a $( ) cannot be part of a command: {hidden.reason.replace('The line', 'it')}"
         return replace(hidden, reason=reason, hint="Write it to a file instead.")
     return text
+
+
+def _too_much_piped() -> Decision:
+    reason = f"A group of commands has piped more than {PIPED_LIMIT} bytes."
+    return Decision.deny("limits.expansion", reason, "Pipe each command in it, or write to a file.")
 
 
 def _too_many_steps() -> Decision:

@@ -307,10 +307,16 @@ class _Lexer:
                 self._refuse("syntax.substitution", "` starts a command substitution")
             case "{":
                 self._brace()
-            case "~" if self.assigning or ASSIGNED_TILDE.match(self.line[self._start : self.at]):
+            case "~" if (
+                self.assigning or self._follows_brace() or ASSIGNED_TILDE.match(self.line[self._start : self.at])
+            ):
                 self._refuse("syntax.tilde", "~ is expanded to a home folder")
             case _:
                 self._bare(char)
+
+    def _follows_brace(self) -> bool:
+        """Whether a ~ here begins one of the words that braces become."""
+        return self.signs.get(self.length - 1, "}") != "}"
 
     def _add(self, text: str) -> None:
         self.text.append(text)

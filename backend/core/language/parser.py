@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from backend.core.decisions import Decision
-from backend.core.language.lexer import MERGES, Operator, Refused, Token, tokens
+from backend.core.language.lexer import MERGES, REDIRECTS, Operator, Refused, Token, tokens
 from backend.core.language.tree import (
     NO_TEXT,
     Assignment,
@@ -20,6 +20,7 @@ from backend.core.language.tree import (
     For,
     Group,
     If,
+    Piped,
     Redirect,
     Script,
     Step,
@@ -34,6 +35,7 @@ JOINS = frozenset({"&&", "||", ";", "\n"})
 CLOSED_BY = {"(": ")", "{": "}"}
 CLOSING = frozenset({*CLOSED_BY.values(), "then", "elif", "else", "fi", "do", "done"})
 COMPOUND = frozenset({*CLOSED_BY, "if", "while", "until", "for"})
+REDIRECTIONS = REDIRECTS | MERGES
 NAME = re.compile("[A-Za-z_][A-Za-z0-9_]*")
 CHANGE_FOLDER = "cd"
 LEAVING = frozenset({"break", "continue"})
@@ -118,18 +120,44 @@ class _Reader:
         if negated:
             self.waiting.pop()
         if self._next_text() in COMPOUND:
-            return Step("", (), self._compound(), negated)
+            return self._compound_step(negated)
+        return Step("", self._pipeline(), None, negated)
+
+    def _compound_step(self, negated: bool) -> Step:
+        """A compound, with its redirections and what its output is piped into."""
+        compound, redirects = self._compound(), []
+        while self._next_text() in REDIRECTIONS:
+            operator = self.waiting.pop()
+            assert isinstance(operator, Operator)
+            redirects += self._redirects(operator)
+        if any(each.descriptor == 0 for each in redirects):
+            raise Refused(_no_input())
+        first = Step("", (), compound, negated, tuple(redirects))
+        if self._next_text() == "|":
+            self._after_pipe()
+            stages = (replace(first, negated=False), Step("", self._pipeline()))
+            return Step("", (), Piped(stages), negated)
+        if self._next_text() not in {"", *JOINS, *CLOSING}:
+            raise Refused(_joined_group())
+        return first
+
+    def _pipeline(self) -> tuple[Command, ...]:
         commands = [self._command()]
         while self._next_text() == "|":
-            operator = self.waiting.pop()
-            self._skip_breaks()
-            if not self.waiting:
-                assert isinstance(operator, Operator)
-                raise Refused(_incomplete(operator))
+            self._after_pipe()
             commands.append(self._command())
         if len(commands) > 1:
             self._check_pipeline(commands)
-        return Step("", tuple(commands), None, negated)
+        return tuple(commands)
+
+    def _after_pipe(self) -> None:
+        operator = self.waiting.pop()
+        assert isinstance(operator, Operator)
+        self._skip_breaks()
+        if not self.waiting:
+            raise Refused(_incomplete(operator))
+        if self._next_text() in COMPOUND:
+            raise Refused(_no_input())
 
     def _compound(self) -> Compound:
         opening = self.waiting.pop()
@@ -139,8 +167,6 @@ class _Reader:
             raise Refused(_too_deep())
         found = self._opened(opening)
         self.depth -= 1
-        if self._next_text() not in {"", *JOINS, *CLOSING}:
-            raise Refused(_joined_group())
         return found
 
     def _opened(self, opening: Operator) -> Compound:
@@ -282,8 +308,13 @@ def _no_loop(name: str) -> Decision:
 
 
 def _joined_group() -> Decision:
-    reason = "The output of a group of commands cannot be piped or redirected here."
-    return Decision.deny("syntax.group", reason, "Pipe or redirect each command in it.")
+    reason = "After a group of commands there must be an operator."
+    return Decision.deny("syntax.group", reason, "( a; b ) && c")
+
+
+def _no_input() -> Decision:
+    reason = "A group of commands or a loop cannot read from a pipe or a file here."
+    return Decision.deny("syntax.group", reason, "Let the command in it that reads it do so: (cat < file; b)")
 
 
 def _too_deep() -> Decision:

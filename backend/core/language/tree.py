@@ -128,22 +128,25 @@ class Command:
 class Step:
     """A pipeline or a compound, and what joins it to the one before: `&&`, `||`, `;`, or nothing for the first.
 
-    `negated` by `!` it succeeds where it would fail.
+    `negated` by `!` it succeeds where it would fail. `redirects` are those of a compound.
     """
 
     join: str
     commands: tuple[Command, ...] = ()
     compound: "Compound | None" = None
     negated: bool = False
+    redirects: tuple[Redirect, ...] = ()
 
     @property
     def substitutions(self) -> Iterator[Parameter]:
-        """The substitutions in its commands, in the order in which they run."""
-        return chain.from_iterable(each.substitutions for each in self.commands)
+        """The substitutions in its commands and redirections, in the order in which they run."""
+        return chain.from_iterable(each.substitutions for each in (*self.commands, Command((), (), self.redirects)))
 
     def filled(self, texts: Iterator[str]) -> "Step":
         """The step with the output of each substitution."""
-        return replace(self, commands=tuple(each.filled(texts) for each in self.commands))
+        commands = tuple(each.filled(texts) for each in self.commands)
+        redirects = tuple(replace(each, target=each.target.filled(texts)) for each in self.redirects)
+        return replace(self, commands=commands, redirects=redirects)
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +190,14 @@ class For:
     body: tuple[Step, ...] = field(default=())
 
 
-Compound = Group | If | While | For
+@dataclass(frozen=True, slots=True)
+class Piped:
+    """A pipeline that a compound is part of: the output of each stage is the input of the next one, once it has ended."""
+
+    stages: tuple[Step, ...]
+
+
+Compound = Group | If | While | For | Piped
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +238,7 @@ def parts_of(compound: Compound) -> Iterator[tuple[Step, ...]]:
             yield otherwise
         case While(repeated=branch):
             yield from (branch.condition, branch.steps)
-        case For(body=steps):
+        case For(body=steps) | Piped(stages=steps):
             yield steps
 
 

@@ -5,13 +5,14 @@ is judged once more just before it starts, because its variables, globs and link
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from itertools import repeat
 from pathlib import PurePosixPath
 from typing import Protocol
 
 from backend.core.decisions import Decision, Risk
+from backend.core.language.grouped import spread
 from backend.core.language.parser import BUILTINS, Invocation, Opened, parse
 from backend.core.language.tree import (
     Assignment,
@@ -21,6 +22,8 @@ from backend.core.language.tree import (
     Group,
     If,
     Parameter,
+    Piped,
+    Redirect,
     Script,
     Step,
     While,
@@ -174,9 +177,18 @@ class _Judgement:
     def refusal(self, steps: tuple[Step, ...]) -> Decision | None:
         """Why one of the steps may not run."""
         for step in steps:
-            if refusal := self._compound(step.compound) if step.compound else self._step(step):
+            if refusal := self._redirected(step) if step.redirects else self._any(step):
                 return refusal
         return None
+
+    def _any(self, step: Step) -> Decision | None:
+        return self._compound(step.compound) if step.compound else self._step(step)
+
+    def _redirected(self, step: Step) -> Decision | None:
+        if refusal := self._substituted(step.substitutions):
+            return refusal
+        placed = place_redirects(step.filled(repeat(UNKNOWN)), self.target, self.state)
+        return placed if isinstance(placed, Decision) else self._any(placed)
 
     def _compound(self, compound: Compound) -> Decision | None:
         match compound:
@@ -188,6 +200,8 @@ class _Judgement:
                 return self.refusal(branch.condition) or self.refusal(branch.steps)
             case For():
                 return self._for(compound)
+            case Piped(stages=stages):
+                return next((refusal for each in stages if (refusal := self._subshell((each,)))), None)
 
     def _subshell(self, steps: tuple[Step, ...]) -> Decision | None:
         before = self.state
@@ -274,6 +288,21 @@ def _words(words: tuple[Word, ...], target: PolicyTarget, state: LineState) -> t
         return target.files.expand(expand_words(words, state.values(target.files.variables)), state.cwd)
     except Unset as unset:
         return unset.decision
+
+
+def place_redirects(step: Step, target: PolicyTarget, state: LineState) -> Step | Decision:
+    """A compound with the files that it writes to as they are named now: in it, folder and variables may change."""
+    values = state.values(target.files.variables)
+    try:
+        redirects = tuple(_placed(each, state.cwd, values) for each in step.redirects)
+    except Unset as unset:
+        return unset.decision
+    return spread(replace(step, redirects=redirects))
+
+
+def _placed(redirect: Redirect, cwd: PurePosixPath, values: dict[str, str]) -> Redirect:
+    name = joined(redirect.target, values)
+    return replace(redirect, target=Word(str(cwd / name))) if name else redirect
 
 
 def riskiest(decisions: Iterable[Decision]) -> Decision:

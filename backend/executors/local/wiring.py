@@ -48,7 +48,7 @@ class Wiring:
         self.said = 0
         stdout, child_stdout = self._pipe_to_us()
         stderr, child_stderr = self._pipe_to_us()
-        reading, stdin = self._pipe_from_us() if pipeline.stdin else (self._null(), -1)
+        reading, stdin = self._input(pipeline)
         self._taken = ParentEnds(stdin, stdout, stderr)
         self.stages: list[Streams | None] = []
         last = len(pipeline.invocations) - 1
@@ -70,7 +70,7 @@ class Wiring:
                 source, sink = MERGED[redirect.operator]
                 streams[sink] = streams[source]
             elif redirect.operator == "<<":
-                streams[0] = self._document(redirect.target)
+                streams[0] = self._held(redirect.target.encode())
             else:
                 if self.full and redirect.operator != "<" and redirect.target != NULL:
                     raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT), redirect.target)
@@ -80,16 +80,20 @@ class Wiring:
                 self.theirs.callback(os.close, descriptor)
                 streams[redirect.descriptor] = descriptor
 
-    def _document(self, text: str) -> int:
-        """A pipe that holds the text, whether the program reads it or not."""
-        data = text.encode()
+    def _input(self, pipeline: Pipeline) -> tuple[int, int]:
+        if pipeline.input is not None:
+            return self._held(pipeline.input), -1
+        return self._pipe_from_us() if pipeline.stdin else (self._null(), -1)
+
+    def _held(self, data: bytes) -> int:
+        """A pipe that holds the data, whether the program reads it or not."""
         reading, writing = os.pipe()
         try:
             os.set_blocking(writing, False)
             if len(data) > select.PIPE_BUF:
                 fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, min(len(data), PIPE_CAPACITY))
             if os.write(writing, data) < len(data):
-                raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), "here-document")
+                raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), "input")
         except BaseException:
             os.close(reading)
             raise

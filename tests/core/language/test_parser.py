@@ -335,6 +335,8 @@ def nested(step: Step) -> object:
     if isinstance(step.compound, Group):
         brackets = "()" if step.compound.subshell else "{}"
         return [step.join + "!" * step.negated + brackets, *map(nested, step.compound.steps)]
+    if step.compound:
+        return step.join + "|"
     return step.join + "!" * step.negated + " | ".join(" ".join(each.argv) for each in step.commands)
 
 
@@ -363,9 +365,14 @@ def nested(step: Step) -> object:
         ("a; )", "syntax.incomplete"),
         ("(a; })", "syntax.incomplete"),
         ("(a) b", "syntax.group"),
-        ("(a) | b", "syntax.group"),
-        ("(a) > b", "syntax.group"),
-        ("a | (b)", "syntax.incomplete"),
+        ("(a) | b", ["|"]),
+        ("(a) > b", [["()", "a"]]),
+        ("(a) < b", "syntax.group"),
+        ("(a) <<E\nE", "syntax.group"),
+        ("(a) | (b)", "syntax.group"),
+        ("(a) |", "syntax.incomplete"),
+        ("(a) > b c", "syntax.group"),
+        ("a | (b)", "syntax.group"),
         ("a (b)", "syntax.incomplete"),
         ("f() { a; }", "syntax.incomplete"),
         ("( " * 21 + "a" + ")" * 21, "syntax.group"),

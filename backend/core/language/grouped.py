@@ -1,0 +1,112 @@
+"""Redirections of a compound, spread over the commands in it: each of them appends where the compound writes.
+
+`{ a; b | c; } > f` is `true > f && { a >> f; b | c >> f; }`. The files must be named so that they stay the same wherever
+a command runs, and whatever became of the variables.
+"""
+
+from dataclasses import dataclass, replace
+
+from backend.core.decisions import Decision
+from backend.core.language.lexer import Refused
+from backend.core.language.parser import BUILTINS
+from backend.core.language.tree import (
+    Branch,
+    Command,
+    Compound,
+    For,
+    Group,
+    If,
+    Parameter,
+    Piped,
+    Redirect,
+    Step,
+    While,
+    Word,
+)
+
+OPENING = Word("true")  # a program that does nothing: its redirections make and empty the files
+
+
+def spread(step: Step) -> Step | Decision:
+    """The step without redirections of its own."""
+    assert step.compound
+    opening = Step("", (Command((OPENING,), (), step.redirects),))
+    appended = tuple(replace(each, operator=">>") if each.operator == ">" else each for each in step.redirects)
+    try:
+        inner = Step("&&", (), _Spread(appended).compound(step.compound))
+    except Refused as refused:
+        return refused.decision
+    return replace(step, compound=Group((opening, inner), subshell=False), redirects=())
+
+
+@dataclass(frozen=True, slots=True)
+class _Spread:
+    redirects: tuple[Redirect, ...]
+
+    def compound(self, compound: Compound) -> Compound:
+        match compound:
+            case Group(steps=steps):
+                return replace(compound, steps=self.steps(steps))
+            case If(branches=branches, otherwise=otherwise):
+                return If(tuple(map(self.branch, branches)), self.steps(otherwise))
+            case While(repeated=repeated):
+                return replace(compound, repeated=self.branch(repeated))
+            case For(words=words, body=body):
+                return replace(compound, words=tuple(map(self.word, words)), body=self.steps(body))
+            case Piped(stages=stages):
+                before = replace(self, redirects=self.errors())
+                return Piped((*before.steps(stages[:-1]), *self.steps(stages[-1:])))
+
+    def branch(self, branch: Branch) -> Branch:
+        return Branch(self.steps(branch.condition), self.steps(branch.steps))
+
+    def steps(self, steps: tuple[Step, ...]) -> tuple[Step, ...]:
+        return tuple(map(self.step, steps))
+
+    def step(self, step: Step) -> Step:
+        if step.compound:
+            return replace(step, redirects=(*self.redirects, *step.redirects))
+        last = len(step.commands) - 1
+        commands = (self.command(each, is_last=number == last) for number, each in enumerate(step.commands))
+        return replace(step, commands=tuple(commands))
+
+    def command(self, command: Command, *, is_last: bool) -> Command:
+        """Builtins write nothing. Only the last program of a pipeline writes its output where the compound does."""
+        words = tuple(map(self.word, command.words))
+        assignments = tuple(replace(each, value=self.word(each.value)) for each in command.assignments)
+        if not words or words[0].text in BUILTINS:
+            return replace(command, words=words, assignments=assignments)
+        own = self.redirects if is_last else self.errors()
+        return Command(words, assignments, (*own, *command.redirects))
+
+    def word(self, word: Word) -> Word:
+        """What the substitutions of a word write is theirs; their errors go where those of the compound go."""
+        return replace(word, parameters=tuple(map(self.parameter, word.parameters))) if word.parameters else word
+
+    def parameter(self, parameter: Parameter) -> Parameter:
+        if not parameter.steps:
+            return parameter
+        return replace(parameter, steps=replace(self, redirects=self.errors()).steps(parameter.steps))
+
+    def errors(self) -> tuple[Redirect, ...]:
+        """The redirections for standard error alone."""
+        output: Redirect | str = "output"
+        errors: Redirect | str = "errors"
+        for each in self.redirects:
+            match each.operator, each.descriptor:
+                case "2>&1", _:
+                    errors = output
+                case ">&2", _:
+                    output = errors
+                case _, 2:
+                    errors = each
+                case _:
+                    output = each
+        if errors == "output":
+            raise Refused(_mixed())
+        return (Redirect(">>", 2, errors.target),) if isinstance(errors, Redirect) else ()
+
+
+def _mixed() -> Decision:
+    reason = "2>&1 of a group would mix the errors of a pipeline or a $( ) in it into the output of the group."
+    return Decision.deny("syntax.group", reason, "Write 2>&1 after each command, or redirect the group to a file.")
