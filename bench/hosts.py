@@ -333,6 +333,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", help="a part of the name of a fault")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that everything that was started is ended
     print(f"{machine()}\n")
     if options.what == "speed":
         speed(options.rounds)
