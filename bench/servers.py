@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-START_BOUND = 20.0  # seconds
+START_BOUND = 60.0  # seconds
 GENEROUS = {
     "GATEPOST_COMMAND_RATE": "1000000/minute",
     "GATEPOST_API_RATE": "1000000/minute",

@@ -66,7 +66,7 @@ class Job:
 
 @dataclass(slots=True)
 class Jobs:
-    """The jobs of this host. `record` is called with what was dropped."""
+    """The jobs of this host. `record` is called with what was dropped, `back` when Redis is back."""
 
     client: Redis
     party: Party
@@ -75,6 +75,7 @@ class Jobs:
     nonce: Callable[[], str]
     record: Callable[[Dropped], None]
     report: Callable[[str], None]
+    back: Callable[[], None] = lambda: None
     jobs: dict[str, Job] = field(default_factory=dict)
     seen: SeenIds = field(default_factory=SeenIds)
     tasks: set["asyncio.Task[None]"] = field(default_factory=set)
@@ -339,6 +340,7 @@ class Jobs:
     def _over(self) -> None:
         if self._away:
             self.report("Redis is back.")
+            self.back()
         self._away = False
 
 

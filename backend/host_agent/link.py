@@ -41,6 +41,7 @@ class Link:
     report: Callable[[str], None]
     listening: asyncio.Event = field(default_factory=asyncio.Event)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
+    due: asyncio.Event = field(default_factory=asyncio.Event)
     closing: bool = False
     _away: bool = False
 
@@ -90,8 +91,15 @@ class Link:
                         pass
 
     async def _beat(self) -> None:
+        self.due.clear()
         await self.announce()
-        await asyncio.sleep(self.interval)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self.interval):
+                await self.due.wait()
+
+    def announce_now(self) -> None:
+        """Refresh the entry at once: Redis is back, and may have lost it."""
+        self.due.set()
 
     async def announce(self) -> None:
         """Write the entry of this host."""
@@ -126,6 +134,7 @@ class Link:
     def _report_back(self) -> None:
         if self._away:
             self.report("Redis is back.")
+            self.announce_now()
         self._away = False
 
     async def leave(self) -> None:

@@ -243,7 +243,7 @@ async def _serve(agent: Agent) -> None:
         if speaks_dialects(agent.settings) and secret_of(agent.settings) is None:
             log.warning("unsigned commands", reason=UNSIGNED)
         log.info("agent started", host=agent.own.host, commands=sorted(agent.handlers))
-        await daemon.run(link, _jobs(agent, front, daemon), dialects=speaks_dialects(agent.settings))
+        await daemon.run(link, _jobs(agent, front, daemon, link), dialects=speaks_dialects(agent.settings))
         log.info("agent stopped", host=agent.own.host)
 
 
@@ -292,7 +292,7 @@ def _link(agent: Agent, front: Front, daemon: Daemon) -> Link:
     return link
 
 
-def _jobs(agent: Agent, front: Front, daemon: Daemon) -> Jobs | None:
+def _jobs(agent: Agent, front: Front, daemon: Daemon, link: Link) -> Jobs | None:
     """What receives the jobs of an enrolled host."""
     if agent.own.secret is None:
         return None
@@ -303,6 +303,7 @@ def _jobs(agent: Agent, front: Front, daemon: Daemon) -> Jobs | None:
         now=time.time,
         nonce=lambda: secrets.token_hex(16),
         record=partial(_dropped, daemon),
+        back=link.announce_now,
         report=lambda report: structlog.get_logger().warning("redis", report=report),
     )
 

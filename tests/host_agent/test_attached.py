@@ -134,7 +134,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 async def test_installed_packages_add_handlers(package: Path, redis: Redis, tmp_path: Path) -> None:
     package.write_text("[gatepost.handlers]\nship = acme_handlers:anything\nreport = acme_handlers:report\n")
-    async with attached(tmp_path / "own", redis, "own-01", namespaces="true", raw_output=True) as host:
+    async with attached(tmp_path / "own", redis, "own-01", namespaces="auto", raw_output=True) as host:
         assert {"deploy", "report", "echo"} <= host.agent.handlers.keys()
         assert host.agent.handlers["deploy"].timeout == 5
         task, _, log, _ = begin_command(host, HostCommand("deploy", {"version": "1"}))

@@ -165,11 +165,15 @@ class _Run:
     async def _next(self) -> Envelope | None:
         """The next message; None if there is none for a while, or the stop was given up."""
         getting = asyncio.ensure_future(self.messages.get())
-        await asyncio.wait(
-            {getting, *([self.stopping] if self.stopping else [])},
-            timeout=ASK_AGAIN,
-            return_when=asyncio.FIRST_COMPLETED,
-        )
+        try:
+            await asyncio.wait(
+                {getting, *([self.stopping] if self.stopping else [])},
+                timeout=ASK_AGAIN,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+        except asyncio.CancelledError:
+            getting.cancel()
+            raise
         if not getting.done():
             getting.cancel()
             return None
