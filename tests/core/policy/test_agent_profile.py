@@ -402,7 +402,16 @@ def test_a_workspace_is_not_emptied(line: str, cwd: str, rule: str) -> None:
 # --- Whatever is given ------------------------------------------------------------------------------------------------
 
 NAMES = sorted(AGENT.programs)
-WORDS_ONLY = {"echo", "expr", "printf", "test", "[", "true", "false"}  # whose arguments are no options
+OPTIONS_UNKNOWN = {name for name, program in AGENT.programs.items() if program.any_arguments}  # tools of the project
+WORDS_ONLY = {
+    "echo",
+    "expr",
+    "printf",
+    "test",
+    "[",
+    "true",
+    "false",
+} | OPTIONS_UNKNOWN  # whose arguments are no options
 WORDS = sorted(
     {word for line, _ in HOSTILE for word in argv(line)} | {word for line, _, _ in HARMLESS for word in argv(line)}
 )
