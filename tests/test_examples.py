@@ -111,15 +111,16 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
     server = start(folder, {"HOME": str(folder)}, BEGIN.code.split())
     try:
         link = wait_until(lambda: re.search(r"http\S+#login=\S+", server.stderr), "the login link")[0]
-        _run_page(server, folder, link)
+        run_page(EXAMPLES, server, folder, link)
         yield Session(server, folder)
     finally:
         server.stop()
 
 
-def _run_page(server: Server, folder: Path, link: str) -> None:
+def run_page(examples: list[Example], server: Server, folder: Path, link: str = "") -> None:
+    """Run the blocks of a page in one Bash, next to a server."""
     script = [SHELL]
-    for example in EXAMPLES:
+    for example in examples:
         (folder / example.name).write_text(example.code)
         script.append(f"run {RUNNERS[example.language]} {example.name}\n")
     (folder / "page.sh").write_text("".join(script))
@@ -152,6 +153,11 @@ def test_the_start_prints_what_the_page_says(session: Session) -> None:
 def test_an_example_does_what_the_page_says(session: Session, example: Example) -> None:
     if "wscat" in example.code:
         need(shutil.which("wscat"), "wscat (npm install -g wscat)")
+    check(session, example)
+
+
+def check(session: Session, example: Example) -> None:
+    """A block succeeded, and printed what is shown below it."""
     code, out = session.result(example)
     assert code == "0", out + session.said(example)
     if example.shown is not None:

@@ -23,6 +23,7 @@ IMPURE = {
 WEB = {"fastapi", "starlette", "slowapi", "uvicorn", "websockets"}
 LIBRARIES = WEB | {
     "alembic",
+    "cronsim",
     "cryptography",
     "jwt",
     "limits",
@@ -68,10 +69,12 @@ CORE_ROOMS = {
     "policy": {"backend.core.language"},
     "recording": set[str](),
     "audit": {"backend.core.execution.model", "backend.core.recording.digest"},
+    "schedules": {"backend.core.execution.model"},
 }
 EVERYTHING = {"runtime", "cli", "server.py", "__main__.py", "__init__.py"}
 EXTRA = {
     "core/language/bash.py": {"time", "tree_sitter", "tree_sitter_bash"},  # a parser written in C, bounded by time
+    "core/schedules/cron.py": {"cronsim"},
     "core/recording/messages.py": {"pydantic"},
 }
 MODULES = [str(path.relative_to(BACKEND)) for path in BACKEND.rglob("*.py")]

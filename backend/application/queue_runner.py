@@ -117,4 +117,5 @@ def _request(record: Record, job: Job, who: Principal, target: Target) -> Reques
         metadata_only=record.metadata_only,
         client_ref=job.client_ref,
         execution=record.id,
+        schedule=record.schedule_id,
     )

@@ -37,6 +37,7 @@ class CommandSpec:
     client_ref: str | None = None
     input: bytes = b""
     session: Session | None = None
+    schedule: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +113,7 @@ class Submission:
             detached=spec.detached,
             metadata_only=spec.metadata_only,
             client_ref=spec.client_ref,
+            schedule=spec.schedule,
             unresolved=found if isinstance(found, Decision) else None,
             input=spec.input,
             session=spec.session,

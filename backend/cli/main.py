@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from backend import __version__
-from backend.cli import accounts, agent, audit, host, policy, protection, serve
+from backend.cli import accounts, agent, audit, host, policy, protection, schedule, serve
 from backend.core.errors import GatepostError, reason_of
 from backend.core.policy.profile import ProfileError
 from backend.runtime.settings import SettingsError
@@ -39,4 +39,5 @@ def _parser() -> argparse.ArgumentParser:
     protection.add_verb(verbs)
     accounts.add_verbs(verbs)
     audit.add_verbs(verbs)
+    schedule.add_verbs(verbs)
     return parser

@@ -105,6 +105,11 @@ class Principal:
 NetworkAccess = bool | tuple[str, ...]
 
 
+def acting_as(user: User, address: str = "") -> Principal:
+    """The principal of an account for which the service acts itself; one that is disabled may do nothing."""
+    return Principal(f"user:{user.name}", address, frozenset() if user.disabled else user.role.permissions, user)
+
+
 @dataclass(frozen=True, slots=True)
 class Project:
     """A workspace of its own for commands, under a policy profile.

@@ -133,10 +133,11 @@ class Ownership(Queue, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Which records: of a user, of a target, of a status, older than `before` (an id). None means any."""
+    """Which records: of a user, of a target, of a schedule, of a status, older than `before` (an id). None means any."""
 
     user_id: str | None = None
     target: str | None = None
+    schedule: str | None = None
     status: Status | None = None
     before: str | None = None
     limit: int = 50

@@ -6,6 +6,7 @@ from collections.abc import Callable, Coroutine
 import structlog
 
 from backend.application.queue_runner import QueueRunner
+from backend.application.schedule_runner import ScheduleRunner
 from backend.core.errors import StorageError, reason_of
 from backend.core.execution.ownership import HEARTBEAT
 from backend.core.times import DAY_MS, iso
@@ -18,6 +19,7 @@ CUT_AUDIT_EVERY = 86400.0  # seconds between two checks of the age of the audit
 RECOVER_EVERY = 5.0  # seconds between two searches for executions with an expired lease; this adds to the lease
 # Seconds between two searches for executions that wait. A server that reaches no such target asks nothing.
 RUN_QUEUE_EVERY = 1.0
+RUN_SCHEDULES_EVERY = 1.0  # seconds between two searches for what schedules have due
 RESTART_AFTER = HEARTBEAT  # seconds until a job that crashed is started again; a lease outlasts several of them
 
 
@@ -41,6 +43,7 @@ async def prune_often(settings: Settings, stores: Stores) -> None:
                 await stores.executions.prune(_before(now, settings.history_days))
                 await stores.identities.forget_expired()
                 await stores.keys.forget()
+                await stores.schedules.prune(_before(now, settings.history_days))
         except (OSError, StorageError) as error:
             log.error("old data not deleted", reason=reason_of(error))
         await asyncio.sleep(PRUNE_EVERY)
@@ -102,6 +105,18 @@ async def run_queue_often(runner: QueueRunner) -> None:
         except StorageError as error:
             outage.report(error)
         await asyncio.sleep(RUN_QUEUE_EVERY)
+
+
+async def run_schedules_often(runner: ScheduleRunner) -> None:
+    """Start what schedules have due."""
+    outage = Outage("schedules not run")
+    while True:
+        try:
+            await runner.run_once()
+            outage.over()
+        except StorageError as error:
+            outage.report(error)
+        await asyncio.sleep(RUN_SCHEDULES_EVERY)
 
 
 def _before(now_ms: int, days: float) -> int:

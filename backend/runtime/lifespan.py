@@ -19,6 +19,7 @@ from fastapi import FastAPI
 from backend.accounts.credentials import new_login_link, secret_hash
 from backend.application.executions import ExecutionService
 from backend.application.queue_runner import QueueRunner
+from backend.application.schedule_runner import ScheduleRunner
 from backend.core.execution.gateway import Gateway
 from backend.core.execution.model import StopReason
 from backend.core.identity import Role
@@ -30,6 +31,7 @@ from backend.runtime.background import (
     recover_often,
     retry_often,
     run_queue_often,
+    run_schedules_often,
     supervised,
 )
 from backend.runtime.clock import now_ms
@@ -56,6 +58,7 @@ class Server:
     gateway: Gateway
     service: ExecutionService
     queue_runner: QueueRunner
+    schedule_runner: ScheduleRunner
     retention: RecordingRetention
     hosts: Hosts
 
@@ -121,6 +124,7 @@ def _begin_jobs(server: Server) -> list[asyncio.Task[None]]:
         "retry": partial(retry_often, stores),
         "recover": partial(recover_often, stores),
         "queue": partial(run_queue_often, server.queue_runner),
+        "schedules": partial(run_schedules_often, server.schedule_runner),
         "prune": partial(prune_often, settings, stores),
         "recordings": server.retention.keep,
         "cut audit": partial(cut_audit_often, settings, stores),

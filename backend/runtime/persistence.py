@@ -30,6 +30,7 @@ from backend.storage.owner_locks import OwnerLocks
 from backend.storage.ownership import SqlOwnership
 from backend.storage.projects import SqlProjects
 from backend.storage.recordings import FileRecordings
+from backend.storage.schedules import SqlSchedules
 
 
 @dataclass(slots=True)
@@ -47,6 +48,7 @@ class Stores:
     identities: SqlIdentities
     projects: SqlProjects
     keys: SqlIdempotencyKeys
+    schedules: SqlSchedules
     recordings: FileRecordings
     locks: OwnerLocks
     recovery: Recovery
@@ -117,6 +119,7 @@ def _stores(data: Path, folder: str, queue: CommitQueue, recordings: FileRecordi
         identities=SqlIdentities(database, now_ms, new_id),
         projects=SqlProjects(database, now_ms, new_id),
         keys=SqlIdempotencyKeys(database, now_ms),
+        schedules=SqlSchedules(database),
         recordings=recordings,
         locks=locks,
         recovery=Recovery(ownership, recordings, folder, locks, Contact(), now_ms),

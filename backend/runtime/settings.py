@@ -159,6 +159,16 @@ class Settings(EnvironmentSettings):
         "10/5 minutes", alias="GATEPOST_COMMAND_RATE", description="Command rate of each connection and of each address"
     )
     user_rate: str = Field("30/minute", alias="GATEPOST_USER_RATE", description="Command rate of each account")
+    schedules_per_account: int = Field(
+        50, alias="GATEPOST_SCHEDULES_PER_ACCOUNT", ge=0, description="Schedules an account may have. 0: none"
+    )
+    schedule_interval: int = Field(
+        60,
+        alias="GATEPOST_SCHEDULE_INTERVAL",
+        ge=60,
+        le=86400,
+        description="Shortest interval at which a schedule may be due, in seconds",
+    )
     check_rate: str = Field(
         "60/5 minutes",
         alias="GATEPOST_CHECK_RATE",

@@ -23,6 +23,8 @@ from backend.accounts.shared_holders import SharedHolders
 from backend.application.executions import ExecutionService
 from backend.application.local_executions import LocalExecutions
 from backend.application.queue_runner import QueueRunner
+from backend.application.schedule_runner import ScheduleRunner
+from backend.application.schedules import Bounds, ScheduleService
 from backend.application.submission import Submission
 from backend.application.target_resolver import TargetResolver
 from backend.bus.memory import MemoryBus
@@ -51,6 +53,7 @@ from backend.runtime.persistence import Stores, open_stores
 from backend.runtime.preflight import EntryCheck, Guard, build_guard
 from backend.runtime.programs import OutsidePrograms, outside_programs
 from backend.runtime.retention import RecordingRetention
+from backend.runtime.schedules import schedule_runner
 from backend.runtime.settings import Settings, SettingsError, load_settings
 from backend.runtime.telemetry import HostCollector, Telemetry, configure_logs
 from backend.runtime.tokens import access_tokens, name_digest
@@ -67,6 +70,7 @@ from backend.transports.pages import ForeignPages, Visitors, add_page_files, pag
 from backend.transports.problems import add_problems
 from backend.transports.projects_api import ProjectService, project_routes
 from backend.transports.recordings_api import recording_routes
+from backend.transports.schedules_api import ScheduleRoutes, schedule_routes
 from backend.transports.security import Connections, Rejections, Security
 from backend.transports.terminal_socket import ServiceInfo, TerminalSocket
 
@@ -93,6 +97,7 @@ class House:
     gateway: Gateway
     service: ExecutionService
     hosts: Hosts
+    schedule_runner: ScheduleRunner
 
     def window(self, rate: Rate, name: str) -> MovingWindow:
         """A limit, shared by all servers if Redis is configured."""
@@ -173,7 +178,8 @@ def _build(settings: Settings, programs: OutsidePrograms, masks: Masks) -> House
     )
     gateway = _gateway(settings, stores, telemetry, counters, guard, hosts.mask(settings, masks))
     service = _service(settings, stores, gateway, resolver)
-    return House(settings, stores, guard, telemetry, counters, resolver, gateway, service, hosts)
+    runner = schedule_runner(stores, gateway, service)
+    return House(settings, stores, guard, telemetry, counters, resolver, gateway, service, hosts, runner)
 
 
 def _execution_limits(settings: Settings) -> ExecutionLimits:
@@ -248,7 +254,15 @@ def _server(house: House) -> Server:
     stores = house.stores
     runner = QueueRunner(house.gateway, house.resolver, stores.ownership, stores.identities, JOB.validate_json)
     return Server(
-        house.settings, stores, house.guard, house.gateway, house.service, runner, _retention(house), house.hosts
+        house.settings,
+        stores,
+        house.guard,
+        house.gateway,
+        house.service,
+        runner,
+        house.schedule_runner,
+        _retention(house),
+        house.hosts,
     )
 
 
@@ -312,11 +326,27 @@ def _add_routes(
         access, stores.projects, stores.identities, profiles, add_command, house.settings.egress, profiles.holds_hosts
     )
     app.include_router(project_routes(projects))
+    app.include_router(schedule_routes(_schedules(house, access)))
     app.include_router(
         host_routes(
             HostService(access, service, house.hosts.targets, house.hosts.seal, house.gateway.slots.per_principal)
         )
     )
+
+
+def _schedules(house: House, access: Access) -> ScheduleRoutes:
+    settings, stores = house.settings, house.stores
+    service = ScheduleService(
+        store=stores.schedules,
+        judge=house.service,
+        users=stores.identities,
+        start=house.schedule_runner.start_ready,
+        audit=access.audit,
+        bounds=Bounds(settings.schedules_per_account, settings.schedule_interval),
+        now_ms=now_ms,
+        new_id=new_id,
+    )
+    return ScheduleRoutes(access, service, stores.identities, now_ms)
 
 
 def _visitors(settings: Settings) -> Visitors:

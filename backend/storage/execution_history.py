@@ -47,6 +47,8 @@ class SqlExecutionHistory:
             query = query.where(table.c.user_id == wanted.user_id)
         if wanted.target is not None:
             query = query.where(table.c.target == wanted.target)
+        if wanted.schedule is not None:
+            query = query.where(table.c.schedule_id == wanted.schedule)
         if wanted.status is not None:
             query = query.where(table.c.status == str(wanted.status))
         if wanted.before is not None:

@@ -121,7 +121,9 @@ executions = Table(
     Column("owner", Id),  # the server process that runs it or ran it
     Column("lease_until_ms", Millis),  # the end of the owner's lease
     Column("job", Text),  # of a queued execution: what its executor is to run
+    Column("schedule_id", Id),  # the schedule that started it
     Index(None, "target", "id"),
+    Index(None, "schedule_id", "id"),
     Index(None, "user_id", "id"),
     Index(None, "status", "lease_until_ms"),
 )
@@ -134,6 +136,42 @@ idempotency_keys = Table(
     Column("body_hash", LargeBinary(32), nullable=False),
     Column("execution", Id, nullable=False),
     Column("created_ms", Millis, nullable=False, index=True),
+)
+
+schedules = Table(
+    "schedules",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("owner_id", Id, ForeignKey("users.id"), nullable=False, index=True),
+    Column("name", String(100), nullable=False),
+    Column("command", Text, nullable=False),
+    Column("target", String(128), nullable=False),  # the text of a TargetRef
+    Column("working_dir", Text, nullable=False),
+    Column("timeout", Integer),
+    Column("cron", String(100), nullable=False),
+    Column("zone", String(100), nullable=False),
+    Column("missed", String(16), nullable=False),
+    Column("overlap", String(16), nullable=False),
+    Column("jitter", Integer, nullable=False),
+    Column("retries", Integer, nullable=False),
+    Column("retry_delay", Integer, nullable=False),
+    Column("created_ms", Millis, nullable=False),
+    Column("next_due_ms", Millis, index=True),  # none while it is paused
+)
+
+# A due time of a schedule has one row for each attempt, so that one of several servers claims it.
+schedule_runs = Table(
+    "schedule_runs",
+    metadata,
+    Column("schedule_id", Id, ForeignKey("schedules.id", ondelete="CASCADE"), primary_key=True),
+    Column("due_ms", Millis, primary_key=True, autoincrement=False),
+    Column("attempt", Integer, primary_key=True, autoincrement=False),
+    Column("start_ms", Millis, nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("manual", Boolean, nullable=False),
+    Column("execution", Id),
+    Column("reason", Text, nullable=False),
+    Index(None, "status", "start_ms"),
 )
 
 # Append-only. `body` is the canonical JSON that the hash is over; nothing else is stored of an event.

@@ -259,6 +259,7 @@ def _add_looking(router: APIRouter, executions: Executions) -> None:
         principal: Annotated[Principal, reader],
         project_id: Annotated[str | None, Query(max_length=64)] = None,
         target: Annotated[str | None, Query(pattern=TARGET_PATTERN)] = None,
+        schedule: Annotated[str | None, Query(pattern=ids.PATTERN)] = None,
         status: Status | None = None,
         before: Annotated[str | None, Query(pattern=ids.PATTERN)] = None,
         limit: Annotated[int, Query(ge=1, le=200)] = 50,
@@ -266,9 +267,9 @@ def _add_looking(router: APIRouter, executions: Executions) -> None:
     ) -> Page:
         """Executions, newest first: the caller's own, those of a project, or, for administrators, `everyone`'s.
 
-        With a `target` that is no project only those that ran there.
+        With a `target` that is no project only those that ran there, with a `schedule` those that it started.
         """
-        query = Filter(status=status, before=before, limit=limit + 1)
+        query = Filter(schedule=schedule, status=status, before=before, limit=limit + 1)
         found = granted(await service.page(principal, query, _queried(project_id, target), everyone=everyone))
         more = found[limit - 1].id if len(found) > limit else None
         return Page(executions=[entry(record) for record in found[:limit]], next_before=more)

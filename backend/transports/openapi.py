@@ -15,6 +15,7 @@ TAGS = {
     "login": "Exchange a password or a login link for an access token; show its account; revoke it.",
     "agent": "Run a command and wait for its output; the history, figures and alerts of commands.",
     "executions": "Start a command in the background; follow, read, feed, signal and cancel it.",
+    "schedules": "Commands that run at the times of a cron expression.",
     "policy": "Ask what would be allowed.",
     "projects": "The places where commands run, each with members and a policy.",
     "health": "The routes for probes.",

@@ -72,6 +72,7 @@ class HistoryEntry(BaseModel):
     read_bytes: int | None
     written_bytes: int | None
     signal: str | None
+    schedule_id: str | None
 
 
 def entry(record: Record) -> HistoryEntry:
@@ -86,6 +87,7 @@ def entry(record: Record) -> HistoryEntry:
         success=record.success,
         exit_code=record.exit_code,
         signal=record.signal,
+        schedule_id=record.schedule_id,
         duration_ms=record.duration_ms,
         risk_level=record.risk,
         dry_run=record.dry_run,

@@ -18,6 +18,7 @@ NOBODY = (None, "visitor", "revoked", "expired", "disabled", "disabled program",
 RUN = {"project_id": "{project}", "command": "pwd", "dry_run": True}
 RUN_PRIVATE = {**RUN, "project_id": "{private}"}
 RUN_OWN = {"command": "pwd", "dry_run": True}
+SCHEDULE = {"name": "yearly", "command": "pwd", "cron": "0 0 1 1 *"}
 STDIN, SIGNAL, SIZE = {"data": "x\n"}, {"signal": "USR1"}, {"columns": 80, "rows": 24}
 
 # route, body: the status for each of CALLERS. `{project}` and `{done}`, `{running}` in it are ann's, open to members;
@@ -69,6 +70,16 @@ TABLE: list[tuple[str, str, Any, str]] = [
     ("PATCH", "/api/projects/{project}", {"network": True},    "403  403  403  404  200  403  403  404"),
     ("PATCH", "/api/projects/{private}", {"name": "Renamed"},  "404  200  404  404  200  403  403  404"),
     ("DELETE", "/api/projects/{fresh}", None,                  "403  204  403  404  204  403  403  404"),
+    ("GET", "/api/schedules", None,                            "200  200  200  200  200  200  403  200"),
+    ("POST", "/api/schedules", SCHEDULE,                       "403  201  201  201  201  403  201  201"),
+    ("POST", "/api/schedules", SCHEDULE | {"project_id": "{private}"},
+                                                               "403  201  404  404  201  403  201  404"),
+    ("GET", "/api/schedules/{schedule}", None,                 "404  200  404  404  200  200  403  404"),
+    ("GET", "/api/schedules/{schedule}/runs", None,            "404  200  404  404  200  200  403  404"),
+    ("PATCH", "/api/schedules/{schedule}", {"paused": True},   "403  200  404  404  200  403  200  404"),
+    ("PATCH", "/api/schedules/{schedule}", {"command": "ls"},  "403  200  404  404  403  403  200  404"),
+    ("POST", "/api/schedules/{schedule}/run", None,            "403  202  404  404  202  403  202  404"),
+    ("DELETE", "/api/schedules/{ended}", None,                 "403  204  404  404  204  403  204  404"),
     ("GET", "/api/hosts", None,                                "200  200  200  200  200  200  403  200"),
     ("GET", "/api/hosts/{host}", None,                         "404  404  404  404  404  404  403  404"),
     ("POST", "/api/hosts/{host}/commands", {"command": "echo"},
@@ -102,8 +113,20 @@ def places(world: World) -> dict[str, str]:
     done = world.start("ann", "pyguard echo done")
     secret = world.start("ann", "pyguard echo secret", project_id=world.private)
     assert [world.ended(done), world.ended(secret)] == ["succeeded"] * 2
-    known = {"project": world.project, "private": world.private, "done": done, "secret": secret, "host": "web-09"}
+    schedule = _schedule(world)
+    known = {
+        "schedule": schedule,
+        "project": world.project,
+        "private": world.private,
+        "done": done,
+        "secret": secret,
+        "host": "web-09",
+    }
     return {**known, **world.users}
+
+
+def _schedule(world: World) -> str:
+    return str(world.ask("ann", "POST", "/api/schedules", SCHEDULE).json()["id"])
 
 
 @pytest.fixture
@@ -148,6 +171,7 @@ def _grouped(path: str) -> str:
     """The path as the description has it."""
     path = path.partition("?")[0]
     path = re.sub(r"\{(project|private|fresh)\}", "{project_id}", path)
+    path = re.sub(r"\{ended\}", "{schedule}", path)
     return re.sub(r"\{(done|secret|live)\}", "{execution}", path)
 
 
@@ -173,6 +197,8 @@ def test_the_status_for_a_caller(
     if "{fresh}" in path or method == "PATCH":
         fresh = new_project(world, members=[] if "{private}" in path else ["cleo", "vic"])
         places = {**places, "fresh": fresh, "project": fresh, "private": fresh}
+    if "{ended}" in path:
+        places = {**places, "ended": _schedule(world)}
     token = _spare_token(world, who) if path.endswith("/revoke") else who
     answer = world.ask(token, method, path.format(**places), _filled(body, places))
     assert answer.status_code == int(statuses.split()[CALLERS.index(who)]), answer.text
@@ -186,7 +212,7 @@ def test_the_status_for_a_caller(
 @pytest.mark.parametrize("who", NOBODY)
 def test_nobody_gets_401_from_every_route(world: World, places: dict[str, str], who: str | None) -> None:
     """The account is asked for before anything else is looked at: not even what exists can be told apart."""
-    places = {**places, "live": places["done"], "fresh": places["project"]}
+    places = {**places, "live": places["done"], "fresh": places["project"], "ended": places["schedule"]}
     for method, path, body, _ in TABLE:
         answer = world.ask(who, method, path.format(**places), _filled(body, places))
         expected = OPEN.get((method, _grouped(path)), 401)

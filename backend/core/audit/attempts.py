@@ -14,7 +14,7 @@ from backend.core.recording.digest import RecordingDigest
 class Attempt:
     """A request with the verdict on it. Texts are masked already; `argvs` are the commands of the line, in order.
 
-    `target` is the text of the name of the target whose policy judged.
+    `target` is the text of the name of the target whose policy judged, `schedule` the id of the schedule that asked.
     """
 
     id: str
@@ -28,6 +28,7 @@ class Attempt:
     policy: str  # the hash of the profile that judged
     dry_run: bool = False
     metadata_only: bool = False
+    schedule: str | None = None
 
     @property
     def deletes(self) -> bool:
@@ -57,6 +58,7 @@ class Attempt:
             "created_ms": created_ms,
             "folder": folder,
             "owner": owner,
+            "schedule_id": self.schedule,
         }
 
     @property
@@ -66,6 +68,7 @@ class Attempt:
             "execution": self.id,
             "target": self.target,
             "project": self.project,
+            "schedule": self.schedule,
             "token": self.principal.token,
             "command": self.command,
             "argv": [list(argv) for argv in self.argvs] or None,
@@ -117,7 +120,7 @@ class Record:
     """A row of the history. `created_ms` is in Unix milliseconds; no figures where nothing has ended or run.
 
     `folder` is the data folder that holds the recording; `owner` is the server process that runs it or ran it, None for
-    one that waits or was refused.
+    one that waits or was refused; `schedule_id` is the schedule that started it.
     """
 
     id: str
@@ -136,6 +139,7 @@ class Record:
     created_ms: int
     folder: str = ""
     owner: str | None = None
+    schedule_id: str | None = None
     exit_code: int | None = None
     signal: str | None = None
     duration_ms: int | None = None

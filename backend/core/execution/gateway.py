@@ -143,7 +143,7 @@ class Gateway:
     async def explain(self, request: Request) -> Plan | Decision:
         """The verdict on a request. It is counted as a check, and neither run nor recorded."""
         counted = await self.rates.check(request.principal, dry_run=True)
-        judged = counted or request.unresolved or await self._judge(request)
+        judged = counted or request.unresolved or _check_timeout(request) or await self._judge(request)
         return self._masked(judged) if isinstance(judged, Decision) else judged
 
     async def _admit(self, request: Request) -> Plan | Decision:

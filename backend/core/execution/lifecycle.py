@@ -93,6 +93,7 @@ class Lifecycle:
             policy=request.target.profile.hash,
             dry_run=request.dry_run,
             metadata_only=request.hides_output,
+            schedule=request.schedule,
         )
 
     async def start(self, request: Request, plan: Plan, on_end: Callable[[], None]) -> Execution:

@@ -16,6 +16,7 @@ class Request:
     commands keep running without a viewer; `execution` is the id that it gets, `client_ref` the client's name for it.
     `input` is all that its standard input will hold. With a `session` it begins where the line before it ended, and `cwd`
     counts from there. `unresolved` is why the requested target is not available; `target` is then the principal's own.
+    `schedule` is the schedule that asks.
     """
 
     principal: Principal
@@ -32,6 +33,7 @@ class Request:
     unresolved: Decision | None = None
     input: bytes = b""
     session: Session | None = None
+    schedule: str | None = None
 
     @property
     def hides_output(self) -> bool:

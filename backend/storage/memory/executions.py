@@ -104,6 +104,7 @@ def _matches(record: Record, wanted: Filter) -> bool:
     return (
         wanted.user_id in (None, record.user_id)
         and wanted.target in (None, record.target)
+        and wanted.schedule in (None, record.schedule_id)
         and wanted.status in (None, record.status)
         and (wanted.before is None or record.id < wanted.before)
     )

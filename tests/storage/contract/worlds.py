@@ -25,7 +25,9 @@ from backend.storage.memory.executions import MemoryExecutions
 from backend.storage.memory.idempotency_keys import MemoryIdempotencyKeys
 from backend.storage.memory.identities import MemoryIdentities
 from backend.storage.memory.projects import MemoryProjects
+from backend.storage.memory.schedules import MemorySchedules
 from backend.storage.projects import SqlProjects
+from backend.storage.schedules import SqlSchedules
 from tests.storage.writing import FOLDER, keys_of, ledger_with, new_id
 
 FEW = 3  # refusals of a kind that are written before they count as a flood
@@ -59,6 +61,9 @@ class World(Protocol):
     @property
     def projects(self) -> SqlProjects | MemoryProjects: ...
 
+    @property
+    def schedules(self) -> SqlSchedules | MemorySchedules: ...
+
     async def server(self, owner: str, folder: str = FOLDER) -> Server: ...
 
     async def events(self) -> list[dict[str, Any]]:
@@ -83,6 +88,7 @@ class MemoryWorld:
         self.keys = MemoryIdempotencyKeys(self.history, self.clock)
         self.identities = MemoryIdentities(self.clock, self.new_id)
         self.projects = MemoryProjects(self.identities, self.clock, self.new_id)
+        self.schedules = MemorySchedules(self.history)
 
     async def server(self, owner: str, folder: str = FOLDER) -> Server:
         log = MemoryExecutionLog(
@@ -117,6 +123,7 @@ class SqlWorld:
         self.keys = SqlIdempotencyKeys(self.database, self.clock)
         self.identities = SqlIdentities(self.database, self.clock, self.new_id)
         self.projects = SqlProjects(self.database, self.clock, self.new_id)
+        self.schedules = SqlSchedules(self.database)
 
     async def server(self, owner: str, folder: str = FOLDER) -> Server:
         self.opened.append(Database(self.url))
