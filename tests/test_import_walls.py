@@ -46,6 +46,7 @@ ROOMS = {
     "bus": {"backend.core", "backend.bus", "redis"},
     "host_agent": {"backend.core", "backend.application", "backend.host_agent", "redis"},
     "policies": {"backend.core"},
+    "notifiers": {"backend.core", "backend.notifiers"},
     "transports": {"backend.core", "backend.application", "backend.transports", "pydantic", *WEB},
 }
 # Within core. The leaves know nothing of the rooms; the rooms know the leaves and what stands here; what is above them
@@ -70,6 +71,7 @@ CORE_ROOMS = {
     "recording": set[str](),
     "audit": {"backend.core.execution.model", "backend.core.recording.digest"},
     "schedules": {"backend.core.execution.model"},
+    "notifications": {"backend.core.execution.model", "backend.core.audit.attempts"},
 }
 EVERYTHING = {"runtime", "cli", "server.py", "__main__.py", "__init__.py"}
 EXTRA = {

@@ -1,4 +1,4 @@
-"""The examples of docs/schedules.md, run as they are written, in order, in one shell, against a real server."""
+"""The examples of docs/schedules.md and docs/notifications.md, run as they are written, in order, in one shell, against a real server."""
 
 import shutil
 
@@ -8,9 +8,10 @@ from tests.serving import ROOT
 from tests.test_examples import Session, check, examples, run_page
 
 
-def test_the_page_does_what_it_says(start_server: StartServer) -> None:
+def test_the_pages_do_what_they_say(start_server: StartServer) -> None:
     need(shutil.which("curl"), "curl")
-    blocks = examples((ROOT / "docs/schedules.md").read_text())
+    pages = (ROOT / "docs" / name for name in ("schedules.md", "notifications.md"))
+    blocks = examples("\n".join(page.read_text() for page in pages))
     server = start_server()
     (server.folder / "run.py").symlink_to(ROOT / "run.py")
     run_page(blocks, server, server.folder)

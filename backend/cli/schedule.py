@@ -81,7 +81,7 @@ class WrittenJudge:
                 if project is None or not project.is_open_to(who):
                     return unknown_project(id)
                 profile = load_profile(project.profile).with_extra(project.allowed_extra)
-                return self._judged(line, profile, spec.cwd, network=project.network is not False)
+                return self._judged(line, profile, spec.cwd, network=bool(project.network))
             case _:
                 return JUDGED_LATER
 

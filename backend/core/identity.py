@@ -101,13 +101,13 @@ class Principal:
         return permission in self.permissions
 
 
+# Off, on, or only the hosts of a list such as `*.example.org:443`.
+NetworkAccess = bool | tuple[str, ...]
+
+
 def acting_as(user: User, address: str = "") -> Principal:
     """The principal of an account for which the service acts itself; one that is disabled may do nothing."""
     return Principal(f"user:{user.name}", address, frozenset() if user.disabled else user.role.permissions, user)
-
-
-# Off, on, or only the hosts of a list such as `*.example.org:443`.
-NetworkAccess = bool | tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Coroutine
 
 import structlog
 
+from backend.application.notifier import Notifier
 from backend.application.queue_runner import QueueRunner
 from backend.application.schedule_runner import ScheduleRunner
 from backend.core.errors import StorageError, reason_of
@@ -20,6 +21,7 @@ RECOVER_EVERY = 5.0  # seconds between two searches for executions with an expir
 # Seconds between two searches for executions that wait. A server that reaches no such target asks nothing.
 RUN_QUEUE_EVERY = 1.0
 RUN_SCHEDULES_EVERY = 1.0  # seconds between two searches for what schedules have due
+NOTIFY_EVERY = 1.0  # seconds between two searches for executions that have ended
 RESTART_AFTER = HEARTBEAT  # seconds until a job that crashed is started again; a lease outlasts several of them
 
 
@@ -44,6 +46,7 @@ async def prune_often(settings: Settings, stores: Stores) -> None:
                 await stores.identities.forget_expired()
                 await stores.keys.forget()
                 await stores.schedules.prune(_before(now, settings.history_days))
+                await stores.notifications.prune(_before(now, settings.retention_days))
         except (OSError, StorageError) as error:
             log.error("old data not deleted", reason=reason_of(error))
         await asyncio.sleep(PRUNE_EVERY)
@@ -117,6 +120,18 @@ async def run_schedules_often(runner: ScheduleRunner) -> None:
         except StorageError as error:
             outage.report(error)
         await asyncio.sleep(RUN_SCHEDULES_EVERY)
+
+
+async def notify_often(notifier: Notifier) -> None:
+    """Report how executions ended."""
+    outage = Outage("notifications not sent")
+    while True:
+        try:
+            await notifier.run_once()
+            outage.over()
+        except StorageError as error:
+            outage.report(error)
+        await asyncio.sleep(NOTIFY_EVERY)
 
 
 def _before(now_ms: int, days: float) -> int:

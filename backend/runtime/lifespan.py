@@ -18,6 +18,7 @@ from fastapi import FastAPI
 
 from backend.accounts.credentials import new_login_link, secret_hash
 from backend.application.executions import ExecutionService
+from backend.application.notifier import Notifier
 from backend.application.queue_runner import QueueRunner
 from backend.application.schedule_runner import ScheduleRunner
 from backend.core.execution.gateway import Gateway
@@ -27,6 +28,7 @@ from backend.core.threads import started_threads
 from backend.runtime.background import (
     cut_audit_often,
     heartbeat_often,
+    notify_often,
     prune_often,
     recover_often,
     retry_often,
@@ -59,6 +61,7 @@ class Server:
     service: ExecutionService
     queue_runner: QueueRunner
     schedule_runner: ScheduleRunner
+    notifier: Notifier
     retention: RecordingRetention
     hosts: Hosts
 
@@ -124,6 +127,7 @@ def _begin_jobs(server: Server) -> list[asyncio.Task[None]]:
         "retry": partial(retry_often, stores),
         "recover": partial(recover_often, stores),
         "queue": partial(run_queue_often, server.queue_runner),
+        "notify": partial(notify_often, server.notifier),
         "schedules": partial(run_schedules_often, server.schedule_runner),
         "prune": partial(prune_often, settings, stores),
         "recordings": server.retention.keep,

@@ -26,6 +26,7 @@ from backend.storage.idempotency_keys import SqlIdempotencyKeys
 from backend.storage.identities import SqlIdentities
 from backend.storage.keys import AuditKeys, load_or_make
 from backend.storage.modes import restore
+from backend.storage.notifications import SqlNotifications
 from backend.storage.owner_locks import OwnerLocks
 from backend.storage.ownership import SqlOwnership
 from backend.storage.projects import SqlProjects
@@ -49,6 +50,7 @@ class Stores:
     projects: SqlProjects
     keys: SqlIdempotencyKeys
     schedules: SqlSchedules
+    notifications: SqlNotifications
     recordings: FileRecordings
     locks: OwnerLocks
     recovery: Recovery
@@ -120,6 +122,7 @@ def _stores(data: Path, folder: str, queue: CommitQueue, recordings: FileRecordi
         projects=SqlProjects(database, now_ms, new_id),
         keys=SqlIdempotencyKeys(database, now_ms),
         schedules=SqlSchedules(database),
+        notifications=SqlNotifications(database),
         recordings=recordings,
         locks=locks,
         recovery=Recovery(ownership, recordings, folder, locks, Contact(), now_ms),

@@ -15,6 +15,11 @@ from backend.runtime.persistence import Stores
 STEPS = 1 << 20  # of a random number from 0 to 1
 
 
+def random() -> float:
+    """A random number from 0 to 1."""
+    return secrets.randbelow(STEPS) / STEPS
+
+
 def schedule_runner(stores: Stores, gateway: Gateway, service: ExecutionService) -> ScheduleRunner:
     """The runner of this server."""
     return ScheduleRunner(
@@ -23,7 +28,7 @@ def schedule_runner(stores: Stores, gateway: Gateway, service: ExecutionService)
         users=stores.identities,
         unavailable=gateway.unavailable,
         now_ms=now_ms,
-        random=lambda: secrets.randbelow(STEPS) / STEPS,
+        random=random,
         on_error=_warn,
     )
 

@@ -20,7 +20,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from backend.core.identity import LONGEST_PASSWORD, SHORTEST_PASSWORD
 from backend.core.limits import Rate
-from backend.core.policy.egress import parse_hosts
+from backend.core.notifications.model import EMAIL
+from backend.core.policy.egress import Host, parse_hosts
 
 ORIGIN = re.compile(r"(?:[a-z][a-z0-9+.-]*://[^/\s*@]+/?|null)", re.I)
 SHORTEST_TOKEN = 16
@@ -161,6 +162,22 @@ class Settings(EnvironmentSettings):
     user_rate: str = Field("30/minute", alias="GATEPOST_USER_RATE", description="Command rate of each account")
     schedules_per_account: int = Field(
         50, alias="GATEPOST_SCHEDULES_PER_ACCOUNT", ge=0, description="Schedules an account may have. 0: none"
+    )
+    notifications_per_account: int = Field(
+        20, alias="GATEPOST_NOTIFICATIONS_PER_ACCOUNT", ge=0, description="Notifications an account may have. 0: none"
+    )
+    notify_hosts: str = Field(
+        "",
+        alias="GATEPOST_NOTIFY_HOSTS",
+        description="Private addresses that webhooks may be sent to, such as 10.1.2.3:8443 or 10.1.0.0/16:443, separated by commas",
+    )
+    smtp_url: SecretStr | None = Field(
+        None,
+        alias="GATEPOST_SMTP_URL",
+        description="Mail server of notifications: `smtp://USER:PASSWORD@HOST:587`, `smtps://...` or, without encryption, `smtp+plain://HOST:25`. Empty: no e-mail",
+    )
+    smtp_from: str = Field(
+        "gatepost@localhost", alias="GATEPOST_SMTP_FROM", description="Address that e-mail of notifications comes from"
     )
     schedule_interval: int = Field(
         60,
@@ -443,6 +460,28 @@ class Settings(EnvironmentSettings):
             _check_url(value.get_secret_value(), URL_SCHEMES[info.field_name])
         return value
 
+    @field_validator("notify_hosts")
+    @classmethod
+    def _are_addresses(cls, value: str) -> str:
+        if any(host.network is None for host in parse_hosts(value)):
+            raise ValueError("each must be an address or a range of addresses, with a port if it is not 80 or 443")
+        return value
+
+    @field_validator("smtp_url")
+    @classmethod
+    def _is_mail_server(cls, value: SecretStr | None) -> SecretStr | None:
+        """Validated here because the message must not contain the value."""
+        if value is not None:
+            _check_url(value.get_secret_value(), ("smtp", "smtps", "smtp+plain"))
+        return value
+
+    @field_validator("smtp_from")
+    @classmethod
+    def _is_address(cls, value: str) -> str:
+        if not EMAIL.fullmatch(value):
+            raise ValueError("must be an e-mail address")
+        return value
+
     @field_validator("pyguard_network")
     @classmethod
     def _is_network(cls, value: str) -> str:
@@ -526,7 +565,8 @@ class Settings(EnvironmentSettings):
         own = (self.secret_key, self.anthropic_api_key, self.groq_api_key, self.cockpit_shared_secret)
         values = [secret.get_secret_value() for secret in own if secret]
         values.append(self.token or "")
-        urls = (self.database, self.redis_url.get_secret_value() if self.redis_url else None, self.proxy)
+        secrets = (self.redis_url, self.smtp_url)
+        urls = (self.database, self.proxy, *(each.get_secret_value() for each in secrets if each))
         values += [urlsplit(url).password or "" for url in urls if url]
         values += [value for name in self.masked_names if (value := self.variable(name))]
         return tuple(values)
@@ -544,6 +584,11 @@ class Settings(EnvironmentSettings):
     def proxy(self) -> str:
         """The URL of the machine's own proxy, by which the egress proxy reaches hosts; empty where it has none."""
         return self.variable("HTTPS_PROXY") or self.variable("https_proxy")
+
+    @property
+    def notify_addresses(self) -> tuple[Host, ...]:
+        """The private addresses that webhooks may be sent to."""
+        return parse_hosts(self.notify_hosts)
 
     @property
     def workspace_dir(self) -> Path:

@@ -1,6 +1,7 @@
 """The wiring: `create_app(settings)` puts the parts together, `app` is the application of the environment's settings."""
 
 import math
+import secrets
 import socket
 import time
 from collections.abc import Awaitable, Callable
@@ -22,6 +23,7 @@ from backend.accounts.credentials import Tokens, secret_hash
 from backend.accounts.shared_holders import SharedHolders
 from backend.application.executions import ExecutionService
 from backend.application.local_executions import LocalExecutions
+from backend.application.notifications import NotificationService, OwnSubjects
 from backend.application.queue_runner import QueueRunner
 from backend.application.schedule_runner import ScheduleRunner
 from backend.application.schedules import Bounds, ScheduleService
@@ -49,6 +51,7 @@ from backend.runtime.hosts import Hosts, build_hosts
 from backend.runtime.lifespan import Server, lifespan
 from backend.runtime.local_executor import local_places, output_lines, visitors_files
 from backend.runtime.masking import MaskedAuditLog
+from backend.runtime.notifications import build_notifier, build_senders
 from backend.runtime.persistence import Stores, open_stores
 from backend.runtime.preflight import EntryCheck, Guard, build_guard
 from backend.runtime.programs import OutsidePrograms, outside_programs
@@ -64,6 +67,7 @@ from backend.transports.executions_api import Executions, execution_routes
 from backend.transports.health import HealthChecks, health_routes
 from backend.transports.hosts_api import HostService, host_routes
 from backend.transports.login_api import Login, login_routes
+from backend.transports.notifications_api import NotificationRoutes, notification_routes
 from backend.transports.openapi import describe
 from backend.transports.page_files import PageFiles
 from backend.transports.pages import ForeignPages, Visitors, add_page_files, page_routes
@@ -261,6 +265,7 @@ def _server(house: House) -> Server:
         house.service,
         runner,
         house.schedule_runner,
+        build_notifier(stores, house.service, build_senders(house.settings)),
         _retention(house),
         house.hosts,
     )
@@ -326,7 +331,9 @@ def _add_routes(
         access, stores.projects, stores.identities, profiles, add_command, house.settings.egress, profiles.holds_hosts
     )
     app.include_router(project_routes(projects))
-    app.include_router(schedule_routes(_schedules(house, access)))
+    schedules = _schedules(house, access)
+    app.include_router(schedule_routes(schedules))
+    app.include_router(notification_routes(_notifications(house, access, schedules.service)))
     app.include_router(
         host_routes(
             HostService(access, service, house.hosts.targets, house.hosts.seal, house.gateway.slots.per_principal)
@@ -347,6 +354,20 @@ def _schedules(house: House, access: Access) -> ScheduleRoutes:
         new_id=new_id,
     )
     return ScheduleRoutes(access, service, stores.identities, now_ms)
+
+
+def _notifications(house: House, access: Access, schedules: ScheduleService) -> NotificationRoutes:
+    service = NotificationService(
+        store=house.stores.notifications,
+        subjects=OwnSubjects(house.service, schedules),
+        sender=build_senders(house.settings),
+        audit=access.audit,
+        most=house.settings.notifications_per_account,
+        now_ms=now_ms,
+        new_id=new_id,
+        randomness=secrets.token_bytes,
+    )
+    return NotificationRoutes(access, service, house.stores.identities)
 
 
 def _visitors(settings: Settings) -> Visitors:

@@ -17,10 +17,11 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, Operation
 from backend.core.audit.chain import Anchor, Head, Link, extend
 from backend.core.audit.events import Event
 from backend.core.errors import StorageError
+from backend.core.execution.model import Status
 from backend.storage.audit_head import STUCK, AuditHead, LedgerContext
 from backend.storage.checkpoint import AnchorFile
 from backend.storage.database import Database
-from backend.storage.execution_rows import CLOSE_EXECUTION, INSERT_EXECUTION
+from backend.storage.execution_rows import CLOSE_EXECUTION, INSERT_ENDED, INSERT_EXECUTION
 from backend.storage.tables import audit_events, executions
 
 T = TypeVar("T")
@@ -196,7 +197,13 @@ def _insert(connection: Connection, jobs: list[_Job], links: list[Link]) -> bool
     if opened := [dict(job.opened) for job in jobs if job.opened]:
         connection.execute(INSERT_EXECUTION, opened)
     closed = [dict(job.closed) for job in jobs if job.closed]
-    return not closed or _close(connection, closed)
+    if closed and not _close(connection, closed):
+        return False
+    # With the end itself, so that no restart loses a notification. A run of a schedule that is refused is an end too.
+    refused = [each["id"] for each in opened if each["schedule_id"] and each["status"] == str(Status.DENIED)]
+    if ended := [{"execution": id} for id in (*refused, *(each["key"] for each in closed))]:
+        connection.execute(INSERT_ENDED, ended)
+    return True
 
 
 def _close(connection: Connection, closed: list[dict[str, Any]]) -> bool:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from sqlalchemy import Row, bindparam, func, insert, update
+from sqlalchemy import Row, bindparam, func, insert, text, update
 
 from backend.core.audit.attempts import Completion, Record
 from backend.core.decisions import Risk
@@ -29,6 +29,11 @@ CLOSE_EXECUTION = (
         **{name: bindparam(new) for name, new in zip(ENDED, NEW, strict=True)},
         job=None,  # its command line is not masked
     )
+)
+# Costs one look at an empty table while there are no notifications.
+INSERT_ENDED = text(
+    "insert into ended_executions (execution) select cast(:execution as varchar(26)) "
+    "where exists (select 1 from notifications)"
 )
 
 

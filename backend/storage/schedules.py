@@ -55,7 +55,7 @@ class SqlSchedules:
 
     async def replace(self, old: Schedule, new: Schedule) -> bool:
         """Change a schedule. False if it is due at another time by now, or does not exist (any more)."""
-        return await self.database.write(changes(_unmoved(old).values(_columns(new)))) == 1
+        return await self.database.write(changes(_unmoved(old).values({**_columns(new), "id": schedules.c.id}))) == 1
 
     async def delete(self, id: str) -> bool:
         """Delete a schedule with its runs; False if there is none."""

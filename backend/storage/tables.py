@@ -174,6 +174,40 @@ schedule_runs = Table(
     Index(None, "status", "start_ms"),
 )
 
+notifications = Table(
+    "notifications",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("owner_id", Id, ForeignKey("users.id"), nullable=False, index=True),
+    Column("name", String(100), nullable=False),
+    Column("subject", String(100), nullable=False, index=True),
+    Column("events", String(64), nullable=False),  # with blanks between
+    Column("url", Text),
+    Column("email", String(320)),
+    Column("secret", String(64), nullable=False),  # signs, so it cannot be a hash
+    Column("created_ms", Millis, nullable=False),
+)
+
+# The executions whose end is to be looked at; written with the end, while there are notifications.
+ended_executions = Table("ended_executions", metadata, Column("execution", Id, primary_key=True))
+
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("notification_id", Id, ForeignKey("notifications.id", ondelete="CASCADE"), nullable=False),
+    Column("execution", Id, nullable=False),
+    Column("event", String(16), nullable=False),
+    Column("body", Text, nullable=False),
+    Column("next_ms", Millis, nullable=False),
+    Column("created_ms", Millis, nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("error", Text, nullable=False),
+    Index(None, "notification_id", "id"),
+    Index(None, "status", "next_ms"),
+)
+
 # Append-only. `body` is the canonical JSON that the hash is over; nothing else is stored of an event.
 audit_events = Table(
     "audit_events",

@@ -16,6 +16,7 @@ TAGS = {
     "agent": "Run a command and wait for its output; the history, figures and alerts of commands.",
     "executions": "Start a command in the background; follow, read, feed, signal and cancel it.",
     "schedules": "Commands that run at the times of a cron expression.",
+    "notifications": "Messages by webhook or e-mail about how executions ended.",
     "policy": "Ask what would be allowed.",
     "projects": "The places where commands run, each with members and a policy.",
     "health": "The routes for probes.",

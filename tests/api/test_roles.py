@@ -19,6 +19,7 @@ RUN = {"project_id": "{project}", "command": "pwd", "dry_run": True}
 RUN_PRIVATE = {**RUN, "project_id": "{private}"}
 RUN_OWN = {"command": "pwd", "dry_run": True}
 SCHEDULE = {"name": "yearly", "command": "pwd", "cron": "0 0 1 1 *"}
+NOTIFICATION = {"name": "page us", "url": "https://hooks.example/a"}
 STDIN, SIGNAL, SIZE = {"data": "x\n"}, {"signal": "USR1"}, {"columns": 80, "rows": 24}
 
 # route, body: the status for each of CALLERS. `{project}` and `{done}`, `{running}` in it are ann's, open to members;
@@ -80,6 +81,15 @@ TABLE: list[tuple[str, str, Any, str]] = [
     ("PATCH", "/api/schedules/{schedule}", {"command": "ls"},  "403  200  404  404  403  403  200  404"),
     ("POST", "/api/schedules/{schedule}/run", None,            "403  202  404  404  202  403  202  404"),
     ("DELETE", "/api/schedules/{ended}", None,                 "403  204  404  404  204  403  204  404"),
+    ("GET", "/api/notifications", None,                        "200  200  200  200  200  200  403  200"),
+    ("POST", "/api/notifications", NOTIFICATION,               "403  201  201  201  201  403  201  201"),
+    ("POST", "/api/notifications", NOTIFICATION | {"subject": "schedule:{schedule}"},
+                                                               "403  201  404  404  201  403  201  404"),
+    ("POST", "/api/notifications", NOTIFICATION | {"subject": "project:{private}"},
+                                                               "403  201  404  404  201  403  201  404"),
+    ("GET", "/api/notifications/{notification}/deliveries", None,
+                                                               "404  200  404  404  200  200  403  404"),
+    ("DELETE", "/api/notifications/{silent}", None,            "403  204  404  404  204  403  204  404"),
     ("GET", "/api/hosts", None,                                "200  200  200  200  200  200  403  200"),
     ("GET", "/api/hosts/{host}", None,                         "404  404  404  404  404  404  403  404"),
     ("POST", "/api/hosts/{host}/commands", {"command": "echo"},
@@ -113,9 +123,10 @@ def places(world: World) -> dict[str, str]:
     done = world.start("ann", "pyguard echo done")
     secret = world.start("ann", "pyguard echo secret", project_id=world.private)
     assert [world.ended(done), world.ended(secret)] == ["succeeded"] * 2
-    schedule = _schedule(world)
+    schedule, notification = _schedule(world), _notification(world)
     known = {
         "schedule": schedule,
+        "notification": notification,
         "project": world.project,
         "private": world.private,
         "done": done,
@@ -127,6 +138,10 @@ def places(world: World) -> dict[str, str]:
 
 def _schedule(world: World) -> str:
     return str(world.ask("ann", "POST", "/api/schedules", SCHEDULE).json()["id"])
+
+
+def _notification(world: World) -> str:
+    return str(world.ask("ann", "POST", "/api/notifications", NOTIFICATION).json()["id"])
 
 
 @pytest.fixture
@@ -172,6 +187,7 @@ def _grouped(path: str) -> str:
     path = path.partition("?")[0]
     path = re.sub(r"\{(project|private|fresh)\}", "{project_id}", path)
     path = re.sub(r"\{ended\}", "{schedule}", path)
+    path = re.sub(r"\{silent\}", "{notification}", path)
     return re.sub(r"\{(done|secret|live)\}", "{execution}", path)
 
 
@@ -197,6 +213,8 @@ def test_the_status_for_a_caller(
     if "{fresh}" in path or method == "PATCH":
         fresh = new_project(world, members=[] if "{private}" in path else ["cleo", "vic"])
         places = {**places, "fresh": fresh, "project": fresh, "private": fresh}
+    if "{silent}" in path:
+        places = {**places, "silent": _notification(world)}
     if "{ended}" in path:
         places = {**places, "ended": _schedule(world)}
     token = _spare_token(world, who) if path.endswith("/revoke") else who
@@ -212,7 +230,13 @@ def test_the_status_for_a_caller(
 @pytest.mark.parametrize("who", NOBODY)
 def test_nobody_gets_401_from_every_route(world: World, places: dict[str, str], who: str | None) -> None:
     """The account is asked for before anything else is looked at: not even what exists can be told apart."""
-    places = {**places, "live": places["done"], "fresh": places["project"], "ended": places["schedule"]}
+    places = {
+        **places,
+        "live": places["done"],
+        "fresh": places["project"],
+        "ended": places["schedule"],
+        "silent": places["notification"],
+    }
     for method, path, body, _ in TABLE:
         answer = world.ask(who, method, path.format(**places), _filled(body, places))
         expected = OPEN.get((method, _grouped(path)), 401)

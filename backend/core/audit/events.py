@@ -38,6 +38,8 @@ class Kind(StrEnum):
     SCHEDULE_CHANGED = "schedule_changed"
     SCHEDULE_DELETED = "schedule_deleted"
     SCHEDULE_RUN = "schedule_run"
+    NOTIFICATION_CREATED = "notification_created"
+    NOTIFICATION_DELETED = "notification_deleted"
     HOST_ENROLLED = "host_enrolled"
     HOST_ROTATED = "host_rotated"
     HOST_REVOKED = "host_revoked"

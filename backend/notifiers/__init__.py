@@ -1,0 +1,1 @@
+"""Senders of notifications: webhooks and e-mail."""

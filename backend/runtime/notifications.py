@@ -1,0 +1,31 @@
+"""The notifier of this server and its senders."""
+
+from backend.application.executions import ExecutionService
+from backend.application.notifier import Notifier
+from backend.notifiers.mail import Mail, MailServer
+from backend.notifiers.senders import Senders
+from backend.notifiers.webhook import Webhooks
+from backend.runtime.clock import new_id, now_ms
+from backend.runtime.persistence import Stores
+from backend.runtime.schedules import random
+from backend.runtime.settings import Settings
+
+
+def build_senders(settings: Settings) -> Senders:
+    """Webhooks, and e-mail where there is a mail server."""
+    url = settings.smtp_url
+    mail = Mail(MailServer.parse(url.get_secret_value()), settings.smtp_from) if url else None
+    return Senders(Webhooks(settings.notify_addresses), mail)
+
+
+def build_notifier(stores: Stores, service: ExecutionService, senders: Senders) -> Notifier:
+    """The notifier of this server."""
+    return Notifier(
+        store=stores.notifications,
+        service=service,
+        users=stores.identities,
+        sender=senders,
+        now_ms=now_ms,
+        new_id=new_id,
+        random=random,
+    )

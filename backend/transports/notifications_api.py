@@ -1,0 +1,147 @@
+"""Notifications: webhooks and e-mail that report how executions ended."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Protocol, Self
+
+from fastapi import APIRouter, Depends, Query
+from fastapi import Path as PathParameter
+from pydantic import BaseModel, Field, model_validator
+
+from backend.application.notifications import NotificationService
+from backend.core import ids
+from backend.core.identity import Permission, Principal
+from backend.core.notifications.model import LONGEST_URL, SUBJECT_PATTERN, Delivery, Event, Notification
+from backend.core.times import iso
+from backend.transports.dependencies import Access, Body, JsonOnly, granted
+from backend.transports.problems import WITH_BODY, described
+
+NotificationId = Annotated[str, PathParameter(pattern=ids.PATTERN)]
+
+
+class NewNotification(Body):
+    """A notification to add: of these `events` of a subject, to a webhook (`url`) or an e-mail address."""
+
+    name: str = Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]+$")
+    subject: str = Field(default="executions", pattern=SUBJECT_PATTERN)
+    events: frozenset[Event] = Field(default=frozenset({Event.FAILED, Event.LOST, Event.RECOVERED}), min_length=1)
+    url: str | None = Field(default=None, min_length=1, max_length=LONGEST_URL)
+    email: str | None = Field(default=None, min_length=3, max_length=320)
+
+    @model_validator(mode="after")
+    def _check_one(self) -> Self:
+        if (self.url is None) == (self.email is None):
+            raise ValueError("name a url or an email")
+        return self
+
+
+class NotificationEntry(BaseModel):
+    """A notification as the API shows it. `owner` is the name of its account."""
+
+    id: str
+    name: str
+    owner: str
+    subject: str
+    events: list[Event]
+    url: str | None
+    email: str | None
+    created_at: str
+
+
+class AddedNotification(NotificationEntry):
+    """A new notification. `secret` checks the signature of its messages; it is shown only now."""
+
+    secret: str | None
+
+
+class DeliveryEntry(BaseModel):
+    """A message. `next_at` is when it is sent (again); `error` says why it was not accepted."""
+
+    id: str
+    execution: str
+    event: Event
+    status: str
+    attempts: int
+    error: str
+    created_at: str
+    next_at: str | None
+
+
+class Names(Protocol):
+    """The accounts."""
+
+    async def names_of(self, ids: Iterable[str]) -> Mapping[str, str]:
+        """Unknown ids are omitted."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class NotificationRoutes:
+    """What the routes need."""
+
+    access: Access
+    service: NotificationService
+    users: Names
+
+
+def notification_routes(routes: NotificationRoutes) -> APIRouter:
+    """The routes under /api/notifications."""
+    router = APIRouter(prefix="/api/notifications", tags=["notifications"])
+    reader = Depends(routes.access.needs(Permission.READ))
+    worker = Depends(routes.access.needs(Permission.EXECUTE))
+
+    @router.get("", responses=described(403))
+    async def list_notifications(principal: Annotated[Principal, reader]) -> list[NotificationEntry]:
+        """The notifications of the caller; for administrators all."""
+        found = await routes.service.visible_to(principal)
+        names = await routes.users.names_of({each.owner_id for each in found})
+        return [_entry(each, names.get(each.owner_id, "")) for each in found]
+
+    @router.post("", status_code=201, responses=described(*WITH_BODY, 403, 404, 409))
+    async def add(principal: Annotated[Principal, worker], body: NewNotification, _: JsonOnly) -> AddedNotification:
+        """Add a notification. The messages to a webhook are signed with its `secret`."""
+        added = granted(await routes.service.add(principal, body.name, body.subject, body.events, body.url, body.email))
+        owner = principal.user.name if principal.user else ""
+        return AddedNotification(**_entry(added, owner).model_dump(), secret=added.secret if added.url else None)
+
+    @router.delete("/{notification}", status_code=204, responses=described(403, 404))
+    async def delete(principal: Annotated[Principal, worker], notification: NotificationId) -> None:
+        """Delete a notification, with its messages."""
+        granted(await routes.service.delete(principal, notification))
+
+    @router.get("/{notification}/deliveries", responses=described(403, 404))
+    async def deliveries(
+        principal: Annotated[Principal, reader],
+        notification: NotificationId,
+        limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    ) -> list[DeliveryEntry]:
+        """Its messages, newest first; those that are `dead` were not accepted by the receiver."""
+        return list(map(_delivery, granted(await routes.service.deliveries(principal, notification, limit))))
+
+    return router
+
+
+def _entry(notification: Notification, owner: str) -> NotificationEntry:
+    return NotificationEntry(
+        id=notification.id,
+        name=notification.name,
+        owner=owner,
+        subject=notification.subject,
+        events=sorted(notification.events),
+        url=notification.url,
+        email=notification.email,
+        created_at=iso(notification.created_ms),
+    )
+
+
+def _delivery(delivery: Delivery) -> DeliveryEntry:
+    return DeliveryEntry(
+        id=delivery.id,
+        execution=delivery.execution,
+        event=delivery.event,
+        status=delivery.status,
+        attempts=delivery.attempts,
+        error=delivery.error,
+        created_at=iso(delivery.created_ms),
+        next_at=iso(delivery.next_ms) if delivery.status == "pending" else None,
+    )
