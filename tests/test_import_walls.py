@@ -64,6 +64,7 @@ CORE_LEAVES = {
 }
 CORE_ABOVE = {"execution", "ports", "quota"}
 CORE_ROOMS = {
+    "django": {"backend.core.execution.model"},
     "hosts": set[str](),
     "language": set[str](),
     "policy": {"backend.core.language"},

@@ -15,6 +15,7 @@ from backend.runtime.persistence import Stores
 from backend.runtime.settings import Settings
 
 PRUNE_EVERY = 3600.0  # seconds between two checks of the age of what is stored
+FORGET_RUNS_EVERY = 600.0  # seconds between two deletions of answers to runners, of which there can be many
 CUT_AUDIT_EVERY = 86400.0  # seconds between two checks of the age of the audit
 RECOVER_EVERY = 5.0  # seconds between two searches for executions with an expired lease; this adds to the lease
 # Seconds between two searches for executions that wait. A server that reaches no such target asks nothing.
@@ -47,6 +48,17 @@ async def prune_often(settings: Settings, stores: Stores) -> None:
         except (OSError, StorageError) as error:
             log.error("old data not deleted", reason=reason_of(error))
         await asyncio.sleep(PRUNE_EVERY)
+
+
+async def forget_runs_often(stores: Stores) -> None:
+    """Delete what runners are no longer answered."""
+    log = structlog.get_logger()
+    while True:
+        try:
+            await stores.runners.forget()
+        except StorageError as error:
+            log.error("old answers to runners not deleted", reason=reason_of(error))
+        await asyncio.sleep(FORGET_RUNS_EVERY)
 
 
 async def cut_audit_often(settings: Settings, stores: Stores) -> None:

@@ -26,6 +26,7 @@ from backend.core.identity import Role
 from backend.core.threads import started_threads
 from backend.runtime.background import (
     cut_audit_often,
+    forget_runs_often,
     heartbeat_often,
     prune_often,
     recover_often,
@@ -126,6 +127,7 @@ def _begin_jobs(server: Server) -> list[asyncio.Task[None]]:
         "queue": partial(run_queue_often, server.queue_runner),
         "schedules": partial(run_schedules_often, server.schedule_runner),
         "prune": partial(prune_often, settings, stores),
+        "runners": partial(forget_runs_often, stores),
         "recordings": server.retention.keep,
         "cut audit": partial(cut_audit_often, settings, stores),
     }

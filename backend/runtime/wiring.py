@@ -53,6 +53,7 @@ from backend.runtime.persistence import Stores, open_stores
 from backend.runtime.preflight import EntryCheck, Guard, build_guard
 from backend.runtime.programs import OutsidePrograms, outside_programs
 from backend.runtime.retention import RecordingRetention
+from backend.runtime.runners import Django, build_django
 from backend.runtime.schedules import schedule_runner
 from backend.runtime.settings import Settings, SettingsError, load_settings
 from backend.runtime.telemetry import HostCollector, Telemetry, configure_logs
@@ -70,6 +71,7 @@ from backend.transports.pages import ForeignPages, Visitors, add_page_files, pag
 from backend.transports.problems import add_problems
 from backend.transports.projects_api import ProjectService, project_routes
 from backend.transports.recordings_api import recording_routes
+from backend.transports.runner_api import LARGER_BODIES, RunnerGate, runner_routes
 from backend.transports.schedules_api import ScheduleRoutes, schedule_routes
 from backend.transports.security import Connections, Rejections, Security
 from backend.transports.terminal_socket import ServiceInfo, TerminalSocket
@@ -98,6 +100,8 @@ class House:
     service: ExecutionService
     hosts: Hosts
     schedule_runner: ScheduleRunner
+    django: Django
+    queue_runner: QueueRunner
 
     def window(self, rate: Rate, name: str) -> MovingWindow:
         """A limit, shared by all servers if Redis is configured."""
@@ -130,7 +134,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     info = _service_info(house.telemetry)
     limiter, files = _limiter(app, security), PageFiles(PAGE_FOLDER)
-    add_problems(app, access.rejected)
+    add_problems(app, access.rejected, LARGER_BODIES)
     _add_routes(app, house, access, info, limiter, files)
     app.include_router(login_routes(access, _login(house, tokens), limiter, settings.http_rate))
     describe(app)
@@ -166,6 +170,7 @@ def _build(settings: Settings, programs: OutsidePrograms, masks: Masks) -> House
         settings, stores.owner, limits, stores.audit, stores.projects, output_lines(settings, masks), masks.text
     )
     stores = replace(stores, recovery=replace(stores.recovery, goes_on=hosts.goes_on))
+    django = build_django(stores, limits, output_lines(settings, masks))
     resolver = TargetResolver(
         visitors_profile=profile(settings.profile),
         visitors_files=visitors_files(settings, guard),
@@ -175,11 +180,27 @@ def _build(settings: Settings, programs: OutsidePrograms, masks: Masks) -> House
         load_profile=profile,
         hosts=hosts.targets,
         holds_hosts=guard.rooms.make is not None,
+        django=django.targets,
     )
-    gateway = _gateway(settings, stores, telemetry, counters, guard, hosts.mask(settings, masks))
+    mask = hosts.mask(settings, masks)
+    gateway = _gateway(settings, stores, telemetry, counters, guard, mask, django.wakeups.wake)
     service = _service(settings, stores, gateway, resolver)
+    queue_runner = QueueRunner(gateway, resolver, stores.ownership, stores.identities, JOB.validate_json)
     runner = schedule_runner(stores, gateway, service)
-    return House(settings, stores, guard, telemetry, counters, resolver, gateway, service, hosts, runner)
+    return House(
+        settings,
+        stores,
+        guard,
+        telemetry,
+        counters,
+        resolver,
+        gateway,
+        service,
+        hosts,
+        runner,
+        django,
+        queue_runner,
+    )
 
 
 def _execution_limits(settings: Settings) -> ExecutionLimits:
@@ -194,6 +215,7 @@ def _gateway(
     counters: Storage | None,
     guard: Guard,
     mask: Callable[[str], str],
+    enqueued: Callable[[str], None],
 ) -> Gateway:
     return Gateway(
         rates=Rates(
@@ -215,6 +237,7 @@ def _gateway(
             observer=telemetry,
             clock=Clock(time.monotonic, utc_now, new_id),
             mask=mask,
+            enqueued=enqueued,
             # Every command may write what the limit of output permits, however little is stored.
             shares=RecordingShares(max(settings.retention_bytes // SHARE, settings.output_limit)),
         ),
@@ -251,15 +274,13 @@ def _bus(settings: Settings) -> ExecutionBus:
 
 
 def _server(house: House) -> Server:
-    stores = house.stores
-    runner = QueueRunner(house.gateway, house.resolver, stores.ownership, stores.identities, JOB.validate_json)
     return Server(
         house.settings,
-        stores,
+        house.stores,
         house.guard,
         house.gateway,
         house.service,
-        runner,
+        house.queue_runner,
         house.schedule_runner,
         _retention(house),
         house.hosts,
@@ -327,6 +348,7 @@ def _add_routes(
     )
     app.include_router(project_routes(projects))
     app.include_router(schedule_routes(_schedules(house, access)))
+    app.include_router(runner_routes(_runner_gate(house, access)))
     app.include_router(
         host_routes(
             HostService(access, service, house.hosts.targets, house.hosts.seal, house.gateway.slots.per_principal)
@@ -347,6 +369,11 @@ def _schedules(house: House, access: Access) -> ScheduleRoutes:
         new_id=new_id,
     )
     return ScheduleRoutes(access, service, stores.identities, now_ms)
+
+
+def _runner_gate(house: House, access: Access) -> RunnerGate:
+    runners = house.django.runners(house.stores, house.queue_runner, access.audit, access.mask)
+    return RunnerGate(access, runners, secret_hash, access.security.token_failures, time.time)
 
 
 def _visitors(settings: Settings) -> Visitors:
