@@ -82,7 +82,7 @@ class DjangoTargets:
             return Decision.deny("target.unknown", reason, f"POST /api/django/{project.id}/keys creates one.")
         return Target(
             ref=target_of(project.id),
-            profile=await self._profile(project),
+            profile=await self.profile_of(project),
             files=Unseen(ROOT),
             executor=self.executor,
             limits=self.limits,
@@ -91,7 +91,7 @@ class DjangoTargets:
             waits=True,
         )
 
-    async def _profile(self, project: Project) -> Profile:
+    async def profile_of(self, project: Project) -> Profile:
         """The profile of Django with the additional commands of the project, without what its runners do not offer."""
         profile = self.profile
         for name in project.allowed_extra:

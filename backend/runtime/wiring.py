@@ -1,6 +1,7 @@
 """The wiring: `create_app(settings)` puts the parts together, `app` is the application of the environment's settings."""
 
 import math
+import secrets
 import socket
 import time
 from collections.abc import Awaitable, Callable
@@ -18,11 +19,12 @@ from slowapi import Limiter
 
 from backend import __version__
 from backend.accounts.authentication import Authenticator
-from backend.accounts.credentials import Tokens, secret_hash
+from backend.accounts.credentials import Tokens, new_runner_key, secret_hash
 from backend.accounts.shared_holders import SharedHolders
 from backend.application.executions import ExecutionService
 from backend.application.local_executions import LocalExecutions
 from backend.application.queue_runner import QueueRunner
+from backend.application.runner_keys import KeyAdministration
 from backend.application.schedule_runner import ScheduleRunner
 from backend.application.schedules import Bounds, ScheduleService
 from backend.application.submission import Submission
@@ -61,6 +63,7 @@ from backend.runtime.tokens import access_tokens, name_digest
 from backend.storage.limiter import PAGE_WINDOWS, MovingWindow, is_reachable, shared_storage
 from backend.transports.agent_api import Agents, Capabilities, agent_routes
 from backend.transports.dependencies import Access
+from backend.transports.django_api import DjangoService, django_routes
 from backend.transports.executions_api import Executions, execution_routes
 from backend.transports.health import HealthChecks, health_routes
 from backend.transports.hosts_api import HostService, host_routes
@@ -348,6 +351,7 @@ def _add_routes(
     )
     app.include_router(project_routes(projects))
     app.include_router(schedule_routes(_schedules(house, access)))
+    app.include_router(django_routes(_django_service(house, access, projects)))
     app.include_router(runner_routes(_runner_gate(house, access)))
     app.include_router(
         host_routes(
@@ -369,6 +373,12 @@ def _schedules(house: House, access: Access) -> ScheduleRoutes:
         new_id=new_id,
     )
     return ScheduleRoutes(access, service, stores.identities, now_ms)
+
+
+def _django_service(house: House, access: Access, projects: ProjectService) -> DjangoService:
+    runners = house.stores.runners
+    keys = KeyAdministration(runners, access.audit, lambda: new_runner_key(secrets.token_bytes), secret_hash, now_ms)
+    return DjangoService(access, house.django.targets, runners, keys, projects)
 
 
 def _runner_gate(house: House, access: Access) -> RunnerGate:

@@ -19,6 +19,7 @@ class RunnerVersions:
 
 
 NO_VERSIONS = RunnerVersions()
+SILENCE_MS = 100_000  # after which a runner is offline: its heartbeat comes every 30 s
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,14 @@ class RunnerKey:
     def is_valid(self, now_ms: int) -> bool:
         """Whether a runner may use it."""
         return self.expires_ms is None or now_ms < self.expires_ms
+
+    def state(self, now_ms: int) -> str:
+        """What its runner is, in a word: revoked, suspended, online (three heartbeats may be missing) or offline."""
+        if not self.is_valid(now_ms):
+            return "revoked"
+        if self.suspended is not None:
+            return "suspended"
+        return "online" if self.seen_ms is not None and now_ms - self.seen_ms < SILENCE_MS else "offline"
 
 
 @dataclass(frozen=True, slots=True)
