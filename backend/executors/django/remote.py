@@ -178,7 +178,7 @@ class _Running:
         """Have the command stopped at the next step, which is now."""
         self.wake()
 
-    def signal(self, name: SignalName) -> Delivery:
+    async def signal(self, name: SignalName) -> Delivery:
         """Runners can be asked to stop a command, or to kill it."""
         if name not in ASKED:
             return Delivery.NOT_RUNNING
