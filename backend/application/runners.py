@@ -32,6 +32,11 @@ def target_of(project: str) -> TargetRef:
     return TargetRef(DJANGO, project)
 
 
+def is_django(target: str) -> bool:
+    """Whether commands on a target outlive their server, since runners run them."""
+    return target.startswith(f"{DJANGO}:")
+
+
 @dataclass(frozen=True, slots=True)
 class Pending:
     """An execution that waits for a runner. `arguments` can be taken apart by `shlex.split`; `timeout` is in seconds."""
@@ -96,8 +101,16 @@ class Runners:
         now = await self.store.key(key.id)
         return now is not None and now.is_valid(self.now_ms()) and now.suspended is None
 
+    async def take_up(self) -> None:
+        """Have this server follow what goes on though its server has died or ended. It has no job: it was started."""
+        targets = {str(target_of(project)) for project in await self.store.projects_with_keys()}
+        for each in await self.queue_runner.queue.queued(targets, BATCH):
+            if not each.job:
+                await self.queue_runner.start(each)
+
     async def _waiting(self, key: RunnerKey) -> Sequence[Queued]:
-        return await self.queue_runner.queue.queued({str(target_of(key.project))}, AT_ONCE)
+        found = await self.queue_runner.queue.queued({str(target_of(key.project))}, AT_ONCE)
+        return [each for each in found if each.job]
 
     async def _offers(self, key: RunnerKey) -> list[Pending]:
         return [offer for each in await self._waiting(key) if (offer := await self._offer(each))]
@@ -117,30 +130,33 @@ class Runners:
         record = await self.history.get(execution)
         if record is None or record.target != str(target_of(key.project)):
             return unknown(execution)
-        known = await self.store.run(execution)
-        if known and (known.key, known.nonce) == (key.id, nonce) and record.status is Status.RUNNING:
-            return None
         if record.status is not Status.QUEUED:
-            return _claimed(execution)
+            return None if await self._has_started(key, execution, nonce) else _claimed(execution)
         if key.suspended is not None:
             reason = f"This runner is suspended: {key.suspended}"
             return Decision.deny("runner.suspended", reason, "It gets executions again once it is resumed.")
-        if not await self.store.begin(execution, key.id, nonce, muted=record.metadata_only):
-            return _claimed(execution)
         return await self._claim(key, execution, nonce)
 
     async def _claim(self, key: RunnerKey, execution: str, nonce: str) -> Decision | None:
-        """Have this server own the execution that was begun."""
+        """Have this server own an execution that waits, if no other request has begun it."""
         waiting = await self.queue_runner.queue.queued({str(target_of(key.project))}, BATCH)
         mine = next((each for each in waiting if each.record.id == execution), None)
-        started = await self.queue_runner.start(mine) if mine else None
-        if isinstance(started, Execution):
-            return None
+        if mine is None or not mine.job:  # it was started, though it may have no server now
+            return None if await self._has_started(key, execution, nonce) else _claimed(execution)
+        if not await self.store.begin(execution, key.id, nonce, muted=mine.record.metadata_only):
+            return _claimed(execution)
+        started = await self.queue_runner.start(mine)
         record = await self.history.get(execution)
-        if record and record.status is Status.RUNNING:
-            return None  # the same request, sent again while it was being answered
+        if isinstance(started, Execution) or (record and record.status is Status.RUNNING):
+            return None  # also the same request, sent again while it was being answered
         await self.store.abandon(execution, nonce)
         return started or _claimed(execution)
+
+    async def _has_started(self, key: RunnerKey, execution: str, nonce: str) -> bool:
+        """Whether this request has started an execution that has not ended."""
+        run, record = await self.store.run(execution), await self.history.get(execution)
+        same = run is not None and not run.closed and (run.key, run.nonce) == (key.id, nonce)
+        return same and record is not None and not record.status.is_final
 
     async def output(self, key: RunnerKey, execution: str, chunk: Chunk) -> Decision | None:
         """A runner reports a piece of output. It may arrive twice, late and out of order."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Coroutine
 import structlog
 
 from backend.application.queue_runner import QueueRunner
+from backend.application.runners import Runners
 from backend.application.schedule_runner import ScheduleRunner
 from backend.core.errors import StorageError, reason_of
 from backend.core.execution.ownership import HEARTBEAT
@@ -15,6 +16,7 @@ from backend.runtime.persistence import Stores
 from backend.runtime.settings import Settings
 
 PRUNE_EVERY = 3600.0  # seconds between two checks of the age of what is stored
+TAKE_UP_EVERY = 2.0  # seconds between two searches for executions on runners that have lost their server
 FORGET_RUNS_EVERY = 600.0  # seconds between two deletions of answers to runners, of which there can be many
 CUT_AUDIT_EVERY = 86400.0  # seconds between two checks of the age of the audit
 RECOVER_EVERY = 5.0  # seconds between two searches for executions with an expired lease; this adds to the lease
@@ -59,6 +61,18 @@ async def forget_runs_often(stores: Stores) -> None:
         except StorageError as error:
             log.error("old answers to runners not deleted", reason=reason_of(error))
         await asyncio.sleep(FORGET_RUNS_EVERY)
+
+
+async def take_up_often(runners: Runners) -> None:
+    """Follow the executions on runners whose servers have died or ended."""
+    outage = Outage("executions on runners not taken up")
+    while True:
+        try:
+            await runners.take_up()
+            outage.over()
+        except StorageError as error:
+            outage.report(error)
+        await asyncio.sleep(TAKE_UP_EVERY)
 
 
 async def cut_audit_often(settings: Settings, stores: Stores) -> None:

@@ -19,6 +19,7 @@ from fastapi import FastAPI
 from backend.accounts.credentials import new_login_link, secret_hash
 from backend.application.executions import ExecutionService
 from backend.application.queue_runner import QueueRunner
+from backend.application.runners import Runners
 from backend.application.schedule_runner import ScheduleRunner
 from backend.core.execution.gateway import Gateway
 from backend.core.execution.model import StopReason
@@ -34,6 +35,7 @@ from backend.runtime.background import (
     run_queue_often,
     run_schedules_often,
     supervised,
+    take_up_often,
 )
 from backend.runtime.clock import now_ms
 from backend.runtime.hosts import Hosts
@@ -62,6 +64,7 @@ class Server:
     schedule_runner: ScheduleRunner
     retention: RecordingRetention
     hosts: Hosts
+    runners: Runners
 
 
 def lifespan(server: Server) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
@@ -128,6 +131,7 @@ def _begin_jobs(server: Server) -> list[asyncio.Task[None]]:
         "schedules": partial(run_schedules_often, server.schedule_runner),
         "prune": partial(prune_often, settings, stores),
         "runners": partial(forget_runs_often, stores),
+        "take up": partial(take_up_often, server.runners),
         "recordings": server.retention.keep,
         "cut audit": partial(cut_audit_often, settings, stores),
     }

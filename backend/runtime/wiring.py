@@ -21,14 +21,17 @@ from backend import __version__
 from backend.accounts.authentication import Authenticator
 from backend.accounts.credentials import Tokens, new_runner_key, secret_hash
 from backend.accounts.shared_holders import SharedHolders
+from backend.application.django_targets import DjangoTargets
 from backend.application.executions import ExecutionService
+from backend.application.host_targets import HostTargets
 from backend.application.local_executions import LocalExecutions
 from backend.application.queue_runner import QueueRunner
 from backend.application.runner_keys import KeyAdministration
+from backend.application.runners import Runners, is_django
 from backend.application.schedule_runner import ScheduleRunner
 from backend.application.schedules import Bounds, ScheduleService
 from backend.application.submission import Submission
-from backend.application.target_resolver import TargetResolver
+from backend.application.target_resolver import LocalPlaces, TargetResolver
 from backend.bus.memory import MemoryBus
 from backend.bus.redis import RedisBus
 from backend.core.errors import StorageError
@@ -105,6 +108,7 @@ class House:
     schedule_runner: ScheduleRunner
     django: Django
     queue_runner: QueueRunner
+    runners: Runners
 
     def window(self, rate: Rate, name: str) -> MovingWindow:
         """A limit, shared by all servers if Redis is configured."""
@@ -172,19 +176,12 @@ def _build(settings: Settings, programs: OutsidePrograms, masks: Masks) -> House
     hosts = build_hosts(
         settings, stores.owner, limits, stores.audit, stores.projects, output_lines(settings, masks), masks.text
     )
-    stores = replace(stores, recovery=replace(stores.recovery, goes_on=hosts.goes_on))
-    django = build_django(stores, limits, output_lines(settings, masks))
-    resolver = TargetResolver(
-        visitors_profile=profile(settings.profile),
-        visitors_files=visitors_files(settings, guard),
-        projects=stores.projects,
-        places=local_places(settings, guard, masks, stores, programs),
-        limits=limits,
-        load_profile=profile,
-        hosts=hosts.targets,
-        holds_hosts=guard.rooms.make is not None,
-        django=django.targets,
+    stores = replace(
+        stores, recovery=replace(stores.recovery, goes_on=lambda target: hosts.goes_on(target) or is_django(target))
     )
+    django = build_django(stores, limits, output_lines(settings, masks))
+    places = local_places(settings, guard, masks, stores, programs)
+    resolver = _resolver(settings, stores, guard, places, profile, hosts.targets, django.targets)
     mask = hosts.mask(settings, masks)
     gateway = _gateway(settings, stores, telemetry, counters, guard, mask, django.wakeups.wake)
     service = _service(settings, stores, gateway, resolver)
@@ -203,6 +200,29 @@ def _build(settings: Settings, programs: OutsidePrograms, masks: Masks) -> House
         runner,
         django,
         queue_runner,
+        django.runners(stores, queue_runner, MaskedAuditLog(stores.audit, masks.text), masks.text),
+    )
+
+
+def _resolver(
+    settings: Settings,
+    stores: Stores,
+    guard: Guard,
+    places: LocalPlaces,
+    profile: Callable[[str], Profile],
+    hosts: HostTargets | None,
+    django: DjangoTargets,
+) -> TargetResolver:
+    return TargetResolver(
+        visitors_profile=profile(settings.profile),
+        visitors_files=visitors_files(settings, guard),
+        projects=stores.projects,
+        places=places,
+        limits=_execution_limits(settings),
+        load_profile=profile,
+        hosts=hosts,
+        holds_hosts=guard.rooms.make is not None,
+        django=django,
     )
 
 
@@ -287,6 +307,7 @@ def _server(house: House) -> Server:
         house.schedule_runner,
         _retention(house),
         house.hosts,
+        house.runners,
     )
 
 
@@ -382,8 +403,7 @@ def _django_service(house: House, access: Access, projects: ProjectService) -> D
 
 
 def _runner_gate(house: House, access: Access) -> RunnerGate:
-    runners = house.django.runners(house.stores, house.queue_runner, access.audit, access.mask)
-    return RunnerGate(access, runners, secret_hash, access.security.token_failures, time.time)
+    return RunnerGate(access, house.runners, secret_hash, access.security.token_failures, time.time)
 
 
 def _visitors(settings: Settings) -> Visitors:

@@ -61,6 +61,11 @@ class SqlRunners:
         query = select(runner_keys).where(runner_keys.c.project_id.in_(sorted(projects))).order_by(runner_keys.c.id)
         return list(map(_key, await self.database.read(rows(query))))
 
+    async def projects_with_keys(self) -> Collection[str]:
+        """The projects that have keys."""
+        found = await self.database.read(rows(select(runner_keys.c.project_id).distinct()))
+        return frozenset(row.project_id for row in found)
+
     async def key(self, id: str) -> RunnerKey | None:
         """The key with this id."""
         found = await self.database.read(first(select(runner_keys).where(runner_keys.c.id == as_id(id))))
@@ -186,8 +191,12 @@ class SqlRunners:
         now = self.now_ms()
         answers = delete(runner_answers).where(runner_answers.c.created_ms < now - ANSWERS_KEPT)
         await self.database.write(changes(answers), LONG_PATIENCE)
-        runs = delete(runner_runs).where(runner_runs.c.closed, runner_runs.c.begun_ms < now - RUNS_KEPT)
-        await self.database.write(changes(runs), LONG_PATIENCE)
+        old = runner_runs.c.begun_ms < now - RUNS_KEPT
+        ended = select(runner_runs.c.execution).where(old)
+        await self.database.write(
+            changes(delete(runner_chunks).where(runner_chunks.c.execution.in_(ended))), LONG_PATIENCE
+        )
+        await self.database.write(changes(delete(runner_runs).where(old)), LONG_PATIENCE)
 
 
 def _run_query(execution: str) -> Any:

@@ -152,16 +152,23 @@ class Moving:
         return int(self.now * 1000)
 
 
+def with_django(
+    house: House, common: Shared, store: MemoryRunners, wakeups: Wakeups, clock: Moving, patience: Patience = QUICK
+) -> None:
+    """Let a server have Django projects."""
+    executor = DjangoExecutor(store, wakeups, LineAssembler, clock.ms, time.monotonic, 0.05, patience)
+    house.resolver.django = DjangoTargets(
+        common.projects, store, load_profile("django"), executor, house.resolver.limits, clock.ms
+    )
+
+
 @asynccontextmanager
 async def open_shop(patience: Patience = QUICK) -> AsyncIterator[Shop]:
     """The server, which listens."""
     common = shared()
     house, clock, wakeups = build(common), Moving(), Wakeups()
     store = MemoryRunners(common.projects, clock.ms, common.new_id)
-    executor = DjangoExecutor(store, wakeups, LineAssembler, clock.ms, time.monotonic, 0.05, patience)
-    house.resolver.django = DjangoTargets(
-        common.projects, store, load_profile("django"), executor, house.resolver.limits, clock.ms
-    )
+    with_django(house, common, store, wakeups, clock, patience)
     house.gateway.lifecycle.enqueued = wakeups.wake
     runners = Runners(store, house.runner, common.executions, common.audit, wakeups, str, clock.ms, 5.0)
     assert ANN.user

@@ -84,6 +84,10 @@ class RunnerKeys(Protocol):
         """The keys of some projects, the oldest first."""
         ...
 
+    async def projects_with_keys(self) -> Collection[str]:
+        """The projects that have keys."""
+        ...
+
     async def key(self, id: str) -> RunnerKey | None: ...
 
     async def end_key(self, id: str, at_ms: int) -> bool:

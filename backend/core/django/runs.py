@@ -130,8 +130,6 @@ class Patience:
 
     def is_given_up(self, reason: StopReason, since_stop: float, silent: float) -> bool:
         """Whether the end of a stopped command is waited for no longer. One that timed out is first asked for."""
-        if reason in {StopReason.SHUTDOWN, StopReason.LEASE_LOST}:
-            return True  # this server cannot wait
         patience = self.silence if reason is StopReason.TIMED_OUT and silent > self.force else self.stop
         return since_stop >= self.stop and (silent >= patience or silent <= self.force)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from backend.core.django.ports import RunnerRuns
 from backend.core.django.runs import Chunk, ChunkOrder, Patience, Run, StopLevel, given_up
-from backend.core.errors import RecordingError
+from backend.core.errors import RecordingError, StorageError
 from backend.core.execution.instructions import Instructions
 from backend.core.execution.model import Delivery, Job, Outcome, SignalName, Status, StopReason
 from backend.core.execution.wakeups import Wakeups
@@ -17,6 +17,7 @@ from backend.core.recording.lines import LineAssembler
 from backend.core.recording.writer import RecordingWriter
 from backend.executors.django.outcomes import reported
 
+LEAVES = frozenset({StopReason.SHUTDOWN, StopReason.LEASE_LOST})  # the command goes on, and another server takes it up
 AT_ONCE = 64  # chunks that are read at once
 MAY_STILL_RUN = "The runner did not confirm the stop: the command may still run."
 LATE_OUTPUT = "[This output arrived late: chunk {}.]"
@@ -45,13 +46,14 @@ class DjangoExecutor:
             running = _Running(self, job, output, instructions, watch.event.set)
             try:
                 with instructions.received_by(running):
-                    while (outcome := await running.step()) is None:
+                    while (outcome := await running.look()) is None:
                         await watch.wait(running.pause)
             except RecordingError:
                 await self.runs.ask_to_stop(job.execution, StopLevel.KILL, mute=True)
-                raise
-            finally:
                 await self.runs.close_run(job.execution)
+                raise
+        if outcome.status is not Status.QUEUED:
+            await self.runs.close_run(job.execution)
         return outcome
 
 
@@ -67,14 +69,13 @@ class _Running:
     order: ChunkOrder = field(default_factory=ChunkOrder)
     streams: dict[str, LineAssembler] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=lambda: {"stdout": 0, "stderr": 0})
-    begun: float = 0.0
+    begun: float | None = None
     stopped: float | None = None
     missing_since: float | None = None
     asked: StopLevel = StopLevel.RUN
     level: StopLevel = StopLevel.RUN
 
     def __post_init__(self) -> None:
-        self.begun = self.executor.clock()
         self.streams = {"stdout": self.executor.lines(), "stderr": self.executor.lines()}
 
     @property
@@ -82,11 +83,25 @@ class _Running:
         """Seconds until the next look, if there is no call before."""
         return min(self.executor.recheck, 0.5) if self.missing_since or self.stopped else self.executor.recheck
 
+    async def look(self) -> Outcome | None:
+        """The next step. A server that may not go on leaves the command to its runner, and the execution to another.
+
+        While the database is away, the runner cannot reach it either: both wait.
+        """
+        if self.instructions.reason in LEAVES:
+            return Outcome(Status.QUEUED, None)
+        try:
+            return await self.step()
+        except StorageError:
+            return None
+
     async def step(self) -> Outcome | None:
         """Record what has arrived; the outcome if that was all."""
         runs, execution = self.executor.runs, self.job.execution
         run = await runs.run(execution)  # before the chunks: what arrived before the end is read
         chunks = await runs.chunks(execution, self.order.next, self.order.skipped, AT_ONCE)
+        if run and self.begun is None:
+            self.begun = self.executor.clock() - max(self.executor.now_ms() - run.begun_ms, 0) / 1000
         self._record(chunks)
         if len(chunks) == AT_ONCE and self.missing_since is None:
             self.wake()
@@ -147,7 +162,7 @@ class _Running:
     async def _stop(self) -> None:
         """Ask the runner to stop the command: because of an instruction, or of the time."""
         patience = self.executor.patience
-        if self._since(self.begun) > self.job.timeout + patience.timeout:
+        if self.begun is not None and self._since(self.begun) > self.job.timeout + patience.timeout:
             self.instructions.stop(StopReason.TIMED_OUT)
         if self.instructions.reason and self.stopped is None:
             self.stopped = self.executor.clock()

@@ -44,6 +44,10 @@ class MemoryRunners:
         """The keys of some projects, the oldest first."""
         return sorted((key for key in self._keys.values() if key.project in projects), key=lambda key: key.id)
 
+    async def projects_with_keys(self) -> Collection[str]:
+        """The projects that have keys."""
+        return frozenset(key.project for key in self._keys.values())
+
     async def key(self, id: str) -> RunnerKey | None:
         """The key with this id."""
         return self._keys.get(id)
@@ -156,5 +160,6 @@ class MemoryRunners:
             if created_ms < now - ANSWERS_KEPT:
                 del self._answers[place]
         for execution, run in list(self._runs.items()):
-            if run.closed and run.begun_ms < now - RUNS_KEPT:
+            if run.begun_ms < now - RUNS_KEPT:
                 del self._runs[execution]
+                self._chunks.pop(execution, None)

@@ -47,7 +47,6 @@ def test_a_runner_is_given_up_once_it_is_silent_or_does_not_obey() -> None:
     assert not patience.is_given_up(timed_out, 31, 60)  # it may come back
     assert patience.is_given_up(timed_out, 31, 91)
     assert patience.is_given_up(timed_out, 31, 1)
-    assert patience.is_given_up(StopReason.SHUTDOWN, 0, 0)
 
 
 def test_an_id_has_the_form_of_a_uuid() -> None:

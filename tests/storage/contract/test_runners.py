@@ -39,6 +39,7 @@ async def test_a_key_is_found_by_its_secret_until_it_ends(
     assert await runners.key_by_secret(HASH) == await runners.key(key.id) == key
     assert await runners.key_by_secret(OTHER) is None
     assert await runners.keys([project]) == [key]
+    assert await runners.projects_with_keys() == {project}
     assert await runners.keys(["0" * 26]) == []
     assert await runners.end_key(key.id, clock.now + MINUTE)
     assert await runners.end_key(key.id, clock.now + 2 * MINUTE)  # not longer than it was
@@ -147,9 +148,6 @@ async def test_the_first_end_and_the_highest_stop_stay(runners: RunnerStore, clo
     assert run
     assert (run.stop, run.muted, run.end, run.closed) == (StopLevel.KILL, True, RunEnd("failed", -9), False)
     clock.now += 3 * 24 * 60 * MINUTE
-    await runners.forget()
-    assert await runners.run(EXECUTION)
-    await runners.close_run(EXECUTION)
     await runners.forget()
     assert await runners.run(EXECUTION) is None
 
