@@ -36,6 +36,7 @@ LONGEST_LIFE = 24 * 3600  # seconds between the login and exp that any token may
 FRESH_LINK = 15 * 60  # seconds after a login by link in which a password may be set without the current one
 CLOCK_SKEW = 60  # seconds that iat may lie ahead
 API_TOKEN_PREFIX = "gp_"
+RUNNER_KEY_PREFIX = "dc_"
 LOGIN_LINK_PREFIX = "gl_"
 SECRET_BYTES = 32
 
@@ -155,6 +156,11 @@ def verify_password(password: str, hashed: str | None) -> bool:
 def new_api_token(random: Callable[[int], bytes]) -> str:
     """A secret for programs: `gp_` and 43 characters that may stand in a URL."""
     return API_TOKEN_PREFIX + _characters(random(SECRET_BYTES))
+
+
+def new_runner_key(random: Callable[[int], bytes]) -> str:
+    """A secret for the runner of a Django project: `dc_`, which runners expect, and 43 characters."""
+    return RUNNER_KEY_PREFIX + _characters(random(SECRET_BYTES))
 
 
 def new_login_link(random: Callable[[int], bytes]) -> str:

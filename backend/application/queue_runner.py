@@ -54,30 +54,35 @@ class QueueRunner:
         targets = frozenset(map(str, self.resolver.reachable()))
         if not targets:
             return 0
-        return sum([await self._start(each) for each in await self.queue.queued(targets, BATCH)])
+        started = [await self.start(each) for each in await self.queue.queued(targets, BATCH)]
+        return sum(isinstance(each, Execution) for each in started)
 
-    async def _start(self, waiting: Queued) -> bool:
+    async def start(self, waiting: Queued) -> Execution | Decision | None:
+        """Claim and start one execution. None if it has ended, or does not wait any more. Raises StorageError."""
         record = waiting.record
         if not waiting.job:
             return await self._take_up(record)
         try:
             job = self.decode(waiting.job)
         except ValueError:
-            return await self._end(record, Status.FAILED, EXIT_GATEPOST_FAILED, "Its job cannot be read.")
+            await self._end(record, Status.FAILED, EXIT_GATEPOST_FAILED, "Its job cannot be read.")
+            return None
         who = await self._principal(record, job.actor.address)
         # The account may have been disabled, or the target closed to it, while the execution waited.
         target = check_role(who) or await self.resolver.resolve(who, TargetRef.parse(record.target))
         if isinstance(target, Decision):
-            return await self._end(record, Status.DENIED, None, target.reason)
-        return isinstance(await self.gateway.resume(_request(record, job, who, target), job.plan), Execution)
+            await self._end(record, Status.DENIED, None, target.reason)
+            return None
+        return await self.gateway.resume(_request(record, job, who, target), job.plan)
 
-    async def _take_up(self, record: Record) -> bool:
+    async def _take_up(self, record: Record) -> Execution | Decision | None:
         """Follow an execution that went on when its server died or ended. It is not started again."""
         who = await self._principal(record, "")
         target = check_role(who) or await self.resolver.resolve(who, TargetRef.parse(record.target))
         plan = target if isinstance(target, Decision) else await self._plan(record, target)
         if isinstance(target, Decision) or isinstance(plan, Decision):
-            return await self._end(record, Status.LOST, None, "It cannot be taken up any more.")
+            await self._end(record, Status.LOST, None, "It cannot be taken up any more.")
+            return None
         request = Request(
             who,
             target,
@@ -87,7 +92,7 @@ class QueueRunner:
             metadata_only=record.metadata_only,
             execution=record.id,
         )
-        return isinstance(await self.gateway.resume(request, plan), Execution)
+        return await self.gateway.resume(request, plan)
 
     async def _plan(self, record: Record, target: Target) -> Plan | Decision:
         return await asyncio.to_thread(admit, record.command, target, record.working_dir)
@@ -99,9 +104,9 @@ class QueueRunner:
         permissions = user.role.permissions if user and not user.disabled else frozenset()
         return Principal(record.principal, address, permissions, user)
 
-    async def _end(self, record: Record, status: Status, exit_code: int | None, reason: str) -> bool:
+    async def _end(self, record: Record, status: Status, exit_code: int | None, reason: str) -> None:
+        """End an execution that waits, since it cannot be started."""
         await self.queue.cancel_queued(record.id, Completion(status, exit_code, 0, reason=reason))
-        return False
 
 
 def _request(record: Record, job: Job, who: Principal, target: Target) -> Request:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from backend.application.django_targets import DjangoTargets
 from backend.application.host_targets import HOST, HostTargets
 from backend.core.decisions import Decision
 from backend.core.errors import StorageError
@@ -37,6 +38,10 @@ class LocalPlaces(Protocol):
         ...
 
 
+def _unknown(name: str) -> Decision:
+    return Decision.deny("target.unknown", f"There is no target {name} that you may use.", "Name a project, or none.")
+
+
 @dataclass(slots=True)
 class TargetResolver:
     """The targets of this server. Clients without an account get `visitors_files` and `visitors_profile`.
@@ -52,6 +57,7 @@ class TargetResolver:
     load_profile: Callable[[str], Profile]
     hosts: HostTargets | None = None
     holds_hosts: bool = False
+    django: DjangoTargets | None = None
     _workspaces: dict[str, FileView] = field(default_factory=dict)
     _profiles: dict[str, Profile] = field(default_factory=dict)
 
@@ -76,10 +82,20 @@ class TargetResolver:
                 return found or unknown_project(id)
             case TargetRef("host", id) if self.hosts:
                 return await self.hosts.resolve(who, id)
+            case TargetRef("django", name) if self.django:
+                return await self.django.resolve(who, name)
+            case TargetRef("named", name):
+                return await self._named(who, name)
             case _:
-                return Decision.deny(
-                    "target.unknown", f"There is no target {ref} that you may use.", "Name a project, or none."
-                )
+                return _unknown(str(ref))
+
+    async def _named(self, who: Principal, name: str) -> Target | Decision:
+        """The host with a name, or, if there is none for the caller, the Django project."""
+        host = await self.hosts.resolve(who, name) if self.hosts else _unknown(name)
+        if isinstance(host, Target) or self.django is None:
+            return host
+        django = await self.django.resolve(who, name)
+        return django if isinstance(django, Target) or self.hosts is None else host
 
     def leave(self, visitor: Principal) -> None:
         """The connection of a visitor has ended."""

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from backend import __version__
-from backend.cli import accounts, agent, audit, host, policy, protection, schedule, serve
+from backend.cli import accounts, agent, audit, host, policy, protection, runner, schedule, serve
 from backend.core.errors import GatepostError, reason_of
 from backend.core.policy.profile import ProfileError
 from backend.runtime.settings import SettingsError
@@ -35,6 +35,7 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_verb(verbs)
     agent.add_verb(verbs)
     host.add_verbs(verbs)
+    runner.add_verbs(verbs)
     policy.add_verbs(verbs)
     protection.add_verb(verbs)
     accounts.add_verbs(verbs)

@@ -11,6 +11,21 @@ def ulid(milliseconds: int, randomness: int) -> str:
     return "".join(CROCKFORD[number >> shift & 31] for shift in range(125, -1, -5))
 
 
+def as_uuid(id: str) -> str:
+    """A ULID in the form of a UUID, for protocols that know only those."""
+    digits = f"{sum(CROCKFORD.index(letter) << 5 * place for place, letter in enumerate(reversed(id))):032x}"
+    return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
+
+
+def of_uuid(text: str) -> str:
+    """The ULID in the form of this UUID; the empty string, which is never an id, if it is none."""
+    digits = text.replace("-", "")
+    if len(text) != 36 or len(digits) != 32 or not set(digits.lower()) <= set("0123456789abcdef"):
+        return ""
+    number = int(digits, 16)
+    return "".join(CROCKFORD[number >> shift & 31] for shift in range(125, -1, -5))
+
+
 def is_id(value: object) -> bool:
     """Whether it can be stored as an id."""
     return isinstance(value, str) and 0 < len(value) <= LENGTH and value.isascii() and value.isprintable()

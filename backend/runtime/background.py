@@ -7,6 +7,7 @@ import structlog
 
 from backend.application.notifier import Notifier
 from backend.application.queue_runner import QueueRunner
+from backend.application.runners import Runners
 from backend.application.schedule_runner import ScheduleRunner
 from backend.core.errors import StorageError, reason_of
 from backend.core.execution.ownership import HEARTBEAT
@@ -16,6 +17,8 @@ from backend.runtime.persistence import Stores
 from backend.runtime.settings import Settings
 
 PRUNE_EVERY = 3600.0  # seconds between two checks of the age of what is stored
+TAKE_UP_EVERY = 2.0  # seconds between two searches for executions on runners that have lost their server
+FORGET_RUNS_EVERY = 600.0  # seconds between two deletions of answers to runners, of which there can be many
 CUT_AUDIT_EVERY = 86400.0  # seconds between two checks of the age of the audit
 RECOVER_EVERY = 5.0  # seconds between two searches for executions with an expired lease; this adds to the lease
 # Seconds between two searches for executions that wait. A server that reaches no such target asks nothing.
@@ -50,6 +53,29 @@ async def prune_often(settings: Settings, stores: Stores) -> None:
         except (OSError, StorageError) as error:
             log.error("old data not deleted", reason=reason_of(error))
         await asyncio.sleep(PRUNE_EVERY)
+
+
+async def forget_runs_often(stores: Stores) -> None:
+    """Delete what runners are no longer answered."""
+    log = structlog.get_logger()
+    while True:
+        try:
+            await stores.runners.forget()
+        except StorageError as error:
+            log.error("old answers to runners not deleted", reason=reason_of(error))
+        await asyncio.sleep(FORGET_RUNS_EVERY)
+
+
+async def take_up_often(runners: Runners) -> None:
+    """Follow the executions on runners whose servers have died or ended."""
+    outage = Outage("executions on runners not taken up")
+    while True:
+        try:
+            await runners.take_up()
+            outage.over()
+        except StorageError as error:
+            outage.report(error)
+        await asyncio.sleep(TAKE_UP_EVERY)
 
 
 async def cut_audit_often(settings: Settings, stores: Stores) -> None:

@@ -20,6 +20,7 @@ from backend.accounts.credentials import new_login_link, secret_hash
 from backend.application.executions import ExecutionService
 from backend.application.notifier import Notifier
 from backend.application.queue_runner import QueueRunner
+from backend.application.runners import Runners
 from backend.application.schedule_runner import ScheduleRunner
 from backend.core.execution.gateway import Gateway
 from backend.core.execution.model import StopReason
@@ -27,6 +28,7 @@ from backend.core.identity import Role
 from backend.core.threads import started_threads
 from backend.runtime.background import (
     cut_audit_often,
+    forget_runs_often,
     heartbeat_often,
     notify_often,
     prune_often,
@@ -35,6 +37,7 @@ from backend.runtime.background import (
     run_queue_often,
     run_schedules_often,
     supervised,
+    take_up_often,
 )
 from backend.runtime.clock import now_ms
 from backend.runtime.hosts import Hosts
@@ -64,6 +67,7 @@ class Server:
     notifier: Notifier
     retention: RecordingRetention
     hosts: Hosts
+    runners: Runners
 
 
 def lifespan(server: Server) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
@@ -130,6 +134,8 @@ def _begin_jobs(server: Server) -> list[asyncio.Task[None]]:
         "notify": partial(notify_often, server.notifier),
         "schedules": partial(run_schedules_often, server.schedule_runner),
         "prune": partial(prune_often, settings, stores),
+        "runners": partial(forget_runs_often, stores),
+        "take up": partial(take_up_often, server.runners),
         "recordings": server.retention.keep,
         "cut audit": partial(cut_audit_often, settings, stores),
     }

@@ -31,6 +31,7 @@ from backend.storage.owner_locks import OwnerLocks
 from backend.storage.ownership import SqlOwnership
 from backend.storage.projects import SqlProjects
 from backend.storage.recordings import FileRecordings
+from backend.storage.runners import SqlRunners
 from backend.storage.schedules import SqlSchedules
 
 
@@ -48,6 +49,7 @@ class Stores:
     history: SqlExecutionHistory
     identities: SqlIdentities
     projects: SqlProjects
+    runners: SqlRunners
     keys: SqlIdempotencyKeys
     schedules: SqlSchedules
     notifications: SqlNotifications
@@ -120,6 +122,7 @@ def _stores(data: Path, folder: str, queue: CommitQueue, recordings: FileRecordi
         history=history,
         identities=SqlIdentities(database, now_ms, new_id),
         projects=SqlProjects(database, now_ms, new_id),
+        runners=SqlRunners(database, now_ms, new_id),
         keys=SqlIdempotencyKeys(database, now_ms),
         schedules=SqlSchedules(database),
         notifications=SqlNotifications(database),

@@ -19,16 +19,20 @@ from slowapi import Limiter
 
 from backend import __version__
 from backend.accounts.authentication import Authenticator
-from backend.accounts.credentials import Tokens, secret_hash
+from backend.accounts.credentials import Tokens, new_runner_key, secret_hash
 from backend.accounts.shared_holders import SharedHolders
+from backend.application.django_targets import DjangoTargets
 from backend.application.executions import ExecutionService
+from backend.application.host_targets import HostTargets
 from backend.application.local_executions import LocalExecutions
 from backend.application.notifications import NotificationService, OwnSubjects
 from backend.application.queue_runner import QueueRunner
+from backend.application.runner_keys import KeyAdministration
+from backend.application.runners import Runners, is_django
 from backend.application.schedule_runner import ScheduleRunner
 from backend.application.schedules import Bounds, ScheduleService
 from backend.application.submission import Submission
-from backend.application.target_resolver import TargetResolver
+from backend.application.target_resolver import LocalPlaces, TargetResolver
 from backend.bus.memory import MemoryBus
 from backend.bus.redis import RedisBus
 from backend.core.errors import StorageError
@@ -56,6 +60,7 @@ from backend.runtime.persistence import Stores, open_stores
 from backend.runtime.preflight import EntryCheck, Guard, build_guard
 from backend.runtime.programs import OutsidePrograms, outside_programs
 from backend.runtime.retention import RecordingRetention
+from backend.runtime.runners import Django, build_django
 from backend.runtime.schedules import schedule_runner
 from backend.runtime.settings import Settings, SettingsError, load_settings
 from backend.runtime.telemetry import HostCollector, Telemetry, configure_logs
@@ -63,6 +68,7 @@ from backend.runtime.tokens import access_tokens, name_digest
 from backend.storage.limiter import PAGE_WINDOWS, MovingWindow, is_reachable, shared_storage
 from backend.transports.agent_api import Agents, Capabilities, agent_routes
 from backend.transports.dependencies import Access
+from backend.transports.django_api import DjangoService, django_routes
 from backend.transports.executions_api import Executions, execution_routes
 from backend.transports.health import HealthChecks, health_routes
 from backend.transports.hosts_api import HostService, host_routes
@@ -74,6 +80,7 @@ from backend.transports.pages import ForeignPages, Visitors, add_page_files, pag
 from backend.transports.problems import add_problems
 from backend.transports.projects_api import ProjectService, project_routes
 from backend.transports.recordings_api import recording_routes
+from backend.transports.runner_api import LARGER_BODIES, RunnerGate, runner_routes
 from backend.transports.schedules_api import ScheduleRoutes, schedule_routes
 from backend.transports.security import Connections, Rejections, Security
 from backend.transports.terminal_socket import ServiceInfo, TerminalSocket
@@ -102,6 +109,9 @@ class House:
     service: ExecutionService
     hosts: Hosts
     schedule_runner: ScheduleRunner
+    django: Django
+    queue_runner: QueueRunner
+    runners: Runners
 
     def window(self, rate: Rate, name: str) -> MovingWindow:
         """A limit, shared by all servers if Redis is configured."""
@@ -134,7 +144,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     info = _service_info(house.telemetry)
     limiter, files = _limiter(app, security), PageFiles(PAGE_FOLDER)
-    add_problems(app, access.rejected)
+    add_problems(app, access.rejected, LARGER_BODIES)
     _add_routes(app, house, access, info, limiter, files)
     app.include_router(login_routes(access, _login(house, tokens), limiter, settings.http_rate))
     describe(app)
@@ -169,21 +179,54 @@ def _build(settings: Settings, programs: OutsidePrograms, masks: Masks) -> House
     hosts = build_hosts(
         settings, stores.owner, limits, stores.audit, stores.projects, output_lines(settings, masks), masks.text
     )
-    stores = replace(stores, recovery=replace(stores.recovery, goes_on=hosts.goes_on))
-    resolver = TargetResolver(
+    stores = replace(
+        stores, recovery=replace(stores.recovery, goes_on=lambda target: hosts.goes_on(target) or is_django(target))
+    )
+    django = build_django(stores, limits, output_lines(settings, masks))
+    places = local_places(settings, guard, masks, stores, programs)
+    resolver = _resolver(settings, stores, guard, places, profile, hosts.targets, django.targets)
+    mask = hosts.mask(settings, masks)
+    gateway = _gateway(settings, stores, telemetry, counters, guard, mask, django.wakeups.wake)
+    service = _service(settings, stores, gateway, resolver)
+    queue_runner = QueueRunner(gateway, resolver, stores.ownership, stores.identities, JOB.validate_json)
+    runner = schedule_runner(stores, gateway, service)
+    return House(
+        settings,
+        stores,
+        guard,
+        telemetry,
+        counters,
+        resolver,
+        gateway,
+        service,
+        hosts,
+        runner,
+        django,
+        queue_runner,
+        django.runners(stores, queue_runner, MaskedAuditLog(stores.audit, masks.text), masks.text),
+    )
+
+
+def _resolver(
+    settings: Settings,
+    stores: Stores,
+    guard: Guard,
+    places: LocalPlaces,
+    profile: Callable[[str], Profile],
+    hosts: HostTargets | None,
+    django: DjangoTargets,
+) -> TargetResolver:
+    return TargetResolver(
         visitors_profile=profile(settings.profile),
         visitors_files=visitors_files(settings, guard),
         projects=stores.projects,
-        places=local_places(settings, guard, masks, stores, programs),
-        limits=limits,
+        places=places,
+        limits=_execution_limits(settings),
         load_profile=profile,
-        hosts=hosts.targets,
+        hosts=hosts,
         holds_hosts=guard.rooms.make is not None,
+        django=django,
     )
-    gateway = _gateway(settings, stores, telemetry, counters, guard, hosts.mask(settings, masks))
-    service = _service(settings, stores, gateway, resolver)
-    runner = schedule_runner(stores, gateway, service)
-    return House(settings, stores, guard, telemetry, counters, resolver, gateway, service, hosts, runner)
 
 
 def _execution_limits(settings: Settings) -> ExecutionLimits:
@@ -198,6 +241,7 @@ def _gateway(
     counters: Storage | None,
     guard: Guard,
     mask: Callable[[str], str],
+    enqueued: Callable[[str], None],
 ) -> Gateway:
     return Gateway(
         rates=Rates(
@@ -219,6 +263,7 @@ def _gateway(
             observer=telemetry,
             clock=Clock(time.monotonic, utc_now, new_id),
             mask=mask,
+            enqueued=enqueued,
             # Every command may write what the limit of output permits, however little is stored.
             shares=RecordingShares(max(settings.retention_bytes // SHARE, settings.output_limit)),
         ),
@@ -255,19 +300,18 @@ def _bus(settings: Settings) -> ExecutionBus:
 
 
 def _server(house: House) -> Server:
-    stores = house.stores
-    runner = QueueRunner(house.gateway, house.resolver, stores.ownership, stores.identities, JOB.validate_json)
     return Server(
         house.settings,
-        stores,
+        house.stores,
         house.guard,
         house.gateway,
         house.service,
-        runner,
+        house.queue_runner,
         house.schedule_runner,
-        build_notifier(stores, house.service, build_senders(house.settings)),
+        build_notifier(house.stores, house.service, build_senders(house.settings)),
         _retention(house),
         house.hosts,
+        house.runners,
     )
 
 
@@ -334,6 +378,8 @@ def _add_routes(
     schedules = _schedules(house, access)
     app.include_router(schedule_routes(schedules))
     app.include_router(notification_routes(_notifications(house, access, schedules.service)))
+    app.include_router(django_routes(_django_service(house, access, projects)))
+    app.include_router(runner_routes(_runner_gate(house, access)))
     app.include_router(
         host_routes(
             HostService(access, service, house.hosts.targets, house.hosts.seal, house.gateway.slots.per_principal)
@@ -368,6 +414,16 @@ def _notifications(house: House, access: Access, schedules: ScheduleService) -> 
         randomness=secrets.token_bytes,
     )
     return NotificationRoutes(access, service, house.stores.identities)
+
+
+def _django_service(house: House, access: Access, projects: ProjectService) -> DjangoService:
+    runners = house.stores.runners
+    keys = KeyAdministration(runners, access.audit, lambda: new_runner_key(secrets.token_bytes), secret_hash, now_ms)
+    return DjangoService(access, house.django.targets, runners, keys, projects)
+
+
+def _runner_gate(house: House, access: Access) -> RunnerGate:
+    return RunnerGate(access, house.runners, secret_hash, access.security.token_failures, time.time)
 
 
 def _visitors(settings: Settings) -> Visitors:

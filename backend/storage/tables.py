@@ -208,6 +208,67 @@ deliveries = Table(
     Index(None, "status", "next_ms"),
 )
 
+# A runner of a Django project is whatever has the secret of its key.
+runner_keys = Table(
+    "runner_keys",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("project_id", Id, ForeignKey("projects.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("name", String(64), nullable=False),
+    Column("secret_hash", LargeBinary(32), nullable=False, unique=True),
+    Column("created_ms", Millis, nullable=False),
+    Column("expires_ms", Millis),  # in the past: it was revoked
+    Column("suspended", Text),  # the reason why its runner gets no executions
+    Column("seen_ms", Millis),  # its last heartbeat
+    Column("runner_version", String(64), nullable=False),
+    Column("python_version", String(64), nullable=False),
+    Column("django_version", String(64), nullable=False),
+)
+
+runner_commands = Table(
+    "runner_commands",
+    metadata,
+    Column("project_id", Id, ForeignKey("projects.id", ondelete="CASCADE"), primary_key=True),
+    Column("commands", Text, nullable=False),  # JSON list of objects
+    Column("hash", String(80), nullable=False),
+)
+
+# What requests of runners were answered, for requests that are repeated.
+runner_answers = Table(
+    "runner_answers",
+    metadata,
+    Column("key_id", Id, primary_key=True),
+    Column("nonce", String(64), primary_key=True),
+    Column("digest", LargeBinary(32), nullable=False),  # of the method, the path and the body
+    Column("status", Integer, nullable=False),
+    Column("body", Text, nullable=False),
+    Column("created_ms", Millis, nullable=False, index=True),
+)
+
+runner_runs = Table(
+    "runner_runs",
+    metadata,
+    Column("execution", Id, primary_key=True),
+    Column("key_id", Id, nullable=False),
+    Column("nonce", String(64), nullable=False),  # of the request that started it
+    Column("begun_ms", Millis, nullable=False, index=True),
+    Column("heard_ms", Millis, nullable=False),  # the last call about it
+    Column("muted", Boolean, nullable=False),
+    Column("stop", Integer, nullable=False),  # StopLevel
+    Column("end_status", String(16)),
+    Column("exit_code", Integer),
+    Column("closed", Boolean, nullable=False),
+)
+
+runner_chunks = Table(
+    "runner_chunks",
+    metadata,
+    Column("execution", Id, primary_key=True),
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("is_stderr", Boolean, nullable=False),
+    Column("content", Text, nullable=False),
+)
+
 # Append-only. `body` is the canonical JSON that the hash is over; nothing else is stored of an event.
 audit_events = Table(
     "audit_events",

@@ -12,6 +12,7 @@ ABOUT = (
 )
 TAGS = {
     "hosts": "Machines whose agents run commands.",
+    "django": "Django projects whose runners run management commands.",
     "login": "Exchange a password or a login link for an access token; show its account; revoke it.",
     "agent": "Run a command and wait for its output; the history, figures and alerts of commands.",
     "executions": "Start a command in the background; follow, read, feed, signal and cancel it.",

@@ -60,6 +60,7 @@ STATUS_OF_RULE = {
     "schedule.": 422,
     "stdin.": 409,
     "terminal.none": 409,
+    "runner.": 409,
     "idempotency.mismatch": 422,
     "idempotency.waiting": 409,
     "limits.watching": 429,
@@ -153,8 +154,11 @@ class Problem(Exception):
         return JSONResponse(body, self.status, headers, MEDIA_TYPE)
 
 
-def add_problems(app: FastAPI, rejected: Rejected) -> None:
-    """Answer every error as a problem. `rejected(request, status, rule)` records it in the audit."""
+def add_problems(app: FastAPI, rejected: Rejected, larger: Mapping[str, int] | None = None) -> None:
+    """Answer every error as a problem. `rejected(request, status, rule)` records it in the audit.
+
+    Below the paths in `larger`, a body may have so many bytes.
+    """
 
     async def answer(request: Request, problem: Problem) -> JSONResponse:
         if not problem.recorded:
@@ -184,7 +188,7 @@ def add_problems(app: FastAPI, rejected: Rejected) -> None:
     app.add_exception_handler(RateLimitExceeded, limited)  # type: ignore[arg-type]
     app.add_exception_handler(StorageError, unavailable)  # type: ignore[arg-type]
     if app.max_body_size is not None:
-        app.add_middleware(BodyLimit, limit=app.max_body_size, answer=answer)
+        app.add_middleware(BodyLimit, limit=app.max_body_size, larger=larger or {}, answer=answer)
         # FastAPI would answer outside all middleware, in plain text and without our headers. Its routes still apply.
         app.max_body_size = None
 
@@ -192,20 +196,29 @@ def add_problems(app: FastAPI, rejected: Rejected) -> None:
 class BodyLimit:
     """ASGI middleware that refuses a body whose Content-Length is too large; one without is limited as it arrives."""
 
-    def __init__(self, app: ASGIApp, limit: int, answer: Callable[[Request, Problem], Awaitable[JSONResponse]]) -> None:
-        self.app, self.limit, self.answer = app, limit, answer
+    def __init__(
+        self,
+        app: ASGIApp,
+        limit: int,
+        larger: Mapping[str, int],
+        answer: Callable[[Request, Problem], Awaitable[JSONResponse]],
+    ) -> None:
+        self.app, self.limit, self.larger, self.answer = app, limit, larger, answer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or not self._is_too_large(Request(scope)):
             await self.app(scope, receive, send)
             return
-        detail = f"The body is larger than {size_text(self.limit)}."
+        detail = f"The body is larger than {size_text(self._limit(scope['path']))}."
         response = await self.answer(Request(scope, receive), Problem(413, "limits.body", detail))
         await response(scope, receive, send)
 
+    def _limit(self, path: str) -> int:
+        return next((limit for start, limit in self.larger.items() if path.startswith(start)), self.limit)
+
     def _is_too_large(self, request: Request) -> bool:
         length = request.headers.get("content-length", "")
-        return length.isdecimal() and int(length[:20]) > self.limit
+        return length.isdecimal() and int(length[:20]) > self._limit(request.scope["path"])
 
 
 def _seconds(error: RateLimitExceeded) -> float:

@@ -61,11 +61,16 @@ class Clock:
     new_id: Callable[[], str]
 
 
+def ignored(_: str) -> None:
+    """No target of this server is waited for."""
+
+
 @dataclass(slots=True)
 class Lifecycle:
     """Starts executions and ends them.
 
-    `mask` hides secrets in what is stored of a command line; `encode` serialises the job of a queued execution.
+    `mask` hides secrets in what is stored of a command line; `encode` serialises the job of a queued execution, whose
+    target `enqueued` is called with.
     """
 
     log: ExecutionLog
@@ -75,6 +80,7 @@ class Lifecycle:
     observer: Observer
     clock: Clock
     mask: Callable[[str], str]
+    enqueued: Callable[[str], None] = ignored
     shares: RecordingShares = field(default_factory=RecordingShares)
     registry: Registry = field(default_factory=Registry)
     ending: set[asyncio.Future[bool]] = field(default_factory=set)
@@ -154,6 +160,7 @@ class Lifecycle:
         """Record an execution that waits for an owner. Raises StorageError."""
         attempt = self.attempt(request, plan.decision, plan.argvs)
         await self.queue.enqueue(attempt, self.encode(_job(request, plan)))
+        self.enqueued(attempt.target)
         return Waiting(attempt.id)
 
     async def _run(self, execution: Execution, recorder: Recorder, on_end: Callable[[], None]) -> None:

@@ -33,14 +33,15 @@ class TargetRef(NamedTuple):
 
 
 OWN = TargetRef("local")
-# `@web-01 git_status ...`: the name of a host before its command.
+NAMED = "named"  # the kind of a target that is known by its name only: a host, or a Django project
+# `@web-01 git_status ...`, `@shop migrate`: the name of a host or of a Django project before its command.
 ADDRESSED = re.compile(r"\s*@([A-Za-z0-9._-]{1,64})[ \t]+(.*)", re.S)
 
 
 def addressed(line: str, target: TargetRef) -> tuple[str, TargetRef]:
-    """The command and the target of a line that may name a host; one that was named apart from it remains."""
+    """The command and the target of a line that may name one; a target that was named apart from it remains."""
     found = ADDRESSED.fullmatch(line) if target == OWN else None
-    return (found[2], TargetRef("host", found[1])) if found else (line, target)
+    return (found[2], TargetRef(NAMED, found[1])) if found else (line, target)
 
 
 def project_ref(project: str) -> TargetRef:

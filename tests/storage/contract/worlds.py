@@ -25,8 +25,10 @@ from backend.storage.memory.executions import MemoryExecutions
 from backend.storage.memory.idempotency_keys import MemoryIdempotencyKeys
 from backend.storage.memory.identities import MemoryIdentities
 from backend.storage.memory.projects import MemoryProjects
+from backend.storage.memory.runners import MemoryRunners
 from backend.storage.memory.schedules import MemorySchedules
 from backend.storage.projects import SqlProjects
+from backend.storage.runners import SqlRunners
 from backend.storage.schedules import SqlSchedules
 from tests.storage.writing import FOLDER, keys_of, ledger_with, new_id
 
@@ -64,6 +66,9 @@ class World(Protocol):
     @property
     def schedules(self) -> SqlSchedules | MemorySchedules: ...
 
+    @property
+    def runners(self) -> SqlRunners | MemoryRunners: ...
+
     async def server(self, owner: str, folder: str = FOLDER) -> Server: ...
 
     async def events(self) -> list[dict[str, Any]]:
@@ -89,6 +94,7 @@ class MemoryWorld:
         self.identities = MemoryIdentities(self.clock, self.new_id)
         self.projects = MemoryProjects(self.identities, self.clock, self.new_id)
         self.schedules = MemorySchedules(self.history)
+        self.runners = MemoryRunners(self.projects, self.clock, self.new_id)
 
     async def server(self, owner: str, folder: str = FOLDER) -> Server:
         log = MemoryExecutionLog(
@@ -124,6 +130,7 @@ class SqlWorld:
         self.identities = SqlIdentities(self.database, self.clock, self.new_id)
         self.projects = SqlProjects(self.database, self.clock, self.new_id)
         self.schedules = SqlSchedules(self.database)
+        self.runners = SqlRunners(self.database, self.clock, self.new_id)
 
     async def server(self, owner: str, folder: str = FOLDER) -> Server:
         self.opened.append(Database(self.url))

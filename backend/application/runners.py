@@ -1,0 +1,220 @@
+"""What the runners of Django projects ask for. Every call is that of a key, whose project it is about.
+
+A call may reach any server, and any number of times: what it says is stored, and the server that owns the execution
+reads it there.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from backend.application.queue_runner import BATCH, QueueRunner
+from backend.core.audit.events import Kind
+from backend.core.decisions import Decision
+from backend.core.django.commands import CommandList, command_and_arguments
+from backend.core.django.ports import Added, RunnerKey, RunnerStore, RunnerVersions
+from backend.core.django.runs import Chunk, Run, RunEnd, StopLevel
+from backend.core.errors import StorageError
+from backend.core.execution.model import Job, Status
+from backend.core.execution.refusals import unknown
+from backend.core.execution.registry import Execution
+from backend.core.execution.targets import TargetRef
+from backend.core.execution.wakeups import Wakeups
+from backend.core.ports import AuditLog, ExecutionHistory, Queued
+
+DJANGO = "django"
+AT_ONCE = 16  # executions that a runner is offered at once; it runs a few of them
+LATE_SHOWN = 4096  # characters of late output that the audit contains
+
+
+def target_of(project: str) -> TargetRef:
+    """The target of a Django project."""
+    return TargetRef(DJANGO, project)
+
+
+def is_django(target: str) -> bool:
+    """Whether commands on a target outlive their server, since runners run them."""
+    return target.startswith(f"{DJANGO}:")
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """An execution that waits for a runner. `arguments` can be taken apart by `shlex.split`; `timeout` is in seconds."""
+
+    execution: str
+    command: str
+    arguments: str
+    timeout: float
+    metadata_only: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """What a heartbeat is answered with."""
+
+    suspended: str | None
+    in_sync: bool
+    pending: int
+
+
+@dataclass(frozen=True, slots=True)
+class Runners:
+    """The use cases of runners. All of them raise StorageError.
+
+    `recheck` is in seconds: how often a runner that waits looks for what other servers have queued.
+    """
+
+    store: RunnerStore
+    queue_runner: QueueRunner
+    history: ExecutionHistory
+    audit: AuditLog
+    wakeups: Wakeups
+    mask: Callable[[str], str]
+    now_ms: Callable[[], int]
+    recheck: float
+    reported: set[str] = field(default_factory=set)  # executions whose late output was recorded
+
+    async def heartbeat(self, key: RunnerKey, versions: RunnerVersions, commands_hash: str) -> Heartbeat:
+        """A runner is alive."""
+        await self.store.seen(key.id, versions)
+        in_sync = commands_hash == await self.store.commands_hash(key.project)
+        return Heartbeat(key.suspended, in_sync, len(await self._waiting(key)))
+
+    async def sync(self, key: RunnerKey, commands: CommandList) -> None:
+        """A runner lists the commands of its project."""
+        await self.store.set_commands(key.project, commands)
+
+    async def pending(self, key: RunnerKey, wait: float = 0.0) -> list[Pending]:
+        """What waits for a runner, the oldest first; waits for so many seconds until there is something."""
+        if key.suspended is not None:
+            return []
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + wait
+        with self.wakeups.watch(str(target_of(key.project))) as watch:
+            while not (found := await self._offers(key)) and (left := deadline - loop.time()) > 0:
+                await watch.wait(min(left, self.recheck))
+                if not await self._is_active(key):
+                    return []  # suspended or revoked meanwhile: the next request says so
+        return found
+
+    async def _is_active(self, key: RunnerKey) -> bool:
+        now = await self.store.key(key.id)
+        return now is not None and now.is_valid(self.now_ms()) and now.suspended is None
+
+    async def take_up(self) -> None:
+        """Have this server follow what goes on though its server has died or ended. It has no job: it was started."""
+        targets = {str(target_of(project)) for project in await self.store.projects_with_keys()}
+        for each in await self.queue_runner.queue.queued(targets, BATCH):
+            if not each.job:
+                await self.queue_runner.start(each)
+
+    async def _waiting(self, key: RunnerKey) -> Sequence[Queued]:
+        found = await self.queue_runner.queue.queued({str(target_of(key.project))}, AT_ONCE)
+        return [each for each in found if each.job]
+
+    async def _offers(self, key: RunnerKey) -> list[Pending]:
+        return [offer for each in await self._waiting(key) if (offer := await self._offer(each))]
+
+    async def _offer(self, waiting: Queued) -> Pending | None:
+        """What a runner needs to know of a job. One that cannot be read is ended, as if it were started."""
+        try:
+            job: Job = self.queue_runner.decode(waiting.job)
+        except ValueError:
+            await self.queue_runner.start(waiting)
+            return None
+        command, arguments = command_and_arguments(job.plan.argvs[0])
+        return Pending(waiting.record.id, command, arguments, job.timeout, waiting.record.metadata_only)
+
+    async def start(self, key: RunnerKey, execution: str, nonce: str) -> Decision | None:
+        """A runner claims an execution. One request gets it, however often that is repeated."""
+        record = await self.history.get(execution)
+        if record is None or record.target != str(target_of(key.project)):
+            return unknown(execution)
+        if record.status is not Status.QUEUED:
+            return None if await self._has_started(key, execution, nonce) else _claimed(execution)
+        if key.suspended is not None:
+            reason = f"This runner is suspended: {key.suspended}"
+            return Decision.deny("runner.suspended", reason, "It gets executions again once it is resumed.")
+        return await self._claim(key, execution, nonce)
+
+    async def _claim(self, key: RunnerKey, execution: str, nonce: str) -> Decision | None:
+        """Have this server own an execution that waits, if no other request has begun it."""
+        waiting = await self.queue_runner.queue.queued({str(target_of(key.project))}, BATCH)
+        mine = next((each for each in waiting if each.record.id == execution), None)
+        if mine is None or not mine.job:  # it was started, though it may have no server now
+            return None if await self._has_started(key, execution, nonce) else _claimed(execution)
+        if not await self.store.begin(execution, key.id, nonce, muted=mine.record.metadata_only):
+            return _claimed(execution)
+        started = await self.queue_runner.start(mine)
+        record = await self.history.get(execution)
+        if isinstance(started, Execution) or (record and record.status is Status.RUNNING):
+            return None  # also the same request, sent again while it was being answered
+        await self.store.abandon(execution, nonce)
+        return started or _claimed(execution)
+
+    async def _has_started(self, key: RunnerKey, execution: str, nonce: str) -> bool:
+        """Whether this request has started an execution that has not ended."""
+        run, record = await self.store.run(execution), await self.history.get(execution)
+        same = run is not None and not run.closed and (run.key, run.nonce) == (key.id, nonce)
+        return same and record is not None and not record.status.is_final
+
+    async def output(self, key: RunnerKey, execution: str, chunk: Chunk) -> Decision | None:
+        """A runner reports a piece of output. It may arrive twice, late and out of order."""
+        if isinstance(run := await self._run(key, execution), Decision):
+            return run
+        match await self.store.add_chunk(execution, chunk):
+            case Added.NEW:
+                self.wakeups.wake(execution)
+            case Added.LATE if not run.muted and chunk.text:
+                await self._record_late(key, execution, output=self.mask(chunk.text)[:LATE_SHOWN])
+            case _:
+                pass
+        return None
+
+    async def complete(self, key: RunnerKey, execution: str, end: RunEnd) -> Decision | None:
+        """A runner reports how a command ended. The first end stays."""
+        if isinstance(run := await self._run(key, execution), Decision):
+            return run
+        if await self.store.complete(execution, end) and run.closed:
+            await self._record_late(key, execution, end=end.status, exit_code=end.exit_code)
+        self.wakeups.wake(execution)
+        return None
+
+    async def stop_level(self, key: RunnerKey, execution: str) -> StopLevel | Decision:
+        """What a runner is asked to do with a command. One whose end is recorded has nothing left to do."""
+        if isinstance(run := await self._run(key, execution), Decision):
+            return run
+        await self.store.heard(execution)
+        return StopLevel.KILL if run.closed and not run.end else run.stop
+
+    async def _run(self, key: RunnerKey, execution: str) -> Run | Decision:
+        """An execution that this key, or another one of its project, has started."""
+        run = await self.store.run(execution)
+        if run is None or (run.key != key.id and not await self._shares(run.key, key)):
+            return unknown(execution)
+        return run
+
+    async def _shares(self, id: str, key: RunnerKey) -> bool:
+        """Whether a key is one of the same project, for example before it was rotated."""
+        other = await self.store.key(id)
+        return other is not None and other.project == key.project
+
+    async def _record_late(self, key: RunnerKey, execution: str, **what: str | int) -> None:
+        """Record in the audit what is reported of an execution whose end is in the history, once for each."""
+        kind = f"{execution} {'output' if 'output' in what else 'end'}"
+        if kind in self.reported:
+            return
+        self.reported.add(kind)
+        target = str(target_of(key.project))
+        try:
+            await self.audit.record(
+                Kind.ANSWERED_LATE, f"runner:{key.name}", "", {"execution": execution, "target": target, **what}
+            )
+        except StorageError:
+            self.reported.discard(kind)
+            raise
+
+
+def _claimed(execution: str) -> Decision:
+    reason = f"The execution {execution} does not wait: a runner has claimed it, or it has ended."
+    return Decision.deny("runner.claimed", reason, "Do not run it.")

@@ -1,0 +1,87 @@
+"""The arguments of a management command, read from what `--help` prints. What cannot be read is left out."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+HEADING = re.compile(r"(positional arguments|options|optional arguments|[A-Za-z][^:\n]{0,60}):")
+ENTRY = re.compile(r" {2}(\S.*?)(?: {2,}(\S.*))?")
+USUAL = frozenset(  # of every command
+    [
+        "-h",
+        "--help",
+        "--version",
+        "-v",
+        "--verbosity",
+        "--settings",
+        "--pythonpath",
+        "--traceback",
+        "--no-color",
+        "--force-color",
+        "--skip-checks",
+    ]
+)
+LONGEST = 64 * 1024  # characters that are read
+
+
+@dataclass(frozen=True, slots=True)
+class HelpField:
+    """An argument. `flag` is its option, empty for one that is known by its position."""
+
+    name: str
+    flag: str
+    takes_value: bool
+    required: bool
+    choices: tuple[str, ...]
+    help: str
+
+
+def fields_of(text: str) -> tuple[HelpField, ...]:
+    """The arguments that the command has in addition to those of every command, as far as its help can be read."""
+    usage, entries = " ".join(_usage(text[:LONGEST])), _entries(text[:LONGEST])
+    found = (_field(section, head, help, usage) for section, head, help in entries)
+    return tuple(field for field in found if field and field.flag not in USUAL)
+
+
+def _usage(text: str) -> Iterator[str]:
+    """The lines of the usage, which end at an empty one."""
+    for line in text.splitlines():
+        if not line.strip():
+            return
+        yield line.strip()
+
+
+def _entries(text: str) -> Iterator[tuple[str, str, str]]:
+    """The section, the head and the help of each argument. Help may follow on lines that are indented further."""
+    section, head, help = "", "", list[str]()
+    for line in text.splitlines():
+        if found := HEADING.fullmatch(line):
+            if head:
+                yield section, head, " ".join(help)
+            section, head, help = found[1], "", []
+        elif section and (entry := ENTRY.fullmatch(line)) and not line.startswith("   "):
+            if head:
+                yield section, head, " ".join(help)
+            head, help = entry[1], [entry[2]] if entry[2] else []
+        elif head and line.startswith("   "):
+            help.append(line.strip())
+    if head:
+        yield section, head, " ".join(help)
+
+
+def _field(section: str, head: str, help: str, usage: str) -> HelpField | None:
+    """The field of an entry: `-n N, --name N`, `--flag`, `{a,b}`, `app_label`."""
+    choices = tuple(found[1].split(",")) if (found := re.search(r"\{([^{}\s]+)\}", head)) else ()
+    if not head.startswith("-"):
+        if section != "positional arguments":
+            return None
+        name = head.split()[0].strip("{}")
+        optional = f"[{name}" in usage or f"[{head.split()[0]}" in usage
+        return HelpField("argument" if choices else name, "", True, not optional, choices, help)
+    options = re.findall(r"(?:^|, )(-{1,2}[A-Za-z0-9][\w-]*)", head)
+    if not options:
+        return None
+    flag = max(options, key=len)
+    required = re.search(rf"(?<![\w\[-]){re.escape(flag)}(?![\w-])", usage) is not None
+    takes_value = re.search(rf"{re.escape(options[-1])}[ =\[]", f"{head} ".rstrip() + "") is not None
+    return HelpField(flag.lstrip("-"), flag, takes_value, required, choices, help)

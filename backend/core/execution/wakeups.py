@@ -1,0 +1,47 @@
+"""Wakes tasks of this process that wait for something to change. What has changed, they read where it is stored."""
+
+import asyncio
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Wakeups:
+    """Who waits, by the name of what is waited for."""
+
+    _waiting: dict[str, set[asyncio.Event]] = field(default_factory=dict)
+
+    def wake(self, name: str) -> None:
+        """Wake those that wait for `name`."""
+        for event in self._waiting.get(name, ()):
+            event.set()
+
+    def watch(self, name: str) -> "Watch":
+        """Watch `name` within a context: what happens between two waits is not missed."""
+        return Watch(self._waiting, name)
+
+
+@dataclass(slots=True)
+class Watch:
+    """A watch over one name."""
+
+    waiting: dict[str, set[asyncio.Event]]
+    name: str
+    event: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __enter__(self) -> "Watch":
+        self.waiting.setdefault(self.name, set()).add(self.event)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        others = self.waiting[self.name]
+        others.discard(self.event)
+        if not others:
+            del self.waiting[self.name]
+
+    async def wait(self, seconds: float) -> None:
+        """Wait until it is woken, or for so many seconds."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self.event.wait()
+        self.event.clear()

@@ -1,0 +1,263 @@
+"""Runners of Django projects: their keys, their commands, what they were answered, and the executions that they run."""
+
+import json
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+from sqlalchemy import Connection, Row, case, delete, insert, or_, select, update
+from sqlalchemy.exc import IntegrityError
+
+from backend.core.django.commands import CommandList, ManagementCommand
+from backend.core.django.ports import Added, Answer, RunnerKey, RunnerVersions
+from backend.core.django.runs import Chunk, Run, RunEnd, StopLevel
+from backend.core.ids import as_id
+from backend.storage.database import LONG_PATIENCE, Database, changes, first, rows
+from backend.storage.execution_rows import storable
+from backend.storage.identities import checked_name
+from backend.storage.tables import projects, runner_answers, runner_chunks, runner_commands, runner_keys, runner_runs
+
+NO_PROJECT = "there is no such project"
+LONGEST_VERSION = 64  # characters
+# Milliseconds. A request is accepted for five minutes before and after its time, so its answer is asked for no later.
+ANSWERS_KEPT = 15 * 60_000
+RUNS_KEPT = 2 * 24 * 3600 * 1000  # a runner may report an end that late
+BEGINNING = 60_000  # in which a server that has begun an execution has also claimed it, or died
+HEARD_EVERY = 5_000  # between two writes that a runner was heard of
+
+
+@dataclass(frozen=True, slots=True)
+class SqlRunners:
+    """The runners in the database; see `RunnerStore`. Every method raises StorageError."""
+
+    database: Database
+    now_ms: Callable[[], int]
+    new_id: Callable[[], str]
+
+    async def add_key(self, project: str, name: str, secret_hash: bytes, suspended: str | None = None) -> RunnerKey:
+        """Add a key. Raises ValueError for an invalid name or an unknown project."""
+        key = RunnerKey(self.new_id(), as_id(project), checked_name(name), self.now_ms(), suspended=suspended)
+        row = {"id": key.id, "project_id": key.project, "name": key.name, "created_ms": key.created_ms}
+        try:
+            unknown = dict.fromkeys(("runner_version", "python_version", "django_version"), "")
+            new = insert(runner_keys).values(**row, **unknown, suspended=suspended, secret_hash=secret_hash)
+            await self.database.write(changes(new))
+        except IntegrityError:
+            raise ValueError(NO_PROJECT) from None
+        return key
+
+    async def key_by_secret(self, secret_hash: bytes) -> RunnerKey | None:
+        """The key with this secret, also one that has expired; None if its project was deleted."""
+        open_ones = select(projects.c.id).where(projects.c.deleted_ms.is_(None))
+        query = select(runner_keys).where(
+            runner_keys.c.secret_hash == secret_hash, runner_keys.c.project_id.in_(open_ones)
+        )
+        found = await self.database.read(first(query))
+        return _key(found) if found else None
+
+    async def keys(self, projects: Collection[str]) -> Sequence[RunnerKey]:
+        """The keys of some projects, the oldest first."""
+        query = select(runner_keys).where(runner_keys.c.project_id.in_(sorted(projects))).order_by(runner_keys.c.id)
+        return list(map(_key, await self.database.read(rows(query))))
+
+    async def projects_with_keys(self) -> Collection[str]:
+        """The projects that have keys."""
+        found = await self.database.read(rows(select(runner_keys.c.project_id).distinct()))
+        return frozenset(row.project_id for row in found)
+
+    async def key(self, id: str) -> RunnerKey | None:
+        """The key with this id."""
+        found = await self.database.read(first(select(runner_keys).where(runner_keys.c.id == as_id(id))))
+        return _key(found) if found else None
+
+    async def end_key(self, id: str, at_ms: int) -> bool:
+        """Let a key be valid until then, but no longer than it was; False if there is none."""
+        earlier = runner_keys.c.expires_ms < at_ms
+        until = case((earlier, runner_keys.c.expires_ms), else_=at_ms)
+        ended = update(runner_keys).where(runner_keys.c.id == as_id(id)).values(expires_ms=until)
+        return await self.database.write(changes(ended)) == 1
+
+    async def suspend(self, id: str, reason: str | None) -> bool:
+        """Suspend a runner for a reason, or resume it; False if there is none."""
+        text = None if reason is None else storable(reason)
+        changed = update(runner_keys).where(runner_keys.c.id == as_id(id)).values(suspended=text)
+        return await self.database.write(changes(changed)) == 1
+
+    async def seen(self, id: str, versions: RunnerVersions) -> None:
+        """Record a heartbeat."""
+        texts = {f"{name}_version": storable(text)[:LONGEST_VERSION] for name, text in asdict(versions).items()}
+        changed = update(runner_keys).where(runner_keys.c.id == as_id(id)).values(**texts, seen_ms=self.now_ms())
+        await self.database.write(changes(changed))
+
+    async def set_commands(self, project: str, commands: CommandList) -> None:
+        """Store the commands of a project."""
+        text = storable(json.dumps([asdict(command) for command in commands.commands]))
+        await self.database.write(partial(_set_commands, project=as_id(project), text=text, hash=commands.hash))
+
+    async def commands(self, project: str) -> CommandList | None:
+        """The commands of a project; None if no runner has reported any."""
+        query = select(runner_commands).where(runner_commands.c.project_id == as_id(project))
+        found = await self.database.read(first(query))
+        if found is None:
+            return None
+        return CommandList(tuple(ManagementCommand(**each) for each in json.loads(found.commands)), found.hash)
+
+    async def commands_hash(self, project: str) -> str:
+        """The hash of the commands of a project; empty if there are none."""
+        query = select(runner_commands.c.hash).where(runner_commands.c.project_id == as_id(project))
+        found = await self.database.read(first(query))
+        return str(found.hash) if found else ""
+
+    async def answer(self, key: str, nonce: str) -> Answer | None:
+        """What a request was answered."""
+        query = select(runner_answers).where(runner_answers.c.key_id == key, runner_answers.c.nonce == nonce)
+        found = await self.database.read(first(query))
+        return Answer(bytes(found.digest), found.status, found.body) if found else None
+
+    async def remember(self, key: str, nonce: str, answer: Answer) -> None:
+        """Store an answer; the first one stays."""
+        row = {"key_id": key, "nonce": nonce, "created_ms": self.now_ms(), **asdict(answer)}
+        try:
+            await self.database.write(changes(insert(runner_answers).values(**row)))
+        except IntegrityError:
+            return
+
+    async def begin(self, execution: str, key: str, nonce: str, *, muted: bool) -> bool:
+        """Have an execution that waits started by a request. False if another request has started it."""
+        now = self.now_ms()
+        run = {"key_id": key, "nonce": nonce, "begun_ms": now, "heard_ms": now, "muted": muted}
+        try:
+            new = insert(runner_runs).values(execution=execution, **run, stop=int(StopLevel.RUN), closed=False)
+            await self.database.write(changes(new))
+        except IntegrityError:
+            same = (runner_runs.c.key_id == key) & (runner_runs.c.nonce == nonce)
+            stale = runner_runs.c.begun_ms < now - BEGINNING
+            taken = update(runner_runs).where(runner_runs.c.execution == execution, or_(same, stale)).values(**run)
+            return await self.database.write(changes(taken)) == 1
+        return True
+
+    async def abandon(self, execution: str, nonce: str) -> None:
+        """What this request has begun was not started."""
+        begun = (runner_runs.c.execution == execution) & (runner_runs.c.nonce == nonce)
+        await self.database.write(changes(delete(runner_runs).where(begun)))
+
+    async def run(self, execution: str) -> Run | None:
+        """An execution that a runner has started."""
+        found = await self.database.read(first(_run_query(execution)))
+        return _run(found) if found else None
+
+    async def heard(self, execution: str) -> None:
+        """A runner has called about an execution. To be called often: few calls write."""
+        now = self.now_ms()
+        found = await self.database.read(first(_run_query(execution)))
+        if found and not 0 <= now - found.heard_ms < HEARD_EVERY:
+            await self.database.write(partial(_hear, execution=execution, now=now))
+
+    async def add_chunk(self, execution: str, chunk: Chunk) -> Added:
+        """Store a piece of output."""
+        add = partial(_add_chunk, execution=execution, chunk=chunk, now=self.now_ms())
+        try:
+            return await self.database.write(add)
+        except IntegrityError:
+            return Added.KNOWN  # added by another server at the same time
+
+    async def chunks(self, execution: str, begin: int, skipped: Collection[int], limit: int) -> Sequence[Chunk]:
+        """Up to `limit` chunks numbered from `begin` on, or among those that were skipped."""
+        table = runner_chunks
+        numbered = or_(table.c.number >= begin, table.c.number.in_(sorted(skipped)))
+        query = select(table).where(table.c.execution == execution, numbered).order_by(table.c.number).limit(limit)
+        return [Chunk(row.number, row.is_stderr, row.content) for row in await self.database.read(rows(query))]
+
+    async def ask_to_stop(self, execution: str, level: StopLevel, *, mute: bool = False) -> None:
+        """Have a runner stop a command; a level that was higher stays."""
+        higher = case((runner_runs.c.stop > int(level), runner_runs.c.stop), else_=int(level))
+        values = {"stop": higher, **({"muted": True} if mute else {})}
+        asked = update(runner_runs).where(runner_runs.c.execution == execution).values(**values)
+        await self.database.write(changes(asked))
+
+    async def complete(self, execution: str, end: RunEnd) -> bool:
+        """Store how an execution ended; False if that is known already."""
+        running = (runner_runs.c.execution == execution) & runner_runs.c.end_status.is_(None)
+        values = {"end_status": end.status, "exit_code": end.exit_code, "heard_ms": self.now_ms()}
+        return await self.database.write(changes(update(runner_runs).where(running).values(**values))) == 1
+
+    async def close_run(self, execution: str) -> None:
+        """The end of an execution is about to be in the history: delete its chunks."""
+        await self.database.write(partial(_close, execution=execution))
+
+    async def forget(self) -> None:
+        """Delete answers and runs that are too old to be asked for."""
+        now = self.now_ms()
+        answers = delete(runner_answers).where(runner_answers.c.created_ms < now - ANSWERS_KEPT)
+        await self.database.write(changes(answers), LONG_PATIENCE)
+        old = runner_runs.c.begun_ms < now - RUNS_KEPT
+        ended = select(runner_runs.c.execution).where(old)
+        await self.database.write(
+            changes(delete(runner_chunks).where(runner_chunks.c.execution.in_(ended))), LONG_PATIENCE
+        )
+        await self.database.write(changes(delete(runner_runs).where(old)), LONG_PATIENCE)
+
+
+def _run_query(execution: str) -> Any:
+    return select(runner_runs).where(runner_runs.c.execution == as_id(execution))
+
+
+def _hear(connection: Connection, execution: str, now: int) -> None:
+    connection.execute(update(runner_runs).where(runner_runs.c.execution == execution).values(heard_ms=now))
+
+
+def _set_commands(connection: Connection, project: str, text: str, hash: str) -> None:
+    values = {"commands": text, "hash": hash}
+    if not connection.execute(
+        update(runner_commands).where(runner_commands.c.project_id == project).values(**values)
+    ).rowcount:
+        connection.execute(insert(runner_commands).values(project_id=project, **values))
+
+
+def _add_chunk(connection: Connection, execution: str, chunk: Chunk, now: int) -> Added:
+    run = connection.execute(_run_query(execution)).first()
+    if run is None:
+        return Added.UNKNOWN
+    if run.closed:
+        return Added.LATE
+    _hear(connection, execution, now)
+    key = (runner_chunks.c.execution == execution) & (runner_chunks.c.number == chunk.number)
+    if connection.execute(select(runner_chunks.c.number).where(key)).first():
+        return Added.KNOWN
+    text = "" if run.muted else storable(chunk.text)
+    row = {"execution": execution, "number": chunk.number, "is_stderr": chunk.is_stderr, "content": text}
+    connection.execute(insert(runner_chunks).values(**row))
+    return Added.NEW
+
+
+def _close(connection: Connection, execution: str) -> None:
+    connection.execute(update(runner_runs).where(runner_runs.c.execution == execution).values(closed=True))
+    connection.execute(delete(runner_chunks).where(runner_chunks.c.execution == execution))
+
+
+def _key(row: Row[Any]) -> RunnerKey:
+    return RunnerKey(
+        id=row.id,
+        project=row.project_id,
+        name=row.name,
+        created_ms=row.created_ms,
+        expires_ms=row.expires_ms,
+        suspended=row.suspended,
+        seen_ms=row.seen_ms,
+        versions=RunnerVersions(row.runner_version, row.python_version, row.django_version),
+    )
+
+
+def _run(row: Row[Any]) -> Run:
+    return Run(
+        execution=row.execution,
+        key=row.key_id,
+        nonce=row.nonce,
+        begun_ms=row.begun_ms,
+        heard_ms=row.heard_ms,
+        muted=row.muted,
+        stop=StopLevel(row.stop),
+        end=None if row.end_status is None else RunEnd(row.end_status, row.exit_code),
+        closed=row.closed,
+    )
