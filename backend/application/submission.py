@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import PurePosixPath
 from typing import Protocol
 
 from backend.core.decisions import Decision
@@ -118,8 +117,9 @@ class Submission:
             input=spec.input,
             session=spec.session,
         )
-        folder = request.kept.folder
-        return replace(request, cwd=spec.cwd if folder == "." else str(PurePosixPath(folder, spec.cwd)))
+        if spec.cwd == ".":
+            return replace(request, cwd=request.kept.folder)
+        return replace(request, cwd=spec.cwd, is_placed=True)
 
     async def _once(self, request: Request, once: IdempotencyKey) -> Execution | Waiting | Existing | Refused:
         principal = request.principal.name

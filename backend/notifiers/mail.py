@@ -30,7 +30,9 @@ class MailServer:
         """Raises ValueError, which does not repeat the URL."""
         parts = urlsplit(url)
         if parts.scheme not in PORTS or not parts.hostname:
-            raise ValueError("must be smtp://USER:PASSWORD@HOST:PORT, smtps://... or smtp+plain://HOST")
+            raise ValueError(
+                "must be smtp://HOST:PORT, smtps://HOST or smtp+plain://HOST, with the user and the password before the host"
+            )
         user, password = unquote(parts.username or ""), unquote(parts.password or "")
         return cls(parts.scheme, parts.hostname, parts.port or PORTS[parts.scheme], user, password)
 

@@ -174,7 +174,7 @@ class Settings(EnvironmentSettings):
     smtp_url: SecretStr | None = Field(
         None,
         alias="GATEPOST_SMTP_URL",
-        description="Mail server of notifications: `smtp://USER:PASSWORD@HOST:587`, `smtps://...` or, without encryption, `smtp+plain://HOST:25`. Empty: no e-mail",
+        description="Mail server of notifications: `smtp://HOST:587`, `smtps://HOST` or, without encryption, `smtp+plain://HOST:25`, with the user and the password before the host as in any URL. Empty: no e-mail",
     )
     smtp_from: str = Field(
         "gatepost@localhost", alias="GATEPOST_SMTP_FROM", description="Address that e-mail of notifications comes from"

@@ -29,7 +29,7 @@ from backend.transports.turns import in_turns
 class Execute(Body):
     """A command to run to its end. `timeout` is in seconds; with `metadata_only` no output is stored.
 
-    With a `session` it begins where the last line of that session ended, and `working_dir` counts from there.
+    With a `session` it begins where the last line of that session ended, unless it has a `working_dir`.
     """
 
     project_id: str = Field(min_length=1, max_length=64)

@@ -221,7 +221,7 @@ def test_an_unknown_query_parameter_is_422_and_on_record(world: World, path: str
 
 def test_the_hint_names_the_query_parameters_that_are_known(world: World) -> None:
     answer = world.ask("ann", "GET", "/api/executions?limt=5")
-    assert answer.json()["hint"] == "This route accepts before, everyone, limit, project_id, status, target."
+    assert answer.json()["hint"] == "This route accepts before, everyone, limit, project_id, schedule, status, target."
     assert world.ask("ann", "GET", "/?utm=1").status_code == 200, "the page is no part of the API"
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from tests.api.world import EXECUTE, READ, World, access_token, accounts, address, new_project, new_token
 from tests.client import Terminal, terminal
+from tests.serving import wait_until
 
 # The callers, in the order of the columns. `execute`, `read`: API tokens of ann with that scope only; `scoped`: one
 # of the administrator without the scope `admin`; ann owns the project, cleo and vic (a viewer) are members of it.
@@ -95,7 +96,17 @@ TABLE: list[tuple[str, str, Any, str]] = [
     ("POST", "/api/hosts/{host}/commands", {"command": "echo"},
                                                                "404  404  404  404  404  404  404  404"),
     ("POST", "/api/hosts/commands", {"command": "echo", "hosts": ["web-09"]},
-                                                               "200  200  200  200  200  200  200  200"),
+                                                               "403  200  200  200  200  403  200  200"),
+    ("GET", "/api/django", None,                               "200  200  200  200  200  200  403  200"),
+    ("GET", "/api/django/{project}/commands", None,            "200  200  200  404  200  200  403  404"),
+    ("GET", "/api/django/{private}/commands", None,            "404  200  404  404  200  200  403  404"),
+    ("GET", "/api/django/{project}/keys", None,                "200  200  200  404  200  200  403  404"),
+    ("POST", "/api/django/{project}/keys", {"name": "a"},      "403  201  403  404  201  403  201  404"),
+    ("POST", "/api/django/{project}/keys/{key}/rotate", {},    "403  404  403  404  404  403  404  404"),
+    ("POST", "/api/django/{project}/keys/{key}/suspend", {"reason": "a"},
+                                                               "403  404  403  404  404  403  404  404"),
+    ("POST", "/api/django/{project}/keys/{key}/resume", None,  "403  404  403  404  404  403  404  404"),
+    ("DELETE", "/api/django/{project}/keys/{key}", None,       "403  404  403  404  404  403  404  404"),
     ("GET", "/api/limits", None,                               "200  200  200  200  200  200  200  200"),
     ("POST", "/api/auth/renew", None,                          "200  200  200  200  200  403  403  403"),
     ("POST", "/api/auth/password", {"password": "a password that is not set"},
@@ -132,6 +143,7 @@ def places(world: World) -> dict[str, str]:
         "done": done,
         "secret": secret,
         "host": "web-09",
+        "key": "01ARZ3NDEKTSV4RRFFQ69G5FAV",
     }
     return {**known, **world.users}
 
@@ -148,6 +160,9 @@ def _notification(world: World) -> str:
 def live(world: World) -> Iterator[str]:
     """A command of ann in the project that waits for its input, ended with the test."""
     execution = world.start("ann", "pyguard bash -c 'trap : USR1; echo up; while :; do read -t 9; done'", stdin=True)
+    wait_until(
+        lambda: any("up" in each.get("lines", ()) for each in world.server.recording(execution)), "its first line"
+    )
     try:
         yield execution
     finally:
@@ -185,7 +200,8 @@ def _spare_token(world: World, who: str) -> str:
 def _grouped(path: str) -> str:
     """The path as the description has it."""
     path = path.partition("?")[0]
-    path = re.sub(r"\{(project|private|fresh)\}", "{project_id}", path)
+    name = "{project}" if path.startswith("/api/django/") else "{project_id}"
+    path = re.sub(r"\{(project|private|fresh)\}", name, path)
     path = re.sub(r"\{ended\}", "{schedule}", path)
     path = re.sub(r"\{silent\}", "{notification}", path)
     return re.sub(r"\{(done|secret|live)\}", "{execution}", path)

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import PurePosixPath
 from typing import Protocol, assert_never
 
 from backend.core.audit.attempts import Attempt, Completion
@@ -199,7 +198,7 @@ class Lifecycle:
         job = _job(request, execution.plan)
         outcome = await request.target.executor.run(job, recorder, execution.instructions)
         if outcome.left:
-            request.keep(_kept(outcome.left, request.target.files.root))
+            request.keep(_kept(outcome.left, request))
         return outcome
 
     def _started(self, execution: Execution) -> Started:
@@ -276,9 +275,10 @@ def _instructions(request: Request) -> Instructions:
     return instructions
 
 
-def _kept(left: LineState, root: PurePosixPath) -> Kept:
+def _kept(left: LineState, request: Request) -> Kept:
+    root = request.target.files.root
     folder = str(left.cwd.relative_to(root)) if left.cwd.is_relative_to(root) else "."
-    return Kept(folder, tuple(left.exported.items()))
+    return Kept(request.kept.folder if request.is_placed else folder, tuple(left.exported.items()))
 
 
 def _job(request: Request, plan: Plan) -> Job:

@@ -14,8 +14,8 @@ class Request:
 
     `timeout` is in seconds, None for the longest that is allowed. `stdin` keeps standard input open; `detached`
     commands keep running without a viewer; `execution` is the id that it gets, `client_ref` the client's name for it.
-    `input` is all that its standard input will hold. With a `session` it begins where the line before it ended, and `cwd`
-    counts from there. `unresolved` is why the requested target is not available; `target` is then the principal's own.
+    `input` is all that its standard input will hold. With a `session` it begins where the line before it ended; one that
+    `is_placed` runs in a folder of its own and leaves the session where it is. `unresolved` is why the requested target is not available; `target` is then the principal's own.
     `schedule` is the schedule that asks.
     """
 
@@ -33,6 +33,7 @@ class Request:
     unresolved: Decision | None = None
     input: bytes = b""
     session: Session | None = None
+    is_placed: bool = False
     schedule: str | None = None
 
     @property
