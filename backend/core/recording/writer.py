@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from backend.core.errors import ShareUsedUpError
+from backend.core.errors import RecordingError, ShareUsedUpError
 from backend.core.recording.batches import after
 from backend.core.recording.digest import RecordingDigest
 from backend.core.recording.lines import Lines, encode_lines
@@ -99,6 +99,7 @@ class Recorder:
         self._stored = resumed.seq if resumed else 0
         self._begun = clock() - (resumed.ms / 1000 if resumed else 0)
         self._next = 1
+        self._gap: RecordingError | None = None
 
     @property
     def elapsed_ms(self) -> int:
@@ -118,11 +119,21 @@ class Recorder:
         )
         if self._next <= self._stored:
             line = after(line, self._stored)
-        self._next += lines.count
-        if line and not self._count(len(line)):
-            raise ShareUsedUpError
         if line:
+            self._store(line)
+        self._next += lines.count
+
+    def _store(self, line: bytes) -> None:
+        """Append output. What follows on output that could not be stored is not stored: it would hide the gap."""
+        if self._gap:
+            raise self._gap
+        try:
+            if not self._count(len(line)):
+                raise ShareUsedUpError
             self._log.append(line)
+        except RecordingError as error:
+            self._gap = error
+            raise
 
     def say(self, stream: str, text: str) -> int:
         data = f"{self._mask(text)}\n".encode("utf-8", "replace")

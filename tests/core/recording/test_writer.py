@@ -2,6 +2,9 @@
 
 import json
 
+import pytest
+
+from backend.core.errors import ShareUsedUpError
 from backend.core.recording.lines import encode_lines
 from backend.core.recording.writer import Recorder
 from tests.core.recording.recorded import COMPLETE, ID, STARTED, Log
@@ -38,3 +41,14 @@ def test_a_muted_one_stores_no_output_and_takes_no_numbers_for_it() -> None:
     recorder.lines("stdout", encode_lines(b"one\n"))
     recorder.end(COMPLETE)
     assert [(each["type"], each["seq"]) for each in messages(log)] == [("started", 1), ("complete", 2)]
+
+
+def test_output_that_is_not_stored_takes_no_numbers_and_none_follows() -> None:
+    log, room = Log(), iter([True, False, True])
+    recorder = Recorder(ID, log, lambda: 0.0, count=lambda _: next(room, True))
+    recorder.lines("stdout", encode_lines(b"one\n"))
+    for output in (b"two\nthree\n", b"four\n"):
+        with pytest.raises(ShareUsedUpError):
+            recorder.lines("stdout", encode_lines(output))
+    recorder.end(COMPLETE)
+    assert [(each["type"], each["seq"]) for each in messages(log)] == [("stdout", 1), ("complete", 2)]
