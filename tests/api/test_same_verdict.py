@@ -100,7 +100,7 @@ def test_every_way_in_says_the_same(judged: tuple[World, list[Case], Verdicts]) 
     _, cases, verdicts = judged
     by_way = zip(*(verdicts[way] for way in WAYS), strict=True)
     assert not [(line, said) for (line, _), said in zip(cases, by_way, strict=True) if len(set(said)) > 1]
-    assert len(cases) > 800
+    assert len(cases) > 800 // PART
 
 
 @pytest.mark.parametrize("way", WAYS)

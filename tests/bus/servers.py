@@ -19,7 +19,7 @@ from backend.storage.recordings import FileRecordings
 ID = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
 OTHER = "01BRZ3NDEKTSV4RRFFQ69G5FAV"
 OWNER, FOLDER = "owner-1", "folder-1"
-BOUND = 20.0  # seconds that a test waits for what has to happen
+BOUND = 40.0  # seconds that a test waits for what has to happen
 STARTED = Started(
     command="seq",
     argv=("seq",),

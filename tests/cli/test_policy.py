@@ -58,5 +58,5 @@ def test_a_profile_of_ones_own(tmp_path: Path) -> None:
 def test_an_unknown_profile_is_a_mistake_of_the_caller() -> None:
     done = check("--profile", "nothing", "ls")
     assert done.returncode == 2
-    assert "no profile 'nothing'; choose from agent, host, terminal, workbench" in done.stderr
+    assert "no profile 'nothing'; choose from agent, django, host, terminal, workbench" in done.stderr
     assert done.stdout == ""

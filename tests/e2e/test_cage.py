@@ -430,7 +430,7 @@ while True:
         os.link(source, "next", follow_symlinks=False)
         os.rename("next", "target")
 """
-TRIES = 120
+TRIES = 60
 
 
 @pytest.mark.parametrize("level", ["L2"], indirect=True)  # the service opens the files, outside of rooms

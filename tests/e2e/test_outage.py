@@ -27,7 +27,7 @@ COUNT = 2
 AWAY = 10.0  # seconds
 ANSWER_BOUND = 4.0  # seconds for any answer; 3 and what a busy machine adds
 LAST_ANSWER_BOUND = 10.0  # seconds for a request that was half done as the outage began: up to three transactions
-HEALTH_BOUND = 1.5  # seconds
+HEALTH_BOUND = 3.0  # seconds
 SETTLED_BOUND = 3 * LEASE + 15.0  # seconds until an execution of which nobody knows whether it was recorded is `lost`
 REFUSALS = {"storage.unavailable", "execution.unreachable"}
 TICKS = "for ((i = 0; ; i++)); do echo tick $i; sleep 0.1; done"

@@ -348,7 +348,7 @@ async def test_a_random_line_does_what_it_does_in_a_shell(bench: Bench, shell: s
     if not program:
         pytest.skip(f"{shell} is not here")
     random, compared = Random(shell), 0
-    for _ in range(150):
+    for _ in range(60):
         line = "X=1; Y='d  e'\n" + some_line(random)
         if isinstance(bench.judge(line), Decision):
             continue
