@@ -67,6 +67,7 @@ CORE_LEAVES = {
 CORE_ABOVE = {"execution", "ports", "quota"}
 CORE_ROOMS = {
     "django": {"backend.core.execution.model"},
+    "hooks": {"backend.core.execution.model", "backend.core.notifications.rules"},
     "hosts": set[str](),
     "language": set[str](),
     "policy": {"backend.core.language"},

@@ -1,4 +1,4 @@
-"""The examples of docs/schedules.md and docs/notifications.md, run as they are written, in order, in one shell, against a real server."""
+"""The examples of docs/schedules.md, docs/notifications.md and docs/hooks.md, run as they are written, in order, in one shell, against a real server."""
 
 import shutil
 
@@ -10,7 +10,7 @@ from tests.test_examples import Session, check, examples, run_page
 
 def test_the_pages_do_what_they_say(start_server: StartServer) -> None:
     need(shutil.which("curl"), "curl")
-    pages = (ROOT / "docs" / name for name in ("schedules.md", "notifications.md"))
+    pages = (ROOT / "docs" / name for name in ("schedules.md", "notifications.md", "hooks.md"))
     blocks = examples("\n".join(page.read_text() for page in pages))
     server = start_server()
     (server.folder / "run.py").symlink_to(ROOT / "run.py")

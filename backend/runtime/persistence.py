@@ -22,6 +22,7 @@ from backend.storage.commit_queue import CommitQueue
 from backend.storage.database import Database, database_url
 from backend.storage.execution_history import SqlExecutionHistory
 from backend.storage.execution_log import SqlExecutionLog
+from backend.storage.hooks import SqlHooks
 from backend.storage.idempotency_keys import SqlIdempotencyKeys
 from backend.storage.identities import SqlIdentities
 from backend.storage.keys import AuditKeys, load_or_make
@@ -53,6 +54,7 @@ class Stores:
     keys: SqlIdempotencyKeys
     schedules: SqlSchedules
     notifications: SqlNotifications
+    hooks: SqlHooks
     recordings: FileRecordings
     locks: OwnerLocks
     recovery: Recovery
@@ -126,6 +128,7 @@ def _stores(data: Path, folder: str, queue: CommitQueue, recordings: FileRecordi
         keys=SqlIdempotencyKeys(database, now_ms),
         schedules=SqlSchedules(database),
         notifications=SqlNotifications(database),
+        hooks=SqlHooks(database),
         recordings=recordings,
         locks=locks,
         recovery=Recovery(ownership, recordings, folder, locks, Contact(), now_ms),

@@ -23,6 +23,7 @@ from backend.accounts.credentials import Tokens, new_runner_key, secret_hash
 from backend.accounts.shared_holders import SharedHolders
 from backend.application.django_targets import DjangoTargets
 from backend.application.executions import ExecutionService
+from backend.application.hooks import HookService
 from backend.application.host_targets import HostTargets
 from backend.application.local_executions import LocalExecutions
 from backend.application.notifications import NotificationService, OwnSubjects
@@ -71,6 +72,7 @@ from backend.transports.dependencies import Access
 from backend.transports.django_api import DjangoService, django_routes
 from backend.transports.executions_api import Executions, execution_routes
 from backend.transports.health import HealthChecks, health_routes
+from backend.transports.hooks_api import BODY_LIMITS, HookRoutes, hook_routes
 from backend.transports.hosts_api import HostService, host_routes
 from backend.transports.login_api import Login, login_routes
 from backend.transports.notifications_api import NotificationRoutes, notification_routes
@@ -93,6 +95,7 @@ TOKEN_FAILURES = Rate(10, 60)
 LOGIN_ATTEMPTS = Rate(10, 300)
 LOGIN_ATTEMPTS_ON_NAME = Rate(100, 300)  # many enough that other clients do not easily lock a user out
 AUDITED_REJECTIONS = Rate(60, 60)
+HOOKS_PER_ACCOUNT = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +147,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     info = _service_info(house.telemetry)
     limiter, files = _limiter(app, security), PageFiles(PAGE_FOLDER)
-    add_problems(app, access.rejected, LARGER_BODIES)
+    add_problems(app, access.rejected, LARGER_BODIES | BODY_LIMITS)
     _add_routes(app, house, access, info, limiter, files)
     app.include_router(login_routes(access, _login(house, tokens), limiter, settings.http_rate))
     describe(app)
@@ -378,6 +381,7 @@ def _add_routes(
     schedules = _schedules(house, access)
     app.include_router(schedule_routes(schedules))
     app.include_router(notification_routes(_notifications(house, access, schedules.service)))
+    app.include_router(hook_routes(_hooks(house, access)))
     app.include_router(django_routes(_django_service(house, access, projects)))
     app.include_router(runner_routes(_runner_gate(house, access)))
     app.include_router(
@@ -414,6 +418,22 @@ def _notifications(house: House, access: Access, schedules: ScheduleService) -> 
         randomness=secrets.token_bytes,
     )
     return NotificationRoutes(access, service, house.stores.identities)
+
+
+def _hooks(house: House, access: Access) -> HookRoutes:
+    service = HookService(
+        store=house.stores.hooks,
+        service=house.service,
+        users=house.stores.identities,
+        audit=access.audit,
+        most=HOOKS_PER_ACCOUNT,
+        calls=access.requests,
+        failures=access.security.token_failures,
+        now_ms=now_ms,
+        new_id=new_id,
+        randomness=secrets.token_bytes,
+    )
+    return HookRoutes(access, service, house.stores.identities)
 
 
 def _django_service(house: House, access: Access, projects: ProjectService) -> DjangoService:

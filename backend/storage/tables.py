@@ -208,6 +208,21 @@ deliveries = Table(
     Index(None, "status", "next_ms"),
 )
 
+hooks = Table(
+    "hooks",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("owner_id", Id, ForeignKey("users.id"), nullable=False, index=True),
+    Column("name", String(100), nullable=False),
+    Column("command", Text, nullable=False),
+    Column("parameters", Text, nullable=False),  # JSON
+    Column("target", String(128), nullable=False),  # the text of a TargetRef
+    Column("working_dir", Text, nullable=False),
+    Column("timeout", Integer),
+    Column("secret", String(64), nullable=False),  # signs, so it cannot be a hash
+    Column("created_ms", Millis, nullable=False),
+)
+
 # A runner of a Django project is whatever has the secret of its key.
 runner_keys = Table(
     "runner_keys",

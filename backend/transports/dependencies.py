@@ -17,6 +17,7 @@ from backend.transports.security import Rejections, Security
 BODY_METHODS = frozenset({"POST", "PUT", "PATCH"})
 JSON = "application/json"
 FORMS = frozenset({"application/x-www-form-urlencoded", "multipart/form-data"})
+RECORDED = ("/api/", "/hooks/")  # where invalid requests are recorded
 SHOWN_PATH = 200  # characters of a path that are recorded
 SHOWN = 64  # characters of a name that are repeated in a refusal
 T = TypeVar("T")
@@ -73,7 +74,7 @@ class Access:
     async def rejected(self, request: Request, status: int, rule: str) -> None:
         """Record an invalid request in the audit; of a flood from one address, only the beginning."""
         address = self.security.address(request.scope)
-        if not request.url.path.startswith("/api/"):
+        if not request.url.path.startswith(RECORDED):
             return
         principal: Principal | None = getattr(request.state, "principal", None)
         actor = principal.name if principal else "unknown"

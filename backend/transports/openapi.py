@@ -18,6 +18,7 @@ TAGS = {
     "executions": "Start a command in the background; follow, read, feed, signal and cancel it.",
     "schedules": "Commands that run at the times of a cron expression.",
     "notifications": "Messages by webhook or e-mail about how executions ended.",
+    "hooks": "Lines that signed requests from elsewhere start.",
     "policy": "Ask what would be allowed.",
     "projects": "The places where commands run, each with members and a policy.",
     "health": "The routes for probes.",

@@ -106,8 +106,13 @@ async def started_by(
     digest = hashlib.sha256(body.encode("utf-8", "surrogatepass")).digest()
     answer = await service.submit(who, spec, IdempotencyKey(key, digest) if key else None)
     if isinstance(answer, Refused):
-        problem = Problem.of(answer.decision, recorded=bool(answer.execution))
-        if answer.execution:
-            problem.extra = {**problem.extra, "command_id": answer.execution}
-        raise problem
+        raise refusal(answer)
     return answer
+
+
+def refusal(refused: Refused) -> Problem:
+    """Why a command was not started, with the id under which the history has it."""
+    problem = Problem.of(refused.decision, recorded=bool(refused.execution))
+    if refused.execution:
+        problem.extra = {**problem.extra, "command_id": refused.execution}
+    return problem

@@ -21,6 +21,7 @@ RUN_PRIVATE = {**RUN, "project_id": "{private}"}
 RUN_OWN = {"command": "pwd", "dry_run": True}
 SCHEDULE = {"name": "yearly", "command": "pwd", "cron": "0 0 1 1 *"}
 NOTIFICATION = {"name": "page us", "url": "https://hooks.example/a"}
+HOOK = {"name": "deploy", "command": "pwd"}
 STDIN, SIGNAL, SIZE = {"data": "x\n"}, {"signal": "USR1"}, {"columns": 80, "rows": 24}
 
 # route, body: the status for each of CALLERS. `{project}` and `{done}`, `{running}` in it are ann's, open to members;
@@ -91,6 +92,10 @@ TABLE: list[tuple[str, str, Any, str]] = [
     ("GET", "/api/notifications/{notification}/deliveries", None,
                                                                "404  200  404  404  200  200  403  404"),
     ("DELETE", "/api/notifications/{silent}", None,            "403  204  404  404  204  403  204  404"),
+    ("GET", "/api/hooks", None,                                "200  200  200  200  200  200  403  200"),
+    ("POST", "/api/hooks", HOOK,                               "403  201  201  201  201  403  201  201"),
+    ("POST", "/api/hooks", HOOK | {"project_id": "{private}"}, "403  201  404  404  201  403  201  404"),
+    ("DELETE", "/api/hooks/{cut}", None,                       "403  204  404  404  204  403  204  404"),
     ("GET", "/api/hosts", None,                                "200  200  200  200  200  200  403  200"),
     ("GET", "/api/hosts/{host}", None,                         "404  404  404  404  404  404  403  404"),
     ("POST", "/api/hosts/{host}/commands", {"command": "echo"},
@@ -125,6 +130,7 @@ OPEN = {
     ("GET", "/api/agent/health"): 200,
     ("POST", "/api/auth/token"): 415,
     ("POST", "/api/auth/link"): 401,
+    ("POST", "/hooks/{hook}"): 401,
 }
 
 
@@ -154,6 +160,10 @@ def _schedule(world: World) -> str:
 
 def _notification(world: World) -> str:
     return str(world.ask("ann", "POST", "/api/notifications", NOTIFICATION).json()["id"])
+
+
+def _hook(world: World) -> str:
+    return str(world.ask("ann", "POST", "/api/hooks", HOOK).json()["id"])
 
 
 @pytest.fixture
@@ -204,6 +214,7 @@ def _grouped(path: str) -> str:
     path = re.sub(r"\{(project|private|fresh)\}", name, path)
     path = re.sub(r"\{ended\}", "{schedule}", path)
     path = re.sub(r"\{silent\}", "{notification}", path)
+    path = re.sub(r"\{cut\}", "{hook}", path)
     return re.sub(r"\{(done|secret|live)\}", "{execution}", path)
 
 
@@ -231,6 +242,8 @@ def test_the_status_for_a_caller(
         places = {**places, "fresh": fresh, "project": fresh, "private": fresh}
     if "{silent}" in path:
         places = {**places, "silent": _notification(world)}
+    if "{cut}" in path:
+        places = {**places, "cut": _hook(world)}
     if "{ended}" in path:
         places = {**places, "ended": _schedule(world)}
     token = _spare_token(world, who) if path.endswith("/revoke") else who
@@ -252,6 +265,7 @@ def test_nobody_gets_401_from_every_route(world: World, places: dict[str, str], 
         "fresh": places["project"],
         "ended": places["schedule"],
         "silent": places["notification"],
+        "cut": places["notification"],
     }
     for method, path, body, _ in TABLE:
         answer = world.ask(who, method, path.format(**places), _filled(body, places))
