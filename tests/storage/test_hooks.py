@@ -42,7 +42,7 @@ NOW = 1_700_000_000  # seconds, by the clock of `shared`
 BRANCH: dict[str, Any] = {"type": "text", "pattern": "[ -~]+", "max_length": 100, "example": "main"}
 PARAMETERS: dict[str, Any] = {"branch": BRANCH, "stage": {"type": "choice", "values": ["test", "live"]}}
 NEW: dict[str, Any] = {"name": "deploy", "command": "echo {branch} 'is at' {stage}", "parameters": PARAMETERS}
-VALUES = {"branch": "main", "stage": "test"}
+VALUES: dict[str, Any] = {"branch": "main", "stage": "test"}
 HOOK = Hook(
     "0" * 26,
     "",
@@ -230,9 +230,11 @@ async def test_values_stay_words(desk: Desk) -> None:
         assert answer.status_code == 202, answer.text
     lines = [shlex.split(line) for line in await desk.commands()]
     assert sorted(lines) == sorted(["echo", value, "is at", "test"] for value in hostile)
-    for number, values in enumerate(
-        [{"branch": "-n"}, {"branch": "a\nb"}, {"stage": "other"}, {"stage": ["test"]}, {"more": 1}]
-    ):
+    wrong: list[dict[str, Any]] = [
+        *({"branch": "-n"}, {"branch": "a\nb"}, {"branch": "a;" * 99}),
+        *({"stage": "other"}, {"stage": ["test"]}, {"more": 1}),
+    ]
+    for number, values in enumerate(wrong):
         answer = await desk.called(hook, VALUES | values, id=f"n{number}")
         assert (answer.status_code, answer.json()["rule"]) == (422, "hook.value")
     for body in (b"", b"[]", b"{", b"[" * 50_000):
@@ -244,7 +246,7 @@ async def test_a_huge_body_is_not_read(desk: Desk) -> None:
     hook = await desk.added()
 
     async def endless() -> AsyncIterator[bytes]:
-        for _ in range(64):
+        for _ in range(20):  # more than a call may have, less than other bodies
             yield b" " * 4096
 
     headers = signed_headers(hook["secret"], "m1", NOW, b"")
