@@ -122,10 +122,10 @@ class _Progress:
         return self.failed if join == "&&" else not self.failed if join == "||" else False
 
     def add(self, outcome: Outcome) -> None:
-        """A step has ended. One that could not run as it should ends the line."""
+        """A step has ended. One that could not run as it should, or was stopped, ends the line: also as a condition."""
         self.outcome = _added(self.outcome, outcome)
         self.state = replace(self.state, status=outcome.exit_code or 0)
-        self.ended = self.ended or bool(outcome.problem)
+        self.ended = self.ended or bool(outcome.problem) or outcome.status not in {Status.SUCCEEDED, Status.FAILED}
 
     def negate(self) -> None:
         """What `!` before a step makes of its end."""

@@ -7,7 +7,7 @@ import pytest
 
 from backend.core.errors import RecordingError, ShareUsedUpError
 from backend.core.execution.instructions import Instructions
-from backend.core.execution.model import Actor, Job, Outcome, Status, StopReason, Usage
+from backend.core.execution.model import Actor, Job, Outcome, Status, StopReason, Usage, stopped_outcome
 from backend.core.execution.sequence import Pipeline, Sequence
 from backend.core.policy.admit import Plan, Scope, admit
 from backend.core.recording.writer import Recorder, RecordingWriter
@@ -57,3 +57,37 @@ async def test_the_totals_of_the_steps_before_are_not_lost(
     assert (outcome.status, outcome.exit_code) == (Status.FAILED, 125)
     assert (outcome.stdout_bytes, outcome.stderr_bytes, outcome.usage) == (700, 7, FIRST.usage)
     assert instructions.reason is reason
+
+
+class Stopped:
+    """Runs nothing: every program is stopped when the time of the line is over."""
+
+    async def run(self, pipeline: Pipeline, output: RecordingWriter, instructions: Instructions) -> Outcome:
+        instructions.stop(StopReason.TIMED_OUT)
+        return stopped_outcome(StopReason.TIMED_OUT, "SIGKILL", 124, 0, 0, Usage())
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "while sleep 5; do pwd; done",
+        "until sleep 5; do pwd; done",
+        "if sleep 5; then pwd; fi",
+        "if ! sleep 5; then pwd; fi",
+        "if (sleep 5); then pwd; else pwd; fi",
+        "{ while sleep 5; do pwd; done; } > out.txt",
+        "for i in 1 2; do while sleep 5; do pwd; done; done",
+    ],
+)
+async def test_a_line_that_is_stopped_in_a_condition_has_not_succeeded(tmp_path: Path, line: str) -> None:
+    root = tmp_path / "workspace"
+    root.mkdir()
+    target = Scope(load_profile("agent"), FolderView(root), False)
+    plan = admit(line, target, ".")
+    assert isinstance(plan, Plan)
+    log = FileRecordings(tmp_path / "recordings").create(ID)
+    steps = MemoryExecutionLog(MemoryExecutions(), MemoryAuditLog(lambda: "", lambda: ID), lambda: 1, "owner", "folder")
+    job = Job(ID, "local", Actor("user:ann", ""), line, plan, 10, 10_000)
+    sequence = Sequence(target, Stopped(), steps, str, lambda: 0.0)
+    outcome = await sequence.run(job, Recorder(ID, log, lambda: 0.0), Instructions(stdin=False))
+    assert (outcome.status, outcome.exit_code) == (Status.TIMED_OUT, 124)
