@@ -18,6 +18,7 @@ LONGEST_NAME = 253  # characters, RFC 1035
 # Besides what is private or reserved: carrier-grade NAT, where clouds keep services of their own.
 SHARED = ip_network("100.64.0.0/10")
 NAT64, SIX_TO_FOUR = ip_network("64:ff9b::/96"), ip_network("2002::/16")
+LOCAL_NAT64 = ip_network("64:ff9b:1::/48")  # where in them the IPv4 address is, each network decides for itself
 COMPATIBLE = ip_network("::/96")  # IPv4 in IPv6 in an older form
 SITE_LOCAL = ip_network("fec0::/10")  # private until 2004
 
@@ -178,7 +179,7 @@ def kind_of(address: Address) -> str:
         return "an address of the local link, where clouds have their metadata"
     if address.is_multicast or (isinstance(address, IPv4Address) and str(address) == "255.255.255.255"):
         return "a group of machines"
-    if not address.is_global or address in SHARED or address in SITE_LOCAL:
+    if not address.is_global or any(address in each for each in (SHARED, SITE_LOCAL, LOCAL_NAT64)):
         return "a private address"
     return ""
 

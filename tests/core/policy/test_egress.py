@@ -76,6 +76,7 @@ def test_what_is_no_name_is_refused_even_where_every_name_is_listed(host: str) -
         ("172.16.0.1", "a private address"),
         ("192.168.1.1", "a private address"),
         ("100.100.100.200", "a private address"),
+        ("64:ff9b:1::7f00:1", "a private address"),
         ("192.0.2.1", "a private address"),
         ("224.0.0.1", "a group of machines"),
         ("ff02::1", "a group of machines"),
