@@ -4,7 +4,7 @@ import asyncio
 import re
 import ssl
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from ipaddress import ip_address
@@ -22,6 +22,7 @@ PORTS = {"http": 80, "https": 443}
 STATUS = re.compile(rb"HTTP/1\.[01] ([0-9]{3})(?: |\r?$)", re.M)
 ANY = Host.parse("*:*")
 Resolve = Callable[[str, int], Awaitable[Sequence[Address]]]
+Own = Callable[[Sequence[Address]], Container[Address]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +60,9 @@ async def resolve(host: str, port: int) -> Sequence[Address]:
 
 @dataclass(frozen=True, slots=True)
 class Webhooks:
-    """Posts messages. `hosts` are the private addresses that the operator has listed."""
+    """Posts messages. `hosts` are the private addresses that the operator has listed; `own` tells which are this machine's."""
 
+    own: Own
     hosts: tuple[Host, ...] = ()
     resolve: Resolve = resolve
 
@@ -74,7 +76,7 @@ class Webhooks:
         if not asked.allowed:
             return asked.reason
         try:
-            judged = self._egress.resolved(place.host, place.port, [ip_address(place.host)])
+            judged = self._judged(place, [ip_address(place.host)])
         except ValueError:
             return ""
         return judged.reason if isinstance(judged, Decision) else ""
@@ -101,8 +103,11 @@ class Webhooks:
     def _egress(self) -> Egress:
         return Egress((ANY, *self.hosts))
 
+    def _judged(self, url: Url, found: Sequence[Address]) -> tuple[Address, ...] | Decision:
+        return self._egress.resolved(url.host, url.port, found, self.own(found))
+
     async def _post(self, url: Url, headers: Mapping[str, str], body: bytes) -> Failure | None:
-        judged = self._egress.resolved(url.host, url.port, await self.resolve(url.host, url.port))
+        judged = self._judged(url, await self.resolve(url.host, url.port))
         if isinstance(judged, Decision):
             return Failure(judged.reason, final=True)
         if not judged:

@@ -2,6 +2,7 @@
 
 from backend.application.executions import ExecutionService
 from backend.application.notifier import Notifier
+from backend.executors.local.egress import own_addresses
 from backend.notifiers.mail import Mail, MailServer
 from backend.notifiers.senders import Senders
 from backend.notifiers.webhook import Webhooks
@@ -15,7 +16,7 @@ def build_senders(settings: Settings) -> Senders:
     """Webhooks, and e-mail where there is a mail server."""
     url = settings.smtp_url
     mail = Mail(MailServer.parse(url.get_secret_value()), settings.smtp_from) if url else None
-    return Senders(Webhooks(settings.notify_addresses), mail)
+    return Senders(Webhooks(own_addresses, settings.notify_addresses), mail)
 
 
 def build_notifier(stores: Stores, service: ExecutionService, senders: Senders) -> Notifier:

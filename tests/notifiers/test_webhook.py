@@ -9,6 +9,7 @@ import pytest
 from backend.core.notifications.model import Delivery, Event, Failure, Notification
 from backend.core.notifications.rules import new_secret, signature
 from backend.core.policy.egress import parse_hosts
+from backend.executors.local.egress import own_addresses
 from backend.notifiers import webhook
 from backend.notifiers.mail import Mail, MailServer
 from backend.notifiers.senders import NO_MAIL, Senders
@@ -24,7 +25,7 @@ def to(url: str | None = None, email: str | None = None) -> Notification:
 
 
 def listing(port: int) -> Webhooks:
-    return Webhooks(parse_hosts(f"127.0.0.1:{port}"))
+    return Webhooks(own_addresses, parse_hosts(f"127.0.0.1:{port}"))
 
 
 async def test_a_message_is_signed_and_arrives_once() -> None:
@@ -62,7 +63,7 @@ def test_the_signature_is_that_of_standard_webhooks() -> None:
 )
 async def test_no_message_goes_to_a_private_address(url: str) -> None:
     async with receiving() as receiver:
-        failure = await Webhooks().send(to(url.format(receiver.port)), DELIVERY)
+        failure = await Webhooks(own_addresses).send(to(url.format(receiver.port)), DELIVERY)
     assert failure
     assert failure.final
     assert receiver.requests == []
@@ -81,7 +82,7 @@ async def test_the_address_that_was_judged_is_the_one_that_is_used() -> None:
         )
 
     async with receiving() as receiver:
-        sender = Webhooks((), changing)
+        sender = Webhooks(own_addresses, (), changing)
         for host in ("mixed.example", "private.example"):
             failure = await sender.send(to(f"http://{host}:{receiver.port}/"), DELIVERY)
             assert failure
@@ -115,7 +116,9 @@ async def test_a_receiver_that_says_nothing_is_given_up(monkeypatch: pytest.Monk
         await asyncio.Event().wait()
         return []
 
-    assert await Webhooks((), never).send(to("http://slow.example/"), DELIVERY) == Failure("no answer within 0 s")
+    assert await Webhooks(own_addresses, (), never).send(to("http://slow.example/"), DELIVERY) == Failure(
+        "no answer within 0 s"
+    )
 
 
 async def test_nothing_listens() -> None:
@@ -146,13 +149,13 @@ async def test_nothing_listens() -> None:
     ],
 )
 def test_what_is_no_url_is_refused(url: str) -> None:
-    assert Webhooks().refusal(url)
+    assert Webhooks(own_addresses).refusal(url)
 
 
 async def test_mail_arrives() -> None:
     async with receiving(mail=True) as receiver:
         mail = Mail(MailServer.parse(f"smtp+plain://127.0.0.1:{receiver.port}"), "gate@example.org")
-        assert await Senders(Webhooks(), mail).send(to(email="ann@example.org"), DELIVERY) is None
+        assert await Senders(Webhooks(own_addresses), mail).send(to(email="ann@example.org"), DELIVERY) is None
     text = "\n".join(receiver.lines)
     for line in ("Subject: [Gatepost] a name: failed", "To: ann@example.org", "status: failed"):
         assert line in text
@@ -171,5 +174,20 @@ async def test_a_mail_server_that_is_gone_is_tried_again() -> None:
 @pytest.mark.parametrize("email", ["", "ann", "ann@", "a@b\nBcc: all@example.org", "a@b,c@d", "@b", "a@" + "b" * 300])
 def test_what_is_no_address_is_refused(email: str) -> None:
     mail = Mail(MailServer.parse("smtps://mail.example.org"), "gate@example.org")
-    assert Senders(Webhooks(), mail).refusal(None, email)
-    assert Senders(Webhooks(), None).refusal(None, email) == NO_MAIL
+    assert Senders(Webhooks(own_addresses), mail).refusal(None, email)
+    assert Senders(Webhooks(own_addresses), None).refusal(None, email) == NO_MAIL
+
+
+async def test_a_public_address_of_this_machine_is_posted_to_only_where_it_is_listed() -> None:
+    here = ip_address("93.184.216.34")
+
+    async def named(host: str, port: int) -> list[Any]:
+        return [here]
+
+    sender = Webhooks(lambda found: {here}.intersection(found), (), named)
+    assert "this machine" in sender.refusal("http://93.184.216.34/")
+    failure = await sender.send(to("http://here.example/"), DELIVERY)
+    assert failure
+    assert (failure.final, "this machine" in failure.reason) == (True, True)
+    listed = Webhooks(sender.own, parse_hosts("93.184.216.34:80"))
+    assert listed.refusal("http://93.184.216.34/") == ""

@@ -15,6 +15,7 @@ from backend.core.identity import Role, User, acting_as
 from backend.core.notifications.model import Delivery, DeliveryStatus, Event, Failure, Notification
 from backend.core.notifications.rules import CLAIM, MOST_ATTEMPTS, new_secret
 from backend.core.policy.egress import parse_hosts
+from backend.executors.local.egress import own_addresses
 from backend.notifiers.senders import Senders
 from backend.notifiers.webhook import Webhooks
 from backend.runtime.clock import new_id
@@ -49,7 +50,7 @@ class Desk:
         self.service = replace(self.service, history=history, projects=self.projects)
 
     def notifier(self, port: int = 1) -> Notifier:
-        senders = Senders(Webhooks(parse_hosts(f"127.0.0.1:{port}")), None)
+        senders = Senders(Webhooks(own_addresses, parse_hosts(f"127.0.0.1:{port}")), None)
         return Notifier(self.store, self.service, self.users, senders, lambda: self.now, new_id, lambda: 0)
 
     async def user(self, name: str, role: Role = Role.OPERATOR) -> User:
