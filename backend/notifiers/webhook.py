@@ -17,6 +17,7 @@ from backend.core.notifications.rules import signed_headers
 from backend.core.policy.egress import Address, Egress, Host
 
 PATIENCE = 10.0  # seconds for looking up the name, connecting, sending and the status
+ADDRESS_PATIENCE = 3.0  # seconds for connecting to one address, where a name has several
 PRINTABLE = re.compile(r"[!-~]+")
 PORTS = {"http": 80, "https": 443}
 STATUS = re.compile(rb"HTTP/1\.[01] ([0-9]{3})(?: |\r?$)", re.M)
@@ -112,17 +113,28 @@ class Webhooks:
             return Failure(judged.reason, final=True)
         if not judged:
             return Failure(f"{url.host} has no address")
-        # The address that was judged, not the name, which may lead elsewhere by now.
-        secure = _tls() if url.secure else None
-        reader, writer = await asyncio.open_connection(
-            str(judged[0]), url.port, ssl=secure, server_hostname=url.host if secure else None
-        )
+        reader, writer = await _open_first(url, judged)
         try:
             writer.write(_request(url, headers, body))
             await writer.drain()
             return _failure(await reader.readline())
         finally:
             writer.close()
+
+
+async def _open_first(url: Url, judged: Sequence[Address]) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A connection to an address that was judged, not to the name, which may lead elsewhere by now. Raises OSError."""
+    secure = _tls() if url.secure else None
+    problem = OSError(0, "it has no address")
+    for address in judged:
+        try:
+            async with asyncio.timeout(ADDRESS_PATIENCE):
+                return await asyncio.open_connection(
+                    str(address), url.port, ssl=secure, server_hostname=url.host if secure else None
+                )
+        except OSError as error:  # TimeoutError too
+            problem = error
+    raise problem
 
 
 @cache

@@ -191,3 +191,15 @@ async def test_a_public_address_of_this_machine_is_posted_to_only_where_it_is_li
     assert (failure.final, "this machine" in failure.reason) == (True, True)
     listed = Webhooks(sender.own, parse_hosts("93.184.216.34:80"))
     assert listed.refusal("http://93.184.216.34/") == ""
+
+
+async def test_a_name_is_reached_by_any_of_its_addresses() -> None:
+    async def resolve(host: str, port: int) -> list[Any]:
+        return [ip_address("127.0.0.9"), ip_address("127.0.0.1")]
+
+    async with receiving() as receiver:
+        hosts = parse_hosts(f"127.0.0.9:{receiver.port}, 127.0.0.1:{receiver.port}")
+        assert (
+            await Webhooks(own_addresses, hosts, resolve).send(to(f"http://a.test:{receiver.port}/"), DELIVERY) is None
+        )
+    assert len(receiver.requests) == 1
