@@ -61,7 +61,7 @@ async def resolve(host: str, port: int) -> Sequence[Address]:
 
 @dataclass(frozen=True, slots=True)
 class Webhooks:
-    """Posts messages. `hosts` are the private addresses that the operator has listed; `own` tells which are this machine's."""
+    """Posts messages. `hosts` are the private addresses that the operator has listed; `own` returns those of this machine."""
 
     own: Own
     hosts: tuple[Host, ...] = ()
