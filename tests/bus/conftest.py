@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from backend.bus import incoming, link, requests
 from backend.bus.memory import MemoryBus
 from backend.bus.redis import RedisBus
-from tests.bus.servers import Local, NewBus
+from tests.bus.servers import BOUND, Local, NewBus
 from tests.redis_server import Redis, running_redis
 
 
@@ -35,3 +36,10 @@ def local(tmp_path: Path) -> Local:
 @pytest.fixture
 def other(tmp_path: Path) -> Local:
     return Local(tmp_path / "other")
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bounds for what happens many times at once on a busy machine: here it is about the many, not about the time."""
+    for module, name in ((link, "PATIENCE"), (incoming, "ANSWER_BOUND"), (requests, "INSTRUCT_BOUND")):
+        monkeypatch.setattr(module, name, BOUND / 2)

@@ -72,6 +72,7 @@ async def test_instructions_arrive_in_order_and_each_once(new_bus: NewBus, local
         assert local.delivered == [Write(b"%d" % number) for number in range(50)]
 
 
+@pytest.mark.usefixtures("patient")
 async def test_many_instructions_at_once(new_bus: NewBus, local: Local, other: Local) -> None:
     async with two_servers(new_bus, local, other) as bus, asyncio.timeout(BOUND):
         asked = [Write(b"%d" % number) for number in range(200)]
@@ -102,6 +103,7 @@ async def test_a_recording_that_does_not_exist_is_unknown(new_bus: NewBus, local
         assert await bus.copy(FOLDER, OTHER, viewer.send, 0, None) is Relay.UNKNOWN
 
 
+@pytest.mark.usefixtures("patient")
 async def test_many_viewers_watch_live(new_bus: NewBus, local: Local, other: Local) -> None:
     recording, viewers = Recording(local.recordings), [Viewer() for _ in range(40)]
     async with two_servers(new_bus, local, other) as bus, asyncio.timeout(BOUND):

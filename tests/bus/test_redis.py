@@ -72,10 +72,10 @@ async def test_an_outage_loses_and_doubles_nothing(redis: Redis, local: Local, o
             recording.write(f"during {number}\n" * 100)
         begun = time.monotonic()
         assert await bus.instruct(OWNER, ID, CloseInput()) is Delivery.UNREACHABLE
-        assert time.monotonic() - begun < 3
+        assert time.monotonic() - begun < 6
         begun = time.monotonic()
         assert await bus.follow(FOLDER, ID, 0, Viewer().send) is Relay.UNREACHABLE
-        assert time.monotonic() - begun < 3
+        assert time.monotonic() - begun < 6
         assert not await bus.check()
         redis.start()
         await eventually(lambda: bus.instruct(OWNER, ID, CloseInput()), Delivery.DELIVERED)
@@ -131,7 +131,7 @@ async def test_a_server_starts_without_redis_and_joins_later(redis: Redis, local
     begun = time.monotonic()
     async with pair(redis, local, other, reports) as bus:
         assert await bus.instruct(OWNER, ID, CloseInput()) is Delivery.UNREACHABLE
-        assert time.monotonic() - begun < 3
+        assert time.monotonic() - begun < 6
         assert len(reports) == 2
         redis.start()
         await eventually(lambda: bus.instruct(OWNER, ID, CloseInput()), Delivery.DELIVERED)
@@ -183,6 +183,7 @@ async def _connections(client: Any) -> int:
     return len(await client.client_list())
 
 
+@pytest.mark.usefixtures("patient")
 async def test_connections_are_few_however_many_watch(redis: Redis, local: Local, other: Local) -> None:
     recording, viewers = Recording(local.recordings), [Viewer() for _ in range(150)]
     async with connected(redis) as client, pair(redis, local, other, []) as bus, asyncio.timeout(BOUND):
