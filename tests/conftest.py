@@ -29,6 +29,41 @@ ALONE = (
 )
 
 
+# Tests that take long, and whose promise a shorter one holds too: they run with `--long`.
+LONG = (
+    "tests/api/test_description.py::test_whatever_is_asked_is_answered_as_described",
+    "tests/e2e/page/test_phone.py",
+    "tests/e2e/test_apart.py",
+    "tests/e2e/test_cage.py::test_200_kills_several_at_once_leave_no_process[L3]",
+    "tests/e2e/test_cage.py::test_a_file_that_is_swapped_for_a_link_is_never_followed_out",
+    "tests/e2e/test_exhaustion.py::test_a_command_leaves_the_service_descriptors_to_watch",
+    "tests/e2e/test_floods.py",
+    "tests/e2e/test_outage.py::test_an_outage_costs_clear_errors_and_nothing_else[postgresql-killed]",
+    "tests/e2e/test_outage.py::test_an_outage_costs_clear_errors_and_nothing_else[redis-killed]",
+    "tests/e2e/test_published_runners.py::test_a_published_runner_works_unchanged[djangocommand]",
+    "tests/e2e/test_resume.py::test_200000_lines_survive_a_dozen_cuts",
+    "tests/e2e/test_retention.py::test_who_records_much_is_stopped_and_nobody_else_loses_anything",
+    "tests/e2e/test_slow_viewer.py",
+    "tests/executors/local/test_cage_binary.py::test_a_build_gives_what_is_shipped_and_a_change_is_found",
+    "tests/executors/local/test_recipes.py::test_the_tricks_work_without_the_cage",
+    "tests/host_agent/test_enrolled.py::test_a_host_that_dies_loses_what_it_ran",
+    "tests/host_agent/test_enrolled.py::test_redis_restarts_during_fifty_commands",
+    "tests/test_docs.py::test_the_audit_of_the_page_can_be_pasted_as_it_is",
+    "tests/test_run_py.py::test_what_pip_says_is_shown_when_it_fails",
+)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="run the tests that take long too")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--long"):
+        for item in items:
+            if item.nodeid.startswith(LONG):
+                item.add_marker(pytest.mark.skip(reason="takes long: run with --long"))
+
+
 class ByFile(LoadScopeScheduling):  # type: ignore[misc]
     """Gives the tests of a file to one worker, since they share a server."""
 
