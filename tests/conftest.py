@@ -32,11 +32,14 @@ ALONE = (
 # Tests that take long, and whose promise a shorter one holds too: they run with `--long`.
 LONG = (
     "tests/api/test_description.py::test_whatever_is_asked_is_answered_as_described",
+    "tests/core/recording/test_transcript.py::test_it_is_the_whole_while_it_grows",
+    "tests/core/recording/test_transcript.py::test_what_is_filtered_on_its_way_is_cut_the_same_each_time",
     "tests/e2e/page/test_phone.py",
     "tests/e2e/test_apart.py",
     "tests/e2e/test_cage.py::test_200_kills_several_at_once_leave_no_process[L3]",
     "tests/e2e/test_cage.py::test_a_file_that_is_swapped_for_a_link_is_never_followed_out",
     "tests/e2e/test_exhaustion.py::test_a_command_leaves_the_service_descriptors_to_watch",
+    "tests/e2e/test_exhaustion.py::test_more_connections_than_descriptors_are_reported_in_one_line",
     "tests/e2e/test_floods.py",
     "tests/e2e/test_outage.py::test_an_outage_costs_clear_errors_and_nothing_else[postgresql-killed]",
     "tests/e2e/test_outage.py::test_an_outage_costs_clear_errors_and_nothing_else[redis-killed]",
@@ -44,11 +47,14 @@ LONG = (
     "tests/e2e/test_resume.py::test_200000_lines_survive_a_dozen_cuts",
     "tests/e2e/test_retention.py::test_who_records_much_is_stopped_and_nobody_else_loses_anything",
     "tests/e2e/test_slow_viewer.py",
+    "tests/e2e/test_workspace_users.py::test_root_without_a_capability_starts_no_server",
+    "tests/executors/local/test_cage_binary.py::test_a_forged_pair_of_binary_and_digest_is_found",
     "tests/executors/local/test_cage_binary.py::test_a_build_gives_what_is_shipped_and_a_change_is_found",
     "tests/executors/local/test_recipes.py::test_the_tricks_work_without_the_cage",
     "tests/host_agent/test_enrolled.py::test_a_host_that_dies_loses_what_it_ran",
     "tests/host_agent/test_enrolled.py::test_redis_restarts_during_fifty_commands",
     "tests/test_docs.py::test_the_audit_of_the_page_can_be_pasted_as_it_is",
+    "tests/transports/test_pages.py::TestFuzz::test_nothing_in_the_description_can_be_made_to_break",
     "tests/test_run_py.py::test_what_pip_says_is_shown_when_it_fails",
 )
 

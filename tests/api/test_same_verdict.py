@@ -14,7 +14,7 @@ from tests.api.world import Json, World, new_project, running_world
 from tests.client import terminal
 from tests.core.policy.test_agent_profile import HARMLESS, HOSTILE, ROOT
 
-PART = 15  # every fifteenth line of the corpus, all of which tests/core/policy judges
+PART = 30  # every thirtieth line of the corpus, all of which tests/core/policy judges
 WAYS = ("execute", "executions", "explain", "terminal")
 Verdict = tuple[bool, str]
 Case = tuple[str, str]  # line and project

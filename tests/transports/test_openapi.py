@@ -26,6 +26,7 @@ def test_exactly_the_routes_that_want_a_token_say_so(server: Server, document: d
     for method, path, operation in operations(document):
         answer = server.get(re.sub(r"\{\w+\}", ULID, path), method=method.upper())
         wants = {"bearer": []} in operation.get("security", []) and {} not in operation["security"]
+        wants = wants or path.startswith("/hooks/")  # a signature, not a token
         assert (answer.status == 401) is wants, f"{method} {path}: {answer.status}"
 
 
