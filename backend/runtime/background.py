@@ -1,7 +1,7 @@
 """The background jobs: extend leases, write ends that are late, close executions of dead servers, delete old data."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 
 import structlog
 
@@ -68,14 +68,7 @@ async def forget_runs_often(stores: Stores) -> None:
 
 async def take_up_often(runners: Runners) -> None:
     """Follow the executions on runners whose servers have died or ended."""
-    outage = Outage("executions on runners not taken up")
-    while True:
-        try:
-            await runners.take_up()
-            outage.over()
-        except StorageError as error:
-            outage.report(error)
-        await asyncio.sleep(TAKE_UP_EVERY)
+    await _repeat(runners.take_up, TAKE_UP_EVERY, "executions on runners not taken up")
 
 
 async def cut_audit_often(settings: Settings, stores: Stores) -> None:
@@ -126,38 +119,29 @@ async def recover_often(stores: Stores) -> None:
 
 async def run_queue_often(runner: QueueRunner) -> None:
     """Start the executions that wait for this server."""
-    outage = Outage("waiting executions not started")
-    while True:
-        try:
-            await runner.run_once()
-            outage.over()
-        except StorageError as error:
-            outage.report(error)
-        await asyncio.sleep(RUN_QUEUE_EVERY)
+    await _repeat(runner.run_once, RUN_QUEUE_EVERY, "waiting executions not started")
 
 
 async def run_schedules_often(runner: ScheduleRunner) -> None:
     """Start what schedules have due."""
-    outage = Outage("schedules not run")
-    while True:
-        try:
-            await runner.run_once()
-            outage.over()
-        except StorageError as error:
-            outage.report(error)
-        await asyncio.sleep(RUN_SCHEDULES_EVERY)
+    await _repeat(runner.run_once, RUN_SCHEDULES_EVERY, "schedules not run")
 
 
 async def notify_often(notifier: Notifier) -> None:
     """Report how executions ended."""
-    outage = Outage("notifications not sent")
+    await _repeat(notifier.run_once, NOTIFY_EVERY, "notifications not sent")
+
+
+async def _repeat(work: Callable[[], Awaitable[object]], every: float, problem: str) -> None:
+    """Do something every so many seconds; while the database cannot be reached, it is tried again."""
+    outage = Outage(problem)
     while True:
         try:
-            await notifier.run_once()
+            await work()
             outage.over()
         except StorageError as error:
             outage.report(error)
-        await asyncio.sleep(NOTIFY_EVERY)
+        await asyncio.sleep(every)
 
 
 def _before(now_ms: int, days: float) -> int:

@@ -1,8 +1,8 @@
 """What the routes of the API share: the caller and its permissions, and the bodies that they accept."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, TypeVar
+from typing import Annotated, Protocol, TypeVar
 
 from fastapi import Depends, Request
 from pydantic import BaseModel, ConfigDict
@@ -27,6 +27,14 @@ class Body(BaseModel):
     """The body of a request. An unknown field is refused: a misspelt `dry_run` must not run the command."""
 
     model_config = ConfigDict(extra="forbid")
+
+
+class Names(Protocol):
+    """The accounts."""
+
+    async def names_of(self, ids: Iterable[str]) -> Mapping[str, str]:
+        """Unknown ids are omitted."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,7 @@
 """Hooks: what accounts do with them, and the calls that start them."""
 
-from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Header, Request, Response
 from fastapi import Path as PathParameter
@@ -15,7 +14,7 @@ from backend.core.hooks.model import Call, Choice, Hook, Integer, Parameter, Tex
 from backend.core.hooks.rules import LONGEST_BODY
 from backend.core.identity import Permission, Principal
 from backend.core.times import iso
-from backend.transports.dependencies import KNOWN_QUERY, Access, Body, JsonOnly, granted
+from backend.transports.dependencies import KNOWN_QUERY, Access, Body, JsonOnly, Names, granted
 from backend.transports.executions_api import Targeted
 from backend.transports.problems import WITH_BODY, described
 from backend.transports.schemas import LINE, STARTING, Started, refusal
@@ -81,14 +80,6 @@ class AddedHook(HookEntry):
     """A new hook. Its calls are signed with `secret`, which is shown only now."""
 
     secret: str
-
-
-class Names(Protocol):
-    """The accounts."""
-
-    async def names_of(self, ids: Iterable[str]) -> Mapping[str, str]:
-        """Unknown ids are omitted."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,7 @@
 """Notifications: webhooks and e-mail that report how executions ended."""
 
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Protocol, Self
+from typing import Annotated, Self
 
 from fastapi import APIRouter, Depends, Query
 from fastapi import Path as PathParameter
@@ -13,7 +12,7 @@ from backend.core import ids
 from backend.core.identity import Permission, Principal
 from backend.core.notifications.model import LONGEST_URL, SUBJECT_PATTERN, Delivery, Event, Notification
 from backend.core.times import iso
-from backend.transports.dependencies import Access, Body, JsonOnly, granted
+from backend.transports.dependencies import Access, Body, JsonOnly, Names, granted
 from backend.transports.problems import WITH_BODY, described
 
 NotificationId = Annotated[str, PathParameter(pattern=ids.PATTERN)]
@@ -65,14 +64,6 @@ class DeliveryEntry(BaseModel):
     error: str
     created_at: str
     next_at: str | None
-
-
-class Names(Protocol):
-    """The accounts."""
-
-    async def names_of(self, ids: Iterable[str]) -> Mapping[str, str]:
-        """Unknown ids are omitted."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from backend.core.identity import NetworkAccess, Permission, Principal, Project
 from backend.core.policy.egress import MOST_ENTRIES, hosts_of, is_wider
 from backend.core.ports import Projects
 from backend.core.times import iso
-from backend.transports.dependencies import Access, Body, JsonOnly
+from backend.transports.dependencies import Access, Body, JsonOnly, Names
 from backend.transports.problems import WITH_BODY, Problem, described
 
 PROFILE = "agent"
@@ -64,10 +64,8 @@ class ProjectEntry(BaseModel):
     created_at: str
 
 
-class Users(Protocol):
+class Users(Names, Protocol):
     """The accounts. Unknown names and ids are omitted."""
-
-    async def names_of(self, ids: Iterable[str]) -> Mapping[str, str]: ...
 
     async def ids_of(self, names: Iterable[str]) -> Mapping[str, str]: ...
 

@@ -1,8 +1,8 @@
 """Schedules: commands that run at the times of a cron expression."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Protocol, Self
+from typing import Annotated, Any, Self
 
 from fastapi import APIRouter, Depends, Query
 from fastapi import Path as PathParameter
@@ -27,7 +27,7 @@ from backend.core.schedules.model import (
 from backend.core.schedules.ports import RunPage
 from backend.core.schedules.rules import upcoming
 from backend.core.times import iso
-from backend.transports.dependencies import Access, Body, JsonOnly, granted
+from backend.transports.dependencies import Access, Body, JsonOnly, Names, granted
 from backend.transports.problems import WITH_BODY, described
 from backend.transports.schemas import LINE
 
@@ -140,14 +140,6 @@ class RunsPage(BaseModel):
 
     runs: list[RunEntry]
     next_before: int | None
-
-
-class Names(Protocol):
-    """The accounts."""
-
-    async def names_of(self, ids: Iterable[str]) -> Mapping[str, str]:
-        """Unknown ids are omitted."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
