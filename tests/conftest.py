@@ -39,8 +39,6 @@ LONG = (
     "tests/e2e/test_cage.py::test_200_kills_several_at_once_leave_no_process[L3]",
     "tests/e2e/test_cage.py::test_a_file_that_is_swapped_for_a_link_is_never_followed_out",
     "tests/e2e/test_exhaustion.py::test_a_command_leaves_the_service_descriptors_to_watch",
-    "tests/e2e/test_exhaustion.py::test_more_connections_than_descriptors_are_reported_in_one_line",
-    "tests/e2e/test_floods.py",
     "tests/e2e/test_outage.py::test_an_outage_costs_clear_errors_and_nothing_else[postgresql-killed]",
     "tests/e2e/test_outage.py::test_an_outage_costs_clear_errors_and_nothing_else[redis-killed]",
     "tests/e2e/test_published_runners.py::test_a_published_runner_works_unchanged[djangocommand]",

@@ -1,14 +1,30 @@
-"""The event loop of the server, which has to go on whatever commands use up."""
+"""The event loop of the server, which has to go on whatever commands and clients use up."""
 
 import asyncio
 import os
 import selectors
+from typing import Any
+
+
+class PatientLoop(asyncio.SelectorEventLoop):
+    """asyncio's own, which accepts one connection a turn.
+
+    asyncio accepts as many a turn as may wait, and for each that fails for want of a descriptor it sets a timer that
+    tries as many again: thousands, and thousands for each of those.
+    """
+
+    def _start_serving(
+        self, protocol_factory: Any, sock: Any, ssl: Any = None, server: Any = None, *others: Any
+    ) -> None:
+        """Accept connections of a socket, unless it was closed in the meantime. `others` begin with how many a turn."""
+        if sock.fileno() >= 0:
+            super()._start_serving(protocol_factory, sock, ssl, server, 1, *others[1:])  # type: ignore[misc]
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
-    """asyncio's own; not uvloop, which forks the whole process for every command.
+    """asyncio's; not uvloop, which forks the whole process for every command.
 
     The kernel limits how many descriptors a user may watch with epoll, in all processes together. Unless the service is
     root, commands run as its user, and one could leave it none for new connections; poll has no such limit.
     """
-    return asyncio.SelectorEventLoop(selectors.DefaultSelector() if os.geteuid() == 0 else selectors.PollSelector())
+    return PatientLoop(selectors.DefaultSelector() if os.geteuid() == 0 else selectors.PollSelector())

@@ -132,10 +132,10 @@ def _answers(server: Server) -> bool:
 
 
 async def test_more_connections_than_descriptors_are_reported_in_one_line(start_server: StartServer) -> None:
-    server = start_server(command=["bash", "-c", f"ulimit -n 50; {SERVE}"])
+    server = start_server(command=["bash", "-c", f"ulimit -n 34; {SERVE}"])
     async with many([connect(server.url, address(number)) for number in range(100)]):
-        wait_until(lambda: "Connections cannot be accepted" in server.stdout, "the report", 30)
-    wait_until(lambda: _answers(server), "the service", 30)
+        await asyncio.to_thread(wait_until, lambda: "Connections cannot be accepted" in server.stdout, "the report", 30)
+    await asyncio.to_thread(wait_until, lambda: _answers(server), "the service", 30)
     assert server.stdout.count("Connections cannot be accepted: Too many open files.") == 1
     assert "Traceback" not in server.logs
 
