@@ -11,6 +11,7 @@ from tests.conftest import StartServer
 from tests.serving import Server
 
 MIB = 2**20
+LINE = "0123456789" * 9
 
 
 async def _ended(server: Server, execution: str) -> None:
@@ -35,7 +36,7 @@ async def test_others_are_answered_and_memory_stays_while_nobody_reads(
         lazy = await stack.enter_async_context(terminal(server, subprotocol, max_queue=1))
         await other.run("pyguard seq 50000")
         before = server.resident()
-        await lazy.send(type="run", command="pyguard yes 0123456789")
+        await lazy.send(type="run", command=f"pyguard yes {LINE}")
         execution = (await lazy.until("started"))[-1]["execution"]
         slowest, most = 0.0, 0
         ended = asyncio.create_task(_ended(server, execution))
@@ -56,13 +57,13 @@ async def test_others_are_answered_and_memory_stays_while_nobody_reads(
 
 async def test_a_viewer_that_reads_late_gets_everything(server: Server) -> None:
     async with terminal(server, LINES, max_queue=1) as lazy, terminal(server) as other:
-        await lazy.send(type="run", command="pyguard seq 100000")
+        await lazy.send(type="run", command="pyguard seq 30000")
         execution = (await lazy.until("started"))[-1]["execution"]
         await _ended(server, execution)
         assert output(await other.run("echo there")) == "there\n"
         replies = await lazy.reply(30)
         assert_gapless(replies, 1)
-        assert output(replies) == "".join(f"{number}\n" for number in range(1, 100_001))
+        assert output(replies) == "".join(f"{number}\n" for number in range(1, 30_001))
 
 
 async def test_a_viewer_that_does_not_read_can_still_cancel(server: Server) -> None:
