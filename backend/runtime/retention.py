@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import structlog
 
@@ -60,11 +61,16 @@ class RecordingRetention:
         before = self.shares.begin()
         stored = await self._stored(await asyncio.to_thread(self.recordings.sizes))
         self.shares.measured(await asyncio.to_thread(of_a_day, stored, now_ms()), before)
-        trusted = await self.clock.time()
-        found = await asyncio.to_thread(to_delete, stored, self.retention, trusted, self.recordings.is_written)
+        trusted, unfinished = await self.clock.time(), await self.history.unfinished()
+        needed = partial(self._is_needed, unfinished)
+        found = await asyncio.to_thread(to_delete, stored, self.retention, trusted, needed)
         for begin in range(0, len(found), NAMED):
             await self._delete(found[begin : begin + NAMED])
         return len(found)
+
+    def _is_needed(self, unfinished: frozenset[str], execution: str) -> bool:
+        """Whether a server writes the recording, or will: the end of an execution whose server died is added to it."""
+        return execution in unfinished or self.recordings.is_written(execution)
 
     async def _stored(self, sizes: Mapping[str, int]) -> list[Stored]:
         """The recordings with their owners. What has no record (any more) counts for visitors."""

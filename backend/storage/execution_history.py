@@ -68,6 +68,11 @@ class SqlExecutionHistory:
             found |= {row.id: row.user_id or VISITORS for row in await self.database.read(rows(query))}
         return found
 
+    async def unfinished(self) -> frozenset[str]:
+        """The executions that are queued or run, whether or not a server still writes their recordings."""
+        found = await self.database.read(rows(select(table.c.id).where(table.c.status.in_(UNFINISHED))))
+        return frozenset(row.id for row in found)
+
     async def stats(self, user_id: str, since_ms: int) -> Stats:
         """Figures over a user's commands since a time."""
         succeeded = table.c.status == str(Status.SUCCEEDED)

@@ -43,7 +43,7 @@ def owner_of(principal: Principal) -> str:
 
 
 def to_delete(
-    stored: Iterable[Stored], retention: Retention, now_ms: int | None, is_written: Callable[[str], bool]
+    stored: Iterable[Stored], retention: Retention, now_ms: int | None, is_needed: Callable[[str], bool]
 ) -> list[str]:
     """The recordings that are too old, then the oldest of the largest owner until the rest is small enough.
 
@@ -52,9 +52,9 @@ def to_delete(
     """
     known = list(stored)
     before = first_id(0 if now_ms is None else now_ms - retention.age_ms)
-    old = [each.execution for each in known if each.execution < before and not is_written(each.execution)]
+    old = [each.execution for each in known if each.execution < before and not is_needed(each.execution)]
     rest = set(old)
-    excess = _excess([each for each in known if each.execution not in rest], retention.size, is_written)
+    excess = _excess([each for each in known if each.execution not in rest], retention.size, is_needed)
     return [*old, *excess]
 
 
@@ -67,7 +67,7 @@ def of_a_day(stored: Iterable[Stored], now_ms: int) -> Counter[str]:
     return sizes
 
 
-def _excess(known: list[Stored], limit: int, is_written: Callable[[str], bool]) -> Iterator[str]:
+def _excess(known: list[Stored], limit: int, is_needed: Callable[[str], bool]) -> Iterator[str]:
     total = sum(each.size for each in known)
     if total <= limit:
         return
@@ -80,7 +80,7 @@ def _excess(known: list[Stored], limit: int, is_written: Callable[[str], bool]) 
         found = oldest[owner].popleft()
         if not oldest[owner]:
             del oldest[owner]
-        if not is_written(found.execution):
+        if not is_needed(found.execution):
             total -= found.size
             sizes[owner] -= found.size
             yield found.execution
