@@ -5,12 +5,16 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 from tests.serving import ANY_PROGRAM, Server, clean_up, processes_of, start
 
 StartServer = Callable[..., Server]
+
+hypothesis.settings.register_profile("untimed", deadline=None)  # how long an example takes depends on what else runs
+hypothesis.settings.load_profile("untimed")
 
 
 def end(server: Server) -> None:

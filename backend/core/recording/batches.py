@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from json.encoder import encode_basestring
 
+from backend.core.recording.native import output
+
 SEQ = re.compile(rb'"seq":(\d+)')
 BATCH = re.compile(
     rb'\{"type":"(stdout|stderr)","execution":"([^"]+)","seq":(\d+),"ms":(\d+),("partial":true,)?("stream":"stderr",)?"lines":\['
@@ -96,11 +98,14 @@ def read_batch(line: bytes) -> Batch | None:
     return Batch(found[1], found[2], int(found[3]), int(found[4]), bool(found[5]), lines, bool(found[6]))
 
 
-def _split(items: bytes) -> list[bytes]:
+def split_in_python(items: bytes) -> list[bytes]:
     """The texts of `"a","b"`. Without a backslash no text can contain a quote, so the commas part them."""
     if b"\\" not in items:
         return items[1:-1].split(b'","')
     return [encode_basestring(text)[1:-1].encode() for text in json.loads(b"[" + items + b"]")]
+
+
+_split = output.split_items if output else split_in_python
 
 
 def after(block: bytes, seq: int) -> bytes:

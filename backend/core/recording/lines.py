@@ -1,7 +1,6 @@
 """Bytes of a program, cut into lines and encoded as JSON text, one read at a time.
 
-Most output is plain ASCII and needs no escaping, so one pass over a read at C speed replaces the line ends; other output
-is encoded line by line. The result is the inside of a JSON array of strings: `"first","second"`.
+The result is the inside of a JSON array of strings: `"first","second"`.
 
 Before that, the bytes pass through transforms, one after the other: the terminal filter first, then masking, so that no
 sequence within a secret can hide it.
@@ -12,6 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from json.encoder import encode_basestring
 from typing import Protocol
+
+from backend.core.recording.native import output
 
 LINE_LIMIT = 64 * 1024  # bytes of one line that are held back before it is passed on in parts
 PLAIN = bytes(set(range(0x20, 0x7F)) - set(b'"\\')) + b"\n"
@@ -31,10 +32,22 @@ class Lines:
 
 def encode_lines(ended: bytes) -> Lines:
     """Encode complete lines; `ended` ends in LF. Bytes that are not UTF-8 become U+FFFD."""
+    return Lines(*_encode(ended))
+
+
+def encode_in_python(ended: bytes) -> tuple[bytes, int]:
+    """The inside of the array, and the number of lines.
+
+    Most output is plain ASCII and needs no escaping, so one pass over a read at C speed replaces the line ends; other output
+    is encoded line by line.
+    """
     if not ended.translate(None, PLAIN):
-        return Lines(b'"' + ended[:-1].replace(b"\n", b'","') + b'"', ended.count(b"\n"))
+        return b'"' + ended[:-1].replace(b"\n", b'","') + b'"', ended.count(b"\n")
     texts = ended.decode("utf-8", "replace").split("\n")[:-1]
-    return Lines(_join(texts), len(texts))
+    return _join(texts), len(texts)
+
+
+_encode = output.encode_lines if output else encode_in_python
 
 
 def _join(texts: Iterable[str]) -> bytes:

@@ -13,6 +13,8 @@ of them that an 8-bit terminal treats as C1 controls are removed.
 import codecs
 import re
 
+from backend.core.recording.native import output
+
 PASSING = bytes(range(0x20, 0x7F)) + b"\t\n\r\b"
 STRING_LIMIT = 4096  # characters of an unterminated control string that are removed before output resumes
 SEQUENCE_LIMIT = 256  # parameters of one sequence; real ones have a few dozen at most
@@ -44,25 +46,17 @@ class TerminalFilter:
     """The filter of one stream. It holds back incomplete sequences and characters, never plain text."""
 
     def __init__(self) -> None:
-        self._decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
-        self._sequence = ""
-        self._cut = False  # within a character
+        self._held = b""
 
     def feed(self, data: bytes) -> bytes:
         """Add a read; returns what may pass."""
-        if not self._cut and not self._sequence and not data.translate(None, PASSING):
-            return data
-        text = self._sequence + self._decoder.decode(data)
-        self._cut = bool(self._decoder.getstate()[0])
-        unfinished = _UNFINISHED.search(text, max(0, len(text) - _LONGEST))
-        end = unfinished.start() if unfinished else len(text)
-        self._sequence = text[end:]
-        return _passing(text[:end])
+        passed, self._held = _filter(self._held + data if self._held else data, False)
+        return passed
 
     @property
     def held(self) -> bool:
         """Whether an incomplete sequence or character is held back."""
-        return self._cut or self._sequence != ""
+        return self._held != b""
 
     def release(self) -> bytes:
         """Nothing: what is held back is not complete."""
@@ -70,9 +64,18 @@ class TerminalFilter:
 
     def finish(self) -> bytes:
         """The stream has ended: return what may pass of the incomplete rest."""
-        text = self._sequence + self._decoder.decode(b"", final=True)
-        self._sequence, self._cut = "", False
-        return _passing(text)
+        passed, self._held = _filter(self._held, True)
+        return passed
+
+
+def filter_in_python(data: bytes, final: bool) -> tuple[bytes, bytes]:
+    """What may pass, and the incomplete sequence or character at the end, which is held back unless it is `final`."""
+    if not data.translate(None, PASSING):
+        return data, b""
+    text, decoded = codecs.utf_8_decode(data, "surrogateescape", final)
+    unfinished = None if final else _UNFINISHED.search(text, max(0, len(text) - _LONGEST))
+    end = unfinished.start() if unfinished else len(text)
+    return _passing(text[:end]), text[end:].encode("utf-8", "surrogateescape") + data[decoded:]
 
 
 def _passing(text: str) -> bytes:
@@ -81,3 +84,6 @@ def _passing(text: str) -> bytes:
         return passed.encode()
     except UnicodeEncodeError:
         return _UNDECODABLE.sub("\ufffd", passed).encode()
+
+
+_filter = output.filter_output if output else filter_in_python

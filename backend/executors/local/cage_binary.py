@@ -1,6 +1,6 @@
 """Finds the cage program: the one shipped for this machine, or one built from its source.
 
-scripts/build_cage.py makes the shipped ones; `cage/manifest.json` has their digests. Normally the shipped file is executed
+scripts/build_binaries.py makes the shipped ones; `cage/manifest.json` has their digests. Normally the shipped file is executed
 where it is. The cache folder is used only for a copy, where the file lost its mode or others may write to it, or for a
 build, where it is missing or altered.
 """

@@ -60,7 +60,7 @@ def works(cage: Path | MissingCage, cache: Path) -> bool:
 
 
 def test_the_source_is_the_one_that_was_built() -> None:
-    assert digest(FOLDER / "cage.c") == MANIFEST["source_sha256"], "run scripts/build_cage.py"
+    assert digest(FOLDER / "cage.c") == MANIFEST["source_sha256"], "run scripts/build_binaries.py"
     assert MANIFEST["version"] == VERSION
     assert MANIFEST["licence"] == "MIT"
 
@@ -103,7 +103,7 @@ def test_the_repository_has_the_binaries_with_their_mode() -> None:
 
 
 def build_check(repository: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(repository / "scripts/build_cage.py"), "--check"]
+    command = [sys.executable, str(repository / "scripts/build_binaries.py"), "--check", "cage"]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
@@ -112,7 +112,7 @@ def test_a_build_gives_what_is_shipped_and_a_change_is_found(tmp_path: Path) -> 
     done = build_check(REPOSITORY)
     assert (done.returncode, done.stderr) == (0, "")
     (tmp_path / "scripts").mkdir()
-    shutil.copy(REPOSITORY / "scripts/build_cage.py", tmp_path / "scripts")
+    shutil.copy(REPOSITORY / "scripts/build_binaries.py", tmp_path / "scripts")
     place = tmp_path / FOLDER.relative_to(REPOSITORY)
     shutil.copytree(FOLDER, place)
     assert build_check(tmp_path).returncode == 0  # the folder leaves no trace in the binary
@@ -133,7 +133,7 @@ def test_a_forged_pair_of_binary_and_digest_is_found(tmp_path: Path) -> None:
     if "same bytes" not in build_check(REPOSITORY).stdout:
         pytest.skip("another compiler made the shipped binary")
     (tmp_path / "scripts").mkdir()
-    shutil.copy(REPOSITORY / "scripts/build_cage.py", tmp_path / "scripts")
+    shutil.copy(REPOSITORY / "scripts/build_binaries.py", tmp_path / "scripts")
     place = tmp_path / FOLDER.relative_to(REPOSITORY)
     shutil.copytree(FOLDER, place)
     with (place / f"cage-{MACHINE}").open("ab") as file:

@@ -1,11 +1,11 @@
 """The secrets of a service, and where they are in a text."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from backend.core.recording.native import OutputModule, output
 from backend.core.recording.redaction.patterns import LONGEST_MATCH, PRIVATE_KEY, SecretPattern
-from backend.core.recording.redaction.prefilters import Prefilter
 from backend.core.recording.redaction.private_keys import KEY_MARKER, key_spans, possible_key_start
 from backend.core.recording.redaction.spans import Span, Uncoloured, masked, merged
 from backend.core.recording.redaction.stream import MaskedStream
@@ -13,13 +13,15 @@ from backend.core.recording.redaction.values import SecretValue, forms
 
 Secret: TypeAlias = SecretValue | SecretPattern
 
+SHORTEST_NEEDLE = 3  # bytes
+
 
 @dataclass(frozen=True, slots=True)
 class Masks:
     """The secrets that are masked."""
 
     secrets: tuple[Secret, ...]
-    by_prefilter: tuple[tuple[Prefilter, tuple[Secret, ...]], ...]
+    likely: Callable[[bytes], list[Secret]]  # those worth a search in a text; nearly always none
     keys: bool
     longest: int  # bytes that are held of a line without end
 
@@ -32,7 +34,7 @@ class Masks:
         secrets += [SecretPattern.of(source) for source in sources if source != PRIVATE_KEY]
         return cls(
             tuple(secrets),
-            _by_prefilter(secrets),
+            (Needles(output, secrets) if output else Prefilters(secrets)).likely,
             PRIVATE_KEY in sources,
             max([LONGEST_MATCH, *map(len, known)]),
         )
@@ -52,7 +54,7 @@ class Masks:
     def find(self, data: bytes, key_lines: int) -> tuple[list[Span], int]:
         """The secrets in complete lines. `key_lines`: how many lines of a private key may follow, before and after."""
         view = Uncoloured(data)
-        spans = [span for secret in self._likely(view.text) for span in secret.spans(view.text)]
+        spans = [span for secret in self.likely(view.text) for span in secret.spans(view.text)]
         if self.keys and (key_lines or KEY_MARKER in view.text):
             more, key_lines = key_spans(view.text, key_lines)
             spans += more
@@ -66,15 +68,31 @@ class Masks:
             starts.append(possible_key_start(view.text))
         return view.place(min(starts, default=len(view.text)))
 
-    def _likely(self, text: bytes) -> list[Secret]:
-        """The secrets worth a search; nearly always none."""
+
+class Prefilters:
+    """Rules out secrets by the parts of a text that could contain them; see `prefilters`."""
+
+    def __init__(self, secrets: Sequence[Secret]) -> None:
+        prefilters = dict.fromkeys(secret.prefilter for secret in secrets)
+        self._secrets = [(each, [secret for secret in secrets if secret.prefilter is each]) for each in prefilters]
+
+    def likely(self, text: bytes) -> list[Secret]:
         found: list[Secret] = []
-        for prefilter, secrets in self.by_prefilter:
+        for prefilter, secrets in self._secrets:
             if left := prefilter(text):
                 found += [secret for secret in secrets if secret.required_substrings[0] in left]
         return [secret for secret in found if all(each in text for each in secret.required_substrings[1:])]
 
 
-def _by_prefilter(secrets: list[Secret]) -> tuple[tuple[Prefilter, tuple[Secret, ...]], ...]:
-    prefilters = dict.fromkeys(secret.prefilter for secret in secrets)
-    return tuple((each, tuple(secret for secret in secrets if secret.prefilter is each)) for each in prefilters)
+class Needles:
+    """Rules out secrets by one search for something of each, then as `Prefilters` does."""
+
+    def __init__(self, module: OutputModule, secrets: Sequence[Secret]) -> None:
+        self._module = module
+        self._searched = [secret for secret in secrets if len(secret.needle) >= SHORTEST_NEEDLE]
+        self._search = module.compile_search([secret.needle for secret in self._searched])
+        self._others = [secret for secret in secrets if len(secret.needle) < SHORTEST_NEEDLE]
+
+    def likely(self, text: bytes) -> list[Secret]:
+        found = [self._searched[number] for number in self._module.find_all(self._search, text)]
+        return Prefilters([*found, *self._others]).likely(text) if found or self._others else []

@@ -28,13 +28,17 @@ DEFAULT_PATTERNS = (
 
 @dataclass(frozen=True, slots=True)
 class SecretPattern:
-    """What secrets of a kind look like. Without `start`, where a match may begin cannot be known."""
+    """What secrets of a kind look like. Without `start`, where a match may begin cannot be known.
+
+    A text without `needle` contains no match.
+    """
 
     complete: re.Pattern[bytes]
     start: re.Pattern[bytes] | None
     by_line: bool
     prefilter: Prefilter
     required_substrings: tuple[bytes, ...]
+    needle: bytes
 
     @classmethod
     def of(cls, source: str) -> "SecretPattern":
@@ -44,9 +48,10 @@ class SecretPattern:
         complete = re.compile(source.encode())
         conditions, atoms = split_pattern(source)
         if not atoms:
-            return cls(complete, None, True, everything, (b"",))
+            return cls(complete, None, True, everything, (b"",), b"")
         start = re.compile((conditions + partial_match(atoms)).encode())
-        return cls(complete, start, any(atom.admits(b"\n") for atom in atoms), *_prefiltered(atoms))
+        needle = max(required_texts(atoms), key=len, default=b"")
+        return cls(complete, start, any(atom.admits(b"\n") for atom in atoms), *_prefiltered(atoms), needle)
 
     def spans(self, text: bytes) -> Iterator[Span]:
         """Where it matches in a text."""

@@ -3,6 +3,9 @@
 import re
 from bisect import bisect_right
 from collections.abc import Iterable
+from functools import cached_property
+
+from backend.core.recording.native import output
 
 MASK = b"[masked]"
 # The sequences that pass the terminal filter: colours, erasing in the line, moving to a column.
@@ -15,22 +18,34 @@ class Uncoloured:
     """Text without its colours, which could part a secret, and where its characters are in the original."""
 
     def __init__(self, data: bytes) -> None:
-        self.text = data
-        self._starts, self._shifts = [0], [0]
-        if b"\x1b" not in data:
-            return
-        self.text = COLOUR.sub(b"", data)
-        for colour in COLOUR.finditer(data):
-            self._starts.append(colour.start() - self._shifts[-1])
-            self._shifts.append(self._shifts[-1] + colour.end() - colour.start())
+        self._data = data
+        self.text = _without_colours(data) if b"\x1b" in data else data
 
     def place(self, at: int) -> int:
         """Where the character `at` is in the original."""
-        return at + self._shifts[bisect_right(self._starts, at) - 1]
+        starts, shifts = self._colours
+        return at + shifts[bisect_right(starts, at) - 1]
 
     def span(self, span: Span) -> Span:
         """The span in the original."""
         return self.place(span[0]), self.place(span[1] - 1) + 1
+
+    @cached_property
+    def _colours(self) -> tuple[list[int], list[int]]:
+        """Where in the text colours were, and how many bytes of colours are in the original up to there."""
+        starts, shifts = [0], [0]
+        for colour in COLOUR.finditer(self._data):
+            starts.append(colour.start() - shifts[-1])
+            shifts.append(shifts[-1] + colour.end() - colour.start())
+        return starts, shifts
+
+
+def uncoloured_in_python(data: bytes) -> bytes:
+    """The text without its colours."""
+    return COLOUR.sub(b"", data)
+
+
+_without_colours = output.uncoloured if output else uncoloured_in_python
 
 
 def merged(spans: Iterable[Span]) -> list[Span]:

@@ -41,6 +41,11 @@ class SecretValue:
             return cls(form, digits, (found,))
         return cls(form, everything, (form,))
 
+    @property
+    def needle(self) -> bytes:
+        """What a text that contains it contains."""
+        return self.form
+
     def spans(self, text: bytes) -> Iterator[Span]:
         """Where it is in a text."""
         at = text.find(self.form)

@@ -24,7 +24,7 @@
  * loopback is sent through it: the way out, if there is one.
  *
  * There is no C library, whose startup alone would take longer than everything that is done here. System calls are made
- * directly: a negative result is an error number. scripts/build_cage.py makes the binaries next to this file. */
+ * directly: a negative result is an error number. scripts/build_binaries.py makes the binaries next to this file. */
 
 #include <asm/stat.h>
 #include <asm/unistd.h>

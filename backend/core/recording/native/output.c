@@ -1,0 +1,709 @@
+/*
+ * Output of programs, one read at a time: encoded as lines of JSON, filtered for terminals, searched for secrets.
+ *
+ * Each function is the twin of one in Python, which is used where this module cannot be loaded, and gives the same bytes.
+ * None of them keeps anything between two calls but one buffer, which the interpreter's lock protects.
+ */
+
+#define PY_SSIZE_T_CLEAN
+#define Py_LIMITED_API 0x030B0000
+#include <Python.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+typedef const uint8_t *Bytes;
+
+/* ---- the buffer that results are built in ---- */
+
+static uint8_t *buffer;
+static size_t room;
+
+static int reserve(size_t size)
+{
+    if (size <= room)
+        return 1;
+    uint8_t *larger = PyMem_Realloc(buffer, size);
+    if (!larger) {
+        PyErr_NoMemory();
+        return 0;
+    }
+    buffer = larger;
+    room = size;
+    return 1;
+}
+
+static PyObject *built(const uint8_t *end)
+{
+    return PyBytes_FromStringAndSize((const char *)buffer, end - buffer);
+}
+
+static int bytes_of(PyObject *object, Bytes *data, Py_ssize_t *size)
+{
+    char *text;
+    if (PyBytes_AsStringAndSize(object, &text, size) < 0)
+        return 0;
+    *data = (Bytes)text;
+    return 1;
+}
+
+/* ---- eight bytes at a time ---- */
+
+#define EACH(byte) (UINT64_C(0x0101010101010101) * (byte))
+
+static uint64_t eight(Bytes at)
+{
+    uint64_t word;
+    memcpy(&word, at, 8);
+    return word;
+}
+
+/* 0x80 in each byte that is `byte`. */
+static uint64_t equal(uint64_t word, uint8_t byte)
+{
+    word ^= EACH(byte);
+    return ~(((word & EACH(0x7F)) + EACH(0x7F)) | word | EACH(0x7F));
+}
+
+/* 0x80 in each byte that is a control, but for DEL, or not ASCII. */
+static uint64_t unprintable(uint64_t word)
+{
+    return (~(word | word << 1) & EACH(0x40)) << 1 | (word & EACH(0x80));
+}
+
+static int is_plain_text(uint64_t word)
+{
+    return !((unprintable(word) & ~equal(word, '\n') & ~equal(word, '\t')) | equal(word, 0x7F));
+}
+
+/* ---- UTF-8 ---- */
+
+#define INCOMPLETE 0
+
+/* The bytes of the character at `at`; INCOMPLETE where the data ends within it; where it is none, minus the bytes of it
+   that a decoder replaces by one U+FFFD. */
+static int character(Bytes at, Bytes end, uint32_t *code)
+{
+    uint8_t first = at[0], low = 0x80, high = 0xBF;
+    int more;
+    uint32_t value;
+
+    if (first < 0x80) {
+        *code = first;
+        return 1;
+    }
+    if (first < 0xC2 || first > 0xF4)
+        return -1;
+    if (first < 0xE0) {
+        more = 1;
+        value = first & 0x1F;
+    } else if (first < 0xF0) {
+        more = 2;
+        value = first & 0x0F;
+        low = first == 0xE0 ? 0xA0 : 0x80;
+        high = first == 0xED ? 0x9F : 0xBF;
+    } else {
+        more = 3;
+        value = first & 0x07;
+        low = first == 0xF0 ? 0x90 : 0x80;
+        high = first == 0xF4 ? 0x8F : 0xBF;
+    }
+    for (int number = 1; number <= more; number++) {
+        if (at + number == end)
+            return INCOMPLETE;
+        if (at[number] < low || at[number] > high)
+            return -number;
+        value = value << 6 | (at[number] & 0x3F);
+        low = 0x80;
+        high = 0xBF;
+    }
+    *code = value;
+    return more + 1;
+}
+
+static uint8_t *put(uint8_t *out, uint32_t code)
+{
+    if (code < 0x80) {
+        *out++ = code;
+    } else if (code < 0x800) {
+        *out++ = 0xC0 | code >> 6;
+        *out++ = 0x80 | (code & 0x3F);
+    } else if (code < 0x10000) {
+        *out++ = 0xE0 | code >> 12;
+        *out++ = 0x80 | (code >> 6 & 0x3F);
+        *out++ = 0x80 | (code & 0x3F);
+    } else {
+        *out++ = 0xF0 | code >> 18;
+        *out++ = 0x80 | (code >> 12 & 0x3F);
+        *out++ = 0x80 | (code >> 6 & 0x3F);
+        *out++ = 0x80 | (code & 0x3F);
+    }
+    return out;
+}
+
+/* ---- lines as JSON ---- */
+
+#define LARGEST_ESCAPE 6
+
+static uint8_t plain[256];      /* whether a byte stands for itself within a string of JSON */
+static const uint8_t letters[128] = {
+    ['"'] = '"', ['\\'] = '\\', ['\b'] = 'b', ['\f'] = 'f', ['\n'] = 'n', ['\r'] = 'r', ['\t'] = 't',
+};
+
+static uint8_t *escaped(uint8_t *out, uint8_t byte)
+{
+    static const char hex[] = "0123456789abcdef";
+
+    *out++ = '\\';
+    if (letters[byte]) {
+        *out++ = letters[byte];
+        return out;
+    }
+    memcpy(out, "u00", 3);
+    out += 3;
+    *out++ = hex[byte >> 4];
+    *out++ = hex[byte & 15];
+    return out;
+}
+
+static int is_more(uint8_t byte)
+{
+    return (byte & 0xC0) == 0x80;
+}
+
+/* The bytes of a character of the usual forms, which needs no closer look to be valid; 0 for any other. */
+static int usual(Bytes at, Bytes end)
+{
+    if (end - at < 3 || !is_more(at[1]))
+        return 0;
+    if (at[0] >= 0xC2 && at[0] <= 0xDF)
+        return 2;
+    return at[0] >= 0xE1 && at[0] <= 0xEF && at[0] != 0xED && is_more(at[2]) ? 3 : 0;
+}
+
+/* What is neither plain nor a line end; `at` is moved behind it. */
+static uint8_t *unusual(uint8_t *out, Bytes *at, Bytes end)
+{
+    uint32_t code;
+    if (**at < 0x80)
+        return escaped(out, *(*at)++);
+    int size = character(*at, end, &code);
+    if (size > 0) {
+        memcpy(out, *at, size);
+        *at += size;
+        return out + size;
+    }
+    *at = size == INCOMPLETE ? end : *at - size;
+    return put(out, 0xFFFD);
+}
+
+static PyObject *encode_lines(PyObject *module, PyObject *argument)
+{
+    Bytes at, end;
+    Py_ssize_t size, count = 0;
+    (void)module;
+    if (!bytes_of(argument, &at, &size) || !reserve((size_t)size * LARGEST_ESCAPE + 4))
+        return NULL;
+    end = at + size;
+    uint8_t *out = buffer;
+    *out++ = '"';
+    while (at < end) {
+        while (end - at >= 8) {
+            uint64_t word = eight(at);
+            if (unprintable(word) | equal(word, '"') | equal(word, '\\'))
+                break;
+            memcpy(out, &word, 8);
+            out += 8;
+            at += 8;
+        }
+        while (at < end && plain[*at])
+            *out++ = *at++;
+        for (int length; at < end && (length = usual(at, end)); at += length, out += length) {
+            out[0] = at[0];
+            out[1] = at[1];
+            out[2] = at[2];
+        }
+        if (at == end)
+            break;
+        if (plain[*at])
+            continue;
+        if (*at != '\n') {
+            out = unusual(out, &at, end);
+            continue;
+        }
+        count++;
+        if (++at == end)
+            break;
+        memcpy(out, "\",\"", 3);
+        out += 3;
+    }
+    *out++ = '"';
+    return Py_BuildValue("(Nn)", built(out), count);
+}
+
+/* ---- the texts of encoded lines ---- */
+
+static int append_bytes(PyObject *list, Bytes from, Bytes to)
+{
+    PyObject *text = PyBytes_FromStringAndSize((const char *)from, to - from);
+    int failed = !text || PyList_Append(list, text) < 0;
+    Py_XDECREF(text);
+    return !failed;
+}
+
+static PyObject *split_items(PyObject *module, PyObject *argument)
+{
+    Bytes at, end;
+    Py_ssize_t size;
+    (void)module;
+    if (!bytes_of(argument, &at, &size))
+        return NULL;
+    end = at + size;
+    PyObject *list = PyList_New(0);
+    while (list && at < end) {
+        Bytes text = ++at;      /* behind the quote */
+        while (at < end && *at != '"')
+            at += *at == '\\' ? 2 : 1;
+        if (at > end)
+            at = end;           /* a string without an end, which nothing of ours wrote */
+        if (!append_bytes(list, text, at)) {
+            Py_DECREF(list);
+            return NULL;
+        }
+        at += 2;                /* the quote and the comma */
+    }
+    return list;
+}
+
+/* ---- the terminal filter ---- */
+
+#define ESC 0x1B
+#define STRING_LIMIT 4096       /* characters of an unterminated control string that are removed before output resumes */
+#define SEQUENCE_LIMIT 256      /* parameters of one sequence */
+#define LONGEST (STRING_LIMIT + 3)
+#define UNDECODABLE 0xDC00      /* added to a byte that is not UTF-8 */
+
+typedef const uint32_t *Codes;
+
+static int between(uint32_t code, uint32_t first, uint32_t last)
+{
+    return code - first <= last - first;
+}
+
+static int starts_string(uint32_t code)
+{
+    return code == 0x90 || code == 0x98 || between(code, 0x9D, 0x9F);
+}
+
+static int is_control(uint32_t code)
+{
+    return code == 0x7F || (code < 0x20 && !between(code, 8, 10) && code != 13 && code != ESC);
+}
+
+static int is_active(uint32_t code)
+{
+    if (between(code, ' ', '~'))
+        return 0;
+    if (code < ' ')
+        return is_control(code) || code == ESC;
+    return between(code, 0x7F, 0x9F) || code == 0x61C || between(code, 0x200E, 0x200F) || between(code, 0x202A, 0x202E)
+        || between(code, 0x2066, 0x2069) || between(code, UNDECODABLE + 0x80, UNDECODABLE + 0x9F);
+}
+
+static Codes skip(Codes at, Codes end, uint32_t first, uint32_t last, int limit)
+{
+    while (limit-- && at < end && between(*at, first, last))
+        at++;
+    return at;
+}
+
+static Codes skip_string(Codes at, Codes end)
+{
+    for (int left = STRING_LIMIT; left && at < end; left--, at++)
+        if (*at == 7 || *at == 0x18 || *at == 0x1A || *at == ESC || between(*at, 0x80, 0x9F))
+            break;
+    return at;
+}
+
+static Codes skip_csi(Codes at, Codes end)
+{
+    return skip(skip(at, end, '0', '?', SEQUENCE_LIMIT), end, ' ', '/', SEQUENCE_LIMIT);
+}
+
+/* Whether what follows `ESC [` is one that passes: a colour, erasing in the line, moving to a column. */
+static int passes(Codes at, Codes end)
+{
+    Codes after = skip(at, end, '0', ';', SEQUENCE_LIMIT);
+    if (after < end && *after == 'm')
+        return 1;
+    after = skip(at, end, '0', '2', 1);
+    if (after < end && *after == 'K')
+        return 1;
+    after = skip(at, end, '0', '9', 4);
+    return after < end && *after == 'G';
+}
+
+static int introduces_string(uint32_t code)
+{
+    return code == ']' || code == 'P' || code == 'X' || code == '^' || code == '_';
+}
+
+static Codes behind_string(Codes at, Codes end)
+{
+    at = skip_string(at, end);
+    if (at < end && (*at == 7 || *at == 0x9C))
+        return at + 1;
+    return at + 1 < end && at[0] == ESC && at[1] == '\\' ? at + 2 : at;
+}
+
+static Codes behind_csi(Codes at, Codes end)
+{
+    at = skip_csi(at, end);
+    return at < end && between(*at, '@', '~') ? at + 1 : at;
+}
+
+/* Where what is removed ends; `at` itself if it passes. */
+static Codes removed(Codes at, Codes end)
+{
+    uint32_t code = *at, next = at + 1 < end ? at[1] : 0;
+    if (code == ESC) {
+        if (next == '[')
+            return passes(at + 2, end) ? at : behind_csi(at + 2, end);
+        if (introduces_string(next))
+            return behind_string(at + 2, end);
+        at = skip(at + 1, end, ' ', '/', SEQUENCE_LIMIT);
+        return at < end && between(*at, '0', '~') ? at + 1 : at;
+    }
+    if (starts_string(code))
+        return behind_string(at + 1, end);
+    if (code == 0x9B)
+        return behind_csi(at + 1, end);
+    for (at++; at < end && is_control(*at);)
+        at++;
+    return at;
+}
+
+/* Whether a sequence that begins at `at` may go on after the end. */
+static int is_unfinished(Codes at, Codes end)
+{
+    uint32_t code = *at, next = at + 1 < end ? at[1] : 0;
+    Codes after;
+    if (code == 0x9B || (code == ESC && next == '['))
+        return skip_csi(at + (code == ESC ? 2 : 1), end) == end;
+    if (starts_string(code) || (code == ESC && introduces_string(next))) {
+        after = skip_string(at + (code == ESC ? 2 : 1), end);
+        return after == end || (after + 1 == end && *after == ESC);
+    }
+    return code == ESC && skip(at + 1, end, ' ', '/', SEQUENCE_LIMIT) == end;
+}
+
+static Codes unfinished(Codes begin, Codes end)
+{
+    for (Codes at = end - begin > LONGEST ? end - LONGEST : begin; at < end; at++)
+        if ((*at == ESC || *at == 0x9B || starts_string(*at)) && is_unfinished(at, end))
+            return at;
+    return end;
+}
+
+static Bytes behind_colour(Bytes at, Bytes end)
+{
+    Bytes after = at;
+    while (after < end && between(*after, '0', ';'))
+        after++;
+    if (after < end && *after == 'm')
+        return after + 1;
+    after = at + (at < end && between(*at, '0', '2'));
+    if (after < end && *after == 'K')
+        return after + 1;
+    for (after = at; after < end && after - at < 4 && between(*after, '0', '9');)
+        after++;
+    return after < end && *after == 'G' ? after + 1 : NULL;
+}
+
+/* Whether an active character may begin with the byte. */
+static int may_be_active(uint8_t first)
+{
+    return first == 0xC2 || first == 0xD8 || first == 0xE2;
+}
+
+/* Whether all of it passes as it is. May say no of what does. */
+static int is_harmless(Bytes at, Bytes end)
+{
+    uint32_t code;
+    while (at < end) {
+        while (end - at >= 8 && is_plain_text(eight(at)))
+            at += 8;
+        for (int length; at < end && *at >= 0x80 && !may_be_active(*at) && (length = usual(at, end));)
+            at += length;
+        if (at == end)
+            break;
+        if (between(*at, 0x20, 0x7E) || between(*at, 8, 10) || *at == 13) {
+            at++;
+        } else if (*at >= 0x80) {
+            int length = character(at, end, &code);
+            if (length <= 0 || is_active(code))
+                return 0;
+            at += length;
+        } else {
+            Bytes after = *at == ESC && end - at > 2 && at[1] == '[' ? behind_colour(at + 2, end) : NULL;
+            if (!after || after - at > SEQUENCE_LIMIT)
+                return 0;
+            at = after;
+        }
+    }
+    return 1;
+}
+
+/* Python's decoder holds it back, although it can become no character. */
+static int is_cut_surrogate(Bytes at, Bytes end)
+{
+    return end - at == 2 && at[0] == 0xED && between(at[1], 0xA0, 0xBF);
+}
+
+/* What of the output may pass, and the bytes at its end that are held back unless it is `final`. */
+static PyObject *filter_output(PyObject *module, PyObject *arguments)
+{
+    PyObject *argument;
+    Bytes data, at, end;
+    Py_ssize_t size;
+    int final;
+    (void)module;
+    if (!PyArg_ParseTuple(arguments, "Sp", &argument, &final) || !bytes_of(argument, &data, &size))
+        return NULL;
+    if (is_harmless(data, data + size))
+        return Py_BuildValue("(Oy#)", argument, "", (Py_ssize_t)0);
+    /* A character has at most as many bytes of output as of input, three for one that is not UTF-8. */
+    size_t codes_at = ((size_t)size * 3 + 15) & ~(size_t)15;
+    if (!reserve(codes_at + (size_t)size * sizeof(uint32_t)))
+        return NULL;
+    uint32_t *codes = (uint32_t *)(buffer + codes_at), *last = codes;
+    for (at = data, end = data + size; at < end; last++) {
+        if (*at < 0x80) {
+            *last = *at++;
+            continue;
+        }
+        int length = character(at, end, last);
+        if (!final && (length == INCOMPLETE || is_cut_surrogate(at, end)))
+            break;
+        if (length <= 0) {      /* each byte by itself: what follows the first of a broken character is none either */
+            *last = UNDECODABLE + *at;
+            length = 1;
+        }
+        at += length;
+    }
+    Codes stop = final ? last : unfinished(codes, last);
+    for (Codes code = stop; code < last; code++)
+        at -= *code < 0x80 || between(*code, UNDECODABLE + 0x80, UNDECODABLE + 0xFF) ? 1 : *code < 0x800 ? 2 : *code < 0x10000 ? 3 : 4;
+    uint8_t *out = buffer;
+    for (Codes code = codes; code < stop;) {
+        if (is_active(*code)) {
+            Codes after = removed(code, stop);
+            if (after > code) {
+                code = after;
+                continue;
+            }
+        }
+        out = put(out, between(*code, UNDECODABLE + 0x80, UNDECODABLE + 0xFF) ? 0xFFFD : *code);
+        code++;
+    }
+    return Py_BuildValue("(NN)", built(out), PyBytes_FromStringAndSize((const char *)at, end - at));
+}
+
+/* ---- text without its colours ---- */
+
+static PyObject *uncoloured(PyObject *module, PyObject *argument)
+{
+    Bytes at, end, found, after;
+    Py_ssize_t size;
+    (void)module;
+    if (!bytes_of(argument, &at, &size) || !reserve(size + 1))
+        return NULL;
+    end = at + size;
+    uint8_t *out = buffer;
+    while ((found = memchr(at, ESC, end - at))) {
+        after = end - found > 2 && found[1] == '[' ? behind_colour(found + 2, end) : NULL;
+        size_t kept = (after ? found : found + 1) - at;
+        memcpy(out, at, kept);
+        out += kept;
+        at = after ? after : found + 1;
+    }
+    memcpy(out, at, end - at);
+    return built(out + (end - at));
+}
+
+/* ---- a search for many texts at once ---- */
+
+#define GRAM 3                  /* bytes of a text that are looked up */
+#define SLOTS (1 << 16)
+#define NONE UINT16_MAX
+
+typedef struct {
+    uint8_t bits[SLOTS / 8];
+    uint16_t first[SLOTS], count;
+    uint8_t *texts;
+    struct needle {
+        uint32_t at, size, gram;        /* where the text is in `texts`, its bytes, where in it the looked up bytes are */
+        uint16_t next;
+    } needles[];
+} Search;
+
+static uint32_t slot(uint32_t gram)
+{
+    return (uint32_t)(gram * 0x9E3779B1u) >> 16;
+}
+
+static uint32_t gram_at(Bytes at)
+{
+    return (uint32_t)at[0] << 16 | at[1] << 8 | at[2];
+}
+
+static int rarity(uint8_t byte)
+{
+    return between(byte, 'a', 'z') || byte == ' ' ? 1 : between(byte, '0', '9') ? 2 : 3;
+}
+
+static uint32_t rarest(Bytes text, uint32_t size)
+{
+    uint32_t found = 0;
+    int best = 0;
+    for (uint32_t at = 0; at + GRAM <= size; at++) {
+        int score = rarity(text[at]) + rarity(text[at + 1]) + rarity(text[at + 2]);
+        if (score > best) {
+            best = score;
+            found = at;
+        }
+    }
+    return found;
+}
+
+static void forget(PyObject *capsule)
+{
+    Search *search = PyCapsule_GetPointer(capsule, "search");
+    PyMem_Free(search->texts);
+    PyMem_Free(search);
+}
+
+static int add_needle(Search *search, PyObject *item, uint32_t *used)
+{
+    Bytes text;
+    Py_ssize_t size;
+    if (!bytes_of(item, &text, &size))
+        return 0;
+    if (size < GRAM) {
+        PyErr_SetString(PyExc_ValueError, "a text is too short");
+        return 0;
+    }
+    uint8_t *larger = PyMem_Realloc(search->texts, *used + size);
+    if (!larger) {
+        PyErr_NoMemory();
+        return 0;
+    }
+    search->texts = larger;
+    memcpy(larger + *used, text, size);
+    struct needle *needle = &search->needles[search->count];
+    uint32_t gram = rarest(text, size), place = slot(gram_at(text + gram));
+    *needle = (struct needle){*used, size, gram, search->first[place]};
+    search->first[place] = search->count++;
+    search->bits[place >> 3] |= 1 << (place & 7);
+    *used += size;
+    return 1;
+}
+
+static PyObject *compile_search(PyObject *module, PyObject *list)
+{
+    uint32_t used = 0;
+    Py_ssize_t count = PyList_Size(list);
+    (void)module;
+    if (count < 0)
+        return NULL;
+    if (count >= NONE) {
+        PyErr_SetString(PyExc_ValueError, "too many texts");
+        return NULL;
+    }
+    Search *search = PyMem_Calloc(1, sizeof(Search) + count * sizeof(struct needle));
+    if (!search)
+        return PyErr_NoMemory();
+    memset(search->first, 0xFF, sizeof search->first);
+    for (Py_ssize_t number = 0; number < count; number++) {
+        if (!add_needle(search, PyList_GetItem(list, number), &used)) {
+            PyMem_Free(search->texts);
+            PyMem_Free(search);
+            return NULL;
+        }
+    }
+    return PyCapsule_New(search, "search", forget);
+}
+
+static int note(PyObject *list, uint8_t *seen, uint16_t number)
+{
+    if (seen[number >> 3] & 1 << (number & 7))
+        return 1;
+    seen[number >> 3] |= 1 << (number & 7);
+    PyObject *value = PyLong_FromLong(number);
+    int failed = !value || PyList_Append(list, value) < 0;
+    Py_XDECREF(value);
+    return !failed;
+}
+
+/* Note those of the texts with these three bytes that stand around `at`. */
+static int confirm(Search *search, Bytes begin, Bytes at, Bytes end, PyObject *list, uint8_t *seen)
+{
+    for (uint16_t number = search->first[slot(gram_at(at))]; number != NONE; number = search->needles[number].next) {
+        struct needle *needle = &search->needles[number];
+        if (at - begin < needle->gram || end - at < (ptrdiff_t)needle->size - needle->gram)
+            continue;
+        if (!memcmp(at - needle->gram, search->texts + needle->at, needle->size) && !note(list, seen, number))
+            return 0;
+    }
+    return 1;
+}
+
+static PyObject *find_all(PyObject *module, PyObject *arguments)
+{
+    PyObject *capsule, *argument;
+    Bytes begin, end;
+    Py_ssize_t size;
+    (void)module;
+    if (!PyArg_ParseTuple(arguments, "OS", &capsule, &argument) || !bytes_of(argument, &begin, &size))
+        return NULL;
+    Search *search = PyCapsule_GetPointer(capsule, "search");
+    if (!search || !reserve(search->count / 8 + 1))
+        return NULL;
+    memset(buffer, 0, search->count / 8 + 1);
+    PyObject *list = PyList_New(0);
+    if (!list || size < GRAM)
+        return list;
+    end = begin + size;
+    for (Bytes at = begin; at + GRAM <= end; at++) {
+        uint32_t place = slot(gram_at(at));
+        if (search->bits[place >> 3] & 1 << (place & 7) && !confirm(search, begin, at, end, list, buffer)) {
+            Py_DECREF(list);
+            return NULL;
+        }
+    }
+    return list;
+}
+
+/* ---- the module ---- */
+
+static PyMethodDef functions[] = {
+    {"encode_lines", encode_lines, METH_O, NULL},
+    {"split_items", split_items, METH_O, NULL},
+    {"filter_output", filter_output, METH_VARARGS, NULL},
+    {"uncoloured", uncoloured, METH_O, NULL},
+    {"compile_search", compile_search, METH_O, NULL},
+    {"find_all", find_all, METH_VARARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_output", NULL, -1, functions, NULL, NULL, NULL, NULL};
+
+PyMODINIT_FUNC PyInit__output(void)
+{
+    PyObject *module = PyModule_Create(&definition);
+    for (int byte = 0x20; byte < 0x80; byte++)
+        plain[byte] = byte != '"' && byte != '\\';
+    if (module && PyModule_AddStringConstant(module, "VERSION", "output 1") < 0)
+        Py_CLEAR(module);
+    return module;
+}
