@@ -24,9 +24,13 @@ from typing import IO, Protocol
 ROOT = Path(__file__).parent.parent
 REQUEST_LIMIT = 1 << 20  # bytes
 LOADED = (
-    "asyncpg",
+    "backend.bus.hosts",
+    "backend.bus.host_streams",
+    "backend.bus.redis",
     "backend.cli.main",
     "backend.runtime.wiring",
+    "backend.storage.postgresql",
+    "pydantic.v1",  # for FastAPI, which looks whether models are of that version
     "sqlalchemy.dialects.postgresql.asyncpg",
     "sqlalchemy.dialects.sqlite",
     "uvicorn",
