@@ -2,7 +2,9 @@
 
 import sys
 
-from backend.cli.main import main
+from backend.runtime.collector import nothing_is_garbage
 
 if __name__ == "__main__":
+    with nothing_is_garbage():
+        from backend.cli.main import main
     sys.exit(main())

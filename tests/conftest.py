@@ -47,7 +47,6 @@ LONG = (
     "tests/e2e/test_outage.py::test_an_outage_costs_clear_errors_and_nothing_else[redis-killed]",
     "tests/e2e/test_published_runners.py::test_a_published_runner_works_unchanged[djangocommand]",
     "tests/e2e/test_resume.py::test_200000_lines_survive_a_dozen_cuts",
-    "tests/e2e/test_workspace_users.py::test_root_without_a_capability_starts_no_server",
     "tests/executors/local/test_cage_binary.py::test_a_forged_pair_of_binary_and_digest_is_found",
     "tests/executors/local/test_cage_binary.py::test_a_build_gives_what_is_shipped_and_a_change_is_found",
     "tests/executors/local/test_recipes.py::test_the_tricks_work_without_the_cage",

@@ -1,4 +1,4 @@
-"""`python -m backend` as a fork of a process that has imported it already: imports take most of the time of a start.
+"""`python -m backend`, or another program, as a fork of a process that has imported it: imports take most of a start.
 
 What a process is started with (its command line, its environment in /proc) is that of the preloaded one. A test that looks
 at these starts the program itself.
@@ -6,8 +6,10 @@ at these starts the program itself.
 
 import atexit
 import gc
+import importlib
 import json
 import os
+import runpy
 import select
 import signal
 import socket
@@ -19,18 +21,27 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from threading import Lock
-from typing import IO, Protocol
+from typing import IO, Any, Protocol
 
 ROOT = Path(__file__).parent.parent
 REQUEST_LIMIT = 1 << 20  # bytes
+
+# What is done in the process before it becomes the program: `prepare` of a module, with its arguments.
+Before = tuple[str | int, ...]
+
 LOADED = (
-    "asyncpg",
+    "backend.bus.hosts",
+    "backend.bus.host_streams",
+    "backend.bus.redis",
     "backend.cli.main",
     "backend.runtime.wiring",
+    "backend.storage.postgresql",
+    "pydantic.v1",  # for FastAPI, which looks whether models are of that version
     "sqlalchemy.dialects.postgresql.asyncpg",
     "sqlalchemy.dialects.sqlite",
     "uvicorn",
     "uvicorn.lifespan.off",
+    "uvicorn.main",
     "uvicorn.protocols.http.h11_impl",
     "uvicorn.protocols.websockets.websockets_sansio_impl",
 )
@@ -131,27 +142,55 @@ def start(
     cwd: Path,
     env: Mapping[str, str],
     files: tuple[IO[bytes], IO[bytes], IO[bytes]],
+    *,
+    program: str = "backend",
+    before: Before = (),
 ) -> Fork:
-    """Start `python -m backend WORDS` with these standard streams."""
+    """Start `python -m PROGRAM WORDS` with these standard streams."""
     origin = preloaded()
-    request = ["start", list(words), str(cwd), dict(env)]
+    request = ["start", [program, *words], str(cwd), dict(env), before]
     return Fork(origin, origin.ask(request, [file.fileno() for file in files]))
 
 
 def run(
-    words: Sequence[str], cwd: Path, env: Mapping[str, str], entered: str = ""
+    words: Sequence[str], cwd: Path, env: Mapping[str, str], entered: str = "", before: Before = ()
 ) -> "subprocess.CompletedProcess[str]":
     """Run `python -m backend WORDS` to its end."""
     with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         given.write(entered.encode())
         given.seek(0)
-        code = start(words, cwd, env, (given, out, err)).wait(60)
+        code = start(words, cwd, env, (given, out, err), before=before).wait(60)
         out.seek(0)
         err.seek(0)
         return subprocess.CompletedProcess(list(words), code, out.read().decode(), err.read().decode())
 
 
-def _serve(asked: socket.socket) -> tuple[list[str], str, dict[str, str], list[int]] | None:
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What a forked process is to become."""
+
+    words: list[str]
+    cwd: str
+    environment: dict[str, str]
+    before: list[Any]
+    descriptors: list[int]
+
+    def run(self) -> None:
+        """Become it. Ends with SystemExit, as the program does."""
+        for target, descriptor in enumerate(self.descriptors):
+            os.dup2(descriptor, target)
+            os.close(descriptor)
+        os.chdir(self.cwd)
+        os.environ.clear()
+        os.environ.update(self.environment)
+        if self.before:
+            module, *arguments = self.before
+            importlib.import_module(module).prepare(*arguments)
+        sys.argv[:] = self.words
+        runpy.run_module(self.words[0], run_name="__main__", alter_sys=True)
+
+
+def _serve(asked: socket.socket) -> Task | None:
     """Answer requests; in a forked process, what it has to run."""
     while True:
         data, descriptors, _, _ = socket.recv_fds(asked, REQUEST_LIMIT, 3)
@@ -163,36 +202,21 @@ def _serve(asked: socket.socket) -> tuple[list[str], str, dict[str, str], list[i
             continue
         if not (pid := os.fork()):
             asked.close()
-            words, cwd, environment = rest
-            return words, cwd, environment, descriptors
+            words, cwd, environment, before = rest
+            return Task(words, cwd, environment, before, descriptors)
         for descriptor in descriptors:
             os.close(descriptor)
         asked.send(str(pid).encode())
 
 
-def _become(cwd: str, environment: dict[str, str], descriptors: list[int]) -> None:
-    for target, descriptor in enumerate(descriptors):
-        os.dup2(descriptor, target)
-        os.close(descriptor)
-    os.chdir(cwd)
-    os.environ.clear()
-    os.environ.update(environment)
-
-
-def _main(descriptor: int) -> int:
+def _main(descriptor: int) -> None:
     for name in LOADED:
-        __import__(name)
+        importlib.import_module(name)
     gc.collect()
     gc.freeze()
-    task = _serve(socket.socket(fileno=descriptor))
-    if not task:
-        return 0
-    from backend.cli.main import main
-
-    words, cwd, environment, descriptors = task
-    _become(cwd, environment, descriptors)
-    return main(words)
+    if task := _serve(socket.socket(fileno=descriptor)):
+        task.run()
 
 
 if __name__ == "__main__":
-    sys.exit(_main(int(sys.argv[1])))
+    _main(int(sys.argv[1]))

@@ -8,14 +8,14 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from tests import preloaded
-from tests.preloaded import Process
+from tests.preloaded import Before, Process
 
 ROOT = Path(__file__).parent.parent
 START_BOUND = 60.0  # seconds
@@ -135,12 +135,23 @@ class Server:
         return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmRSS"))
 
 
+SERVE = ("backend", "serve")
+UVICORN = ("uvicorn", "backend.server:app", "--port", "PORT")
+
+
 def start(
-    folder: Path, env: Mapping[str, str] | None = None, command: list[str] | None = None, cwd: Path | None = None
+    folder: Path,
+    env: Mapping[str, str] | None = None,
+    command: list[str] | None = None,
+    cwd: Path | None = None,
+    *,
+    program: Sequence[str] = SERVE,
+    before: Before = (),
 ) -> Server:
     """Start a server whose data lies in `folder`, and wait until it answers. It gets nothing of our environment.
 
-    Without a `command` it is forked from a process that has imported everything.
+    Without a `command` it is `python -m PROGRAM`, forked from a process that has imported everything and that has done
+    what is `before` it (see tests/preloaded.py).
     """
     folder.chmod(0o711)  # commands run as another user where the tests are root
     port = _free_port()
@@ -151,8 +162,16 @@ def start(
         "PORT": str(port),
         **(env or {}),
     }
-    words = [word.replace("PORT", str(port)) for word in command or ()]
-    process = _begin(words, cwd or folder, environment, folder)  # not the repository: a developer's .env stays out
+    words = [word.replace("PORT", str(port)) for word in command or program]
+    place = cwd or folder  # not the repository: a developer's .env stays out
+    with _streams(folder) as streams:
+        process: Process
+        if command:
+            process = subprocess.Popen(
+                words, cwd=place, env=environment, stdin=streams[0], stdout=streams[1], stderr=streams[2]
+            )
+        else:
+            process = preloaded.start(words[1:], place, environment, streams, program=words[0], before=before)
     server = Server(process, folder, folder / "data", port)
     try:
         wait_until(lambda: _answers(server), "the server's /health", START_BOUND)
@@ -163,16 +182,15 @@ def start(
     return server
 
 
-def _begin(words: list[str], cwd: Path, environment: Mapping[str, str], logs: Path) -> Process:
-    """Start a command, `backend serve` without one, with its output in `logs`."""
+@contextmanager
+def _streams(logs: Path) -> Iterator[tuple[IO[bytes], IO[bytes], IO[bytes]]]:
+    """The standard streams of a server, with its output in `logs`."""
     with (
         (logs / "stdout.log").open("ab") as out,
         (logs / "stderr.log").open("ab") as err,
         Path(os.devnull).open("rb") as none,
     ):
-        if not words:
-            return preloaded.start(["serve"], cwd, environment, (none, out, err))
-        return subprocess.Popen(words, cwd=cwd, env=environment, stdin=none, stdout=out, stderr=err)
+        yield none, out, err
 
 
 def _free_port() -> int:

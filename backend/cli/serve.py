@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from backend.core.errors import reason_of
+from backend.runtime.collector import nothing_is_garbage
 from backend.runtime.settings import Settings, load_settings
 
 SHUTDOWN_BOUND = 3  # seconds that open requests get when the server stops; commands have a grace of their own
@@ -23,9 +24,18 @@ def add_verb(verbs: Any) -> None:
 
 
 def _serve(options: argparse.Namespace) -> int:
+    with nothing_is_garbage():
+        server = _server(options)
+    from backend.runtime.telemetry import release_output
+
+    server.run()
+    release_output()
+    return 0 if server.started else 1
+
+
+def _server(options: argparse.Namespace) -> Any:
     import uvicorn  # only this verb needs the web server
 
-    from backend.runtime.telemetry import release_output
     from backend.runtime.wiring import create_app  # imports everything, which other verbs do without
     from backend.transports.bounded_socket import BoundedSocket
     from backend.transports.request_timeout import bounded_protocol
@@ -35,10 +45,9 @@ def _serve(options: argparse.Namespace) -> int:
     # Each socket, viewer and command holds descriptors; the usual soft limit is a remnant of select().
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    application = create_app(settings)
-    server = _server_class(uvicorn.Server)(
+    return _server_class(uvicorn.Server)(
         uvicorn.Config(
-            application,
+            create_app(settings),
             host=settings.host,
             port=settings.port,
             loop="backend.runtime.event_loop:new_event_loop",
@@ -55,9 +64,6 @@ def _serve(options: argparse.Namespace) -> int:
             timeout_graceful_shutdown=SHUTDOWN_BOUND,
         )
     )
-    server.run()
-    release_output()
-    return 0 if server.started else 1
 
 
 def _why(error: BaseException | None) -> str:

@@ -6,17 +6,11 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
-from redis.asyncio import ConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 
 from backend.application.host_targets import HOST, HostTargets
-from backend.bus.host_streams import RedisHostStreams
-from backend.bus.hosts import RedisHosts
-from backend.bus.link import connection_arguments
 from backend.core.audit.events import Kind
 from backend.core.errors import StorageError
 from backend.core.execution.executor import Executor
@@ -35,6 +29,9 @@ from backend.policies.loader import load_profile
 from backend.runtime.host_secrets import SENSITIVE_PATTERN, ParameterCipher
 from backend.runtime.settings import Settings
 from backend.storage.host_roster import RosterFile
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
 
 LATE_SHOWN = 4096  # characters of a late answer that the audit contains
 LATE_AT_ONCE = 1000  # executions that have ended here, and of which output still arrives
@@ -87,6 +84,9 @@ def build_hosts(
     """The hosts; none without Redis."""
     if settings.redis_url is None:
         return Hosts(None, HostFigures(), lambda host, text: text, _nothing, unsigned=False)
+    from backend.bus.host_streams import RedisHostStreams  # with its library, which other servers do without
+    from backend.bus.hosts import RedisHosts
+
     secret = settings.cockpit_shared_secret.get_secret_value() if settings.cockpit_shared_secret else None
     trust = Trust(RosterFile(settings.data_dir.absolute()), secret, settings.allow_unsigned_hosts)
     if trust.unsigned:
@@ -118,7 +118,13 @@ def build_hosts(
     return Hosts(targets, figures, trust.seal, joined, trust.unsigned)
 
 
-def _client(url: str) -> Redis:
+def _client(url: str) -> "Redis":
+    from redis.asyncio import ConnectionPool, Redis
+    from redis.asyncio.retry import Retry
+    from redis.backoff import NoBackoff
+
+    from backend.bus.link import connection_arguments
+
     return Redis(connection_pool=ConnectionPool(**connection_arguments(url), retry=Retry(NoBackoff(), 1)))
 
 

@@ -35,7 +35,6 @@ from backend.application.schedules import Bounds, ScheduleService
 from backend.application.submission import Submission
 from backend.application.target_resolver import LocalPlaces, TargetResolver
 from backend.bus.memory import MemoryBus
-from backend.bus.redis import RedisBus
 from backend.core.errors import StorageError
 from backend.core.execution.bus import ExecutionBus
 from backend.core.execution.gateway import Gateway, Rates
@@ -298,6 +297,8 @@ def _open_sockets_check(settings: Settings, stores: Stores) -> Authenticator:
 def _bus(settings: Settings) -> ExecutionBus:
     if settings.redis_url is None:
         return MemoryBus()
+    from backend.bus.redis import RedisBus  # with its library, which other servers do without
+
     log = structlog.get_logger()
     return RedisBus(settings.redis_url.get_secret_value(), lambda report: log.warning("bus", report=report))
 

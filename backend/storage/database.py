@@ -8,36 +8,28 @@ import fcntl
 import math
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-import asyncpg  # type: ignore[import-untyped]
-from alembic import command
-from alembic.config import Config
-from sqlalchemy import Connection, Executable, Row, create_engine, event, select, text
+from sqlalchemy import Connection, Executable, Row, create_engine, event, select
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from backend.core.errors import StorageError
 from backend.core.threads import started_threads
 from backend.storage.modes import restore
+from backend.storage.schema import bring_up_to_date
 
 T = TypeVar("T")
 
-MIGRATIONS = Path(__file__).parent / "migrations"
-MIGRATION_LOCK = 0x6761746570  # an arbitrary number that no other application uses
 BUSY_TIMEOUT = 5000  # milliseconds that SQLite waits for another writer
 # Seconds for a transaction, with the time to connect, after which PostgreSQL is considered unavailable. A client waits
 # for its answer that long, so it is short.
 PATIENCE = 2.5
 LONG_PATIENCE = 60.0  # seconds for a transaction that reads or deletes much, for which no client waits
-FAREWELL = 0.3  # seconds for closing a connection that no longer answers
-POOL = 15  # connections to PostgreSQL
 READERS = 4  # threads that read from SQLite; a slow page of the history occupies one
 CLOSING = 2.0  # seconds that a transaction of SQLite may still take when the database is closed
 OFTEN = 1_000_000  # instructions of SQLite, some ten milliseconds, between two looks at that time
@@ -60,36 +52,6 @@ def database_url(url: str | None, data_dir: Path) -> str:
     scheme, separator, rest = url.partition("://")
     # What libpq calls sslmode, asyncpg calls ssl.
     return f"{DRIVERS.get(scheme, scheme)}{separator}{rest.replace('sslmode=', 'ssl=')}"
-
-
-class BoundedConnection(asyncpg.Connection):  # type: ignore[misc]
-    """A connection that does not wait for a server that does not answer, when it is closed or given up."""
-
-    async def execute(self, query: str, *args: Any, timeout: float | None = None) -> str:
-        """As usual; but a transaction that is cancelled is rolled back by the end of its connection.
-
-        The statement would wait for the answer to the one that was cancelled, as SQLAlchemy's ping of a connection does.
-        """
-        task = asyncio.current_task()
-        if query.startswith("ROLLBACK") and task and task.cancelling():
-            self.terminate()
-            raise asyncio.CancelledError
-        status: str = await super().execute(query, *args, timeout=timeout)
-        return status
-
-    async def close(self, *, timeout: float | None = None) -> None:
-        await super().close(timeout=min(timeout or FAREWELL, FAREWELL))
-
-
-# The bound of a command is for migrations and for a rollback; a transaction has a shorter one.
-POSTGRES: dict[str, Any] = {
-    "hide_parameters": True,  # an error that is logged would contain them
-    "pool_size": POOL,
-    "max_overflow": 0,
-    "pool_pre_ping": True,
-    "pool_timeout": PATIENCE,
-    "connect_args": {"timeout": PATIENCE, "command_timeout": LONG_PATIENCE, "connection_class": BoundedConnection},
-}
 
 
 class Transactions(Protocol):
@@ -129,7 +91,7 @@ class Database:
         """Bring the tables up to date; only one process at a time. Raises StorageError."""
         try:
             with _storage_errors(), _file_lock(Path(f"{self._file}.lock") if self._file else None):
-                await self.write(_upgrade, patience=None)
+                await self.write(bring_up_to_date, patience=None)
         except StorageError as error:
             raise StorageError(f"{error}{self._hint}") from error
 
@@ -213,53 +175,11 @@ def _sqlite(url: str) -> tuple[Transactions, Transactions]:
     return _Threads(url, READERS, (*PRAGMAS, "query_only=ON")), _Threads(url, 1, PRAGMAS)
 
 
-@dataclass(slots=True)
-class _Turns:
-    """Who uses a connection to PostgreSQL next. To wait for one is no sign that the database fails.
-
-    One that waited while others were given up and none ended is given up too: it would wait as long, and in vain.
-    """
-
-    free: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(POOL))
-    gave_up: float = -math.inf
-    ended: float = -math.inf
-
-    @asynccontextmanager
-    async def take(self, patience: float | None) -> AsyncIterator[None]:
-        """A turn, for `patience` seconds. Raises TimeoutError."""
-        now = asyncio.get_running_loop().time
-        begun = now()
-        async with self.free:
-            if self.gave_up > begun > self.ended:
-                raise TimeoutError
-            try:
-                async with asyncio.timeout(patience):
-                    yield
-                self.ended = now()
-            except TimeoutError:
-                self.gave_up = now()
-                raise
-
-
-@dataclass(frozen=True, slots=True)
-class _Connections:
-    """Connections to PostgreSQL."""
-
-    engine: AsyncEngine
-    turns: _Turns
-
-    async def run(self, work: Callable[[Connection], T], patience: float | None) -> T:
-        async with self.turns.take(patience), self.engine.begin() as connection:
-            return await connection.run_sync(work)
-
-    async def close(self) -> None:
-        await self.engine.dispose()
-
-
 def _postgresql(url: str) -> tuple[Transactions, Transactions]:
-    """Those that read and those that write. They share their connections."""
-    engine, turns = create_async_engine(url, **POSTGRES), _Turns()
-    return _Connections(engine.execution_options(postgresql_readonly=True), turns), _Connections(engine, turns)
+    """Those of PostgreSQL, whose libraries take a tenth of a start where they are not needed."""
+    from backend.storage.postgresql import transactions
+
+    return transactions(url)
 
 
 @contextmanager
@@ -288,15 +208,6 @@ def _reason(error: SQLAlchemyError) -> str:
     """What went wrong, in one line and without the statement, whose values may be secret."""
     cause = error.orig if isinstance(error, DBAPIError) else error
     return str(cause).splitlines()[0][:200] if str(cause) else type(cause).__name__
-
-
-def _upgrade(connection: Connection) -> None:
-    if connection.dialect.name == "postgresql":
-        connection.execute(text(f"select pg_advisory_xact_lock({MIGRATION_LOCK})"))
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS))
-    config.attributes["connection"] = connection
-    command.upgrade(config, "head")
 
 
 @contextmanager

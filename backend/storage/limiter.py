@@ -16,8 +16,6 @@ from limits.aio.strategies import MovingWindowRateLimiter
 from limits.errors import StorageError as LimitsStorageError
 from limits.storage import MemoryStorage as BlockingMemoryStorage
 from limits.storage import storage_from_string
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 
 from backend.core.errors import StorageError
 from backend.core.limits import Budget, Rate
@@ -108,6 +106,9 @@ def shared_storage(redis_url: str) -> Storage:
     It has no socket_timeout, with which the library may swallow a cancellation in Python 3.11. One retry is for a
     connection that Redis closed meanwhile.
     """
+    from redis.asyncio.retry import Retry  # the library is only for servers with Redis
+    from redis.backoff import NoBackoff
+
     storage = storage_from_string(
         f"async+{redis_url}",
         implementation="redispy",

@@ -142,7 +142,7 @@ schedules = Table(
     "schedules",
     metadata,
     Column("id", Id, primary_key=True),
-    Column("owner_id", Id, ForeignKey("users.id"), nullable=False, index=True),
+    Column("owner_id", Id, ForeignKey("users.id", name="fk_schedules_owner_id_users"), nullable=False, index=True),
     Column("name", String(100), nullable=False),
     Column("command", Text, nullable=False),
     Column("target", String(128), nullable=False),  # the text of a TargetRef
@@ -163,7 +163,12 @@ schedules = Table(
 schedule_runs = Table(
     "schedule_runs",
     metadata,
-    Column("schedule_id", Id, ForeignKey("schedules.id", ondelete="CASCADE"), primary_key=True),
+    Column(
+        "schedule_id",
+        Id,
+        ForeignKey("schedules.id", name="fk_schedule_runs_schedule_id_schedules", ondelete="CASCADE"),
+        primary_key=True,
+    ),
     Column("due_ms", Millis, primary_key=True, autoincrement=False),
     Column("attempt", Integer, primary_key=True, autoincrement=False),
     Column("start_ms", Millis, nullable=False),
@@ -178,7 +183,7 @@ notifications = Table(
     "notifications",
     metadata,
     Column("id", Id, primary_key=True),
-    Column("owner_id", Id, ForeignKey("users.id"), nullable=False, index=True),
+    Column("owner_id", Id, ForeignKey("users.id", name="fk_notifications_owner_id_users"), nullable=False, index=True),
     Column("name", String(100), nullable=False),
     Column("subject", String(100), nullable=False, index=True),
     Column("events", String(64), nullable=False),  # with blanks between
@@ -195,7 +200,12 @@ deliveries = Table(
     "deliveries",
     metadata,
     Column("id", Id, primary_key=True),
-    Column("notification_id", Id, ForeignKey("notifications.id", ondelete="CASCADE"), nullable=False),
+    Column(
+        "notification_id",
+        Id,
+        ForeignKey("notifications.id", name="fk_deliveries_notification_id_notifications", ondelete="CASCADE"),
+        nullable=False,
+    ),
     Column("execution", Id, nullable=False),
     Column("event", String(16), nullable=False),
     Column("body", Text, nullable=False),
@@ -212,7 +222,7 @@ hooks = Table(
     "hooks",
     metadata,
     Column("id", Id, primary_key=True),
-    Column("owner_id", Id, ForeignKey("users.id"), nullable=False, index=True),
+    Column("owner_id", Id, ForeignKey("users.id", name="fk_hooks_owner_id_users"), nullable=False, index=True),
     Column("name", String(100), nullable=False),
     Column("command", Text, nullable=False),
     Column("parameters", Text, nullable=False),  # JSON

@@ -20,6 +20,7 @@ from backend.core.identity import Permission, Role
 from backend.runtime.clock import new_id, now_ms
 from backend.storage.database import Database, database_url
 from backend.storage.identities import SqlIdentities
+from tests.preloaded import Before
 from tests.serving import ANY_PROGRAM, Server, clean_up, processes_of, start, wait_until
 
 PASSWORD = "canary-password-7f3a9c"
@@ -206,12 +207,10 @@ def new_project(world: World, members: list[str] | None = None, **fields: Any) -
 
 
 @contextmanager
-def running_world(
-    folder: Path, env: Mapping[str, str] | None = None, command: list[str] | None = None
-) -> Iterator[World]:
+def running_world(folder: Path, env: Mapping[str, str] | None = None, before: Before = ()) -> Iterator[World]:
     """A server with everybody in it, ended at the end."""
     folder.chmod(0o711)
-    server = start(folder, {**ROOMY, **(env or {})}, command)
+    server = start(folder, {**ROOMY, **(env or {})}, before=before)
     try:
         world = World(server)
         with closing(world.client):

@@ -10,7 +10,6 @@ import signal
 import socket
 import sqlite3
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,14 +23,15 @@ from tests.conftest import StartServer, end
 from tests.e2e.open_gate import attack, give, open_policy
 from tests.executors.local.caged import roomy
 from tests.needs import need
+from tests.preloaded import Before
 from tests.serving import ANY_PROGRAM, PROGRAM, Seen, Server, all_processes, clean_up, processes_of, start, wait_until
 from tests.storage.conftest import SERVER as POSTGRESQL
 from tests.storage.conftest import postgresql as postgresql
 
-HERE = Path(__file__).parent
-NO_COMPILER = [sys.executable, str(HERE / "without_compiler.py"), "serve"]
-NO_CAGE = [sys.executable, str(HERE / "without_cage.py"), "serve"]
-UNLOCKED = [sys.executable, str(HERE / "without_calls.py"), "landlock", *PROGRAM]
+NO_COMPILER: Before = ("tests.e2e.without_compiler",)
+NO_CAGE: Before = ("tests.e2e.without_cage",)
+USUAL: Before = ()
+UNLOCKED: Before = ("tests.e2e.without_calls", "landlock")
 SECRETS = {
     "ANTHROPIC_API_KEY": "planted-anthropic-5f2e",
     "GATEPOST_SECRET_KEY": "planted-secret-key-that-is-32-bytes-long",
@@ -82,8 +82,8 @@ def begin(start_server: StartServer, tmp_path: Path, level: str) -> Begin:
     """Starts servers without a policy and with planted secrets."""
     settings = _settings(tmp_path, level)
 
-    def started(env: dict[str, str] | None = None, command: list[str] | None = None) -> Server:
-        return start_server({**settings, **(env or {})}, command=command)
+    def started(env: dict[str, str] | None = None, before: Before = USUAL) -> Server:
+        return start_server({**settings, **(env or {})}, before=before)
 
     return started
 
@@ -350,11 +350,11 @@ def _kept(server: Server, execution: str) -> tuple[str, list[dict[str, Any]]]:
     return level, [event for event in events if event["kind"] == "finished"]
 
 
-@pytest.mark.parametrize("command", [PROGRAM, UNLOCKED], ids=["usual", "unlocked"])
-async def test_every_execution_tells_the_level_that_was_applied(begin: Begin, command: list[str], level: str) -> None:
-    if command is UNLOCKED:
+@pytest.mark.parametrize("before", [USUAL, UNLOCKED], ids=["usual", "unlocked"])
+async def test_every_execution_tells_the_level_that_was_applied(begin: Begin, before: Before, level: str) -> None:
+    if before is UNLOCKED:
         level = "L1"
-    server = begin({"GATEPOST_PROTECTION_MINIMUM": "L1"}, command)
+    server = begin({"GATEPOST_PROTECTION_MINIMUM": "L1"}, before)
     lines = ("echo ok", "bash -c 'exit 3'", "bash -c 'kill -9 $$'", "echo a | cat > file", "sleep 600", "yes")
     async with terminal(server, "gatepost.v1.batch") as client:
         for line in lines:
@@ -367,7 +367,7 @@ async def test_every_execution_tells_the_level_that_was_applied(begin: Begin, co
 
 
 async def test_without_a_compiler_commands_run_in_the_shipped_cage(begin: Begin, level: str) -> None:
-    server = begin(command=NO_COMPILER)
+    server = begin(before=NO_COMPILER)
     assert server.get("/health/protection").json["level"] == level
     async with terminal(server) as client:
         replies = await client.run("echo ok")
@@ -381,7 +381,7 @@ def test_starting_neither_builds_nor_copies_the_cage(begin: Begin, level: str) -
 
 
 async def test_without_a_cage_nothing_runs_and_the_reason_is_given(begin: Begin) -> None:
-    server = begin(command=NO_CAGE)
+    server = begin(before=NO_CAGE)
     answer = server.get("/health/protection")
     assert (answer.status, answer.json["level"]) == (503, "L0")
     assert all("install Gatepost again" in test["detail"] for test in answer.json["tests"])
@@ -393,7 +393,7 @@ async def test_without_a_cage_nothing_runs_and_the_reason_is_given(begin: Begin)
 
 
 async def test_where_landlock_is_missing_nothing_runs(begin: Begin) -> None:
-    server = begin(command=UNLOCKED)
+    server = begin(before=UNLOCKED)
     wait_until(lambda: "is ready" in server.stderr, "its welcome")
     assert "but runs no command. The protection here is L1, but L2 is required." in server.stderr
     assert "  read a file outside, write a file outside" in server.stderr

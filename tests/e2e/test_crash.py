@@ -4,7 +4,6 @@ import asyncio
 import json
 import resource
 import sqlite3
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,8 +15,6 @@ from tests.accounts import begin, client, gatepost, new_token
 from tests.client import terminal
 from tests.conftest import StartServer
 from tests.serving import Server, processes_of, wait_until
-
-SERVE = f"exec {sys.executable} -m backend serve"
 
 
 def audit_of(folder: Path) -> list[dict[str, Any]]:
@@ -145,7 +142,7 @@ async def test_on_a_full_disk_nothing_is_started_and_afterwards_it_goes_on(
 ) -> None:
     token = new_token(tmp_path, "ann")
     env = {"GATEPOST_USER_RATE": "100000/minute", "GATEPOST_API_RATE": "100000/minute"}
-    server = start_server(env, command=["bash", "-c", f"ulimit -Sf 512; {SERVE}"])  # blocks of 1 KiB for each file
+    server = start_server(env, before=("tests.e2e.limited", "FSIZE", 512 << 10, -1))
     async with client(server, token) as api:
         for _ in range(1000):
             answer = await api.post("/api/executions", json={"command": "pyguard true", "dry_run": True})

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ from tests.e2e.as_user import as_one_user
 from tests.e2e.open_gate import give, open_policy
 from tests.serving import Server, processes_of, wait_until
 
-SERVE = f"exec {sys.executable} -m backend serve"
+LIMITED = "tests.e2e.limited"
 BOMB = """
 import os, time
 def forks():
@@ -34,7 +33,7 @@ async def test_a_fork_bomb_does_not_turn_off_the_limit_of_the_workspace(
     start_server: StartServer, tmp_path: Path
 ) -> None:
     env = {"GATEPOST_WORKSPACE_LIMIT": str(8 << 20), **open_policy(tmp_path)}
-    server = start_server(env, command=as_one_user(tmp_path, 120))
+    server = start_server(env, before=as_one_user(tmp_path, 120))
     give(server, "bomb.py", BOMB)
     async with terminal(server) as client:
         replies = await client.run("python3 bomb.py", 30)
@@ -44,7 +43,7 @@ async def test_a_fork_bomb_does_not_turn_off_the_limit_of_the_workspace(
 
 
 async def test_a_disk_that_takes_no_more_stops_the_command_and_the_viewer_is_told(start_server: StartServer) -> None:
-    server = start_server(command=["bash", "-c", f"ulimit -f 2048; {SERVE}"])  # blocks of 1 KiB for each file
+    server = start_server(before=(LIMITED, "FSIZE", 2 << 20, 2 << 20))
     async with terminal(server) as client:
         replies = await client.run("pyguard bash -c 'seq -f %0200.0f 50000; sleep 30'")
         assert_gapless(replies)
@@ -73,7 +72,7 @@ time.sleep(600)
 
 
 async def test_a_command_leaves_the_service_descriptors_to_watch(start_server: StartServer, tmp_path: Path) -> None:
-    server = start_server(open_policy(tmp_path), command=as_one_user(tmp_path))
+    server = start_server(open_policy(tmp_path), before=as_one_user(tmp_path))
     most = int(Path("/proc/sys/fs/epoll/max_user_watches").read_text())
     if most >= 100 * 250 * 350:
         pytest.skip("a command cannot use up what a user may watch here")
@@ -132,7 +131,7 @@ def _answers(server: Server) -> bool:
 
 
 async def test_more_connections_than_descriptors_are_reported_in_one_line(start_server: StartServer) -> None:
-    server = start_server(command=["bash", "-c", f"ulimit -n 34; {SERVE}"])
+    server = start_server(before=(LIMITED, "NOFILE", 34, 34))
     async with many([connect(server.url, address(number)) for number in range(100)]):
         await asyncio.to_thread(wait_until, lambda: "Connections cannot be accepted" in server.stdout, "the report", 30)
     await asyncio.to_thread(wait_until, lambda: _answers(server), "the service", 30)
@@ -142,7 +141,7 @@ async def test_more_connections_than_descriptors_are_reported_in_one_line(start_
 
 async def test_without_descriptors_commands_fail_and_nothing_leaks(start_server: StartServer) -> None:
     env = {"GATEPOST_CONCURRENT_PER_PRINCIPAL": "50", "GATEPOST_CONCURRENT_TOTAL": "50"}
-    server = start_server(env, command=["bash", "-c", f"ulimit -n 50; {SERVE}"])
+    server = start_server(env, before=(LIMITED, "NOFILE", 50, 50))
     async with terminal(server) as client:
         before = _descriptors(server)
         for _ in range(30):

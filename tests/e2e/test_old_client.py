@@ -2,7 +2,6 @@
 
 import asyncio
 import signal
-import sys
 
 import pytest
 from websockets.exceptions import ConnectionClosed
@@ -10,13 +9,9 @@ from websockets.exceptions import ConnectionClosed
 from tests.client import terminal
 from tests.conftest import StartServer
 from tests.e2e.old_client import OldClient
-from tests.serving import ROOT, Server
+from tests.serving import ROOT, SERVE, UVICORN, Server
 
-WAYS = {
-    "serve": ["-m", "backend", "serve"],
-    "uvicorn": ["-m", "uvicorn", "backend.server:app", "--port", "PORT"],
-    "old instructions": ["-m", "uvicorn", "server:app", "--port", "PORT"],
-}
+WAYS = {"serve": SERVE, "uvicorn": UVICORN, "old instructions": ("uvicorn", "server:app", "--port", "PORT")}
 
 
 def bash(script: str) -> str:
@@ -67,7 +62,7 @@ class TestStop:
     async def test_the_end_of_a_command_comes_before_the_close(self, start_server: StartServer, way: str) -> None:
         cwd = ROOT / "backend" if way == "old instructions" else ROOT
         env = {} if way == "serve" else {"PYTHONPATH": ""}
-        server = start_server(env, command=[sys.executable, *WAYS[way]], cwd=cwd)
+        server = start_server(env, program=WAYS[way], cwd=cwd)
         page = OldClient()
         async with page.on(server):
             await page.send(bash('printf "half a line"; sleep 30'))
@@ -80,7 +75,7 @@ class TestStop:
 
     @pytest.mark.parametrize("way", ["serve", "uvicorn"])
     async def test_no_command_is_taken_while_the_server_stops(self, start_server: StartServer, way: str) -> None:
-        server = start_server(command=[sys.executable, *WAYS[way]], cwd=ROOT)
+        server = start_server(program=WAYS[way], cwd=ROOT)
         async with terminal(server) as client, terminal(server) as other:
             await client.send(command=bash('trap "echo stopping" TERM; echo up; sleep 30 & wait; sleep 30'))
             await client.until("stdout", line="up")

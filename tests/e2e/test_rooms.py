@@ -2,7 +2,6 @@
 
 import os
 import signal
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,10 +13,11 @@ from tests.api.world import new_project, running_world
 from tests.client import output, terminal
 from tests.conftest import StartServer
 from tests.executors.local.test_rooms import wanted
-from tests.serving import PROGRAM, rooms_of, wait_until
+from tests.preloaded import Before
+from tests.serving import rooms_of, wait_until
 
 REQUIRED = {"GATEPOST_NAMESPACES": "true"}
-NO_MOUNTS = [sys.executable, str(Path(__file__).parent / "without_calls.py"), "mounts", *PROGRAM]
+NO_MOUNTS: Before = ("tests.e2e.without_calls", "mounts")
 SERVE = (
     "require('http').createServer((_, answer) => answer.end()).listen(8125, '127.0.0.1', () => console.log('ready'))"
 )
@@ -76,7 +76,7 @@ def test_a_project_is_one_place_for_its_commands(apart: Path) -> None:
 
 
 async def test_where_they_cannot_be_had_commands_run_without_them(start_server: StartServer) -> None:
-    server = start_server(command=NO_MOUNTS)
+    server = start_server(before=NO_MOUNTS)
     answer = server.get("/health/protection")
     assert (answer.status, answer.json["level"]) == (200, "L2")
     [missing] = [test for test in answer.json["tests"] if not test["passed"]]
@@ -90,7 +90,7 @@ async def test_where_they_cannot_be_had_commands_run_without_them(start_server: 
 
 
 async def test_where_they_are_required_and_cannot_be_had_nothing_runs(start_server: StartServer) -> None:
-    server = start_server(REQUIRED, command=NO_MOUNTS)
+    server = start_server(REQUIRED, before=NO_MOUNTS)
     answer = server.get("/health/protection")
     assert (answer.status, answer.json["level"], answer.json["minimum"]) == (503, "L2", "L3")
     wait_until(lambda: "is ready" in server.stderr, "its welcome")

@@ -1,12 +1,13 @@
 """The keys of the service reach pyguard and nobody else."""
 
 import json
+from collections.abc import Iterator
 
 import pytest
 
 from tests.client import Terminal, output, terminal
-from tests.conftest import StartServer
-from tests.serving import PROGRAM, Seen, Server, processes_of, wait_until
+from tests.conftest import StartServer, end
+from tests.serving import ANY_PROGRAM, PROGRAM, Seen, Server, processes_of, start, wait_until
 
 KEYS = {"ANTHROPIC_API_KEY": "canary-anthropic-5f2e", "GROQ_API_KEY": "canary-groq-81bc"}
 OTHERS = {
@@ -17,9 +18,12 @@ OTHERS = {
 BEARER = {"Authorization": f"Bearer {OTHERS['GATEPOST_ACCESS_TOKEN']}"}
 
 
-@pytest.fixture
-def secretive(start_server: StartServer) -> Server:
-    return start_server({**KEYS, **OTHERS}, command=PROGRAM)
+@pytest.fixture(scope="module")
+def secretive(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server with secrets in its environment as others can look at it, shared by the module."""
+    running = start(tmp_path_factory.mktemp("secretive"), {**ANY_PROGRAM, **KEYS, **OTHERS}, command=PROGRAM)
+    yield running
+    end(running)
 
 
 def _cats(server: Server) -> list[Seen]:
@@ -96,7 +100,8 @@ async def test_the_environment_of_the_server_cannot_be_read_by_path(secretive: S
             assert "canary" not in json.dumps(replies)
 
 
-async def test_no_secret_stands_in_a_log_a_recording_or_an_answer(secretive: Server) -> None:
+async def test_no_secret_stands_in_a_log_a_recording_or_an_answer(start_server: StartServer) -> None:
+    secretive = start_server({**KEYS, **OTHERS})
     async with terminal(secretive, additional_headers=BEARER) as client:
         for line in ("pyguard true", "cat welcome.txt", "rm x", "pyguard no-such-program", "help"):
             await client.run(line)

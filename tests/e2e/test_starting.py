@@ -7,7 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +21,11 @@ from tests.api.world import audit
 from tests.client import BATCH, LINES, output, terminal
 from tests.conftest import StartServer
 from tests.needs import need
-from tests.serving import ROOT, Server, wait_until
+from tests.serving import ROOT, SERVE, UVICORN, Server, wait_until
 
 TOKEN = "token-for-wscat-0123"
 
-# The application, with a word on standard error about how each socket is written to.
-PROBE = """
-import sys
-from backend.transports import terminal_socket as terminal
-choose = terminal.block_writer
-def tell(*args, **options):
-    writer = choose(*args, **options)
-    print("WRITER", type(writer).__name__, file=sys.stderr, flush=True)
-    return writer
-terminal.block_writer = tell
-"""
+both_ways = pytest.mark.parametrize("program", [SERVE, UVICORN], ids=["serve", "uvicorn"])
 
 
 def _wscat(server: Server, *words: str, hold: float = 2) -> list[dict[str, Any]]:
@@ -75,11 +65,9 @@ async def test_wscat_proves_itself_by_header(start_server: StartServer) -> None:
     assert output(await asyncio.to_thread(_wscat, server, *words)) == "in\n"
 
 
-@pytest.mark.parametrize("words", ["backend serve", "uvicorn backend.server:app --port PORT"], ids=["serve", "uvicorn"])
-async def test_both_ways_to_start_write_frames_directly(start_server: StartServer, tmp_path: Path, words: str) -> None:
-    (tmp_path / "sitecustomize.py").write_text(PROBE)
-    env = {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
-    server = start_server(env, command=[sys.executable, "-m", *words.split()], cwd=ROOT)
+@both_ways
+async def test_both_ways_to_start_write_frames_directly(start_server: StartServer, program: Sequence[str]) -> None:
+    server = start_server(program=program, before=("tests.e2e.telling_writers",), cwd=ROOT)
     for subprotocol in (LINES, BATCH):
         async with terminal(server, subprotocol) as client:
             assert output(await client.run("pyguard seq 3000")) == "".join(f"{n}\n" for n in range(1, 3001))
@@ -99,16 +87,15 @@ async def test_with_compression_the_same_comes(start_server: StartServer) -> Non
 
 async def test_the_port_of_the_command_line_wins_over_the_environment(start_server: StartServer) -> None:
     """The server answers on PORT of the command line; the variable names another one."""
-    words = [sys.executable, "-m", "backend", "serve", "--port", "PORT"]
-    server = start_server({"PORT": "1"}, command=words)
+    server = start_server({"PORT": "1"}, program=(*SERVE, "--port", "PORT"))
     assert server.get("/healthz").status == 200
 
 
-@pytest.mark.parametrize("words", ["backend serve", "uvicorn backend.server:app --port PORT"], ids=["serve", "uvicorn"])
+@both_ways
 async def test_both_ways_to_start_print_the_welcome_once_with_a_link_that_works(
-    start_server: StartServer, words: str
+    start_server: StartServer, program: Sequence[str]
 ) -> None:
-    server = start_server(command=[sys.executable, "-m", *words.split()], cwd=ROOT)
+    server = start_server(command=[sys.executable, "-m", *program], cwd=ROOT)
     wait_until(lambda: "/health\n" in server.stderr, "the end of the welcome")
     [link] = re.findall(r"login  (\S+)#login=(\S+)", server.logs)
     assert link[0] == f"{server.url}/"
@@ -117,7 +104,7 @@ async def test_both_ways_to_start_print_the_welcome_once_with_a_link_that_works(
     assert answer.status_code == 200
     assert server.logs.count("is ready") == server.logs.count(link[1]) == 1
     server.stop()
-    again = start_server(command=[sys.executable, "-m", *words.split()], cwd=ROOT)
+    again = start_server(program=program, cwd=ROOT)
     wait_until(lambda: again.stderr.count("/health\n") == 2, "the second welcome")
     assert again.logs.count("#login=") == 1
 
@@ -230,12 +217,10 @@ def test_with_uvicorn_too_a_setting_that_cannot_be_used_is_one_line(tmp_path: Pa
 
 def test_a_full_disk_stops_the_start_in_one_line(tmp_path: Path) -> None:
     """Files of more than a few blocks cannot be written, as on a disk that is nearly full."""
-    words = [sys.executable, "-m", "backend", "serve", "--port", "0", "--data-dir", str(tmp_path / "data")]
-    done = subprocess.run(
-        ["sh", "-c", 'ulimit -f 8; exec "$@"', "sh", *words],
-        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)},
-        cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+    words = ["serve", "--port", "0", "--data-dir", str(tmp_path / "data")]
+    done = preloaded.run(
+        words, tmp_path, {"PATH": os.environ["PATH"]}, before=("tests.e2e.limited", "FSIZE", 4096, 4096)
+    )
     assert done.returncode == 2
     [line] = done.stderr.splitlines()
     assert "on a disk with free space" in line

@@ -2,33 +2,39 @@
 
 import os
 import re
-import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from backend.executors.local.run_as import CAPABILITIES
+from tests import preloaded
 from tests.api.world import World, running_world
-from tests.e2e.as_user import as_one_user, in_container
+from tests.e2e.as_user import as_one_user
 from tests.executors.local.caged import ROOT
 from tests.needs import need
+from tests.preloaded import Before
 
 REPOSITORY = Path(__file__).parent.parent.parent
+NOTHING: Before = ()
 WITHOUT_ROOMS = {"GATEPOST_NAMESPACES": "false"}  # in a room no other workspace has a name
 
 
 @pytest.fixture(params=["a user for each", "container", "one user"])
 def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
-    env, command = dict(WITHOUT_ROOMS), None
+    env, before = dict(WITHOUT_ROOMS), NOTHING
     if request.param == "one user":
-        command = as_one_user(tmp_path)
+        before = as_one_user(tmp_path)
     elif request.param == "container":
-        need(ROOT and shutil.which("setpriv"), "root and setpriv")
-        env, command = {**WITHOUT_ROOMS, **image_environment()}, in_container()
-    with running_world(tmp_path, env, command) as world:
+        need(ROOT, "root")
+        env, before = {**WITHOUT_ROOMS, **image_environment()}, in_container()
+    with running_world(tmp_path, env, before) as world:
         yield world
+
+
+def in_container(*without: str) -> Before:
+    """What comes before a server with what the documented container has of root."""
+    return "tests.e2e.few_capabilities", *(name for name in CAPABILITIES if name not in without)
 
 
 def image_environment() -> dict[str, str]:
@@ -77,10 +83,8 @@ def test_the_documented_containers_have_these_capabilities(page: str) -> None:
 
 @pytest.mark.parametrize("name", CAPABILITIES)
 def test_root_without_a_capability_starts_no_server(name: str, tmp_path: Path) -> None:
-    need(ROOT and shutil.which("setpriv"), "root and setpriv")
+    need(ROOT, "root")
     env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(REPOSITORY), "GATEPOST_DATA_DIR": str(tmp_path / "data")}
-    done = subprocess.run(
-        in_container(name), cwd=tmp_path, env=env, capture_output=True, text=True, check=False, timeout=60
-    )
+    done = preloaded.run(["serve"], tmp_path, env, before=in_container(name))
     assert done.returncode != 0
     assert f"the capabilities {name}; add them" in done.stderr

@@ -1,10 +1,10 @@
-"""`python without_cage.py WORD ...`: `python -m backend WORD ...` of an installation that lost the cage."""
+"""Before a server of an installation that lost the cage."""
 
-import runpy
 from pathlib import Path
 
 from backend.executors.local import cage_binary
 
-if __name__ == "__main__":
+
+def prepare() -> None:
+    """Look for it where it is not."""
     cage_binary.FOLDER = Path("/nowhere")
-    runpy.run_module("backend", run_name="__main__", alter_sys=True)

@@ -1,4 +1,4 @@
-"""`python without_calls.py KIND PROGRAM WORD ...`: become the program, on a kernel that seems not to have a kind of calls."""
+"""Before a server on a kernel that seems not to have a kind of calls."""
 
 import ctypes
 import errno
@@ -25,9 +25,9 @@ def instructions(first: int, last: int, error: int) -> list[tuple[int, int, int,
     ]
 
 
-def main() -> None:
+def prepare(kind: str) -> None:
     """Put the filter on, which everything that is started from here inherits."""
-    wanted = instructions(*KINDS[sys.argv[1]])
+    wanted = instructions(*KINDS[kind])
     libc = ctypes.CDLL(None, use_errno=True)
     code = ctypes.create_string_buffer(b"".join(struct.pack("<HBBI", *each) for each in wanted))
     program = (ctypes.c_uint64 * 2)(len(wanted), ctypes.addressof(code))
@@ -37,8 +37,3 @@ def main() -> None:
     ):
         if libc.prctl(*map(ctypes.c_ulong, words)):
             sys.exit(f"prctl: {os.strerror(ctypes.get_errno())}")
-    os.execv(sys.argv[2], sys.argv[2:])
-
-
-if __name__ == "__main__":
-    main()

@@ -6,8 +6,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic import command
@@ -18,8 +20,11 @@ from sqlalchemy import Connection, func, insert, inspect, select, text
 from sqlalchemy.exc import IntegrityError
 
 from backend.core.errors import StorageError
-from backend.storage.database import LOG_SIZE, MIGRATIONS, POOL, Database, changes, database_url, rows
+from backend.storage.database import LOG_SIZE, Database, changes, database_url, rows
+from backend.storage.postgresql import POOL
+from backend.storage.schema import LATEST, MIGRATIONS
 from backend.storage.tables import api_tokens, executions, metadata, users
+from tests.storage.conftest import empty_database
 from tests.unprivileged import unprivileged
 
 MANY_ROWS = text(
@@ -70,12 +75,64 @@ async def test_processes_that_start_at_once_migrate_once(new_url: str) -> None:
     await database.close()
 
 
-async def test_the_migrations_make_the_tables_of_the_code(database: Database) -> None:
+def upgrade(connection: Connection, revision: str) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    config.attributes["connection"] = connection
+    command.upgrade(config, revision)
+
+
+async def test_the_migrations_make_the_tables_of_the_code(new_url: str) -> None:
     def differences(connection: Connection) -> list[object]:
+        upgrade(connection, "head")
         context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
         return list(compare_metadata(context, metadata))
 
-    assert await database.read(differences) == []
+    database = Database(new_url)
+    assert await database.write(differences) == []
+    await database.close()
+
+
+def described(connection: Connection) -> dict[str, object]:
+    """All that is in a database, without the order of columns."""
+
+    def by_name(found: Sequence[Any]) -> list[str]:
+        return sorted(str(sorted(each.items(), key=str)) for each in found)
+
+    look = inspect(connection)
+    rows_of = connection.execute(text("select version_num from alembic_version")).all()
+    found: dict[str, object] = {"version": [tuple(row) for row in rows_of]}
+    for table in look.get_table_names():
+        columns = [{**column, "type": repr(column["type"])} for column in look.get_columns(table)]
+        found[table] = by_name(columns), look.get_pk_constraint(table), by_name(look.get_indexes(table))
+        found[f"{table}, its references"] = (
+            by_name(look.get_foreign_keys(table)),
+            by_name(look.get_unique_constraints(table)),
+        )
+    return found | {view: look.get_view_definition(view) for view in look.get_view_names()}
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+async def two(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[list[Database]]:
+    """Two empty databases of a kind."""
+    async with AsyncExitStack() as urls:
+        folders = [tmp_path_factory.mktemp("database") for _ in range(2)]
+        found = [Database(await urls.enter_async_context(empty_database(request, folder))) for folder in folders]
+        yield found
+        for database in found:
+            await database.close()
+
+
+async def test_a_new_database_is_what_the_migrations_make(two: list[Database]) -> None:
+    new, old = two
+    await new.migrate()
+    await old.write(lambda connection: upgrade(connection, "0001"))
+    await old.migrate()
+    expected = await old.read(described)
+    assert expected["version"] == [(LATEST,)]
+    assert await new.read(described) == expected
 
 
 OLD_ROW = """insert into executions (id, principal, project_id, command, working_dir, status, risk, rule, deletes, dry_run,
@@ -84,12 +141,6 @@ OLD_ROW = """insert into executions (id, principal, project_id, command, working
 
 
 async def test_old_executions_get_their_target(new_url: str) -> None:
-    def upgrade(connection: Connection, revision: str) -> None:
-        config = Config()
-        config.set_main_option("script_location", str(MIGRATIONS))
-        config.attributes["connection"] = connection
-        command.upgrade(config, revision)
-
     def upgrade_with_rows(connection: Connection) -> None:
         upgrade(connection, "0004")
         connection.execute(text(OLD_ROW), [{"id": "1", "project": None}, {"id": "2", "project": "01P"}])

@@ -3,8 +3,9 @@
 import asyncio
 
 from backend.core.ids import ulid
-from backend.storage.database import FAREWELL, PATIENCE, Database
+from backend.storage.database import PATIENCE, Database
 from backend.storage.idempotency_keys import ORPHANED_AFTER, SqlIdempotencyKeys
+from backend.storage.postgresql import FAREWELL
 from tests.storage.conftest import Clock
 
 BODY = bytes(32)

@@ -8,7 +8,7 @@ from typing import Any
 import asyncpg  # type: ignore[import-untyped]
 import pytest
 
-from backend.storage.database import BoundedConnection
+from backend.storage.postgresql import BoundedConnection
 
 
 async def test_a_transaction_of_a_server_that_stopped_is_given_up_at_once(postgresql: Any) -> None:

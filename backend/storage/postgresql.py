@@ -1,0 +1,98 @@
+"""PostgreSQL: its connections, and who uses one next. Imported only where the database is one."""
+
+import asyncio
+import math
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import asyncpg  # type: ignore[import-untyped]
+from sqlalchemy import Connection
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from backend.storage.database import LONG_PATIENCE, PATIENCE, Transactions
+
+T = TypeVar("T")
+
+FAREWELL = 0.3  # seconds for closing a connection that no longer answers
+POOL = 15  # connections to PostgreSQL
+
+
+class BoundedConnection(asyncpg.Connection):  # type: ignore[misc]
+    """A connection that does not wait for a server that does not answer, when it is closed or given up."""
+
+    async def execute(self, query: str, *args: Any, timeout: float | None = None) -> str:
+        """As usual; but a transaction that is cancelled is rolled back by the end of its connection.
+
+        The statement would wait for the answer to the one that was cancelled, as SQLAlchemy's ping of a connection does.
+        """
+        task = asyncio.current_task()
+        if query.startswith("ROLLBACK") and task and task.cancelling():
+            self.terminate()
+            raise asyncio.CancelledError
+        status: str = await super().execute(query, *args, timeout=timeout)
+        return status
+
+    async def close(self, *, timeout: float | None = None) -> None:
+        await super().close(timeout=min(timeout or FAREWELL, FAREWELL))
+
+
+# The bound of a command is for migrations and for a rollback; a transaction has a shorter one.
+POSTGRES: dict[str, Any] = {
+    "hide_parameters": True,  # an error that is logged would contain them
+    "pool_size": POOL,
+    "max_overflow": 0,
+    "pool_pre_ping": True,
+    "pool_timeout": PATIENCE,
+    "connect_args": {"timeout": PATIENCE, "command_timeout": LONG_PATIENCE, "connection_class": BoundedConnection},
+}
+
+
+@dataclass(slots=True)
+class _Turns:
+    """Who uses a connection to PostgreSQL next. To wait for one is no sign that the database fails.
+
+    One that waited while others were given up and none ended is given up too: it would wait as long, and in vain.
+    """
+
+    free: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(POOL))
+    gave_up: float = -math.inf
+    ended: float = -math.inf
+
+    @asynccontextmanager
+    async def take(self, patience: float | None) -> AsyncIterator[None]:
+        """A turn, for `patience` seconds. Raises TimeoutError."""
+        now = asyncio.get_running_loop().time
+        begun = now()
+        async with self.free:
+            if self.gave_up > begun > self.ended:
+                raise TimeoutError
+            try:
+                async with asyncio.timeout(patience):
+                    yield
+                self.ended = now()
+            except TimeoutError:
+                self.gave_up = now()
+                raise
+
+
+@dataclass(frozen=True, slots=True)
+class _Connections:
+    """Connections to PostgreSQL."""
+
+    engine: AsyncEngine
+    turns: _Turns
+
+    async def run(self, work: Callable[[Connection], T], patience: float | None) -> T:
+        async with self.turns.take(patience), self.engine.begin() as connection:
+            return await connection.run_sync(work)
+
+    async def close(self) -> None:
+        await self.engine.dispose()
+
+
+def transactions(url: str) -> tuple[Transactions, Transactions]:
+    """Those that read and those that write. They share their connections."""
+    engine, turns = create_async_engine(url, **POSTGRES), _Turns()
+    return _Connections(engine.execution_options(postgresql_readonly=True), turns), _Connections(engine, turns)
