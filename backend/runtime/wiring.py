@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from limits.aio.storage import Storage
 from prometheus_client import generate_latest
 from pydantic import TypeAdapter
@@ -72,7 +72,9 @@ from backend.transports.django_api import DjangoService, django_routes
 from backend.transports.executions_api import Executions, execution_routes
 from backend.transports.health import HealthChecks, health_routes
 from backend.transports.hooks_api import BODY_LIMITS, HookRoutes, hook_routes
+from backend.transports.hooks_api import PREFIX as HOOKS
 from backend.transports.hosts_api import HostService, host_routes
+from backend.transports.large_bodies import LargeBodies
 from backend.transports.login_api import Login, login_routes
 from backend.transports.notifications_api import NotificationRoutes, notification_routes
 from backend.transports.openapi import describe
@@ -82,6 +84,7 @@ from backend.transports.problems import add_problems
 from backend.transports.projects_api import ProjectService, project_routes
 from backend.transports.recordings_api import recording_routes
 from backend.transports.runner_api import LARGER_BODIES, RunnerGate, runner_routes
+from backend.transports.runner_api import PREFIX as RUNNERS
 from backend.transports.schedules_api import ScheduleRoutes, schedule_routes
 from backend.transports.security import Connections, Rejections, Security
 from backend.transports.terminal_socket import ServiceInfo, TerminalSocket
@@ -147,6 +150,7 @@ def create_app(settings: Settings) -> FastAPI:
     info = _service_info(house.telemetry)
     limiter, files = _limiter(app, security), PageFiles(PAGE_FOLDER)
     add_problems(app, access.rejected, LARGER_BODIES | BODY_LIMITS)
+    app.add_middleware(LargeBodies, access=access, others={RUNNERS: partial(_is_runner, house, security), HOOKS: _anyone})
     _add_routes(app, house, access, info, limiter, files)
     app.include_router(login_routes(access, _login(house, tokens), limiter, settings.http_rate))
     describe(app)
@@ -161,6 +165,18 @@ def create_app(settings: Settings) -> FastAPI:
         left=house.resolver.leave,
     )
     return app
+
+
+async def _is_runner(house: House, security: Security, request: Request) -> bool:
+    """Whether a request has the key of a runner. Raises StorageError."""
+    secret = security.bearer(request.scope)
+    key = await house.stores.runners.key_by_secret(secret_hash(secret)) if secret else None
+    return key is not None and key.is_valid(now_ms())
+
+
+async def _anyone(_: Request) -> bool:
+    """A call of a hook is signed as a whole, and parsed once that was checked."""
+    return True
 
 
 def _build(settings: Settings, programs: OutsidePrograms, masks: Masks) -> House:

@@ -2,6 +2,7 @@
 
 import json
 import socket
+import time
 from typing import Any
 
 import httpx
@@ -291,6 +292,37 @@ def test_huge_headers_break_nothing(world: World) -> None:
             received = b""
     assert received == b"" or b" 4" in received[:12]
     assert world.ask("ann", "GET", "/api/auth/me").status_code == 200
+
+
+@pytest.mark.parametrize("size", ["Content-Length: 20000", "Transfer-Encoding: chunked"])
+@pytest.mark.parametrize(
+    ("path", "token", "status"),
+    [
+        ("/api/runner/commands/sync/", "gr_unknown", 413),
+        ("/api/executions", "", 413),
+        ("/api/executions", "visitor", 413),
+        ("/api/executions", "revoked", 401),
+        ("/api/auth/token", "", 413),
+    ],
+)
+def test_a_large_body_of_a_stranger_is_not_read(world: World, path: str, token: str, status: int, size: str) -> None:
+    """It is answered before it was sent. Parsing the largest one would stop the service for a second."""
+    shown = f"Authorization: Bearer {world.tokens.get(token, token)}\r\n" if token else ""
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n{shown}{size}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", world.server.port), timeout=5) as raw:
+        raw.sendall(head.encode())
+        assert raw.recv(100).startswith(b"HTTP/1.1 %d " % status)
+
+
+def test_a_large_body_of_a_known_client_is_read(world: World) -> None:
+    text = "x" * 20_000
+    assert world.execute("ann", "cat", stdin=text).json()["stdout"] == text
+    made = world.ask("ann", "POST", f"/api/django/{world.project}/keys", {})
+    assert made.status_code == 201, made.text
+    moment = {"X-Request-Timestamp": str(int(time.time())), "X-Request-Nonce": "a-nonce-of-its-own"}
+    commands = {"commands": [{"name": "check", "app_label": "django.core", "help_text": text}]}
+    answer = world.ask(made.json()["secret"], "POST", "/api/runner/commands/sync/", commands, headers=moment)
+    assert (answer.status_code, answer.json()["synced_count"]) == (200, 1)
 
 
 def test_the_record_of_a_flood_ends(world: World) -> None:
