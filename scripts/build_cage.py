@@ -18,7 +18,7 @@ from typing import Any
 
 CAGE = Path(__file__).resolve().parent.parent / "backend/executors/local/cage"
 SOURCE, MANIFEST = CAGE / "cage.c", CAGE / "manifest.json"
-VERSION = "cage 5"  # what the program prints, and how each spec begins
+VERSION = "cage 6"  # what the program prints, and how each spec begins
 WARNINGS = ("-Wall", "-Wextra", "-Werror")
 # Everything that distributions set differently is stated; no build id, no names of compilers, nothing of this machine.
 COMMON = (

@@ -184,7 +184,8 @@ class CageLauncher:
         spec = [len(stages)]
         for stage in stages:
             spec += [confinements.index(stage.bounds), stage.executable, stage.cwd]
-            spec += [stage.stdin, stage.stdout, stage.stderr, len(stage.argv), *stage.argv, len(stage.environment)]
+            spec += [stage.stdin, stage.stdout, stage.stderr, stage.kept]
+            spec += [len(stage.argv), *stage.argv, len(stage.environment)]
             spec += [f"{name}={value}" for name, value in stage.environment.items()]
         return head + b"".join(map(field, spec))
 
@@ -309,7 +310,8 @@ def _above_stdio(stage: Stage, close: ExitStack) -> Stage:
 
 
 def _descriptors(stages: Iterable[Stage]) -> set[int]:
-    return {descriptor for stage in stages for descriptor in (stage.stdin, stage.stdout, stage.stderr)}
+    streams = {descriptor for stage in stages for descriptor in (stage.stdin, stage.stdout, stage.stderr)}
+    return streams | {stage.kept for stage in stages if stage.kept >= 0}
 
 
 @lru_cache(maxsize=256)

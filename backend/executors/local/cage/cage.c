@@ -175,7 +175,7 @@ static int fork_child(void) { return (int)CALL(__NR_clone, SIGCHLD); }
 #define NET_CONNECT_TCP 2ull
 #define SCOPE_ALL 3 /* abstract UNIX sockets and signals */
 
-#define VERSION "cage 5"
+#define VERSION "cage 6"
 #define SPEC_LIMIT (8 << 20) /* bytes; more than the kernel accepts as arguments */
 #define MAX_STAGES 64
 #define MAX_RULES 256
@@ -234,7 +234,7 @@ struct confinement {
     struct sock_fprog filter;
     struct sock_filter instructions[MAX_FILTER];
 };
-struct stage { struct confinement *confinement; char *executable, *cwd, **argv, **env; int fds[3], pid; };
+struct stage { struct confinement *confinement; char *executable, *cwd, **argv, **env; int fds[3], kept, pid; };
 struct group { int folder, joined; const char *join, *layers; };
 struct process { int pid, parent; char state, ours; };
 
@@ -351,6 +351,9 @@ static void read_stage(struct stage *stage)
     stage->cwd = next_text();
     for (int i = 0; i < 3; i++)
         stage->fds[i] = next_descriptor();
+    stage->kept = next_int(-1, INT32_MAX); /* -1: none */
+    if (stage->kept >= 0 && stage->kept < 3)
+        bad_spec();
     stage->argv = next_strings();
     stage->env = next_strings();
     if (!stage->argv[0])
@@ -479,8 +482,11 @@ static long install_descriptors(const struct stage *stage)
         if (cage.uid >= 0 && !CALL(__NR_fstat, i, &about) && (about.st_mode & S_IFMT) == S_IFIFO)
             CALL(__NR_fchown, i, cage.uid, -1);
     }
-    close_range(3, (unsigned)cage.status - 1);
-    close_range((unsigned)cage.status + 1, ~0u);
+    int low = stage->kept < 0 || cage.status < stage->kept ? cage.status : stage->kept;
+    int high = cage.status < stage->kept ? stage->kept : cage.status;
+    close_range(3, (unsigned)low - 1);
+    close_range((unsigned)low + 1, (unsigned)high - 1);
+    close_range((unsigned)high + 1, ~0u);
     return 0;
 }
 
@@ -786,9 +792,12 @@ static void start_stages(void)
             CALL(__NR_setpgid, pid, i ? cage.stages[0].pid : 0);
         cage.stages[i].pid = pid;
     }
-    for (int i = 0; i < cage.nstages; i++)
+    for (int i = 0; i < cage.nstages; i++) {
         for (int k = 0; k < 3; k++)
             close_file(cage.stages[i].fds[k]);
+        if (cage.stages[i].kept >= 0)
+            close_file(cage.stages[i].kept);
+    }
     for (int i = 0; i < cage.ngroups; i++)
         close_file(cage.groups[i].folder);
     CALL(__NR_prctl, PR_SET_DUMPABLE, 0);
