@@ -42,6 +42,7 @@ POLLING = {
     "TSC_WATCHFILE": "DynamicPriorityPolling",
     "TSC_WATCHDIRECTORY": "RecursiveDirectoryUsingDynamicPriorityPolling",
 }
+PNPM_STORE = ".local/share/pnpm/store"  # in the home
 BAD_SPEC = 125  # exit status of a cage that refused its spec
 EXIT_CANNOT_RUN = 127
 STATUS_READ = 65536  # bytes; all that a pipe holds
@@ -87,6 +88,7 @@ def cage_environment(home: str = "") -> dict[str, str]:
             "XDG_CACHE_HOME": f"{home}/.cache",
             "PIP_CACHE_DIR": f"{home}/.cache/pip",
             "npm_config_cache": f"{home}/.npm",
+            "pnpm_config_store_dir": f"{home}/{PNPM_STORE}",
         }
     return environment
 

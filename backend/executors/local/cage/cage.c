@@ -976,7 +976,7 @@ static void require_proc(void)
 
 /* The room. */
 
-enum { READ_ONLY, WRITABLE, DEVICE, SCRATCH, LINK }; /* kinds of what a room shows */
+enum { READ_ONLY, WRITABLE, DEVICE, SCRATCH, LINK, TEXT }; /* kinds of what a room shows */
 
 static struct {
     int lifeline, root, nshown, flags, exit; /* exit: the socket that takes the way out, -1 where there is none */
@@ -1098,9 +1098,26 @@ static void link_to(const char *target, const char *path)
     must(path, CALL(__NR_symlinkat, target, room.root, path + 1));
 }
 
+/* A file of the room's own, in the place of the machine's. */
+static void show_text(const char *path, const char *text)
+{
+    struct mount_attr attr = {.attr_set = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC};
+    long length = 0;
+    while (text[length])
+        length++;
+    int fd = must(path, CALL(__NR_openat, room.root, "text", O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0444));
+    if (must(path, CALL(__NR_write, fd, text, length)) != length)
+        must(path, -EIO);
+    close_file(fd);
+    int tree = must(path, CALL(NR_OPEN_TREE, room.root, "text", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC));
+    must(path, CALL(NR_MOUNT_SETATTR, tree, "", AT_EMPTY_PATH, &attr, sizeof attr));
+    attach(tree, path, 0);
+    must(path, CALL(__NR_unlinkat, room.root, "text", 0));
+}
+
 static void show_next(void)
 {
-    int kind = next_int(READ_ONLY, LINK);
+    int kind = next_int(READ_ONLY, TEXT);
     const char *path = next_text(), *with = next_text();
     if (*path != '/')
         bad_spec();
@@ -1112,6 +1129,8 @@ static void show_next(void)
         show(path, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC);
     else if (kind == SCRATCH)
         attach(new_filesystem("tmpfs", with, "1777", MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV), path, 1);
+    else if (kind == TEXT)
+        show_text(path, with);
     else
         link_to(with, path);
 }
