@@ -1362,6 +1362,12 @@ static long try_outlive(void)
     return CALL(__NR_read, pid[0], &id, sizeof id) == sizeof id ? id : -EIO;
 }
 
+static long try_watch(const char *path)
+{
+    long fd = CALL(__NR_inotify_init1, 0);
+    return fd < 0 ? fd : CALL(__NR_inotify_add_watch, fd, path, 0xfff);
+}
+
 static int run_attempt(char **argv)
 {
     const char *what = argv[0], *with = argv[1] ? argv[1] : "";
@@ -1371,6 +1377,8 @@ static int run_attempt(char **argv)
         result = open_file(with, O_PATH);
     else if (equal(what, "mode"))
         result = CALL(__NR_fchmodat, AT_FDCWD, with, 0600);
+    else if (equal(what, "watch"))
+        result = try_watch(with);
     else if (equal(what, "read"))
         result = try_open(with, O_RDONLY);
     else if (equal(what, "write"))
