@@ -43,3 +43,16 @@ def test_a_session_keeps_the_folder_and_what_was_exported(bench: World) -> None:
     assert run("echo ${Z-none}; exec pwd")["session_dir"] == "."
     assert "65536 bytes" in run("cd a; export Z=$(printf %70000s)")["stderr"]
     assert run("echo ${#Z}")["stdout"] == "0\n"
+
+
+def test_what_a_line_leaves_is_out_of_reach_of_others(bench: World) -> None:
+    """The other runs as the same user, in the same room at the same time."""
+    victim = bench.start("ann", "export A=own; touch began; until [ -e tried ]; do sleep 0.05; done", session="s.2")
+    attempt = (
+        "until [ -e began ]; do sleep 0.05; done; for file in /proc/[0-9]*/fd/*; do"
+        ' case $file in /proc/self/* | /proc/$$/*) ;; *) { printf "/usr\\0A=forged\\0" > $file; } 2>/dev/null && echo $file;; esac;'
+        " done; touch tried"
+    )
+    assert bench.execute("ann", attempt).json()["stdout"] == ""
+    assert bench.ended(victim) == "succeeded"
+    assert bench.execute("ann", "echo $A", session="s.2").json()["stdout"] == "own\n"
