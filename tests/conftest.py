@@ -58,15 +58,26 @@ LONG = (
 )
 
 
+PACKAGES = ("tests/packages/",)  # run with `--packages`
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="run the tests that take long too")
+    parser.addoption("--packages", action="store_true", help="run the tests that install packages from registries too")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if not config.getoption("--long"):
+    _skip_without(config, items, "--long", LONG, "takes long")
+    _skip_without(config, items, "--packages", PACKAGES, "installs packages from registries")
+
+
+def _skip_without(
+    config: pytest.Config, items: list[pytest.Item], option: str, places: tuple[str, ...], why: str
+) -> None:
+    if not config.getoption(option):
         for item in items:
-            if item.nodeid.startswith(LONG):
-                item.add_marker(pytest.mark.skip(reason="takes long: run with --long"))
+            if item.nodeid.startswith(places):
+                item.add_marker(pytest.mark.skip(reason=f"{why}: run with {option}"))
 
 
 class ByFile(LoadScopeScheduling):  # type: ignore[misc]

@@ -4,7 +4,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -117,8 +117,15 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
         server.stop()
 
 
-def run_page(examples: list[Example], server: Server, folder: Path, link: str = "") -> None:
-    """Run the blocks of a page in one Bash, next to a server."""
+def run_page(
+    examples: list[Example],
+    server: Server,
+    folder: Path,
+    link: str = "",
+    variables: Mapping[str, str] = {},
+    patience: float = PATIENCE,
+) -> None:
+    """Run the blocks of a page in one Bash, next to a server, with the variables that an earlier page has set."""
     script = [SHELL]
     for example in examples:
         (folder / example.name).write_text(example.code)
@@ -129,6 +136,7 @@ def run_page(examples: list[Example], server: Server, folder: Path, link: str = 
         "HOME": str(folder),
         "BASE": server.url,
         "GATEPOST_DATA_DIR": str(server.data_dir),
+        **variables,
     }
     subprocess.run(
         ["bash", "page.sh"],
@@ -137,7 +145,7 @@ def run_page(examples: list[Example], server: Server, folder: Path, link: str = 
         input=f"{link}\n",
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=patience,
         check=False,
     )
 

@@ -61,7 +61,8 @@ class Pipeline:
 
     `root` is the workspace, which contains `cwd`; `home` the folder for what tools store, `actor` who runs it; with
     `stdin` the first program reads what the client sends, with `input` these bytes; with `pipefail` it fails if any of its programs does. `network` is
-    the machine's network, or listed hosts alone. With `captured` its standard output goes there.
+    the machine's network, or listed hosts alone. With `captured` its standard output goes there; with `leaves_state` its program
+    reports what the line leaves.
     """
 
     execution: str
@@ -77,6 +78,7 @@ class Pipeline:
     actor: Actor = NO_ONE
     captured: Capture | None = None
     input: bytes | None = None
+    leaves_state: bool = False
 
     @property
     def argv(self) -> tuple[str, ...]:
@@ -124,7 +126,7 @@ class _Progress:
     def add(self, outcome: Outcome) -> None:
         """A step has ended. One that could not run as it should, or was stopped, ends the line: also as a condition."""
         self.outcome = _added(self.outcome, outcome)
-        self.state = replace(self.state, status=outcome.exit_code or 0)
+        self.state = replace(outcome.left or self.state, status=outcome.exit_code or 0)
         self.ended = self.ended or bool(outcome.problem) or outcome.status not in {Status.SUCCEEDED, Status.FAILED}
 
     def negate(self) -> None:
@@ -385,6 +387,7 @@ class _Line:
             actor=job.actor,
             captured=self.captured,
             input=self.input,
+            leaves_state=verdict.is_line,
         )
 
     def _change(self, effect: Effect | None, substituted: int) -> None:

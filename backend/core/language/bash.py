@@ -5,10 +5,12 @@ by what is written. What the grammar cannot parse in full is refused, and so is 
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
+from operator import itemgetter
 from time import thread_time
 
 import tree_sitter_bash
@@ -22,6 +24,38 @@ NODE_LIMIT = 12_000
 PIECE = 4096  # bytes that the parser reads at once; between two reads it can be stopped
 
 COMMANDS = frozenset({"command", "declaration_command", "unset_command"})
+# Where the grammar takes one of these for the name of a program, bash reads something else.
+RESERVED = frozenset(
+    [
+        "if",
+        "then",
+        "elif",
+        "else",
+        "fi",
+        "for",
+        "while",
+        "until",
+        "select",
+        "do",
+        "done",
+        "case",
+        "esac",
+        "function",
+        "{",
+        "}",
+        "[[",
+    ]
+)
+# Text in which bash runs a substitution when it takes the text for a number or for the name of a variable; and pieces
+# that may make one.
+SUBSTITUTED = re.compile(r"`|\$\(|\$$|\\(0?44|x24|u0*24|U0*24)")
+ESCAPED_SIGN = re.compile(r"\\[$`]")
+CALCULATING = frozenset(
+    {"arithmetic_expansion", "c_style_for_statement", "declaration_command", "subscript", "unset_command"}
+)
+READING = frozenset({"mapfile", "read", "readarray"})
+NAMING = READING | {"getopts", "let", "wait"}  # builtins that calculate, or take names of variables
+NAMING_WITH = frozenset({"printf", "test"})  # with the option -v
 # Children of a command that are none of its words.
 REDIRECTIONS = frozenset({"file_redirect", "herestring_redirect", "heredoc_redirect"})
 BEFORE_NAME = REDIRECTIONS | {"variable_assignment"}
@@ -62,11 +96,23 @@ class ShellWord:
 ShellCommand = tuple[ShellWord, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class BashText:
+    """What a text of bash names: its commands, and what it assigns to variables (None where that is no single word).
+
+    With `evaluates` it holds text with a substitution that bash may run where it calculates, or names a variable by text.
+    """
+
+    commands: tuple[ShellCommand, ...]
+    assigned: tuple[tuple[str, ShellWord | None], ...] = ()
+    evaluates: bool = False
+
+
 class _Unreadable(Exception):
     """The grammar found a command in text that bash reads otherwise."""
 
 
-def parse_bash(line: str) -> tuple[ShellCommand, ...] | Decision:
+def parse_bash(line: str) -> BashText | Decision:
     """The commands of a line in the order of their text, also those within others, or why it is refused."""
     if refusal := hidden_character(line):
         return refusal
@@ -78,9 +124,75 @@ def parse_bash(line: str) -> tuple[ShellCommand, ...] | Decision:
     if root.has_error:
         return _syntax(root)
     try:
-        return _unread(root, source) or tuple(_commands(root, source))
+        return _unread(root, source) or _read(root, source)
     except _Unreadable:
         return _not_read()
+
+
+def _read(root: Node, source: bytes) -> BashText:
+    """Raises _Unreadable."""
+    commands = tuple(_commands(root, source))
+    if any(command[0].source in RESERVED for command in commands):
+        raise _Unreadable
+    reads = any(command[0].known in READING for command in commands)
+    evaluates = _holds_substitution(root, here=reads) and _evaluates(root, commands)
+    return BashText(commands, tuple(_assigned(root, source)), evaluates)
+
+
+def _assigned(root: Node, source: bytes) -> Iterator[tuple[str, ShellWord | None]]:
+    """The variables that are set, with their values. Raises _Unreadable."""
+    for node in _nodes(root):
+        if node.type == "variable_assignment":
+            name, value = node.child_by_field_name("name"), node.child_by_field_name("value")
+            is_word = value and value.type != "array"
+            yield _source(name).partition("[")[0] if name else "", _word([value], source) if value and is_word else None
+        elif node.type == "for_statement" or (node.type == "expansion" and _has(node, {"=", ":="})):
+            for name in node.named_children[:1]:
+                yield _source(name), None
+
+
+def _has(node: Node, signs: Set[str]) -> bool:
+    return any(child.type in signs for child in node.children)
+
+
+def _holds_substitution(root: Node, *, here: bool) -> bool:
+    """Whether a text holds what would be a substitution if bash read it; also that of here-documents, if they are read."""
+    for node in _nodes(root):
+        match node.type:
+            case "raw_string":
+                found = SUBSTITUTED.search(_source(node)[1:-1])
+            case "ansi_c_string":
+                found = SUBSTITUTED.search(_ansi(_source(node)[2:-1]))
+            case "heredoc_body" if here and _is_quoted_body(node):
+                found = SUBSTITUTED.search(_source(node))
+            case "word" | "string":
+                found = ESCAPED_SIGN.search(_source(node))
+            case _:
+                continue
+        if found:
+            return True
+    return False
+
+
+def _evaluates(root: Node, commands: Iterable[ShellCommand]) -> bool:
+    """Whether bash takes a text for a number, or for the name of a variable."""
+    for command in commands:
+        name = command[0].known
+        if name in NAMING or (name in NAMING_WITH and any((word.known or "").startswith("-v") for word in command)):
+            return True
+    return any(node.type in CALCULATING or _evaluates_node(node) for node in _nodes(root))
+
+
+def _evaluates_node(node: Node) -> bool:
+    match node.type:
+        case "compound_statement":
+            return _has(node, {"(("})
+        case "test_command":
+            return _has(node, {"[["}) or "-v" in _source(node)
+        case "expansion":
+            return _has(node, {"!", "@"})
+        case _:
+            return False
 
 
 @cache
@@ -133,15 +245,23 @@ def _unread(root: Node, source: bytes) -> Decision | None:
             if "\\" in _source(node):
                 return _not_read()
     unknown = (found.start("opened") for found in OPENED.finditer(source) if found["opened"])
-    if any(at not in known and not any(start <= at < end for start, end in texts) for at in unknown):
+    if any(at not in known and not _is_within(at, texts) for at in unknown):
         return _not_read()
     return None
 
 
+def _is_within(at: int, texts: list[tuple[int, int]]) -> bool:
+    """Whether one of these texts, which are in order and apart, is there."""
+    before = bisect_right(texts, at, key=itemgetter(0))
+    return before > 0 and at < texts[before - 1][1]
+
+
 def _is_quoted_body(node: Node) -> bool:
     """Whether it is the text of a here-document in which nothing is expanded."""
-    start = node.parent and next((each for each in node.parent.children if each.type == "heredoc_start"), None)
-    return node.type == "heredoc_body" and start is not None and bool(set(_source(start)) & set("'\"\\"))
+    if node.type != "heredoc_body" or node.parent is None:  # first, since the children of a parent can be many
+        return False
+    start = next((each for each in node.parent.children if each.type == "heredoc_start"), None)
+    return start is not None and bool(set(_source(start)) & set("'\"\\"))
 
 
 def _not_read() -> Decision:

@@ -35,7 +35,7 @@ from backend.core.policy.builtins import judge_builtin
 from backend.core.policy.files import FileView, in_temporary
 from backend.core.policy.line_state import Define, Effect, LineState
 from backend.core.policy.profile import OFFLINE, Offline, Place, Profile
-from backend.core.policy.shell import RUN_BY, judge_bash
+from backend.core.policy.shell import judge_bash, run_by_bash
 
 RISKS = list(Risk)
 OPEN_REDIRECTS = frozenset({"<", ">", ">>"})
@@ -66,13 +66,15 @@ class PolicyTarget(Protocol):
 class Verdict:
     """What a step may run, and the decision on its riskiest command.
 
-    With an `effect` no program runs: the step changes the state of the line.
+    With an `effect` no program runs: the step changes the state of the line. With `is_line` its program runs the whole
+    line, and reports what that leaves.
     """
 
     invocations: tuple[Invocation, ...]
     decision: Decision
     effect: Effect | None = None
     is_builtin: bool = False
+    is_line: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +128,7 @@ def admit(line: str, target: PolicyTarget, cwd: str, exported: tuple[tuple[str, 
     if refusal := profile.check_length(line):
         return refusal
     if profile.shell and line.strip() not in ANSWERED:
-        return _judge_shell(line, target, cwd)
+        return _judge_shell(line, target, cwd, exported)
     script = parse(line, profile.operators, assignments=bool(profile.environment))
     if isinstance(script, Decision):
         return script
@@ -142,18 +144,18 @@ def admit(line: str, target: PolicyTarget, cwd: str, exported: tuple[tuple[str, 
     return _judge_script(script, target, LineState(folder, exported=dict(exported)))
 
 
-def _judge_shell(line: str, target: PolicyTarget, cwd: str) -> Plan | Decision:
+def _judge_shell(line: str, target: PolicyTarget, cwd: str, exported: tuple[tuple[str, str], ...]) -> Plan | Decision:
     """Judge a line that bash runs as a whole: one step with one program."""
     folder = target.files.enter(cwd)
     if isinstance(folder, Decision):
         return folder
-    judged = judge_bash(line, target.profile, Place(target.files.root, folder, target.network))
+    judged = judge_bash(line, target.profile, Place(target.files.root, folder, target.network), exported)
     if isinstance(judged, Decision):
         return judged
-    argv = (*RUN_BY, line)
+    argv = run_by_bash(line)
     script = Script((Step("", (Command(tuple(map(Word, argv))),)),))
-    verdict = Verdict((Invocation(argv),), judged.decision)
-    return Plan(script, (verdict,), judged.decision, judged.argvs, LineState(folder))
+    verdict = Verdict((Invocation(argv, exported),), judged.decision, is_line=True)
+    return Plan(script, (verdict,), judged.decision, judged.argvs, LineState(folder, exported=dict(exported)))
 
 
 def _judge_script(script: Script, target: PolicyTarget, start: LineState) -> Plan | Decision:

@@ -16,12 +16,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from backend.core.policy.files import TEMPORARY
+from backend.executors.local.launcher import PNPM_STORE
 from backend.executors.local.openat2 import open_inside
 from backend.executors.local.process_spec import Owner
 from backend.executors.local.workspace_users import PASS, PRIVATE, hand_over, reopen
 
 KEPT, VISITORS = "kept", "visitors"  # folders of homes that outlive a command: of workspaces, and of connections
 # A repository that is packed in the background would keep files open after the command has ended.
+# pnpm stores packages in the workspace where it cannot link them into it from its home. Its older versions read this file, the
+# newer ones a variable.
+PNPM_DEFAULTS = ".config/pnpm/rc"
 GIT_DEFAULTS = "[user]\n\tname = {0}\n\temail = {0}@gatepost.invalid\n[gc]\n\tautoDetach = false\n"
 
 
@@ -114,20 +118,24 @@ def _make(home: Path, owner: Owner | None, skeleton: Path | None) -> None:
             parent.mkdir(exist_ok=True)
             parent.chmod(PASS)  # whatever the umask
     home.mkdir(mode=PRIVATE, exist_ok=True)
-    if skeleton:
-        _copy(skeleton, home, owner)
-    if owner:
-        os.chown(home, *owner)
-
-
-def _copy(skeleton: Path, home: Path, owner: Owner | None) -> None:
-    """What the operator put there, links as links. While the home is ours, nothing else can be put into it. Raises OSError."""
-    shutil.copytree(skeleton, home, symlinks=True, dirs_exist_ok=True)
-    home.chmod(PRIVATE)
+    _fill(home, skeleton)
     if owner:
         for folder, folders, files in os.walk(home):
             for name in (*folders, *files):
                 os.chown(os.path.join(folder, name), *owner, follow_symlinks=False)
+        os.chown(home, *owner)
+
+
+def _fill(home: Path, skeleton: Path | None) -> None:
+    """What the operator put there, links as links, then what is missing. While the home is ours, nothing else can be put
+    into it. Raises OSError."""
+    if skeleton:
+        shutil.copytree(skeleton, home, symlinks=True, dirs_exist_ok=True)
+        home.chmod(PRIVATE)
+    defaults = home / PNPM_DEFAULTS
+    if not os.path.lexists(home / ".config"):
+        defaults.parent.mkdir(parents=True)
+        defaults.write_text(f"store-dir={home}/{PNPM_STORE}\n")
 
 
 def git_defaults(home: str, account: str, owner: Owner | None) -> str:

@@ -42,6 +42,7 @@ POLLING = {
     "TSC_WATCHFILE": "DynamicPriorityPolling",
     "TSC_WATCHDIRECTORY": "RecursiveDirectoryUsingDynamicPriorityPolling",
 }
+PNPM_STORE = ".local/share/pnpm/store"  # in the home
 BAD_SPEC = 125  # exit status of a cage that refused its spec
 EXIT_CANNOT_RUN = 127
 STATUS_READ = 65536  # bytes; all that a pipe holds
@@ -87,6 +88,7 @@ def cage_environment(home: str = "") -> dict[str, str]:
             "XDG_CACHE_HOME": f"{home}/.cache",
             "PIP_CACHE_DIR": f"{home}/.cache/pip",
             "npm_config_cache": f"{home}/.npm",
+            "pnpm_config_store_dir": f"{home}/{PNPM_STORE}",
         }
     return environment
 
@@ -184,7 +186,8 @@ class CageLauncher:
         spec = [len(stages)]
         for stage in stages:
             spec += [confinements.index(stage.bounds), stage.executable, stage.cwd]
-            spec += [stage.stdin, stage.stdout, stage.stderr, len(stage.argv), *stage.argv, len(stage.environment)]
+            spec += [stage.stdin, stage.stdout, stage.stderr, stage.kept]
+            spec += [len(stage.argv), *stage.argv, len(stage.environment)]
             spec += [f"{name}={value}" for name, value in stage.environment.items()]
         return head + b"".join(map(field, spec))
 
@@ -309,7 +312,8 @@ def _above_stdio(stage: Stage, close: ExitStack) -> Stage:
 
 
 def _descriptors(stages: Iterable[Stage]) -> set[int]:
-    return {descriptor for stage in stages for descriptor in (stage.stdin, stage.stdout, stage.stderr)}
+    streams = {descriptor for stage in stages for descriptor in (stage.stdin, stage.stdout, stage.stderr)}
+    return streams | {stage.kept for stage in stages if stage.kept >= 0}
 
 
 @lru_cache(maxsize=256)

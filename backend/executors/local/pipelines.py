@@ -25,6 +25,7 @@ from backend.core.execution.sequence import Pipeline
 from backend.core.language.parser import Invocation
 from backend.core.policy.egress import Egress
 from backend.core.policy.files import TEMPORARY
+from backend.core.policy.shell import STATE
 from backend.core.quota import NO_QUOTA
 from backend.core.recording.lines import LineAssembler
 from backend.core.recording.writer import RecordingWriter
@@ -43,6 +44,7 @@ from backend.executors.local.process_spec import (
     StageEnd,
 )
 from backend.executors.local.rooms import Rooms
+from backend.executors.local.shell_state import SIZE, StateError, left_state, state_file
 from backend.executors.local.streams import Budget, Captured, OutputStream, StdinPump
 from backend.executors.local.wiring import ParentEnds, Streams, Wiring
 from backend.executors.local.workspace_usage import UsageMonitors
@@ -114,12 +116,17 @@ class LocalPipelines:
                     make_temporary(pipeline.root, owner)
             except OSError as error:
                 return replace(_not_started(pipeline.argv[0], error), stderr_bytes=said)
-            started = self._start(pipeline, owner, bounds, room, recorder)
+            state = state_file() if pipeline.leaves_state else -1
+            if pipeline.leaves_state:
+                ending.callback(os.close, state)
+            started = self._start(pipeline, owner, bounds, room, recorder, state)
             match started:
                 case Outcome():
                     outcome = started
                 case _Started():
                     outcome = await _Running(started, pipeline, recorder, instructions, self.lines).watch()
+                    if pipeline.leaves_state:
+                        outcome = _with_state(outcome, state, started.given, recorder)
             return replace(outcome, stderr_bytes=outcome.stderr_bytes + said)
 
     async def _own_home(self, pipeline: Pipeline, owner: Owner | None, ending: AsyncExitStack) -> Home:
@@ -171,13 +178,14 @@ class LocalPipelines:
         bounds: Sequence[Bounds],
         room: RoomEntrance | None,
         recorder: RecordingWriter,
+        state: int,
     ) -> "_Started | Outcome":
         """The pipeline, or the outcome where there is nothing to wait for."""
         with ExitStack() as descriptors:
             try:
                 wiring = Wiring(pipeline, descriptors, owner, recorder, full=bounds[0].full)
                 stages = {
-                    number: self._stage(pipeline, pipeline.invocations[number], each, streams, owner, room)
+                    number: self._stage(pipeline, pipeline.invocations[number], each, streams, owner, room, state)
                     for number, (each, streams) in enumerate(zip(bounds, wiring.stages, strict=True))
                     if streams
                 }
@@ -186,7 +194,10 @@ class LocalPipelines:
                 launched = self.launcher.start(list(stages.values()), room, owner)
             except OSError as error:
                 return _not_started(pipeline.argv[0], error)
-            return _Started(launched, wiring.take(), tuple(stages), wiring.said)
+            number, first = next(iter(stages.items()))
+            own = dict(pipeline.invocations[number].environment)
+            given = {name: value for name, value in first.environment.items() if name not in own}
+            return _Started(launched, wiring.take(), tuple(stages), wiring.said, given)
 
     def _outside(self, invocation: Invocation) -> OutsideProgram:
         """How a program is started; one of the machine's own by its name."""
@@ -216,6 +227,7 @@ class LocalPipelines:
         streams: Streams,
         owner: Owner | None,
         room: RoomEntrance | None,
+        state: int,
     ) -> Stage:
         program = self._outside(invocation)
         words = (*program.command, *invocation.argv[1:])
@@ -224,8 +236,9 @@ class LocalPipelines:
         if bounds.kept:
             standard |= {"GIT_CONFIG_GLOBAL": git_defaults(bounds.home, pipeline.actor.name, owner)}
         given = {**self.environment, **(proxy_environment(room.proxy) if room and room.proxy else {})}
-        environment = {**standard, **given, **dict(invocation.environment), **program.environment}
-        return Stage(invocation.argv[0], path, words, environment, pipeline.cwd, *streams, bounds)
+        reporting = {STATE: str(state)} if state >= 0 else {}
+        environment = {**standard, **given, **dict(invocation.environment), **program.environment, **reporting}
+        return Stage(invocation.argv[0], path, words, environment, pipeline.cwd, *streams, bounds, state)
 
 
 def _tool_folders(pipeline: Pipeline) -> list[str]:
@@ -274,13 +287,15 @@ def _not_started(name: str, error: OSError) -> Outcome:
 class _Started:
     """A pipeline that runs. `numbers` are the places of its programs in the pipeline, of which some may lack their files.
 
-    `said` are the bytes of the messages about these.
+    `said` are the bytes of the messages about these; `given` are the variables that the first one got, those of the line
+    apart.
     """
 
     launched: Launched
     ours: ParentEnds
     numbers: tuple[int, ...]
     said: int
+    given: Mapping[str, str]
 
 
 class _Running:
@@ -384,6 +399,15 @@ def _outcome(
     outcome = Outcome(status, exit_code, name, stdout, stderr, usage=usage)
     limit = _limit(exit_code, report.limits_met)
     return replace(outcome, problem=LIMITS[limit], rule=limit) if limit else outcome
+
+
+def _with_state(outcome: Outcome, state: int, given: Mapping[str, str], recorder: RecordingWriter) -> Outcome:
+    """The outcome of a program that ran a whole line, with what it left."""
+    try:
+        return replace(outcome, left=left_state(state, given))
+    except StateError:
+        said = recorder.say("stderr", f"The variables of this line are not kept: they have more than {SIZE} bytes.")
+        return replace(outcome, stderr_bytes=outcome.stderr_bytes + said)
 
 
 def _limit(exit_code: int, met: frozenset[str]) -> str:

@@ -32,7 +32,10 @@ class Bounds:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One program of a pipeline. stdin, stdout, stderr are descriptors of this process (close-on-exec) that become 0, 1, 2."""
+    """One program of a pipeline. stdin, stdout, stderr are descriptors of this process (close-on-exec) that become 0, 1, 2.
+
+    `kept` is a further one, which the program has under the same number; -1 where there is none.
+    """
 
     name: str
     executable: str  # absolute path
@@ -43,6 +46,7 @@ class Stage:
     stdout: int
     stderr: int
     bounds: Bounds
+    kept: int = -1
 
 
 # Namespaces, as the kernel numbers them.

@@ -36,8 +36,11 @@ from backend.executors.local.process_spec import (
     RoomEntrance,
 )
 
-READ_ONLY, WRITABLE, DEVICE, IN_MEMORY, LINK = range(5)  # kinds of what a room shows
+READ_ONLY, WRITABLE, DEVICE, IN_MEMORY, LINK, TEXT = range(6)  # kinds of what a room shows
 TMP = "/tmp"
+USERS = "/etc/passwd"
+USERS_SIZE = 64 * 1024  # characters of that file, where the room has its own
+USER = "gatepost:x:{0}:{0}::{1}:/bin/bash\n"  # what programs find when they ask for the name of their user
 SCRATCH_SIZE = "16m"  # of each folder in memory: for sockets and locks; what is large belongs to the workspace
 LINKS = {
     "/dev/fd": "/proc/self/fd",
@@ -50,7 +53,7 @@ KEPT_FOR = 300.0  # seconds after its last command
 MOST_UNUSED = 32  # rooms kept for a next command
 OWN = NEW_MOUNTS | NEW_PID | NEW_IPC | NEW_UTS
 
-_Shown = tuple[int, str, str]  # kind, path, and the size of memory or the target of a link
+_Shown = tuple[int, str, str]  # kind, path, and the size of memory, the target of a link, or the text of a file
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,7 @@ class RoomPlan:
     homes: tuple[str, ...] = ()  # of one command alone
     kept: tuple[str, ...] = ()  # with homes that stay
     egress: Egress | None = None  # the hosts that a proxy leads to
+    uid: int = -1  # of the user whose commands run there
 
     @property
     def temporary(self) -> bool:
@@ -95,6 +99,7 @@ def plan_room(bounds: Iterable[Bounds], egress: Egress | None = None) -> RoomPla
         tuple(sorted({each.home for each in every if each.home and not each.kept})),
         kept,
         None if network else egress,
+        abouts[0].st_uid,
     )
 
 
@@ -217,7 +222,7 @@ def _shown(plan: RoomPlan) -> list[str | int]:
     # Nothing is put into what commands can write to.
     folders = {path: how for path, how in folders.items() if not _is_below(path, own)}
     folders |= dict.fromkeys(own, (WRITABLE, ""))
-    entries = [(kind, path, more) for path, (kind, more) in sorted(folders.items())] + _links(plan)
+    entries = [(kind, path, more) for path, (kind, more) in sorted(folders.items())] + _links(plan) + _users(plan)
     return [len(entries), *(word for entry in entries for word in entry)]
 
 
@@ -249,6 +254,17 @@ def _links(plan: RoomPlan) -> list[_Shown]:
     linked = {path: os.readlink(path) for path in RUNNABLE if os.path.islink(path)}
     own = {TMP: os.path.join(plan.root, TEMPORARY)} if plan.temporary else {}
     return [(LINK, path, target) for path, target in {**linked, **LINKS, **own}.items()]
+
+
+def _users(plan: RoomPlan) -> list[_Shown]:
+    """The users of the machine and that of the workspace, without which some programs fail."""
+    file = Path(USERS)
+    if plan.uid <= 0 or not file.is_file() or file.is_symlink() or file.stat().st_size > USERS_SIZE:
+        return []
+    known = file.read_text(errors="replace")
+    if any(line.split(":")[2:3] == [str(plan.uid)] for line in known.splitlines()):
+        return []
+    return [(TEXT, USERS, USER.format(plan.uid, (*plan.kept, *plan.homes, plan.root)[0]) + known)]
 
 
 def _outermost(paths: Iterable[str], shown: Iterable[str]) -> list[str]:

@@ -206,6 +206,7 @@ class _Place:
         return [
             ("learn whether a file outside exists", "L3", "see", str(self.readable)),
             ("change the mode of a file outside", "L3", "mode", str(self.writable)),
+            ("watch a folder outside", "L3", "watch", str(self.readable.parent)),
         ]
 
 

@@ -17,7 +17,7 @@ UNKNOWN = "?"
 def commands(line: str) -> list[list[str]]:
     found = parse_bash(line)
     assert not isinstance(found, Decision), found.reason
-    return [[UNKNOWN if word.known is None else word.known for word in command] for command in found]
+    return [[UNKNOWN if word.known is None else word.known for word in command] for command in found.commands]
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_what_bash_runs_is_named_or_refused(line: str, only_rm: Path) -> None:
     )
     assert b"removed" in ran.stderr
     found = parse_bash(line)
-    assert isinstance(found, Decision) or "rm" in [word.known for command in found for word in command]
+    assert isinstance(found, Decision) or "rm" in [word.known for command in found.commands for word in command]
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_what_bash_runs_is_named_or_refused(line: str, only_rm: Path) -> None:
 )
 def test_a_name_that_is_made_when_the_line_runs_is_not_known(line: str) -> None:
     found = parse_bash(line)
-    assert isinstance(found, Decision) or found[0][0].known is None
+    assert isinstance(found, Decision) or found.commands[0][0].known is None
 
 
 @pytest.mark.parametrize(
@@ -257,5 +257,5 @@ PIECES = st.sampled_from(
 def test_any_text_gets_an_answer(line: str) -> None:
     found = parse_bash(line)
     assert isinstance(found, Decision) or all(
-        command and all(isinstance(w.shown, str) for w in command) for command in found
+        command and all(isinstance(w.shown, str) for w in command) for command in found.commands
     )

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
+from time import thread_time
 
 import pytest
 
@@ -9,6 +10,7 @@ from backend.core.decisions import Decision, Risk
 from backend.core.policy.admit import Plan, admit
 from backend.core.policy.files import FileView, Unseen
 from backend.core.policy.profile import OFFLINE, Offline, Profile, ProfileError
+from backend.core.policy.shell import run_by_bash
 from backend.policies.loader import load_profile
 
 ROOT = PurePosixPath("/srv/ws")
@@ -41,7 +43,7 @@ def refused(line: str, cwd: str = ".") -> Decision:
 def test_the_whole_line_is_run_by_bash_and_its_programs_are_named() -> None:
     line = "for f in *.py; do python3 -c 'print(1)' \"$f\" | wc -l; done"
     plan = admitted(line)
-    assert [each.argv for each in plan.verdicts[0].invocations] == [("bash", "--norc", "--noprofile", "-c", line)]
+    assert [each.argv for each in plan.verdicts[0].invocations] == [run_by_bash(line)]
     assert plan.argvs == (("python3", "-c", "print(1)", '"$f"'), ("wc", "-l"))
     assert (plan.decision.rule, plan.decision.risk) == ("allow.bash", Risk.MODERATE)
     assert plan.decision.reason == "Run by bash: python3, wc"
@@ -116,10 +118,142 @@ def test_the_risk_is_told(line: str, risk: Risk) -> None:
         "f() { sudo x; }",
         "ls | while :; do $(sudo x); done",
         "cat <<EOF\n$(sudo x)\nEOF",
+        "! ! sudo x",
+        "mapfile -C 'sudo x' a",
+        "readarray -Csudo a",
+        "bash -o errexit -c 'sudo x'",
+        "bash +e -O extglob -c 'sudo x'",
+        "bash --rcfile a -c 'sudo x'",
+        "ionice -c 3 sudo x",
+        "flock -w 1 f sudo x",
+        "taskset 1 sudo x",
+        "chrt -o 0 sudo x",
+        "script -q -c 'sudo x' f",
+        "linux64 sudo x",
+        "setarch x86_64 sudo x",
+        "busybox sudo x",
+        "GIT_EDITOR='sudo x' git commit",
+        "export PAGER='sudo x'",
+        "env EDITOR='sudo x' git commit",
     ],
 )
 def test_what_is_blocked_is_refused_wherever_it_is_named(line: str) -> None:
     assert refused(line).rule == "blocked.sudo"
+
+
+TEXT = "b[$(sudo x)]"  # bash runs what is in it where it takes the text for a number, or for the name of a variable
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        f"x='{TEXT}'; echo $((x))",
+        f"let 'x={TEXT}'",
+        f"(( '{TEXT}' ))",
+        f"[[ '{TEXT}' -eq 0 ]]",
+        f"[[ -v '{TEXT}' ]]",
+        f"test -v '{TEXT}'",
+        f"[ -v '{TEXT}' ]",
+        f"printf -v '{TEXT}' x",
+        f"read '{TEXT}' <<<y",
+        f"read x <<'E'\n{TEXT}\nE\necho $((x))",
+        f"unset '{TEXT}'",
+        f"declare -i i; i='{TEXT}'",
+        f"declare '{TEXT}=1'",
+        f"x='{TEXT}'; echo ${{!x}}",
+        "x='$(sudo x)'; echo ${x@P}",
+        "echo ${a['$(sudo x)']}",
+        f"getopts a '{TEXT}'",
+        f"wait -p '{TEXT}'",
+        r"x=b\[\$\(sudo\ x\)]; echo $((x))",
+        "x=$'b[\\x24(sudo x)]'; echo $((x))",
+        "x=b; x+='[$'; x+='(sudo x)]'; echo $((x))",
+        r"printf -v x 'b[\044(sudo x)]'",
+    ],
+)
+def test_a_text_that_bash_may_run_where_it_calculates_is_high(line: str) -> None:
+    assert admitted(line).decision.risk is Risk.HIGH
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "PATH=. ls",
+        "export PATH=.",
+        "PATH+=(.); ls",
+        "declare 'PATH=.'",
+        "declare -n x=PATH; x=.",
+        "read PATH <<<.",
+        "printf -v PATH .",
+        "for PATH in .; do ls; done",
+        "echo ${PATH:=.}",
+        "BASH_ENV=a bash -c :",
+        "env BASH_ENV=a bash -c :",
+        "env 'BASH_FUNC_ls%%=() { sudo; }' bash -c ls",
+        "LD_PRELOAD=./a.so ls",
+        "BASH_CMDS[ls]=a; ls",
+        "BASH_ALIASES[ls]=a",
+        "PS4='$(sudo x)'; set -x",
+        "set -o history -o histexpand\nhistory -s 'sudo x'\n!!",
+        "set -H; ls",
+        "hash -p a ls",
+        "compgen -C 'sudo x'",
+        "fc -s",
+        "bash -i",
+        "bash -lc ls",
+        "flock f -c 'sudo x'",
+        "watch 'sudo x'",
+        'EDITOR="$x" git commit',
+    ],
+)
+def test_what_changes_the_meaning_of_names_is_high(line: str) -> None:
+    assert admitted(line).decision.risk is Risk.HIGH
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "git commit -m 'use `x` and $(x)'",
+        "n=0; for i in a b; do n=$((n + 1)); done; echo ${n}",
+        "awk '{ s += $1 } END { print s }' f | while read -r x; do echo $((x)); done",
+        "cat > Makefile <<'E'\nall:\n\t$(CC) a.c\nE\necho $((1 + 2))",
+        "export NODE_ENV=test X=$HOME/a",
+        'echo "${PATH}" "$SHELL"',
+        "GIT_EDITOR=true git commit",
+    ],
+)
+def test_what_people_write_is_not(line: str) -> None:
+    assert admitted(line).decision.risk is not Risk.HIGH
+
+
+def test_a_session_whose_path_is_its_own_is_high() -> None:
+    for name, risk in (("PATH", Risk.HIGH), ("NODE_ENV", Risk.SAFE)):
+        plan = admit("ls", Bench(), ".", ((name, "a"),))
+        assert isinstance(plan, Plan)
+        assert plan.decision.risk is risk
+        assert plan.verdicts[0].invocations[0].environment == ((name, "a"),)
+
+
+def test_scripts_of_awk_that_start_programs_are_more_than_safe() -> None:
+    assert admitted("awk '{ print $1 }' f").decision.risk is Risk.SAFE
+    assert admitted("""awk 'BEGIN { system("sudo x") }'""").decision.risk is Risk.MODERATE
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "a='\\\\'" * 3000,
+        "eval 'ls; ls';" * 2100,
+        "bash -c 'a b';" * 2200,
+        "trap 'ls;ls;ls' EXIT;" * 1200,
+        "EDITOR='ls;ls' " * 2000,
+    ],
+    ids=lambda line: line[:9],
+)
+def test_a_line_is_judged_in_time(line: str) -> None:
+    begun = thread_time()
+    admit(line, Bench(), ".")
+    assert thread_time() - begun < 1.0
 
 
 @pytest.mark.parametrize(
@@ -138,6 +272,7 @@ def test_a_folder_of_it_may_be() -> None:
     [
         ("echo 'a", "syntax.bash"),
         ("eval 'echo \"'", "syntax.bash"),
+        ("coproc C { ls; }", "syntax.bash"),
         ("ls \u202e", "syntax.character"),
         ("a" * 32_001, "limits.characters"),
         ("ls " + "a " * 1001, "limits.arguments"),

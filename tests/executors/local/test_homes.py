@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from backend.executors.local.homes import Home, Homes, git_defaults, prepare, remove
+from backend.executors.local.launcher import cage_environment
 from tests.executors.local.caged import ROOT, RUN_AS, folder
 from tests.serving import wait_until
 
@@ -23,6 +24,14 @@ def test_each_command_gets_a_folder_that_its_user_owns(tmp_path: Path) -> None:
     assert (first.stat().st_mode & 0o777, first.stat().st_uid) == (0o700, RUN_AS[0] if RUN_AS else os.getuid())
     for parent in (first.parent, first.parent.parent):
         assert (parent.stat().st_mode & 0o777, parent.stat().st_uid) == (0o711, os.getuid())
+
+
+def test_pnpm_stores_packages_there(tmp_path: Path) -> None:
+    home = _homes(tmp_path).make("X", RUN_AS)
+    stored = f"{home}/.local/share/pnpm/store"
+    assert (home / ".config/pnpm/rc").read_text() == f"store-dir={stored}\n"
+    assert cage_environment(str(home))["pnpm_config_store_dir"] == stored
+    assert {each.lstat().st_uid for each in home.rglob("*")} == {RUN_AS[0] if RUN_AS else os.getuid()}
 
 
 def test_each_begins_with_the_files_of_the_operator(tmp_path: Path) -> None:

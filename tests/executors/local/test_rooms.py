@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import pwd
 import signal
 import socket
 import subprocess
@@ -72,6 +73,17 @@ class TestFiles:
     def test_the_system_is_read_only_even_for_who_owns_it(self, cage: Cage) -> None:
         for path in ("/usr/x", "/etc/x", "/x", "/proc/sys/kernel/hostname", "/dev/x", "/sys/devices/system/cpu/x"):
             assert cage.run(shell(f"echo x > {path}")).codes != [0], path
+
+    def test_the_user_of_a_workspace_has_a_name(self, cage: Cage) -> None:
+        """Without one os.userInfo() of node and getpass of Python fail."""
+        owned = 2_000_000_001 if ROOT else os.getuid()
+        os.chown(cage.root, owned, -1)
+        cage.launcher = replace(cage.launcher, run_as=(owned, 65534) if ROOT else None)
+        known = "gatepost" if ROOT else pwd.getpwuid(owned).pw_name
+        assert cage.run(["id", "-un"]).text == f"{known}\n"
+        assert cage.run(["head", "-n", "1", "/etc/group"]).codes == [0]
+        assert "root:" in cage.run(["cat", "/etc/passwd"]).text
+        assert cage.run(shell("echo x >> /etc/passwd; chmod 777 /etc/passwd")).codes != [0]
 
     def test_what_is_in_memory_is_shared_in_a_room_and_bounded(self, cage: Cage) -> None:
         assert cage.run(shell("echo kept > /tmp/x; echo kept > /dev/shm/x")).codes == [0]

@@ -175,7 +175,7 @@ static int fork_child(void) { return (int)CALL(__NR_clone, SIGCHLD); }
 #define NET_CONNECT_TCP 2ull
 #define SCOPE_ALL 3 /* abstract UNIX sockets and signals */
 
-#define VERSION "cage 5"
+#define VERSION "cage 6"
 #define SPEC_LIMIT (8 << 20) /* bytes; more than the kernel accepts as arguments */
 #define MAX_STAGES 64
 #define MAX_RULES 256
@@ -234,7 +234,7 @@ struct confinement {
     struct sock_fprog filter;
     struct sock_filter instructions[MAX_FILTER];
 };
-struct stage { struct confinement *confinement; char *executable, *cwd, **argv, **env; int fds[3], pid; };
+struct stage { struct confinement *confinement; char *executable, *cwd, **argv, **env; int fds[3], kept, pid; };
 struct group { int folder, joined; const char *join, *layers; };
 struct process { int pid, parent; char state, ours; };
 
@@ -351,6 +351,9 @@ static void read_stage(struct stage *stage)
     stage->cwd = next_text();
     for (int i = 0; i < 3; i++)
         stage->fds[i] = next_descriptor();
+    stage->kept = next_int(-1, INT32_MAX); /* -1: none */
+    if (stage->kept >= 0 && stage->kept < 3)
+        bad_spec();
     stage->argv = next_strings();
     stage->env = next_strings();
     if (!stage->argv[0])
@@ -479,8 +482,11 @@ static long install_descriptors(const struct stage *stage)
         if (cage.uid >= 0 && !CALL(__NR_fstat, i, &about) && (about.st_mode & S_IFMT) == S_IFIFO)
             CALL(__NR_fchown, i, cage.uid, -1);
     }
-    close_range(3, (unsigned)cage.status - 1);
-    close_range((unsigned)cage.status + 1, ~0u);
+    int low = stage->kept < 0 || cage.status < stage->kept ? cage.status : stage->kept;
+    int high = cage.status < stage->kept ? stage->kept : cage.status;
+    close_range(3, (unsigned)low - 1);
+    close_range((unsigned)low + 1, (unsigned)high - 1);
+    close_range((unsigned)high + 1, ~0u);
     return 0;
 }
 
@@ -786,9 +792,12 @@ static void start_stages(void)
             CALL(__NR_setpgid, pid, i ? cage.stages[0].pid : 0);
         cage.stages[i].pid = pid;
     }
-    for (int i = 0; i < cage.nstages; i++)
+    for (int i = 0; i < cage.nstages; i++) {
         for (int k = 0; k < 3; k++)
             close_file(cage.stages[i].fds[k]);
+        if (cage.stages[i].kept >= 0)
+            close_file(cage.stages[i].kept);
+    }
     for (int i = 0; i < cage.ngroups; i++)
         close_file(cage.groups[i].folder);
     CALL(__NR_prctl, PR_SET_DUMPABLE, 0);
@@ -967,7 +976,7 @@ static void require_proc(void)
 
 /* The room. */
 
-enum { READ_ONLY, WRITABLE, DEVICE, SCRATCH, LINK }; /* kinds of what a room shows */
+enum { READ_ONLY, WRITABLE, DEVICE, SCRATCH, LINK, TEXT }; /* kinds of what a room shows */
 
 static struct {
     int lifeline, root, nshown, flags, exit; /* exit: the socket that takes the way out, -1 where there is none */
@@ -1089,9 +1098,26 @@ static void link_to(const char *target, const char *path)
     must(path, CALL(__NR_symlinkat, target, room.root, path + 1));
 }
 
+/* A file of the room's own, in the place of the machine's. */
+static void show_text(const char *path, const char *text)
+{
+    struct mount_attr attr = {.attr_set = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC};
+    long length = 0;
+    while (text[length])
+        length++;
+    int fd = must(path, CALL(__NR_openat, room.root, "text", O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0444));
+    if (must(path, CALL(__NR_write, fd, text, length)) != length)
+        must(path, -EIO);
+    close_file(fd);
+    int tree = must(path, CALL(NR_OPEN_TREE, room.root, "text", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC));
+    must(path, CALL(NR_MOUNT_SETATTR, tree, "", AT_EMPTY_PATH, &attr, sizeof attr));
+    attach(tree, path, 0);
+    must(path, CALL(__NR_unlinkat, room.root, "text", 0));
+}
+
 static void show_next(void)
 {
-    int kind = next_int(READ_ONLY, LINK);
+    int kind = next_int(READ_ONLY, TEXT);
     const char *path = next_text(), *with = next_text();
     if (*path != '/')
         bad_spec();
@@ -1103,6 +1129,8 @@ static void show_next(void)
         show(path, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC);
     else if (kind == SCRATCH)
         attach(new_filesystem("tmpfs", with, "1777", MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV), path, 1);
+    else if (kind == TEXT)
+        show_text(path, with);
     else
         link_to(with, path);
 }
@@ -1334,6 +1362,12 @@ static long try_outlive(void)
     return CALL(__NR_read, pid[0], &id, sizeof id) == sizeof id ? id : -EIO;
 }
 
+static long try_watch(const char *path)
+{
+    long fd = CALL(__NR_inotify_init1, 0);
+    return fd < 0 ? fd : CALL(__NR_inotify_add_watch, fd, path, 0xfff);
+}
+
 static int run_attempt(char **argv)
 {
     const char *what = argv[0], *with = argv[1] ? argv[1] : "";
@@ -1343,6 +1377,8 @@ static int run_attempt(char **argv)
         result = open_file(with, O_PATH);
     else if (equal(what, "mode"))
         result = CALL(__NR_fchmodat, AT_FDCWD, with, 0600);
+    else if (equal(what, "watch"))
+        result = try_watch(with);
     else if (equal(what, "read"))
         result = try_open(with, O_RDONLY);
     else if (equal(what, "write"))
