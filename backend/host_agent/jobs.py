@@ -54,8 +54,8 @@ ENDED = ("status", "exit_code", "signal", "cpu_ms", "peak_memory_bytes", "read_b
 class Job:
     """A job that is being run or sent: what follows on the message `after` of its recording.
 
-    One that cannot begin before `expires` is not begun, but its recording is sent if it began before, as that of one that
-    is `resumed`. `message` is the id of what it arrived by. `input` is how much of its standard input has arrived, in
+    One that cannot begin before `expires`, or that no longer `begins`, is not begun; but its recording is sent if it began
+    before. `message` is the id of what it arrived by. `input` is how much of its standard input has arrived, in
     bytes.
     """
 
@@ -63,7 +63,7 @@ class Job:
     server: str
     message: bytes
     expires: float
-    resumed: bool
+    begins: bool
     task: "asyncio.Task[None] | None" = None
     sending: "asyncio.Task[None] | None" = None
     begun: bool = False
@@ -271,7 +271,7 @@ class Jobs:
             line, target = target_of(HostCommand(name, params), self.front.handlers)
         except ValueError as error:
             return Decision.deny("host.parameters", f"{error}.")
-        if job.resumed or self.now() > job.expires:
+        if not job.begins or self.now() > job.expires:
             return Decision.deny("host.expired", "The job reached this host too late, and was not begun.")
         seconds = self._timeout(name, body.get("timeout"))
         reads = target == LINES and body.get("stdin") is True
@@ -408,7 +408,7 @@ def _asked(message: bytes, body: Mapping[str, Any]) -> Job | None:
         return None
     if not (isinstance(server, str) and is_host_id(server) and isinstance(expires, int | float)):
         return None
-    return Job(execution, server, message, expires, body.get("resumed") is True, after=after)
+    return Job(execution, server, message, expires, body.get("begins") is True, after=after)
 
 
 def _instruction(body: Any) -> Instruction | Part | None:

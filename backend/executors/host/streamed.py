@@ -25,11 +25,14 @@ from backend.core.execution.model import (
 from backend.core.hosts.commands import HostCommand
 from backend.core.hosts.envelope import Envelope, Party
 from backend.core.hosts.ports import HostFigures, HostsAway
+from backend.core.ids import time_of
 from backend.core.recording.lines import LineAssembler
+from backend.core.recording.redaction.spans import MASK
 from backend.core.recording.writer import RecordingWriter
 from backend.executors.host.input import InputSender
 
 ASK_AGAIN = 3.0  # seconds without a message after which the job is sent again
+RESUMED_WITHIN = 60.0  # seconds after its submission in which a job whose server died may begin
 LOST_AFTER = 30.0  # seconds without a message, while Redis can be reached, after which a host is given up
 START_WITHIN = 20  # seconds in which a job must begin once it was asked for; less than that, so that none begins later
 ANSWER_WITHIN = 1.5  # seconds in which a host answers a signal; less than other servers wait for this one
@@ -88,8 +91,13 @@ class StreamedExecutor:
             "actor": job.actor.name,
             "timeout": job.timeout,
             "stdin": job.stdin,
-            "resumed": job.resumed,  # it may not begin now: its parameters are masked
+            "begins": not job.resumed or self._is_as_submitted(job),
         }
+
+    def _is_as_submitted(self, job: Job) -> bool:
+        """Whether a job that is taken up may still begin: its server died just now, and nothing of it was masked."""
+        age = self.now() - time_of(job.execution) / 1000
+        return age < RESUMED_WITHIN and MASK.decode() not in job.line
 
 
 @dataclass(slots=True)
@@ -150,8 +158,7 @@ class _Run:
             if message is None:
                 if problem := self._silence():
                     return problem
-                if self.begun or not self.instructions.reason:  # else a stopped job could begin by this
-                    await self._ask()
+                await self._ask()
             elif (outcome := await self._received(message)) is not None:
                 return outcome
         size = self.output.say("stderr", MAY_STILL_RUN)
@@ -178,10 +185,11 @@ class _Run:
     async def _ask(self) -> None:
         """Send the job: the host begins it, or sends what follows on the last message.
 
-        It may begin for as long as its host would not be given up, had this message been the last one of either.
+        It must begin before its host is given up, and does not begin after a stop.
         """
         expires = int(self.executor.now() - self._silent) + START_WITHIN
-        order = {**self.order, "after": self.last, "expires": expires}
+        begins = self.order["begins"] and not self.instructions.reason
+        order = {**self.order, "begins": begins, "after": self.last, "expires": expires}
         try:
             await self.executor.streams.send(self.executor.party, "run", order)
         except HostsAway:
