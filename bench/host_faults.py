@@ -39,7 +39,8 @@ int clock_gettime(clockid_t id, struct timespec *now) {
 class Fault:
     """Something that is spoilt `times` times, spread over the commands.
 
-    Where an agent is `killed`, what it ran at that moment is lost, and is reported as lost.
+    Where an agent is `killed`, what it ran at that moment is lost, and is reported as lost. With `apart`, the hosts are in
+    network namespaces.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Fault:
     hosts: int = 1
     servers: int = 1
     killed: bool = False
+    apart: bool = False
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ def faults(commands: int, only: str = "") -> bool:
 
 def _drill(fault: Fault, commands: int) -> bool:
     """Run commands while something is spoilt."""
-    with rig(fault.hosts, fault.servers, commands) as made:
+    with rig(fault.hosts, fault.servers, commands, apart=fault.apart) as made:
         ends: list[End] = []
         names = list(made.agents)
 
@@ -121,15 +123,25 @@ def _report(name: str, tally: Tally, good: bool) -> bool:
 
 
 def _cut(made: Rig, _: int) -> None:
-    """Nothing reaches Redis and nothing comes from it, but no connection ends."""
+    for network in made.networks:
+        network.cut(CUT)
+
+
+def _kill_agent(made: Rig, _: int) -> None:
+    made.ready()
+    made.agents["web-1"].again()
+
+
+def _halt(made: Rig, _: int) -> None:
     made.redis.halt(CUT)
 
 
 FAULTS = (
     Fault("Redis killed and started again empty, 10 times", lambda made, _: made.redis.again(), times=10),
-    Fault("agent killed 20 times", lambda made, _: made.agents["web-1"].again(), times=20, killed=True),
+    Fault("agent killed 20 times", _kill_agent, times=20, killed=True),
     Fault("server killed 5 times", lambda made, _: made.servers[0].again(), times=5),
-    Fault("network cut for 3 s, 3 times", _cut, times=3),
+    Fault("network of a host cut for 3 s, 3 times", _cut, times=3, apart=True),
+    Fault("Redis silent for 3 s, 3 times", _halt, times=3),
     Fault("two servers and three agents, one server killed", lambda made, _: made.servers[1].again(), 1, 3, 2),
 )
 FULL_DISK = "disk of the host full"

@@ -80,6 +80,7 @@ class Rig:
     ports: list[int]
     agents: dict[str, Process]
     token: str
+    networks: "list[Network]"
 
     def ask(self, path: str, body: Any = None, *, key: str = "", port: int = 0) -> Any:
         """One request; raises what urllib raises."""
@@ -134,16 +135,22 @@ class Rig:
 
 
 @contextmanager
-def rig(hosts: int = 1, servers: int = 1, commands: int = 0, disk: int = 0) -> Iterator[Rig]:
-    """Start everything; end it by pid. With `disk`, the data of agents are on disks of that many bytes: for root only."""
+def rig(hosts: int = 1, servers: int = 1, commands: int = 0, *, disk: int = 0, apart: bool = False) -> Iterator[Rig]:
+    """Start everything; end it by pid.
+
+    With `disk`, the data of agents are on disks of that many bytes; `apart`, agents are in network namespaces of their own,
+    from which only Redis is reached. Both are for root only.
+    """
     folder = Path(tempfile.mkdtemp(prefix="gatepost-hosts-"))
     folder.chmod(0o711)
     with ExitStack() as ending:
         ending.callback(shutil.rmtree, folder)
+        names = [f"web-{number}" for number in range(1, hosts + 1)]
+        networks = {name: _network(ending, number) for number, name in enumerate(names) if apart}
         port, ports = free_port(), [free_port() for _ in range(servers)]
-        redis = _begun(
-            ending, folder / "redis", [_redis(), "--port", str(port), "--save", "", "--dir", str(folder)], {}
-        )
+        listening = ["127.0.0.1", *(network.address for network in networks.values())]
+        words = [_redis(), "--port", str(port), "--save", "", "--dir", str(folder), "--protected-mode", "no", "--bind"]
+        redis = _begun(ending, folder / "redis", [*words, *listening], {})
         await_port(port)
         server = {"REDIS_URL": f"redis://127.0.0.1:{port}", "GATEPOST_DATA_DIR": str(folder / "server" / "data")}
         server |= {**GENEROUS, "GATEPOST_USER_RATE": "1000000/minute"}
@@ -155,15 +162,54 @@ def rig(hosts: int = 1, servers: int = 1, commands: int = 0, disk: int = 0) -> I
         _cli(server, "host", "grant", "--user", "ann", "--all")
         token = _cli(server, "token", "create", "--user", "ann", "--name", "bench")
         agents = {
-            name: _agent(ending, folder / name, name, server, commands, disk)
-            for name in (f"web-{number}" for number in range(1, hosts + 1))
+            name: _agent(ending, folder / name, name, server, commands, disk, networks.get(name)) for name in names
         }
-        found = Rig(folder, redis, begun, ports, agents, token)
+        found = Rig(folder, redis, begun, ports, agents, token, list(networks.values()))
         found.ready()
         yield found
 
 
-def _agent(ending: ExitStack, folder: Path, name: str, server: dict[str, str], commands: int, disk: int) -> Process:
+@dataclass(frozen=True)
+class Network:
+    """The network namespace of a host. The end of its cable here has an address, at which it reaches this machine."""
+
+    namespace: str
+    cable: str
+    address: str
+
+    def cut(self, seconds: float) -> None:
+        """Lose every packet for a while."""
+        _ip("link", "set", self.cable, "down")
+        time.sleep(seconds)
+        _ip("link", "set", self.cable, "up")
+
+
+def _network(ending: ExitStack, number: int) -> Network:
+    found = Network(f"gatepost-{os.getpid()}-{number}", f"gp{os.getpid()}-{number}", f"10.213.{number}.1")
+    _ip("netns", "add", found.namespace)
+    ending.callback(_ip, "netns", "delete", found.namespace)
+    _ip("link", "add", found.cable, "type", "veth", "peer", "name", "eth0", "netns", found.namespace)
+    _ip("address", "add", f"{found.address}/30", "dev", found.cable)
+    _ip("link", "set", found.cable, "up")
+    _ip("-n", found.namespace, "address", "add", f"10.213.{number}.2/30", "dev", "eth0")
+    for device in ("lo", "eth0"):
+        _ip("-n", found.namespace, "link", "set", device, "up")
+    return found
+
+
+def _ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True)
+
+
+def _agent(
+    ending: ExitStack,
+    folder: Path,
+    name: str,
+    server: dict[str, str],
+    commands: int,
+    disk: int,
+    network: Network | None,
+) -> Process:
     printed = _cli(server, "host", "enroll", name).splitlines()
     secret = next(line for line in printed if line.startswith("GATEPOST_HOST_SECRET=")).partition("=")[2]
     folder.mkdir(mode=0o711)
@@ -173,7 +219,7 @@ def _agent(ending: ExitStack, folder: Path, name: str, server: dict[str, str], c
     docker.write_text(DOCKER)
     docker.chmod(0o755)
     env = {
-        "REDIS_URL": server["REDIS_URL"],
+        "REDIS_URL": server["REDIS_URL"].replace("127.0.0.1", network.address if network else "127.0.0.1"),
         "AGENT_ID": name,
         "GATEPOST_HOST_SECRET": secret,
         "GATEPOST_DATA_DIR": str(folder / "data"),
@@ -183,7 +229,8 @@ def _agent(ending: ExitStack, folder: Path, name: str, server: dict[str, str], c
         "GATEPOST_OUTPUT_LIMIT": GENEROUS["GATEPOST_OUTPUT_LIMIT"],
         "HEARTBEAT_INTERVAL": "1",
     }
-    return _begun(ending, folder, _backend("agent"), env)
+    inside = ["ip", "netns", "exec", network.namespace] if network else []
+    return _begun(ending, folder, [*inside, *_backend("agent")], env)
 
 
 def _mount(ending: ExitStack, folder: Path, size: int) -> None:
