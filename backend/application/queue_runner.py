@@ -91,6 +91,7 @@ class QueueRunner:
             detached=True,
             metadata_only=record.metadata_only,
             execution=record.id,
+            resumed=True,
         )
         return await self.gateway.resume(request, plan)
 

@@ -23,7 +23,7 @@ TRIES, WAIT = 50, 0.1  # reads of a key that another request has just claimed, a
 
 @dataclass(frozen=True, slots=True)
 class CommandSpec:
-    """A command as a client asks for it; see `Request` for the fields."""
+    """A command as a client asks for it; see `Request` for the fields. An `execution` is the id that it is to have."""
 
     command: str
     target: TargetRef = OWN
@@ -37,6 +37,7 @@ class CommandSpec:
     input: bytes = b""
     session: Session | None = None
     schedule: str | None = None
+    execution: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +117,7 @@ class Submission:
             unresolved=found if isinstance(found, Decision) else None,
             input=spec.input,
             session=spec.session,
+            execution=spec.execution,
         )
         if spec.cwd == ".":
             return replace(request, cwd=request.kept.folder)

@@ -17,6 +17,7 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
+from backend.bus.exchange import Exchange
 from backend.bus.link import FIRST_PAUSE, GONE, LONGEST_PAUSE, PATIENCE
 from backend.core.hosts.envelope import Envelope, Party
 from backend.core.hosts.messages import SeenIds
@@ -24,7 +25,8 @@ from backend.core.hosts.naming import jobs_stream, reply_stream
 from backend.core.hosts.ports import HostsAway
 
 GROUP = "server"
-BLOCK = 1000  # milliseconds that one read of an empty stream waits
+BLOCK = 1.0  # seconds that one read of an empty stream waits
+IDLE = 60  # such reads after the last execution on a host until its stream is no longer read
 BATCH = 64  # messages that are read at once
 MOST_JOBS = 1000  # messages that wait for a host; the oldest are dropped first, and sent again by who misses them
 STREAM_TTL = 86400  # seconds after which a stream that nothing is added to expires
@@ -37,22 +39,28 @@ class Reading:
 
     task: "asyncio.Task[None]"
     inboxes: dict[str, "asyncio.Queue[Envelope]"] = field(default_factory=dict)
+    received: list[bytes] = field(default_factory=list)  # to be acknowledged by the next read
 
 
 @dataclass(slots=True)
 class RedisHostStreams:
-    """The streams of enrolled hosts, for the server `server`.
+    """The streams of enrolled hosts, for the server `server`. `reader` tries each exchange once: see `_read`.
 
     `on_stray` gets the messages that no execution waits for.
     """
 
     client: Redis
+    reader: Redis
     server: str
     now: Callable[[], float]
     nonce: Callable[[], str]
     on_stray: Callable[[str, Envelope], None]
     seen: SeenIds = field(default_factory=SeenIds)
     readings: dict[str, Reading] = field(default_factory=dict)
+    _sending: Exchange = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._sending = Exchange(self.client, PATIENCE)
 
     @asynccontextmanager
     async def joined(self) -> AsyncIterator[None]:
@@ -64,8 +72,9 @@ class RedisHostStreams:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            await self._sending.close()
             with suppress(*GONE):
-                await self.client.aclose(close_connection_pool=True)
+                await self.reader.aclose(close_connection_pool=True)
 
     @asynccontextmanager
     async def messages_of(self, party: Party, execution: str) -> AsyncIterator["asyncio.Queue[Envelope]"]:
@@ -85,44 +94,52 @@ class RedisHostStreams:
     async def send(self, party: Party, kind: str, body: Mapping[str, Any]) -> None:
         """Send a message to a host. Raises HostsAway."""
         data = party.seal("host", kind, {**body, "server": self.server}, self.nonce(), self.now())
+        stream = jobs_stream(party.host)
         try:
-            async with asyncio.timeout(PATIENCE):
-                pipeline = self.client.pipeline(transaction=False)
-                pipeline.xadd(jobs_stream(party.host), {"m": data}, maxlen=MOST_JOBS)
-                pipeline.expire(jobs_stream(party.host), STREAM_TTL)
-                await pipeline.execute()
+            await self._sending.send(
+                ("XADD", stream, "MAXLEN", "~", MOST_JOBS, "*", "m", data), ("EXPIRE", stream, STREAM_TTL)
+            )
         except GONE as error:
             raise HostsAway() from error
 
     async def _read(self, party: Party) -> None:
-        """Pass on the messages of a host until no execution waits for any."""
-        pause, idle = FIRST_PAUSE, 0
-        while idle < 60:
+        """Pass on the messages of a host until no execution waits for any.
+
+        After an interruption, first those that Redis has sent and that may not have arrived.
+        """
+        pause, idle, start = FIRST_PAUSE, 0, "0"
+        while idle < IDLE:
             try:
-                idle = 0 if await self._read_batch(party) or self.readings[party.host].inboxes else idle + 1
+                found = await self._read_batch(party, start)
+                start = "0" if found and start == "0" else ">"
+                idle = 0 if found or self.readings[party.host].inboxes else idle + 1
                 pause = FIRST_PAUSE
             except GONE:
+                start = "0"
                 await asyncio.sleep(pause * random.uniform(0.5, 1.0))
                 pause = min(2 * pause, LONGEST_PAUSE)
 
-    async def _read_batch(self, party: Party) -> bool:
-        stream = reply_stream(party.host, self.server)
-        try:
-            found = await self.client.xreadgroup(GROUP, self.server, {stream: ">"}, count=BATCH, block=BLOCK)
-        except ResponseError as error:
-            if "NOGROUP" not in str(error):
-                raise
-            await self.client.xgroup_create(stream, GROUP, id="0", mkstream=True)
-            return True
-        entries = found[0][1] if found else []
-        for _, fields in entries:
-            await self._receive(party, fields)
-        if ids := [id for id, _ in entries]:
-            pipeline = self.client.pipeline(transaction=False)
-            pipeline.xack(stream, GROUP, *ids)
-            pipeline.xdel(stream, *ids)
+    async def _read_batch(self, party: Party, start: str) -> bool:
+        """Acknowledge what was received, and receive what follows, in one exchange."""
+        stream, reading = reply_stream(party.host, self.server), self.readings[party.host]
+        pipeline = self.reader.pipeline(transaction=False)
+        if reading.received:
+            pipeline.xack(stream, GROUP, *reading.received)
+            pipeline.xdel(stream, *reading.received)
             pipeline.expire(stream, STREAM_TTL)
-            await pipeline.execute()
+        pipeline.xreadgroup(GROUP, self.server, {stream: start}, count=BATCH, block=round(BLOCK * 1000))
+        async with asyncio.timeout(BLOCK + PATIENCE):  # a connection that was cut silently never answers
+            *_, found = await pipeline.execute(raise_on_error=False)
+        reading.received = []
+        if isinstance(found, ResponseError) and "NOGROUP" in str(found):
+            await self.reader.xgroup_create(stream, GROUP, id="0", mkstream=True)
+            return True
+        if isinstance(found, Exception):
+            raise found
+        entries = found[0][1] if found else []
+        for id, fields in entries:
+            await self._receive(party, fields or {})
+            reading.received.append(id)
         return bool(entries)
 
     async def _receive(self, party: Party, fields: Mapping[bytes, bytes]) -> None:

@@ -19,6 +19,7 @@ from redis.asyncio.client import PubSub
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+from backend.bus.exchange import Exchange
 from backend.bus.link import FIRST_PAUSE, GONE, LONGEST_PAUSE, PATIENCE, connection_arguments
 from backend.core.hosts.messages import Answer, read_answer, read_object
 from backend.core.hosts.naming import (
@@ -69,13 +70,16 @@ class RedisHosts:
     checked: Callable[[str, Mapping[str, str]], bool]
     inboxes: dict[str, Inbox] = field(default_factory=dict)
     listening: dict[str, asyncio.Event] = field(default_factory=dict)
+    known: dict[str, HostEntry] = field(default_factory=dict)
     _client: Redis = field(init=False)
+    _queries: Exchange = field(init=False)
     _sender: Redis = field(init=False)
     _channel: PubSub | None = None
 
     def __post_init__(self) -> None:
         arguments = connection_arguments(self.url)
         self._client = Redis(connection_pool=ConnectionPool(**arguments, retry=Retry(NoBackoff(), 1)))
+        self._queries = Exchange(self._client, PATIENCE)
         # A command that was sent twice would run twice. An idle connection is checked before it is used.
         once: dict[str, Any] = {"retry": Retry(NoBackoff(), 0), "health_check_interval": 1}
         self._sender = Redis(connection_pool=ConnectionPool(**arguments, **once))
@@ -89,28 +93,29 @@ class RedisHosts:
         finally:
             listening.cancel()
             await asyncio.gather(listening, return_exceptions=True)
-            for client in (self._client, self._sender):
-                with suppress(*GONE):
-                    await client.aclose(close_connection_pool=True)
+            await self._queries.close()
+            with suppress(*GONE):
+                await self._sender.aclose(close_connection_pool=True)
 
     async def entries(self) -> list[HostEntry]:
         """All hosts, those that are gone as offline. Raises HostsAway."""
         async with _patience():
             ids = [id async for id in self._ids()]
             present = await self._read(ids)
-            seen = await self._client.hgetall(SEEN)  # type: ignore[misc]
-            await self._remember(present.values(), seen)
-        gone = {entry.id: entry for entry in _seen(seen, self.now()) if entry.id not in present}
-        return sorted([*present.values(), *gone.values()], key=lambda entry: entry.id)
+            [seen] = await self._queries.send(("HGETALL", SEEN))
+            await self._remember(present, seen)
+            await self._forget(seen, present)
+        found = {**self._gone(seen), **present}
+        return sorted(found.values(), key=lambda entry: entry.id)
 
     async def entry(self, host: str) -> HostEntry | None:
         """One host. Raises HostsAway."""
         async with _patience():
-            present = await self._read([host])
-            seen = await self._client.hmget(SEEN, [host])  # type: ignore[misc]
-            await self._remember(present.values(), {})
-        known = _seen({host.encode(): seen[0]}, self.now()) if seen[0] else []
-        return present.get(host) or next(iter(known), None)
+            fields, data = await self._queries.send(("HGETALL", registry_key(host)), ("HGET", SEEN, host))
+            seen = {host.encode(): data} if data else {}
+            present = self._checked({host: fields})
+            await self._remember(present, seen)
+        return present.get(host) or self._gone(seen).get(host)
 
     async def _ids(self) -> AsyncIterator[str]:
         """The ids of all entries. What cannot be the id of a host is left out."""
@@ -127,19 +132,33 @@ class RedisHosts:
         for id in ids:
             pipeline.hgetall(registry_key(id))
         found = await pipeline.execute(raise_on_error=False) if ids else []
-        hashes = {id: fields for id, fields in zip(ids, found, strict=True) if isinstance(fields, dict) and fields}
+        return self._checked(dict(zip(ids, found, strict=True)))
+
+    def _checked(self, found: Mapping[str, Any]) -> dict[str, HostEntry]:
+        """The entries in hashes, of those that are hashes and genuine."""
+        hashes = {id: fields for id, fields in found.items() if isinstance(fields, dict) and fields}
         texts = {id: _decoded(fields) for id, fields in hashes.items()}
         return {id: HostEntry.parse(id, fields) for id, fields in texts.items() if self.checked(id, fields)}
 
-    async def _remember(self, entries: Iterable[HostEntry], seen: Mapping[bytes, bytes]) -> None:
-        mapping = {entry.id: json.dumps(entry.fields()) for entry in entries}
-        kept = {entry.id for entry in _seen(seen, self.now())}
-        pipeline = self._client.pipeline(transaction=False)
-        if mapping:
-            pipeline.hset(SEEN, mapping=mapping)
-        if old := [id for id in seen if id.decode("utf-8", "replace") not in kept | mapping.keys()]:
-            pipeline.hdel(SEEN, *old)  # type: ignore[arg-type]
-        await pipeline.execute()
+    async def _remember(self, present: Mapping[str, HostEntry], seen: Mapping[bytes, bytes]) -> None:
+        """Have the last entry of each host in Redis, and here for the case that Redis loses its data."""
+        self.known.update(present)
+        texts = {id: json.dumps(entry.fields()).encode() for id, entry in present.items()}
+        if changed := [word for id, text in texts.items() if seen.get(id.encode()) != text for word in (id, text)]:
+            await self._queries.send(("HSET", SEEN, *changed))
+
+    async def _forget(self, seen: Mapping[bytes, bytes], present: Mapping[str, HostEntry]) -> None:
+        """Delete what was seen long ago."""
+        kept = self._gone(seen).keys() | present.keys()
+        self.known = {id: entry for id, entry in self.known.items() if id in kept}
+        if old := [id for id in seen if id.decode("utf-8", "replace") not in kept]:
+            await self._queries.send(("HDEL", SEEN, *old))
+
+    def _gone(self, seen: Mapping[bytes, bytes]) -> dict[str, HostEntry]:
+        """The hosts that were seen, by Redis or by this server. What cannot be read, or was long ago, is left out."""
+        found = {**self.known, **_seen(seen)}
+        recent = {id: entry for id, entry in found.items() if self.now() - entry.last_heartbeat < FORGOTTEN_AFTER}
+        return {id: replace(entry, gone=True) for id, entry in recent.items()}
 
     @asynccontextmanager
     async def answer_to(self, host: str, command: str) -> AsyncIterator[Inbox]:
@@ -232,12 +251,11 @@ def _decoded(fields: Mapping[bytes, bytes]) -> dict[str, str]:
     return {name.decode("utf-8", "replace"): value.decode("utf-8", "replace") for name, value in fields.items()}
 
 
-def _seen(seen: Mapping[bytes, bytes], now: float) -> list[HostEntry]:
-    """The hosts that were seen, as offline. What cannot be read, or was long ago, is left out."""
-    found = []
+def _seen(seen: Mapping[bytes, bytes]) -> dict[str, HostEntry]:
+    found = {}
     for id, data in seen.items():
         fields, name = read_object(data), id.decode("utf-8", "replace")
         if fields and is_host_id(name):
             texts = {key: value for key, value in fields.items() if isinstance(value, str)}
-            found.append(replace(HostEntry.parse(name, texts), online=False))
-    return [entry for entry in found if now - entry.last_heartbeat < FORGOTTEN_AFTER]
+            found[name] = HostEntry.parse(name, texts)
+    return found

@@ -1,11 +1,12 @@
 """The jobs of an enrolled host: they arrive on its stream, run once each, and their recordings leave on another.
 
-The execution of the server is the idempotency key of the execution here. So a job that arrives again, even after a restart,
-is the same execution, and its recording on disk is sent from wherever the server asks for.
+The execution has the id here that it has on the server. So a job that arrives again, even after a restart, is the same
+execution, and its recording on disk is sent from wherever the server asks for.
 """
 
 import asyncio
 import random
+import re
 from base64 import b64decode
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import nullcontext, suppress
@@ -13,20 +14,23 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import ResponseError
 
 from backend.application.executions import ExecutionService
-from backend.application.submission import CommandSpec, Existing, IdempotencyKey
+from backend.application.submission import CommandSpec
+from backend.bus.exchange import Exchange
+from backend.bus.link import GONE
 from backend.core.decisions import Decision
-from backend.core.execution.model import Delivery, Instruction, Signal, SignalName, Stop, StopReason, Write
+from backend.core.errors import StorageError
+from backend.core.execution.model import Delivery, Instruction, Signal, SignalName, Status, Stop, StopReason, Write
 from backend.core.execution.registry import Execution
-from backend.core.execution.requests import Refused, Waiting
+from backend.core.execution.requests import Refused
 from backend.core.hosts.commands import HostCommand
 from backend.core.hosts.envelope import Envelope, Party
 from backend.core.hosts.messages import LONGEST_ID, Dropped, SeenIds
 from backend.core.hosts.naming import is_host_id, jobs_stream, reply_stream
 from backend.core.identity import VISITOR_PERMISSIONS, Principal
-from backend.core.ids import is_id
+from backend.core.ids import PATTERN
 from backend.core.recording.batches import last_seq
 from backend.core.recording.transcript import Transcript, pieces
 from backend.host_agent.front import Front
@@ -34,31 +38,35 @@ from backend.host_agent.handlers import is_quick
 from backend.host_agent.targets import LINES, target_of
 
 GROUP, CONSUMER = "agent", "agent"
-BLOCK = 1000  # milliseconds
+BLOCK = 5.0  # seconds that one read of an empty stream waits
 BATCH = 32
 PATIENCE = 5.0  # seconds for one exchange with Redis
 MOST_UNREAD = 64  # messages that a server has not read; more wait in the recording
+READS_SOON = 0.01  # seconds until a server that reads has read some of them
 STREAM_TTL = 86400  # seconds
 FIRST_PAUSE, LONGEST_PAUSE = 0.25, 8.0
 MOST_JOBS = 512
-GONE = (RedisError, OSError)
+EXECUTION = re.compile(PATTERN)
 ENDED = ("status", "exit_code", "signal", "cpu_ms", "peak_memory_bytes", "read_bytes", "written_bytes", "protection")
 
 
 @dataclass(slots=True)
 class Job:
-    """A job that is being run or sent: what follows on the message `after` of its recording `local`.
+    """A job that is being run or sent: what follows on the message `after` of its recording.
 
-    One that is `late` is not begun, but its recording is sent if it began before. `input` is how much of its standard
-    input has arrived, in bytes.
+    One that cannot begin before `expires`, or that no longer `begins`, is not begun; but its recording is sent if it began
+    before. `message` is the id of what it arrived by. `input` is how much of its standard input has arrived, in
+    bytes.
     """
 
     execution: str
     server: str
-    late: bool
+    message: bytes
+    expires: float
+    begins: bool
     task: "asyncio.Task[None] | None" = None
     sending: "asyncio.Task[None] | None" = None
-    local: str = ""
+    begun: bool = False
     after: int = 0
     stopped: StopReason | None = None
     input: int = 0
@@ -79,7 +87,13 @@ class Jobs:
     jobs: dict[str, Job] = field(default_factory=dict)
     seen: SeenIds = field(default_factory=SeenIds)
     tasks: set["asyncio.Task[None]"] = field(default_factory=set)
+    unread: dict[str, int] = field(default_factory=dict)  # messages of each server, when the last one was sent
+    unacknowledged: set[bytes] = field(default_factory=set)
+    _sending: Exchange = field(init=False)
     _away: bool = False
+
+    def __post_init__(self) -> None:
+        self._sending = Exchange(self.client, PATIENCE)
 
     @property
     def service(self) -> ExecutionService:
@@ -107,16 +121,23 @@ class Jobs:
     async def _read(self, start: str) -> str:
         """Receive a batch; returns where to go on."""
         stream = jobs_stream(self.party.host)
+        if start == "0" and self.unacknowledged:
+            await self._acknowledge(*self.unacknowledged)
         try:
-            found = await self.client.xreadgroup(GROUP, CONSUMER, {stream: start}, count=BATCH, block=BLOCK)
+            async with asyncio.timeout(BLOCK + PATIENCE):  # a connection that was cut silently never answers
+                found = await self.client.xreadgroup(
+                    GROUP, CONSUMER, {stream: start}, count=BATCH, block=round(BLOCK * 1000)
+                )
         except ResponseError as error:
             if "NOGROUP" not in str(error):
                 raise
             await self.client.xgroup_create(stream, GROUP, id="0", mkstream=True)
             return "0"
         entries = found[0][1] if found else []
+        known = {job.message for job in self.jobs.values()} if start != ">" else set()
         for id, fields in entries:
-            self._receive(id, fields or {})
+            if id not in known:
+                self._receive(id, fields or {})
         if start == ">" or not entries:
             return ">"
         return str(entries[-1][0].decode())
@@ -142,63 +163,80 @@ class Jobs:
         return task
 
     def _ack(self, id: bytes) -> None:
-        self._start(self._acknowledge(id))
+        """Delete a message, together with what is sent next. If Redis is away, it is deleted before others are read."""
+        self.unacknowledged.add(id)
+        self._start(self._deleted(id))
 
-    async def _acknowledge(self, id: bytes) -> None:
-        """Delete a message. One that stays because Redis is away arrives again and is known."""
-        stream = jobs_stream(self.party.host)
+    async def _deleted(self, id: bytes) -> None:
         with suppress(*GONE):
-            async with asyncio.timeout(PATIENCE):
-                pipeline = self.client.pipeline(transaction=False)
-                pipeline.xack(stream, GROUP, id)
-                pipeline.xdel(stream, id)
-                await pipeline.execute()
+            await self._acknowledge(id)
+
+    async def _acknowledge(self, *ids: bytes) -> None:
+        stream = jobs_stream(self.party.host)
+        await self._sending.send(("XACK", stream, GROUP, *ids), ("XDEL", stream, *ids))
+        self.unacknowledged.difference_update(ids)
 
     def _run(self, id: bytes, body: Mapping[str, Any]) -> None:
-        execution, server, after = body.get("execution"), body.get("server"), body.get("after")
-        if not (is_id(execution) and isinstance(server, str) and is_host_id(server) and type(after) is int):
+        asked = _asked(id, body)
+        if asked is None:
             self._ack(id)
             self.record(Dropped("a job is malformed"))
             return
-        assert isinstance(execution, str)
-        job = self.jobs.get(execution)
-        if job and job.task and not job.task.done():
-            self._ack(id)  # it waits or is being sent; the other message of it is acknowledged when it has begun
-            self._again(job, server, after)
+        job = self.jobs.get(asked.execution)
+        if job or len(self.jobs) >= MOST_JOBS:  # what finds no place now is asked for again
+            self._ack(id)
+        if job:  # it waits or is being sent; the other message of it is acknowledged when it has begun
+            self._again(job, asked)
         elif len(self.jobs) < MOST_JOBS:
-            late = self.now() > body["expires"] if type(body.get("expires")) is int else True
-            job = self.jobs[execution] = Job(execution, server, late, after=after)
-            job.task = self._start(self._serve(job, body, id))
-            job.task.add_done_callback(lambda _: self.jobs.pop(execution, None))
+            job = self.jobs[asked.execution] = asked
+            job.task = self._start(self._serve(job, body))
+            job.task.add_done_callback(lambda _: self.jobs.pop(asked.execution, None))
 
-    def _again(self, job: Job, server: str, after: int) -> None:
+    def _again(self, job: Job, asked: Job) -> None:
         """Send what follows on `after`, or that the job is alive if the server has all. Another server has taken it up."""
-        moved, job.server = server != job.server, server
-        if job.local and (after < job.after or moved) and job.sending:
-            job.after = after
+        moved, job.server = asked.server != job.server, asked.server
+        job.expires = max(job.expires, asked.expires)
+        if (asked.after < job.after or moved) and job.sending:
+            job.after = asked.after
             job.sending.cancel()
         else:
-            self._start(self._quietly(job, "alive", {"begun": bool(job.local)}))
+            self._start(self._quietly(job, "alive", {"begun": job.begun}))
 
     async def _quietly(self, job: Job, kind: str, body: Mapping[str, Any]) -> None:
         with suppress(*GONE):
             await self._send(job, kind, body)
 
-    async def _serve(self, job: Job, body: Mapping[str, Any], id: bytes) -> None:
+    async def _serve(self, job: Job, body: Mapping[str, Any]) -> None:
         """Begin a job when its turn has come, and send its recording."""
-        quick = is_quick(self.front.handlers.get(str(body.get("command"))))
+        quick, late = is_quick(self.front.handlers.get(str(body.get("command")))), self.now() > job.expires
         async with nullcontext() if quick else self.front.free:
-            started = await self._begin(job, body)
-            await self._acknowledge(id)
-            if not isinstance(started, Decision):
-                job.local = started.id
-                job.sending = asyncio.ensure_future(self._follow(job))
-            if isinstance(started, Execution) and started.task:
-                await asyncio.wait({started.task})
+            if self.now() > job.expires and not late:
+                self._ack(job.message)  # while it waited, its server may have given it up; else it asks again
+                return
+            try:
+                started = await self._begin(job, body)
+            except StorageError as error:  # it may have begun before, so nothing can be said of it yet
+                self.report(f"a job is not begun, and will be asked for again: {error}")
+                started = None
+            self._ack(job.message)
+            if started is None:
+                return
+            await self._run_to_its_end(job, started, quick=quick)
         if isinstance(started, Decision):
             await self._until_sent(job, "output", _refusal(job, started))
         else:
             await self._all_sent(job)
+
+    async def _run_to_its_end(self, job: Job, started: "Execution | Known | Decision", *, quick: bool) -> None:
+        """Wait until a job needs no place any more. The recording of a quick one is sent as one message."""
+        running = {started.task} if isinstance(started, Execution) and started.task else set()
+        if quick and running:
+            await asyncio.wait(running)
+        if not isinstance(started, Decision):
+            job.begun = True
+            job.sending = asyncio.ensure_future(self._follow(job))
+        if running:
+            await asyncio.wait(running)
 
     async def _all_sent(self, job: Job) -> None:
         """Wait until the recording is sent; from an earlier message on where the server asks for it."""
@@ -209,8 +247,21 @@ class Jobs:
                 return
             job.sending = asyncio.ensure_future(self._follow(job))
 
-    async def _begin(self, job: Job, body: Mapping[str, Any]) -> Execution | Waiting | Existing | Decision:
-        """Start a job, or find it started."""
+    async def _begin(self, job: Job, body: Mapping[str, Any]) -> "Execution | Known | Decision":
+        """Start a job, or find it started. Raises StorageError."""
+        who = Principal(f"server:{body.get('actor')}"[:128], "redis", VISITOR_PERMISSIONS)
+        return await self._known(who, job) or await self._start_execution(who, job, body)
+
+    async def _known(self, who: Principal, job: Job) -> "Known | Decision | None":
+        """What is on record of a job that arrives again."""
+        record = await self.service.history.get(job.execution)
+        if record and record.principal != who.name:
+            return Decision.deny("host.parameters", "This execution of the host was started by someone else.")
+        if record and record.status is Status.DENIED:
+            return Decision.deny(record.rule, "The host has refused it.", "Its audit says why.")
+        return Known(record.id) if record else None
+
+    async def _start_execution(self, who: Principal, job: Job, body: Mapping[str, Any]) -> Execution | Decision:
         name, params = body.get("command"), body.get("params")
         if not (isinstance(name, str) and isinstance(params, dict)):
             return Decision.deny("host.parameters", "The job is malformed.")
@@ -220,20 +271,18 @@ class Jobs:
             line, target = target_of(HostCommand(name, params), self.front.handlers)
         except ValueError as error:
             return Decision.deny("host.parameters", f"{error}.")
-        key = IdempotencyKey(job.execution, b"")
-        who = Principal(f"server:{body.get('actor')}"[:128], "redis", VISITOR_PERMISSIONS)
-        if job.late and not await self._began(who, key):
+        if not job.begins or self.now() > job.expires:
             return Decision.deny("host.expired", "The job reached this host too late, and was not begun.")
         seconds = self._timeout(name, body.get("timeout"))
         reads = target == LINES and body.get("stdin") is True
-        spec = CommandSpec(line, target, timeout=seconds, stdin=reads, detached=True, client_ref=key.key)
-        started = await self.service.submit(who, spec, key)
+        spec = CommandSpec(line, target, timeout=seconds, stdin=reads, detached=True, execution=job.execution)
+        started = await self.service.submit(who, spec)
         if isinstance(started, Refused):
             return started.decision
-        if isinstance(started, Execution):
-            self.front.executed += 1
-            if job.stopped:
-                started.instructions.stop(job.stopped)
+        assert isinstance(started, Execution), "no target of a host waits, and no key was given"
+        self.front.executed += 1
+        if job.stopped:
+            started.instructions.stop(job.stopped)
         return started
 
     def _timeout(self, name: str, asked: Any) -> float | None:
@@ -242,14 +291,6 @@ class Jobs:
         if handler is None:
             return None
         return min(handler.timeout, asked) if isinstance(asked, int | float) and asked > 0 else handler.timeout
-
-    async def _began(self, who: Principal, key: IdempotencyKey) -> bool:
-        """Whether a job has begun before: its key is not free."""
-        keys, id = self.service.submission.keys, self.service.submission.new_id()
-        claim = await keys.claim(who.name, key.key, key.body_hash, id)
-        if claim.mine:
-            await keys.release(who.name, key.key, id)
-        return not claim.mine
 
     async def _follow(self, job: Job) -> None:
         """Send the recording from `after` on, to its end."""
@@ -263,7 +304,7 @@ class Jobs:
             await self._until_sent(job, "output", {"after": job.after, "upto": upto, "parts": parts, "end": end})
             job.after = upto
 
-        problem = await self.service.follow_started(job.local, job.after, send)
+        problem = await self.service.follow_started(job.execution, job.after, send)
         if problem:
             end = {"status": "lost", "error": problem.reason, "rule": problem.rule}
             body = {"after": job.after, "upto": job.after, "parts": [], "end": end}
@@ -274,26 +315,27 @@ class Jobs:
         pause = FIRST_PAUSE
         while True:
             try:
-                while await self._unread(job) >= MOST_UNREAD:
-                    await asyncio.sleep(FIRST_PAUSE)
+                await self._is_read(job.server)
                 await self._send(job, kind, body)
                 return
             except GONE:
                 await asyncio.sleep(pause * random.uniform(0.5, 1.0))
                 pause = min(2 * pause, LONGEST_PAUSE)
 
-    async def _unread(self, job: Job) -> int:
-        async with asyncio.timeout(PATIENCE):
-            return int(await self.client.xlen(reply_stream(self.party.host, job.server)))
+    async def _is_read(self, server: str) -> None:
+        """Wait until a server has read enough."""
+        pause = READS_SOON
+        while self.unread.get(server, 0) >= MOST_UNREAD:
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, FIRST_PAUSE)
+            [self.unread[server]] = await self._sending.send(("XLEN", reply_stream(self.party.host, server)))
 
     async def _send(self, job: Job, kind: str, body: Mapping[str, Any]) -> None:
         stream = reply_stream(self.party.host, job.server)
         data = self.party.seal("server", kind, {"execution": job.execution, **body}, self.nonce(), self.now())
-        async with asyncio.timeout(PATIENCE):
-            pipeline = self.client.pipeline(transaction=False)
-            pipeline.xadd(stream, {"m": data})
-            pipeline.expire(stream, STREAM_TTL)
-            await pipeline.execute()
+        _, _, self.unread[job.server] = await self._sending.send(
+            ("XADD", stream, "*", "m", data), ("EXPIRE", stream, STREAM_TTL), ("XLEN", stream)
+        )
 
     def _instruct(self, body: Mapping[str, Any]) -> None:
         job, instruction = self.jobs.get(str(body.get("execution"))), _instruction(body.get("instruction"))
@@ -301,7 +343,7 @@ class Jobs:
             return
         if isinstance(instruction, Stop):
             job.stopped = instruction.reason
-        if job.local:
+        if job.begun:
             self._start(self._deliver(job, instruction, str(body.get("id") or "")))
 
     async def _deliver(self, job: Job, instruction: "Instruction | Part", id: str) -> None:
@@ -309,7 +351,7 @@ class Jobs:
         if isinstance(instruction, Part):
             await self._take(job, instruction)
             return
-        delivery = await self.service.local.deliver(job.local, instruction)
+        delivery = await self.service.local.deliver(job.execution, instruction)
         if id:
             await self._quietly(job, "instructed", {"id": id[:LONGEST_ID], "delivery": str(delivery)})
 
@@ -318,7 +360,7 @@ class Jobs:
         if part.begin > job.input:
             return  # the one before it is sent again
         data = part.data[job.input - part.begin :]
-        delivery = await self.service.local.deliver(job.local, Write(data, part.last))
+        delivery = await self.service.local.deliver(job.execution, Write(data, part.last))
         taken = delivery is Delivery.DELIVERED
         job.input += len(data) if taken else 0
         closed = delivery is Delivery.CLOSED or (taken and part.last)
@@ -329,8 +371,7 @@ class Jobs:
         for task in self.tasks:
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)
-        with suppress(*GONE):
-            await self.client.aclose(close_connection_pool=True)
+        await self._sending.close()
 
     def _lost(self, error: Exception) -> None:
         if not self._away:
@@ -345,12 +386,29 @@ class Jobs:
 
 
 @dataclass(frozen=True, slots=True)
+class Known:
+    """An execution that this host has begun before."""
+
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
 class Part:
     """A part of standard input, which begins behind the first `begin` bytes of it; with `last` nothing follows."""
 
     data: bytes
     begin: int
     last: bool
+
+
+def _asked(message: bytes, body: Mapping[str, Any]) -> Job | None:
+    """The job in a message; None if it is malformed."""
+    execution, server, after, expires = (body.get(name) for name in ("execution", "server", "after", "expires"))
+    if not (isinstance(execution, str) and EXECUTION.fullmatch(execution) and type(after) is int):
+        return None
+    if not (isinstance(server, str) and is_host_id(server) and isinstance(expires, int | float)):
+        return None
+    return Job(execution, server, message, expires, body.get("begins") is True, after=after)
 
 
 def _instruction(body: Any) -> Instruction | Part | None:

@@ -95,13 +95,15 @@ def build_hosts(
     late = LateAnswers(audit, mask, figures)
     url = settings.redis_url.get_secret_value()
     hosts = RedisHosts(url, time.time, trust.genuine, late.record, trust.checked)
-    streams = RedisHostStreams(_client(url), server, time.time, lambda: secrets.token_hex(16), late.stray)
+    streams = RedisHostStreams(
+        _client(url, 1), _client(url, 0), server, time.time, lambda: secrets.token_hex(16), late.stray
+    )
 
     def executor(entry: HostEntry) -> Executor | None:
         if party := trust.party(entry.id):
-            online = entry.is_healthy(time.time())
+            expected = entry.may_return(time.time())
             seal = ParameterCipher(party.secret).seal
-            return StreamedExecutor(party, online, streams, seal, lines, time.time, time.monotonic, figures)
+            return StreamedExecutor(party, expected, streams, seal, lines, time.time, time.monotonic, figures)
         if not trust.may_speak_to(entry.id):
             return None
         known = HostSecret(secret, ParameterCipher(secret).seal) if secret else None
@@ -118,14 +120,14 @@ def build_hosts(
     return Hosts(targets, figures, trust.seal, joined, trust.unsigned)
 
 
-def _client(url: str) -> "Redis":
+def _client(url: str, retries: int) -> "Redis":
     from redis.asyncio import ConnectionPool, Redis
     from redis.asyncio.retry import Retry
     from redis.backoff import NoBackoff
 
     from backend.bus.link import connection_arguments
 
-    return Redis(connection_pool=ConnectionPool(**connection_arguments(url), retry=Retry(NoBackoff(), 1)))
+    return Redis(connection_pool=ConnectionPool(**connection_arguments(url), retry=Retry(NoBackoff(), retries)))
 
 
 @dataclass(frozen=True, slots=True)

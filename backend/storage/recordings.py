@@ -204,7 +204,7 @@ class FileRecordings:
         """Begin a recording. Raises RecordingError."""
         path = self._path(execution)
         try:
-            fd = open_own(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL)
+            fd = _open_new(path)
         except OSError as error:
             raise RecordingError(f"The recording cannot be created: {error.strerror}.") from error
         # Shows other servers on the same folder that this one is still being written; one may be checking right now.
@@ -317,6 +317,17 @@ class FileRecordings:
 
     def _path(self, execution: str) -> Path:
         return self.folder / f"{execution}{SUFFIX}"
+
+
+def _open_new(path: Path) -> int:
+    """Open a new file, or an empty one whose server died before its execution was on record. Raises OSError."""
+    with suppress(FileExistsError):
+        return open_own(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL)
+    fd = open_own(path, os.O_WRONLY | os.O_APPEND)
+    if os.fstat(fd).st_size or _is_locked(fd):
+        os.close(fd)
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+    return fd
 
 
 def _is_locked(fd: int) -> bool:

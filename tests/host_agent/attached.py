@@ -52,8 +52,10 @@ async def attached(folder: Path, redis: Redis, host: str = "web-01", **settings:
         record=dropped.append,
         report=print,
     )
-    client = redis_client(connection_arguments(redis.url))
-    streams = RedisHostStreams(client, "server-1", time.time, lambda: token_hex(16), lambda *each: strays.append(each))
+    client, reader = (redis_client(connection_arguments(redis.url)) for _ in range(2))
+    streams = RedisHostStreams(
+        client, reader, "server-1", time.time, lambda: token_hex(16), lambda *each: strays.append(each)
+    )
     executor = StreamedExecutor(party, True, streams, str, LineAssembler, time.time, time.monotonic)
     async with prepared(agent), streams.joined():
         listening = asyncio.create_task(jobs.listen())

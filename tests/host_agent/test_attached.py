@@ -1,24 +1,34 @@
 """What passes between a server and an enrolled host while neither dies: instructions, and ends that come late."""
 
 import asyncio
+import secrets
+import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from time import monotonic
+from typing import Any
 
 import pytest
 import pytest_asyncio
+from redis import Redis as Client
 
 from backend.core.decisions import Decision
 from backend.core.execution.instructions import Instructions
 from backend.core.execution.model import Actor, Delivery, Job, Outcome, Signal, SignalName, Status, Stop, StopReason
 from backend.core.hosts.commands import HostCommand
 from backend.core.hosts.envelope import Envelope
+from backend.core.hosts.naming import reply_stream
+from backend.core.ids import ulid
 from backend.core.policy.admit import Scope, admit
 from backend.core.policy.files import Unseen
+from backend.core.recording.redaction.spans import MASK
 from backend.core.recording.writer import Recorder
+from backend.executors.host.streamed import RESUMED_WITHIN, START_WITHIN
+from backend.host_agent.front import AT_ONCE
 from backend.host_agent.handlers import HandlersError, installed_handlers
 from backend.policies.loader import load_profile
-from backend.runtime.clock import new_id
+from backend.runtime.clock import new_id, now_ms
 from backend.runtime.hosts import LateAnswers
 from backend.storage.memory.audit_log import MemoryAuditLog
 from tests.client import BOUND
@@ -42,12 +52,15 @@ def begin(host: Attached, line: str) -> "tuple[asyncio.Future[Outcome], Job, Log
     return begin_command(host, HostCommand("run", {"line": line}))
 
 
-def begin_command(host: Attached, asked: HostCommand) -> "tuple[asyncio.Future[Outcome], Job, Log, Instructions]":
-    """Run a command of the host."""
+def begin_command(
+    host: Attached, asked: HostCommand, *, resumed: bool = False, age: float = 0
+) -> "tuple[asyncio.Future[Outcome], Job, Log, Instructions]":
+    """Run a command of the host, or take one up that was submitted `age` seconds ago."""
     command = asked.line
     plan = admit(command, Scope(load_profile("host").with_extra([asked.name]), Unseen(PurePosixPath("/")), False), ".")
     assert not isinstance(plan, Decision)
-    job = Job(new_id(), "", Actor("user:ann", "127.0.0.1"), command, plan, 20.0, 1 << 20)
+    id = ulid(now_ms() - int(age * 1000), secrets.randbits(80))
+    job = Job(id, "", Actor("user:ann", "127.0.0.1"), command, plan, 20.0, 1 << 20, resumed=resumed)
     log, instructions = Log(), Instructions(stdin=False)
     run = host.executor.run(job, Recorder(job.execution, log, monotonic), instructions)
     return asyncio.ensure_future(run), job, log, instructions
@@ -71,6 +84,86 @@ async def test_a_signal_that_no_host_confirms_is_unreachable(host: Attached) -> 
     assert await instructions.deliver(Signal(SignalName.INT)) is Delivery.DELIVERED
     outcome = await task
     assert (outcome.status, outcome.exit_code) == (Status.FAILED, 130)
+
+
+async def held_back(host: Attached) -> "tuple[asyncio.Future[Outcome], Job]":
+    """A command that has arrived, and waits until one of the four that run has ended."""
+    for _ in range(AT_ONCE):
+        await host.jobs.front.free.acquire()
+    task, job, _, _ = begin(host, "echo begun")
+    await until(lambda: job.execution in host.jobs.jobs, "the job")
+    return task, job
+
+
+def release(host: Attached) -> None:
+    for _ in range(AT_ONCE):
+        host.jobs.front.free.release()
+
+
+async def test_what_its_server_may_have_given_up_is_not_begun(host: Attached) -> None:
+    task, job = await held_back(host)
+    waiting = host.jobs.jobs[job.execution].task
+    assert waiting
+    task.cancel()  # the server says no more
+    await asyncio.gather(task, return_exceptions=True)
+    host.jobs.now = lambda: time.time() + START_WITHIN + 2
+    release(host)
+    await waiting
+    assert await host.agent.service.history.get(job.execution) is None
+    host.jobs.now = time.time
+
+
+async def test_what_its_server_still_waits_for_is_asked_for_again_and_begins(host: Attached) -> None:
+    task, job = await held_back(host)
+    host.jobs.jobs[job.execution].expires = 0  # its server could not say for long that it still waits
+    release(host)
+    outcome = await task
+    assert (outcome.status, outcome.exit_code) == (Status.SUCCEEDED, 0)
+
+
+async def test_a_job_whose_server_died_before_it_was_sent_begins(host: Attached) -> None:
+    task, _, log, _ = begin_command(host, HostCommand("run", {"line": "echo begun"}), resumed=True)
+    assert (await task).status is Status.SUCCEEDED
+    assert log.text("stdout") == "begun\n"
+
+
+@pytest.mark.parametrize("how", ["masked", "stopped", "old"])
+async def test_a_job_that_is_taken_up_does_not_begin_without_its_words_or_late(host: Attached, how: str) -> None:
+    line = f"echo {MASK.decode()}" if how == "masked" else "echo begun"
+    task, job, log, instructions = begin_command(
+        host, HostCommand("run", {"line": line}), resumed=True, age=RESUMED_WITHIN + 1 if how == "old" else 0
+    )
+    if how == "stopped":
+        instructions.stop(StopReason.CANCELLED)
+    outcome = await task
+    assert (outcome.status, outcome.rule) == (
+        (Status.CANCELLED, "") if how == "stopped" else (Status.FAILED, "host.expired")
+    )
+    assert log.text("stdout") == ""
+    assert await host.agent.service.history.get(job.execution) is None
+
+
+async def test_an_execution_of_someone_else_is_not_shown(host: Attached) -> None:
+    task, job, _, _ = begin(host, "echo secret")
+    assert (await task).status is Status.SUCCEEDED
+    again = replace(job, actor=Actor("user:eve", "127.0.0.1"))
+    log = Log()
+    outcome = await host.executor.run(again, Recorder(job.execution, log, monotonic), Instructions(stdin=False))
+    assert (outcome.status, outcome.rule, log.text("stdout")) == (Status.FAILED, "host.parameters", "")
+
+
+async def test_what_redis_sent_to_a_connection_that_broke_is_read_again(host: Attached, redis: Redis) -> None:
+    """Else it would be counted as unread for ever, and the host would wait."""
+    party = replace(host.executor.party, host="web-02")
+    stream = reply_stream("web-02", "server-1")
+    client: Any = Client(unix_socket_path=str(redis.path))
+    client.xgroup_create(stream, "server", id="0", mkstream=True)
+    client.xadd(stream, {"m": party.seal("server", "alive", {"execution": "one"}, "n", time.time())})
+    assert client.xreadgroup("server", "server-1", {stream: ">"})  # it is not acknowledged
+    async with host.streams.messages_of(party, "one") as messages:
+        message = await asyncio.wait_for(messages.get(), BOUND)
+        assert message.kind == "alive"
+        await until(lambda: client.xlen(stream) == 0, "the acknowledgement")
 
 
 async def test_the_end_of_an_execution_that_nothing_waits_for_is_on_record(host: Attached) -> None:

@@ -42,6 +42,21 @@ def folder(tmp_path: Path) -> FileRecordings:
     return FileRecordings(tmp_path / "recordings")
 
 
+def test_an_empty_one_whose_server_died_is_begun(folder: FileRecordings) -> None:
+    folder.create(ID).leave()
+    folder.create(ID).append(b"{}\n")
+
+
+def test_one_that_holds_something_or_is_written_is_not_begun_again(folder: FileRecordings) -> None:
+    log = folder.create(ID)
+    with pytest.raises(RecordingError, match="exists"):
+        folder.create(ID)
+    log.append(b"{}\n")
+    log.leave()
+    with pytest.raises(RecordingError, match="exists"):
+        folder.create(ID)
+
+
 @pytest.mark.parametrize(
     "torn", [b"", b'{"type":"stdout","execution":"01AR', b'{"type":"complete","exec', b"\0" * 5000]
 )

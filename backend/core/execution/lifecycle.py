@@ -292,6 +292,7 @@ def _job(request: Request, plan: Plan) -> Job:
         output_limit=request.target.limits.output_limit,
         stdin=request.stdin or bool(request.input),
         client_ref=request.client_ref,
+        resumed=request.resumed,
     )
 
 

@@ -135,7 +135,8 @@ class Job:
     """What an executor is to run: plain data that survives JSON.
 
     `target` is the text of its target's name, `plan` the verdict on `line`, `timeout` is in seconds, `output_limit` in
-    bytes; `stdin` keeps standard input open for the first program; `client_ref` is the client's name for it.
+    bytes; `stdin` keeps standard input open for the first program; `client_ref` is the client's name for it. One that is
+    `resumed` was started by an earlier server.
     """
 
     execution: str
@@ -147,6 +148,7 @@ class Job:
     output_limit: int
     stdin: bool = False
     client_ref: str | None = None
+    resumed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

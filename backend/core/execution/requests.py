@@ -16,7 +16,7 @@ class Request:
     commands keep running without a viewer; `execution` is the id that it gets, `client_ref` the client's name for it.
     `input` is all that its standard input will hold. With a `session` it begins where the line before it ended; one that
     `is_placed` runs in a folder of its own and leaves the session where it is. `unresolved` is why the requested target is not available; `target` is then the principal's own.
-    `schedule` is the schedule that asks.
+    `schedule` is the schedule that asks. One that is `resumed` went on when its server died, and is only followed.
     """
 
     principal: Principal
@@ -35,6 +35,7 @@ class Request:
     session: Session | None = None
     is_placed: bool = False
     schedule: str | None = None
+    resumed: bool = False
 
     @property
     def hides_output(self) -> bool:

@@ -4,13 +4,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 HEALTHY_FOR = 90  # seconds since the last heartbeat
+RETURNS_WITHIN = 30  # seconds since the last heartbeat in which an agent that was killed may be started again
 MOST_CAPABILITIES = 256
 LONGEST_FIELD = 256  # characters that are shown of a text
 
 
 @dataclass(frozen=True, slots=True)
 class HostEntry:
-    """What a host says of itself. Times are Unix seconds, 0 where they are not known."""
+    """What a host says of itself. Times are Unix seconds, 0 where they are not known.
+
+    One that is `gone` has let its entry expire: it was killed, or cannot reach Redis.
+    """
 
     id: str
     online: bool
@@ -19,6 +23,7 @@ class HostEntry:
     capabilities: tuple[str, ...] = ()
     started_at: float = 0.0
     commands_executed: int = 0
+    gone: bool = False
 
     @classmethod
     def parse(cls, id: str, fields: Mapping[str, str]) -> "HostEntry":
@@ -49,7 +54,11 @@ class HostEntry:
 
     def is_healthy(self, now: float) -> bool:
         """Whether commands can be expected to reach it."""
-        return self.online and now - self.last_heartbeat < HEALTHY_FOR
+        return self.online and not self.gone and now - self.last_heartbeat < HEALTHY_FOR
+
+    def may_return(self, now: float) -> bool:
+        """Whether a command can wait for it: it has not said that it ends, and may be back soon."""
+        return self.is_healthy(now) or (self.online and now - self.last_heartbeat < RETURNS_WITHIN)
 
 
 def _number(text: str | None) -> float:

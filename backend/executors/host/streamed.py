@@ -27,12 +27,14 @@ from backend.core.hosts.envelope import Envelope, Party
 from backend.core.hosts.ports import HostFigures, HostsAway
 from backend.core.ids import time_of
 from backend.core.recording.lines import LineAssembler
+from backend.core.recording.redaction.spans import MASK
 from backend.core.recording.writer import RecordingWriter
 from backend.executors.host.input import InputSender
 
 ASK_AGAIN = 3.0  # seconds without a message after which the job is sent again
+RESUMED_WITHIN = 60.0  # seconds after its submission in which a job whose server died may begin
 LOST_AFTER = 30.0  # seconds without a message, while Redis can be reached, after which a host is given up
-START_WITHIN = 20  # seconds in which a job must reach its host; less than that, so that none begins later
+START_WITHIN = 20  # seconds in which a job must begin once it was asked for; less than that, so that none begins later
 ANSWER_WITHIN = 1.5  # seconds in which a host answers a signal; less than other servers wait for this one
 STOP_GRACE = 10.0  # seconds that the end is waited for once a stop was sent
 LEAVES = frozenset({StopReason.SHUTDOWN, StopReason.LEASE_LOST})  # the command goes on, and another server takes it up
@@ -53,10 +55,13 @@ class Streams(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class StreamedExecutor:
-    """Runs lines on one enrolled host. `seal` encrypts sensitive parameters, `now` is in Unix seconds."""
+    """Runs lines on one enrolled host. `seal` encrypts sensitive parameters, `now` is in Unix seconds.
+
+    One that is not `expected` is not asked: its agent does not run.
+    """
 
     party: Party
-    online: bool
+    expected: bool
     streams: Streams
     seal: Callable[[str], str]
     lines: Callable[[], LineAssembler]
@@ -70,15 +75,13 @@ class StreamedExecutor:
             command = HostCommand.of(job.plan.argvs[0])
         except ValueError as error:
             return Outcome(Status.FAILED, EXIT_GATEPOST_FAILED, problem=f"{error}.", rule="host.parameters")
-        taken_up = self.now() > self._expires(job)
-        if not (self.online or taken_up):
+        if not (self.expected or job.resumed):
             problem = f"The host {self.party.host} is offline: its agent is not running, cannot reach Redis, or its clock is wrong."
             return Outcome(Status.FAILED, EXIT_GATEPOST_FAILED, problem=problem, rule="host.offline")
         async with self.streams.messages_of(self.party, job.execution) as messages:
             with self.figures.counted() as begun:
-                return await _Run(
-                    self, job, self._order(job, command), output, instructions, messages, begun, taken_up
-                ).watch()
+                order = self._order(job, command)
+                return await _Run(self, job, order, output, instructions, messages, begun).watch()
 
     def _order(self, job: Job, command: HostCommand) -> dict[str, Any]:
         return {
@@ -88,12 +91,13 @@ class StreamedExecutor:
             "actor": job.actor.name,
             "timeout": job.timeout,
             "stdin": job.stdin,
-            "expires": self._expires(job),
+            "begins": not job.resumed or self._is_as_submitted(job),
         }
 
-    def _expires(self, job: Job) -> int:
-        """Until when a job may begin. Later it has begun, or never will: a server that sends it then takes it up."""
-        return time_of(job.execution) // 1000 + START_WITHIN
+    def _is_as_submitted(self, job: Job) -> bool:
+        """Whether a job that is taken up may still begin: its server died just now, and nothing of it was masked."""
+        age = self.now() - time_of(job.execution) / 1000
+        return age < RESUMED_WITHIN and MASK.decode() not in job.line
 
 
 @dataclass(slots=True)
@@ -107,7 +111,6 @@ class _Run:
     instructions: Instructions
     messages: "asyncio.Queue[Envelope]"
     on_begin: Callable[[], None]
-    taken_up: bool
     last: int = 0
     begun: bool = False
     sizes: dict[str, int] = field(default_factory=lambda: {"stdout": 0, "stderr": 0})
@@ -127,7 +130,7 @@ class _Run:
         loop = asyncio.get_running_loop()
         self.streams = {"stdout": self.executor.lines(), "stderr": self.executor.lines()}
         self.heard = self.executor.clock()
-        self.begun = self.taken_up
+        self.begun = self.job.resumed
         deadline = loop.call_later(self.job.timeout, self.instructions.stop, StopReason.TIMED_OUT)
         try:
             with self.instructions.received_by(self):
@@ -155,8 +158,7 @@ class _Run:
             if message is None:
                 if problem := self._silence():
                     return problem
-                if self.begun or not self.instructions.reason:  # else a stopped job could begin by this
-                    await self._ask()
+                await self._ask()
             elif (outcome := await self._received(message)) is not None:
                 return outcome
         size = self.output.say("stderr", MAY_STILL_RUN)
@@ -181,17 +183,28 @@ class _Run:
         return getting.result()
 
     async def _ask(self) -> None:
-        """Send the job: the host begins it, or sends what follows on the last message."""
+        """Send the job: the host begins it, or sends what follows on the last message.
+
+        It must begin before its host is given up, and does not begin after a stop.
+        """
+        expires = int(self.executor.now() - self._silent) + START_WITHIN
+        begins = self.order["begins"] and not self.instructions.reason
+        order = {**self.order, "begins": begins, "after": self.last, "expires": expires}
         try:
-            await self.executor.streams.send(self.executor.party, "run", {**self.order, "after": self.last})
+            await self.executor.streams.send(self.executor.party, "run", order)
         except HostsAway:
             self.heard = self.executor.clock()  # the silence is not the host's
+
+    @property
+    def _silent(self) -> float:
+        """Seconds since the host was heard of."""
+        return self.executor.clock() - self.heard
 
     def _silence(self) -> Outcome | None:
         """The outcome where the host has been silent for too long."""
         if self.given_up or self.instructions.reason:
             return None
-        silent = self.executor.clock() - self.heard
+        silent = self._silent
         host = self.executor.party.host
         if self.begun and silent > LOST_AFTER:
             problem = f"The host {host} has not been heard of for {LOST_AFTER:.0f} s while it ran the command."
@@ -223,7 +236,7 @@ class _Run:
         """The host has the job, so instructions reach the command."""
         self.begun = True
         self.on_begin()
-        if (self.job.stdin or self.taken_up) and self.passing_on is None:
+        if (self.job.stdin or self.job.resumed) and self.passing_on is None:
             self.passing_on = asyncio.ensure_future(self.input.run())
 
     async def _add(self, body: Mapping[str, Any]) -> Outcome | None:
