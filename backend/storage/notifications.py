@@ -71,6 +71,13 @@ class SqlNotifications:
         same = (columns.id == old.id) & (columns.status == str(old.status)) & (columns.next_ms == old.next_ms)
         return await self.database.write(changes(update(deliveries).where(same).values(_columns(new)))) == 1
 
+    async def delivery(self, notification: str, id: str) -> Delivery | None:
+        """A delivery of a notification; None if there is none."""
+        columns = deliveries.c
+        query = select(deliveries).where(columns.notification_id == as_id(notification), columns.id == as_id(id))
+        found = await self.database.read(lambda one: [_delivery(row._mapping) for row in one.execute(query)])
+        return found[0] if found else None
+
     async def deliveries(self, notification: str, limit: int) -> Sequence[Delivery]:
         """The deliveries of a notification, newest first."""
         mine = select(deliveries).where(deliveries.c.notification_id == as_id(notification))

@@ -18,7 +18,7 @@ from fastapi import FastAPI
 
 from backend.accounts.authentication import Authenticator
 from backend.accounts.credentials import Tokens, new_api_token, secret_hash
-from backend.application.hooks import HookService
+from backend.application.hooks import HookCalls, HookService
 from backend.core.hooks.model import Choice, Hook, Integer, Text
 from backend.core.hooks.rules import LONGEST_BODY
 from backend.core.identity import Role, User
@@ -122,19 +122,12 @@ def _app(desk: Desk, store: SqlHooks, calls: int, failures: int) -> FastAPI:
     access = Access(security, common.audit, window, Rejections(common.audit, window), str)
     app = FastAPI(max_body_size=2 * LONGEST_BODY)
     add_problems(app, access.rejected, BODY_LIMITS)
-    service = HookService(
-        store=store,
-        service=desk.house.service,
-        users=desk.users,
-        audit=common.audit,
-        most=2,
-        calls=MovingWindow(Rate(calls, 60), "calls"),
-        failures=failed,
-        now_ms=lambda: desk.seconds * 1000,
-        new_id=new_id,
-        randomness=lambda size: common.new_id().encode().ljust(size)[:size],
-    )
-    app.include_router(hook_routes(HookRoutes(access, service, desk.users)))
+    now_ms, own = lambda: desk.seconds * 1000, desk.house.service
+    randomness = lambda size: common.new_id().encode().ljust(size)[:size]  # noqa: E731
+    service = HookService(store, own, common.audit, 2, now_ms, new_id, randomness)
+    counted = MovingWindow(Rate(calls, 60), "calls")
+    called = HookCalls(store, own, desk.users, common.audit, counted, failed, now_ms, randomness)
+    app.include_router(hook_routes(HookRoutes(access, service, called, desk.users)))
     return app
 
 

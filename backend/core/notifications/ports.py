@@ -41,6 +41,10 @@ class Notifications(Protocol):
         """Change a delivery. False if it has changed."""
         ...
 
+    async def delivery(self, notification: str, id: str) -> Delivery | None:
+        """A delivery of a notification."""
+        ...
+
     async def deliveries(self, notification: str, limit: int) -> Sequence[Delivery]:
         """Newest first."""
         ...
