@@ -108,7 +108,9 @@ class NotificationService:
             return found
         dead = await self.store.delivery(id, delivery)
         if dead is None or dead.status is not DeliveryStatus.DEAD:
-            return Decision.deny("notification.not_dead", "There is no dead message with this id.", "List the messages.")
+            return Decision.deny(
+                "notification.not_dead", "There is no dead message with this id.", "List the messages."
+            )
         again = replace(dead, status=DeliveryStatus.PENDING, attempts=0, next_ms=self.now_ms())
         if await self.store.replace(dead, again):
             await self._record(Kind.DELIVERY_REPEATED, who, found)

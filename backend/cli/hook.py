@@ -84,7 +84,9 @@ async def _list(opened: Opened) -> None:
     for each in await _service(opened).visible_to(opened.operator):
         owner, url = names.get(each.owner_id, ""), f"/hooks/{each.id}"
         if opened.options.json:
-            fields = {name: getattr(each, name) for name in ("id", "name", "command", "target", "working_dir", "timeout")}
+            fields = {
+                name: getattr(each, name) for name in ("id", "name", "command", "target", "working_dir", "timeout")
+            }
             print(json.dumps({**fields, "owner": owner, "parameters": sorted(each.parameters), "url": url}))
         else:
             print("\t".join((each.id, owner, each.name, url, each.target, json.dumps(each.command))))

@@ -48,7 +48,9 @@ def _add_options(add: argparse.ArgumentParser) -> None:
     add.add_argument("name", metavar="NAME", help="what it is for")
     add.add_argument("--user", required=True, metavar="NAME", help="its owner: the account whose executions it reports")
     where = add.add_mutually_exclusive_group(required=True)
-    where.add_argument("--url", metavar="URL", help="a webhook; - reads the URL from standard input, if it has a secret")
+    where.add_argument(
+        "--url", metavar="URL", help="a webhook; - reads the URL from standard input, if it has a secret"
+    )
     where.add_argument("--email", metavar="ADDRESS", help="an address for e-mail")
     add.add_argument(
         "--subject", default="executions", metavar="SUBJECT", help="executions, or execution:, schedule:, project:ID"

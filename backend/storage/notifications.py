@@ -71,6 +71,13 @@ class SqlNotifications:
         same = (columns.id == old.id) & (columns.status == str(old.status)) & (columns.next_ms == old.next_ms)
         return await self.database.write(changes(update(deliveries).where(same).values(_columns(new)))) == 1
 
+    async def dead(self) -> Mapping[str, int]:
+        """How many messages of each notification are dead, where there are any."""
+        columns = deliveries.c
+        dead = select(columns.notification_id, func.count()).where(columns.status == str(DeliveryStatus.DEAD))
+        query = dead.group_by(columns.notification_id)
+        return await self.database.read(lambda one: {row[0]: row[1] for row in one.execute(query)})
+
     async def delivery(self, notification: str, id: str) -> Delivery | None:
         """A delivery of a notification; None if there is none."""
         columns = deliveries.c

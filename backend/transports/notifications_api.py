@@ -36,7 +36,7 @@ class NewNotification(Body):
 
 
 class NotificationEntry(BaseModel):
-    """A notification as the API shows it. `owner` is the name of its account."""
+    """A notification as the API shows it. `owner` is the name of its account, `dead` how many messages are."""
 
     id: str
     name: str
@@ -45,6 +45,7 @@ class NotificationEntry(BaseModel):
     events: list[Event]
     url: str | None
     email: str | None
+    dead: int
     created_at: str
 
 
@@ -86,7 +87,8 @@ class NotificationRoutes:
 
     async def entries(self, notifications: Sequence[Notification]) -> list[NotificationEntry]:
         """Notifications as the API shows them."""
-        return [_entry(*each) for each in await with_owners(self.users, notifications)]
+        dead = await self.service.store.dead()
+        return [_entry(*each, dead.get(each[0].id, 0)) for each in await with_owners(self.users, notifications)]
 
 
 def notification_routes(routes: NotificationRoutes) -> APIRouter:
@@ -149,7 +151,7 @@ def _add_messages(router: APIRouter, routes: NotificationRoutes) -> None:
         return _delivery(granted(await routes.service.repeat(principal, notification, delivery)))
 
 
-def _entry(notification: Notification, owner: str) -> NotificationEntry:
+def _entry(notification: Notification, owner: str, dead: int) -> NotificationEntry:
     return NotificationEntry(
         id=notification.id,
         name=notification.name,
@@ -158,6 +160,7 @@ def _entry(notification: Notification, owner: str) -> NotificationEntry:
         events=sorted(notification.events),
         url=notification.url,
         email=notification.email,
+        dead=dead,
         created_at=iso(notification.created_ms),
     )
 

@@ -1,6 +1,6 @@
 """What notifications need of storage and of senders. Stores raise StorageError."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from backend.core.notifications.model import Delivery, Failure, Notification
@@ -39,6 +39,10 @@ class Notifications(Protocol):
 
     async def replace(self, old: Delivery, new: Delivery) -> bool:
         """Change a delivery. False if it has changed."""
+        ...
+
+    async def dead(self) -> Mapping[str, int]:
+        """How many messages of each notification are dead, where there are any."""
         ...
 
     async def delivery(self, notification: str, id: str) -> Delivery | None:
