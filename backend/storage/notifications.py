@@ -5,13 +5,24 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, delete, func, insert, or_, select, true, update
+from sqlalchemy import ColumnElement, Connection, bindparam, delete, exists, func, insert, or_, select, true, update
 
 from backend.core.ids import as_id
 from backend.core.notifications.model import Delivery, DeliveryStatus, Event, Notification
 from backend.storage.database import LONG_PATIENCE, Database, changes
 from backend.storage.execution_rows import storable
 from backend.storage.tables import deliveries, ended_executions, notifications
+
+# Built once, since a server at rest asks for nothing else.
+WORK = select(
+    or_(
+        select(ended_executions.c.execution).exists(),
+        exists().where(
+            deliveries.c.status == str(DeliveryStatus.PENDING),
+            deliveries.c.next_ms <= bindparam("now"),
+        ),
+    )
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +47,10 @@ class SqlNotifications:
     async def delete(self, id: str) -> bool:
         """Delete a notification with its deliveries; False if there is none."""
         return await self.database.write(changes(delete(notifications).where(notifications.c.id == as_id(id)))) == 1
+
+    async def has_work(self, now_ms: int) -> bool:
+        """Whether an execution has ended, or a delivery may be sent."""
+        return await self.database.read(lambda one: bool(one.execute(WORK, {"now": now_ms}).scalar()))
 
     async def ended(self, limit: int) -> Sequence[str]:
         """Executions that have ended and were not looked at, the oldest first."""

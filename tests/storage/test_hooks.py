@@ -74,6 +74,8 @@ async def test_the_contract_of_the_store(database: Database) -> None:
     assert [await store.get(id) for id in ("", "9" * 26, "x" * 99, "\0")] == [None] * 4
     assert await store.of(ann.id) == [first, second]
     assert await store.of(None) == [first, second, other]
+    assert [await store.set_secret(id, "s") for id in (first.id, "9" * 26)] == [True, False]
+    assert [each.secret for each in await store.of(None)] == ["s", second.secret, other.secret]
     assert [await store.delete(first.id) for _ in range(2)] == [True, False]
     assert await store.of(ann.id) == [second]
 
@@ -189,6 +191,17 @@ async def test_hooks_are_shown_without_their_secrets(desk: Desk) -> None:
     assert (await desk.called(hook | {"secret": secret})).status_code == 404
     assert [len(desk.events(kind)) for kind in ("hook_created", "hook_deleted", "hook_called")] == [1, 1, 0]
     assert secret not in repr(desk.common.audit.events)
+
+
+async def test_a_new_secret_ends_the_old_one(desk: Desk) -> None:
+    old = await desk.added()
+    answer = await desk.asked("POST", f"/{old['id']}/rotate")
+    assert (answer.status_code, {**answer.json(), "secret": ""}) == (201, {**old, "secret": ""})
+    assert (await desk.called(old)).json()["rule"] == "hook.signature"
+    assert (await desk.called(answer.json())).status_code == 202
+    assert (await desk.asked("POST", "/01ARZ3NDEKTSV4RRFFQ69G5FAV/rotate")).json()["rule"] == "hook.unknown"
+    assert answer.json()["secret"] not in repr(desk.common.audit.events)
+    assert len(desk.events("hook_rotated")) == 1
 
 
 async def test_what_is_not_signed_is_refused_and_recorded(desk: Desk) -> None:

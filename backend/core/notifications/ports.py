@@ -21,6 +21,10 @@ class Notifications(Protocol):
 
     async def delete(self, id: str) -> bool: ...
 
+    async def has_work(self, now_ms: int) -> bool:
+        """Whether an execution has ended, or a delivery may be sent. Asked every second."""
+        ...
+
     async def ended(self, limit: int) -> Sequence[str]:
         """Executions that have ended and were not looked at, the oldest first."""
         ...
