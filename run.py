@@ -26,7 +26,7 @@ USAGE = """\
 usage: python3 run.py [serve] [OPTION ...]   set up and serve (see `python3 run.py serve --help`)
        python3 run.py test [ARGUMENT ...]    set up and run the tests; arguments go to pytest
        python3 run.py setup [--test]         set up only, with --test for the tests too
-       python3 run.py VERB [ARGUMENT ...]    agent, host, runner, policy, protection, user, token, audit, schedule: `python3 run.py VERB --help`
+       python3 run.py VERB [ARGUMENT ...]    agent, host, runner, policy, protection, user, token, audit, schedule, notification, hook: `python3 run.py VERB --help`
        python3 run.py --version
 """
 

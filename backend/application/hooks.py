@@ -4,8 +4,10 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from backend.application import owned
 from backend.application.executions import ExecutionService
 from backend.application.schedule_runner import Users
+from backend.application.schedules import Judge
 from backend.application.submission import CommandSpec, Existing, IdempotencyKey
 from backend.core.audit.events import Kind
 from backend.core.decisions import Decision
@@ -18,44 +20,43 @@ from backend.core.figures import duration_text
 from backend.core.hooks.model import Call, Called, Hook
 from backend.core.hooks.ports import Hooks
 from backend.core.hooks.rules import is_signed, line_of, line_refusal, sample, time_refusal, values_of
-from backend.core.identity import Permission, Principal, User, acting_as
+from backend.core.identity import Principal, User, acting_as
 from backend.core.limits import RateLimiter, check_rate
 from backend.core.notifications.rules import new_secret
 from backend.core.ports import AuditLog
 
 SECRET_BYTES = 32
+PER_ACCOUNT = 50
+UNKNOWN = "hook.unknown"
 
 
 @dataclass(frozen=True, slots=True)
 class HookService:
-    """What clients do with hooks, and what calls do. `audit` masks secrets; an account can have `most`.
-
-    `calls` counts those of each hook, `failures` those of each address with a wrong signature.
-    """
+    """What clients do with hooks. `audit` masks secrets; an account can have `most`."""
 
     store: Hooks
-    service: ExecutionService
-    users: Users
+    judge: Judge
     audit: AuditLog
     most: int
-    calls: RateLimiter
-    failures: RateLimiter
     now_ms: Callable[[], int]
     new_id: Callable[[], str]
     randomness: Callable[[int], bytes]
 
-    async def add(self, who: Principal, hook: Hook) -> Hook | Decision:
-        """Add a hook of the caller, of which only the id, owner, secret and time are still open. Raises StorageError."""
-        assert who.user
-        if refusal := await self._refusal(who, hook):
+    async def add(self, who: Principal, owner: Principal, hook: Hook) -> Hook | Decision:
+        """Add a hook of an account, of which only the id, owner, secret and time are still open; `who` asks for it.
+
+        Raises StorageError.
+        """
+        assert owner.user
+        if refusal := await self._refusal(owner, hook):
             return refusal
         secret = new_secret(self.randomness(SECRET_BYTES))
-        new = replace(hook, id=self.new_id(), owner_id=who.user.id, secret=secret, created_ms=self.now_ms())
+        new = replace(hook, id=self.new_id(), owner_id=owner.user.id, secret=secret, created_ms=self.now_ms())
         if not await self.store.add(new, self.most):
             reason = f"An account can have {self.most} hooks."
             return Decision.deny("hook.too_many", reason, "Delete one that is no longer needed.")
         fields = {"command": new.command, "target": new.target, "working_dir": new.working_dir, "timeout": new.timeout}
-        await self._record(Kind.HOOK_CREATED, who.name, who.address, new, fields)
+        await _record(self.audit, Kind.HOOK_CREATED, who.name, who.address, new, fields)
         return new
 
     async def _refusal(self, owner: Principal, hook: Hook) -> Decision | None:
@@ -63,23 +64,47 @@ class HookService:
         if refusal := line_refusal(hook.command, hook.parameters) or check_role(owner):
             return refusal
         values = {name: sample(parameter) for name, parameter in hook.parameters.items()}
-        verdict = await self.service.explain(owner, _spec(hook, values))
+        verdict = await self.judge.explain(owner, _spec(hook, values))
         return verdict if isinstance(verdict, Decision) and not verdict.allowed else None
 
     async def visible_to(self, who: Principal) -> Sequence[Hook]:
         """The hooks of the caller; all for an administrator. Raises StorageError."""
-        if who.may(Permission.ADMIN):
-            return await self.store.of(None)
-        return await self.store.of(who.user.id) if who.user else ()
+        return await owned.visible_to(who, self.store)
 
-    async def delete(self, who: Principal, id: str) -> Decision | None:
+    async def rotate(self, who: Principal, id: str) -> Hook | Decision:
+        """Give a hook a new secret; calls that are signed with the old one are refused from then on. Raises StorageError."""
+        found = await owned.find(who, self.store, id, UNKNOWN)
+        if isinstance(found, Decision):
+            return found
+        new = replace(found, secret=new_secret(self.randomness(SECRET_BYTES)))
+        if not await self.store.set_secret(id, new.secret):
+            return owned.unknown(UNKNOWN, id)
+        await _record(self.audit, Kind.HOOK_ROTATED, who.name, who.address, new, {})
+        return new
+
+    async def delete(self, who: Principal, id: str) -> Hook | Decision:
         """Delete a hook of the caller, or any for an administrator. Raises StorageError."""
-        found = await self.store.get(id)
-        mine = found and ((who.user and who.user.id == found.owner_id) or who.may(Permission.ADMIN))
-        if not found or not mine or not await self.store.delete(id):
-            return _unknown(id)
-        await self._record(Kind.HOOK_DELETED, who.name, who.address, found, {})
-        return None
+        found = await owned.find(who, self.store, id, UNKNOWN)
+        if isinstance(found, Decision):
+            return found
+        if not await self.store.delete(id):
+            return owned.unknown(UNKNOWN, id)
+        await _record(self.audit, Kind.HOOK_DELETED, who.name, who.address, found, {})
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class HookCalls:
+    """What calls do. `calls` counts those of each hook, `failures` those of each address with a wrong signature."""
+
+    store: Hooks
+    service: ExecutionService
+    users: Users
+    audit: AuditLog
+    calls: RateLimiter
+    failures: RateLimiter
+    now_ms: Callable[[], int]
+    randomness: Callable[[int], bytes]
 
     async def call(self, id: str, call: Call, address: str) -> Called | Refused:
         """Start the line of a hook, as its owner, once for each id of a call. Raises StorageError."""
@@ -94,7 +119,7 @@ class HookService:
             return Refused(refusal)
         values, owner = values_of(hook, call.body), await self.users.user(hook.owner_id)
         if isinstance(values, Decision) or owner is None:
-            return Refused(values if isinstance(values, Decision) else _unknown(id))
+            return Refused(values if isinstance(values, Decision) else owned.unknown(UNKNOWN, id))
         return await self._start(hook, owner, _spec(hook, values), call, address)
 
     async def _failure(self, id: str, address: str, *, known: bool) -> Decision:
@@ -103,7 +128,7 @@ class HookService:
             reason = f"Too many wrong signatures from this address; wait {duration_text(round(wait + 0.5))}."
             return Decision.deny("auth.limited", reason, retry_after=wait)
         reason, hint = "The signature is not by the secret of this hook.", "Sign webhook-id.webhook-timestamp.body."
-        return Decision.deny("hook.signature", reason, hint) if known else _unknown(id)
+        return Decision.deny("hook.signature", reason, hint) if known else owned.unknown(UNKNOWN, id)
 
     async def _start(self, hook: Hook, owner: User, spec: CommandSpec, call: Call, address: str) -> Called | Refused:
         who = acting_as(owner, address)
@@ -115,7 +140,7 @@ class HookService:
                 fields |= {"execution": execution or None, "rule": decision.rule}
             case Execution(id=execution) | Waiting(id=execution) | Existing(id=execution):
                 fields |= {"execution": execution}
-        await self._record(Kind.HOOK_CALLED, f"hook:{hook.id}", address, hook, fields)
+        await _record(self.audit, Kind.HOOK_CALLED, f"hook:{hook.id}", address, hook, fields)
         return answer if isinstance(answer, Refused) else Called(execution, await self._status(who, answer))
 
     async def _status(self, who: Principal, answer: Execution | Waiting | Existing) -> Status:
@@ -124,17 +149,14 @@ class HookService:
             return Status.RUNNING if isinstance(record, Decision) else record.status
         return Status.QUEUED if isinstance(answer, Waiting) else Status.RUNNING
 
-    async def _record(
-        self, kind: Kind, actor: str, address: str, hook: Hook, fields: Mapping[str, str | int | None]
-    ) -> None:
-        own = {"hook": hook.id, "owner": hook.owner_id, "name": hook.name}
-        await self.audit.record(kind, actor, address, {**own, **fields})
+
+async def _record(
+    audit: AuditLog, kind: Kind, actor: str, address: str, hook: Hook, fields: Mapping[str, str | int | None]
+) -> None:
+    own = {"hook": hook.id, "owner": hook.owner_id, "name": hook.name}
+    await audit.record(kind, actor, address, {**own, **fields})
 
 
 def _spec(hook: Hook, values: Mapping[str, str | int]) -> CommandSpec:
     target = TargetRef.parse(hook.target)
     return CommandSpec(line_of(hook, values), target, cwd=hook.working_dir, timeout=hook.timeout, detached=True)
-
-
-def _unknown(id: str) -> Decision:
-    return Decision.deny("hook.unknown", f"There is no hook {ascii(id[:64])[1:-1]} that you may use.", "List yours.")

@@ -1,21 +1,25 @@
 """The use cases of notifications."""
 
+import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
+from backend.application import owned
 from backend.application.executions import ExecutionService
 from backend.application.schedules import ScheduleService
 from backend.core.audit.events import Kind
 from backend.core.decisions import Decision
 from backend.core.execution.targets import project_ref
-from backend.core.identity import Permission, Principal
-from backend.core.notifications.model import Delivery, Event, Notification
+from backend.core.identity import Principal
+from backend.core.notifications.model import TEST, Delivery, DeliveryStatus, Failure, Notification
 from backend.core.notifications.ports import Notifications, Sender
 from backend.core.notifications.rules import new_secret
 from backend.core.ports import AuditLog
+from backend.core.times import iso
 
 SECRET_BYTES = 32
+UNKNOWN = "notification.unknown"
 
 
 class Subjects(Protocol):
@@ -60,18 +64,19 @@ class NotificationService:
     new_id: Callable[[], str]
     randomness: Callable[[int], bytes]
 
-    async def add(
-        self, who: Principal, name: str, subject: str, events: frozenset[Event], url: str | None, email: str | None
-    ) -> Notification | Decision:
-        """Add a notification of the caller. Raises StorageError."""
-        assert who.user
-        if problem := self.sender.refusal(url, email):
+    async def add(self, who: Principal, owner: Principal, asked: Notification) -> Notification | Decision:
+        """Add a notification of an account, of which only the id, owner, secret and time are still open.
+
+        `who` asks for it. Raises StorageError.
+        """
+        assert owner.user
+        if problem := self.sender.refusal(asked.url, asked.email):
             hint = "Name a public host, or have the operator list its address in GATEPOST_NOTIFY_HOSTS."
             return Decision.deny("notification.address", f"Nothing can be sent there: {problem.rstrip('.')}.", hint)
-        if refusal := await self.subjects.refusal(who, subject):
+        if refusal := await self.subjects.refusal(owner, asked.subject):
             return refusal
         secret = new_secret(self.randomness(SECRET_BYTES))
-        new = Notification(self.new_id(), who.user.id, name, subject, events, url, email, secret, self.now_ms())
+        new = replace(asked, id=self.new_id(), owner_id=owner.user.id, secret=secret, created_ms=self.now_ms())
         if not await self.store.add(new, self.most):
             reason = f"An account can have {self.most} notifications."
             return Decision.deny("notification.too_many", reason, "Delete one that is no longer needed.")
@@ -80,25 +85,46 @@ class NotificationService:
 
     async def visible_to(self, who: Principal) -> Sequence[Notification]:
         """The notifications of the caller; all for an administrator. Raises StorageError."""
-        if who.may(Permission.ADMIN):
-            return await self.store.of(None)
-        return await self.store.of(who.user.id) if who.user else ()
+        return await owned.visible_to(who, self.store)
 
     async def get(self, who: Principal, id: str) -> Notification | Decision:
         """One that exists for the caller. Raises StorageError."""
-        found = await self.store.get(id)
-        mine = found and ((who.user and who.user.id == found.owner_id) or who.may(Permission.ADMIN))
-        return found if found and mine else _unknown(id)
+        return await owned.find(who, self.store, id, UNKNOWN)
 
-    async def delete(self, who: Principal, id: str) -> Decision | None:
+    async def test(self, who: Principal, id: str) -> Failure | Decision | None:
+        """Send a message that reports nothing, now; why it was not accepted. Raises StorageError."""
+        found = await self.get(who, id)
+        if isinstance(found, Decision):
+            return found
+        await self._record(Kind.NOTIFICATION_TESTED, who, found)
+        now = self.now_ms()
+        body = json.dumps({"event": TEST, "time": iso(now), "execution": None})
+        return await self.sender.send(found, Delivery(self.new_id(), found.id, "", TEST, body, now, now))
+
+    async def repeat(self, who: Principal, id: str, delivery: str) -> Delivery | Decision:
+        """Have a dead delivery sent again, as if it were new. Raises StorageError."""
+        found = await self.get(who, id)
+        if isinstance(found, Decision):
+            return found
+        dead = await self.store.delivery(id, delivery)
+        if dead is None or dead.status is not DeliveryStatus.DEAD:
+            return Decision.deny(
+                "notification.not_dead", "There is no dead message with this id.", "List the messages."
+            )
+        again = replace(dead, status=DeliveryStatus.PENDING, attempts=0, next_ms=self.now_ms())
+        if await self.store.replace(dead, again):
+            await self._record(Kind.DELIVERY_REPEATED, who, found)
+        return again
+
+    async def delete(self, who: Principal, id: str) -> Notification | Decision:
         """Delete one with its deliveries. Raises StorageError."""
         found = await self.get(who, id)
         if isinstance(found, Decision):
             return found
         if not await self.store.delete(id):
-            return _unknown(id)
+            return owned.unknown(UNKNOWN, id)
         await self._record(Kind.NOTIFICATION_DELETED, who, found)
-        return None
+        return found
 
     async def deliveries(self, who: Principal, id: str, limit: int) -> Sequence[Delivery] | Decision:
         """Its deliveries, newest first, with the dead ones. Raises StorageError."""
@@ -117,7 +143,3 @@ class NotificationService:
             "email": what.email,
         }
         await self.audit.record(kind, who.name, who.address, fields)
-
-
-def _unknown(id: str) -> Decision:
-    return Decision.deny("notification.unknown", f"There is no notification {id[:64]} that you may use.", "List yours.")

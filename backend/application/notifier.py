@@ -35,6 +35,8 @@ class Notifier:
 
     async def run_once(self) -> None:
         """Look at what has ended, then send what is due. Raises StorageError."""
+        if not await self.store.has_work(self.now_ms()):
+            return
         for execution in await self.store.ended(BATCH):
             await self.store.looked_at(execution, await self._deliveries(execution))
         due = await self.store.due(self.now_ms(), AT_ONCE)

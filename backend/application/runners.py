@@ -5,6 +5,7 @@ reads it there.
 """
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -24,6 +25,7 @@ from backend.core.ports import AuditLog, ExecutionHistory, Queued
 
 DJANGO = "django"
 AT_ONCE = 16  # executions that a runner is offered at once; it runs a few of them
+MOST_REPORTED = 1000  # executions whose late output is recorded once; what comes later than that, once more
 LATE_SHOWN = 4096  # characters of late output that the audit contains
 
 
@@ -72,7 +74,7 @@ class Runners:
     mask: Callable[[str], str]
     now_ms: Callable[[], int]
     recheck: float
-    reported: set[str] = field(default_factory=set)  # executions whose late output was recorded
+    reported: OrderedDict[str, None] = field(default_factory=OrderedDict)  # whose late output or end was recorded
 
     async def heartbeat(self, key: RunnerKey, versions: RunnerVersions, commands_hash: str) -> Heartbeat:
         """A runner is alive."""
@@ -204,14 +206,16 @@ class Runners:
         kind = f"{execution} {'output' if 'output' in what else 'end'}"
         if kind in self.reported:
             return
-        self.reported.add(kind)
+        self.reported[kind] = None
+        if len(self.reported) > MOST_REPORTED:
+            self.reported.popitem(last=False)
         target = str(target_of(key.project))
         try:
             await self.audit.record(
                 Kind.ANSWERED_LATE, f"runner:{key.name}", "", {"execution": execution, "target": target, **what}
             )
         except StorageError:
-            self.reported.discard(kind)
+            self.reported.pop(kind, None)
             raise
 
 

@@ -48,6 +48,8 @@ class ScheduleRunner:
 
     async def run_once(self) -> None:
         """Record what has ended, store what is due, and start what may start. Raises StorageError."""
+        if not await self.store.has_work(self.now_ms()):
+            return
         await self._settle_ended()
         await self._store_due()
         await self.start_ready()

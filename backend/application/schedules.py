@@ -5,19 +5,22 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
+from backend.application import owned
+from backend.application.owned import is_owner
 from backend.application.schedule_runner import Users
 from backend.application.submission import CommandSpec
 from backend.core.audit.events import Kind
 from backend.core.decisions import Decision
 from backend.core.execution.gateway import check_role
 from backend.core.execution.targets import TargetRef
-from backend.core.identity import Permission, Principal, acting_as
+from backend.core.identity import Principal, acting_as
 from backend.core.policy.admit import Plan
 from backend.core.ports import AuditLog
 from backend.core.schedules.cron import Cron, CronError
 from backend.core.schedules.model import LONGEST_SCHEDULE_NAME, Policy, Run, Schedule, What, When
 from backend.core.schedules.ports import RunPage, Schedules
 
+UNKNOWN = "schedule.unknown"
 TRIES = 5  # of a change, while the schedule moves on to its next due time
 OF_OWNER = frozenset({"name", *What.__slots__, *When.__slots__})  # what only its owner may change
 
@@ -70,14 +73,11 @@ class ScheduleService:
 
     async def get(self, who: Principal, id: str) -> Schedule | Decision:
         """A schedule that exists for the caller: its own, or any for an administrator. Raises StorageError."""
-        found = await self.store.get(id)
-        return found if found and _is_visible(who, found) else unknown_schedule(id)
+        return await owned.find(who, self.store, id, UNKNOWN)
 
     async def visible_to(self, who: Principal) -> Sequence[Schedule]:
         """The schedules that exist for the caller, the oldest first. Raises StorageError."""
-        if who.may(Permission.ADMIN):
-            return await self.store.of(None)
-        return await self.store.of(who.user.id) if who.user else ()
+        return await owned.visible_to(who, self.store)
 
     async def change(self, who: Principal, id: str, changes: Mapping[str, Any]) -> Schedule | Decision:
         """Change fields of `Schedule`, `What` and `When` by their names. Raises StorageError."""
@@ -91,12 +91,12 @@ class ScheduleService:
             if await self.store.replace(found, new):
                 await self._record(Kind.SCHEDULE_CHANGED, who, new)
                 return new
-        return unknown_schedule(id)
+        return owned.unknown(UNKNOWN, id)
 
     async def _changed(self, who: Principal, old: Schedule, changes: Mapping[str, Any]) -> Schedule | Decision:
         if refusal := _name_refusal(changes.get("name", old.name)):
             return refusal
-        if OF_OWNER & changes.keys() and not _is_owner(who, old) and who.user:
+        if OF_OWNER & changes.keys() and not is_owner(who, old) and who.user:
             return Decision.deny("role.forbidden", "Only its owner can change what a schedule runs, and when.")
         what = replace(old.what, **{name: changes[name] for name in What.__slots__ if name in changes})
         when = replace(old.when, **{name: changes[name] for name in When.__slots__ if name in changes})
@@ -114,10 +114,10 @@ class ScheduleService:
 
     async def _refused(self, who: Principal, schedule: Schedule, what: What, when: When) -> Decision | None:
         """Why the owner of a schedule cannot have it changed so."""
-        if _is_owner(who, schedule):
+        if is_owner(who, schedule):
             return await self._refusal(who, what, when)
         owner = await self.users.user(schedule.owner_id)
-        return await self._refusal(acting_as(owner), what, when) if owner else unknown_schedule(schedule.id)
+        return await self._refusal(acting_as(owner), what, when) if owner else owned.unknown(UNKNOWN, schedule.id)
 
     async def delete(self, who: Principal, id: str) -> Schedule | Decision:
         """Delete a schedule with its runs; its executions stay in the history. Raises StorageError."""
@@ -125,7 +125,7 @@ class ScheduleService:
         if isinstance(found, Decision):
             return found
         if not await self.store.delete(id):
-            return unknown_schedule(id)
+            return owned.unknown(UNKNOWN, id)
         await self._record(Kind.SCHEDULE_DELETED, who, found)
         return found
 
@@ -137,7 +137,7 @@ class ScheduleService:
         run = Run(id, self.now_ms(), start_ms=self.now_ms(), manual=True)
         while not await self.store.add_run(run):  # one is due in the same millisecond, or the schedule is gone
             if await self.store.get(id) is None:
-                return unknown_schedule(id)
+                return owned.unknown(UNKNOWN, id)
             run = replace(run, due_ms=run.due_ms + 1)
         await self._record(Kind.SCHEDULE_RUN, who, found)
         await self.start(id)
@@ -189,16 +189,3 @@ def _name_refusal(name: str) -> Decision | None:
         return None
     reason = f"The name of a schedule has 1 to {LONGEST_SCHEDULE_NAME} printable characters."
     return Decision.deny("schedule.name", reason, "Choose another one.")
-
-
-def unknown_schedule(id: str) -> Decision:
-    """The schedule does not exist for the caller."""
-    return Decision.deny("schedule.unknown", f"There is no schedule {id[:64]} that you may use.", "List yours.")
-
-
-def _is_owner(who: Principal, schedule: Schedule) -> bool:
-    return who.user is not None and who.user.id == schedule.owner_id
-
-
-def _is_visible(who: Principal, schedule: Schedule) -> bool:
-    return _is_owner(who, schedule) or who.may(Permission.ADMIN)

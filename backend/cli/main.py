@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from backend import __version__
-from backend.cli import accounts, agent, audit, host, policy, protection, runner, schedule, serve
+from backend.cli import accounts, agent, audit, hook, host, notification, policy, protection, runner, schedule, serve
 from backend.core.errors import GatepostError, reason_of
 from backend.core.policy.profile import ProfileError
 from backend.runtime.settings import SettingsError
@@ -41,4 +41,6 @@ def _parser() -> argparse.ArgumentParser:
     accounts.add_verbs(verbs)
     audit.add_verbs(verbs)
     schedule.add_verbs(verbs)
+    notification.add_verbs(verbs)
+    hook.add_verbs(verbs)
     return parser

@@ -67,7 +67,7 @@ class Mail:
 
 
 def _message(sender: str, notification: Notification, delivery: Delivery) -> EmailMessage:
-    content = json.loads(delivery.body)["execution"]
+    content = json.loads(delivery.body)["execution"] or {"event": delivery.event}
     message = EmailMessage()
     message["From"], message["To"] = sender, notification.email or ""
     message["Subject"] = f"[Gatepost] {notification.name}: {delivery.event}"

@@ -6,7 +6,7 @@ import ssl
 import time
 from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from ipaddress import ip_address
 from typing import Self
 from urllib.parse import urlsplit
@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from backend.core.decisions import Decision
 from backend.core.notifications.model import LONGEST_URL, Delivery, Failure, Notification
 from backend.core.notifications.rules import signed_headers
-from backend.core.policy.egress import Address, Egress, Host
+from backend.core.policy.egress import Address, Egress, Host, first_reached
 
 PATIENCE = 10.0  # seconds for looking up the name, connecting, sending and the status
 ADDRESS_PATIENCE = 3.0  # seconds for connecting to one address, where a name has several
@@ -113,7 +113,7 @@ class Webhooks:
             return Failure(judged.reason, final=True)
         if not judged:
             return Failure(f"{url.host} has no address")
-        reader, writer = await _open_first(url, judged)
+        reader, writer = await first_reached(judged, partial(_connect, url))
         try:
             writer.write(_request(url, headers, body))
             await writer.drain()
@@ -122,19 +122,13 @@ class Webhooks:
             writer.close()
 
 
-async def _open_first(url: Url, judged: Sequence[Address]) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """A connection to an address that was judged, not to the name, which may lead elsewhere by now. Raises OSError."""
+async def _connect(url: Url, address: Address) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Raises OSError."""
     secure = _tls() if url.secure else None
-    problem = OSError(0, "it has no address")
-    for address in judged:
-        try:
-            async with asyncio.timeout(ADDRESS_PATIENCE):
-                return await asyncio.open_connection(
-                    str(address), url.port, ssl=secure, server_hostname=url.host if secure else None
-                )
-        except OSError as error:  # TimeoutError too
-            problem = error
-    raise problem
+    async with asyncio.timeout(ADDRESS_PATIENCE):
+        return await asyncio.open_connection(
+            str(address), url.port, ssl=secure, server_hostname=url.host if secure else None
+        )
 
 
 @cache

@@ -23,7 +23,7 @@ from backend.accounts.credentials import Tokens, new_runner_key, secret_hash
 from backend.accounts.shared_holders import SharedHolders
 from backend.application.django_targets import DjangoTargets
 from backend.application.executions import ExecutionService
-from backend.application.hooks import HookService
+from backend.application.hooks import PER_ACCOUNT, HookCalls, HookService
 from backend.application.host_targets import HostTargets
 from backend.application.local_executions import LocalExecutions
 from backend.application.notifications import NotificationService, OwnSubjects
@@ -97,7 +97,6 @@ TOKEN_FAILURES = Rate(10, 60)
 LOGIN_ATTEMPTS = Rate(10, 300)
 LOGIN_ATTEMPTS_ON_NAME = Rate(100, 300)  # many enough that other clients do not easily lock a user out
 AUDITED_REJECTIONS = Rate(60, 60)
-HOOKS_PER_ACCOUNT = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -438,19 +437,19 @@ def _notifications(house: House, access: Access, schedules: ScheduleService) -> 
 
 
 def _hooks(house: House, access: Access) -> HookRoutes:
-    service = HookService(
-        store=house.stores.hooks,
+    store, users = house.stores.hooks, house.stores.identities
+    service = HookService(store, house.service, access.audit, PER_ACCOUNT, now_ms, new_id, secrets.token_bytes)
+    calls = HookCalls(
+        store=store,
         service=house.service,
-        users=house.stores.identities,
+        users=users,
         audit=access.audit,
-        most=HOOKS_PER_ACCOUNT,
         calls=access.requests,
         failures=access.security.token_failures,
         now_ms=now_ms,
-        new_id=new_id,
         randomness=secrets.token_bytes,
     )
-    return HookRoutes(access, service, house.stores.identities)
+    return HookRoutes(access, service, calls, users)
 
 
 def _django_service(house: House, access: Access, projects: ProjectService) -> DjangoService:

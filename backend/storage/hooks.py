@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, true
+from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, true, update
 
 from backend.core.hooks.model import Choice, Hook, Integer, Parameter, Text
 from backend.core.ids import as_id
@@ -36,6 +36,11 @@ class SqlHooks:
     async def of(self, owner_id: str | None) -> Sequence[Hook]:
         """Those of an account, or all; the oldest first."""
         return await self._where(true() if owner_id is None else hooks.c.owner_id == as_id(owner_id))
+
+    async def set_secret(self, id: str, secret: str) -> bool:
+        """Replace the secret of a hook; False if there is none."""
+        its = update(hooks).where(hooks.c.id == as_id(id)).values(secret=secret)
+        return await self.database.write(changes(its)) == 1
 
     async def delete(self, id: str) -> bool:
         """Delete a hook; False if there is none."""

@@ -5,13 +5,24 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, delete, func, insert, or_, select, true, update
+from sqlalchemy import ColumnElement, Connection, bindparam, delete, exists, func, insert, or_, select, true, update
 
 from backend.core.ids import as_id
 from backend.core.notifications.model import Delivery, DeliveryStatus, Event, Notification
 from backend.storage.database import LONG_PATIENCE, Database, changes
 from backend.storage.execution_rows import storable
 from backend.storage.tables import deliveries, ended_executions, notifications
+
+# Built once, since a server at rest asks for nothing else.
+WORK = select(
+    or_(
+        select(ended_executions.c.execution).exists(),
+        exists().where(
+            deliveries.c.status == str(DeliveryStatus.PENDING),
+            deliveries.c.next_ms <= bindparam("now"),
+        ),
+    )
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +47,10 @@ class SqlNotifications:
     async def delete(self, id: str) -> bool:
         """Delete a notification with its deliveries; False if there is none."""
         return await self.database.write(changes(delete(notifications).where(notifications.c.id == as_id(id)))) == 1
+
+    async def has_work(self, now_ms: int) -> bool:
+        """Whether an execution has ended, or a delivery may be sent."""
+        return await self.database.read(lambda one: bool(one.execute(WORK, {"now": now_ms}).scalar()))
 
     async def ended(self, limit: int) -> Sequence[str]:
         """Executions that have ended and were not looked at, the oldest first."""
@@ -70,6 +85,20 @@ class SqlNotifications:
         columns = deliveries.c
         same = (columns.id == old.id) & (columns.status == str(old.status)) & (columns.next_ms == old.next_ms)
         return await self.database.write(changes(update(deliveries).where(same).values(_columns(new)))) == 1
+
+    async def dead(self) -> Mapping[str, int]:
+        """How many messages of each notification are dead, where there are any."""
+        columns = deliveries.c
+        dead = select(columns.notification_id, func.count()).where(columns.status == str(DeliveryStatus.DEAD))
+        query = dead.group_by(columns.notification_id)
+        return await self.database.read(lambda one: {row[0]: row[1] for row in one.execute(query)})
+
+    async def delivery(self, notification: str, id: str) -> Delivery | None:
+        """A delivery of a notification; None if there is none."""
+        columns = deliveries.c
+        query = select(deliveries).where(columns.notification_id == as_id(notification), columns.id == as_id(id))
+        found = await self.database.read(lambda one: [_delivery(row._mapping) for row in one.execute(query)])
+        return found[0] if found else None
 
     async def deliveries(self, notification: str, limit: int) -> Sequence[Delivery]:
         """The deliveries of a notification, newest first."""

@@ -11,6 +11,7 @@ from sqlalchemy import (
     Row,
     Update,
     and_,
+    bindparam,
     delete,
     exists,
     func,
@@ -30,6 +31,17 @@ from backend.storage.database import LONG_PATIENCE, Database, changes
 from backend.storage.execution_rows import UNFINISHED, storable
 from backend.storage.tables import executions, schedule_runs, schedules
 
+# Built once, since a server at rest asks for nothing else.
+WORK = select(
+    or_(
+        exists().where(schedules.c.next_due_ms <= bindparam("now")),
+        exists().where(
+            schedule_runs.c.status.in_([str(RunStatus.WAITING), str(RunStatus.STARTING)]),
+            schedule_runs.c.start_ms <= bindparam("now"),
+        ),
+        exists().where(schedule_runs.c.status == str(RunStatus.RUNNING)),
+    )
+)
 UNENDED = tuple(map(str, (RunStatus.WAITING, *ACTIVE)))
 
 
@@ -60,6 +72,10 @@ class SqlSchedules:
     async def delete(self, id: str) -> bool:
         """Delete a schedule with its runs; False if there is none."""
         return await self.database.write(changes(delete(schedules).where(schedules.c.id == as_id(id)))) == 1
+
+    async def has_work(self, now_ms: int) -> bool:
+        """Whether a schedule is due, a run may start, or one is on record as running."""
+        return await self.database.read(lambda one: bool(one.execute(WORK, {"now": now_ms}).scalar()))
 
     async def due(self, now_ms: int, limit: int) -> Sequence[tuple[Schedule, int]]:
         """The schedules whose next due time has come, the longest due first, with how many runs of each wait."""

@@ -1,12 +1,13 @@
 """What the routes of the API share: the caller and its permissions, and the bodies that they accept."""
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Protocol, TypeVar
 
 from fastapi import Depends, Request
 from pydantic import BaseModel, ConfigDict
 
+from backend.application.owned import Owned
 from backend.core.decisions import Decision
 from backend.core.identity import Permission, Principal
 from backend.core.limits import RateLimiter
@@ -21,6 +22,7 @@ RECORDED = ("/api/", "/hooks/")  # where invalid requests are recorded
 SHOWN_PATH = 200  # characters of a path that are recorded
 SHOWN = 64  # characters of a name that are repeated in a refusal
 T = TypeVar("T")
+Of = TypeVar("Of", bound=Owned)
 
 
 class Body(BaseModel):
@@ -35,6 +37,12 @@ class Names(Protocol):
     async def names_of(self, ids: Iterable[str]) -> Mapping[str, str]:
         """Unknown ids are omitted."""
         ...
+
+
+async def with_owners(users: Names, found: Sequence[Of]) -> list[tuple[Of, str]]:
+    """Things of accounts, each with the name of its owner; empty for one that does not exist any more."""
+    names = await users.names_of({each.owner_id for each in found})
+    return [(each, names.get(each.owner_id, "")) for each in found]
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,13 +10,13 @@ from backend.application.django_targets import DjangoProject, DjangoTargets
 from backend.application.runner_keys import KeyAdministration, NewKey
 from backend.application.runners import target_of
 from backend.core.django.commands import CommandList
-from backend.core.django.help import HelpField, fields_of
+from backend.core.django.help import HelpField, fields_of, summary_of
 from backend.core.django.ports import RunnerKey, RunnerStore
 from backend.core.identity import Permission, Principal, Project
 from backend.core.times import iso
 from backend.transports.dependencies import Access, Body, JsonOnly, granted
 from backend.transports.problems import WITH_BODY, Problem, described
-from backend.transports.projects_api import ProjectService
+from backend.transports.projects_api import ProjectService, may_change
 
 MOST_SHOWN = 500  # commands of one answer
 LONGEST_OVERLAP = 30 * 86400  # seconds
@@ -45,16 +45,20 @@ class NewKeyResponse(RunnerResponse):
 
 
 class DjangoProjectResponse(BaseModel):
-    """A Django project: `target` is how executions name it."""
+    """A Django project: `target` is how executions name it. `manages`: the caller may change its keys and runners."""
 
     project_id: str
     name: str
     target: str
+    manages: bool
     runners: list[RunnerResponse]
 
 
 class FieldResponse(BaseModel):
-    """An argument of a command, as its help describes it. `flag` is empty for one without a name."""
+    """An argument of a command, as its help describes it. `flag` is empty for one without a name.
+
+    With `many` it takes several words.
+    """
 
     name: str
     flag: str
@@ -62,13 +66,18 @@ class FieldResponse(BaseModel):
     required: bool
     choices: list[str]
     help: str
+    many: bool
 
 
 class CommandResponse(BaseModel):
-    """A management command. `allowed` says whether the project may run it; `fields` is empty where the help cannot be read."""
+    """A management command. `allowed` says whether the project may run it.
+
+    `summary` is a sentence of its help, `fields` are its arguments; both are empty where the help cannot be read.
+    """
 
     name: str
     app_label: str
+    summary: str
     help_text: str
     allowed: bool
     fields: list[FieldResponse]
@@ -143,13 +152,14 @@ class DjangoService:
         """A new key as the API shows it, once."""
         return NewKeyResponse(**self.runner(made.key).model_dump(), secret=made.secret)
 
-    def project(self, found: DjangoProject) -> DjangoProjectResponse:
+    def project(self, found: DjangoProject, principal: Principal) -> DjangoProjectResponse:
         """A Django project as the API shows it."""
         project = found.project
         return DjangoProjectResponse(
             project_id=project.id,
             name=project.name,
             target=str(target_of(project.id)),
+            manages=may_change(principal, project),
             runners=[self.runner(key) for key in found.keys],
         )
 
@@ -163,6 +173,7 @@ class DjangoService:
                 CommandResponse(
                     name=each.name,
                     app_label=each.app_label,
+                    summary=summary_of(each.help_text),
                     help_text=each.help_text,
                     allowed=each.name in allowed,
                     fields=list(map(_field, fields_of(each.help_text))),
@@ -182,6 +193,7 @@ def _field(field: HelpField) -> FieldResponse:
         required=field.required,
         choices=list(field.choices),
         help=field.help,
+        many=field.many,
     )
 
 
@@ -200,7 +212,7 @@ def _add_looking(router: APIRouter, service: DjangoService) -> None:
     @router.get("", responses=described(403))
     async def list_projects(principal: Annotated[Principal, reader]) -> list[DjangoProjectResponse]:
         """The Django projects that exist for the caller, with their runners."""
-        return [service.project(each) for each in await service.targets.visible(principal)]
+        return [service.project(each, principal) for each in await service.targets.visible(principal)]
 
     @router.get("/{project}/commands", responses=described(403, 404))
     async def commands(

@@ -1,5 +1,6 @@
 """Hooks: what accounts do with them, and the calls that start them."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Annotated, Literal
 
@@ -7,14 +8,14 @@ from fastapi import APIRouter, Depends, Header, Request, Response
 from fastapi import Path as PathParameter
 from pydantic import BaseModel, Field
 
-from backend.application.hooks import HookService
+from backend.application.hooks import HookCalls, HookService
 from backend.core import ids
 from backend.core.execution.requests import Refused
 from backend.core.hooks.model import Call, Choice, Hook, Integer, Parameter, Text
 from backend.core.hooks.rules import LONGEST_BODY
 from backend.core.identity import Permission, Principal
 from backend.core.times import iso
-from backend.transports.dependencies import KNOWN_QUERY, Access, Body, JsonOnly, Names, granted
+from backend.transports.dependencies import KNOWN_QUERY, Access, Body, JsonOnly, Names, granted, with_owners
 from backend.transports.executions_api import Targeted
 from backend.transports.problems import WITH_BODY, described
 from backend.transports.schemas import LINE, STARTING, Started, refusal
@@ -88,7 +89,17 @@ class HookRoutes:
 
     access: Access
     service: HookService
+    calls: HookCalls
     users: Names
+
+    async def entries(self, hooks: Sequence[Hook]) -> list[HookEntry]:
+        """Hooks as the API shows them."""
+        return [_entry(*each) for each in await with_owners(self.users, hooks)]
+
+    async def with_secret(self, hook: Hook) -> AddedHook:
+        """A hook as the API shows it once, with its secret."""
+        (entry,) = await self.entries([hook])
+        return AddedHook(**entry.model_dump(), secret=hook.secret)
 
 
 def hook_routes(routes: HookRoutes) -> APIRouter:
@@ -106,18 +117,29 @@ def _add_administration(router: APIRouter, routes: HookRoutes) -> None:
     @router.get("/api/hooks", responses=described(403))
     async def list_hooks(principal: Annotated[Principal, reader]) -> list[HookEntry]:
         """The hooks of the caller; for administrators all."""
-        found = await routes.service.visible_to(principal)
-        names = await routes.users.names_of({each.owner_id for each in found})
-        return [_entry(each, names.get(each.owner_id, "")) for each in found]
+        return await routes.entries(await routes.service.visible_to(principal))
 
     @router.post("/api/hooks", status_code=201, responses=described(*WITH_BODY, 403, 404, 409))
     async def add(principal: Annotated[Principal, worker], body: NewHook, _: JsonOnly) -> AddedHook:
         """Add a hook; the caller owns it, and it acts as the caller."""
-        parameters = {name: _parameter(each) for name, each in body.parameters.items()}
-        asked = Hook("", "", body.name, body.command, parameters, str(body.ref), body.working_dir, body.timeout, "", 0)
-        added = granted(await routes.service.add(principal, asked))
-        owner = principal.user.name if principal.user else ""
-        return AddedHook(**_entry(added, owner).model_dump(), secret=added.secret)
+        asked = Hook(
+            id="",
+            owner_id="",
+            name=body.name,
+            command=body.command,
+            parameters=parameters_of(body.parameters),
+            target=str(body.ref),
+            working_dir=body.working_dir,
+            timeout=body.timeout,
+            secret="",
+            created_ms=0,
+        )
+        return await routes.with_secret(granted(await routes.service.add(principal, principal, asked)))
+
+    @router.post("/api/hooks/{hook}/rotate", status_code=201, responses=described(403, 404))
+    async def rotate(principal: Annotated[Principal, worker], hook: HookId) -> AddedHook:
+        """Give a hook a new secret. Calls that are signed with the old one are refused from then on."""
+        return await routes.with_secret(granted(await routes.service.rotate(principal, hook)))
 
     @router.delete("/api/hooks/{hook}", status_code=204, responses=described(403, 404))
     async def delete(principal: Annotated[Principal, worker], hook: HookId) -> None:
@@ -144,12 +166,17 @@ def _add_calls(router: APIRouter, routes: HookRoutes) -> None:
     ) -> Started:
         """Start the line of a hook with the values in the body. Signed as Standard Webhooks describe it."""
         sent = Call(id, timestamp, signatures, await request.body())
-        called = await routes.service.call(hook, sent, routes.access.security.address(request.scope))
+        called = await routes.calls.call(hook, sent, routes.access.security.address(request.scope))
         if isinstance(called, Refused):
             raise refusal(called)
         url = f"/api/executions/{called.execution}"
         response.headers["location"] = url
         return Started(id=called.execution, status=called.status, url=url)
+
+
+def parameters_of(described: Mapping[str, AnyParameter]) -> dict[str, Parameter]:
+    """The parameters that a body describes."""
+    return {name: _parameter(each) for name, each in described.items()}
 
 
 def _parameter(described: ChoiceParameter | IntegerParameter | TextParameter) -> Parameter:

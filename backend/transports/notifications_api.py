@@ -1,5 +1,6 @@
 """Notifications: webhooks and e-mail that report how executions ended."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Self
 
@@ -10,9 +11,9 @@ from pydantic import BaseModel, Field, model_validator
 from backend.application.notifications import NotificationService
 from backend.core import ids
 from backend.core.identity import Permission, Principal
-from backend.core.notifications.model import LONGEST_URL, SUBJECT_PATTERN, Delivery, Event, Notification
+from backend.core.notifications.model import LONGEST_URL, SUBJECT_PATTERN, Delivery, Event, Failure, Notification
 from backend.core.times import iso
-from backend.transports.dependencies import Access, Body, JsonOnly, Names, granted
+from backend.transports.dependencies import Access, Body, JsonOnly, Names, granted, with_owners
 from backend.transports.problems import WITH_BODY, described
 
 NotificationId = Annotated[str, PathParameter(pattern=ids.PATTERN)]
@@ -35,7 +36,7 @@ class NewNotification(Body):
 
 
 class NotificationEntry(BaseModel):
-    """A notification as the API shows it. `owner` is the name of its account."""
+    """A notification as the API shows it. `owner` is the name of its account, `dead` how many messages are."""
 
     id: str
     name: str
@@ -44,6 +45,7 @@ class NotificationEntry(BaseModel):
     events: list[Event]
     url: str | None
     email: str | None
+    dead: int
     created_at: str
 
 
@@ -53,12 +55,21 @@ class AddedNotification(NotificationEntry):
     secret: str | None
 
 
+class TestResult(BaseModel):
+    """Whether the receiver has accepted a test message; `error` says why not."""
+
+    __test__ = False  # pytest
+
+    delivered: bool
+    error: str
+
+
 class DeliveryEntry(BaseModel):
     """A message. `next_at` is when it is sent (again); `error` says why it was not accepted."""
 
     id: str
     execution: str
-    event: Event
+    event: str
     status: str
     attempts: int
     error: str
@@ -74,6 +85,11 @@ class NotificationRoutes:
     service: NotificationService
     users: Names
 
+    async def entries(self, notifications: Sequence[Notification]) -> list[NotificationEntry]:
+        """Notifications as the API shows them."""
+        dead = await self.service.store.dead()
+        return [_entry(*each, dead.get(each[0].id, 0)) for each in await with_owners(self.users, notifications)]
+
 
 def notification_routes(routes: NotificationRoutes) -> APIRouter:
     """The routes under /api/notifications."""
@@ -84,21 +100,37 @@ def notification_routes(routes: NotificationRoutes) -> APIRouter:
     @router.get("", responses=described(403))
     async def list_notifications(principal: Annotated[Principal, reader]) -> list[NotificationEntry]:
         """The notifications of the caller; for administrators all."""
-        found = await routes.service.visible_to(principal)
-        names = await routes.users.names_of({each.owner_id for each in found})
-        return [_entry(each, names.get(each.owner_id, "")) for each in found]
+        return await routes.entries(await routes.service.visible_to(principal))
 
     @router.post("", status_code=201, responses=described(*WITH_BODY, 403, 404, 409))
     async def add(principal: Annotated[Principal, worker], body: NewNotification, _: JsonOnly) -> AddedNotification:
         """Add a notification. The messages to a webhook are signed with its `secret`."""
-        added = granted(await routes.service.add(principal, body.name, body.subject, body.events, body.url, body.email))
-        owner = principal.user.name if principal.user else ""
-        return AddedNotification(**_entry(added, owner).model_dump(), secret=added.secret if added.url else None)
+        asked = Notification("", "", body.name, body.subject, body.events, body.url, body.email, "", 0)
+        added = granted(await routes.service.add(principal, principal, asked))
+        (entry,) = await routes.entries([added])
+        return AddedNotification(**entry.model_dump(), secret=added.secret if added.url else None)
 
     @router.delete("/{notification}", status_code=204, responses=described(403, 404))
     async def delete(principal: Annotated[Principal, worker], notification: NotificationId) -> None:
         """Delete a notification, with its messages."""
         granted(await routes.service.delete(principal, notification))
+
+    _add_messages(router, routes)
+    return router
+
+
+def _add_messages(router: APIRouter, routes: NotificationRoutes) -> None:
+    reader = Depends(routes.access.needs(Permission.READ))
+    worker = Depends(routes.access.needs(Permission.EXECUTE))
+
+    @router.post("/{notification}/test", responses=described(403, 404))
+    async def test(principal: Annotated[Principal, worker], notification: NotificationId) -> TestResult:
+        """Send a message whose event is `test`, now, and return what became of it."""
+        answer = await routes.service.test(principal, notification)
+        if isinstance(answer, Failure):
+            return TestResult(delivered=False, error=answer.reason)
+        granted(answer)
+        return TestResult(delivered=True, error="")
 
     @router.get("/{notification}/deliveries", responses=described(403, 404))
     async def deliveries(
@@ -109,10 +141,17 @@ def notification_routes(routes: NotificationRoutes) -> APIRouter:
         """Its messages, newest first; those that are `dead` were not accepted by the receiver."""
         return list(map(_delivery, granted(await routes.service.deliveries(principal, notification, limit))))
 
-    return router
+    @router.post("/{notification}/deliveries/{delivery}/repeat", status_code=202, responses=described(403, 404, 409))
+    async def repeat(
+        principal: Annotated[Principal, worker],
+        notification: NotificationId,
+        delivery: Annotated[str, PathParameter(pattern=ids.PATTERN)],
+    ) -> DeliveryEntry:
+        """Send a dead message again, as if it were new."""
+        return _delivery(granted(await routes.service.repeat(principal, notification, delivery)))
 
 
-def _entry(notification: Notification, owner: str) -> NotificationEntry:
+def _entry(notification: Notification, owner: str, dead: int) -> NotificationEntry:
     return NotificationEntry(
         id=notification.id,
         name=notification.name,
@@ -121,6 +160,7 @@ def _entry(notification: Notification, owner: str) -> NotificationEntry:
         events=sorted(notification.events),
         url=notification.url,
         email=notification.email,
+        dead=dead,
         created_at=iso(notification.created_ms),
     )
 

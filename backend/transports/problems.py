@@ -54,6 +54,7 @@ STATUS_OF_RULE = {
     "target.unknown": 404,
     "notification.unknown": 404,
     "notification.too_many": 409,
+    "notification.not_dead": 409,
     "notification.": 422,
     "hook.unknown": 404,
     "hook.too_many": 409,

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Protocol, TypeVar
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel, Field
 
+from backend.application.owned import is_owner
 from backend.core.audit.events import Kind
 from backend.core.execution.refusals import unknown_project
 from backend.core.identity import NetworkAccess, Permission, Principal, Project
@@ -78,6 +79,12 @@ class Profiles(Protocol):
         ...
 
 
+def may_change(principal: Principal, project: Project) -> bool:
+    """Whether the caller may change a project that exists for it: its own, or any for an administrator."""
+    mine = principal.may(Permission.ADMIN) or is_owner(principal, project)
+    return mine and principal.may(Permission.EXECUTE)
+
+
 @dataclass(frozen=True, slots=True)
 class ProjectService:
     """What the routes need. `add_command` is how an administrator adds an account.
@@ -103,9 +110,7 @@ class ProjectService:
     async def own(self, principal: Principal, id: str) -> Project:
         """A project that the caller may change: its own, or any for an administrator. Raises Problem."""
         found = await self.visible(principal, id)
-        user = principal.user
-        mine = principal.may(Permission.ADMIN) or (user is not None and user.id == found.owner_id)
-        if not (mine and principal.may(Permission.EXECUTE)):
+        if not may_change(principal, found):
             raise Problem(403, "role.forbidden", "Only its owner and administrators can change a project.")
         return found
 

@@ -27,7 +27,7 @@ from backend.core.schedules.model import (
 from backend.core.schedules.ports import RunPage
 from backend.core.schedules.rules import upcoming
 from backend.core.times import iso
-from backend.transports.dependencies import Access, Body, JsonOnly, Names, granted
+from backend.transports.dependencies import Access, Body, JsonOnly, Names, granted, with_owners
 from backend.transports.problems import WITH_BODY, described
 from backend.transports.schemas import LINE
 
@@ -153,8 +153,7 @@ class ScheduleRoutes:
 
     async def entries(self, schedules: Sequence[Schedule]) -> list[ScheduleEntry]:
         """Schedules as the API shows them."""
-        names = await self.users.names_of({each.owner_id for each in schedules})
-        return [_entry(each, names.get(each.owner_id, ""), self.now_ms()) for each in schedules]
+        return [_entry(*each, self.now_ms()) for each in await with_owners(self.users, schedules)]
 
 
 def schedule_routes(routes: ScheduleRoutes) -> APIRouter:

@@ -272,8 +272,8 @@ class TerminalProtocol:
             ),
         ]
 
-    def submitted(self, submit: Submit, answer: str | Decision) -> Actions:
-        """The execution that a command became, or why it was refused."""
+    def submitted(self, submit: Submit, answer: str | Decision, *, queued: bool = False) -> Actions:
+        """The execution that a command became, or why it was refused. One that is `queued` starts later."""
         if isinstance(answer, Decision):
             refused: Actions = [refusal(answer, submit.spec.command, submit.spec.client_ref)]
             if submit.in_turn:
@@ -283,7 +283,9 @@ class TerminalProtocol:
         if submit.in_turn:
             self.turn = answer
         self.following.append(answer)
-        return [Follow(answer, started=True)]
+        text = "Queued: it starts as soon as its target takes it."
+        said = [Say(messages.Queued(execution=answer, message=text, id=submit.spec.client_ref))] if queued else []
+        return [*said, Follow(answer, started=True)]
 
     def followed(self, execution: str, problem: Decision | None) -> Actions:
         """All of the recording was sent, or why it cannot be."""

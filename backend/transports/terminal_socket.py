@@ -330,7 +330,7 @@ class TerminalConnection:
                 answer = id
             case _:
                 assert_never(submitted)
-        await self._perform(self.protocol.submitted(action, answer))
+        await self._perform(self.protocol.submitted(action, answer, queued=isinstance(submitted, Waiting)))
 
     async def _follow(self, action: Follow) -> None:
         id, after_seq = action.execution, action.after_seq

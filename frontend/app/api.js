@@ -82,6 +82,32 @@ export async function readOutput(token, id) {
   return pieces;
 }
 
+export const readExecution = (token, id) => request(`api/executions/${id}`, token);
+
+const send = (method, path, token, body) => request(path, token, { ...asJson(body), method });
+const remove = (path, token) => request(path, token, { method: "DELETE" });
+
+// Django projects, their commands, and the keys of their runners.
+
+export const listDjango = (token) => request("api/django", token);
+export const listCommands = (token, project, search) =>
+  request(`api/django/${project}/commands?${new URLSearchParams({ search })}`, token);
+export const createKey = (token, project, name) => send("POST", `api/django/${project}/keys`, token, { name });
+export const revokeKey = (token, project, key) => remove(`api/django/${project}/keys/${key}`, token);
+// `what` is rotate, suspend or resume.
+export const changeKey = (token, project, key, what, body) =>
+  send("POST", `api/django/${project}/keys/${key}/${what}`, token, body);
+
+// Schedules, notifications and hooks: `kind` names them.
+
+export const listThings = (token, kind) => request(`api/${kind}`, token);
+export const addThing = (token, kind, body) => send("POST", `api/${kind}`, token, body);
+export const changeThing = (token, kind, id, body) => send("PATCH", `api/${kind}/${id}`, token, body);
+export const deleteThing = (token, kind, id) => remove(`api/${kind}/${id}`, token);
+export const partsOf = (token, kind, id, part) => request(`api/${kind}/${id}/${part}`, token);
+// `what` is what is done with it: run, test, rotate, deliveries/ID/repeat.
+export const actOn = (token, kind, id, what) => request(`api/${kind}/${id}/${what}`, token, { method: "POST" });
+
 // What is left of the rates of the client.
 export const readLimits = (token) => request("api/limits", token);
 

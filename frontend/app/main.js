@@ -4,6 +4,8 @@ import { CommandHistory } from "../components/command-history.js";
 import { element } from "../components/element.js";
 import { AccountView } from "../views/account-view.js";
 import { bindAppearance } from "../views/appearance-view.js";
+import { AutomationView } from "../views/automation-view.js";
+import { DjangoView } from "../views/django-view.js";
 import { ExecutionView } from "../views/execution-view.js";
 import { LimitsView } from "../views/limits-view.js";
 import { HistoryView } from "../views/history-view.js";
@@ -14,7 +16,7 @@ import { PasswordView } from "../views/password-view.js";
 import { PromptView } from "../views/prompt-view.js";
 import { StatusView } from "../views/status-view.js";
 import { TerminalView } from "../views/terminal-view.js";
-import { protectionProblem } from "./api.js";
+import { protectionProblem, readExecution } from "./api.js";
 import { Connection } from "./connection.js";
 import { Credentials } from "./credentials.js";
 import { initialTicket, takeTicket } from "./login-link.js";
@@ -37,6 +39,8 @@ const session = new TerminalSession(
     announce,
     showState: (name, text) => status.showState(name, text),
     setBusy: (busy) => prompt.setBusy(busy),
+    offerKill: (offered) => prompt.offerKill(offered),
+    onNeverStarted: (id) => showNeverStarted(id),
     onReady(message) {
       login.close();
       account.onReady(message);
@@ -86,13 +90,14 @@ const focusPrompt = () => prompt.focus();
 const projects = new ProjectView({ token: () => session.login, showNotice, focusPrompt });
 
 const NOT_NOW = "Wait until the running command has ended and the page is connected.";
+function replay(id, when) {
+  if (!session.replay(id, when)) return NOT_NOW;
+  hideWelcome();
+  return "";
+}
 const past = new HistoryView({
   scope: () => ({ token: session.login, project: projects.id, name: projects.name }),
-  replay(id, when) {
-    if (!session.replay(id, when)) return NOT_NOW;
-    hideWelcome();
-    return "";
-  },
+  replay,
   reuse(command) {
     if (session.busy) return NOT_NOW; // otherwise it would become input of the running command
     prompt.fill(command);
@@ -100,6 +105,12 @@ const past = new HistoryView({
   },
   focusPrompt,
 });
+const token = () => session.login;
+const started = (line, dryRun) => (!session.busy && prompt.run(line, dryRun) ? "" : NOT_NOW);
+const panels = [
+  new DjangoView({ token, run: (line) => started(line, false), check: (line) => started(line, true), focusPrompt }),
+  new AutomationView({ token, user: () => account.user, replay, focusPrompt }),
+];
 const shared = new SharedLogin(credentials, {
   offered: (token) => account.logIn(token),
   replaced: (token) => session.replaceLogin(token),
@@ -123,7 +134,7 @@ const password = new PasswordView({
 });
 const onLogOut = (token) => shared.end(token);
 const account = new AccountView({
-  session, terminal, history, projects, past, password, showNotice, focusPrompt, onLogOut,
+  session, terminal, history, projects, panels: [past, ...panels], password, showNotice, focusPrompt, onLogOut,
 });
 const login = new LoginView({
   token: (token) => session.presentToken(token),
@@ -134,6 +145,13 @@ new Renewal({ session, onRenewed: replaceLogin });
 function logIn(token) {
   account.logIn(token);
   shared.offer(token);
+}
+
+// An execution that was queued has ended, and has no recording.
+async function showNeverStarted(id) {
+  const found = await readExecution(session.login, id).catch(() => null);
+  const end = { cancelled: "cancelled", denied: `refused by ${found?.rule}`, lost: "lost" }[found?.status] ?? "ended";
+  session.output.showWarning(`The command was ${end} before it started.`);
 }
 
 function hideWelcome() {
@@ -151,10 +169,10 @@ function progressText() {
   if (!session.ready) return "";
   if (session.idle) return element("unprotected").hidden ? ["Ready", limits.text()].filter(Boolean).join(" · ") : "";
   if (!session.current) return "";
-  const { when, since, command } = session.current;
+  const { when, since, command, queued } = session.current;
   if (when) return "Reading the recording";
   // The time comes first, since a narrow page cuts off the end.
-  return `Running ${Math.max(0, Math.floor((Date.now() - since) / 1000))} s${command ? ` · ${command}` : ""}`;
+  return `${queued ? "Queued" : "Running"} ${Math.max(0, Math.floor((Date.now() - since) / 1000))} s${command ? ` · ${command}` : ""}`;
 }
 
 const secondsTo = (time) => Math.max(0, Math.ceil((time - Date.now()) / 1000));

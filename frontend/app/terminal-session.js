@@ -9,12 +9,16 @@ import {
   closeInputMessage,
   FRAME_LIMIT,
   inputMessages,
+  killMessage,
   lastSeq,
   runMessage,
   textOf,
   UNAUTHORIZED,
 } from "../protocol/messages.js";
 
+const STOP_TIME = 3000; // ms that a command has to end by itself before it can be killed
+const NOT_STARTED = "The command has not started yet; nothing was sent.";
+const NEVER_STARTED_RULES = ["execution.forgotten", "execution.unknown"]; // it ended in the queue, without a recording
 const NOT_CONNECTED = "Not connected yet; nothing was sent.";
 const TOO_LONG = `The line is too long: a message of this page holds ${FRAME_LIMIT / 1024} KiB. Nothing was sent.`;
 const UNSENT = "The connection was lost before everything was sent; the last input may not have arrived.";
@@ -23,7 +27,7 @@ const TOKEN_ENDED_RULES = ["auth.ended", "auth.wrong"];
 
 export class TerminalSession {
   // `output` is an ExecutionView. `page` has: showState(name, text), setBusy(boolean), announce(text), onReady(message),
-  // askToken(problem), onExpired(), onLoggedOut(reason), onUnprotected(reason), onProjectGone(), onCounted()
+  // askToken(problem), onExpired(), onLoggedOut(reason), onUnprotected(reason), onProjectGone(), onCounted(), offerKill(boolean), onNeverStarted(id)
   constructor(output, page, credentials, store) {
     this.output = output;
     this.page = page;
@@ -32,7 +36,8 @@ export class TerminalSession {
     output.whenDrawn(() => this.showState());
     this.pending = null; // { id, command }: sent and not yet answered
     this.stopping = false; // the command is to be cancelled as soon as it starts, or the connection is back
-    this.current = null; // { id, seq, command, rule, risk, since, when }; `when` only for one that is replayed
+    // { id, seq, command, rule, risk, since, when, queued }; `when` only for one that is replayed, `queued` until it starts
+    this.current = null;
     this.ready = false;
     this.lastInstruction = ""; // the type of the last message to a running command
     this.sent = 0; // commands; the number of each is its id
@@ -98,6 +103,7 @@ export class TerminalSession {
   sendInput(line) {
     if (!this.current) return false;
     if (!this.ready) return this.notSent(NOT_CONNECTED);
+    if (this.current.queued) return this.notSent(NOT_STARTED);
     if (!inputMessages(line).every((message) => this.instruct(message))) return this.notSent(NOT_CONNECTED);
     this.output.showInput(line);
     return true;
@@ -114,7 +120,18 @@ export class TerminalSession {
     this.output.showInterrupt();
     if (!this.ready) this.output.showWarning("The command will be stopped as soon as the connection is back.");
     if (!this.current || !this.ready || !this.instruct(cancelMessage(this.current.id))) this.stopping = true;
+    else this.offerKillLater();
     this.showState();
+  }
+
+  offerKillLater() {
+    const { id } = this.current;
+    setTimeout(() => this.current?.id === id && !this.current.queued && this.page.offerKill(true), STOP_TIME);
+  }
+
+  // The command has been asked to stop before, and still runs.
+  kill() {
+    if (!this.current || !this.ready || !this.instruct(killMessage(this.current.id))) this.notSent(NOT_CONNECTED);
   }
 
   // False when it was not sent.
@@ -204,7 +221,7 @@ export class TerminalSession {
   onMessage(message) {
     const handle = HANDLERS[message.type];
     if (!handle) return;
-    if (message.execution && message.type !== "started" && !this.isNew(message)) return;
+    if (message.execution && !BEGINNINGS.includes(message.type) && !this.isNew(message)) return;
     handle.call(this, message);
   }
 
@@ -230,16 +247,30 @@ export class TerminalSession {
     this.connection.send(attachMessage(this.current.id, this.current.seq));
     if (!this.stopping) return;
     this.instruct(cancelMessage(this.current.id));
+    this.offerKillLater();
     this.stopping = false;
+  }
+
+  // It waits until its target takes it. It can be stopped, and found again after a reload, as if it ran.
+  onQueued(message) {
+    if (this.pending === null) return;
+    const { execution: id } = message;
+    this.current = { id, seq: 0, command: this.pending.command, since: Date.now(), queued: true };
+    this.store.set("execution", id);
+    this.output.showQueued(message);
+    this.page.onCounted();
+    if (this.stopping) this.instruct(cancelMessage(id));
+    this.clearPending();
+    this.showState();
   }
 
   onStarted(message) {
     const attached = this.current !== null;
     if (attached && (message.execution !== this.current.id || this.current.seq > 0)) return;
     const { execution: id, seq, command, rule, risk, dry_run: dryRun } = message;
-    const when = this.current?.when;
-    if (attached) this.output.showCommand(command, { dryRun, when });
-    this.current = { id, seq, command, rule, risk, when, since: attached ? Date.parse(message.time) : Date.now() };
+    const { when, queued = false } = this.current ?? {};
+    if (attached && !queued) this.output.showCommand(command, { dryRun, when });
+    this.current = { id, seq, command, rule, risk, when, since: attached && !queued ? Date.parse(message.time) : Date.now() };
     this.store.set("execution", id);
     this.output.showPlan(message);
     if (!attached) this.page.onCounted();
@@ -277,6 +308,10 @@ export class TerminalSession {
   }
 
   onRefusal(message) {
+    if (this.current?.queued && NEVER_STARTED_RULES.includes(message.rule)) {
+      this.onNeverStarted();
+      return;
+    }
     if (message.rule === "execution.unknown") this.clearCurrent();
     // Not every refusal returns the id.
     const { id, command } = this.pending ?? {};
@@ -286,6 +321,12 @@ export class TerminalSession {
     this.page.onCounted();
     if (message.rule === "protection.unavailable") this.page.onUnprotected(textOf(message));
     if (message.rule === "project.unknown") this.page.onProjectGone();
+  }
+
+  onNeverStarted() {
+    const { id } = this.current;
+    this.clearCurrent();
+    this.page.onNeverStarted(id);
   }
 
   abandonPending() {
@@ -303,6 +344,7 @@ export class TerminalSession {
     this.current = null;
     this.stopping = false;
     this.store.remove("execution");
+    this.page.offerKill(false);
     this.showState();
   }
 
@@ -316,11 +358,14 @@ export class TerminalSession {
   }
 }
 
+const BEGINNINGS = ["queued", "started"]; // the messages by which an execution becomes the current one
+
 const HANDLERS = {
   waking(message) {
     this.page.showState("connecting", textOf(message));
   },
   ready: TerminalSession.prototype.onReady,
+  queued: TerminalSession.prototype.onQueued,
   started: TerminalSession.prototype.onStarted,
   stdout(message) {
     this.output.showOutput(message, this.current.command);

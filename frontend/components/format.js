@@ -18,6 +18,12 @@ export function size(bytes) {
 const clock = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
 export const moment = (iso) => clock.format(new Date(iso));
 
+// The same as a day of the week and a time, in a time zone.
+export function dueTime(iso, timeZone) {
+  const shown = { weekday: "short", day: "numeric", month: "short", hour: "2-digit", minute: "2-digit", timeZone };
+  return new Intl.DateTimeFormat(undefined, shown).format(new Date(iso));
+}
+
 // Lines of at most `width` characters, broken between words; every line has the indent of the first.
 export function wrapped(text, width) {
   const indent = /^ */.exec(text)[0];

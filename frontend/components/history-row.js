@@ -1,9 +1,10 @@
 // An entry of the history: the command, what came of it, and what can be done with it.
 
-import { create } from "./element.js";
 import { duration, moment } from "./format.js";
+import { row } from "./row.js";
 
 const STATUS = {
+  queued: "Queued",
   running: "Running",
   succeeded: "Succeeded",
   failed: "Failed",
@@ -12,17 +13,12 @@ const STATUS = {
   timed_out: "Timed out",
   lost: "Lost",
 };
-const MARKS = { running: "●", succeeded: "✓" };
+const MARKS = { queued: "○", running: "●", succeeded: "✓" };
 
 // `on` has: replay(entry), reuse(entry), save(entry)
 export function historyRow(entry, on) {
-  const row = create("li", "");
-  row.dataset.status = entry.status;
-  const mark = create("span", MARKS[entry.status] ?? "✕", { className: "mark", ariaHidden: "true" });
-  const words = create("div", "", { className: "words" });
-  words.append(create("code", entry.command), create("p", factsText(entry)));
-  row.append(mark, words, actions(entry, on));
-  return row;
+  const { command, status } = entry;
+  return row({ status, mark: MARKS[status] ?? "✕", title: command, facts: factsText(entry), actions: actions(entry, on) });
 }
 
 function factsText({ status, exit_code, dry_run, duration_ms, rule, risk_level, created_at }) {
@@ -37,17 +33,11 @@ function factsText({ status, exit_code, dry_run, duration_ms, rule, risk_level, 
 
 function actions(entry, on) {
   const { command, status, dry_run: dryRun } = entry;
-  const group = create("div", "", { className: "actions" });
   // A refused command has no recording, one that was only checked has no output.
   const recorded = status !== "denied";
-  if (recorded) group.append(action("Open", `Open ${command}`, () => on.replay(entry)));
-  group.append(action("Use again", `Use again ${command}`, () => on.reuse(entry)));
-  if (recorded && !dryRun) group.append(action("Save", `Save the output of ${command}`, () => on.save(entry)));
-  return group;
-}
-
-function action(text, label, run) {
-  const button = create("button", text, { type: "button", ariaLabel: label });
-  button.addEventListener("click", run);
-  return button;
+  return [
+    recorded && { text: "Open", label: `Open ${command}`, run: () => on.replay(entry) },
+    { text: "Use again", label: `Use again ${command}`, run: () => on.reuse(entry) },
+    recorded && !dryRun && { text: "Save", label: `Save the output of ${command}`, run: () => on.save(entry) },
+  ];
 }

@@ -20,6 +20,7 @@ export const runMessage = ({ command, id, project, dryRun }) => ({
 
 export const attachMessage = (execution, afterSeq) => ({ type: "attach", execution, after_seq: afterSeq });
 export const cancelMessage = (execution) => ({ type: "cancel", execution });
+export const killMessage = (execution) => ({ type: "signal", signal: "KILL", execution });
 export const closeInputMessage = () => ({ type: "stdin_close" });
 
 export const bytesOf = (text) => new TextEncoder().encode(text).length;

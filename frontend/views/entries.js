@@ -1,5 +1,6 @@
 // The commands in the terminal, each with a button that copies it and its output: on a phone nothing else selects text.
 
+import { copyText } from "../components/clipboard.js";
 import { create } from "../components/element.js";
 
 const WIDTH = 6; // columns
@@ -50,25 +51,4 @@ export class Entries {
     }
     return `${lines.join("\n").trimEnd()}\n`;
   }
-}
-
-// False when it is not possible. Pages without TLS, except those of this computer, have no clipboard of their own.
-async function copyText(text) {
-  try {
-    await navigator.clipboard.writeText(text);
-    return true;
-  } catch {
-    return copyBySelection(text);
-  }
-}
-
-function copyBySelection(text) {
-  const focused = document.activeElement;
-  const field = create("textarea", "", { value: text, readOnly: true, className: "visually-hidden" });
-  document.body.append(field);
-  field.select();
-  const done = document.execCommand("copy");
-  field.remove();
-  focused?.focus({ preventScroll: true });
-  return done;
 }

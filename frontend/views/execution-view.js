@@ -31,6 +31,11 @@ export class ExecutionView {
     this.terminal.writeCommand(plain(command), dryRun ? CHECKED : when);
   }
 
+  showQueued(message) {
+    this.terminal.writeWrapped(textOf(message), style.faint);
+    this.announce(textOf(message));
+  }
+
   // What is known before any output arrives.
   showPlan({ dry_run, metadata_only, commands, argv }) {
     if (metadata_only) this.terminal.writeWrapped("The output of this command is neither stored nor shown.", style.faint);

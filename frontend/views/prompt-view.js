@@ -17,6 +17,7 @@ export class PromptView {
     element("prompt").addEventListener("mousedown", (event) => event.target !== line && event.preventDefault());
     const buttons = {
       stop: () => page.session.cancel(),
+      kill: () => page.session.kill(),
       end: () => page.session.endInput(),
       check: () => this.check(),
       older: () => this.walk(-1),
@@ -38,8 +39,15 @@ export class PromptView {
     line.placeholder = busy ? "Input for the command" : "Type a command";
     line.setAttribute("aria-label", busy ? "Input for the running command" : "Command");
     element("send").textContent = busy ? "Send" : "Run";
-    const buttons = { stop: busy, end: busy, older: !busy, newer: !busy, check: !busy };
+    const stoppable = busy && element("kill").hidden;
+    const buttons = { stop: stoppable, end: busy, older: !busy, newer: !busy, check: !busy };
     for (const [id, shown] of Object.entries(buttons)) this.show(element(id), shown);
+  }
+
+  // While a command that was asked to stop goes on, it can be killed in place of being stopped.
+  offerKill(offered) {
+    this.show(element("kill"), offered);
+    this.show(element("stop"), !offered && this.page.session.busy);
   }
 
   // The focus of a button that is hidden would be lost.

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -15,7 +16,7 @@ from backend.core.errors import StorageError
 from backend.core.execution.model import Status, Stop, StopReason
 from backend.core.identity import Principal
 from backend.core.ports import Filter
-from backend.core.schedules.cron import CronError
+from backend.core.schedules.cron import Cron, CronError
 from backend.core.schedules.model import Policy, Run, Schedule, What, When
 from backend.core.schedules.ports import RunPage
 from backend.core.schedules.rules import CLAIM
@@ -130,6 +131,43 @@ async def test_a_month_on_four_servers_with_a_change_of_the_clocks(time: Time) -
         ran = Counter(run.due_ms for run in await time.runs(schedule) if run.status == "succeeded")
         assert (len(ran), set(ran.values())) == (count, {1})
         assert len(await executions(time, schedule)) == count
+
+
+# The minutes and hours of a schedule in each zone, and the days before its clocks are changed.
+CHANGES = {
+    "Europe/Berlin": ("30 2", [(2026, 10, 24), (2027, 3, 27)]),
+    "America/New_York": ("30 1,2", [(2026, 10, 31), (2027, 3, 13)]),
+    "Australia/Lord_Howe": ("45 1", [(2026, 10, 3), (2027, 4, 3)]),
+}
+
+
+@pytest.mark.parametrize("zone", CHANGES)
+async def test_over_both_changes_of_the_clocks_each_night_has_its_runs(time: Time, zone: str) -> None:
+    """What comes twice runs once, what is left out runs all the same, on servers whose clocks differ."""
+    cron, days = CHANGES[zone]
+    schedule, other = await time.add("echo", f"{cron} * * *", zone=zone), time.of(build(time.servers.common))
+    for day in days:
+        begin = int(datetime(*day, tzinfo=ZoneInfo(zone)).timestamp() * 1000)
+        due = Cron.parse(schedule.when.cron, zone).next_after(begin) or 0
+        await time.store.replace(await _found(time, schedule), replace(schedule, next_due_ms=due))
+        while due < begin + 3 * 24 * HOUR:
+            for now, runner in ((due + 20, time.runner), (due - 5_000, other), (due + 40, other)):
+                time.now = now
+                await runner.run_once()
+                await _idle([runner])
+            due = (await _found(time, schedule)).next_due_ms or 0
+    await time.runner.run_once()
+    runs = await time.runs(schedule)
+    nights = Counter(datetime.fromtimestamp(run.due_ms / 1000, ZoneInfo(zone)).date() for run in runs)
+    assert (len(nights), set(nights.values())) == (6, {2 if zone == "America/New_York" else 1})
+    assert {run.status for run in runs} == {"succeeded"}
+    assert len(await executions(time, schedule)) == len(runs)
+
+
+async def _found(time: Time, schedule: Schedule) -> Schedule:
+    found = await time.store.get(schedule.id)
+    assert found
+    return found
 
 
 async def _idle(runners: list[ScheduleRunner]) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import asyncpg  # type: ignore[import-untyped]
 import httpx
 import pytest
 
@@ -207,3 +209,23 @@ async def test_without_redis_nothing_is_admitted_and_the_service_says_so(
             assert not list(server.data_dir.rglob("unlimited.txt"))
             assert server.get("/health").status == 200
             assert server.get("/").status == 200
+
+
+async def test_each_due_time_of_a_schedule_runs_on_one_of_them(service: Service, postgresql: Any) -> None:
+    """Three times in a row ten schedules are due, on all servers at once."""
+    database = await asyncpg.connect(postgresql.get_uri(database="many_servers"))
+    done = "select schedule_id from schedule_runs where status = 'succeeded'"
+    async with client(service.servers[0], service.token("planner")) as api:
+        never = {"command": "echo due", "cron": "0 0 29 2 *"}
+        added = [await api.post("/api/schedules", json={"name": f"{number}", **never}) for number in range(10)]
+        ids = [answer.json()["id"] for answer in added]
+        for count in (1, 2, 3):
+            await database.execute("update schedules set next_due_ms = $1", time.time_ns() // 10**6)
+            async with asyncio.timeout(30):
+                while Counter(row[0] for row in await database.fetch(done)) != dict.fromkeys(ids, count):
+                    await asyncio.sleep(0.1)
+        executions = (await api.get("/api/executions", params={"limit": 100})).json()["executions"]
+        assert Counter(each["schedule_id"] for each in executions) == dict.fromkeys(ids, 3)
+        for id in ids:
+            await api.delete(f"/api/schedules/{id}")
+    await database.close()

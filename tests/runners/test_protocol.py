@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from backend.accounts.credentials import secret_hash
+from backend.application import runners
 from backend.core.decisions import Decision
 from backend.core.execution.model import Delivery, Signal, SignalName, Status, Stop, StopReason
 from backend.core.execution.requests import Refused
@@ -170,6 +171,21 @@ async def test_chunks_that_follow_the_end_belong_to_it_for_a_while_and_then_to_t
         assert (await shop.output(id, number, "too late\n")).status_code == 200
     [event] = shop.events("answered_late")
     assert (event["execution"], event["output"]) == (id, "too late\n")
+
+
+async def test_what_is_reported_late_is_recorded_once_for_so_many_executions(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runners, "MOST_REPORTED", 1)
+    ids = [await shop.waiting() for _ in range(2)]
+    for id in ids:
+        await shop.start(id)
+        await shop.complete(id)
+        await shop.ended(id)
+    for number, id in enumerate([ids[0], ids[0], ids[1], ids[0]], 1):
+        await shop.output(id, number, "too late\n")
+    assert [event["execution"] for event in shop.events("answered_late")] == [ids[0], ids[1], ids[0]]
+    assert len(shop.runners.reported) == 1
 
 
 async def test_the_first_end_stays(shop: Shop) -> None:

@@ -18,7 +18,7 @@ from fastapi import FastAPI
 
 from backend.accounts.authentication import Authenticator
 from backend.accounts.credentials import Tokens, new_api_token, secret_hash
-from backend.application.hooks import HookService
+from backend.application.hooks import HookCalls, HookService
 from backend.core.hooks.model import Choice, Hook, Integer, Text
 from backend.core.hooks.rules import LONGEST_BODY
 from backend.core.identity import Role, User
@@ -74,6 +74,8 @@ async def test_the_contract_of_the_store(database: Database) -> None:
     assert [await store.get(id) for id in ("", "9" * 26, "x" * 99, "\0")] == [None] * 4
     assert await store.of(ann.id) == [first, second]
     assert await store.of(None) == [first, second, other]
+    assert [await store.set_secret(id, "s") for id in (first.id, "9" * 26)] == [True, False]
+    assert [each.secret for each in await store.of(None)] == ["s", second.secret, other.secret]
     assert [await store.delete(first.id) for _ in range(2)] == [True, False]
     assert await store.of(ann.id) == [second]
 
@@ -122,19 +124,12 @@ def _app(desk: Desk, store: SqlHooks, calls: int, failures: int) -> FastAPI:
     access = Access(security, common.audit, window, Rejections(common.audit, window), str)
     app = FastAPI(max_body_size=2 * LONGEST_BODY)
     add_problems(app, access.rejected, BODY_LIMITS)
-    service = HookService(
-        store=store,
-        service=desk.house.service,
-        users=desk.users,
-        audit=common.audit,
-        most=2,
-        calls=MovingWindow(Rate(calls, 60), "calls"),
-        failures=failed,
-        now_ms=lambda: desk.seconds * 1000,
-        new_id=new_id,
-        randomness=lambda size: common.new_id().encode().ljust(size)[:size],
-    )
-    app.include_router(hook_routes(HookRoutes(access, service, desk.users)))
+    now_ms, own = lambda: desk.seconds * 1000, desk.house.service
+    randomness = lambda size: common.new_id().encode().ljust(size)[:size]  # noqa: E731
+    service = HookService(store, own, common.audit, 2, now_ms, new_id, randomness)
+    counted = MovingWindow(Rate(calls, 60), "calls")
+    called = HookCalls(store, own, desk.users, common.audit, counted, failed, now_ms, randomness)
+    app.include_router(hook_routes(HookRoutes(access, service, called, desk.users)))
     return app
 
 
@@ -196,6 +191,17 @@ async def test_hooks_are_shown_without_their_secrets(desk: Desk) -> None:
     assert (await desk.called(hook | {"secret": secret})).status_code == 404
     assert [len(desk.events(kind)) for kind in ("hook_created", "hook_deleted", "hook_called")] == [1, 1, 0]
     assert secret not in repr(desk.common.audit.events)
+
+
+async def test_a_new_secret_ends_the_old_one(desk: Desk) -> None:
+    old = await desk.added()
+    answer = await desk.asked("POST", f"/{old['id']}/rotate")
+    assert (answer.status_code, {**answer.json(), "secret": ""}) == (201, {**old, "secret": ""})
+    assert (await desk.called(old)).json()["rule"] == "hook.signature"
+    assert (await desk.called(answer.json())).status_code == 202
+    assert (await desk.asked("POST", "/01ARZ3NDEKTSV4RRFFQ69G5FAV/rotate")).json()["rule"] == "hook.unknown"
+    assert answer.json()["secret"] not in repr(desk.common.audit.events)
+    assert len(desk.events("hook_rotated")) == 1
 
 
 async def test_what_is_not_signed_is_refused_and_recorded(desk: Desk) -> None:

@@ -198,11 +198,15 @@ async def test_of_many_servers_one_looks_at_an_end(desk: Desk) -> None:
     new = Delivery(new_id(), notification.id, ended.id, Event.FAILED, "{}", START, START)
     looked = await asyncio.gather(*(desk.store.looked_at(ended.id, [replace(new, id=new_id())]) for _ in range(6)))
     assert sorted(looked) == [False] * 5 + [True]
+    assert await desk.store.has_work(0)  # the other end
     assert len(await desk.store.ended(9)) == 1
     (delivery,) = await desk.store.deliveries(notification.id, 9)
     later = replace(delivery, next_ms=START + 5)
     claims = await asyncio.gather(*(desk.store.replace(delivery, later) for _ in range(6)))
     assert sorted(claims) == [False] * 5 + [True]
+    (other,) = await desk.store.ended(9)
+    assert await desk.store.looked_at(other, [])
+    assert [await desk.store.has_work(now) for now in (START, START + 5)] == [False, True]
     assert await desk.store.due(START, 9) == []
     assert await desk.store.due(START + 5, 9) == [(notification, later)]
 
@@ -218,7 +222,11 @@ async def test_what_is_stored(desk: Desk) -> None:
     (ended,) = await desk.store.ended(9)
     await desk.store.looked_at(ended, [done, replace(done, id=new_id(), status=DeliveryStatus.PENDING)])
     assert done in await desk.store.deliveries(mine.id, 9)
+    assert await desk.store.delivery(mine.id, done.id) == done
+    assert [await desk.store.delivery(*ids) for ids in ((other.id, done.id), (mine.id, "\0"))] == [None, None]
+    assert await desk.store.dead() == {mine.id: 1}
     assert await desk.store.prune(START + 1) == 1
+    assert await desk.store.dead() == {}
     assert await desk.store.delete(mine.id)
     assert not await desk.store.delete(mine.id)
     assert await desk.store.due(START, 9) == []

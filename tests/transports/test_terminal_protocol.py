@@ -9,7 +9,7 @@ from backend.core.decisions import Decision
 from backend.core.execution.model import CloseInput, Delivery, Resize, Signal, SignalName, Stop, StopReason, Write
 from backend.core.execution.targets import TargetRef
 from backend.core.identity import Principal, Role, User
-from backend.core.recording.messages import Pong, Ready, Refused
+from backend.core.recording.messages import Pong, Queued, Ready, Refused
 from backend.transports.terminal_protocol import (
     FRAME_LIMIT,
     WAITING_LIMIT,
@@ -105,6 +105,17 @@ class TestQueue:
         (second,) = protocol.followed(A, None)
         assert isinstance(second, Submit)
         assert second.spec.command == "two"
+
+    def test_one_that_starts_later_is_named_before(self, protocol: TerminalProtocol) -> None:
+        (submit,) = protocol.receive(frame(type="run", command="@shop migrate", id="7"))
+        assert isinstance(submit, Submit)
+        said, follow = protocol.submitted(submit, A, queued=True)
+        assert isinstance(said, Say)
+        assert isinstance(said.message, Queued)
+        assert (said.message.execution, said.message.id) == (A, "7")
+        assert follow == Follow(A, 0, started=True)
+        (instruct,) = protocol.receive(frame(type="cancel", execution=A))
+        assert isinstance(instruct, Instruct)
 
     def test_a_refused_one_makes_room_for_the_next(self, protocol: TerminalProtocol) -> None:
         (first,) = protocol.receive(frame(command="rm x"))

@@ -22,11 +22,12 @@ USUAL = frozenset(  # of every command
     ]
 )
 LONGEST = 64 * 1024  # characters that are read
+LONGEST_SUMMARY = 300  # characters
 
 
 @dataclass(frozen=True, slots=True)
 class HelpField:
-    """An argument. `flag` is its option, empty for one that is known by its position."""
+    """An argument. `flag` is its option, empty for one that is known by its position; with `many` it takes several words."""
 
     name: str
     flag: str
@@ -34,6 +35,16 @@ class HelpField:
     required: bool
     choices: tuple[str, ...]
     help: str
+    many: bool = False
+
+
+def summary_of(text: str) -> str:
+    """What the command is for: the first paragraph that is neither the usage nor a list of arguments."""
+    for paragraph in re.split(r"\n\s*\n", text[:LONGEST].strip()):
+        first = paragraph.partition("\n")[0]
+        if not paragraph.lower().startswith("usage:") and not HEADING.fullmatch(first):
+            return " ".join(paragraph.split())[:LONGEST_SUMMARY]
+    return ""
 
 
 def fields_of(text: str) -> tuple[HelpField, ...]:
@@ -77,11 +88,12 @@ def _field(section: str, head: str, help: str, usage: str) -> HelpField | None:
             return None
         name = head.split()[0].strip("{}")
         optional = f"[{name}" in usage or f"[{head.split()[0]}" in usage
-        return HelpField("argument" if choices else name, "", True, not optional, choices, help)
+        many = f"{head.split()[0]} ..." in usage
+        return HelpField("argument" if choices else name, "", True, not optional, choices, help, many)
     options = re.findall(r"(?:^|, )(-{1,2}[A-Za-z0-9][\w-]*)", head)
     if not options:
         return None
     flag = max(options, key=len)
     required = re.search(rf"(?<![\w\[-]){re.escape(flag)}(?![\w-])", usage) is not None
     takes_value = re.search(rf"{re.escape(options[-1])}[ =\[]", f"{head} ".rstrip() + "") is not None
-    return HelpField(flag.lstrip("-"), flag, takes_value, required, choices, help)
+    return HelpField(flag.lstrip("-"), flag, takes_value, required, choices, help, "..." in head)

@@ -18,6 +18,9 @@ class Event(StrEnum):
     ENDED = "ended"
 
 
+TEST = "test"  # what a message is about that only shows that it arrives
+
+
 class DeliveryStatus(StrEnum):
     """A delivery is `pending` until it is accepted, or `dead` after too many attempts."""
 
@@ -46,12 +49,12 @@ class Notification:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """One event for one notification. `next_ms` is when it may be sent (again); `error` is why it was not accepted."""
+    """One event, or a test, for one notification. `next_ms` is when it may be sent (again); `error` is why it was not accepted."""
 
     id: str
     notification_id: str
     execution: str
-    event: Event
+    event: str
     body: str
     next_ms: int
     created_ms: int

@@ -1,6 +1,6 @@
 """What notifications need of storage and of senders. Stores raise StorageError."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from backend.core.notifications.model import Delivery, Failure, Notification
@@ -21,6 +21,10 @@ class Notifications(Protocol):
 
     async def delete(self, id: str) -> bool: ...
 
+    async def has_work(self, now_ms: int) -> bool:
+        """Whether an execution has ended, or a delivery may be sent. Asked every second."""
+        ...
+
     async def ended(self, limit: int) -> Sequence[str]:
         """Executions that have ended and were not looked at, the oldest first."""
         ...
@@ -39,6 +43,14 @@ class Notifications(Protocol):
 
     async def replace(self, old: Delivery, new: Delivery) -> bool:
         """Change a delivery. False if it has changed."""
+        ...
+
+    async def dead(self) -> Mapping[str, int]:
+        """How many messages of each notification are dead, where there are any."""
+        ...
+
+    async def delivery(self, notification: str, id: str) -> Delivery | None:
+        """A delivery of a notification."""
         ...
 
     async def deliveries(self, notification: str, limit: int) -> Sequence[Delivery]:

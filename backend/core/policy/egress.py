@@ -1,15 +1,17 @@
 """Which hosts the commands of a project may reach through the egress proxy, by name and by address."""
 
 import re
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import TypeVar
 
 from backend.core.decisions import Decision, Risk
 from backend.core.identity import NetworkAccess
 from backend.core.policy.profile import OFFLINE, Offline
 
 Address = IPv4Address | IPv6Address
+T = TypeVar("T")
 Network = IPv4Network | IPv6Network
 
 WEB_PORTS = frozenset({80, 443})  # of an entry that names no port
@@ -193,6 +195,20 @@ def plain(address: Address) -> Address:
     if address in SIX_TO_FOUR:
         return IPv4Address(int(address) >> 80 & 0xFFFFFFFF)
     return address.ipv4_mapped or address
+
+
+async def first_reached(judged: Sequence[Address], connect: Callable[[Address], Awaitable[T]]) -> T:
+    """The connection to the first address that answers. `connect` raises OSError, also where it takes too long.
+
+    Addresses are what was judged; by now the name may lead elsewhere. Raises OSError where none answers.
+    """
+    problem = OSError(0, "it has no address")
+    for address in judged:
+        try:
+            return await connect(address)
+        except OSError as error:
+            problem = error
+    raise problem
 
 
 def network_of(access: NetworkAccess, project: str, holds_hosts: bool) -> tuple[bool | Egress, Offline]:

@@ -163,6 +163,15 @@ class Refused(Message):
     retry_after: float | None = None
 
 
+class Queued(Message):
+    """The command was allowed and waits until its target is reached; `started` follows."""
+
+    type: Literal["queued"] = "queued"
+    execution: str
+    message: str
+    id: str | None = None
+
+
 class Pong(Message):
     """The answer to a ping."""
 
@@ -276,6 +285,7 @@ ServerMessage = (
     | Annotated[Idle, Tag("idle")]
     | Annotated[Ready, Tag("ready")]
     | Annotated[Refused, Tag("refused")]
+    | Annotated[Queued, Tag("queued")]
     | Annotated[Pong, Tag("pong")]
     | Annotated[Started, Tag("started")]
     | Annotated[Output, Tag("output")]

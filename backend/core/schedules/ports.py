@@ -38,6 +38,10 @@ class Schedules(Protocol):
         """Delete a schedule with its runs; False if there is none."""
         ...
 
+    async def has_work(self, now_ms: int) -> bool:
+        """Whether a schedule is due, a run may start, or one is on record as running. Asked every second."""
+        ...
+
     async def due(self, now_ms: int, limit: int) -> Sequence[tuple[Schedule, int]]:
         """The schedules whose next due time has come, the longest due first, with how many runs of each wait."""
         ...

@@ -10,13 +10,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from ipaddress import ip_address
 from typing import NamedTuple
 
 from backend.core.decisions import Decision, Risk
 from backend.core.execution.model import Actor
 from backend.core.limits import Pace
-from backend.core.policy.egress import Address, Egress, show
+from backend.core.policy.egress import Address, Egress, first_reached, show
 from backend.executors.local.egress_request import LONGEST_HEAD, Wanted, parse
 from backend.executors.local.upstream import PIECE, Streams, Upstream, closed_after
 
@@ -183,7 +184,9 @@ class EgressProxy:
                 if upstream and not upstream.spares(wanted.host):
                     return await self._through(upstream, wanted)
                 judged = self._judged(wanted, await self.shared.resolve(wanted.host, wanted.port))
-                return judged if isinstance(judged, Decision) else await _open_first(judged, wanted.port)
+                if isinstance(judged, Decision):
+                    return judged
+                return await first_reached(judged, partial(_connect, wanted.port))
         except OSError as error:
             return _unreachable(wanted, error)
 
@@ -218,16 +221,10 @@ async def _head(reader: asyncio.StreamReader) -> bytes:
         return b""
 
 
-async def _open_first(addresses: Sequence[Address], port: int) -> Streams:
-    """A connection to the first address that answers. Raises OSError where none does."""
-    problem = OSError(0, "it has no address")
-    for address in addresses:
-        try:
-            async with asyncio.timeout(ADDRESS_TIME):
-                return await asyncio.open_connection(str(address), port, limit=PIECE)
-        except OSError as error:
-            problem = error
-    raise problem
+async def _connect(port: int, address: Address) -> Streams:
+    """Raises OSError."""
+    async with asyncio.timeout(ADDRESS_TIME):
+        return await asyncio.open_connection(str(address), port, limit=PIECE)
 
 
 async def _join(wanted: Wanted, here: Streams, there: Streams, traffic: list[int]) -> None:

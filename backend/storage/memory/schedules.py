@@ -47,6 +47,12 @@ class MemorySchedules:
         self.all_runs = {key: run for key, run in self.all_runs.items() if run.schedule_id != id}
         return self.schedules.pop(id, None) is not None
 
+    async def has_work(self, now_ms: int) -> bool:
+        """Whether a schedule is due, a run may start, or one is on record as running."""
+        runs = self.all_runs.values()
+        started = any(run.status is RunStatus.RUNNING for run in runs)
+        return started or bool(await self.due(now_ms, 1)) or any(_may_start(run, now_ms) for run in runs)
+
     async def due(self, now_ms: int, limit: int) -> Sequence[tuple[Schedule, int]]:
         """The schedules whose next due time has come, the longest due first, with how many runs of each wait."""
         found = [(each.next_due_ms, each) for each in self.schedules.values() if each.next_due_ms is not None]
@@ -127,3 +133,7 @@ class MemorySchedules:
     def _waiting(self, schedule: str) -> int:
         own = (run for run in self.all_runs.values() if run.schedule_id == schedule)
         return sum(run.status is RunStatus.WAITING for run in own)
+
+
+def _may_start(run: Run, now_ms: int) -> bool:
+    return run.status in MAY_START and run.start_ms <= now_ms

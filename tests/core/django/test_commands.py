@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backend.core.django.commands import ManagementCommand, command_and_arguments, command_list
-from backend.core.django.help import HelpField, fields_of
+from backend.core.django.help import HelpField, fields_of, summary_of
 
 HELP = """\
 usage: manage.py dumpdata [-h] [--format FORMAT] [--indent INDENT]
@@ -63,12 +63,19 @@ def test_help_becomes_fields() -> None:
             (),
             "Restricts dumped data to the specified app_label or app_label.ModelName.",
         ),
-        HelpField("extra", "", True, False, (), ""),
+        HelpField("extra", "", True, False, (), "", many=True),
         HelpField("format", "--format", True, False, (), "Specifies the output serialization format."),
         HelpField("database", "--database", True, False, ("default", "other"), "Nominates a database."),
         HelpField("out", "--out", True, True, (), "Where to."),
         HelpField("flat", "--flat", False, False, (), "Without levels."),
     )
+
+
+def test_the_summary_is_what_the_command_is_for() -> None:
+    assert summary_of(HELP) == "Output the contents of the database: as a fixture."
+    assert summary_of("Greets\n  a customer.\n") == "Greets a customer."
+    for text in ("", "usage: manage.py x [-h]\n\noptions:\n  -h, --help  show this\n"):
+        assert summary_of(text) == ""
 
 
 def test_what_is_no_help_has_no_fields() -> None:
@@ -78,6 +85,7 @@ def test_what_is_no_help_has_no_fields() -> None:
 
 @given(st.text())
 def test_any_help_is_read_without_an_error(text: str) -> None:
+    summary_of(text)
     fields_of(f"usage: x\n\noptions:\n  --{text}\n{text}")
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backend.core.decisions import Decision
-from backend.core.policy.egress import MOST_ENTRIES, Egress, Host, kind_of, parse_hosts
+from backend.core.policy.egress import MOST_ENTRIES, Address, Egress, Host, first_reached, kind_of, parse_hosts
 
 PUBLIC = ip_address("93.184.216.34")
 
@@ -150,3 +150,23 @@ def test_no_text_breaks_it(text: str) -> None:
         return
     assert Host.parse(str(host)) == host
     Egress((host,)).asked(text.lower(), 443)
+
+
+async def test_the_first_address_that_answers_is_connected_to() -> None:
+    first, second, third = (ip_address(f"192.0.2.{number}") for number in (1, 2, 3))
+    tried: list[Address] = []
+
+    async def connect(address: Address) -> str:
+        tried.append(address)
+        if address == first:
+            raise TimeoutError
+        if address == third:
+            raise ConnectionRefusedError
+        return str(address)
+
+    assert await first_reached([first, second, third], connect) == "192.0.2.2"
+    assert tried == [first, second]
+    with pytest.raises(ConnectionRefusedError):
+        await first_reached([first, third], connect)
+    with pytest.raises(OSError, match="no address"):
+        await first_reached([], connect)

@@ -134,6 +134,23 @@ async def test_what_may_start(schedules: Schedules, ann: User) -> None:
     assert await schedules.claim(starting, claimed(starting, after))
 
 
+async def test_there_is_work_while_something_is_due_may_start_or_runs(schedules: Schedules, ann: User) -> None:
+    schedule = hourly(ann)
+    assert not await schedules.has_work(START)
+    await schedules.add(schedule, 9)
+    assert schedule.next_due_ms
+    assert [await schedules.has_work(schedule.next_due_ms + more) for more in (-1, 0)] == [False, True]
+    await schedules.replace(schedule, replace(schedule, next_due_ms=None))
+    run = Run(schedule.id, START, start_ms=START + 5)
+    await schedules.add_run(run)
+    assert [await schedules.has_work(START + more) for more in (4, 5)] == [False, True]
+    for status, has_work in ((RunStatus.RUNNING, True), (RunStatus.FAILED, False)):
+        new = replace(run, status=status)
+        assert await schedules.settle(run, new)
+        assert await schedules.has_work(START + 9) is has_work
+        run = new
+
+
 async def test_what_waits_in_a_queue_is_not_read_while_another_runs(schedules: Schedules, ann: User) -> None:
     schedule = hourly(ann, when=FULL)
     await schedules.add(schedule, 9)
