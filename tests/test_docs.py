@@ -170,7 +170,7 @@ def test_run_py_names_the_verbs_and_the_version() -> None:
 def test_the_transcript_of_the_readme_has_the_fields_of_today() -> None:
     lines = re.findall(r"^    (\{.+\})$", (ROOT / "README.md").read_text(), re.M)
     shown = {message["type"]: set(message) for message in map(json.loads, lines) if "type" in message}
-    optional = {"commands", "metadata_only", "id", "dry_run"}
+    optional = {"commands", "metadata_only", "id", "dry_run", "background"}
     for message in (messages.Started, messages.Complete):
         kind = message.model_fields["type"].default
         assert shown[kind] - {"dry_run"} == set(message.model_fields) - optional

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import structlog
 
+from backend.core.execution.background import BackgroundExecutions
 from backend.core.quota import Quota
 from backend.core.recording.lines import LineAssembler
 from backend.core.recording.redaction import Masks
@@ -33,7 +34,12 @@ SHARED_FOLDER = Path("/var/lib/gatepost")
 
 
 def local_places(
-    settings: Settings, guard: Guard, masks: Masks, stores: Stores, programs: OutsidePrograms
+    settings: Settings,
+    guard: Guard,
+    masks: Masks,
+    stores: Stores,
+    programs: OutsidePrograms,
+    background: BackgroundExecutions,
 ) -> LocalPlaces:
     """The workspaces of accounts and projects, and the executors that run commands in them.
 
@@ -56,7 +62,7 @@ def local_places(
         homes=homes,
         environment=command_environment(settings),
     )
-    return LocalPlaces(users, pipelines, stores.executions, masks.text, time.monotonic, homes)
+    return LocalPlaces(users, pipelines, stores.executions, masks.text, time.monotonic, homes, background)
 
 
 def visitors_files(settings: Settings, guard: Guard) -> FolderView:

@@ -21,6 +21,7 @@ from backend import __version__
 from backend.accounts.authentication import Authenticator
 from backend.accounts.credentials import Tokens, new_runner_key, secret_hash
 from backend.accounts.shared_holders import SharedHolders
+from backend.application.background import Background
 from backend.application.django_targets import DjangoTargets
 from backend.application.executions import ExecutionService
 from backend.application.hooks import PER_ACCOUNT, HookCalls, HookService
@@ -42,6 +43,7 @@ from backend.core.execution.lifecycle import Clock, Lifecycle
 from backend.core.execution.model import Job
 from backend.core.execution.sessions import Sessions
 from backend.core.execution.targets import ExecutionLimits
+from backend.core.identity import Principal
 from backend.core.limits import Rate, Slots, share_of_accounts
 from backend.core.policy.profile import Profile, ProfileError
 from backend.core.recording.redaction import DEFAULT_PATTERNS, Masks
@@ -116,6 +118,12 @@ class House:
     django: Django
     queue_runner: QueueRunner
     runners: Runners
+    background: Background
+
+    def leave(self, visitor: Principal) -> None:
+        """The connection of a visitor has ended."""
+        self.resolver.leave(visitor)
+        self.background.leave(visitor)
 
     def window(self, rate: Rate, name: str) -> MovingWindow:
         """A limit, shared by all servers if Redis is configured."""
@@ -161,7 +169,7 @@ def create_app(settings: Settings) -> FastAPI:
         security=security,
         rejections=access.rejections,
         info=info,
-        left=house.resolver.leave,
+        left=house.leave,
     )
     return app
 
@@ -200,11 +208,11 @@ def _build(settings: Settings, programs: OutsidePrograms, masks: Masks) -> House
         stores, recovery=replace(stores.recovery, goes_on=lambda target: hosts.goes_on(target) or is_django(target))
     )
     django = build_django(stores, limits, output_lines(settings, masks))
-    places = local_places(settings, guard, masks, stores, programs)
+    places = local_places(settings, guard, masks, stores, programs, background := Background())
     resolver = _resolver(settings, stores, guard, places, profile, hosts.targets, django.targets)
     mask = hosts.mask(settings, masks)
     gateway = _gateway(settings, stores, telemetry, counters, guard, mask, django.wakeups.wake)
-    service = _service(settings, stores, gateway, resolver)
+    service = background.service = _service(settings, stores, gateway, resolver)
     queue_runner = QueueRunner(gateway, resolver, stores.ownership, stores.identities, JOB.validate_json)
     runner = schedule_runner(stores, gateway, service)
     return House(
@@ -221,6 +229,7 @@ def _build(settings: Settings, programs: OutsidePrograms, masks: Masks) -> House
         django,
         queue_runner,
         django.runners(stores, queue_runner, MaskedAuditLog(stores.audit, masks.text), masks.text),
+        background,
     )
 
 

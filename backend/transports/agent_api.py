@@ -43,7 +43,10 @@ class Execute(Body):
 
 
 class Executed(BaseModel):
-    """How a command ended. `exit_code` is null if nothing ran; the next line of its session begins in `session_dir`."""
+    """How a command ended. `exit_code` is null if nothing ran; the next line of its session begins in `session_dir`.
+
+    `background` are the ids of the executions that it has started with `&`.
+    """
 
     success: bool
     command: str
@@ -61,6 +64,7 @@ class Executed(BaseModel):
     truncated: bool
     protection: str | None
     session_dir: str | None = None
+    background: tuple[str, ...] = ()
 
 
 class StatsAnswer(BaseModel):
@@ -273,6 +277,7 @@ async def _result(service: ExecutionService, started: Execution | Waiting | Exis
         timed_out=complete.get("timed_out", False),
         truncated=complete.get("truncated", False),
         protection=complete.get("protection"),
+        background=complete.get("background") or (),
     )
 
 

@@ -87,7 +87,7 @@ class Completion:
 
     `signal` ended its last program; `stopped_by` is the principal who cancelled it; `truncated` when it wrote more than
     the limit; `recording` is the digest of what is stored of it, None where nothing is; `reason` says why one that
-    waited was not run.
+    waited was not run; `background` are the executions that it has started.
     """
 
     status: Status
@@ -101,6 +101,7 @@ class Completion:
     reason: str = ""
     usage: Usage = NOTHING_USED
     recording: RecordingDigest | None = None
+    background: tuple[str, ...] = ()
 
     @property
     def columns(self) -> dict[str, Any]:

@@ -203,7 +203,7 @@ class Gateway:
 def _judged(request: Request) -> Plan | Decision:
     """The verdict on a line. A session whose place is no longer there starts again: else nothing could run in it."""
     kept = request.kept
-    verdict = admit(request.command, request.target, request.cwd, kept.exported)
+    verdict = admit(request.command, request.target, request.cwd, kept.state)
     if isinstance(verdict, Plan) or kept == NOTHING_KEPT or isinstance(_place(request), Plan):
         return verdict
     request.keep(NOTHING_KEPT)
@@ -213,7 +213,7 @@ def _judged(request: Request) -> Plan | Decision:
 
 def _place(request: Request) -> Plan | Decision:
     """The verdict on the place of the session alone."""
-    return admit(":", request.target, request.kept.folder, request.kept.exported)
+    return admit(":", request.target, request.kept.folder, request.kept.state)
 
 
 def _stopping() -> Decision:

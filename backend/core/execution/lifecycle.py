@@ -25,7 +25,7 @@ from backend.core.execution.requests import Request, Waiting
 from backend.core.execution.sessions import Kept
 from backend.core.figures import duration_text, size_text
 from backend.core.policy.admit import Plan
-from backend.core.policy.line_state import LineState
+from backend.core.policy.line_state import BEGINNING, LineState
 from backend.core.ports import ExecutionLog, Queue, Recordings
 from backend.core.recording.messages import Complete, Problem, Started, Truncated
 from backend.core.recording.retention import RecordingShares, owner_of
@@ -234,6 +234,7 @@ class Lifecycle:
             truncated=reason is StopReason.OUTPUT_LIMIT,
             stopped_by=execution.instructions.stopped_by,
             usage=outcome.usage,
+            background=outcome.background,
         )
         dry_run = execution.request.dry_run
         completion = replace(completion, recording=recorder.seal(complete_message(completion, dry_run=dry_run)))
@@ -276,9 +277,9 @@ def _instructions(request: Request) -> Instructions:
 
 
 def _kept(left: LineState, request: Request) -> Kept:
-    root = request.target.files.root
-    folder = str(left.cwd.relative_to(root)) if left.cwd.is_relative_to(root) else "."
-    return Kept(request.kept.folder if request.is_placed else folder, tuple(left.exported.items()))
+    """What a line leaves to the next one of its session."""
+    kept = replace(BEGINNING, exported=left.exported, background=left.background)
+    return Kept(request.kept.folder if request.is_placed else left.folder(request.target.files.root), kept)
 
 
 def _job(request: Request, plan: Plan) -> Job:
@@ -308,6 +309,7 @@ def complete_message(completion: Completion, *, dry_run: bool = False) -> Comple
         stdout_bytes=completion.stdout_bytes,
         stderr_bytes=completion.stderr_bytes,
         dry_run=dry_run or None,
+        background=completion.background or None,
         **completion.usage.figures,
     )
 

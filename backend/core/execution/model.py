@@ -197,7 +197,8 @@ NOTHING_USED = Usage()
 class Outcome:
     """How a command ended. `exit_code` is its own, or by convention 124, 125, 127, 128+n; None where nothing ran.
 
-    `problem` is shown to the viewers before the end; `left` is the state that a line left, for the next one of its session.
+    `problem` is shown to the viewers before the end; `left` is the state that a line left, for the next one of its session;
+    `background` are the executions that it has started.
     With the status `queued` it has not ended: it goes on without this server, and another one takes it up.
     """
 
@@ -210,6 +211,7 @@ class Outcome:
     rule: str = ""
     usage: Usage = NOTHING_USED
     left: LineState | None = None
+    background: tuple[str, ...] = ()
 
 
 def stopped_outcome(

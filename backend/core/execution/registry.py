@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from backend.core.audit.attempts import Attempt
 from backend.core.execution.instructions import Instructions
@@ -38,6 +38,12 @@ class Execution:
         """Stop the execution if no viewer comes."""
         if not self.request.detached:
             self._stop_after(max(self.request.target.limits.detach_grace, FIRST_VIEWER))
+
+    def attach(self) -> None:
+        """From now on it needs a viewer, as what was not started in the background does."""
+        self.request = replace(self.request, detached=False)
+        if self.running and not self.viewers:
+            self.watch_for_viewers()
 
     @contextmanager
     def viewed(self) -> Iterator[None]:

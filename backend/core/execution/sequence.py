@@ -1,12 +1,14 @@
 """Runs the steps of a line one after another: what `&&`, `||`, `;`, `!`, compounds, substitutions and builtins mean."""
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from backend.core.decisions import Decision
 from backend.core.errors import RecordingError, StorageError
+from backend.core.execution.background import BackgroundExecutions, JobControl
 from backend.core.execution.instructions import Instructions
 from backend.core.execution.model import (
     EXIT_DENIED,
@@ -21,7 +23,18 @@ from backend.core.execution.model import (
 )
 from backend.core.language.lexer import hidden_character
 from backend.core.language.parser import Invocation
-from backend.core.language.tree import Compound, For, Group, If, Parameter, Piped, Step, While, substitutions
+from backend.core.language.tree import (
+    Background,
+    Compound,
+    For,
+    Group,
+    If,
+    Parameter,
+    Piped,
+    Step,
+    While,
+    substitutions,
+)
 from backend.core.language.words import VALUE_LIMIT
 from backend.core.policy.admit import (
     STEP_LIMIT,
@@ -33,7 +46,19 @@ from backend.core.policy.admit import (
     place_redirects,
 )
 from backend.core.policy.egress import Egress
-from backend.core.policy.line_state import Define, Effect, Enter, Exit, Leave, LineState, normal
+from backend.core.policy.line_state import (
+    Await,
+    Cancel,
+    Define,
+    Effect,
+    Enter,
+    Exit,
+    Leave,
+    LineState,
+    ShowStarted,
+    normal,
+)
+from backend.core.recording.lines import encode_lines
 from backend.core.recording.writer import RecordingWriter
 
 NO_ONE = Actor("", "")
@@ -109,6 +134,7 @@ class _Progress:
     begun: bool = False
     ended: bool = False
     leaving: Leave | None = None  # the loop around what runs now
+    started: list[str] = field(default_factory=list)  # in the background
 
     @property
     def over(self) -> bool:
@@ -147,7 +173,7 @@ class _Progress:
 @dataclass(frozen=True, slots=True)
 class Sequence:
     """Runs lines that were judged against `target`; `runner` runs their pipelines. With `egress` the network of the target
-    is a list of hosts."""
+    is a list of hosts; `background` starts what runs in the background, where that can be."""
 
     target: PolicyTarget
     runner: PipelineRunner
@@ -155,13 +181,14 @@ class Sequence:
     mask: Callable[[str], str]
     clock: Callable[[], float]
     egress: Egress | None = None
+    background: BackgroundExecutions | None = None
 
     async def run(self, job: Job, output: RecordingWriter, instructions: Instructions) -> Outcome:
         """Run a line to its end. The outcome is that of the last step that ran, with the output of all."""
         progress = _Progress(Outcome(Status.SUCCEEDED, 0), job.plan.start)
         line = _Line(self, job, output, instructions, self.clock() + job.timeout, progress)
         await line.steps(job.plan.script.steps, tested=False)
-        return replace(progress.outcome, left=progress.state)
+        return replace(progress.outcome, left=progress.state, background=tuple(progress.started))
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +246,52 @@ class _Line:
                 await self._for(compound, tested=tested)
             case Piped():
                 await self._piped(compound, tested=tested)
+            case Background():
+                await self._background(compound)
+
+    async def _background(self, compound: Background) -> None:
+        """Start an execution of its own, and tell its number and id as a shell does."""
+        progress, executions = self.progress, self.sequence.background
+        self._count_step()
+        if progress.ended:
+            return
+        progress.begun = True
+        started = await executions.start(self.job, compound.line, progress.state) if executions else _no_background()
+        if isinstance(started, Decision):
+            progress.add(_denied(started))
+            return
+        progress.state = progress.state.starting(started)
+        progress.started.append(started)
+        number = [*progress.state.background][-1]
+        with self._recorded():
+            self._say(f"[{number}] {started}")
+            progress.conclude(0)
+
+    def _say(self, message: str) -> None:
+        """Show a message of the line itself."""
+        said = self.output.say("stderr", message)
+        before = self.progress.outcome
+        self.progress.outcome = replace(before, stderr_bytes=before.stderr_bytes + said)
+
+    def _write(self, text: str) -> None:
+        """Write the output of a builtin."""
+        data = text.encode()
+        if self.captured:
+            self.captured.add(data)
+        elif data:
+            self.output.lines("stdout", encode_lines(data))
+        before = self.progress.outcome
+        self.progress.outcome = replace(before, stdout_bytes=before.stdout_bytes + len(data))
+
+    @contextmanager
+    def _recorded(self) -> Iterator[None]:
+        """End the line where its output cannot be recorded."""
+        try:
+            yield
+        except RecordingError as error:
+            self.instructions.stop(unrecorded(error))
+            self.progress.outcome = _stopped(unrecorded(error), self.progress.outcome)
+            self.progress.ended = True
 
     async def _redirected(self, step: Step, *, tested: bool) -> None:
         texts = await self._substituted(step.substitutions, tested=tested)
@@ -332,9 +405,7 @@ class _Line:
         progress, plan = self.progress, self.job.plan
         is_first = not progress.begun and step is plan.script.steps[0] and not any(step.substitutions)
         texts = await self._substituted(step.substitutions, tested=tested)
-        self.ran[0] += 1
-        if self.ran[0] > STEP_LIMIT and not progress.ended:
-            progress.add(_denied(_too_many_steps()))
+        self._count_step()
         if progress.ended:
             return
         try:
@@ -346,16 +417,18 @@ class _Line:
         if isinstance(verdict, Decision):
             progress.add(_denied(verdict))
             return
-        try:
+        with self._recorded():
             await self._perform(verdict, progress.state.status if texts else 0)
-        except RecordingError as error:
-            self.instructions.stop(unrecorded(error))
-            progress.outcome, progress.ended = _stopped(unrecorded(error), progress.outcome), True
+
+    def _count_step(self) -> None:
+        self.ran[0] += 1
+        if self.ran[0] > STEP_LIMIT and not self.progress.ended:
+            self.progress.add(_denied(_too_many_steps()))
 
     async def _perform(self, verdict: Verdict, substituted: int) -> None:
         """Run a step. An assignment ends as the last substitution in it did."""
         if verdict.is_builtin:
-            self._change(verdict.effect, substituted)
+            await self._change(verdict.effect, substituted)
         else:
             pipeline = self._pipeline(verdict)
             self.progress.add(await self.sequence.runner.run(pipeline, self.output, self.instructions))
@@ -390,9 +463,12 @@ class _Line:
             leaves_state=verdict.is_line,
         )
 
-    def _change(self, effect: Effect | None, substituted: int) -> None:
+    async def _change(self, effect: Effect | None, substituted: int) -> None:
         """Run a builtin. `cd` fails like a program, so that `cd x && y` behaves as in a shell."""
         progress = self.progress
+        if isinstance(effect, Cancel | Await | ShowStarted):
+            await self._control(effect)
+            return
         if isinstance(effect, Exit):
             progress.add(_ended(effect.status))
             progress.ended = True
@@ -403,6 +479,29 @@ class _Line:
             progress.add(_ended(substituted if isinstance(effect, Define) else 0))
             progress.state = progress.state.after(effect)
             progress.leaving = effect if isinstance(effect, Leave) else None
+
+    async def _control(self, effect: Cancel | Await | ShowStarted) -> None:
+        """Run a builtin about what runs in the background."""
+        progress, executions = self.progress, self.sequence.background
+        if executions is None:
+            progress.add(_denied(_no_background()))
+            return
+        control = JobControl(executions, self.job, self._say)
+        try:
+            match effect:
+                case Cancel():
+                    progress.conclude(await control.kill(effect, progress.state))
+                case ShowStarted():
+                    self._write(await control.jobs(progress.state))
+                    progress.conclude(0)
+                case Await():
+                    seconds = max(self.end - self.sequence.clock(), 0)
+                    code = await control.wait(effect, progress.state, self.instructions, seconds)
+                    progress.conclude(code or 0)
+        except StorageError as error:
+            progress.add(_unaudited(error))
+        if reason := self.instructions.reason:
+            progress.outcome, progress.ended = _stopped(reason, progress.outcome), True
 
     def _is_folder(self, folder: str) -> bool:
         entered = self.sequence.target.files.for_line().enter(str(normal(self.progress.state.cwd / folder)))
@@ -454,6 +553,11 @@ def _too_much_piped() -> Decision:
 def _too_many_steps() -> Decision:
     reason = f"The line has run {STEP_LIMIT} steps, which is as many as it may have."
     return Decision.deny("limits.expansion", reason, "Repeat less in one line.")
+
+
+def _no_background() -> Decision:
+    reason = "Nothing can be started in the background here."
+    return Decision.deny("syntax.background", reason, "Leave out the &, and run it as a command of its own.")
 
 
 def _unaudited(error: StorageError) -> Outcome:

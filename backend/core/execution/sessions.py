@@ -1,9 +1,10 @@
-"""Sessions: what lasts from one line of a client to its next, which is the folder and the exported variables."""
+"""Sessions: what lasts from one line of a client to its next: the folder, the exported variables, what it has started."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from backend.core.decisions import Decision
+from backend.core.policy.line_state import BEGINNING, LineState
 
 IDLE = 3600.0  # seconds without a line after which a session ends
 MOST = 16  # sessions of an account at a time
@@ -12,10 +13,10 @@ NAME_PATTERN = "^[A-Za-z0-9._-]{1,64}$"
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """Where the next line begins: its folder, relative to the workspace, and the variables that programs get."""
+    """Where the next line begins: its folder, relative to the workspace, and what else is kept of the state."""
 
     folder: str = "."
-    exported: tuple[tuple[str, str], ...] = ()
+    state: LineState = BEGINNING
 
 
 NOTHING_KEPT = Kept()

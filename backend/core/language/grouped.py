@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 
 from backend.core.decisions import Decision
 from backend.core.language.lexer import Refused
-from backend.core.language.parser import BUILTINS
+from backend.core.language.parser import BUILTINS, in_background
 from backend.core.language.tree import (
+    Background,
     Branch,
     Command,
     Compound,
@@ -53,6 +54,8 @@ class _Spread:
                 return replace(compound, repeated=self.branch(repeated))
             case For(words=words, body=body):
                 return replace(compound, words=tuple(map(self.word, words)), body=self.steps(body))
+            case Background():
+                raise Refused(in_background())
             case Piped(stages=stages):
                 before = replace(self, redirects=self.errors())
                 return Piped((*before.steps(stages[:-1]), *self.steps(stages[-1:])))
@@ -74,7 +77,7 @@ class _Spread:
         """Builtins write nothing. Only the last program of a pipeline writes its output where the compound does."""
         words = tuple(map(self.word, command.words))
         assignments = tuple(replace(each, value=self.word(each.value)) for each in command.assignments)
-        if not words or words[0].text in BUILTINS:
+        if not words or words[0].text in BUILTINS | {"wait"}:
             return replace(command, words=words, assignments=assignments)
         own = self.redirects if is_last else self.errors()
         return Command(words, assignments, (*own, *command.redirects))

@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from backend.core.decisions import Decision
 from backend.core.language.braces import TooMany, UnlikeBrace, expand_braces
-from backend.core.language.tree import Assignment, Parameter, Step, Word
+from backend.core.language.tree import Assignment, Parameter, Step, Word, has_background
 from backend.core.language.words import BRACKET_LIMIT, GLOB_CHARACTERS, UNLIKE_BRACKET
 
 __all__ = ["Assignment", "Operator", "Refused", "Token", "Word", "hidden_character", "tokens"]
@@ -39,7 +39,7 @@ SURROGATE = re.compile("[\ud800-\udfff]")
 STRAY_JOINER = re.compile("(?:^|[\x00-\x7f])[\u200c\u200d]")
 EXPANSION = re.compile(r"[A-Za-z0-9_{(\[@*#?$!-]")  # $[ is arithmetic in some shells
 PARAMETER = re.compile(
-    r"\$(?:(?P<name>[A-Za-z_][A-Za-z0-9_]*+|\?)"
+    r"\$(?:(?P<name>[A-Za-z_][A-Za-z0-9_]*+|[?!])"
     r"|\{(?P<braced>[A-Za-z_][A-Za-z0-9_]*|\?)(?::-(?P<default>[A-Za-z0-9_./:@%+=,-]*))?\})(?!\\\n)"
 )
 ASSIGNMENT = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=")
@@ -50,7 +50,7 @@ MERGE = re.compile(r"(2>&1|1?>&2)(?![^ \t\n;&|<>()])")
 JOINED_LINE = re.compile(r"(?:\\\n)+")
 DELIMITER = re.compile(r"[A-Za-z0-9_.!%+@=:/-]+")
 # In order: where two match, the longer one is meant.
-KNOWN_OPERATORS = ("&&", "||", "&>", ">>", "<<", ";", "|", ">", "<", "(", ")", "\n")
+KNOWN_OPERATORS = ("&&", "||", "&>", ">>", "<<", ";", "&", "|", ">", "<", "(", ")", "\n")
 MERGE_OPERATOR = "2>&1"
 MERGES = frozenset({MERGE_OPERATOR, ">&2"})
 REDIRECTS = frozenset({">", ">>", "<", "&>", "<<"})
@@ -69,11 +69,13 @@ SUBSTITUTION_DEPTH = 8
 class Operator:
     """An operator as written, including `2>&1` and the words that are operators where a command begins.
 
-    `descriptor` is the number before a redirection, `body` the text of a here-document; `position` counts from 1.
+    `descriptor` is the number before a redirection, `body` the text of a here-document; `position` counts from 1, and
+    `end` is the number of characters up to where what follows it begins.
     """
 
     text: str
     position: int
+    end: int
     descriptor: int | None = None
     body: Word | None = None
 
@@ -171,7 +173,8 @@ class _Lexer:
                     self._begin_document()
                 elif operator.text == "\n":
                     self._read_documents()
-                before_program = before_program or operator.text in {"&&", "||", ";", "|", "\n", "("}
+                    self.found[-1] = replace(operator, end=self.at)
+                before_program = before_program or operator.text in {"&&", "||", ";", "&", "|", "\n", "("}
                 is_target = operator.text in REDIRECTS - {"<<"}
                 continue
             if before_program and not is_target and (keyword := self._keyword()):
@@ -216,7 +219,7 @@ class _Lexer:
             text = ">&2" if merged[1].endswith("2") else MERGE_OPERATOR
             if text in self.operators:
                 self.at = merged.end()
-                return Operator(text, start + 1)
+                return Operator(text, start + 1, self.at)
         while self.line[self.at].isdigit():
             self.at += 1
         number = self.line[start : self.at]
@@ -227,7 +230,7 @@ class _Lexer:
             self._refuse("syntax.group", "(( is arithmetic in some shells", "Write a blank between the brackets.")
         self._check_redirect(text, number, self.line[self.at + len(text) : self.at + len(text) + 1])
         self.at += len(text)
-        return Operator(text, start + 1, int(number) if number else None)
+        return Operator(text, start + 1, self.at, int(number) if number else None)
 
     def _refuse_operator(self) -> NoReturn:
         char = self.line[self.at]
@@ -246,13 +249,13 @@ class _Lexer:
         start = self.at
         if LOOP in self.operators and (keyword := KEYWORD.match(self.line, start)):
             self.at = keyword.end()
-            return Operator(keyword[0], start + 1)
+            return Operator(keyword[0], start + 1, self.at)
         word, after = self.line[start], self.line[start + 1 : start + 2]
         ends = BLANKS if word == "!" else f"{BLANKS}{''.join(OPERATORS)}"
         if GROUP not in self.operators or word not in SIGNS or after not in ends:
             return None
         self.at += 1
-        return Operator(word, start + 1)
+        return Operator(word, start + 1, self.at)
 
     def _words(self, *, assignable: bool, is_target: bool) -> list[Word | Assignment]:
         """A word, or the words that it becomes by its braces."""
@@ -359,7 +362,7 @@ class _Lexer:
             self._substitution(quoted=quoted)
             return
         found = PARAMETER.match(self.line, self.at) if VARIABLES in self.operators else None
-        if found is None:
+        if found is None or (found["name"] == "!" and "&" not in self.operators):
             self._refuse("syntax.expansion", '$ starts a variable or a substitution, also inside " "')
         end = self.length + len(found[0])
         name = found["name"] or found["braced"]
@@ -381,6 +384,9 @@ class _Lexer:
         steps = self.read(inner.tokens(inside=True))
         if not steps:
             self._refuse("syntax.substitution", "There is no command in $( )", "Write $(command).")
+        if has_background(steps):
+            what = "A $( ) does not wait for a command in the background"
+            self._refuse("syntax.background", what, "Start it before: a > out.txt & b")
         self.at = inner.at
         text = self.line[start : self.at]
         if self.documents and "\n" in text:

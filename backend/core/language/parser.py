@@ -14,6 +14,7 @@ from backend.core.language.lexer import MERGES, REDIRECTS, Operator, Refused, To
 from backend.core.language.tree import (
     NO_TEXT,
     Assignment,
+    Background,
     Branch,
     Command,
     Compound,
@@ -26,12 +27,14 @@ from backend.core.language.tree import (
     Step,
     While,
     Word,
+    has_background,
 )
 
 __all__ = ["Assignment", "Command", "Group", "Invocation", "Redirect", "Script", "Step", "Word", "parse"]
 
 NO_OPERATORS: frozenset[str] = frozenset()
-JOINS = frozenset({"&&", "||", ";", "\n"})
+SEPARATORS = frozenset({";", "&", "\n"})
+JOINS = frozenset({"&&", "||", *SEPARATORS})
 CLOSED_BY = {"(": ")", "{": "}"}
 CLOSING = frozenset({*CLOSED_BY.values(), "then", "elif", "else", "fi", "do", "done"})
 COMPOUND = frozenset({*CLOSED_BY, "if", "while", "until", "for"})
@@ -40,6 +43,7 @@ NAME = re.compile("[A-Za-z_][A-Za-z0-9_]*")
 CHANGE_FOLDER = "cd"
 LEAVING = frozenset({"break", "continue"})
 BUILTINS = frozenset({CHANGE_FOLDER, "export", "unset", "set", "exit", ":", *LEAVING})
+JOB_CONTROL = frozenset({"jobs", "wait"})  # and kill, which is a program too
 EXAMPLES = "( a; b ), { a; b; }, if a; then b; fi, while a; do b; done, for NAME in a b; do c; done"
 DEPTH_LIMIT = 20  # compounds within compounds
 
@@ -62,6 +66,13 @@ class Invocation:
     redirects: tuple[Opened, ...] = ()
 
 
+def builtins_among(operators: frozenset[str]) -> frozenset[str]:
+    """The builtins that a profile with these operators has."""
+    return (BUILTINS if CHANGE_FOLDER in operators else NO_OPERATORS) | (
+        JOB_CONTROL if "&" in operators else NO_OPERATORS
+    )
+
+
 def parse(line: str, operators: frozenset[str] = NO_OPERATORS, *, assignments: bool = False) -> Script | Decision:
     """Parse `line`, or return what in it is refused and where.
 
@@ -69,7 +80,7 @@ def parse(line: str, operators: frozenset[str] = NO_OPERATORS, *, assignments: b
     """
 
     def read(found: list[Token]) -> tuple[Step, ...]:
-        return _Reader(found, builtins=CHANGE_FOLDER in operators).steps()[0]
+        return _Reader(found, line, builtins_among(operators)).steps()[0]
 
     try:
         return Script(read(tokens(line, operators, assignments=assignments, read=read)))
@@ -82,30 +93,43 @@ class _Reader:
     """Assembles tokens into commands, and commands into steps."""
 
     waiting: list[Token]
-    builtins: bool
+    line: str
+    builtins: frozenset[str]
     depth: int = 0
     loops: int = 0  # around what is read now
+    at: int = 0  # characters up to the end of the operator that was read last
 
     def __post_init__(self) -> None:
         self.waiting.reverse()
 
+    def _pop(self) -> Token:
+        token = self.waiting.pop()
+        if isinstance(token, Operator):
+            self.at = token.end
+        return token
+
     def steps(self, *ends: str) -> tuple[tuple[Step, ...], str]:
         """The steps up to one of `ends`, which is consumed: what closes a compound, or nothing at the end of the line."""
         found: list[Step] = []
-        join = ""
+        join, begun = "", 0
         self._skip_breaks()
+        start = self.at
         while self._next_text() not in (ends or ("",)):
             if not self.waiting:
                 raise Refused(_unclosed(ends[-1]))
             found.append(replace(self._step(), join=join))
             operator = self._pop_operator(JOINS, ends)
-            join = ";" if operator and operator.text == "\n" else operator.text if operator else ""
+            if operator and operator.text == "&":
+                found[begun:] = [_background(found[begun:], self.line[start : operator.position - 1])]
+            join = ";" if operator and operator.text in SEPARATORS else operator.text if operator else ""
             self._skip_breaks()
-            if operator and operator.text not in {";", "\n"} and self._next_text() in (ends or ("",)):
+            if operator and operator.text in SEPARATORS:
+                begun, start = len(found), self.at
+            elif operator and self._next_text() in (ends or ("",)):
                 raise Refused(_incomplete(operator))
         end = self._next_text()
         if ends:
-            self.waiting.pop()
+            self._pop()
         return tuple(found), end
 
     def _some_steps(self, opening: Operator, *ends: str) -> tuple[tuple[Step, ...], str]:
@@ -118,7 +142,7 @@ class _Reader:
     def _step(self) -> Step:
         negated = self._next_text() == "!"
         if negated:
-            self.waiting.pop()
+            self._pop()
         if self._next_text() in COMPOUND:
             return self._compound_step(negated)
         return Step("", self._pipeline(), None, negated)
@@ -127,7 +151,7 @@ class _Reader:
         """A compound, with its redirections and what its output is piped into."""
         compound, redirects = self._compound(), []
         while self._next_text() in REDIRECTIONS:
-            operator = self.waiting.pop()
+            operator = self._pop()
             assert isinstance(operator, Operator)
             redirects += self._redirects(operator)
         if any(each.descriptor == 0 for each in redirects):
@@ -135,6 +159,8 @@ class _Reader:
         first = Step("", (), compound, negated, tuple(redirects))
         if self._next_text() == "|":
             self._after_pipe()
+            if has_background((first,)):
+                raise Refused(in_background())
             stages = (replace(first, negated=False), Step("", self._pipeline()))
             return Step("", (), Piped(stages), negated)
         if self._next_text() not in {"", *JOINS, *CLOSING}:
@@ -151,7 +177,7 @@ class _Reader:
         return tuple(commands)
 
     def _after_pipe(self) -> None:
-        operator = self.waiting.pop()
+        operator = self._pop()
         assert isinstance(operator, Operator)
         self._skip_breaks()
         if not self.waiting:
@@ -160,7 +186,7 @@ class _Reader:
             raise Refused(_no_input())
 
     def _compound(self) -> Compound:
-        opening = self.waiting.pop()
+        opening = self._pop()
         assert isinstance(opening, Operator)
         self.depth += 1
         if self.depth > DEPTH_LIMIT:
@@ -200,16 +226,16 @@ class _Reader:
             raise Refused(_unlike_for(opening))
         if self._next_text() not in {";", "\n"}:
             raise Refused(_unlike_for(opening))
-        self.waiting.pop()
+        self._pop()
         self._skip_breaks()
         if self._next_text() != "do":
             raise Refused(_unlike_for(opening))
-        self.waiting.pop()
+        self._pop()
         return For(words[0].text, tuple(words[2:]), self._body(opening))
 
     def _plain_words(self) -> Iterator[Word]:
         while self.waiting and isinstance(word := self.waiting[-1], Word):
-            self.waiting.pop()
+            self._pop()
             yield word
 
     def _body(self, opening: Operator) -> tuple[Step, ...]:
@@ -222,7 +248,7 @@ class _Reader:
     def _check_pipeline(self, commands: list[Command]) -> None:
         """What a builtin changes is forgotten at the end of a pipeline, and so does an assignment."""
         for command in commands:
-            if not command.words or (self.builtins and command.words[0].text in BUILTINS):
+            if not command.words or command.words[0].text in self.builtins:
                 raise Refused(_no_effect(command))
 
     def _next_text(self) -> str:
@@ -234,13 +260,13 @@ class _Reader:
 
     def _skip_breaks(self) -> None:
         while self._next_text() == "\n":
-            self.waiting.pop()
+            self._pop()
 
     def _pop_operator(self, texts: frozenset[str], ends: tuple[str, ...]) -> Operator | None:
         """The operator after a step; None at the end."""
         if self._next_text() in (ends or ("",)):
             return None
-        operator = self.waiting.pop() if self.waiting else None
+        operator = self._pop() if self.waiting else None
         if isinstance(operator, Operator) and operator.text in texts:
             return operator
         raise Refused(_unclosed(ends[-1]) if operator is None else _unexpected(operator))
@@ -254,15 +280,15 @@ class _Reader:
                 case Operator(text=text) if text == "|" or text in JOINS or text in CLOSING:
                     break
                 case Operator() as operator:
-                    self.waiting.pop()
+                    self._pop()
                     redirects += self._redirects(operator)
                 case Assignment() as assignment:
-                    self.waiting.pop()
+                    self._pop()
                     assignments.append(assignment)
                 case Word() as word:
-                    self.waiting.pop()
+                    self._pop()
                     words.append(word)
-        if self.builtins and words and words[0].text in LEAVING and not self.loops:
+        if words and words[0].text in self.builtins & LEAVING and not self.loops:
             raise Refused(_no_loop(words[0].text))
         if words or (assignments and not redirects):
             return Command(tuple(words), tuple(assignments), tuple(redirects))
@@ -279,7 +305,7 @@ class _Reader:
             return [Redirect("<<", 0, operator.body or NO_TEXT)]
         if operator.text not in {"<", ">", ">>", "&>"}:
             raise Refused(_unexpected(operator))
-        target = self.waiting.pop() if self.waiting else None
+        target = self._pop() if self.waiting else None
         if not isinstance(target, Word) or not target.text or target.is_glob:
             reason = f"{operator.text} requires the name of a file after it (position {operator.position})."
             hint = "Write for example > out.txt; globs are not accepted here."
@@ -288,6 +314,22 @@ class _Reader:
             return [Redirect(">", 1, target), Redirect("2>&1", 2)]
         standard = 0 if operator.text == "<" else 1
         return [Redirect(operator.text, operator.descriptor or standard, target)]
+
+
+def _background(steps: list[Step], line: str) -> Step:
+    """The step that starts these in the background."""
+    first, *others = steps
+    inner = (replace(first, join=""), *others)
+    if any(each.operator == "<<" for command in Script(inner).commands for each in command.redirects):
+        raise Refused(in_background("A command in the background has no here-document"))
+    return Step(first.join, (), Background(inner, line.strip()))
+
+
+def in_background(
+    what: str = "The output of a command in the background is not that of the group around it",
+) -> Decision:
+    """Why something cannot run in the background."""
+    return Decision.deny("syntax.background", f"{what}: it is an execution of its own.", "a > out.txt 2>&1 & b")
 
 
 def _no_effect(command: Command) -> Decision:

@@ -197,7 +197,15 @@ class Piped:
     stages: tuple[Step, ...]
 
 
-Compound = Group | If | While | For | Piped
+@dataclass(frozen=True, slots=True)
+class Background:
+    """Steps that run as an execution of their own, which is asked for by their text `line`."""
+
+    steps: tuple[Step, ...]
+    line: str
+
+
+Compound = Group | If | While | For | Piped | Background
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +238,7 @@ def substitutions(words: tuple[Word, ...]) -> Iterator[Parameter]:
 def parts_of(compound: Compound) -> Iterator[tuple[Step, ...]]:
     """The lists of steps of a compound, in order."""
     match compound:
-        case Group(steps=steps):
+        case Group(steps=steps) | Background(steps=steps):
             yield steps
         case If(branches=branches, otherwise=otherwise):
             for branch in branches:
@@ -240,6 +248,12 @@ def parts_of(compound: Compound) -> Iterator[tuple[Step, ...]]:
             yield from (branch.condition, branch.steps)
         case For(body=steps) | Piped(stages=steps):
             yield steps
+
+
+def has_background(steps: tuple[Step, ...]) -> bool:
+    """Whether one of the steps, or of those in them, runs in the background."""
+    compounds = [each.compound for each in steps if each.compound]
+    return any(isinstance(each, Background) or any(map(has_background, parts_of(each))) for each in compounds)
 
 
 def _commands(steps: tuple[Step, ...]) -> Iterator[Command]:

@@ -13,9 +13,10 @@ from typing import Protocol
 
 from backend.core.decisions import Decision, Risk
 from backend.core.language.grouped import spread
-from backend.core.language.parser import BUILTINS, Invocation, Opened, parse
+from backend.core.language.parser import Invocation, Opened, builtins_among, parse
 from backend.core.language.tree import (
     Assignment,
+    Background,
     Command,
     Compound,
     For,
@@ -31,9 +32,9 @@ from backend.core.language.tree import (
     substitutions,
 )
 from backend.core.language.words import Unset, expand_words, joined
-from backend.core.policy.builtins import judge_builtin
+from backend.core.policy.builtins import KILL, judge_builtin, names_execution
 from backend.core.policy.files import FileView, in_temporary
-from backend.core.policy.line_state import Define, Effect, LineState
+from backend.core.policy.line_state import BEGINNING, NOT_STARTED, Define, Effect, LineState
 from backend.core.policy.profile import OFFLINE, Offline, Place, Profile
 from backend.core.policy.shell import judge_bash, run_by_bash
 
@@ -121,8 +122,8 @@ def _for_line(target: PolicyTarget) -> Scope:
     return Scope(target.profile, target.files.for_line(), target.network, target.offline)
 
 
-def admit(line: str, target: PolicyTarget, cwd: str, exported: tuple[tuple[str, str], ...] = ()) -> Plan | Decision:
-    """Judge a line that would run in the folder `cwd` of a target, with these variables for its programs."""
+def admit(line: str, target: PolicyTarget, cwd: str, before: LineState = BEGINNING) -> Plan | Decision:
+    """Judge a line that would run in the folder `cwd` of a target, with what else is kept of the state `before` it."""
     target = _for_line(target)
     profile = target.profile
     if refusal := profile.check_length(line):
@@ -138,10 +139,10 @@ def admit(line: str, target: PolicyTarget, cwd: str, exported: tuple[tuple[str, 
     if isinstance(folder, Decision):
         return folder
     # They were judged when they were set, perhaps under another profile.
-    for name, value in exported:
+    for name, value in before.exported.items():
         if not (judged := profile.decide_assignment(name, value)).allowed:
             return judged
-    return _judge_script(script, target, LineState(folder, exported=dict(exported)))
+    return _judge_script(script, target, replace(before, cwd=folder))
 
 
 def _judge_shell(line: str, target: PolicyTarget, cwd: str, exported: tuple[tuple[str, str], ...]) -> Plan | Decision:
@@ -194,6 +195,10 @@ class _Judgement:
 
     def _compound(self, compound: Compound) -> Decision | None:
         match compound:
+            case Background(steps=steps):
+                refusal = self._subshell(steps)
+                self.state = self.state.starting(NOT_STARTED)
+                return refusal
             case Group(steps=steps, subshell=subshell):
                 return self._subshell(steps) if subshell else self.refusal(steps)
             case If():
@@ -323,10 +328,9 @@ def _judge_alone(command: Command, target: PolicyTarget, state: LineState) -> Ve
     values = state.values(target.files.variables)
     if not command.words:
         return _judge_assignments(command, target, state, values)
-    if "cd" not in target.profile.operators:
-        return None
-    name = expand_words(command.words[:1], values)
-    if len(name) != 1 or name[0].text not in BUILTINS:
+    builtins = builtins_among(target.profile.operators)
+    name = expand_words(command.words[:1], values) if builtins else ()
+    if len(name) != 1 or not _is_builtin(name[0].text, command, builtins, values):
         return None
     place = Place(target.files.root, state.cwd, target.network, target.offline)
     judged = judge_builtin(command, target, place, state, values)
@@ -335,6 +339,13 @@ def _judge_alone(command: Command, target: PolicyTarget, state: LineState) -> Ve
     argv = (name[0].text, *judged.arguments)
     decision = Decision(True, f"allow.{name[0].text.replace(':', 'true')}", Risk.SAFE, "Change the state of the line")
     return Verdict((Invocation(argv),), decision, judged.effect, is_builtin=True)
+
+
+def _is_builtin(name: str, command: Command, builtins: frozenset[str], values: dict[str, str]) -> bool:
+    """Whether no program runs: kill is one, unless it names an execution."""
+    if name != KILL or "wait" not in builtins:
+        return name in builtins
+    return names_execution(each.text for each in expand_words(command.words[1:], values))
 
 
 def _judge_assignments(

@@ -1,6 +1,8 @@
-"""The builtins that change the state of a line: cd, export, unset, set, exit, break, continue and `:`."""
+"""The builtins: cd, export, unset, set, exit, break, continue and `:` change the state of a line, kill, wait and jobs are
+about the executions that it has started in the background."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -8,10 +10,26 @@ from backend.core.decisions import Decision
 from backend.core.language.parser import Command
 from backend.core.language.words import Word, expand_words, joined
 from backend.core.policy.files import FileView, outside
-from backend.core.policy.line_state import Define, Effect, Enter, Exit, Forget, Leave, LineState, Options
+from backend.core.policy.line_state import (
+    Await,
+    Cancel,
+    Define,
+    Effect,
+    Enter,
+    Exit,
+    Forget,
+    Leave,
+    LineState,
+    Options,
+    ShowStarted,
+)
 from backend.core.policy.profile import NULL_DEVICE, VARIABLE_NAME, Place, Profile
 
 LAST_STATUS = 255
+KILL = "kill"
+EXECUTION = re.compile("%[0-9A-HJKMNP-TV-Z%+]*|[0-9A-HJKMNP-TV-Z]{26}")  # how kill and wait name one
+EXAMPLES = dict.fromkeys((KILL, "wait", "jobs"), "For example: npm start & sleep 5; kill %1.")
+SIGNALS = {"1": "HUP", "2": "INT", "3": "QUIT", "9": "KILL", "10": "USR1", "12": "USR2", "15": "TERM"}
 
 
 class BuiltinTarget(Protocol):
@@ -55,8 +73,37 @@ def judge_builtin(
             return _set(arguments)
         case "break" | "continue":
             return _misused(name, "takes no argument") if arguments else Builtin((), Leave(again=name == "continue"))
+        case "kill":
+            return _kill(arguments, reports=not silent)
+        case "wait":
+            return _wait(arguments)
+        case "jobs":
+            return _misused(name, "takes no argument") if set(arguments) - {"-l"} else Builtin((), ShowStarted())
         case _:
             return Builtin(arguments, None)
+
+
+def names_execution(words: Iterable[str]) -> bool:
+    """Whether kill is about an execution, and not about a process."""
+    return any(EXECUTION.fullmatch(word) for word in words)
+
+
+def _kill(arguments: tuple[str, ...], *, reports: bool) -> Builtin | Decision:
+    signal, names = "TERM", arguments
+    if arguments[:1] == ("-s",):
+        signal, names = arguments[1], arguments[2:]
+    elif arguments[0].startswith("-"):
+        signal, names = arguments[0][1:], arguments[1:]
+    signal = SIGNALS.get(signal, signal.upper().removeprefix("SIG"))
+    if signal not in SIGNALS.values() or not all(map(EXECUTION.fullmatch, names)):
+        return _misused(KILL, "takes a signal, and % with the number or id of executions")
+    return Builtin(arguments, Cancel(names, signal, reports))
+
+
+def _wait(arguments: tuple[str, ...]) -> Builtin | Decision:
+    if not all(map(EXECUTION.fullmatch, arguments)):
+        return _misused("wait", "takes % with the number of executions, or $!")
+    return Builtin(arguments, Await(arguments))
 
 
 def _is_silenced(command: Command) -> bool:
@@ -140,4 +187,6 @@ def _unset_option() -> Decision:
 
 def _misused(name: str, what: str) -> Decision:
     rule = "syntax.cd" if name == "cd" else "syntax.builtin"
-    return Decision.deny(rule, f"{name} {what} here.", "For example: cd DIR && ls, export CI=1, set -e, exit 1.")
+    return Decision.deny(
+        rule, f"{name} {what} here.", EXAMPLES.get(name, "For example: cd DIR && ls, export CI=1, set -e, exit 1.")
+    )

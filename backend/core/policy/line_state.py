@@ -50,12 +50,39 @@ class Leave:
     again: bool
 
 
-Effect = Enter | Define | Forget | Exit | Options | Leave
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """Send a signal to executions by their names: `%1`, `%%`, an id, or % and its beginning."""
+
+    names: tuple[str, ...]
+    signal: str
+    reports: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Await:
+    """Wait for executions that the line has started: these, or all."""
+
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ShowStarted:
+    """Show what the line has started in the background."""
+
+
+Effect = Enter | Define | Forget | Exit | Options | Leave | Cancel | Await | ShowStarted
+
+STARTED_LIMIT = 100  # executions in the background that a line and its session know, the newest
+NOT_STARTED = "0" * 26  # the id of an execution that is not started yet
 
 
 @dataclass(frozen=True, slots=True)
 class LineState:
-    """The state of a line between two steps. `exported` are the variables that programs get in addition to the standard ones."""
+    """The state of a line between two steps. `exported` are the variables that programs get in addition to the standard ones.
+
+    `background` are the executions that it has started in the background, by their numbers.
+    """
 
     cwd: PurePosixPath
     variables: Mapping[str, str] = field(default_factory=dict)
@@ -63,10 +90,13 @@ class LineState:
     status: int = 0
     errexit: bool = False
     pipefail: bool = False
+    background: Mapping[str, str] = field(default_factory=dict)
 
     def values(self, standard: Mapping[str, str]) -> dict[str, str]:
         """All variables that a word may name."""
         own = {"PWD": str(self.cwd), "?": str(self.status)}
+        if self.background:
+            own["!"] = [*self.background.values()][-1]
         return {**standard, **self.variables, **self.exported, **own}
 
     def after(self, effect: Effect | None) -> "LineState":
@@ -86,8 +116,26 @@ class LineState:
                     errexit=self.errexit if errexit is None else errexit,
                     pipefail=self.pipefail if pipefail is None else pipefail,
                 )
-            case Exit() | Leave() | None:
+            case Exit() | Leave() | Cancel() | Await() | ShowStarted() | None:
                 return self
+
+    def folder(self, root: PurePosixPath) -> str:
+        """The folder, relative to a workspace; the workspace where it is not in that."""
+        return str(self.cwd.relative_to(root)) if self.cwd.is_relative_to(root) else "."
+
+    def starting(self, execution: str) -> "LineState":
+        """The state after an execution was started in the background."""
+        number = 1 + max(map(int, self.background), default=0)
+        known = [*self.background.items()][1 - STARTED_LIMIT :]
+        return replace(self, background={**dict(known), str(number): execution}, status=0)
+
+    def started(self, name: str) -> str:
+        """The execution that a name stands for, of those that the line has started; empty for any other."""
+        if name in {"%", "%%", "%+"}:
+            return [*self.background.values()][-1] if self.background else ""
+        if name.startswith("%"):
+            return self.background.get(name[1:], "")
+        return name if name in self.background.values() else ""
 
     def merged(self, other: "LineState") -> "LineState":
         """This state, with the variables that only the other has: that of another branch, where one of them ran."""
@@ -101,6 +149,9 @@ class LineState:
         into_export = {name: value for name, value in values.items() if exported or name in self.exported}
         others = {name: value for name, value in values.items() if name not in into_export}
         return replace(self, variables={**self.variables, **others}, exported={**self.exported, **into_export})
+
+
+BEGINNING = LineState(PurePosixPath("/"))
 
 
 def normal(path: PurePosixPath) -> PurePosixPath:

@@ -6,7 +6,7 @@ options, abbreviated options. The keys of a profile:
     extends                       the name of a shipped profile: what is given here replaces what that has, except that
                                   programs, kinds and extra programs are added to its own, also where it blocks them
     name, summary                 words for `help`
-    operators                     what a line may hold, a subset of | && || ; > >> < 2>&1 &> << ( $ $( {,} for cd; with ; also
+    operators                     what a line may hold, a subset of | && || ; & > >> < 2>&1 &> << ( $ $( {,} for cd; with ; also
                                   line breaks, with 2>&1 also >&2, with ( also { } and !, with $ variables, with {,} the
                                   expansion of braces, with for also if, while and until, with cd also export, unset,
                                   set, exit, break, continue and :
@@ -83,7 +83,9 @@ from backend.core.policy.sed_awk import ScriptError, check_awk, check_sed
 
 __all__ = ["MissingVariables", "Place", "Profile", "ProfileError"]
 
-OPERATORS = frozenset({"|", "&&", "||", ";", ">", ">>", "<", "2>&1", "&>", "<<", "(", "$", "$(", "{,}", "for", "cd"})
+OPERATORS = frozenset(
+    {"|", "&&", "||", ";", "&", ">", ">>", "<", "2>&1", "&>", "<<", "(", "$", "$(", "{,}", "for", "cd"}
+)
 
 # Variables that make a program load code, start another program or search elsewhere for its files.
 DANGEROUS_VARIABLE = re.compile(

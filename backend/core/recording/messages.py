@@ -242,7 +242,7 @@ class Problem(ExecutionMessage):
 
 
 class Complete(ExecutionMessage):
-    """The end of an execution. Its last fields are the figures of `Usage`."""
+    """The end of an execution. `background` are the ids of those that it has started; the last fields are the figures of `Usage`."""
 
     type: Literal["complete"] = "complete"
     status: str
@@ -259,10 +259,13 @@ class Complete(ExecutionMessage):
     written_bytes: int = 0
     protection: str | None = None
     dry_run: bool | None = None
+    background: tuple[str, ...] | None = None
 
     def encode(self) -> bytes:
         """UTF-8 JSON. `exit_code`, `signal` and `protection` are always present, null where there is none."""
-        return self.model_dump_json(exclude=None if self.dry_run else {"dry_run"}).encode()
+        return self.model_dump_json(
+            exclude={each for each in ("dry_run", "background") if not getattr(self, each)}
+        ).encode()
 
 
 def _server_tag(value: Any) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from backend.core.execution.background import BackgroundExecutions
 from backend.core.execution.executor import Executor
 from backend.core.execution.sequence import PipelineRunner, Sequence, StepLog
 from backend.core.policy.admit import Scope
@@ -27,6 +28,7 @@ class LocalPlaces:
     mask: Callable[[str], str]
     clock: Callable[[], float]
     homes: Homes | None = None
+    background: BackgroundExecutions | None = None
 
     def workspace(self, name: str) -> FolderView:
         """The workspace with this name, made where it is missing. Raises OSError."""
@@ -54,4 +56,4 @@ class LocalPlaces:
         scope = Scope(profile, files, bool(network))
         runner = Builtins(BUILTINS, profile, otherwise=self.pipelines)
         egress = network if isinstance(network, Egress) else None
-        return Sequence(scope, runner, self.log, self.mask, self.clock, egress)
+        return Sequence(scope, runner, self.log, self.mask, self.clock, egress, self.background)

@@ -314,6 +314,7 @@ def test_the_terminal_joins_nothing_and_sets_nothing() -> None:
         "&&",
         "||",
         ";",
+        "&",
         ">",
         ">>",
         "<",
@@ -509,7 +510,7 @@ def test_a_variable_that_starts_programs_cannot_be_listed(name: str) -> None:
 @pytest.mark.parametrize(
     ("text", "place"),
     [
-        (HEAD + "operators = ['&']\n" + LIMITS, "profile.operators"),
+        (HEAD + "operators = ['|&']\n" + LIMITS, "profile.operators"),
         (HEAD + "operators = '|'\n" + LIMITS, "profile.operators"),
         (HEAD + LIMITS + "[kinds]\ntext = 'x'", "profile.kinds.text"),
         (HEAD + LIMITS + "[kinds]\na = '('", "profile.kinds.a"),
