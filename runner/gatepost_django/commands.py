@@ -1,5 +1,7 @@
 """Which management commands may run, with which arguments."""
 
+import shlex
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,6 +60,7 @@ DEFAULT_DISALLOWED_COMMANDS = (
     "delete_squashed_migrations",
     "clean_pyc",
 )
+OWN = "gatepost"  # the command of the runner, which is no command for a server
 IMPORTING = ("--settings", "--pythonpath")  # they import any module
 
 
@@ -71,11 +74,35 @@ class Commands:
 
     def is_command_allowed(self, name: str) -> tuple[bool, str]:
         """Whether a command may run, and why not."""
+        if name == OWN:
+            return False, f"`{OWN}` is the runner itself."
         if self.blocklist:
             refused = name in self.disallowed
             return not refused, f"`{name}` is in GATEPOST_DISALLOWED_COMMANDS." if refused else ""
         allowed = name in self.allowed
         return allowed, "" if allowed else f"`{name}` is not in GATEPOST_ALLOWED_COMMANDS; add it there to run it."
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A command that does not run."""
+
+    reason: str
+
+
+def judged(commands: Commands, known: Collection[str], name: str, arguments: str, root: Path) -> list[str] | Rejected:
+    """The words that follow `manage.py`, if the command and its arguments may run; `known` are those of the project."""
+    allowed, why = commands.is_command_allowed(name)
+    if not allowed:
+        return Rejected(why)
+    if name not in known:
+        return Rejected(f"This project has no command `{name}`; `manage.py help` lists those that it has.")
+    try:
+        words = shlex.split(arguments)
+    except ValueError as error:
+        return Rejected(f"The arguments cannot be read: {error}. Close the quotes.")
+    refused = refused_argument(words, root)
+    return Rejected(refused) if refused else [name, *words]
 
 
 def refused_argument(words: list[str], root: Path) -> str | None:
