@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +13,7 @@ from backend.cli.main import main
 from tests import serving
 from tests.conftest import StartServer
 from tests.e2e.test_published_runners import Project
-from tests.runner.shop import Shop
+from tests.runner.shop import BOUND, Shop
 from tests.serving import Server, all_processes, wait_until
 
 Begin = Callable[..., tuple[Project, Shop]]
@@ -46,19 +45,84 @@ def begin(tmp_path: Path) -> Iterator[Begin]:
 
 
 def allow(project: Project, shop: Shop) -> None:
-    """Wait until the runner has listed its commands, and allow the own one."""
-    shop.logged("The server knows")
+    """Wait until the runner is accepted, after it has listed its commands, and allow the own one."""
+    shop.logged("The server has accepted")
     id = project.get("/api/django")[0]["project_id"]
     project.client.patch(f"/api/projects/{id}", json={"allowed_extra": ["act"]}).raise_for_status()
 
 
-def test_a_command_runs_as_it_should(start_server: StartServer, begin: Begin) -> None:
-    server = start_server()
+def left(mark: str) -> list[str]:
+    """The processes with a mark on their command line."""
+    return [each.command for each in all_processes().values() if mark in each.command and each.state != "Z"]
+
+
+def test_a_command_runs_as_it_should(server: Server, begin: Begin) -> None:
     project, shop = begin(server)
     shop.start("-v", "2")
     allow(project, shop)
-    spoken = project.run("act speak")
+    spoken, hidden = project.run("act speak"), project.run("act speak", metadata_only=True)
     end = project.ended(spoken)
     assert (end["status"], end["exit_code"]) == ("failed", 3)
     assert project.output(spoken, "stdout") == "Grüße\nno line endstdin: ''\n"
     assert project.output(spoken, "stderr") == "no coffee ***\n"
+    assert project.ended(hidden)["exit_code"] == 3
+    assert project.output(hidden, "stdout") == ""
+    (shop.folder / "link").symlink_to("/etc")  # which the server does not see
+    rejected = project.run("act speak link/passwd")
+    assert project.ended(rejected)["exit_code"] == 125
+    assert "leads out" in project.output(rejected, "stderr")
+
+    cancelled = project.run("act leave cancelled")
+    wait_until(lambda: project.output(cancelled, "stdout") == "left\n", "its output", BOUND)
+    assert left("left-by-cancelled")
+    project.client.post(f"/api/executions/{cancelled}/cancel").raise_for_status()
+    assert project.ended(cancelled)["signal"] == "SIGTERM"
+    assert not left("left-by-cancelled")
+
+    forced = project.run("act leave forced")
+    wait_until(lambda: left("left-by-forced"), "its process", BOUND)
+    status = shop.status()
+    assert (status["status"], status["server"]) == ("running", "active")
+    assert [each["command"] for each in status["running"]] == ["act"]
+    assert "has stopped" in shop.manage("gatepost", "stop", "--force")
+    assert not left("left-by-forced")
+    assert project.ended(forced)["status"] == "cancelled"
+    assert shop.status() == {"status": "stopped"}
+    shared = [path for path in (shop.folder / "state").rglob("*") if path.is_dir() and path.stat().st_mode & 0o077]
+    assert [path.name for path in shared if path.name in {"default", "spool"}] == []
+
+
+def test_a_server_that_dies_costs_no_line_and_no_second_run(
+    start_server: StartServer, begin: Begin, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    server = start_server()
+    project, shop = begin(server)
+    shop.start("-v", "2")
+    allow(project, shop)
+    go = shop.folder / "go"
+    counted = project.run("act count go")
+    wait_until(lambda: project.output(counted, "stdout").endswith("line 150\nhalf"), "half a line", BOUND)
+    server.kill()
+    go.touch()
+    shop.logged("act has ended")
+    monkeypatch.setattr(serving, "_free_port", lambda: server.port)
+    start_server()
+    assert project.ended(counted)["status"] == "succeeded"
+    lines = [f"line {number}" for number in range(300)]
+    lines.insert(151, "half")
+    assert project.output(counted, "stdout").splitlines() == lines
+    assert (shop.folder / "go.runs").read_text() == "one\n"
+
+
+def test_two_runners_run_each_execution_once(server: Server, begin: Begin) -> None:
+    project, shop = begin(server)
+    runners = [shop.start("-v", "2", "--name", name) for name in ("a", "b")]
+    shop.logged("The server has accepted", times=2)
+    allow(project, shop)
+    executions = [project.run(f"act once {number}.once") for number in range(20)]
+    assert {project.ended(each)["status"] for each in executions} == {"succeeded"}
+    assert [path.read_text() for path in shop.folder.glob("*.once")] == ["one\n"] * 20
+    for each in runners:
+        each.send_signal(signal.SIGTERM)
+        assert each.wait(BOUND) == 0
+    assert not list((shop.folder / "state").rglob("*.jsonl"))
