@@ -13,6 +13,7 @@ from gatepost_django.project import command_line
 from gatepost_django.state import Folder, StateError
 
 START = 30.0  # seconds until it has its lock
+ACCEPTED = 10.0  # seconds until the server has answered
 LAST = 6.0  # seconds in which a runner that is killed reports what it has killed
 DEAD = 10.0  # seconds until the processes of its commands have ended too
 TAIL = 2000  # characters of its errors that are shown
@@ -28,13 +29,10 @@ def start(project: Path, folder: Folder, name: str, verbosity: int) -> int:
         started = subprocess.Popen(
             line, cwd=project, stdin=subprocess.DEVNULL, stdout=errors, stderr=errors, start_new_session=True
         )
-    deadline = time.monotonic() + START
-    while time.monotonic() < deadline:
-        if started.poll() is not None:
-            break
-        if (folder.holder() or {}).get("pid") == started.pid:
-            return started.pid
-        time.sleep(0.05)
+    has_begun = _waited(lambda: started.poll() is not None or _pid(folder) == started.pid, START)
+    if has_begun and started.poll() is None:
+        _waited(lambda: folder.reported(started.pid).get("server", "away") != "away", ACCEPTED)
+        return started.pid
     said = folder.errors.read_text(errors="replace")[-TAIL:].strip()
     raise StateError(f"It did not start: {said or 'it printed nothing.'}")
 
@@ -63,10 +61,19 @@ def _signal(holder: Mapping[str, Any], number: signal.Signals) -> None:
         os.kill(int(holder["pid"]), number)
 
 
+def _pid(folder: Folder) -> object:
+    return (folder.holder() or {}).get("pid")
+
+
 def _is_free(folder: Folder, seconds: float) -> bool:
     """Whether the lock is free, so that no process of the runner or its commands is left."""
+    return _waited(lambda: folder.holder() is None, seconds)
+
+
+def _waited(condition: Callable[[], bool], seconds: float) -> bool:
+    """Whether it became true within so many seconds."""
     deadline = time.monotonic() + seconds
-    while folder.holder() is not None:
+    while not condition():
         if time.monotonic() > deadline:
             return False
         time.sleep(0.02)

@@ -5,9 +5,9 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from gatepost_django.client import Client, Refused, Server, Unavailable
-from gatepost_django.executions import Executions
 from gatepost_django.protocol import Offer, read_offers
 from gatepost_django.standing import Denied, Standing
 
@@ -20,13 +20,21 @@ SOON = 0.05  # seconds until the next question after others got what was offered
 PASSED = 5.0  # seconds in which an execution that another runner got is not claimed again
 
 
+class Claims(Protocol):
+    """Who begins an execution."""
+
+    def begin(self, offer: Offer, done: Callable[[bool], None]) -> bool:
+        """Claim and run it, unless that is done already; `done` is called with whether it was claimed, when it has ended."""
+        ...
+
+
 @dataclass
 class Polling:
     """The questions of a runner for work. `clock` is monotonic."""
 
     server: Server
     standing: Standing
-    executions: Executions
+    executions: Claims
     stopping: threading.Event
     clock: Callable[[], float] = time.monotonic
     slots: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(AT_ONCE))

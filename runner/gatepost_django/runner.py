@@ -103,6 +103,7 @@ class Runner:
         executions = self._executions(server, lock)
         polling = Polling(server, self.standing, executions, self.stopping)
         log.info("Runner of %s, version %s, for %s.", self.project, VERSION, self.configuration.server_url)
+        self._report(executions)
         with self._signals():
             executions.recover()
             for each in (self._heartbeats(server).run, polling.run):

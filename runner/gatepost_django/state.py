@@ -81,15 +81,16 @@ class Folder:
     def report(self, values: Mapping[str, Any]) -> None:
         """Store what the runner reports of itself."""
         new = self.path / "report.new"
-        new.write_text(json.dumps(values))
+        new.write_text(json.dumps({"pid": os.getpid(), **values}))
         new.replace(self.path / "report.json")
 
-    def reported(self) -> Mapping[str, Any]:
-        """What it has reported last."""
+    def reported(self, pid: object) -> Mapping[str, Any]:
+        """What the runner with this pid has reported last."""
         try:
-            return _read((self.path / "report.json").read_bytes())
+            found = _read((self.path / "report.json").read_bytes())
         except OSError:
             return {}
+        return found if found.get("pid") == pid else {}
 
 
 def _try(fd: int, kind: int) -> bool:

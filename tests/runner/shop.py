@@ -84,10 +84,14 @@ class Shop:
         commands.mkdir(parents=True)
         for place in ("shop", "shop/management", "shop/management/commands"):
             (self.folder / place / "__init__.py").touch()
-        lines = [f"{name} = {value!r}\n" for name, value in settings.items()]
-        (self.folder / "config.py").write_text(SETTINGS + "".join(lines))
+        self.configure(**settings)
         (self.folder / "manage.py").write_text(MANAGE)
         (commands / "act.py").write_text(ACT)
+
+    def configure(self, **settings: Any) -> None:
+        """Write the settings."""
+        lines = [f"{name} = {value!r}\n" for name, value in settings.items()]
+        (self.folder / "config.py").write_text(SETTINGS + "".join(lines))
 
     def _line(self, *words: str) -> list[str]:
         return [sys.executable, "manage.py", *words]

@@ -1,12 +1,14 @@
 """Secrets in settings, and output without them."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gatepost_django.masking import Masks, secrets_of
 
-SETTINGS = {
+SETTINGS: dict[str, Any] = {
     "SECRET_KEY": "canary-key-'with-quotes'",
     "SECRET_KEY_FALLBACKS": ["canary-old-key"],
     "DATABASES": {"default": {"NAME": "shop", "USER": "shopper", "PASSWORD": "canary-password"}},

@@ -36,7 +36,7 @@ def taken(spool: Spool) -> list[Chunk]:
 
 def test_records_come_out_in_their_order_with_numbers(tmp_path: Path) -> None:
     spool = filled(tmp_path, "a\n", "b\n")
-    expected = [Text("a\n", False, 1.5), Text("b\n", True, 1.5), End(0, "success")]
+    expected: list[Text | End] = [Text("a\n", False, 1.5), Text("b\n", True, 1.5), End(0, "success")]
     assert taken(spool) == [Chunk(number, record) for number, record in enumerate(expected, 1)]
 
 

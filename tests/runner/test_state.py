@@ -57,8 +57,9 @@ def test_each_name_and_each_project_has_a_folder_of_its_own(tmp_path: Path) -> N
 
 def test_a_report_is_read_again_and_what_is_none_is_empty(tmp_path: Path) -> None:
     folder = Folder(tmp_path)
-    assert folder.reported() == {}
+    assert folder.reported(os.getpid()) == {}
     folder.report({"server": "active"})
-    assert folder.reported() == {"server": "active"}
+    assert folder.reported(os.getpid()) == {"pid": os.getpid(), "server": "active"}
+    assert folder.reported(1) == {}  # another runner has the folder now
     (tmp_path / "report.json").write_text("{")
-    assert folder.reported() == {}
+    assert folder.reported(os.getpid()) == {}

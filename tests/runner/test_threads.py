@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-from gatepost_django.executions import Executions
 from gatepost_django.heartbeats import AWAY_PAUSES, DENIED_PAUSES, Heartbeats
 from gatepost_django.polling import AT_ONCE, EVERY, WAIT, Polling
 from gatepost_django.protocol import ManagementCommand, Offer, commands_hash, read_beat, read_offers
@@ -92,10 +91,8 @@ class Stopping(threading.Event):
 
 
 def polling(server: Peer, claims: Claims) -> Polling:
-    executions: Any = claims
-    assert isinstance(executions, Claims | Executions)
     times = iter(range(0, 100_000, 0x10))  # each answer takes 16 s
-    return Polling(server.server(), Standing(), executions, Stopping(), lambda: float(next(times)))
+    return Polling(server.server(), Standing(), claims, Stopping(), lambda: float(next(times)))
 
 
 def test_no_more_is_claimed_than_there_are_slots() -> None:

@@ -2,10 +2,13 @@
 
 import contextlib
 import io
+import os
 import signal
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -13,8 +16,9 @@ from backend.cli.main import main
 from tests import serving
 from tests.conftest import StartServer
 from tests.e2e.test_published_runners import Project
+from tests.needs import need
 from tests.runner.shop import BOUND, Shop
-from tests.serving import Server, all_processes, wait_until
+from tests.serving import ROOT, Server, all_processes, wait_until
 
 Begin = Callable[..., tuple[Project, Shop]]
 
@@ -32,9 +36,9 @@ def begin(tmp_path: Path) -> Iterator[Begin]:
     """Creates the project `shop` on a server and in a folder."""
     opened: list[tuple[Project, Shop]] = []
 
-    def create(server: Server, key: str = "", **settings: Any) -> tuple[Project, Shop]:
-        shop = Shop(tmp_path / f"shop{len(opened) or ''}")
-        shop.create(GATEPOST_API_KEY=key or new_key(server), GATEPOST_SERVER_URL=server.url, **settings)
+    def create(server: Server, key: str = "", **environment: str) -> tuple[Project, Shop]:
+        shop = Shop(tmp_path / "shop", environment)
+        shop.create(GATEPOST_API_KEY=key or new_key(server), GATEPOST_SERVER_URL=server.url)
         opened.append((Project(server), shop))
         return opened[-1]
 
@@ -49,6 +53,22 @@ def allow(project: Project, shop: Shop) -> None:
     shop.logged("The server has accepted")
     id = project.get("/api/django")[0]["project_id"]
     project.client.patch(f"/api/projects/{id}", json={"allowed_extra": ["act"]}).raise_for_status()
+
+
+@pytest.fixture(scope="session")
+def django_4_2() -> Path:
+    """The folder with the oldest Django that is supported, which is installed once on a machine."""
+    requirements = ROOT / "tests/requirements-django-4.2.txt"
+    pin = requirements.read_text().split()[-1]
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gatepost-tests" / pin
+    if not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        new = Path(tempfile.mkdtemp(dir=folder.parent))
+        pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-compile", "--target", str(new), pin]
+        need(subprocess.run(pip, check=False).returncode == 0, pin)
+        with contextlib.suppress(OSError):  # another process was first
+            new.rename(folder)
+    return folder
 
 
 def left(mark: str) -> list[str]:
@@ -126,3 +146,24 @@ def test_two_runners_run_each_execution_once(server: Server, begin: Begin) -> No
         each.send_signal(signal.SIGTERM)
         assert each.wait(BOUND) == 0
     assert not list((shop.folder / "state").rglob("*.jsonl"))
+
+
+def test_django_4_2_and_the_settings_of_a_published_runner(server: Server, begin: Begin, django_4_2: Path) -> None:
+    key = new_key(server)
+    project, shop = begin(server, key, PYTHONPATH=str(django_4_2))
+    shop.configure(MANAGECOMMAND_API_KEY="no key", MANAGECOMMAND_SERVER_URL="http://gate.example.com")
+    said = shop.manage("check", code=1)
+    assert "(gatepost.E001) MANAGECOMMAND_API_KEY is not the key of a runner" in said
+    assert "(gatepost.E002) MANAGECOMMAND_SERVER_URL would send the key to gate.example.com unencrypted." in said
+    assert "HINT: Create one on the server" in said
+    assert "(gatepost.W001) Settings have the names of another runner: MANAGECOMMAND_API_KEY" in said
+    shop.configure(MANAGECOMMAND_API_KEY=key, MANAGECOMMAND_SERVER_URL=server.url)
+    assert "The runner has started" in shop.manage("gatepost", "start", "-d")
+    try:
+        wait_until(lambda: project.state() == "online", "the heartbeat", BOUND)
+        assert project.get("/api/django")[0]["runners"][-1]["django_version"].startswith("4.2.")
+        checked = project.run("check")
+        assert project.ended(checked)["status"] == "succeeded"
+        assert "gatepost.W001" in project.output(checked, "stderr")
+    finally:
+        assert "has stopped" in shop.manage("gatepost", "stop")

@@ -3,6 +3,7 @@
 import argparse
 import json
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from django.conf import settings
@@ -69,7 +70,8 @@ class Command(BaseCommand):  # type: ignore[misc]
         folder.prepare()
         if options["detach"]:
             pid = background.start(runner.project, folder, options["name"], options["verbosity"])
-            self.stdout.write(f"The runner has started (pid {pid}). Its log is {folder.log}.")
+            server = _server(folder.reported(pid))
+            self.stdout.write(f"The runner has started (pid {pid}), {server}. Its log is {folder.log}.")
             return
         logs.set_up(folder.log, options["verbosity"], to_terminal=not options["in_background"])
         changed = settings.DEBUG and not options["no_reload"] and reload.watch(runner.stop)
@@ -94,7 +96,7 @@ class Command(BaseCommand):  # type: ignore[misc]
         self.stdout.write("The runner has stopped.")
 
     def _waiting(self, folder: Folder) -> None:
-        running = ", ".join(each["command"] for each in folder.reported().get("running", ()))
+        running = ", ".join(each["command"] for each in _status_of(folder).get("running", ()))
         if running:
             self.stdout.write(f"Waiting for {running}. `gatepost stop --force` kills what runs.")
 
@@ -107,7 +109,7 @@ class Command(BaseCommand):  # type: ignore[misc]
         if status["status"] == "stopped":
             return
         self.stdout.write(f"Pid: {status['pid']}, for {int(status['uptime_seconds'])} s")
-        self.stdout.write(f"Server: {status.get('server')} {status.get('reason') or ''}".rstrip())
+        self.stdout.write(f"Server: {_server(status)}")
         for each in status.get("running", ()):
             self.stdout.write(f"Runs: {each['command']} ({each['id']})")
         if waiting := status.get("waiting_to_be_sent"):
@@ -121,4 +123,11 @@ def _status_of(folder: Folder) -> dict[str, Any]:
     started = float(holder.get("started", time.time()))
     text = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started))
     known = {"pid": holder.get("pid"), "started_at": text, "uptime_seconds": max(time.time() - started, 0.0)}
-    return {"status": "running", **known, **folder.reported()}
+    return {"status": "running", **known, **folder.reported(holder.get("pid"))}
+
+
+def _server(report: Mapping[str, Any]) -> str:
+    """How a runner stands with its server, in words."""
+    words = {"active": "accepted by the server", "suspended": "suspended", "denied": "not accepted by the server"}
+    reason = f": {report['reason']}" if report.get("reason") else ""
+    return words.get(str(report.get("server")), "the server cannot be reached") + reason
