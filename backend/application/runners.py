@@ -75,6 +75,12 @@ class Runners:
     now_ms: Callable[[], int]
     recheck: float
     reported: OrderedDict[str, None] = field(default_factory=OrderedDict)  # whose late output or end was recorded
+    closing: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def close(self) -> None:
+        """The server stops: runners that wait are answered, and none waits any more."""
+        self.closing.set()
+        self.wakeups.wake_all()
 
     async def heartbeat(self, key: RunnerKey, versions: RunnerVersions, commands_hash: str) -> Heartbeat:
         """A runner is alive."""
@@ -91,11 +97,11 @@ class Runners:
         if key.suspended is not None:
             return []
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + wait
+        deadline = loop.time() + (0 if self.closing.is_set() else wait)
         with self.wakeups.watch(str(target_of(key.project))) as watch:
             while not (found := await self._offers(key)) and (left := deadline - loop.time()) > 0:
                 await watch.wait(min(left, self.recheck))
-                if not await self._is_active(key):
+                if self.closing.is_set() or not await self._is_active(key):
                     return []  # suspended or revoked meanwhile: the next request says so
         return found
 

@@ -69,6 +69,11 @@ class Server:
     hosts: Hosts
     runners: Runners
 
+    async def close(self) -> None:
+        """End what clients and runners wait for."""
+        self.runners.close()
+        await self.gateway.close()
+
 
 def lifespan(server: Server) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     """The lifespan of the application."""
@@ -83,9 +88,9 @@ def lifespan(server: Server) -> Callable[[FastAPI], AbstractAsyncContextManager[
             async with service.bus.joined(service.owner, service.folder, service.local), server.hosts.joined():
                 jobs = [*_begin_jobs(server), asyncio.create_task(_welcome(server, web_server, login_link))]
                 try:
-                    with web_server.stopped_after(server.gateway.close):
+                    with web_server.stopped_after(server.close):
                         yield
-                    await server.gateway.close()  # its leases are still extended meanwhile
+                    await server.close()  # its leases are still extended meanwhile
                 finally:
                     await server.guard.rooms.close()
                     await _end_jobs(jobs)

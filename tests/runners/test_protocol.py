@@ -347,6 +347,16 @@ async def test_a_runner_that_waits_gets_an_execution_at_once(shop: Shop) -> None
     assert (await shop.say("GET", "pending/?wait=99")).status_code == 422
 
 
+async def test_a_runner_that_waits_is_answered_when_the_server_stops(shop: Shop) -> None:
+    waiting = asyncio.ensure_future(shop.pending("?wait=20"))
+    async with asyncio.timeout(10):
+        while not shop.runners.wakeups._waiting:
+            await asyncio.sleep(0)
+        shop.runners.close()
+        assert await waiting == []
+        assert await shop.pending("?wait=20") == []
+
+
 BAD_HEADERS: list[tuple[dict[str, str], int, str]] = [
     ({"Authorization": "Bearer dc_wrong"}, 401, "auth.wrong"),
     ({"Authorization": ""}, 401, "auth.wrong"),

@@ -16,6 +16,11 @@ class Wakeups:
         for event in self._waiting.get(name, ()):
             event.set()
 
+    def wake_all(self) -> None:
+        """Wake all, for whatever they wait."""
+        for name in self._waiting:
+            self.wake(name)
+
     def watch(self, name: str) -> "Watch":
         """Watch `name` within a context: what happens between two waits is not missed."""
         return Watch(self._waiting, name)

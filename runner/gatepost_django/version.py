@@ -1,0 +1,3 @@
+"""The version of the runner, which it reports to the server."""
+
+VERSION = "0.1.0"
