@@ -157,7 +157,9 @@ def create_app(settings: Settings) -> FastAPI:
     info = _service_info(house.telemetry)
     limiter, files = _limiter(app, security), PageFiles(PAGE_FOLDER)
     add_problems(app, access.rejected, LARGER_BODIES | BODY_LIMITS)
-    app.add_middleware(LargeBodies, access=access, others={RUNNERS: partial(_is_runner, house, security), HOOKS: _anyone})
+    app.add_middleware(
+        LargeBodies, access=access, others={RUNNERS: partial(_is_runner, house, security), HOOKS: _anyone}
+    )
     _add_routes(app, house, access, info, limiter, files)
     app.include_router(login_routes(access, _login(house, tokens), limiter, settings.http_rate))
     describe(app)

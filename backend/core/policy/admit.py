@@ -129,7 +129,7 @@ def admit(line: str, target: PolicyTarget, cwd: str, before: LineState = BEGINNI
     if refusal := profile.check_length(line):
         return refusal
     if profile.shell and line.strip() not in ANSWERED:
-        return _judge_shell(line, target, cwd, exported)
+        return _judge_shell(line, target, cwd, before)
     script = parse(line, profile.operators, assignments=bool(profile.environment))
     if isinstance(script, Decision):
         return script
@@ -145,18 +145,19 @@ def admit(line: str, target: PolicyTarget, cwd: str, before: LineState = BEGINNI
     return _judge_script(script, target, replace(before, cwd=folder))
 
 
-def _judge_shell(line: str, target: PolicyTarget, cwd: str, exported: tuple[tuple[str, str], ...]) -> Plan | Decision:
+def _judge_shell(line: str, target: PolicyTarget, cwd: str, before: LineState) -> Plan | Decision:
     """Judge a line that bash runs as a whole: one step with one program."""
     folder = target.files.enter(cwd)
     if isinstance(folder, Decision):
         return folder
+    exported = tuple(before.exported.items())
     judged = judge_bash(line, target.profile, Place(target.files.root, folder, target.network), exported)
     if isinstance(judged, Decision):
         return judged
     argv = run_by_bash(line)
     script = Script((Step("", (Command(tuple(map(Word, argv))),)),))
     verdict = Verdict((Invocation(argv, exported),), judged.decision, is_line=True)
-    return Plan(script, (verdict,), judged.decision, judged.argvs, LineState(folder, exported=dict(exported)))
+    return Plan(script, (verdict,), judged.decision, judged.argvs, replace(before, cwd=folder))
 
 
 def _judge_script(script: Script, target: PolicyTarget, start: LineState) -> Plan | Decision:

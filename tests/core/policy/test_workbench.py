@@ -1,6 +1,6 @@
 """The profile `workbench`: bash runs the line, and what it names is judged all the same."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from time import thread_time
 
@@ -9,6 +9,7 @@ import pytest
 from backend.core.decisions import Decision, Risk
 from backend.core.policy.admit import Plan, admit
 from backend.core.policy.files import FileView, Unseen
+from backend.core.policy.line_state import BEGINNING
 from backend.core.policy.profile import OFFLINE, Offline, Profile, ProfileError
 from backend.core.policy.shell import run_by_bash
 from backend.policies.loader import load_profile
@@ -228,7 +229,7 @@ def test_what_people_write_is_not(line: str) -> None:
 
 def test_a_session_whose_path_is_its_own_is_high() -> None:
     for name, risk in (("PATH", Risk.HIGH), ("NODE_ENV", Risk.SAFE)):
-        plan = admit("ls", Bench(), ".", ((name, "a"),))
+        plan = admit("ls", Bench(), ".", replace(BEGINNING, exported={name: "a"}))
         assert isinstance(plan, Plan)
         assert plan.decision.risk is risk
         assert plan.verdicts[0].invocations[0].environment == ((name, "a"),)
