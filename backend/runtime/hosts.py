@@ -95,9 +95,7 @@ def build_hosts(
     late = LateAnswers(audit, mask, figures)
     url = settings.redis_url.get_secret_value()
     hosts = RedisHosts(url, time.time, trust.genuine, late.record, trust.checked)
-    streams = RedisHostStreams(
-        _client(url, 1), _client(url, 0), server, time.time, lambda: secrets.token_hex(16), late.stray
-    )
+    streams = RedisHostStreams(_client(url, 1), _client(url, 0), server, time.time, _new_nonce, late.stray)
 
     def executor(entry: HostEntry) -> Executor | None:
         if party := trust.party(entry.id):
@@ -118,6 +116,10 @@ def build_hosts(
         hosts, load_profile("host"), executor, trust.labels, trust.grants, projects, limits, time.time
     )
     return Hosts(targets, figures, trust.seal, joined, trust.unsigned)
+
+
+def _new_nonce() -> str:
+    return secrets.token_hex(16)
 
 
 def _client(url: str, retries: int) -> "Redis":

@@ -13,7 +13,7 @@ from backend.core.figures import size_text
 from backend.transports.dependencies import Access
 from backend.transports.problems import Problem
 
-SMALL = 16 * 1024  # bytes of a body that is read from anybody, such as a login
+SMALL = 16 * 1024  # bytes of a body that is read of any client, such as a login
 Known = Callable[[Request], Awaitable[bool]]
 
 

@@ -91,10 +91,14 @@ TABLE: list[tuple[str, str, Any, str]] = [
                                                                "403  201  404  404  201  403  201  404"),
     ("GET", "/api/notifications/{notification}/deliveries", None,
                                                                "404  200  404  404  200  200  403  404"),
+    ("POST", "/api/notifications/{notification}/test", None,   "403  200  404  404  200  403  200  404"),
+    ("POST", "/api/notifications/{notification}/deliveries/{dead}/repeat", None,
+                                                               "403  409  404  404  409  403  409  404"),
     ("DELETE", "/api/notifications/{silent}", None,            "403  204  404  404  204  403  204  404"),
     ("GET", "/api/hooks", None,                                "200  200  200  200  200  200  403  200"),
     ("POST", "/api/hooks", HOOK,                               "403  201  201  201  201  403  201  201"),
     ("POST", "/api/hooks", HOOK | {"project_id": "{private}"}, "403  201  404  404  201  403  201  404"),
+    ("POST", "/api/hooks/{cut}/rotate", None,                  "403  201  404  404  201  403  201  404"),
     ("DELETE", "/api/hooks/{cut}", None,                       "403  204  404  404  204  403  204  404"),
     ("GET", "/api/hosts", None,                                "200  200  200  200  200  200  403  200"),
     ("GET", "/api/hosts/{host}", None,                         "404  404  404  404  404  404  403  404"),
@@ -150,6 +154,7 @@ def places(world: World) -> dict[str, str]:
         "secret": secret,
         "host": "web-09",
         "key": "01ARZ3NDEKTSV4RRFFQ69G5FAV",
+        "dead": "01ARZ3NDEKTSV4RRFFQ69G5FAV",
     }
     return {**known, **world.users}
 
@@ -215,6 +220,7 @@ def _grouped(path: str) -> str:
     path = re.sub(r"\{ended\}", "{schedule}", path)
     path = re.sub(r"\{silent\}", "{notification}", path)
     path = re.sub(r"\{cut\}", "{hook}", path)
+    path = re.sub(r"\{dead\}", "{delivery}", path)
     return re.sub(r"\{(done|secret|live)\}", "{execution}", path)
 
 
