@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
-from sqlalchemy import Connection, Executable, bindparam, case, false, func, select
+from sqlalchemy import Connection, Executable, Select, bindparam, case, false, func, select
 
 from backend.core.audit.anomalies import MISTAKES, UNCOUNTED_RULES
 from backend.core.audit.attempts import Record
@@ -41,19 +42,8 @@ class SqlExecutionHistory:
         return record_of(row) if row else None
 
     async def page(self, wanted: Filter) -> Sequence[Record]:
-        """Records, newest first. Ids sort by time, so the index of a target or a user is sufficient."""
-        query = select(*COLUMNS).order_by(table.c.id.desc()).limit(wanted.limit)
-        if wanted.user_id is not None:
-            query = query.where(table.c.user_id == wanted.user_id)
-        if wanted.target is not None:
-            query = query.where(table.c.target == wanted.target)
-        if wanted.schedule is not None:
-            query = query.where(table.c.schedule_id == wanted.schedule)
-        if wanted.status is not None:
-            query = query.where(table.c.status == str(wanted.status))
-        if wanted.before is not None:
-            query = query.where(table.c.id < wanted.before)
-        return await self.database.read(partial(_records, query=query))
+        """Records, newest first. Ids sort by time, so an index finds each page without reading what is not on it."""
+        return await self.database.read(partial(_records, query=page_query(wanted)))
 
     async def newest_ms(self) -> int | None:
         """The time of the newest attempt, None without any."""
@@ -97,6 +87,22 @@ class SqlExecutionHistory:
             .limit(MOST)
         )
         return await self.database.read(partial(_records, query=query))
+
+
+def page_query(wanted: Filter) -> Select[Any]:
+    """The query of a page."""
+    query = select(*COLUMNS).order_by(table.c.id.desc()).limit(wanted.limit)
+    if wanted.user_id is not None:
+        query = query.where(table.c.user_id == wanted.user_id)
+    if wanted.target is not None:
+        query = query.where(table.c.target == wanted.target)
+    if wanted.schedule is not None:
+        query = query.where(table.c.schedule_id == wanted.schedule)
+    if wanted.status is not None:
+        query = query.where(table.c.status == str(wanted.status))
+    if wanted.before is not None:
+        query = query.where(table.c.id < wanted.before)
+    return query
 
 
 def _records(connection: Connection, query: Executable) -> list[Record]:

@@ -125,7 +125,10 @@ executions = Table(
     Index(None, "target", "id"),
     Index(None, "schedule_id", "id"),
     Index(None, "user_id", "id"),
-    Index(None, "status", "lease_until_ms"),
+    # A page of a rare status has to be found without reading all others.
+    Index(None, "status", "id"),
+    Index(None, "user_id", "status", "id"),
+    Index(None, "target", "status", "id"),
 )
 
 idempotency_keys = Table(

@@ -17,10 +17,14 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection, func, insert, inspect, select, text
+from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import IntegrityError
 
 from backend.core.errors import StorageError
-from backend.storage.database import LOG_SIZE, Database, changes, database_url, rows
+from backend.core.execution.model import Status
+from backend.core.ports import Filter
+from backend.storage.database import LOG_SIZE, LONG_PATIENCE, Database, changes, database_url, rows
+from backend.storage.execution_history import page_query
 from backend.storage.postgresql import POOL
 from backend.storage.schema import LATEST, MIGRATIONS
 from backend.storage.tables import api_tokens, executions, metadata, users
@@ -89,7 +93,7 @@ async def test_the_migrations_make_the_tables_of_the_code(new_url: str) -> None:
         return list(compare_metadata(context, metadata))
 
     database = Database(new_url)
-    assert await database.write(differences) == []
+    assert await database.write(differences, LONG_PATIENCE) == []
     await database.close()
 
 
@@ -128,7 +132,7 @@ async def two(
 async def test_a_new_database_is_what_the_migrations_make(two: list[Database]) -> None:
     new, old = two
     await new.migrate()
-    await old.write(lambda connection: upgrade(connection, "0001"))
+    await old.write(lambda connection: upgrade(connection, "0001"), LONG_PATIENCE)
     await old.migrate()
     expected = await old.read(described)
     assert expected["version"] == [(LATEST,)]
@@ -147,10 +151,31 @@ async def test_old_executions_get_their_target(new_url: str) -> None:
         upgrade(connection, "head")
 
     database = Database(new_url)
-    await database.write(upgrade_with_rows)
+    await database.write(upgrade_with_rows, LONG_PATIENCE)
     found = await database.read(rows(text("select id, target from executions order by id")))
     assert [tuple(row) for row in found] == [("1", "local"), ("2", "project:01P")]
     await database.close()
+
+
+@pytest.mark.parametrize(
+    ("wanted", "index"),
+    [
+        (Filter(user_id="u"), "user_id_id"),
+        (Filter(user_id="u", status=Status.LOST), "user_id_status_id"),
+        (Filter(target="local", status=Status.LOST, before="x"), "target_status_id"),
+        (Filter(status=Status.LOST), "status_id"),
+        (Filter(schedule="s"), "schedule_id_id"),
+    ],
+)
+async def test_a_page_is_found_by_an_index(tmp_path: Path, wanted: Filter, index: str) -> None:
+    """A status may be rare: what is not on the page must not be read, nor sorted."""
+    database = Database(database_url(None, tmp_path))
+    await database.migrate()
+    query = page_query(wanted).compile(dialect=sqlite.dialect(), compile_kwargs={"literal_binds": True})
+    plan = [str(row.detail) for row in await database.read(rows(text(f"EXPLAIN QUERY PLAN {query}")))]
+    await database.close()
+    assert len(plan) == 1
+    assert f"USING INDEX ix_executions_{index} (" in plan[0]
 
 
 EXECUTION = {"principal": "user:ann", "user_id": "ann", "project_id": "p", "command": "rm x", "working_dir": ".",
