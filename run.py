@@ -6,7 +6,9 @@ have changed, and continues in `.venv/bin/python`.
 
 import fcntl
 import hashlib
+import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -20,6 +22,7 @@ VENV = ROOT / ".venv"
 CORE, TEST = ROOT / "requirements.txt", ROOT / "tests" / "requirements.txt"
 OLDEST = (3, 11)
 WORKERS = ["-n", "4"]  # of the tests, many of which wait; `test -n 0` runs them in one process
+DEBIAN = "On Debian and Ubuntu: apt-get install python3-venv, then run this again."
 SHOWN_LINES = 15  # of what pip said when it failed
 
 USAGE = """\
@@ -111,18 +114,18 @@ def make_venv() -> None:
         return
     print(f"Making {VENV.name} with Python {'.'.join(map(str, sys.version_info[:3]))} ...", file=sys.stderr, flush=True)
     done = subprocess.run(
-        [sys.executable, "-m", "venv", "--clear", str(VENV)], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "venv", "--without-pip", "--clear", str(VENV)],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode:
-        raise SetupError(
-            f"making {VENV.name} failed:\n{tail(done.stdout + done.stderr)}\n"
-            "On Debian and Ubuntu: apt-get install python3-venv, then run this again."
-        )
+        raise SetupError(f"making {VENV.name} failed:\n{tail(done.stdout + done.stderr)}\n{DEBIAN}")
 
 
 def works(python: Path) -> bool:
-    """Whether an interpreter is there, has pip and is of the running version."""
-    check = f"import pip, sys; sys.exit(sys.version_info[:2] != {tuple(sys.version_info[:2])})"
+    """Whether an interpreter is there and is of the running version."""
+    check = f"import sys; sys.exit(sys.version_info[:2] != {tuple(sys.version_info[:2])})"
     try:
         return subprocess.run([python, "-c", check], capture_output=True, check=False).returncode == 0
     except OSError:
@@ -134,16 +137,7 @@ def install(file: Path) -> None:
     shown = file.relative_to(ROOT)
     print(f"Installing {shown} ...", file=sys.stderr, flush=True)
     begun = time.monotonic()
-    command: list[str | Path] = [
-        python_of(VENV),
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--disable-pip-version-check",
-        "-r",
-        file,
-    ]
+    command = [*installer(), "--quiet", "-r", file]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     if done.returncode:
         raise SetupError(
@@ -151,6 +145,19 @@ def install(file: Path) -> None:
             "Check the network and the settings of pip, then run this again; it goes on where it stopped."
         )
     print(f"Installed {shown} in {time.monotonic() - begun:.0f} s.", file=sys.stderr, flush=True)
+
+
+def installer() -> list[str | Path]:
+    """What installs into `.venv`: uv where it is there, or the pip that comes with Python, which is not installed itself."""
+    if uv := shutil.which("uv"):
+        return [uv, "pip", "install", "--python", python_of(VENV)]
+    if not (found := importlib.util.find_spec("ensurepip")) or not found.origin:
+        raise SetupError(f"pip is missing.\n{DEBIAN}")
+    places = (Path(found.origin).parent / "_bundled", Path("/usr/share/python-wheels"))  # the second is Debian's
+    wheels = [wheel for place in places for wheel in place.glob("pip-*.whl")]
+    if not wheels:
+        raise SetupError(f"pip is missing.\n{DEBIAN}")
+    return [python_of(VENV), wheels[0] / "pip", "install", "--disable-pip-version-check"]
 
 
 def tail(text: str) -> str:

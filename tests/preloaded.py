@@ -212,6 +212,9 @@ def _serve(asked: socket.socket) -> Task | None:
 def _main(descriptor: int) -> None:
     for name in LOADED:
         importlib.import_module(name)
+    from backend.core.recording.redaction import DEFAULT_PATTERNS, Masks
+
+    Masks.of((), DEFAULT_PATTERNS)  # Python keeps what it has compiled of them
     gc.collect()
     gc.freeze()
     if task := _serve(socket.socket(fileno=descriptor)):

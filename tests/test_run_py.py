@@ -1,5 +1,6 @@
 """run.py: setting up once, handing over, saying what is wrong. The environment it makes is a stand-in here."""
 
+import os
 import subprocess
 import sys
 import threading
@@ -12,9 +13,9 @@ import run
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An environment with pip: what the first of them costs, the others need not."""
+    """An environment: what the first of them costs, the others need not."""
     place = tmp_path_factory.mktemp("environment") / ".venv"
-    subprocess.run([sys.executable, "-m", "venv", place], check=True)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", place], check=True)
     return place
 
 
@@ -85,6 +86,29 @@ def test_what_pip_says_is_shown_when_it_fails(project: Path, environment: Path) 
         run.set_up([run.CORE])
     run.CORE.write_text("")
     run.set_up([run.CORE])
+
+
+def test_uv_installs_where_it_is_there(
+    project: Path, environment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = tmp_path / "said"
+    (tmp_path / "uv").write_text(f'#!/bin/sh\necho "$@" > {said}\n')
+    (tmp_path / "uv").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    run.VENV.symlink_to(environment)
+    run.CORE.write_text("# for uv\n")
+    run.set_up([run.CORE])
+    assert said.read_text().split() == [
+        *("pip", "install", "--python", str(run.python_of(run.VENV))),
+        *("--quiet", "-r", str(run.CORE)),
+    ]
+
+
+def test_where_pip_is_missing_it_is_told_how_to_get_it(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(project))
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(run.SetupError, match=r"pip is missing\.\nOn Debian and Ubuntu: apt-get install python3-venv"):
+        run.installer()
 
 
 def test_a_second_one_waits_for_the_first(project: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,6 +21,7 @@ from backend.core.errors import StorageError
 from backend.runtime.settings import env_names
 from backend.storage.audit_chain import Chain
 from backend.storage.database import Database, database_url
+from tests import preloaded
 from tests.serving import ROOT
 from tests.storage.writing import attempt, store
 
@@ -218,11 +219,9 @@ def test_a_line_without_end_is_told_and_takes_no_memory(
 
 
 def test_an_export_that_does_not_fit_on_the_disk_is_told() -> None:
-    with open("/dev/full", "w") as full:
-        words = [sys.executable, "-m", "backend", "audit", "export"]
-        env = {**os.environ, "PYTHONPATH": str(ROOT)}
-        done = subprocess.run(words, env=env, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
-    assert (done.returncode, done.stderr) == (2, "gatepost: the export is incomplete: No space left on device\n")
+    with open("/dev/full", "wb") as full, open("said", "wb") as said, open("/dev/null", "rb") as none:
+        done = preloaded.start(["audit", "export"], Path.cwd(), os.environ, (none, full, said)).wait(60)
+    assert (done, Path("said").read_text()) == (2, "gatepost: the export is incomplete: No space left on device\n")
 
 
 async def test_an_export_of_what_is_cut_off_meanwhile_is_not_handed_out(data: Path) -> None:

@@ -1,22 +1,17 @@
 """`python -m backend policy check`, as a program."""
 
 import json
+import os
 import subprocess
-import sys
 from pathlib import Path
+
+from tests import preloaded
 
 ROOT = Path(__file__).parents[2]
 
 
-def check(*arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "backend", "policy", "check", *arguments],
-        cwd=ROOT,
-        input=stdin,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def check(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    return preloaded.run(["policy", "check", *arguments], ROOT, {"PATH": os.environ["PATH"]}, stdin)
 
 
 def test_each_line_gets_an_object() -> None:

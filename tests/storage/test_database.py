@@ -23,7 +23,7 @@ from sqlalchemy.exc import IntegrityError
 from backend.core.errors import StorageError
 from backend.core.execution.model import Status
 from backend.core.ports import Filter
-from backend.storage.database import LOG_SIZE, LONG_PATIENCE, Database, changes, database_url, rows
+from backend.storage.database import LOG_SIZE, Database, changes, database_url, rows
 from backend.storage.execution_history import page_query
 from backend.storage.postgresql import POOL
 from backend.storage.schema import LATEST, MIGRATIONS
@@ -58,6 +58,13 @@ ANN = {
 }
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+async def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[str]:
+    """The URL of an empty database."""
+    async with empty_database(request, tmp_path) as url:
+        yield url
+
+
 async def tables(database: Database) -> set[str]:
     return set(await database.read(lambda each: inspect(each).get_table_names()))
 
@@ -68,13 +75,13 @@ async def test_migrating_twice_changes_nothing(database: Database) -> None:
     assert await tables(database) == before == {*metadata.tables, "alembic_version"}
 
 
-async def test_processes_that_start_at_once_migrate_once(new_url: str) -> None:
+async def test_processes_that_start_at_once_migrate_once(empty_url: str) -> None:
     started = [
-        subprocess.Popen([sys.executable, "-c", MIGRATE, new_url], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+        subprocess.Popen([sys.executable, "-c", MIGRATE, empty_url], cwd=ROOT, stderr=subprocess.PIPE, text=True)
         for _ in range(3)
     ]
     assert [(process.communicate(timeout=60)[1], process.returncode) for process in started] == [("", 0)] * 3
-    database = Database(new_url)
+    database = Database(empty_url)
     assert await tables(database) == {*metadata.tables, "alembic_version"}
     await database.close()
 
@@ -86,14 +93,14 @@ def upgrade(connection: Connection, revision: str) -> None:
     command.upgrade(config, revision)
 
 
-async def test_the_migrations_make_the_tables_of_the_code(new_url: str) -> None:
+async def test_the_migrations_make_the_tables_of_the_code(empty_url: str) -> None:
     def differences(connection: Connection) -> list[object]:
         upgrade(connection, "head")
         context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
         return list(compare_metadata(context, metadata))
 
-    database = Database(new_url)
-    assert await database.write(differences, LONG_PATIENCE) == []
+    database = Database(empty_url)
+    assert await database.write(differences, patience=None) == []
     await database.close()
 
 
@@ -132,7 +139,7 @@ async def two(
 async def test_a_new_database_is_what_the_migrations_make(two: list[Database]) -> None:
     new, old = two
     await new.migrate()
-    await old.write(lambda connection: upgrade(connection, "0001"), LONG_PATIENCE)
+    await old.write(lambda connection: upgrade(connection, "0001"), patience=None)
     await old.migrate()
     expected = await old.read(described)
     assert expected["version"] == [(LATEST,)]
@@ -144,14 +151,14 @@ OLD_ROW = """insert into executions (id, principal, project_id, command, working
     'allow.ls', false, false, false, 'L2', 'f', 1)"""
 
 
-async def test_old_executions_get_their_target(new_url: str) -> None:
+async def test_old_executions_get_their_target(empty_url: str) -> None:
     def upgrade_with_rows(connection: Connection) -> None:
         upgrade(connection, "0004")
         connection.execute(text(OLD_ROW), [{"id": "1", "project": None}, {"id": "2", "project": "01P"}])
         upgrade(connection, "head")
 
-    database = Database(new_url)
-    await database.write(upgrade_with_rows, LONG_PATIENCE)
+    database = Database(empty_url)
+    await database.write(upgrade_with_rows, patience=None)
     found = await database.read(rows(text("select id, target from executions order by id")))
     assert [tuple(row) for row in found] == [("1", "local"), ("2", "project:01P")]
     await database.close()

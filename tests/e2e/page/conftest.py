@@ -14,7 +14,7 @@ from tests.serving import Server
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def browser() -> AsyncIterator[Browser]:
-    need(Path(CHROMIUM).exists(), "chromium (apt-get install chromium, or CHROMIUM_PATH)")
+    need(Path(CHROMIUM).exists(), "chromium (apt-get install chromium-headless-shell, or CHROMIUM_PATH)")
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield browser

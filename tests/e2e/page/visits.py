@@ -17,7 +17,13 @@ from playwright.async_api import Browser, BrowserContext, Page, WebSocketRoute
 from tests import preloaded
 from tests.serving import ROOT, Server
 
-CHROMIUM = os.environ.get("CHROMIUM_PATH") or shutil.which("chromium") or "/usr/bin/chromium"
+# The one without windows takes half the processor time.
+CHROMIUM = (
+    os.environ.get("CHROMIUM_PATH")
+    or shutil.which("chromium-headless-shell")
+    or shutil.which("chromium")
+    or "/usr/bin/chromium"
+)
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",

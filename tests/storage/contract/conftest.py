@@ -9,7 +9,7 @@ from backend.storage.identities import SqlIdentities
 from backend.storage.memory.identities import MemoryIdentities
 from backend.storage.memory.projects import MemoryProjects
 from backend.storage.projects import SqlProjects
-from tests.storage.conftest import Clock, empty_database
+from tests.storage.conftest import Clock, migrated_database
 from tests.storage.contract.worlds import MemoryWorld, Server, SqlWorld, World
 
 
@@ -21,9 +21,8 @@ async def world(
     if request.param == "memory":
         yield MemoryWorld(clock, new_id)
         return
-    async with empty_database(request, tmp_path) as url:
+    async with migrated_database(request, tmp_path) as url:
         made = SqlWorld(url, clock, new_id)
-        await made.database.migrate()
         yield made
         await made.close()
 
