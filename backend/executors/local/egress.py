@@ -209,7 +209,7 @@ class EgressProxy:
         def ended(lookup: "asyncio.Future[Sequence[Address]]") -> None:
             self._lookups.release()
             if not lookup.cancelled():
-                lookup.exception()  # nobody may be left to hear it
+                lookup.exception()  # the caller may be gone
 
         await self._lookups.acquire()
         lookup = asyncio.ensure_future(self.shared.resolve(wanted.host, wanted.port))
