@@ -1,15 +1,16 @@
 """E-mail by the mail server of the operator."""
 
-import asyncio
 import json
 import smtplib
 import ssl
 from dataclasses import dataclass
 from email.message import EmailMessage
+from functools import partial
 from typing import Self
 from urllib.parse import unquote, urlsplit
 
 from backend.core.notifications.model import EMAIL, Delivery, Failure, Notification
+from backend.notifiers.waiting import in_thread
 
 PATIENCE = 20.0  # seconds that the mail server may take for a step
 PORTS = {"smtp": 587, "smtps": 465, "smtp+plain": 25}
@@ -47,7 +48,7 @@ class Mail:
     async def send(self, notification: Notification, delivery: Delivery) -> Failure | None:
         """Send a delivery; why it was not accepted."""
         try:
-            await asyncio.to_thread(self._send, _message(self.sender, notification, delivery))
+            await in_thread(partial(self._send, _message(self.sender, notification, delivery)))
         except (OSError, smtplib.SMTPException) as error:
             return Failure(f"the mail server did not accept it: {type(error).__name__}")
         return None

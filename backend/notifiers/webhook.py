@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import socket
 import ssl
 import time
 from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
@@ -15,6 +16,7 @@ from backend.core.decisions import Decision
 from backend.core.notifications.model import LONGEST_URL, Delivery, Failure, Notification
 from backend.core.notifications.rules import signed_headers
 from backend.core.policy.egress import Address, Egress, Host, first_reached
+from backend.notifiers.waiting import in_thread
 
 PATIENCE = 10.0  # seconds for looking up the name, connecting, sending and the status
 ADDRESS_PATIENCE = 3.0  # seconds for connecting to one address, where a name has several
@@ -55,7 +57,7 @@ class Url:
 
 async def resolve(host: str, port: int) -> Sequence[Address]:
     """The addresses of a name. Raises OSError."""
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=1)
+    found = await in_thread(partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM))
     return [ip_address(str(each[4][0]).partition("%")[0]) for each in found]
 
 

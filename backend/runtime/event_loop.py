@@ -1,9 +1,12 @@
 """The event loop of the server, which has to go on whatever commands and clients use up."""
 
 import asyncio
+import gc
 import os
 import selectors
 from typing import Any
+
+OBJECTS = 50_000  # that are made, and not freed, between two collections
 
 
 class PatientLoop(asyncio.SelectorEventLoop):
@@ -19,6 +22,13 @@ class PatientLoop(asyncio.SelectorEventLoop):
         """Accept connections of a socket, unless it was closed in the meantime. `others` begin with how many a turn."""
         if sock.fileno() >= 0:
             super()._start_serving(protocol_factory, sock, ssl, server, 1, *others[1:])  # type: ignore[misc]
+
+
+def calm_collector() -> None:
+    """Collect cyclic garbage less often. By default each collection looks at all that a request has made so far, again and
+    again, so that parsing a body of many small values takes eight times as long, in the thread of the loop.
+    """
+    gc.set_threshold(OBJECTS, 20, 50)
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:

@@ -40,6 +40,7 @@ from backend.runtime.background import (
     take_up_often,
 )
 from backend.runtime.clock import now_ms
+from backend.runtime.event_loop import calm_collector
 from backend.runtime.hosts import Hosts
 from backend.runtime.persistence import Stores
 from backend.runtime.preflight import Guard
@@ -80,6 +81,7 @@ def lifespan(server: Server) -> Callable[[FastAPI], AbstractAsyncContextManager[
 
     @asynccontextmanager
     async def run(_: FastAPI) -> AsyncIterator[None]:
+        calm_collector()
         asyncio.get_running_loop().set_default_executor(started_threads(THREADS, "service"))
         stores, service, web_server = server.stores, server.service, find_web_server()
         asyncio.get_running_loop().set_exception_handler(LoopErrors(_warn).report)

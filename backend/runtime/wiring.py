@@ -157,9 +157,8 @@ def create_app(settings: Settings) -> FastAPI:
     info = _service_info(house.telemetry)
     limiter, files = _limiter(app, security), PageFiles(PAGE_FOLDER)
     add_problems(app, access.rejected, LARGER_BODIES | BODY_LIMITS)
-    app.add_middleware(
-        LargeBodies, access=access, others={RUNNERS: partial(_is_runner, house, security), HOOKS: _anyone}
-    )
+    account_of = partial(_account_of_runner, house, security)
+    app.add_middleware(LargeBodies, access=access, runners=RUNNERS, account_of=account_of, signed=HOOKS)
     _add_routes(app, house, access, info, limiter, files)
     app.include_router(login_routes(access, _login(house, tokens), limiter, settings.http_rate))
     describe(app)
@@ -176,16 +175,12 @@ def create_app(settings: Settings) -> FastAPI:
     return app
 
 
-async def _is_runner(house: House, security: Security, request: Request) -> bool:
-    """Whether a request has the key of a runner. Raises StorageError."""
+async def _account_of_runner(house: House, security: Security, request: Request) -> str | None:
+    """The owner of the project of a runner, None without a valid key. Raises StorageError."""
     secret = security.bearer(request.scope)
     key = await house.stores.runners.key_by_secret(secret_hash(secret)) if secret else None
-    return key is not None and key.is_valid(now_ms())
-
-
-async def _anyone(_: Request) -> bool:
-    """A call of a hook is signed as a whole, and parsed once that was checked."""
-    return True
+    project = await house.stores.projects.get(key.project) if key and key.is_valid(now_ms()) else None
+    return project.owner_id if project else None
 
 
 def _build(settings: Settings, programs: OutsidePrograms, masks: Masks) -> House:

@@ -68,12 +68,14 @@ class SqlNotifications:
         return await self.database.write(partial(_looked_at, execution=execution, new=deliveries))
 
     async def due(self, now_ms: int, limit: int) -> Sequence[tuple[Notification, Delivery]]:
-        """Deliveries that may be sent, the longest due first."""
+        """Deliveries that may be sent: one of each account, then the next one of each, the longest due first."""
+        age = (deliveries.c.next_ms, deliveries.c.id)
+        turn = func.row_number().over(partition_by=notifications.c.owner_id, order_by=age)
         query = (
             select(notifications, deliveries)
             .join(notifications)
             .where(deliveries.c.status == str(DeliveryStatus.PENDING), deliveries.c.next_ms <= now_ms)
-            .order_by(deliveries.c.next_ms, deliveries.c.id)
+            .order_by(turn, *age)
             .limit(limit)
         )
         return await self.database.read(

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, FailFast, Field
 
 from backend.application.runners import Pending, Runners
 from backend.core.decisions import Decision
@@ -58,7 +58,7 @@ class Command(BaseModel):
 class Sync(BaseModel):
     """The commands of a project."""
 
-    commands: list[Command] = Field(max_length=10_000)
+    commands: Annotated[list[Command], FailFast()] = Field(max_length=10_000)
 
 
 class Segment(BaseModel):
@@ -72,7 +72,7 @@ class Output(BaseModel):
     """A piece of output. `chunk_number` counts those of both streams."""
 
     chunk_number: int = Field(ge=1, le=MOST_CHUNKS)
-    segments: list[Segment]
+    segments: Annotated[list[Segment], FailFast()]  # otherwise each that is invalid would be described
     is_stderr: bool = False
 
 

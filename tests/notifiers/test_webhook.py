@@ -1,6 +1,9 @@
 """Webhooks over real sockets: where they may go, and what they say."""
 
 import asyncio
+import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_address
 from typing import Any
 
@@ -37,6 +40,25 @@ async def test_a_message_is_signed_and_arrives_once() -> None:
     assert (headers["webhook-id"], body) == (DELIVERY.id, BODY.encode())
     stamp = int(headers["webhook-timestamp"])
     assert headers["webhook-signature"] == signature(notification.secret, DELIVERY.id, stamp, body)
+
+
+async def test_servers_that_do_not_answer_leave_commands_their_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands are judged in the threads of the service, of which a machine has a few."""
+    answer = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: answer.wait(30) and [])
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        mail = Mail(MailServer.parse(f"smtp+plain://127.0.0.1:{silent.getsockname()[1]}"), "gate@example.org")
+        work = [mail.send(to(email="a@example.org"), DELIVERY), webhook.resolve("example.org", 443)]
+        sending = [asyncio.create_task(each) for each in work]
+        try:
+            await asyncio.sleep(0)
+            assert await asyncio.wait_for(asyncio.to_thread(lambda: "judged"), 10) == "judged"
+            assert not any(task.done() for task in sending)
+        finally:
+            answer.set()
+            silent.close()
+            await asyncio.gather(*sending, return_exceptions=True)
 
 
 def test_the_signature_is_that_of_standard_webhooks() -> None:

@@ -13,7 +13,7 @@ from backend.core.errors import StorageError
 from backend.core.execution.model import Status
 from backend.core.execution.ownership import LEASE_MS, Contact
 from backend.runtime import background
-from backend.runtime.background import heartbeat_often, retry_often, run_queue_often, supervised
+from backend.runtime.background import forget_runs_often, heartbeat_often, retry_often, run_queue_often, supervised
 from tests.storage.conftest import Clock, clock, new_id
 from tests.storage.contract.worlds import MemoryWorld, Server
 from tests.storage.writing import ENDED, attempt
@@ -143,3 +143,23 @@ async def test_a_queue_that_cannot_be_read_is_logged_once_and_asked_again(monkey
         ("error", "waiting executions not started"),
         ("info", "over: waiting executions not started"),
     ]
+
+
+async def test_after_a_jump_of_the_clock_nothing_that_runners_report_is_deleted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A command that runs would end as lost: its run seems to be days old."""
+    monkeypatch.setattr(background, "FORGET_RUNS_EVERY", 0)
+    times, deleted = iter([None, None, 1_000]), list[bool]()
+
+    async def time() -> int | None:
+        return next(times)
+
+    async def forget() -> None:
+        assert not deleted
+        deleted.append(True)
+
+    stores: Any = SimpleNamespace(clock=SimpleNamespace(time=time), runners=SimpleNamespace(forget=forget))
+    with pytest.raises(RuntimeError, match="StopIteration"):  # there are no more times
+        await forget_runs_often(stores)
+    assert deleted == [True]

@@ -2,13 +2,15 @@
 
 import asyncio
 import errno
+import gc
+import json
 import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from backend.runtime.event_loop import new_event_loop
+from backend.runtime.event_loop import OBJECTS, calm_collector, new_event_loop
 from tests.needs import need
 
 WAITING = 20  # connections that wait to be accepted
@@ -31,6 +33,19 @@ def loop_of_its_own() -> Iterator[asyncio.AbstractEventLoop]:
         yield loop
     finally:
         loop.close()
+
+
+def test_a_body_of_many_values_is_parsed_with_few_collections() -> None:
+    began: list[int] = []
+    thresholds = gc.get_threshold()
+    gc.callbacks.append(lambda phase, info: began.append(info["generation"]))
+    try:
+        calm_collector()
+        json.loads(b"[" + b"[]," * 300_000 + b"[]]")
+    finally:
+        gc.callbacks.pop()
+        gc.set_threshold(*thresholds)
+    assert len(began) <= 2 * 300_000 / OBJECTS  # each is reported as it begins and as it ends; by default hundreds
 
 
 def test_a_connection_that_cannot_be_accepted_is_tried_once_a_second() -> None:

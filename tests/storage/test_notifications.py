@@ -144,6 +144,19 @@ async def test_a_message_reaches_the_receiver_once(desk: Desk) -> None:
     assert (delivery.status, delivery.attempts, delivery.error) == (DeliveryStatus.DELIVERED, 1, "")
 
 
+async def test_an_account_with_many_messages_delays_those_of_no_other(desk: Desk) -> None:
+    ann, bob = await desk.user("ann"), await desk.user("bob")
+    for owner, count in ((ann, 5), (bob, 1)):
+        await desk.asked(owner)
+        for _ in range(count):
+            await desk.ends(owner, Status.FAILED)
+    notifier = desk.notifier()
+    for execution in await desk.store.ended(10):
+        await desk.store.looked_at(execution, await notifier._deliveries(execution))
+    due = await desk.store.due(desk.now, 3)
+    assert sorted(each.owner_id for each, _ in due) == sorted([ann.id, ann.id, bob.id])
+
+
 async def test_a_receiver_that_fails_is_tried_again_and_then_given_up(desk: Desk) -> None:
     ann = await desk.user("ann")
     async with receiving(b"HTTP/1.1 503 Busy\r\n\r\n") as receiver:

@@ -5,6 +5,7 @@ changes its address between two lookups gains nothing. What a redirect names is 
 """
 
 import asyncio
+import errno
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,7 +31,8 @@ CONNECT_TIME = 15.0  # seconds for the lookup and the connection
 ADDRESS_TIME = 5.0  # seconds for one of several addresses
 LOOKUP_TIME = 2.0  # seconds for a lookup that an upstream proxy repeats
 IDLE_TIME = 600.0  # seconds without a byte either way
-LOOKUPS = ThreadPoolExecutor(8, "lookup")  # its own, so that slow name servers hold up nothing else
+LOOKUPS = ThreadPoolExecutor(16, "lookup")  # its own, so that slow name servers hold up nothing else
+LOOKUPS_OF_A_ROOM = 2  # at once: the name servers of what a project lists hold up no other project
 
 LOCAL = "localhost,127.0.0.1,::1"  # the servers of the room itself
 STATUS = {"network.unreachable": 502, "network.request": 400, "storage.unavailable": 503}
@@ -90,6 +92,7 @@ class EgressProxy:
     _callers: dict[str, Caller] = field(default_factory=dict)  # by user:password
     _open: dict["asyncio.Task[None]", str] = field(default_factory=dict)  # with the user:password, or nothing
     _pace: Pace = field(default_factory=lambda: Pace(PACE, BURST))
+    _lookups: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(LOOKUPS_OF_A_ROOM))
     _server: asyncio.Server | None = None
     _port: int = 0
 
@@ -183,7 +186,7 @@ class EgressProxy:
                 upstream = self.shared.upstream
                 if upstream and not upstream.spares(wanted.host):
                     return await self._through(upstream, wanted)
-                judged = self._judged(wanted, await self.shared.resolve(wanted.host, wanted.port))
+                judged = self._judged(wanted, await self._resolve(wanted))
                 if isinstance(judged, Decision):
                     return judged
                 return await first_reached(judged, partial(_connect, wanted.port))
@@ -196,9 +199,22 @@ class EgressProxy:
         found: Sequence[Address] = ()
         with suppress(OSError):
             async with asyncio.timeout(LOOKUP_TIME):
-                found = await self.shared.resolve(wanted.host, wanted.port)
+                found = await self._resolve(wanted)
         judged = self._judged(wanted, found)
         return judged if isinstance(judged, Decision) else await upstream.connect(wanted.host, wanted.port)
+
+    async def _resolve(self, wanted: Wanted) -> Sequence[Address]:
+        """Look a name up. A lookup that is waited for no longer goes on in its thread, and counts until it ends."""
+
+        def ended(lookup: "asyncio.Future[Sequence[Address]]") -> None:
+            self._lookups.release()
+            if not lookup.cancelled():
+                lookup.exception()  # the caller may be gone
+
+        await self._lookups.acquire()
+        lookup = asyncio.ensure_future(self.shared.resolve(wanted.host, wanted.port))
+        lookup.add_done_callback(ended)
+        return await asyncio.shield(lookup)
 
     def _judged(self, wanted: Wanted, found: Sequence[Address]) -> tuple[Address, ...] | Decision:
         return self.egress.resolved(wanted.host, wanted.port, found, own_addresses(found))
@@ -294,7 +310,10 @@ async def lookup(host: str, port: int) -> Sequence[Address]:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         return [ip_address(str(address[0]).partition("%")[0]) for *_, address in found]
 
-    return await asyncio.get_running_loop().run_in_executor(LOOKUPS, find)
+    try:
+        return await asyncio.get_running_loop().run_in_executor(LOOKUPS, find)
+    except RuntimeError as error:  # no thread can be started: commands have used up the processes
+        raise OSError(errno.EAGAIN, "the service has no thread for the lookup") from error
 
 
 def proxy_environment(proxy: str) -> dict[str, str]:

@@ -92,6 +92,7 @@ class Homes:
     def make(self, execution: str, owner: Owner | None) -> Path:
         """A new home, of the user of the command. Raises OSError."""
         home = self.folder / self.server / f"{execution}-{next(self._numbers)}"
+        reopen(home.parent)
         _make(home, owner, self.skeleton)
         return home
 
@@ -105,6 +106,7 @@ class Homes:
 
 def prepare(home: Path, owner: Owner | None, skeleton: Path | None = None) -> None:
     """Make a home that stays where it is missing, and give it to the user of the workspace. Raises OSError."""
+    reopen(home.parent)
     if not home.is_dir():
         _make(home, owner, skeleton)
     elif owner and home.lstat().st_uid != owner[0]:

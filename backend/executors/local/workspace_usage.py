@@ -27,8 +27,8 @@ FIRST_WALK = 2.0  # seconds that a command waits for the first walk, or for one 
 BLOCK = 512  # bytes, in which the kernel counts
 WALKERS = 4  # threads that walk; a workspace keeps one busy for a tenth of the time, or a third
 UNKNOWN = WorkspaceUsage(0, 0, hidden=True)  # of a walk that failed
-# Errors of a folder that is closed to us. Any other means that it was moved or deleted during the walk.
-HIDES = {errno.EACCES, errno.EPERM, errno.ENAMETOOLONG}
+# Errors of what was moved or deleted during the walk. After any other, such as used-up descriptors, it is not measured.
+GONE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EXDEV, errno.EAGAIN, errno.ESTALE}
 
 
 def measure(root: str, most: int) -> WorkspaceUsage:
@@ -39,7 +39,7 @@ def measure(root: str, most: int) -> WorkspaceUsage:
         try:
             descriptor = open_folder(root, folder)
         except OSError as error:
-            walk.hidden |= error.errno in HIDES
+            walk.hidden |= error.errno not in GONE
             continue
         try:
             walk.scan(descriptor, folder, most)
@@ -73,13 +73,13 @@ class _Walk:
                     if self.files > most:
                         break
         except OSError as error:
-            self.hidden |= error.errno in HIDES
+            self.hidden |= error.errno not in GONE
 
     def count(self, entry: "os.DirEntry[str]", folder: str) -> None:
         try:
             info = entry.stat(follow_symlinks=False)
         except OSError as error:
-            self.hidden |= error.errno in HIDES
+            self.hidden |= error.errno not in GONE
             return
         self.files += 1
         if stat.S_ISDIR(info.st_mode):

@@ -33,6 +33,8 @@ TOKENS = [
     "xoxb-123456789012-1234567890123-AbCdEfGhIjKl",
     "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.dBjftJeZ4CVP-mBexample",
     "gp_aaaaaaaaaaaaaaaaaaaa",
+    f"dc_{'a1-_' * 10}abc",
+    "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
 ]
 
 

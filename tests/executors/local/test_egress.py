@@ -4,6 +4,7 @@ import asyncio
 import socket
 from base64 import b64encode
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from ipaddress import ip_address
 
@@ -264,6 +265,33 @@ async def test_when_it_is_closed_its_connections_end() -> None:
             await reader.readuntil(b"\r\n\r\n")
         assert await asyncio.wait_for(reader.read(), BOUND) == b""
         await closed(writer)
+
+
+async def test_the_lookups_of_a_room_leave_others_their_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also those that are waited for no longer: a name server that does not answer keeps a thread for longer."""
+    monkeypatch.setattr(egress_module, "CONNECT_TIME", 0.05)
+    answer = asyncio.Event()
+
+    class Slow(World):
+        async def resolve(self, host: str, port: int) -> Sequence[Address]:
+            await super().resolve(host, port)
+            await answer.wait()
+            return self.addresses
+
+    async with proxying(Slow("*:443")) as world:
+        answers = await asyncio.gather(*(world.answer(connect(f"{number}.example", 443)) for number in range(6)))
+        assert [each.split(b"\r\n")[0] for each in answers] == [b"HTTP/1.1 502 network.unreachable"] * 6
+        assert len(world.lookups) == egress_module.LOOKUPS_OF_A_ROOM
+        answer.set()
+        assert b"network.address" in await world.answer(connect("next.example", 443))
+        assert world.lookups[-1] == "next.example"
+
+
+async def test_without_a_thread_a_host_is_unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(egress_module, "LOOKUPS", closed_threads := ThreadPoolExecutor(1))
+    closed_threads.shutdown()  # then it raises what it also raises when no thread can be started
+    with pytest.raises(OSError, match="no thread"):
+        await lookup("localhost", 80)
 
 
 async def test_names_are_looked_up_by_the_system() -> None:

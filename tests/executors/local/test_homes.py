@@ -11,6 +11,7 @@ from backend.executors.local.homes import Home, Homes, git_defaults, prepare, re
 from backend.executors.local.launcher import cage_environment
 from tests.executors.local.caged import ROOT, RUN_AS, folder
 from tests.serving import wait_until
+from tests.unprivileged import unprivileged
 
 
 def _homes(place: Path, server: str = "A", *alive: str) -> Homes:
@@ -59,6 +60,23 @@ def test_homes_of_servers_that_have_ended_are_removed(tmp_path: Path) -> None:
     _homes(tmp_path, "C", "B").sweep()
     assert [path.exists() for path in (left, running, own)] == [False, True, True]
     assert not left.parent.exists()
+
+
+def test_homes_that_a_command_of_our_user_closed_are_opened_again() -> None:
+    """The folders above them too: one command would stop those of everybody else."""
+    with unprivileged() as place:
+        homes = _homes(place)
+        homes.make("X", None)
+        prepare(first := homes.of_visitor("visitor:1"), None)
+        for closed in (place / "homes", place / "homes/A", first.parent, first):
+            closed.chmod(0)
+            prepare(first, None)
+            assert (first / "..").resolve() == first.parent
+            closed.chmod(0)
+            prepare(homes.of_visitor(f"visitor:{closed.name}"), None)
+            closed.chmod(0)
+            homes.make("X", None)
+            prepare(first, None)
 
 
 def test_the_home_of_a_workspace_stays(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import ctypes
 import os
+import resource
 import subprocess
 import sys
 import threading
@@ -103,6 +104,16 @@ def test_what_vanishes_meanwhile_is_passed_over(tmp_path: Path) -> None:
         done.set()
         thread.join()
     assert measure(str(tmp_path / "nowhere"), MANY) == WorkspaceUsage(0, 0)
+
+
+def test_what_cannot_be_measured_for_want_of_descriptors_is_a_hidden_one(tmp_path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+    try:
+        found = measure(str(tmp_path), MANY)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert found.hidden
 
 
 def test_a_folder_that_is_closed_to_us_is_a_hidden_one() -> None:

@@ -21,6 +21,8 @@ DEFAULT_PATTERNS = (
     # Not after a hyphen either: many starts in one long word would each read it to its end.
     r"(?<![\w-][\w-])eyJ[A-Za-z0-9_-]{13,}\.eyJ[A-Za-z0-9_-]{2,}\.[A-Za-z0-9_-]{10,}",
     *(rf"{_APART}g{kind}_[A-Za-z0-9_-]{{20,}}" for kind in "pl"),
+    rf"{_APART}dc_[A-Za-z0-9_-]{{40,}}",  # longer than the names of variables that begin so
+    rf"{_APART}whsec_[A-Za-z0-9+/]{{24,}}",
     r"://[^\s:/@]*:(?P<secret>[^\s/@]+)@",
     PRIVATE_KEY,  # with the lines that follow, up to and including its END
 )
