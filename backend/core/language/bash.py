@@ -329,7 +329,8 @@ def _words(nodes: Iterable[Node], source: bytes, no_words: frozenset[str] = REDI
         if not BETWEEN_WORDS.fullmatch(gap):
             raise _Unreadable
         end = node.end_byte
-        if "regex" in (node.type, *(child.type for child in node.children)):  # a part of the line, up to any blank
+        parts = node.children if node.type == "concatenation" else [node]
+        if any(part.type == "regex" for part in parts):  # a part of the line, up to any blank
             raise _Unreadable
         is_word = node.type not in no_words
         if group and (gap.replace(b"\\\n", b"") or not is_word):

@@ -223,6 +223,7 @@ def test_what_changes_the_meaning_of_names_is_high(line: str) -> None:
         "cat > Makefile <<'E'\nall:\n\t$(CC) a.c\nE\necho $((1 + 2))",
         "export NODE_ENV=test X=$HOME/a",
         'echo "${PATH}" "$SHELL"',
+        "echo ${x%%:*} ${x#*/} a${x##*.}b",
         "GIT_EDITOR=true git commit",
     ],
 )
