@@ -246,6 +246,8 @@ def _unread(root: Node, source: bytes) -> Decision | None:
             expanded.append((node.start_byte, node.end_byte))
         elif node.start_byte < expanded[-1][1] and node.type in {"raw_string", "ansi_c_string"}:
             continue
+        elif node.start_byte < expanded[-1][1] and node.type == "regex" and set(_source(node)) & set("{}"):
+            return _not_read()  # for bash, the first brace ends the `${...}`
         elif node.type in {"raw_string", "ansi_c_string", "comment"} or _is_quoted_body(node):
             texts.append((node.start_byte, node.end_byte))
         elif node.type == "command_substitution" and _source(node).startswith("`"):

@@ -109,6 +109,7 @@ HIDDEN = [
     "\ncat\n\\rm x",
     "echo a#[[ a == fi; rm x ]]",
     "echo ${x:-<(rm x)}",
+    "echo ${x/a {1..3}; rm x/a}",
     'cat <(echo "${x:-\'"`rm x`"\'}")',
     "echo \"${x:-'$(rm x)'}\"",
     "if :; then cat a; fi >o\nrm x",
