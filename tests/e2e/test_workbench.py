@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tests.api.world import World, new_project, running_world
+from tests.serving import processes_of
 
 IN_ROOMS = {"GATEPOST_NAMESPACES": "true"}
 LINE = (
@@ -56,3 +57,16 @@ def test_what_a_line_leaves_is_out_of_reach_of_others(bench: World) -> None:
     assert bench.execute("ann", attempt).json()["stdout"] == ""
     assert bench.ended(victim) == "succeeded"
     assert bench.execute("ann", "echo $A", session="s.2").json()["stdout"] == "own\n"
+
+
+def test_no_process_outlives_its_line(bench: World) -> None:
+    mark = "outlives-its-line"
+    hidden = [
+        f"(setsid nohup bash -c 'exec -a {mark} sleep 600' > /dev/null 2>&1 &)",
+        f"(trap '' TERM HUP; exec -a {mark} sleep 600) & disown -a",
+        f"exec -a {mark} sleep 600 &",
+        f"coproc exec -a {mark} sleep 600",
+    ]
+    answer = bench.execute("ann", "\n".join([*hidden, f"until [ $(pgrep -fc '^{mark}') = 4 ]; do sleep 0.05; done"]))
+    assert answer.json()["exit_code"] == 0
+    assert processes_of(bench.server, mark) == []

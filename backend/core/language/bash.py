@@ -51,7 +51,7 @@ RESERVED = frozenset(
 SUBSTITUTED = re.compile(r"`|\$\(|\$$|\\(0?44|x24|u0*24|U0*24)")
 ESCAPED_SIGN = re.compile(r"\\[$`]")
 CALCULATING = frozenset(
-    {"arithmetic_expansion", "c_style_for_statement", "declaration_command", "subscript", "unset_command"}
+    {"arithmetic_expansion", "array", "c_style_for_statement", "declaration_command", "subscript", "unset_command"}
 )
 READING = frozenset({"mapfile", "read", "readarray"})
 NAMING = READING | {"getopts", "let", "wait"}  # builtins that calculate, or take names of variables
@@ -60,7 +60,9 @@ NAMING_WITH = frozenset({"printf", "test"})  # with the option -v
 REDIRECTIONS = frozenset({"file_redirect", "herestring_redirect", "heredoc_redirect"})
 BEFORE_NAME = REDIRECTIONS | {"variable_assignment"}
 OPENING = frozenset({"`", "$(", "$((", "<(", ">("})
-OPENED = re.compile(rb"\\.|(?P<opened>`|\$\()", re.S)  # what opens a substitution, unless a backslash is before it
+OPENED = re.compile(
+    rb"\\.|(?P<opened>`|\$\(|[<>]\()", re.S
+)  # what opens a substitution, unless a backslash is before it
 BETWEEN_WORDS = re.compile(rb"(?:[ \t]|\\\n)*")
 GLOB = re.compile(r"[*?\[]|[@+!]\(")
 BRACES = re.compile(r"\{.*(,|\.\.).*\}", re.S)
@@ -231,22 +233,33 @@ def _syntax(root: Node) -> Decision:
 def _unread(root: Node, source: bytes) -> Decision | None:
     """Refuse a substitution that the grammar took for text, and so did not look into.
 
-    That happens to backticks in `${x:-...}`, patterns and here-documents; and within backticks a backslash makes others.
+    That happens to backticks in `${x:-...}`, where quotes can be plain characters, in patterns and in here-documents; and
+    within backticks a backslash makes others.
     """
     known: set[int] = set()
     texts: list[tuple[int, int]] = []
+    expanded: list[tuple[int, int]] = [(0, 0)]  # each `${...}` that is in no other
     for node in _nodes(root):
         if node.type in OPENING:
             known.add(node.start_byte)
+        elif node.type == "expansion" and node.start_byte >= expanded[-1][1]:
+            expanded.append((node.start_byte, node.end_byte))
+        elif node.start_byte < expanded[-1][1] and node.type in {"raw_string", "ansi_c_string"}:
+            continue
+        elif node.start_byte < expanded[-1][1] and node.type == "regex" and set(_source(node)) & set("{}"):
+            return _not_read()  # for bash, the first brace ends the `${...}`
         elif node.type in {"raw_string", "ansi_c_string", "comment"} or _is_quoted_body(node):
             texts.append((node.start_byte, node.end_byte))
         elif node.type == "command_substitution" and _source(node).startswith("`"):
             known.add(node.end_byte - 1)
             if "\\" in _source(node):
                 return _not_read()
-    unknown = (found.start("opened") for found in OPENED.finditer(source) if found["opened"])
-    if any(at not in known and not _is_within(at, texts) for at in unknown):
-        return _not_read()
+    for found in OPENED.finditer(source):
+        sign, at = found["opened"], found.start("opened")
+        if not sign or at in known or _is_within(at, texts):
+            continue
+        if sign[:1] not in b"<>" or _is_within(at, expanded):  # elsewhere it compares, or is quoted
+            return _not_read()
     return None
 
 
@@ -318,6 +331,9 @@ def _words(nodes: Iterable[Node], source: bytes, no_words: frozenset[str] = REDI
         if not BETWEEN_WORDS.fullmatch(gap):
             raise _Unreadable
         end = node.end_byte
+        parts = node.children if node.type == "concatenation" else [node]
+        if any(part.type == "regex" for part in parts):  # a part of the line, up to any blank
+            raise _Unreadable
         is_word = node.type not in no_words
         if group and (gap.replace(b"\\\n", b"") or not is_word):
             yield _word(group, source)

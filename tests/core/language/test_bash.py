@@ -107,6 +107,11 @@ HIDDEN = [
     "time rm x",
     "cat a >o; cat <b >o rm x; rm x",
     "\ncat\n\\rm x",
+    "echo a#[[ a == fi; rm x ]]",
+    "echo ${x:-<(rm x)}",
+    "echo ${x/a {1..3}; rm x/a}",
+    'cat <(echo "${x:-\'"`rm x`"\'}")',
+    "echo \"${x:-'$(rm x)'}\"",
     "if :; then cat a; fi >o\nrm x",
 ]
 

