@@ -5,8 +5,9 @@ import hashlib
 
 from cryptography.fernet import Fernet, InvalidToken
 
-# What is masked of a line that contains a sensitive parameter: everything behind its name, however it is quoted.
-SENSITIVE_PATTERN = r"(?:password|ssh_passphrase):?=(?P<secret>.+)"
+# What is masked of a line that contains a sensitive parameter: everything behind its name, however it is quoted. Each is a
+# plain sequence, so that lines without it are ruled out at once.
+SENSITIVE_PATTERNS = (r"password:?=(?P<secret>.+)", r"ssh_passphrase:?=(?P<secret>.+)")
 
 
 class ParameterCipher:
