@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+from functools import cached_property
 
 from cryptography.fernet import Fernet, InvalidToken
 
@@ -14,7 +15,11 @@ class ParameterCipher:
     """Encrypts and decrypts the sensitive parameters of commands with the secret of a host."""
 
     def __init__(self, secret: str) -> None:
-        self._fernet = Fernet(base64.urlsafe_b64encode(hashlib.sha256(secret.encode()).digest()))
+        self._secret = secret
+
+    @cached_property
+    def _fernet(self) -> Fernet:
+        return Fernet(base64.urlsafe_b64encode(hashlib.sha256(self._secret.encode()).digest()))
 
     def encrypt(self, text: str) -> str:
         """The text as a token."""
