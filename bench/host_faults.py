@@ -140,7 +140,7 @@ FAULTS = (
     Fault("Redis killed and started again empty, 10 times", lambda made, _: made.redis.again(), times=10),
     Fault("agent killed 20 times", _kill_agent, times=20, killed=True),
     Fault("server killed 5 times", lambda made, _: made.servers[0].again(), times=5),
-    Fault("network of a host cut for 3 s, 3 times", _cut, times=3, apart=True),
+    Fault("network of two hosts cut for 3 s, 3 times", _cut, times=3, hosts=2, apart=True),
     Fault("Redis silent for 3 s, 3 times", _halt, times=3),
     Fault("two servers and three agents, one server killed", lambda made, _: made.servers[1].again(), 1, 3, 2),
 )

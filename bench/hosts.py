@@ -32,7 +32,13 @@ def speed(rounds: int) -> None:
         print(f"| echo round trip, p50 | {statistics.median(times) * 1000:.1f} ms | 5 ms |", flush=True)
         local = [_timed(client, "echo hi") for _ in range(rounds * 100)]
         print(f"| the same on the server | {statistics.median(local) * 1000:.1f} ms | |", flush=True)
+        before = _processor(made)
         print(f"| echo, 32 at once | {_rate(made, more, rounds * 200):.0f} a second | 1000 |", flush=True)
+        spent = ", ".join(
+            f"{name} {(ticks - before[name]) * 1000 / _HERTZ / (rounds * 200):.2f} ms"
+            for name, ticks in _processor(made).items()
+        )
+        print(f"| processor time for each of them | {spent} | |", flush=True)
         client.close()
         here = _streamed(made, more, f"seq 1 {LINES}", rounds)
         there = _streamed(made, more, f"@web-1 run 'seq 1 {LINES}'", rounds)
@@ -71,6 +77,15 @@ def _rate(made: Rig, more: str, commands: int) -> float:
         return commands // 32 * 32 / (time.perf_counter() - begun)
 
 
+_HERTZ = os.sysconf("SC_CLK_TCK")
+
+
+def _processor(made: Rig) -> dict[str, int]:
+    """The processor time of the processes so far, in ticks."""
+    processes = {"server": made.servers[0], "agent": made.agents["web-1"], "Redis": made.redis}
+    return {name: _ticks(each.process.pid) for name, each in processes.items() if each.process}
+
+
 def _idle(made: Rig, seconds: float = 20) -> None:
     """Memory and processor time of an agent to which nothing is sent, with a heartbeat every 30 seconds."""
     agent = made.agents["web-1"]
@@ -82,7 +97,7 @@ def _idle(made: Rig, seconds: float = 20) -> None:
     assert agent.process
     before = _ticks(agent.process.pid)
     time.sleep(seconds)
-    used = (_ticks(agent.process.pid) - before) / os.sysconf("SC_CLK_TCK") / seconds
+    used = (_ticks(agent.process.pid) - before) / _HERTZ / seconds
     pages = int(Path(f"/proc/{agent.process.pid}/statm").read_text().split()[1])
     memory = pages * os.sysconf("SC_PAGE_SIZE") / (1 << 20)
     print(f"| an idle agent | {memory:.0f} MB, {used * 100:.2f} % of a processor | 40 MB, 0.1 % |", flush=True)

@@ -1,7 +1,8 @@
 """The hosts as targets: which exist for a caller, and what runs there."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from backend.core.decisions import Decision
@@ -18,6 +19,7 @@ from backend.core.ports import Projects
 
 ROOT = PurePosixPath("/")  # parameters may name any path: the host judges them again
 HOST = "host"
+MOST_PROFILES = 64  # that are remembered, for hosts with the same commands
 
 
 def unknown_host(id: str) -> Decision:
@@ -42,6 +44,7 @@ class HostTargets:
     projects: Projects
     limits: ExecutionLimits
     now: Callable[[], float]
+    profiles: dict[tuple[str, ...], Profile] = field(default_factory=dict)
 
     async def visible(self, who: Principal) -> list[HostEntry]:
         """The hosts that exist for the caller. Raises StorageError."""
@@ -103,11 +106,14 @@ class HostTargets:
 
     def _profile(self, entry: HostEntry) -> Profile:
         """The commands that every host may have, and those that this one says it has: it judges them itself."""
-        profile = self.profile
-        for name in entry.capabilities:
-            if name not in profile.programs:
-                try:
-                    profile = profile.with_extra([name])
-                except ProfileError:
-                    continue
-        return profile
+        found = self.profiles.get(entry.capabilities)
+        if found is None:
+            found = self.profile
+            for name in entry.capabilities:
+                if name not in found.programs:
+                    with suppress(ProfileError):
+                        found = found.with_extra([name])
+            if len(self.profiles) >= MOST_PROFILES:
+                self.profiles.clear()
+            self.profiles[entry.capabilities] = found
+        return found

@@ -408,7 +408,7 @@ def _asked(message: bytes, body: Mapping[str, Any]) -> Job | None:
         return None
     if not (isinstance(server, str) and is_host_id(server) and isinstance(expires, int | float)):
         return None
-    return Job(execution, server, message, expires, body.get("begins") is True, after=after)
+    return Job(execution, server, message, expires, body.get("begins", True) is True, after=after)
 
 
 def _instruction(body: Any) -> Instruction | Part | None:

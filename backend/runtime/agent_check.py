@@ -73,7 +73,7 @@ async def _redis(settings: Settings, own: AgentSettings) -> list[Finding]:
         return found
     finally:
         with suppress(RedisError, OSError):
-            await client.aclose()
+            await client.aclose(close_connection_pool=True)
 
 
 async def _answers(client: Redis) -> Finding:

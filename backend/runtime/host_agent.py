@@ -58,7 +58,7 @@ from backend.runtime.agent_settings import AgentSettings
 from backend.runtime.background import heartbeat_often, prune_often, recover_often, retry_often, supervised
 from backend.runtime.clock import new_id, now_ms, utc_now
 from backend.runtime.command_line import verb
-from backend.runtime.host_secrets import SENSITIVE_PATTERN, ParameterCipher
+from backend.runtime.host_secrets import SENSITIVE_PATTERNS, ParameterCipher
 from backend.runtime.local_executor import output_lines
 from backend.runtime.persistence import Stores, open_stores
 from backend.runtime.preflight import Guard, build_guard
@@ -140,7 +140,7 @@ def build_agent(settings: Settings, own: AgentSettings) -> Agent:
 def _masks(settings: Settings, own: AgentSettings) -> Masks:
     return Masks.of(
         (*settings.masked_values, *own.masked_values),
-        (*DEFAULT_PATTERNS, SENSITIVE_PATTERN, *settings.masked_patterns),
+        (*DEFAULT_PATTERNS, *SENSITIVE_PATTERNS, *settings.masked_patterns),
     )
 
 

@@ -2,18 +2,24 @@
 
 import base64
 import hashlib
+from functools import cached_property
 
 from cryptography.fernet import Fernet, InvalidToken
 
-# What is masked of a line that contains a sensitive parameter: everything behind its name, however it is quoted.
-SENSITIVE_PATTERN = r"(?:password|ssh_passphrase):?=(?P<secret>.+)"
+# What is masked of a line that contains a sensitive parameter: everything behind its name, however it is quoted. Each is a
+# plain sequence, so that lines without it are ruled out at once.
+SENSITIVE_PATTERNS = (r"password:?=(?P<secret>.+)", r"ssh_passphrase:?=(?P<secret>.+)")
 
 
 class ParameterCipher:
     """Encrypts and decrypts the sensitive parameters of commands with the secret of a host."""
 
     def __init__(self, secret: str) -> None:
-        self._fernet = Fernet(base64.urlsafe_b64encode(hashlib.sha256(secret.encode()).digest()))
+        self._secret = secret
+
+    @cached_property
+    def _fernet(self) -> Fernet:
+        return Fernet(base64.urlsafe_b64encode(hashlib.sha256(self._secret.encode()).digest()))
 
     def encrypt(self, text: str) -> str:
         """The text as a token."""

@@ -26,7 +26,7 @@ from backend.core.recording.redaction import Masks
 from backend.executors.host.remote import HostExecutor, HostSecret
 from backend.executors.host.streamed import StreamedExecutor
 from backend.policies.loader import load_profile
-from backend.runtime.host_secrets import SENSITIVE_PATTERN, ParameterCipher
+from backend.runtime.host_secrets import SENSITIVE_PATTERNS, ParameterCipher
 from backend.runtime.settings import Settings
 from backend.storage.host_roster import RosterFile
 
@@ -63,7 +63,7 @@ class Hosts:
         """What lines are masked with before they are recorded: where there are hosts, their sensitive parameters too."""
         if self.targets is None:
             return masks.text
-        parameters = Masks.of(settings.masked_values, (SENSITIVE_PATTERN,)).text
+        parameters = Masks.of(settings.masked_values, SENSITIVE_PATTERNS).text
         return lambda text: parameters(masks.text(text))
 
 

@@ -23,15 +23,19 @@ class RosterFile:
     folder: Path
     _stamp: tuple[int, int] = (0, 0)
     _roster: Roster = field(default_factory=Roster)
+    _master: bytes = b""
 
     @property
     def path(self) -> Path:
         return self.folder / "hosts.json"
 
     def master(self) -> bytes:
-        """The master key, made when it is first used. Raises StorageError."""
+        """The master key, made when it is first used, and read once. Raises StorageError."""
+        if self._master:
+            return self._master
         try:
-            return load_or_make(self.folder / "hosts.key", lambda: secrets.token_hex(32).encode())
+            self._master = load_or_make(self.folder / "hosts.key", lambda: secrets.token_hex(32).encode())
+            return self._master
         except KeyFileError as error:
             raise StorageError(str(error)) from error
 

@@ -1,12 +1,14 @@
 """What passes between a server and an enrolled host while neither dies: instructions, and ends that come late."""
 
 import asyncio
+import re
 import secrets
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from time import monotonic
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +20,7 @@ from backend.core.execution.instructions import Instructions
 from backend.core.execution.model import Actor, Delivery, Job, Outcome, Signal, SignalName, Status, Stop, StopReason
 from backend.core.hosts.commands import HostCommand
 from backend.core.hosts.envelope import Envelope
+from backend.core.hosts.messages import Dropped, SeenIds
 from backend.core.hosts.naming import reply_stream
 from backend.core.ids import ulid
 from backend.core.policy.admit import Scope, admit
@@ -28,6 +31,7 @@ from backend.executors.host.streamed import RESUMED_WITHIN, START_WITHIN
 from backend.host_agent.front import AT_ONCE
 from backend.host_agent.handlers import HandlersError, installed_handlers
 from backend.policies.loader import load_profile
+from backend.runtime import agent_check
 from backend.runtime.clock import new_id, now_ms
 from backend.runtime.hosts import LateAnswers
 from backend.storage.memory.audit_log import MemoryAuditLog
@@ -141,6 +145,32 @@ async def test_a_job_that_is_taken_up_does_not_begin_without_its_words_or_late(h
     )
     assert log.text("stdout") == ""
     assert await host.agent.service.history.get(job.execution) is None
+
+
+async def test_a_host_whose_disk_is_full_refuses_and_runs_again_when_there_is_room(host: Attached) -> None:
+    host.agent.gateway.protected = replace(host.agent.guard, disk_margin=1 << 62).refusal
+    task, _, _, _ = begin(host, "echo hi")
+    outcome = await task
+    assert (outcome.status, outcome.exit_code, outcome.rule) == (Status.FAILED, 126, "storage.full")
+    assert "disk" in outcome.problem
+    host.agent.gateway.protected = host.agent.guard.refusal
+    task, _, log, _ = begin(host, "echo hi")
+    assert (await task).status is Status.SUCCEEDED
+    assert log.text("stdout") == "hi\n"
+
+
+async def test_a_wrong_clock_is_named_by_the_check_and_by_what_is_dropped(
+    host: Attached, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = SimpleNamespace(time=lambda: time.time() + 600)
+    monkeypatch.setattr(agent_check, "time", wrong)
+    findings = await agent_check.check_agent(host.agent.settings, host.agent.own)
+    [problem] = [each.problem for each in findings if each.name == "clock"]
+    assert re.match(r"it is (599|60\d) s ahead of that of Redis\. Start a time service", problem)
+    data = host.executor.party.seal("host", "run", {}, "nonce", time.time())
+    found = host.executor.party.open(data, "host", wrong.time(), SeenIds())
+    assert isinstance(found, Dropped)
+    assert re.search(r"differ by 60\d s", found.reason)
 
 
 async def test_an_execution_of_someone_else_is_not_shown(host: Attached) -> None:

@@ -33,8 +33,9 @@ from backend.executors.host.input import InputSender
 
 ASK_AGAIN = 3.0  # seconds without a message after which the job is sent again
 RESUMED_WITHIN = 60.0  # seconds after its submission in which a job whose server died may begin
-LOST_AFTER = 30.0  # seconds without a message, while Redis can be reached, after which a host is given up
-START_WITHIN = 20  # seconds in which a job must begin once it was asked for; less than that, so that none begins later
+LOST_AFTER = 30.0  # seconds without a message, while Redis can be reached, after which what a host runs is lost
+GIVEN_UP_AFTER = 50.0  # the same where it has not begun: an agent that was killed takes a while to start
+START_WITHIN = 40  # seconds in which a job must begin once it was asked for; less than that, so that none begins later
 ANSWER_WITHIN = 1.5  # seconds in which a host answers a signal; less than other servers wait for this one
 STOP_GRACE = 10.0  # seconds that the end is waited for once a stop was sent
 LEAVES = frozenset({StopReason.SHUTDOWN, StopReason.LEASE_LOST})  # the command goes on, and another server takes it up
@@ -210,7 +211,7 @@ class _Run:
             problem = f"The host {host} has not been heard of for {LOST_AFTER:.0f} s while it ran the command."
             stdout, stderr = self.sizes.values()
             return Outcome(Status.LOST, None, None, stdout, stderr, problem=problem, rule="host.lost")
-        if not self.begun and silent > LOST_AFTER:
+        if not self.begun and silent > GIVEN_UP_AFTER:
             problem = f"The host {host} did not take the command. Does its log say why: is its secret the present one, is its clock right?"
             return Outcome(Status.FAILED, EXIT_GATEPOST_FAILED, problem=problem, rule="host.offline")
         return None
