@@ -1,6 +1,7 @@
 // The requests of the page to the HTTP API. Errors carry the server's text, which is written for people.
 
 import { justIssued } from "./access-token.js";
+import { signedHeaders } from "./hook-call.js";
 import { duration } from "../components/format.js";
 
 const SLICE = 1 << 20; // bytes of output requested at once
@@ -107,6 +108,12 @@ export const deleteThing = (token, kind, id) => remove(`api/${kind}/${id}`, toke
 export const partsOf = (token, kind, id, part) => request(`api/${kind}/${id}/${part}`, token);
 // `what` is what is done with it: run, test, rotate, deliveries/ID/repeat.
 export const actOn = (token, kind, id, what) => request(`api/${kind}/${id}/${what}`, token, { method: "POST" });
+
+// Call a hook with values for its parameters; no token, but a signature.
+export async function callHook({ url, secret }, values) {
+  const body = JSON.stringify(values);
+  return request(url.slice(1), null, { method: "POST", body, headers: await signedHeaders(secret, body) });
+}
 
 // What is left of the rates of the client.
 export const readLimits = (token) => request("api/limits", token);

@@ -12,7 +12,7 @@ import { places, targetText } from "./places.js";
 import { schedules } from "./schedule-kind.js";
 
 // Each kind has: title, one, about, rowOf(thing, view), fields(places, things), bodyOf(values, form) and, where it has a
-// secret, secretText(thing). `setUp(form)` may add what depends on what is entered.
+// secret, secretText(thing) and perhaps tryOut(thing, view), which is shown while the secret is. `setUp(form)` may add what depends on what is entered.
 const KINDS = { schedules, notifications, hooks };
 
 export class AutomationView extends PanelView {
@@ -75,7 +75,8 @@ export class AutomationView extends PanelView {
 
   showSecret(kind, thing) {
     const onDone = () => this.showList();
-    this.show([secretBox({ text: kind.secretText(thing), secret: thing.secret, onDone })], onDone);
+    const box = secretBox({ text: kind.secretText(thing), secret: thing.secret, onDone });
+    this.show([box, ...(kind.tryOut?.(thing, this) ?? [])], onDone);
   }
 
   // Called by the kinds.

@@ -1,8 +1,9 @@
 // Hooks, as the view of what runs by itself shows them.
 
-import { actOn, deleteThing } from "../app/api.js";
+import { actOn, callHook, deleteThing } from "../app/api.js";
+import { canSign } from "../app/hook-call.js";
 import { create } from "../components/element.js";
-import { field } from "../components/fields.js";
+import { field, form } from "../components/fields.js";
 import { row } from "../components/row.js";
 import { bodyOfPlace, placeField } from "./places.js";
 
@@ -54,7 +55,23 @@ export const hooks = {
 
   secretText: ({ name, url }) =>
     `Calls of ${name} go to ${addressOf(url)} and are signed with this secret, as Standard Webhooks describe it. It cannot be shown again.`,
+
+  // A call, signed here while the secret is known.
+  tryOut(hook, view) {
+    if (!canSign()) return [];
+    const typed = (values) => Object.fromEntries(Object.entries(values).map(([name, text]) => [name, hook.parameters[name].type === "integer" ? Number(text) : text]));
+    const run = (values) => view.ask(() => callHook(hook, typed(values)), ({ id }) => view.note(`The call was accepted. It is in your history as ${id}.`));
+    const fields = Object.entries(hook.parameters).map(([name, parameter]) => valueField(name, parameter));
+    return [create("h3", "Try it out"), form({ fields, send: "Send a test call", run })];
+  },
 };
+
+function valueField(name, { type, values, minimum, maximum, max_length: maxLength, example }) {
+  const shared = { name, label: name, required: true };
+  if (type === "choice") return field({ ...shared, type: "select", options: values.map((each) => [each, each]) });
+  if (type === "integer") return field({ ...shared, type: "number", value: minimum, min: minimum, max: maximum });
+  return field({ ...shared, value: example, maxLength });
+}
 
 const addressOf = (url) => new URL(url.slice(1), document.baseURI).href;
 

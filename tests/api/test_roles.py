@@ -20,7 +20,7 @@ RUN = {"project_id": "{project}", "command": "pwd", "dry_run": True}
 RUN_PRIVATE = {**RUN, "project_id": "{private}"}
 RUN_OWN = {"command": "pwd", "dry_run": True}
 SCHEDULE = {"name": "yearly", "command": "pwd", "cron": "0 0 1 1 *"}
-NOTIFICATION = {"name": "page us", "url": "https://hooks.example/a"}
+NOTIFICATION = {"name": "page us", "url": "http://localhost:1/a"}  # which is judged, and so never connected to
 HOOK = {"name": "deploy", "command": "pwd"}
 STDIN, SIGNAL, SIZE = {"data": "x\n"}, {"signal": "USR1"}, {"columns": 80, "rows": 24}
 

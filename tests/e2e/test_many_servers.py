@@ -212,20 +212,20 @@ async def test_without_redis_nothing_is_admitted_and_the_service_says_so(
 
 
 async def test_each_due_time_of_a_schedule_runs_on_one_of_them(service: Service, postgresql: Any) -> None:
-    """Three times in a row ten schedules are due, on all servers at once."""
+    """Twice in a row six schedules are due, on all servers at once."""
     database = await asyncpg.connect(postgresql.get_uri(database="many_servers"))
     done = "select schedule_id from schedule_runs where status = 'succeeded'"
     async with client(service.servers[0], service.token("planner")) as api:
         never = {"command": "echo due", "cron": "0 0 29 2 *"}
-        added = [await api.post("/api/schedules", json={"name": f"{number}", **never}) for number in range(10)]
+        added = [await api.post("/api/schedules", json={"name": f"{number}", **never}) for number in range(6)]
         ids = [answer.json()["id"] for answer in added]
-        for count in (1, 2, 3):
+        for count in (1, 2):
             await database.execute("update schedules set next_due_ms = $1", time.time_ns() // 10**6)
             async with asyncio.timeout(30):
                 while Counter(row[0] for row in await database.fetch(done)) != dict.fromkeys(ids, count):
                     await asyncio.sleep(0.1)
         executions = (await api.get("/api/executions", params={"limit": 100})).json()["executions"]
-        assert Counter(each["schedule_id"] for each in executions) == dict.fromkeys(ids, 3)
+        assert Counter(each["schedule_id"] for each in executions) == dict.fromkeys(ids, 2)
         for id in ids:
             await api.delete(f"/api/schedules/{id}")
     await database.close()

@@ -162,11 +162,8 @@ async def test_a_django_project_from_its_key_to_the_output_of_a_command(known: V
     await known.sees("Cancelled after")
     assert not await known.page.is_visible("#kill")
 
-
-@ONE_LOOP
-async def test_a_command_that_waits_can_be_stopped(known: Visit) -> None:
     await known.type("@shop migrate --plan")
-    await known.sees("Queued: it starts")
+    await known.shows(lambda text: text.count("Queued: it starts") == 1)  # the first one was before the reload
     await known.page.click("#stop")
     await known.sees("The command was cancelled before it started.")
     await known.state("ready")
@@ -205,7 +202,7 @@ async def test_a_schedule_is_added_run_and_deleted(known: Visit) -> None:
     await desk.press("Create")
     await expect(known.page.locator("#automation-problem")).not_to_be_empty(timeout=WAIT)  # and the form stays
     (complaint,) = known.complaints  # of the browser, about the status
-    assert "403" in complaint
+    assert "status of 4" in complaint
     known.complaints.clear()
     await desk.fill(command="echo it is night")
     await desk.press("Create")
@@ -281,6 +278,8 @@ async def test_a_hook_is_added_and_called(known: Visit, server: Server) -> None:
     headers = {"webhook-id": "m1", "webhook-timestamp": str(now), "webhook-signature": f"v1,{signature}"}
     started = asked(url, headers, json.loads(body))
     assert started["url"] == f"/api/executions/{started['id']}"
+    await desk.press("Send a test call")
+    await desk.shows("The call was accepted.")
     await desk.press("Done")
     await desk.press("New secret for deploy")
     await desk.press("Replace it? New secret for deploy: press again")
