@@ -1,6 +1,6 @@
 """Redirections of a compound, spread over the commands in it: each of them appends where the compound writes.
 
-`{ a; b | c; } > f` is `true > f && { a >> f; b | c >> f; }`. The files must be named so that they stay the same wherever
+`{ a; b | c; } > f` is `true > f && { a >> f; b | c >> f; }`. What it reads stays with it as a whole. The files must be named so that they stay the same wherever
 a command runs, and whatever became of the variables.
 """
 
@@ -14,6 +14,7 @@ from backend.core.language.tree import (
     Branch,
     Command,
     Compound,
+    Fed,
     For,
     Group,
     If,
@@ -32,11 +33,15 @@ def spread(step: Step) -> Step | Decision:
     """The step without redirections of its own."""
     assert step.compound
     opening = Step("", (Command((OPENING,), (), step.redirects),))
-    appended = tuple(replace(each, operator=">>") if each.operator == ">" else each for each in step.redirects)
+    sources = [each for each in step.redirects if each.descriptor == 0]
+    written = (each for each in step.redirects if each.descriptor)
+    appended = tuple(replace(each, operator=">>") if each.operator == ">" else each for each in written)
     try:
-        inner = Step("&&", (), _Spread(appended).compound(step.compound))
+        inner = Step("&&", (), _Spread(appended).compound(step.compound) if appended else step.compound)
     except Refused as refused:
         return refused.decision
+    if sources:
+        inner = Step("&&", (), Fed(sources[-1], (replace(inner, join=""),)))
     return replace(step, compound=Group((opening, inner), subshell=False), redirects=())
 
 
@@ -54,6 +59,8 @@ class _Spread:
                 return replace(compound, repeated=self.branch(repeated))
             case For(words=words, body=body):
                 return replace(compound, words=tuple(map(self.word, words)), body=self.steps(body))
+            case Fed(steps=steps):
+                return replace(compound, steps=self.steps(steps))
             case Background():
                 raise Refused(in_background())
             case Piped(stages=stages):

@@ -42,7 +42,8 @@ REDIRECTIONS = REDIRECTS | MERGES
 NAME = re.compile("[A-Za-z_][A-Za-z0-9_]*")
 CHANGE_FOLDER = "cd"
 LEAVING = frozenset({"break", "continue"})
-BUILTINS = frozenset({CHANGE_FOLDER, "export", "unset", "set", "exit", ":", *LEAVING})
+READ = "read"
+BUILTINS = frozenset({CHANGE_FOLDER, "export", "unset", "set", "exit", ":", READ, *LEAVING})
 JOB_CONTROL = frozenset({"jobs", "wait"})  # and kill, which is a program too
 EXAMPLES = "( a; b ), { a; b; }, if a; then b; fi, while a; do b; done, for NAME in a b; do c; done"
 DEPTH_LIMIT = 20  # compounds within compounds
@@ -140,41 +141,45 @@ class _Reader:
         return found, end
 
     def _step(self) -> Step:
+        """One command or compound, or several that are piped; after a `!` its end is negated."""
         negated = self._next_text() == "!"
         if negated:
             self._pop()
-        if self._next_text() in COMPOUND:
-            return self._compound_step(negated)
-        return Step("", self._pipeline(), None, negated)
+        stages = [self._stage()]
+        while self._next_text() == "|":
+            self._after_pipe()
+            stages.append(self._stage())
+        return replace(self._piped(stages) if len(stages) > 1 else stages[0], negated=negated)
 
-    def _compound_step(self, negated: bool) -> Step:
-        """A compound, with its redirections and what its output is piped into."""
+    def _stage(self) -> Step:
+        if self._next_text() in COMPOUND:
+            return self._compound_step()
+        command = self._command()
+        if READ not in self.builtins or command.redirects == () or [each.text for each in command.words[:1]] != [READ]:
+            return Step("", (command,))
+        return Step("", (), Group((Step("", (replace(command, redirects=()),)),), False), redirects=command.redirects)
+
+    def _compound_step(self) -> Step:
+        """A compound with its redirections."""
         compound, redirects = self._compound(), []
         while self._next_text() in REDIRECTIONS:
             operator = self._pop()
             assert isinstance(operator, Operator)
             redirects += self._redirects(operator)
-        if any(each.descriptor == 0 for each in redirects):
-            raise Refused(_no_input())
-        first = Step("", (), compound, negated, tuple(redirects))
-        if self._next_text() == "|":
-            self._after_pipe()
-            if has_background((first,)):
-                raise Refused(in_background())
-            stages = (replace(first, negated=False), Step("", self._pipeline()))
-            return Step("", (), Piped(stages), negated)
-        if self._next_text() not in {"", *JOINS, *CLOSING}:
+        if self._next_text() not in {"", "|", *JOINS, *CLOSING}:
             raise Refused(_joined_group())
-        return first
+        return Step("", (), compound, redirects=tuple(redirects))
 
-    def _pipeline(self) -> tuple[Command, ...]:
-        commands = [self._command()]
-        while self._next_text() == "|":
-            self._after_pipe()
-            commands.append(self._command())
-        if len(commands) > 1:
-            self._check_pipeline(commands)
-        return tuple(commands)
+    def _piped(self, stages: list[Step]) -> Step:
+        """Commands between two compounds are one pipeline."""
+        found: list[Step] = []
+        for stage in stages:
+            self._check_stage(stage)
+            if stage.commands and found and found[-1].commands:
+                found[-1] = Step("", (*found[-1].commands, *stage.commands))
+            else:
+                found.append(stage)
+        return found[0] if len(found) == 1 else Step("", (), Piped(tuple(found)))
 
     def _after_pipe(self) -> None:
         operator = self._pop()
@@ -182,8 +187,6 @@ class _Reader:
         self._skip_breaks()
         if not self.waiting:
             raise Refused(_incomplete(operator))
-        if self._next_text() in COMPOUND:
-            raise Refused(_no_input())
 
     def _compound(self) -> Compound:
         opening = self._pop()
@@ -245,11 +248,13 @@ class _Reader:
         self.loops -= 1
         return steps
 
-    def _check_pipeline(self, commands: list[Command]) -> None:
-        """What a builtin changes is forgotten at the end of a pipeline, and so does an assignment."""
-        for command in commands:
+    def _check_stage(self, stage: Step) -> None:
+        """What a builtin changes is forgotten at the end of a pipeline, and so is an assignment."""
+        for command in stage.commands:
             if not command.words or command.words[0].text in self.builtins:
                 raise Refused(_no_effect(command))
+        if has_background((stage,)):
+            raise Refused(in_background())
 
     def _next_text(self) -> str:
         """The next operator; empty at the end, "word" for anything else."""
@@ -352,11 +357,6 @@ def _no_loop(name: str) -> Decision:
 def _joined_group() -> Decision:
     reason = "After a group of commands there must be an operator."
     return Decision.deny("syntax.group", reason, "( a; b ) && c")
-
-
-def _no_input() -> Decision:
-    reason = "A group of commands or a loop cannot read from a pipe or a file here."
-    return Decision.deny("syntax.group", reason, "Let the command in it that reads it do so: (cat < file; b)")
 
 
 def _too_deep() -> Decision:

@@ -198,6 +198,14 @@ class Piped:
 
 
 @dataclass(frozen=True, slots=True)
+class Fed:
+    """Steps that share what `<` or `<<` names as their standard input."""
+
+    source: Redirect
+    steps: tuple[Step, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Background:
     """Steps that run as an execution of their own, which is asked for by their text `line`."""
 
@@ -205,7 +213,7 @@ class Background:
     line: str
 
 
-Compound = Group | If | While | For | Piped | Background
+Compound = Group | If | While | For | Piped | Fed | Background
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,7 +246,7 @@ def substitutions(words: tuple[Word, ...]) -> Iterator[Parameter]:
 def parts_of(compound: Compound) -> Iterator[tuple[Step, ...]]:
     """The lists of steps of a compound, in order."""
     match compound:
-        case Group(steps=steps) | Background(steps=steps):
+        case Group(steps=steps) | Fed(steps=steps) | Background(steps=steps):
             yield steps
         case If(branches=branches, otherwise=otherwise):
             for branch in branches:
@@ -261,6 +269,9 @@ def _commands(steps: tuple[Step, ...]) -> Iterator[Command]:
         for command in step.commands:
             yield command
             yield from _substituted(tuple(command.substitutions))
+        if step.redirects:
+            yield Command((), (), step.redirects)
+            yield from _substituted(tuple(substitutions(tuple(each.target for each in step.redirects))))
         if isinstance(step.compound, For):
             yield Command(step.compound.words)
             yield from _substituted(tuple(substitutions(step.compound.words)))
