@@ -8,8 +8,10 @@ loop. A command has words, assignments in front of them, and redirections.
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import groupby
 
 from backend.core.decisions import Decision
+from backend.core.language.double_brackets import tested
 from backend.core.language.lexer import MERGES, REDIRECTS, Operator, Refused, Token, tokens
 from backend.core.language.tree import (
     NO_TEXT,
@@ -175,10 +177,9 @@ class _Reader:
         found: list[Step] = []
         for stage in stages:
             self._check_stage(stage)
-            if stage.commands and found and found[-1].commands:
-                found[-1] = Step("", (*found[-1].commands, *stage.commands))
-            else:
-                found.append(stage)
+        for simple, group in groupby(stages, key=lambda stage: bool(stage.commands)):
+            alike = [*group]
+            found += [Step("", tuple(command for stage in alike for command in stage.commands))] if simple else alike
         return found[0] if len(found) == 1 else Step("", (), Piped(tuple(found)))
 
     def _after_pipe(self) -> None:
@@ -295,6 +296,8 @@ class _Reader:
                     words.append(word)
         if words and words[0].text in self.builtins & LEAVING and not self.loops:
             raise Refused(_no_loop(words[0].text))
+        if words and words[0].text == "[[":
+            words = tested(words, assigned=bool(assignments))
         if words or (assignments and not redirects):
             return Command(tuple(words), tuple(assignments), tuple(redirects))
         raise Refused(self._missing(bool(assignments)))

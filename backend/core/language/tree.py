@@ -4,14 +4,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import chain
 
+from backend.core.language.arithmetic import Expression
+
 GLOB_STARTS = frozenset("*?[")
 
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """`$name`, `${name:-default}` or `$( )` from `start` to `end` in the text of a word; `quoted` inside " ".
+    """`$name`, `${name:-default}`, `$(( ))` or `$( )` from `start` to `end` in the text of a word; `quoted` inside " ".
 
-    Without a name it is the nothing between two quotes, which makes an empty word. `steps` are those of a substitution,
+    Without a name it is the nothing between two quotes, which makes an empty word. `operator` (`:-`, `%`, `length`, ...) and
+    `operand` are what becomes of the value, `expression` is that of `$(( ))`. `steps` are those of a substitution,
     `value` is their output once it is known.
     """
 
@@ -19,7 +22,9 @@ class Parameter:
     end: int
     name: str = ""
     quoted: bool = True
-    default: str = ""
+    operator: str = ""
+    operand: str = ""
+    expression: Expression | None = None
     steps: "tuple[Step, ...]" = ()
     value: str | None = None
 

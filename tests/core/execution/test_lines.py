@@ -169,6 +169,7 @@ def bench(tmp_path: Path) -> Bench:
             "0\n3\n0\n",
             0,
         ),
+        ("X='a b'; [[ $X == 'a b' ]] && echo same; [[ -z $X ]]; echo $?; [[ ! -d src ]]; echo $?", "same\n1\n1\n", 0),
         ("X=1; { X=2; echo $X; } | cat; echo $X; for i in b a; do echo $i; done | sort > s; cat s", "2\n1\na\nb\n", 0),
         ("gzip -c < a.txt > r; (cat r) | cmp - r && echo same", "same\n", 0),
         (
@@ -262,6 +263,8 @@ async def test_a_step_is_judged_again_in_the_folder_that_it_runs_in(bench: Bench
         ("while :; do read x; done < a.txt", "limits.expansion"),
         ("echo ../x > n; { cat; } < $(cat n)", "path.parent"),
         ("(seq 200000) | while read x; do break; done", "limits.expansion"),
+        ("echo 1x > n; N=$(cat n); echo $((N))", "syntax.arithmetic"),
+        ("echo 4611686018427387904 > n; N=$(cat n); N=$((N*N)); echo $N", "syntax.arithmetic"),
         ("X=a; while true; do X=$(echo ${X}{1..9}); done", "limits.expansion"),
     ],
 )
@@ -372,6 +375,10 @@ def some_compound(random: Random, depth: int) -> str:
         "while read x; do while read y; do echo $x$y; done < src/b.txt; done < a.txt",
         "{ echo $(read x; echo $x) $(cat); } < a.txt; if read x; then echo $x; fi < a.txt",
         "read -r x < a.txt > nope/x || echo no; echo a | (cat) < src/b.txt; (cat) < a.txt <<E\nx\nE",
+        "cd src; cat ~/a.txt; echo ~ | grep -c ws; X=~/a.txt:~; echo ${X#*:} | grep -c :; ls ~ > ~/l; cat ~/l",
+        'i=0; while [ $i -lt 3 ]; do i=$((i+1)); echo $((i*i)) "$((i % 2 ? 10 : -10))"; done; cat <<E\n$((i<<2)) ~\nE',
+        'f=src/b.tar.gz; echo ${f##*/} ${f%/*} ${f%%.*} "${f#*.}" ${#f} ${f:+y}; X=\'a b\'; echo ${X%b} "${X#a}"',
+        "X=7; echo $((X - 10)) $(($X-1)) $((${X}>5 && X<9)); Y=$((X*2))z; echo $Y; printf '%s\n' $((1))$((2))",
         *(
             "; ".join(
                 f"printf '%s\n' '{text}' | {{ IFS='{ifs}' read {raw}{names}; printf '%s\n' \"$?[$a][${{b:-}}]\"; }}"
