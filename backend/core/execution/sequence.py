@@ -26,6 +26,7 @@ from backend.core.language.lexer import hidden_character
 from backend.core.language.parser import Invocation
 from backend.core.language.tree import (
     Background,
+    Case,
     Compound,
     Fed,
     For,
@@ -36,6 +37,7 @@ from backend.core.language.tree import (
     Step,
     While,
     substitutions,
+    words_of,
 )
 from backend.core.language.words import VALUE_LIMIT
 from backend.core.policy.admit import (
@@ -43,6 +45,7 @@ from backend.core.policy.admit import (
     PolicyTarget,
     Verdict,
     assigned,
+    choose,
     judge_step,
     judge_words,
     place_redirects,
@@ -259,6 +262,8 @@ class _Line:
                 await self._group(compound, tested=tested)
             case If():
                 await self._if(compound, tested=tested)
+            case Case():
+                await self._case(compound, tested=tested)
             case While():
                 await self._while(compound, tested=tested)
             case For():
@@ -382,6 +387,20 @@ class _Line:
         if not compound.otherwise:
             progress.conclude(0)
         await self.steps(compound.otherwise, tested=tested)
+
+    async def _case(self, compound: Case, *, tested: bool) -> None:
+        progress = self.progress
+        texts = await self._substituted(substitutions(words_of(compound)), tested=tested)
+        if progress.over:
+            return
+        filled, target = compound.filled(iter(texts)), self.sequence.target
+        chosen = await asyncio.to_thread(choose, filled, target, progress.state)
+        if isinstance(chosen, Decision):
+            progress.add(_denied(chosen))
+            return
+        if not chosen:
+            progress.conclude(0)
+        await self.steps(chosen, tested=tested)
 
     async def _while(self, loop: While, *, tested: bool) -> None:
         progress, code = self.progress, 0

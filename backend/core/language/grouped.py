@@ -12,6 +12,7 @@ from backend.core.language.parser import BUILTINS, in_background
 from backend.core.language.tree import (
     Background,
     Branch,
+    Case,
     Command,
     Compound,
     Fed,
@@ -55,6 +56,8 @@ class _Spread:
                 return replace(compound, steps=self.steps(steps))
             case If(branches=branches, otherwise=otherwise):
                 return If(tuple(map(self.branch, branches)), self.steps(otherwise))
+            case Case(word=word, choices=choices):
+                return Case(self.word(word), tuple(replace(each, steps=self.steps(each.steps)) for each in choices))
             case While(repeated=repeated):
                 return replace(compound, repeated=self.branch(repeated))
             case For(words=words, body=body):

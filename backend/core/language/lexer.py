@@ -55,16 +55,16 @@ MERGE = re.compile(r"(2>&1|1?>&2)(?![^ \t\n;&|<>()])")
 JOINED_LINE = re.compile(r"(?:\\\n)+")
 DELIMITER = re.compile(r"[A-Za-z0-9_.!%+@=:/-]+")
 # In order: where two match, the longer one is meant.
-KNOWN_OPERATORS = ("&&", "||", "&>", ">>", "<<", ";", "&", "|", ">", "<", "(", ")", "\n")
+KNOWN_OPERATORS = ("&&", "||", "&>", ">>", "<<", ";;", ";", "&", "|", ">", "<", "(", ")", "\n")
 MERGE_OPERATOR = "2>&1"
 MERGES = frozenset({MERGE_OPERATOR, ">&2"})
 REDIRECTS = frozenset({">", ">>", "<", "&>", "<<"})
 # What one permission stands for: a line break is a `;`, what closes is permitted with what opens.
-PERMITTED_WITH = {"\n": ";", ")": "(", ">&2": MERGE_OPERATOR}
+PERMITTED_WITH = {"\n": ";", ")": "(", ">&2": MERGE_OPERATOR, ";;": ";"}
 VARIABLES, BRACES, GROUP, SUBSTITUTION, LOOP = "$", "{,}", "(", "$(", "for"
 SIGNS = frozenset({"!", "{", "}"})
 # Words that are operators where a command begins; `in` comes after the name of `for`.
-KEYWORDS = frozenset({"if", "then", "elif", "else", "fi", "while", "until", "for", "do", "done"})
+KEYWORDS = frozenset({"if", "then", "elif", "else", "fi", "while", "until", "for", "do", "done", "case", "esac"})
 KEYWORD = re.compile(f"(?:{'|'.join(KEYWORDS)})(?![^ \t\n;&|<>()])")
 SUBSTITUTION_NAME, ARITHMETIC_NAME = "$()", "$(())"
 HOME = "HOME"
@@ -182,12 +182,12 @@ class _Lexer:
                 elif operator.text == "\n":
                     self._read_documents()
                     self.found[-1] = replace(operator, end=self.at)
-                before_program = before_program or operator.text in {"&&", "||", ";", "&", "|", "\n", "("}
+                before_program = before_program or operator.text in {"&&", "||", ";", ";;", "&", "|", "\n", "(", ")"}
                 is_target = operator.text in REDIRECTS - {"<<"}
                 continue
             if before_program and not is_target and (keyword := self._keyword()):
                 self.found.append(keyword)
-                before_program = keyword.text != "for"
+                before_program = keyword.text not in {"for", "case"}
                 continue
             found = self._words(assignable=before_program and not is_target, is_target=is_target)
             self.found += found

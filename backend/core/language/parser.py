@@ -13,11 +13,14 @@ from itertools import groupby
 from backend.core.decisions import Decision
 from backend.core.language.double_brackets import tested
 from backend.core.language.lexer import MERGES, REDIRECTS, Operator, Refused, Token, tokens
+from backend.core.language.patterns import UnlikePattern, parts_of_pattern
 from backend.core.language.tree import (
     NO_TEXT,
     Assignment,
     Background,
     Branch,
+    Case,
+    Choice,
     Command,
     Compound,
     For,
@@ -38,8 +41,8 @@ NO_OPERATORS: frozenset[str] = frozenset()
 SEPARATORS = frozenset({";", "&", "\n"})
 JOINS = frozenset({"&&", "||", *SEPARATORS})
 CLOSED_BY = {"(": ")", "{": "}"}
-CLOSING = frozenset({*CLOSED_BY.values(), "then", "elif", "else", "fi", "do", "done"})
-COMPOUND = frozenset({*CLOSED_BY, "if", "while", "until", "for"})
+CLOSING = frozenset({*CLOSED_BY.values(), "then", "elif", "else", "fi", "do", "done", ";;", "esac"})
+COMPOUND = frozenset({*CLOSED_BY, "if", "while", "until", "for", "case"})
 REDIRECTIONS = REDIRECTS | MERGES
 NAME = re.compile("[A-Za-z_][A-Za-z0-9_]*")
 CHANGE_FOLDER = "cd"
@@ -208,6 +211,8 @@ class _Reader:
                 return While(Branch(condition, self._body(opening)), until=opening.text == "until")
             case "for":
                 return self._for(opening)
+            case "case":
+                return self._case(opening)
             case _:
                 loops, self.loops = self.loops, self.loops if opening.text == "{" else 0
                 steps, _ = self._some_steps(opening, CLOSED_BY[opening.text])
@@ -237,8 +242,43 @@ class _Reader:
         self._pop()
         return For(words[0].text, tuple(words[2:]), self._body(opening))
 
-    def _plain_words(self) -> Iterator[Word]:
-        while self.waiting and isinstance(word := self.waiting[-1], Word):
+    def _case(self, opening: Operator) -> Case:
+        """`case WORD in PATTERN) STEPS;; ... esac`."""
+        words = [*self._plain_words(2)]
+        if len(words) < 2 or words[1] != Word("in"):
+            raise Refused(unlike_case())
+        self._skip_breaks()
+        choices: list[Choice] = []
+        end = ";;"
+        while end == ";;" and self._next_text() != "esac":
+            patterns = self._patterns()
+            steps, end = self.steps(";;", "esac")
+            choices.append(Choice(patterns, steps))
+            self._skip_breaks()
+        if end == ";;" and (self._next_text() != "esac" or self._pop() is None):
+            raise Refused(_unclosed("esac"))
+        return Case(words[0], tuple(choices))
+
+    def _patterns(self) -> tuple[Word, ...]:
+        """`PATTERN | PATTERN)`, perhaps after a `(`."""
+        if self._next_text() == "(":
+            self._pop()
+        patterns: list[Word] = []
+        while True:
+            found = [*self._plain_words()]
+            if len(found) != 1 or not _is_pattern(found[0]):
+                raise Refused(unlike_case())
+            patterns += found
+            following = self._pop() if self.waiting else None
+            if isinstance(following, Operator) and following.text == ")":
+                return tuple(patterns)
+            if not isinstance(following, Operator) or following.text != "|":
+                raise Refused(unlike_case())
+
+    def _plain_words(self, most: int | None = None) -> Iterator[Word]:
+        count = 0
+        while count != most and self.waiting and isinstance(word := self.waiting[-1], Word):
+            count += 1
             self._pop()
             yield word
 
@@ -349,6 +389,20 @@ def _no_effect(command: Command) -> Decision:
 def _unlike_for(opening: Operator) -> Decision:
     reason = f"This is not how a for is written (position {opening.position})."
     return Decision.deny("syntax.loop", reason, "for NAME in WORDS; do COMMANDS; done")
+
+
+def _is_pattern(word: Word) -> bool:
+    try:
+        [*parts_of_pattern(replace(word, parameters=()), {})]
+    except UnlikePattern:
+        return False
+    return all(each.quoted for each in word.parameters)
+
+
+def unlike_case() -> Decision:
+    """Why a case is not read."""
+    reason = "This is not how a case is written: its patterns are words, with unquoted variables in none of them."
+    return Decision.deny("syntax.case", reason, "case $NAME in a|b*) COMMANDS;; *) COMMANDS;; esac")
 
 
 def _no_loop(name: str) -> Decision:

@@ -179,6 +179,28 @@ class If:
 
 
 @dataclass(frozen=True, slots=True)
+class Choice:
+    """The steps that run where one of the patterns matches the word."""
+
+    patterns: tuple[Word, ...]
+    steps: tuple[Step, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """The first choice with a pattern that matches the word."""
+
+    word: Word
+    choices: tuple[Choice, ...]
+
+    def filled(self, texts: Iterator[str]) -> "Case":
+        """The same with the output of each substitution in its words."""
+        word = self.word.filled(texts)
+        choices = (replace(each, patterns=tuple(one.filled(texts) for one in each.patterns)) for each in self.choices)
+        return Case(word, tuple(choices))
+
+
+@dataclass(frozen=True, slots=True)
 class While:
     """A branch that is repeated while its condition succeeds, or with `until` while it fails."""
 
@@ -218,7 +240,7 @@ class Background:
     line: str
 
 
-Compound = Group | If | While | For | Piped | Fed | Background
+Compound = Group | If | Case | While | For | Piped | Fed | Background
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,6 +270,17 @@ def substitutions(words: tuple[Word, ...]) -> Iterator[Parameter]:
     return (parameter for word in words for parameter in word.parameters if parameter.steps)
 
 
+def words_of(compound: Compound | None) -> tuple[Word, ...]:
+    """The words of a compound itself."""
+    match compound:
+        case For(words=words):
+            return words
+        case Case(word=word, choices=choices):
+            return (word, *chain.from_iterable(each.patterns for each in choices))
+        case _:
+            return ()
+
+
 def parts_of(compound: Compound) -> Iterator[tuple[Step, ...]]:
     """The lists of steps of a compound, in order."""
     match compound:
@@ -257,6 +290,8 @@ def parts_of(compound: Compound) -> Iterator[tuple[Step, ...]]:
             for branch in branches:
                 yield from (branch.condition, branch.steps)
             yield otherwise
+        case Case(choices=choices):
+            yield from (each.steps for each in choices)
         case While(repeated=branch):
             yield from (branch.condition, branch.steps)
         case For(body=steps) | Piped(stages=steps):
@@ -277,9 +312,9 @@ def _commands(steps: tuple[Step, ...]) -> Iterator[Command]:
         if step.redirects:
             yield Command((), (), step.redirects)
             yield from _substituted(tuple(substitutions(tuple(each.target for each in step.redirects))))
-        if isinstance(step.compound, For):
-            yield Command(step.compound.words)
-            yield from _substituted(tuple(substitutions(step.compound.words)))
+        if words := words_of(step.compound):
+            yield Command(words)
+            yield from _substituted(tuple(substitutions(words)))
         for part in parts_of(step.compound) if step.compound else ():
             yield from _commands(part)
 

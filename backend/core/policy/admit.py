@@ -14,9 +14,11 @@ from typing import Protocol
 from backend.core.decisions import Decision, Risk
 from backend.core.language.grouped import spread
 from backend.core.language.parser import Invocation, Opened, builtins_among, parse
+from backend.core.language.patterns import matches
 from backend.core.language.tree import (
     Assignment,
     Background,
+    Case,
     Command,
     Compound,
     Fed,
@@ -31,6 +33,7 @@ from backend.core.language.tree import (
     While,
     Word,
     substitutions,
+    words_of,
 )
 from backend.core.language.words import Unset, expand_words, joined
 from backend.core.policy.builtins import KILL, judge_builtin, names_execution
@@ -205,6 +208,8 @@ class _Judgement:
                 return self._subshell(steps) if subshell else self.refusal(steps)
             case If():
                 return self._if(compound)
+            case Case():
+                return self._case(compound)
             case While(repeated=branch):
                 return self.refusal(branch.condition) or self.refusal(branch.steps)
             case For():
@@ -232,6 +237,22 @@ class _Judgement:
         refusal = self.refusal(compound.otherwise)
         self.state = reduce(LineState.merged, (*after, self.state))
         return refusal
+
+    def _case(self, compound: Case) -> Decision | None:
+        """Each choice is judged; what follows, as if the first one had run, or none."""
+        if refusal := self._substituted(substitutions(words_of(compound))):
+            return refusal
+        chosen = choose(compound.filled(repeat(UNKNOWN)), self.target, self.state)
+        if isinstance(chosen, Decision):
+            return chosen
+        before, after = self.state, [self.state]
+        for choice in compound.choices:
+            if refusal := self.refusal(choice.steps):
+                return refusal
+            after.append(self.state)
+            self.state = before
+        self.state = reduce(LineState.merged, after[1:] + after[:1])
+        return None
 
     def _for(self, loop: For) -> Decision | None:
         """The steps are judged with each word; where there is none yet, with one that is not known."""
@@ -297,6 +318,19 @@ def _words(words: tuple[Word, ...], target: PolicyTarget, state: LineState) -> t
         return target.files.expand(expand_words(words, state.values(target.files.variables)), state.cwd)
     except Unset as unset:
         return unset.decision
+
+
+def choose(compound: Case, target: PolicyTarget, state: LineState) -> tuple[Step, ...] | Decision:
+    """The steps of the first choice with a pattern that matches."""
+    values = state.values(target.files.variables)
+    try:
+        word = joined(compound.word, values)
+        for choice in compound.choices:
+            if any(matches(word, pattern, values) for pattern in choice.patterns):
+                return choice.steps
+    except Unset as unset:
+        return unset.decision
+    return ()
 
 
 def place_redirects(step: Step, target: PolicyTarget, state: LineState) -> Step | Decision:

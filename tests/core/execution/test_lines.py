@@ -265,6 +265,11 @@ async def test_a_step_is_judged_again_in_the_folder_that_it_runs_in(bench: Bench
         ("(seq 200000) | while read x; do break; done", "limits.expansion"),
         ("echo 1x > n; N=$(cat n); echo $((N))", "syntax.arithmetic"),
         ("echo 4611686018427387904 > n; N=$(cat n); N=$((N*N)); echo $N", "syntax.arithmetic"),
+        ("echo ../x > n; case a in a) cat $(cat n);; esac", "path.parent"),
+        (
+            "seq 9000 > n; X=$(cat n); case $X$X in *1*2*3*4*5*6*7*8*9*a*b*c*d*e*f*g*h*i*j*k*l*m*n*) ls;; esac",
+            "limits.expansion",
+        ),
         ("X=a; while true; do X=$(echo ${X}{1..9}); done", "limits.expansion"),
     ],
 )
@@ -348,6 +353,7 @@ def some_compound(random: Random, depth: int) -> str:
             f"( {inner}) >> g; cat g",
             f"for X in a b; do {inner}done | cat",
             f"if {inner}then {other}fi > h 2>&1; cat h",
+            f"case $X in [a-c]*) {inner};; *) {other} esac",
             f"while read -r X Y; do {inner}done < a.txt",
             f"echo 'a b' | while read X; do {inner}done",
             f"{{ read X; {inner}cat; }} < b.txt",
@@ -379,6 +385,14 @@ def some_compound(random: Random, depth: int) -> str:
         'i=0; while [ $i -lt 3 ]; do i=$((i+1)); echo $((i*i)) "$((i % 2 ? 10 : -10))"; done; cat <<E\n$((i<<2)) ~\nE',
         'f=src/b.tar.gz; echo ${f##*/} ${f%/*} ${f%%.*} "${f#*.}" ${#f} ${f:+y}; X=\'a b\'; echo ${X%b} "${X#a}"',
         "X=7; echo $((X - 10)) $(($X-1)) $((${X}>5 && X<9)); Y=$((X*2))z; echo $Y; printf '%s\n' $((1))$((2))",
+        "for x in a ab b.txt 'c d' '*' '' 5 -h; do case $x in a) echo 1;; a*|c*) echo 2; X=$x;; *.txt) echo 3;; [0-9]) echo 4;; "
+        "-h|--help) echo 5;; '*') echo 6;; '') echo 7;; esac; done; echo $X $?",
+        "case a in b) echo no;; esac; echo $?; false; case x in x) ;; esac; echo $?; false; case $? in 1) false; esac; echo $?",
+        'X="a b*"; case "$X" in "$X") echo same;; esac; case aXc in a"$(echo X)"?) echo sub;; (x) ;; esac',
+        "case src in\n  s[a-r]c)\n    cd src\n    cat b.txt\n    ;;\n  [!a]*) echo no\nesac; pwd -L | grep -c src",
+        "case a in a) case b in b) echo in;; esac;; esac > o; cat o; case x in *) cat;; esac < a.txt | (case y in ?) cat; esac)",
+        "set -e; case a in a) false || true; case b in *) echo b; false;; esac;; esac; echo no",
+        "for x in 1 2 3; do case $x in 2) continue;; 3) break;; esac; echo $x; done; case ~ in /*) echo home;; esac",
         *(
             "; ".join(
                 f"printf '%s\n' '{text}' | {{ IFS='{ifs}' read {raw}{names}; printf '%s\n' \"$?[$a][${{b:-}}]\"; }}"
