@@ -554,6 +554,9 @@ class _Line:
     async def _read(self, effect: Read) -> None:
         """Read a line into variables, which are judged as those of a loop. It fails at the end of the input."""
         progress, fields = self.progress, Fields(effect.separators, effect.raw)
+        if self.input is None and self.job.stdin:
+            progress.add(_denied(_no_shared_input()))
+            return
         length = 0
         while not fields.complete and self.input:
             data = await asyncio.to_thread(self.input.read_line, VALUE_LIMIT)
@@ -653,6 +656,11 @@ def _too_much_piped() -> Decision:
 def _too_many_steps() -> Decision:
     reason = f"The line has run {STEP_LIMIT} steps, which is as many as it may have."
     return Decision.deny("limits.expansion", reason, "Repeat less in one line.")
+
+
+def _no_shared_input() -> Decision:
+    reason = "read takes a line from a pipe, a file or a here-document, not from the standard input of the whole line."
+    return Decision.deny("syntax.builtin", reason, "cat | while read -r LINE; do echo $LINE; done")
 
 
 def _no_background() -> Decision:

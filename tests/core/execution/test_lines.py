@@ -59,15 +59,17 @@ class Bench:
         for each in [*self.folder.rglob("[fgh]")]:
             each.unlink()
 
-    async def run(self, line: str) -> Ran:
+    async def run(self, line: str, given: bytes = b"") -> Ran:
         plan = self.judge(line)
         assert isinstance(plan, Plan), (line, plan)
         log = Log()
         pipelines = LocalPipelines(CageLauncher(self.folder.parent / "cage", OWNER), owner=OWNER)
         sequence = Sequence(self.scope, pipelines, NoSteps(), str, time.monotonic)
-        job = Job(ID, "local", ACTOR, line, plan, 20.0, 1 << 22)
+        job = Job(ID, "local", ACTOR, line, plan, 20.0, 1 << 22, stdin=bool(given))
         recorder = Recorder(ID, log, asyncio.get_running_loop().time)
-        return Ran(await sequence.run(job, recorder, Instructions(stdin=False)), log)
+        instructions = Instructions(stdin=bool(given))
+        instructions.stdin.write(given, last=True)
+        return Ran(await sequence.run(job, recorder, instructions), log)
 
 
 @pytest.fixture
@@ -361,6 +363,12 @@ def some_compound(random: Random, depth: int) -> str:
             f"for X in 1 2; do {inner} [ $X = 1 ] && continue; {other}done",
         ]
     )
+
+
+async def test_what_a_client_sends_is_read_through_a_program(bench: Bench) -> None:
+    assert (await bench.run("cat | while read x; do echo $x; done", b"a\nb\n")).said == ("a\nb\n", 0)
+    refused = await bench.run("read x; echo $x", b"a\n")
+    assert (refused.said, refused.outcome.rule) == (("", 126), "syntax.builtin")
 
 
 @pytest.mark.parametrize(
