@@ -31,7 +31,7 @@ class Background:
         if asking is None or self.service is None:
             return failed()
         request = asking.request
-        spec = _spec(request, line, state, detached=bool(request.principal.user or asking.viewers))
+        spec = _spec(request, line, state, detached=not asking.left)
         submitted = await self.service.submit(request.principal, spec)
         return submitted.decision if isinstance(submitted, Refused) else submitted.id
 
@@ -66,8 +66,8 @@ class Background:
             return
         registry = self.service.local.registry
         for execution in registry.live.values():
-            if execution.request.principal.name == visitor.name and execution.request.detached:
-                execution.attach()
+            if execution.request.principal.name == visitor.name:
+                execution.leave()
 
     def _live(self, execution: str) -> Execution | None:
         return self.service.local.registry.find(execution) if self.service else None

@@ -12,7 +12,7 @@ import pytest
 
 from backend.application.background import Background
 from backend.application.submission import CommandSpec
-from backend.core.execution.model import Status, Stop, StopReason
+from backend.core.execution.model import CloseInput, Status, Stop, StopReason
 from backend.core.execution.registry import Execution
 from backend.core.execution.requests import Refused
 from backend.core.execution.sessions import Session
@@ -59,8 +59,15 @@ class Server:
     background: Background
     folder: Path
 
-    async def submit(self, who: Principal, line: str, session: Session | None = None) -> Execution:
-        started = await self.house.service.submit(who, CommandSpec(line, detached=True, session=session))
+    @property
+    def live(self) -> list[Execution]:
+        return [*self.house.service.local.registry.live.values()]
+
+    async def submit(
+        self, who: Principal, line: str, session: Session | None = None, *, stdin: bool = False
+    ) -> Execution:
+        spec = CommandSpec(line, detached=True, session=session, stdin=stdin)
+        started = await self.house.service.submit(who, spec)
         assert isinstance(started, Execution), started
         return started
 
@@ -81,7 +88,7 @@ class Server:
     async def until(self, condition: Callable[[list[Execution]], bool]) -> None:
         """Wait until what runs is as it should be."""
         async with asyncio.timeout(BOUND):
-            while not condition([*self.house.service.local.registry.live.values()]):
+            while not condition(self.live):
                 await asyncio.sleep(0.01)
 
     async def status(self, id: str) -> Status:
@@ -221,9 +228,15 @@ async def test_what_a_visitor_has_started_ends_after_the_connection(
 ) -> None:
     server.house.resolver.limits = ExecutionLimits(10, 20, 10_000, 0)
     monkeypatch.setattr("backend.core.execution.registry.FIRST_VIEWER", 0)
-    line = await server.submit(VISITOR, "cat .keep; sleep 30 & wait")
+    line = await server.submit(VISITOR, "sleep 30 & cat; sleep 30 & sleep 30", stdin=True)
     await server.until(lambda live: len(live) == 2)
-    (other,) = server.house.service.local.registry.live.keys() - {line.id}
-    assert await server.status(other) is Status.RUNNING
-    server.background.leave(VISITOR)
-    assert (await server.end(other)).complete["status"] == "cancelled"
+    (first,) = {each.id for each in server.live} - {line.id}
+    await asyncio.sleep(0)  # what needs a viewer would end now
+    assert await server.status(first) is Status.RUNNING
+    with line.viewed():
+        server.background.leave(VISITOR)
+        await server.until(lambda live: [each.id for each in live] == [line.id])
+        assert await server.status(first) is Status.CANCELLED
+        await server.house.service.instruct(VISITOR, line.id, CloseInput())
+        await server.until(lambda _: len(server.house.log.executions.rows) == 3)
+        await server.until(lambda live: [each.id for each in live] == [line.id])

@@ -13,7 +13,14 @@ from backend.core.policy.profile import OFFLINE, Offline, Profile
 from backend.policies.loader import load_profile
 
 LINES = Path(__file__).parent / "lines.txt"
-ENOUGH = 0.93  # of all lines; what is refused is not offered on purpose, or not yet
+ENOUGH = 0.95  # of all lines; what is refused is not offered on purpose, or not yet
+
+
+def files() -> Unseen:
+    """A workspace that cannot be looked into, and a home beside it."""
+    view = Unseen(PurePosixPath("/srv/ws"))
+    view.variables = {"HOME": "/srv/homes/ws"}
+    return view
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +28,7 @@ class Somewhere:
     """A project with the network on, whose files are not here."""
 
     profile: Profile = field(default_factory=lambda: load_profile("agent"))
-    files: FileView = field(default_factory=lambda: Unseen(PurePosixPath("/srv/ws")))
+    files: FileView = field(default_factory=files)
     network: bool = True
     offline: Offline = OFFLINE
 

@@ -31,6 +31,7 @@ class Execution:
     viewers: int = 0
     unviewed: asyncio.Event = field(default_factory=asyncio.Event)
     running: bool = True
+    left: bool = False
     task: asyncio.Task[None] | None = None
     abandon: asyncio.TimerHandle | None = None
 
@@ -39,11 +40,13 @@ class Execution:
         if not self.request.detached:
             self._stop_after(max(self.request.target.limits.detach_grace, FIRST_VIEWER))
 
-    def attach(self) -> None:
-        """From now on it needs a viewer, as what was not started in the background does."""
-        self.request = replace(self.request, detached=False)
-        if self.running and not self.viewers:
-            self.watch_for_viewers()
+    def leave(self) -> None:
+        """Its client has gone: from now on it needs a viewer, also where it was started in the background."""
+        self.left = True
+        if self.request.detached:
+            self.request = replace(self.request, detached=False)
+            if self.running and not self.viewers:
+                self.watch_for_viewers()
 
     @contextmanager
     def viewed(self) -> Iterator[None]:

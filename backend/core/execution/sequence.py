@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -21,11 +21,14 @@ from backend.core.execution.model import (
     stopped_outcome,
     unrecorded,
 )
+from backend.core.language.fields import Fields
 from backend.core.language.lexer import hidden_character
 from backend.core.language.parser import Invocation
 from backend.core.language.tree import (
     Background,
+    Case,
     Compound,
+    Fed,
     For,
     Group,
     If,
@@ -34,6 +37,7 @@ from backend.core.language.tree import (
     Step,
     While,
     substitutions,
+    words_of,
 )
 from backend.core.language.words import VALUE_LIMIT
 from backend.core.policy.admit import (
@@ -41,6 +45,7 @@ from backend.core.policy.admit import (
     PolicyTarget,
     Verdict,
     assigned,
+    choose,
     judge_step,
     judge_words,
     place_redirects,
@@ -55,6 +60,7 @@ from backend.core.policy.line_state import (
     Exit,
     Leave,
     LineState,
+    Read,
     ShowStarted,
     normal,
 )
@@ -80,12 +86,24 @@ class Capture:
         self.overflowed = self.overflowed or len(data) > room
 
 
+class Input(Protocol):
+    """A standard input that programs share: what one of them has read, the next one does not get."""
+
+    def fileno(self) -> int: ...
+
+    def read_line(self, limit: int) -> bytes:
+        """Up to and with the next line break, or as many bytes; less at the end of the input. Raises OSError."""
+        ...
+
+    def close(self) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Pipeline:
     """One step of a line as it runs: its programs, its folder, its timeout in seconds, its output limit in bytes.
 
     `root` is the workspace, which contains `cwd`; `home` the folder for what tools store, `actor` who runs it; with
-    `stdin` the first program reads what the client sends, with `input` these bytes; with `pipefail` it fails if any of its programs does. `network` is
+    `stdin` the first program reads what the client sends, with `input` what is in that; with `pipefail` it fails if any of its programs does. `network` is
     the machine's network, or listed hosts alone. With `captured` its standard output goes there; with `leaves_state` its program
     reports what the line leaves.
     """
@@ -102,7 +120,7 @@ class Pipeline:
     home: str = ""
     actor: Actor = NO_ONE
     captured: Capture | None = None
-    input: bytes | None = None
+    input: Input | None = None
     leaves_state: bool = False
 
     @property
@@ -113,6 +131,10 @@ class Pipeline:
 
 class PipelineRunner(Protocol):
     """Runs one pipeline to its end."""
+
+    def opened(self, source: bytes | str, root: str, cwd: str) -> Input:
+        """These bytes, or a file of the workspace named from `cwd`, as an input. Raises OSError."""
+        ...
 
     async def run(self, pipeline: Pipeline, output: RecordingWriter, instructions: Instructions) -> Outcome: ...
 
@@ -203,7 +225,7 @@ class _Line:
     progress: _Progress
     ran: list[int] = field(default_factory=lambda: [0])
     captured: Capture | None = None
-    input: bytes | None = None
+    input: Input | None = None
 
     async def steps(self, steps: tuple[Step, ...], *, tested: bool) -> None:
         """Run steps one after another. With `set -e` a failure ends the line, unless it is `tested` by what follows."""
@@ -240,12 +262,16 @@ class _Line:
                 await self._group(compound, tested=tested)
             case If():
                 await self._if(compound, tested=tested)
+            case Case():
+                await self._case(compound, tested=tested)
             case While():
                 await self._while(compound, tested=tested)
             case For():
                 await self._for(compound, tested=tested)
             case Piped():
                 await self._piped(compound, tested=tested)
+            case Fed():
+                await self._fed(compound, tested=tested)
             case Background():
                 await self._background(compound)
 
@@ -304,19 +330,47 @@ class _Line:
         else:
             await self._step(placed, tested=tested)
 
+    async def _fed(self, fed: Fed, *, tested: bool) -> None:
+        source = fed.source
+        given = source.target.text.encode() if source.operator == "<<" else source.target.text
+        with self._opened(given) as line:
+            if line:
+                await line.steps(fed.steps, tested=tested)
+
+    @contextmanager
+    def _opened(self, source: bytes | str) -> "Iterator[_Line | None]":
+        """The line with an input of its own; None where that cannot be opened, which fails as in a shell."""
+        try:
+            opened = self.sequence.runner.opened(
+                source, str(self.sequence.target.files.root), str(self.progress.state.cwd)
+            )
+        except OSError as error:
+            with self._recorded():
+                self._say(f"{error.filename or 'input'}: {error.strerror}")
+                self.progress.conclude(1)
+            yield None
+            return
+        try:
+            yield replace(self, input=opened)
+        finally:
+            opened.close()
+
     async def _piped(self, piped: Piped, *, tested: bool) -> None:
         """Each stage runs in a subshell, on what the one before has written."""
-        *before, last = piped.stages
-        data, code = self.input, 0
-        for stage in before:
-            written = Capture(PIPED_LIMIT)
-            await replace(self, captured=written, input=data)._subshell((stage,), tested=tested)
-            if written.overflowed and not self.progress.ended:
+        last, code = len(piped.stages) - 1, 0
+        data: bytes | None = None
+        for number, stage in enumerate(piped.stages):
+            written = Capture(PIPED_LIMIT) if number < last else self.captured
+            with nullcontext(self) if data is None else self._opened(data) as line:
+                if line:
+                    await replace(line, captured=written)._subshell((stage,), tested=tested)
+            if number == last or self.progress.ended:
+                break
+            assert written
+            if written.overflowed:
                 self.progress.add(_denied(_too_much_piped()))
-            if self.progress.ended:
                 return
             data, code = bytes(written.data), self.progress.state.status or code
-        await replace(self, input=data)._subshell((last,), tested=tested)
         pipefail = self.sequence.target.profile.pipefail or self.progress.state.pipefail
         if pipefail and code and not self.progress.failed and not self.progress.ended:
             self.progress.conclude(code)
@@ -333,6 +387,20 @@ class _Line:
         if not compound.otherwise:
             progress.conclude(0)
         await self.steps(compound.otherwise, tested=tested)
+
+    async def _case(self, compound: Case, *, tested: bool) -> None:
+        progress = self.progress
+        texts = await self._substituted(substitutions(words_of(compound)), tested=tested)
+        if progress.over:
+            return
+        filled, target = compound.filled(iter(texts)), self.sequence.target
+        chosen = await asyncio.to_thread(choose, filled, target, progress.state)
+        if isinstance(chosen, Decision):
+            progress.add(_denied(chosen))
+            return
+        if not chosen:
+            progress.conclude(0)
+        await self.steps(chosen, tested=tested)
 
     async def _while(self, loop: While, *, tested: bool) -> None:
         progress, code = self.progress, 0
@@ -362,7 +430,7 @@ class _Line:
             progress.conclude(0)
         for word in expanded:
             before = progress.state.status
-            await self.steps((assigned(loop.name, word),), tested=True)
+            await self.steps((assigned((loop.name, word)),), tested=True)
             if progress.over:
                 return
             progress.conclude(before)
@@ -469,6 +537,9 @@ class _Line:
         if isinstance(effect, Cancel | Await | ShowStarted):
             await self._control(effect)
             return
+        if isinstance(effect, Read):
+            await self._read(effect)
+            return
         if isinstance(effect, Exit):
             progress.add(_ended(effect.status))
             progress.ended = True
@@ -479,6 +550,33 @@ class _Line:
             progress.add(_ended(substituted if isinstance(effect, Define) else 0))
             progress.state = progress.state.after(effect)
             progress.leaving = effect if isinstance(effect, Leave) else None
+
+    async def _read(self, effect: Read) -> None:
+        """Read a line into variables, which are judged as those of a loop. It fails at the end of the input."""
+        progress, fields = self.progress, Fields(effect.separators, effect.raw)
+        if self.input is None and self.job.stdin:
+            progress.add(_denied(_no_shared_input()))
+            return
+        length = 0
+        while not fields.complete and self.input:
+            data = await asyncio.to_thread(self.input.read_line, VALUE_LIMIT)
+            length += len(data)
+            text = _decoded(data, "A line of the input", VALUE_LIMIT, longer=length >= VALUE_LIMIT)
+            if isinstance(text, Decision):
+                progress.add(_denied(text))
+                return
+            fields.add(text)
+        values = zip(effect.names, fields.split(len(effect.names)), strict=True)
+        try:
+            verdict = await self._verdict(assigned(*values))
+        except StorageError as error:
+            progress.add(_unaudited(error))
+            return
+        if isinstance(verdict, Decision):
+            progress.add(_denied(verdict))
+            return
+        await self._change(verdict.effect, 0)
+        progress.conclude(0 if fields.ended_by_break else 1)
 
     async def _control(self, effect: Cancel | Await | ShowStarted) -> None:
         """Run a builtin about what runs in the background."""
@@ -535,13 +633,18 @@ def _denied(decision: Decision) -> Outcome:
 
 
 def _text(captured: Capture) -> str | Decision:
-    if captured.overflowed:
-        reason = f"The output of a $( ) has more than {captured.limit} bytes."
-        return Decision.deny("limits.expansion", reason, "Write it to a file instead.")
-    text = captured.data.decode("utf-8", "surrogateescape").rstrip("\n")
+    text = _decoded(bytes(captured.data), "The output of a $( )", captured.limit, longer=captured.overflowed)
+    return text if isinstance(text, Decision) else text.rstrip("\n")
+
+
+def _decoded(data: bytes, what: str, limit: int, *, longer: bool) -> str | Decision:
+    """Text that may become words of a command."""
+    if longer:
+        return Decision.deny("limits.expansion", f"{what} has more than {limit} bytes.", "Keep it in a file instead.")
+    text = data.decode("utf-8", "surrogateescape")
     if hidden := hidden_character(text):
-        reason = f"The output of a $( ) cannot be part of a command: {hidden.reason.replace('The line', 'it')}"
-        return replace(hidden, reason=reason, hint="Write it to a file instead.")
+        reason = f"{what} cannot be part of a command: {hidden.reason.replace('The line', 'it')}"
+        return replace(hidden, reason=reason, hint="Keep it in a file instead.")
     return text
 
 
@@ -553,6 +656,11 @@ def _too_much_piped() -> Decision:
 def _too_many_steps() -> Decision:
     reason = f"The line has run {STEP_LIMIT} steps, which is as many as it may have."
     return Decision.deny("limits.expansion", reason, "Repeat less in one line.")
+
+
+def _no_shared_input() -> Decision:
+    reason = "read takes a line from a pipe, a file or a here-document, not from the standard input of the whole line."
+    return Decision.deny("syntax.builtin", reason, "cat | while read -r LINE; do echo $LINE; done")
 
 
 def _no_background() -> Decision:

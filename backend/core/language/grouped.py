@@ -1,6 +1,6 @@
 """Redirections of a compound, spread over the commands in it: each of them appends where the compound writes.
 
-`{ a; b | c; } > f` is `true > f && { a >> f; b | c >> f; }`. The files must be named so that they stay the same wherever
+`{ a; b | c; } > f` is `true > f && { a >> f; b | c >> f; }`. What it reads stays with it as a whole. The files must be named so that they stay the same wherever
 a command runs, and whatever became of the variables.
 """
 
@@ -12,8 +12,10 @@ from backend.core.language.parser import BUILTINS, in_background
 from backend.core.language.tree import (
     Background,
     Branch,
+    Case,
     Command,
     Compound,
+    Fed,
     For,
     Group,
     If,
@@ -32,11 +34,15 @@ def spread(step: Step) -> Step | Decision:
     """The step without redirections of its own."""
     assert step.compound
     opening = Step("", (Command((OPENING,), (), step.redirects),))
-    appended = tuple(replace(each, operator=">>") if each.operator == ">" else each for each in step.redirects)
+    sources = [each for each in step.redirects if each.descriptor == 0]
+    written = (each for each in step.redirects if each.descriptor)
+    appended = tuple(replace(each, operator=">>") if each.operator == ">" else each for each in written)
     try:
-        inner = Step("&&", (), _Spread(appended).compound(step.compound))
+        inner = Step("&&", (), _Spread(appended).compound(step.compound) if appended else step.compound)
     except Refused as refused:
         return refused.decision
+    if sources:
+        inner = Step("&&", (), Fed(sources[-1], (replace(inner, join=""),)))
     return replace(step, compound=Group((opening, inner), subshell=False), redirects=())
 
 
@@ -50,10 +56,14 @@ class _Spread:
                 return replace(compound, steps=self.steps(steps))
             case If(branches=branches, otherwise=otherwise):
                 return If(tuple(map(self.branch, branches)), self.steps(otherwise))
+            case Case(word=word, choices=choices):
+                return Case(self.word(word), tuple(replace(each, steps=self.steps(each.steps)) for each in choices))
             case While(repeated=repeated):
                 return replace(compound, repeated=self.branch(repeated))
             case For(words=words, body=body):
                 return replace(compound, words=tuple(map(self.word, words)), body=self.steps(body))
+            case Fed(steps=steps):
+                return replace(compound, steps=self.steps(steps))
             case Background():
                 raise Refused(in_background())
             case Piped(stages=stages):

@@ -11,9 +11,11 @@ from dataclasses import dataclass, replace
 from typing import NoReturn
 
 from backend.core.decisions import Decision
+from backend.core.language.arithmetic import UnlikeArithmetic, parse_arithmetic
 from backend.core.language.braces import TooMany, UnlikeBrace, expand_braces
 from backend.core.language.tree import Assignment, Parameter, Step, Word, has_background
-from backend.core.language.words import BRACKET_LIMIT, GLOB_CHARACTERS, UNLIKE_BRACKET
+from backend.core.language.trimming import PATTERN
+from backend.core.language.words import BRACKET_LIMIT, GLOB_CHARACTERS, UNLIKE_BRACKET, unlike_arithmetic
 
 __all__ = ["Assignment", "Operator", "Refused", "Token", "Word", "hidden_character", "tokens"]
 
@@ -40,7 +42,10 @@ STRAY_JOINER = re.compile("(?:^|[\x00-\x7f])[\u200c\u200d]")
 EXPANSION = re.compile(r"[A-Za-z0-9_{(\[@*#?$!-]")  # $[ is arithmetic in some shells
 PARAMETER = re.compile(
     r"\$(?:(?P<name>[A-Za-z_][A-Za-z0-9_]*+|[?!])"
-    r"|\{(?P<braced>[A-Za-z_][A-Za-z0-9_]*|\?)(?::-(?P<default>[A-Za-z0-9_./:@%+=,-]*))?\})(?!\\\n)"
+    r"|\{(?P<braced>[A-Za-z_][A-Za-z0-9_]*|\?)"
+    r"(?:(?P<operator>:[-+])(?P<operand>[A-Za-z0-9_./:@%+=,-]*)"
+    rf"|(?P<trim>%%?|##?)(?P<pattern>{PATTERN.pattern}))?\}}"
+    r"|\{#(?P<length>[A-Za-z_][A-Za-z0-9_]*)\})(?!\\\n)"
 )
 ASSIGNMENT = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=")
 ASSIGNED_TILDE = re.compile(
@@ -50,18 +55,21 @@ MERGE = re.compile(r"(2>&1|1?>&2)(?![^ \t\n;&|<>()])")
 JOINED_LINE = re.compile(r"(?:\\\n)+")
 DELIMITER = re.compile(r"[A-Za-z0-9_.!%+@=:/-]+")
 # In order: where two match, the longer one is meant.
-KNOWN_OPERATORS = ("&&", "||", "&>", ">>", "<<", ";", "&", "|", ">", "<", "(", ")", "\n")
+KNOWN_OPERATORS = ("&&", "||", "&>", ">>", "<<", ";;", ";", "&", "|", ">", "<", "(", ")", "\n")
 MERGE_OPERATOR = "2>&1"
 MERGES = frozenset({MERGE_OPERATOR, ">&2"})
 REDIRECTS = frozenset({">", ">>", "<", "&>", "<<"})
 # What one permission stands for: a line break is a `;`, what closes is permitted with what opens.
-PERMITTED_WITH = {"\n": ";", ")": "(", ">&2": MERGE_OPERATOR}
+PERMITTED_WITH = {"\n": ";", ")": "(", ">&2": MERGE_OPERATOR, ";;": ";"}
 VARIABLES, BRACES, GROUP, SUBSTITUTION, LOOP = "$", "{,}", "(", "$(", "for"
 SIGNS = frozenset({"!", "{", "}"})
 # Words that are operators where a command begins; `in` comes after the name of `for`.
-KEYWORDS = frozenset({"if", "then", "elif", "else", "fi", "while", "until", "for", "do", "done"})
+KEYWORDS = frozenset({"if", "then", "elif", "else", "fi", "while", "until", "for", "do", "done", "case", "esac"})
 KEYWORD = re.compile(f"(?:{'|'.join(KEYWORDS)})(?![^ \t\n;&|<>()])")
-SUBSTITUTION_NAME = "$()"
+SUBSTITUTION_NAME, ARITHMETIC_NAME = "$()", "$(())"
+HOME = "HOME"
+ASSIGNED_HOME_PREFIX = re.compile("~(?=[/: \t\n;&|<>()]|$)")
+HOME_PREFIX = re.compile("~(?=[/ \t\n;&|<>()]|$)")
 SUBSTITUTION_DEPTH = 8
 
 
@@ -174,12 +182,12 @@ class _Lexer:
                 elif operator.text == "\n":
                     self._read_documents()
                     self.found[-1] = replace(operator, end=self.at)
-                before_program = before_program or operator.text in {"&&", "||", ";", "&", "|", "\n", "("}
+                before_program = before_program or operator.text in {"&&", "||", ";", ";;", "&", "|", "\n", "(", ")"}
                 is_target = operator.text in REDIRECTS - {"<<"}
                 continue
             if before_program and not is_target and (keyword := self._keyword()):
                 self.found.append(keyword)
-                before_program = keyword.text != "for"
+                before_program = keyword.text not in {"for", "case"}
                 continue
             found = self._words(assignable=before_program and not is_target, is_target=is_target)
             self.found += found
@@ -265,7 +273,7 @@ class _Lexer:
         if name:
             self.at = name.end()
         elif self.line[self.at] == "~":
-            self._refuse("syntax.tilde", "~ is expanded to a home folder")
+            self._home(HOME_PREFIX)
         while self.at < len(self.line) and self.line[self.at] not in BLANKS and self.line[self.at] not in OPERATORS:
             self._piece(self.line[self.at])
         word = self._word()
@@ -310,12 +318,22 @@ class _Lexer:
                 self._refuse("syntax.substitution", "` starts a command substitution")
             case "{":
                 self._brace()
+            case "~" if self.assigning and self.line[self.at - 1] in "=:":
+                self._home(ASSIGNED_HOME_PREFIX)
             case "~" if (
                 self.assigning or self._follows_brace() or ASSIGNED_TILDE.match(self.line[self._start : self.at])
             ):
                 self._refuse("syntax.tilde", "~ is expanded to a home folder")
             case _:
                 self._bare(char)
+
+    def _home(self, prefix: re.Pattern[str]) -> None:
+        """`~`, which is the home of the command; that of another user is refused."""
+        if VARIABLES not in self.operators or not prefix.match(self.line, self.at):
+            self._refuse("syntax.tilde", "~ is expanded to a home folder")
+        self.parameters.append(Parameter(self.length, self.length + 1, HOME))
+        self._add("~")
+        self.at += 1
 
     def _follows_brace(self) -> bool:
         """Whether a ~ here begins one of the words that braces become."""
@@ -358,6 +376,9 @@ class _Lexer:
 
     def _parameter(self, *, quoted: bool) -> None:
         """`$NAME`, `${NAME}`, `${NAME:-default}`, `$?`, `$( )`."""
+        if VARIABLES in self.operators and self.line.startswith("$((", self.at):
+            self._arithmetic(quoted=quoted)
+            return
         if SUBSTITUTION in self.operators and self.line.startswith("$(", self.at):
             self._substitution(quoted=quoted)
             return
@@ -365,16 +386,30 @@ class _Lexer:
         if found is None or (found["name"] == "!" and "&" not in self.operators):
             self._refuse("syntax.expansion", '$ starts a variable or a substitution, also inside " "')
         end = self.length + len(found[0])
-        name = found["name"] or found["braced"]
-        self.parameters.append(Parameter(self.length, end, name, quoted, found["default"] or ""))
+        name = found["name"] or found["braced"] or found["length"]
+        operator = "length" if found["length"] else found["operator"] or found["trim"] or ""
+        operand = found["operand"] or found["pattern"] or ""
+        self.parameters.append(Parameter(self.length, end, name, quoted, operator, operand))
         self._add(found[0])
         self.at = found.end()
+
+    def _arithmetic(self, *, quoted: bool) -> None:
+        """`$(( ))`."""
+        start = self.at
+        try:
+            expression, self.at = parse_arithmetic(self.line, start + 3)
+        except UnlikeArithmetic as error:
+            raise Refused(unlike_arithmetic(error)) from None
+        text = self.line[start : self.at]
+        if self.documents and "\n" in text:
+            self._refuse_document("A $(( )) goes on where the text of a here-document begins")
+        end = self.length + len(text)
+        self.parameters.append(Parameter(self.length, end, ARITHMETIC_NAME, quoted, expression=expression))
+        self._add(text)
 
     def _substitution(self, *, quoted: bool) -> None:
         """`$( )`: a line of its own, whose words and quotes have nothing to do with those around it."""
         start = self.at
-        if self.line.startswith("$((", start):
-            self._refuse("syntax.expansion", "$(( is arithmetic", "Write a blank between the brackets, or use expr.")
         if self.depth >= SUBSTITUTION_DEPTH:
             what = f"$( ) is nested more than {SUBSTITUTION_DEPTH} deep"
             self._refuse("syntax.substitution", what, "Set a variable first: NAME=$(a); b $NAME")

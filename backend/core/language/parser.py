@@ -8,14 +8,19 @@ loop. A command has words, assignments in front of them, and redirections.
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import groupby
 
 from backend.core.decisions import Decision
+from backend.core.language.double_brackets import tested
 from backend.core.language.lexer import MERGES, REDIRECTS, Operator, Refused, Token, tokens
+from backend.core.language.patterns import UnlikePattern, parts_of_pattern
 from backend.core.language.tree import (
     NO_TEXT,
     Assignment,
     Background,
     Branch,
+    Case,
+    Choice,
     Command,
     Compound,
     For,
@@ -36,13 +41,14 @@ NO_OPERATORS: frozenset[str] = frozenset()
 SEPARATORS = frozenset({";", "&", "\n"})
 JOINS = frozenset({"&&", "||", *SEPARATORS})
 CLOSED_BY = {"(": ")", "{": "}"}
-CLOSING = frozenset({*CLOSED_BY.values(), "then", "elif", "else", "fi", "do", "done"})
-COMPOUND = frozenset({*CLOSED_BY, "if", "while", "until", "for"})
+CLOSING = frozenset({*CLOSED_BY.values(), "then", "elif", "else", "fi", "do", "done", ";;", "esac"})
+COMPOUND = frozenset({*CLOSED_BY, "if", "while", "until", "for", "case"})
 REDIRECTIONS = REDIRECTS | MERGES
 NAME = re.compile("[A-Za-z_][A-Za-z0-9_]*")
 CHANGE_FOLDER = "cd"
 LEAVING = frozenset({"break", "continue"})
-BUILTINS = frozenset({CHANGE_FOLDER, "export", "unset", "set", "exit", ":", *LEAVING})
+READ = "read"
+BUILTINS = frozenset({CHANGE_FOLDER, "export", "unset", "set", "exit", ":", READ, *LEAVING})
 JOB_CONTROL = frozenset({"jobs", "wait"})  # and kill, which is a program too
 EXAMPLES = "( a; b ), { a; b; }, if a; then b; fi, while a; do b; done, for NAME in a b; do c; done"
 DEPTH_LIMIT = 20  # compounds within compounds
@@ -140,41 +146,44 @@ class _Reader:
         return found, end
 
     def _step(self) -> Step:
+        """One command or compound, or several that are piped; after a `!` its end is negated."""
         negated = self._next_text() == "!"
         if negated:
             self._pop()
-        if self._next_text() in COMPOUND:
-            return self._compound_step(negated)
-        return Step("", self._pipeline(), None, negated)
+        stages = [self._stage()]
+        while self._next_text() == "|":
+            self._after_pipe()
+            stages.append(self._stage())
+        return replace(self._piped(stages) if len(stages) > 1 else stages[0], negated=negated)
 
-    def _compound_step(self, negated: bool) -> Step:
-        """A compound, with its redirections and what its output is piped into."""
+    def _stage(self) -> Step:
+        if self._next_text() in COMPOUND:
+            return self._compound_step()
+        command = self._command()
+        if READ not in self.builtins or command.redirects == () or [each.text for each in command.words[:1]] != [READ]:
+            return Step("", (command,))
+        return Step("", (), Group((Step("", (replace(command, redirects=()),)),), False), redirects=command.redirects)
+
+    def _compound_step(self) -> Step:
+        """A compound with its redirections."""
         compound, redirects = self._compound(), []
         while self._next_text() in REDIRECTIONS:
             operator = self._pop()
             assert isinstance(operator, Operator)
             redirects += self._redirects(operator)
-        if any(each.descriptor == 0 for each in redirects):
-            raise Refused(_no_input())
-        first = Step("", (), compound, negated, tuple(redirects))
-        if self._next_text() == "|":
-            self._after_pipe()
-            if has_background((first,)):
-                raise Refused(in_background())
-            stages = (replace(first, negated=False), Step("", self._pipeline()))
-            return Step("", (), Piped(stages), negated)
-        if self._next_text() not in {"", *JOINS, *CLOSING}:
+        if self._next_text() not in {"", "|", *JOINS, *CLOSING}:
             raise Refused(_joined_group())
-        return first
+        return Step("", (), compound, redirects=tuple(redirects))
 
-    def _pipeline(self) -> tuple[Command, ...]:
-        commands = [self._command()]
-        while self._next_text() == "|":
-            self._after_pipe()
-            commands.append(self._command())
-        if len(commands) > 1:
-            self._check_pipeline(commands)
-        return tuple(commands)
+    def _piped(self, stages: list[Step]) -> Step:
+        """Commands between two compounds are one pipeline."""
+        found: list[Step] = []
+        for stage in stages:
+            self._check_stage(stage)
+        for simple, group in groupby(stages, key=lambda stage: bool(stage.commands)):
+            alike = [*group]
+            found += [Step("", tuple(command for stage in alike for command in stage.commands))] if simple else alike
+        return found[0] if len(found) == 1 else Step("", (), Piped(tuple(found)))
 
     def _after_pipe(self) -> None:
         operator = self._pop()
@@ -182,8 +191,6 @@ class _Reader:
         self._skip_breaks()
         if not self.waiting:
             raise Refused(_incomplete(operator))
-        if self._next_text() in COMPOUND:
-            raise Refused(_no_input())
 
     def _compound(self) -> Compound:
         opening = self._pop()
@@ -204,6 +211,8 @@ class _Reader:
                 return While(Branch(condition, self._body(opening)), until=opening.text == "until")
             case "for":
                 return self._for(opening)
+            case "case":
+                return self._case(opening)
             case _:
                 loops, self.loops = self.loops, self.loops if opening.text == "{" else 0
                 steps, _ = self._some_steps(opening, CLOSED_BY[opening.text])
@@ -233,8 +242,43 @@ class _Reader:
         self._pop()
         return For(words[0].text, tuple(words[2:]), self._body(opening))
 
-    def _plain_words(self) -> Iterator[Word]:
-        while self.waiting and isinstance(word := self.waiting[-1], Word):
+    def _case(self, opening: Operator) -> Case:
+        """`case WORD in PATTERN) STEPS;; ... esac`."""
+        words = [*self._plain_words(2)]
+        if len(words) < 2 or words[1] != Word("in"):
+            raise Refused(unlike_case())
+        self._skip_breaks()
+        choices: list[Choice] = []
+        end = ";;"
+        while end == ";;" and self._next_text() != "esac":
+            patterns = self._patterns()
+            steps, end = self.steps(";;", "esac")
+            choices.append(Choice(patterns, steps))
+            self._skip_breaks()
+        if end == ";;" and (self._next_text() != "esac" or self._pop() is None):
+            raise Refused(_unclosed("esac"))
+        return Case(words[0], tuple(choices))
+
+    def _patterns(self) -> tuple[Word, ...]:
+        """`PATTERN | PATTERN)`, perhaps after a `(`."""
+        if self._next_text() == "(":
+            self._pop()
+        patterns: list[Word] = []
+        while True:
+            found = [*self._plain_words()]
+            if len(found) != 1 or not _is_pattern(found[0]):
+                raise Refused(unlike_case())
+            patterns += found
+            following = self._pop() if self.waiting else None
+            if isinstance(following, Operator) and following.text == ")":
+                return tuple(patterns)
+            if not isinstance(following, Operator) or following.text != "|":
+                raise Refused(unlike_case())
+
+    def _plain_words(self, most: int | None = None) -> Iterator[Word]:
+        count = 0
+        while count != most and self.waiting and isinstance(word := self.waiting[-1], Word):
+            count += 1
             self._pop()
             yield word
 
@@ -245,11 +289,13 @@ class _Reader:
         self.loops -= 1
         return steps
 
-    def _check_pipeline(self, commands: list[Command]) -> None:
-        """What a builtin changes is forgotten at the end of a pipeline, and so does an assignment."""
-        for command in commands:
+    def _check_stage(self, stage: Step) -> None:
+        """What a builtin changes is forgotten at the end of a pipeline, and so is an assignment."""
+        for command in stage.commands:
             if not command.words or command.words[0].text in self.builtins:
                 raise Refused(_no_effect(command))
+        if has_background((stage,)):
+            raise Refused(in_background())
 
     def _next_text(self) -> str:
         """The next operator; empty at the end, "word" for anything else."""
@@ -290,6 +336,8 @@ class _Reader:
                     words.append(word)
         if words and words[0].text in self.builtins & LEAVING and not self.loops:
             raise Refused(_no_loop(words[0].text))
+        if words and words[0].text == "[[":
+            words = tested(words, assigned=bool(assignments))
         if words or (assignments and not redirects):
             return Command(tuple(words), tuple(assignments), tuple(redirects))
         raise Refused(self._missing(bool(assignments)))
@@ -343,6 +391,20 @@ def _unlike_for(opening: Operator) -> Decision:
     return Decision.deny("syntax.loop", reason, "for NAME in WORDS; do COMMANDS; done")
 
 
+def _is_pattern(word: Word) -> bool:
+    try:
+        [*parts_of_pattern(replace(word, parameters=()), {})]
+    except UnlikePattern:
+        return False
+    return all(each.quoted for each in word.parameters)
+
+
+def unlike_case() -> Decision:
+    """Why a case is not read."""
+    reason = "This is not how a case is written: its patterns are words, with unquoted variables in none of them."
+    return Decision.deny("syntax.case", reason, "case $NAME in a|b*) COMMANDS;; *) COMMANDS;; esac")
+
+
 def _no_loop(name: str) -> Decision:
     return Decision.deny(
         "syntax.loop", f"{name} is not in a loop, or in a ( ) within one.", "Use exit, or leave it out."
@@ -352,11 +414,6 @@ def _no_loop(name: str) -> Decision:
 def _joined_group() -> Decision:
     reason = "After a group of commands there must be an operator."
     return Decision.deny("syntax.group", reason, "( a; b ) && c")
-
-
-def _no_input() -> Decision:
-    reason = "A group of commands or a loop cannot read from a pipe or a file here."
-    return Decision.deny("syntax.group", reason, "Let the command in it that reads it do so: (cat < file; b)")
 
 
 def _too_deep() -> Decision:

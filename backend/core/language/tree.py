@@ -4,14 +4,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import chain
 
+from backend.core.language.arithmetic import Expression
+
 GLOB_STARTS = frozenset("*?[")
 
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """`$name`, `${name:-default}` or `$( )` from `start` to `end` in the text of a word; `quoted` inside " ".
+    """`$name`, `${name:-default}`, `$(( ))` or `$( )` from `start` to `end` in the text of a word; `quoted` inside " ".
 
-    Without a name it is the nothing between two quotes, which makes an empty word. `steps` are those of a substitution,
+    Without a name it is the nothing between two quotes, which makes an empty word. `operator` (`:-`, `%`, `length`, ...) and
+    `operand` are what becomes of the value, `expression` is that of `$(( ))`. `steps` are those of a substitution,
     `value` is their output once it is known.
     """
 
@@ -19,7 +22,9 @@ class Parameter:
     end: int
     name: str = ""
     quoted: bool = True
-    default: str = ""
+    operator: str = ""
+    operand: str = ""
+    expression: Expression | None = None
     steps: "tuple[Step, ...]" = ()
     value: str | None = None
 
@@ -174,6 +179,28 @@ class If:
 
 
 @dataclass(frozen=True, slots=True)
+class Choice:
+    """The steps that run where one of the patterns matches the word."""
+
+    patterns: tuple[Word, ...]
+    steps: tuple[Step, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """The first choice with a pattern that matches the word."""
+
+    word: Word
+    choices: tuple[Choice, ...]
+
+    def filled(self, texts: Iterator[str]) -> "Case":
+        """The same with the output of each substitution in its words."""
+        word = self.word.filled(texts)
+        choices = (replace(each, patterns=tuple(one.filled(texts) for one in each.patterns)) for each in self.choices)
+        return Case(word, tuple(choices))
+
+
+@dataclass(frozen=True, slots=True)
 class While:
     """A branch that is repeated while its condition succeeds, or with `until` while it fails."""
 
@@ -198,6 +225,14 @@ class Piped:
 
 
 @dataclass(frozen=True, slots=True)
+class Fed:
+    """Steps that share what `<` or `<<` names as their standard input."""
+
+    source: Redirect
+    steps: tuple[Step, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Background:
     """Steps that run as an execution of their own, which is asked for by their text `line`."""
 
@@ -205,7 +240,7 @@ class Background:
     line: str
 
 
-Compound = Group | If | While | For | Piped | Background
+Compound = Group | If | Case | While | For | Piped | Fed | Background
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,15 +270,28 @@ def substitutions(words: tuple[Word, ...]) -> Iterator[Parameter]:
     return (parameter for word in words for parameter in word.parameters if parameter.steps)
 
 
+def words_of(compound: Compound | None) -> tuple[Word, ...]:
+    """The words of a compound itself."""
+    match compound:
+        case For(words=words):
+            return words
+        case Case(word=word, choices=choices):
+            return (word, *chain.from_iterable(each.patterns for each in choices))
+        case _:
+            return ()
+
+
 def parts_of(compound: Compound) -> Iterator[tuple[Step, ...]]:
     """The lists of steps of a compound, in order."""
     match compound:
-        case Group(steps=steps) | Background(steps=steps):
+        case Group(steps=steps) | Fed(steps=steps) | Background(steps=steps):
             yield steps
         case If(branches=branches, otherwise=otherwise):
             for branch in branches:
                 yield from (branch.condition, branch.steps)
             yield otherwise
+        case Case(choices=choices):
+            yield from (each.steps for each in choices)
         case While(repeated=branch):
             yield from (branch.condition, branch.steps)
         case For(body=steps) | Piped(stages=steps):
@@ -261,9 +309,12 @@ def _commands(steps: tuple[Step, ...]) -> Iterator[Command]:
         for command in step.commands:
             yield command
             yield from _substituted(tuple(command.substitutions))
-        if isinstance(step.compound, For):
-            yield Command(step.compound.words)
-            yield from _substituted(tuple(substitutions(step.compound.words)))
+        if step.redirects:
+            yield Command((), (), step.redirects)
+            yield from _substituted(tuple(substitutions(tuple(each.target for each in step.redirects))))
+        if words := words_of(step.compound):
+            yield Command(words)
+            yield from _substituted(tuple(substitutions(words)))
         for part in parts_of(step.compound) if step.compound else ():
             yield from _commands(part)
 

@@ -5,7 +5,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from backend.core.decisions import Decision
+from backend.core.language.arithmetic import Expression, UnlikeArithmetic
 from backend.core.language.tree import GLOB_STARTS, Parameter, Word
+from backend.core.language.trimming import trimmed
 
 __all__ = ["Parameter", "Unset", "Word", "expand_words", "joined"]
 
@@ -110,12 +112,39 @@ def _value(parameter: Parameter, values: Mapping[str, str]) -> str:
     if parameter.steps:
         assert parameter.value is not None, "a substitution was not run"
         return parameter.value
+    if parameter.expression:
+        return _computed(parameter.expression, values)
     value = values.get(parameter.name)
-    if not value and parameter.default:
-        return parameter.default
+    match parameter.operator:
+        case ":-":
+            return value or parameter.operand
+        case ":+":
+            return parameter.operand if value else ""
     if value is None:
         raise Unset(_unknown(parameter.name))
-    return value
+    match parameter.operator:
+        case "":
+            return value
+        case "length":
+            return str(len(value))
+        case operator:
+            return trimmed(value, operator, parameter.operand)
+
+
+def _computed(expression: Expression, values: Mapping[str, str]) -> str:
+    try:
+        return str(expression.value(values))
+    except KeyError as error:
+        raise Unset(_unknown(error.args[0])) from None
+    except UnlikeArithmetic as error:
+        raise Unset(unlike_arithmetic(error)) from None
+
+
+def unlike_arithmetic(error: UnlikeArithmetic) -> Decision:
+    """Why a $(( )) has no value."""
+    return Decision.deny(
+        "syntax.arithmetic", f"A $(( )) has no value: {error}.", "For example: $((N + 1)), $((2 * (A - B)))."
+    )
 
 
 def _unknown(name: str) -> Decision:

@@ -14,11 +14,14 @@ from typing import Protocol
 from backend.core.decisions import Decision, Risk
 from backend.core.language.grouped import spread
 from backend.core.language.parser import Invocation, Opened, builtins_among, parse
+from backend.core.language.patterns import matches
 from backend.core.language.tree import (
     Assignment,
     Background,
+    Case,
     Command,
     Compound,
+    Fed,
     For,
     Group,
     If,
@@ -30,11 +33,12 @@ from backend.core.language.tree import (
     While,
     Word,
     substitutions,
+    words_of,
 )
 from backend.core.language.words import Unset, expand_words, joined
 from backend.core.policy.builtins import KILL, judge_builtin, names_execution
 from backend.core.policy.files import FileView, in_temporary
-from backend.core.policy.line_state import BEGINNING, NOT_STARTED, Define, Effect, LineState
+from backend.core.policy.line_state import BEGINNING, NOT_STARTED, UNKNOWN, Define, Effect, LineState
 from backend.core.policy.profile import OFFLINE, Offline, Place, Profile
 from backend.core.policy.shell import judge_bash, run_by_bash
 
@@ -43,8 +47,6 @@ OPEN_REDIRECTS = frozenset({"<", ">", ">>"})
 ANSWERED = frozenset({"help", "clear"})  # lines that Gatepost answers itself, also where a shell runs all others
 STEP_LIMIT = 1000  # steps of a line that are judged before it starts, and that run
 LENGTH_LIMIT = 400_000  # characters of these, with each round of a loop
-# What a substitution is taken to be before it has run: a plain name, and a number. The step is judged again when it has.
-UNKNOWN = "1"
 
 
 class PolicyTarget(Protocol):
@@ -200,10 +202,14 @@ class _Judgement:
                 refusal = self._subshell(steps)
                 self.state = self.state.starting(NOT_STARTED)
                 return refusal
+            case Fed(steps=steps):
+                return self.refusal(steps)
             case Group(steps=steps, subshell=subshell):
                 return self._subshell(steps) if subshell else self.refusal(steps)
             case If():
                 return self._if(compound)
+            case Case():
+                return self._case(compound)
             case While(repeated=branch):
                 return self.refusal(branch.condition) or self.refusal(branch.steps)
             case For():
@@ -232,6 +238,22 @@ class _Judgement:
         self.state = reduce(LineState.merged, (*after, self.state))
         return refusal
 
+    def _case(self, compound: Case) -> Decision | None:
+        """Each choice is judged; what follows, as if the first one had run, or none."""
+        if refusal := self._substituted(substitutions(words_of(compound))):
+            return refusal
+        chosen = choose(compound.filled(repeat(UNKNOWN)), self.target, self.state)
+        if isinstance(chosen, Decision):
+            return chosen
+        before, after = self.state, [self.state]
+        for choice in compound.choices:
+            if refusal := self.refusal(choice.steps):
+                return refusal
+            after.append(self.state)
+            self.state = before
+        self.state = reduce(LineState.merged, after[1:] + after[:1])
+        return None
+
     def _for(self, loop: For) -> Decision | None:
         """The steps are judged with each word; where there is none yet, with one that is not known."""
         if refusal := self._substituted(substitutions(loop.words)):
@@ -241,7 +263,7 @@ class _Judgement:
         if isinstance(words, Decision):
             return words
         for word in words or (UNKNOWN,):
-            if refusal := self._step(assigned(loop.name, word)) or self.refusal(loop.body):
+            if refusal := self._step(assigned((loop.name, word))) or self.refusal(loop.body):
                 return refusal
         return None
 
@@ -281,9 +303,9 @@ def _judge_step(step: Step, target: PolicyTarget, state: LineState) -> Verdict |
     return Verdict(tuple(invocation for invocation, _ in judged), riskiest(decision for _, decision in judged))
 
 
-def assigned(name: str, value: str) -> Step:
-    """The step that sets the variable of a loop."""
-    return Step("", (Command((), (Assignment(name, Word(value)),)),))
+def assigned(*values: tuple[str, str]) -> Step:
+    """The step that sets variables to values that are known."""
+    return Step("", (Command((), tuple(Assignment(name, Word(value)) for name, value in values)),))
 
 
 def judge_words(words: tuple[Word, ...], target: PolicyTarget, state: LineState) -> tuple[str, ...] | Decision:
@@ -298,19 +320,34 @@ def _words(words: tuple[Word, ...], target: PolicyTarget, state: LineState) -> t
         return unset.decision
 
 
-def place_redirects(step: Step, target: PolicyTarget, state: LineState) -> Step | Decision:
-    """A compound with the files that it writes to as they are named now: in it, folder and variables may change."""
+def choose(compound: Case, target: PolicyTarget, state: LineState) -> tuple[Step, ...] | Decision:
+    """The steps of the first choice with a pattern that matches."""
     values = state.values(target.files.variables)
     try:
-        redirects = tuple(_placed(each, state.cwd, values) for each in step.redirects)
+        word = joined(compound.word, values)
+        for choice in compound.choices:
+            if any(matches(word, pattern, values) for pattern in choice.patterns):
+                return choice.steps
+    except Unset as unset:
+        return unset.decision
+    return ()
+
+
+def place_redirects(step: Step, target: PolicyTarget, state: LineState) -> Step | Decision:
+    """A compound with the files that it reads and writes as they are named now: in it, folder and variables may change."""
+    values = state.values(target.files.variables)
+    try:
+        redirects = tuple(_placed(each, target.files.root, state.cwd, values) for each in step.redirects)
     except Unset as unset:
         return unset.decision
     return spread(replace(step, redirects=redirects))
 
 
-def _placed(redirect: Redirect, cwd: PurePosixPath, values: dict[str, str]) -> Redirect:
-    name = joined(redirect.target, values)
-    return replace(redirect, target=Word(str(cwd / name))) if name else redirect
+def _placed(redirect: Redirect, root: PurePosixPath, cwd: PurePosixPath, values: dict[str, str]) -> Redirect:
+    text = joined(redirect.target, values)
+    if redirect.operator == "<<":
+        return replace(redirect, target=Word(text))
+    return replace(redirect, target=in_temporary(Word(str(cwd / text)), root)) if text else redirect
 
 
 def riskiest(decisions: Iterable[Decision]) -> Decision:

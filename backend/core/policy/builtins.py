@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from backend.core.decisions import Decision
+from backend.core.language.fields import BLANKS
 from backend.core.language.parser import Command
 from backend.core.language.words import Word, expand_words, joined
 from backend.core.policy.files import FileView, outside
 from backend.core.policy.line_state import (
+    UNKNOWN,
     Await,
     Cancel,
     Define,
@@ -21,6 +23,7 @@ from backend.core.policy.line_state import (
     Leave,
     LineState,
     Options,
+    Read,
     ShowStarted,
 )
 from backend.core.policy.profile import NULL_DEVICE, VARIABLE_NAME, Place, Profile
@@ -28,7 +31,9 @@ from backend.core.policy.profile import NULL_DEVICE, VARIABLE_NAME, Place, Profi
 LAST_STATUS = 255
 KILL = "kill"
 EXECUTION = re.compile("%[0-9A-HJKMNP-TV-Z%+]*|[0-9A-HJKMNP-TV-Z]{26}")  # how kill and wait name one
-EXAMPLES = dict.fromkeys((KILL, "wait", "jobs"), "For example: npm start & sleep 5; kill %1.")
+EXAMPLES = dict.fromkeys((KILL, "wait", "jobs"), "For example: npm start & sleep 5; kill %1.") | {
+    "read": "For example: while read -r LINE; do echo $LINE; done < list.txt."
+}
 SIGNALS = {"1": "HUP", "2": "INT", "3": "QUIT", "9": "KILL", "10": "USR1", "12": "USR2", "15": "TERM"}
 
 
@@ -55,6 +60,8 @@ def judge_builtin(
 ) -> Builtin | Decision:
     """The verdict on a builtin that is alone in its step. Raises Unset."""
     name, silent = command.words[0].text, _is_silenced(command)
+    if name == "read":
+        return _read(command, target, values)
     if command.assignments or (command.redirects and not silent):
         return _misused(name, "has no output to redirect, and takes no variables before it")
     if name == "export":
@@ -81,6 +88,25 @@ def judge_builtin(
             return _misused(name, "takes no argument") if set(arguments) - {"-l"} else Builtin((), ShowStarted())
         case _:
             return Builtin(arguments, None)
+
+
+def _read(command: Command, target: BuiltinTarget, values: Mapping[str, str]) -> Builtin | Decision:
+    """`read [-r] NAME ...`, with IFS alone before it."""
+    separators = BLANKS
+    for assignment in command.assignments:
+        if assignment.name != "IFS":
+            return _misused("read", "takes only IFS before it")
+        separators = joined(assignment.value, values)
+    arguments = tuple(each.text for each in expand_words(command.words[1:], values))
+    raw = arguments[:1] == ("-r",)
+    names = arguments[1:] if raw else arguments
+    if not names or command.redirects or not all(map(VARIABLE_NAME.fullmatch, names)):
+        return _misused("read", "takes -r and names of variables")
+    for name in names:
+        judged = target.profile.decide_variable(name, UNKNOWN, exported=name in target.files.variables)
+        if not judged.allowed:
+            return judged
+    return Builtin(arguments, Read(names, raw, separators))
 
 
 def names_execution(words: Iterable[str]) -> bool:

@@ -67,12 +67,23 @@ class Await:
 
 
 @dataclass(frozen=True, slots=True)
+class Read:
+    """Read a line of input into variables. `separators` are those of its fields; with `raw` a backslash is one."""
+
+    names: tuple[str, ...]
+    raw: bool
+    separators: str
+
+
+@dataclass(frozen=True, slots=True)
 class ShowStarted:
     """Show what the line has started in the background."""
 
 
-Effect = Enter | Define | Forget | Exit | Options | Leave | Cancel | Await | ShowStarted
+Effect = Enter | Define | Forget | Exit | Options | Leave | Cancel | Await | ShowStarted | Read
 
+# What a value is taken to be before a line runs: a plain name, and a number. The step is judged again when it is known.
+UNKNOWN = "1"
 STARTED_LIMIT = 100  # executions in the background that a line and its session know, the newest
 NOT_STARTED = "0" * 26  # the id of an execution that is not started yet
 
@@ -116,6 +127,8 @@ class LineState:
                     errexit=self.errexit if errexit is None else errexit,
                     pipefail=self.pipefail if pipefail is None else pipefail,
                 )
+            case Read(names=names):
+                return self._defined(dict.fromkeys(names, UNKNOWN), exported=False)
             case Exit() | Leave() | Cancel() | Await() | ShowStarted() | None:
                 return self
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from backend.core.execution.instructions import Instructions
 from backend.core.execution.model import Outcome, Status
-from backend.core.execution.sequence import Pipeline, PipelineRunner
+from backend.core.execution.sequence import Input, Pipeline, PipelineRunner
 from backend.core.policy.profile import Profile
 from backend.core.recording.lines import encode_lines
 from backend.core.recording.writer import RecordingWriter
@@ -20,6 +20,10 @@ class Builtins:
     texts: Mapping[str, Callable[[Profile], str]]
     profile: Profile
     otherwise: PipelineRunner
+
+    def opened(self, source: bytes | str, root: str, cwd: str) -> Input:
+        """An input that programs share. Raises OSError."""
+        return self.otherwise.opened(source, root, cwd)
 
     async def run(self, pipeline: Pipeline, output: RecordingWriter, instructions: Instructions) -> Outcome:
         """Write the text as standard output. Nothing reads standard input meanwhile, or afterwards."""

@@ -21,7 +21,7 @@ from backend.core.execution.model import (
     Usage,
     stopped_outcome,
 )
-from backend.core.execution.sequence import Pipeline
+from backend.core.execution.sequence import Input, Pipeline
 from backend.core.language.parser import Invocation
 from backend.core.policy.egress import Egress
 from backend.core.policy.files import TEMPORARY
@@ -31,6 +31,7 @@ from backend.core.recording.lines import LineAssembler
 from backend.core.recording.writer import RecordingWriter
 from backend.executors.local.egress import Caller, proxy_environment
 from backend.executors.local.homes import IN_WORKSPACE, Home, Homes, git_defaults, make_temporary, remove
+from backend.executors.local.inputs import open_input
 from backend.executors.local.launcher import POLLING, CageLimits, cage_environment
 from backend.executors.local.outside import STANDARD, OutsideProgram, find_program
 from backend.executors.local.process_spec import (
@@ -87,6 +88,10 @@ class LocalPipelines:
     memory: int = CageLimits().memory
     homes: Homes | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
+
+    def opened(self, source: bytes | str, root: str, cwd: str) -> Input:
+        """These bytes, or a file of the workspace, as an input that programs share. Raises OSError."""
+        return open_input(source, root, cwd)
 
     async def run(self, pipeline: Pipeline, recorder: RecordingWriter, instructions: Instructions) -> Outcome:
         """Run to the end; every process of the pipeline is gone when this returns."""

@@ -1,20 +1,18 @@
 """The descriptors of a pipeline: pipes between its programs, the files it is redirected to, pipes to the service."""
 
 import errno
-import fcntl
 import os
-import select
 from contextlib import ExitStack
 from dataclasses import dataclass
 
 from backend.core.execution.sequence import Pipeline
 from backend.core.language.parser import Invocation
 from backend.core.recording.writer import RecordingWriter
+from backend.executors.local.inputs import held
 from backend.executors.local.openat2 import NULL, open_inside
 
 Streams = tuple[int, int, int]
 MERGED = {"2>&1": (1, 2), ">&2": (2, 1)}  # which output goes where the other goes
-PIPE_CAPACITY = 1 << 20  # bytes of a here-document that a pipe can be made to hold
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +68,7 @@ class Wiring:
                 source, sink = MERGED[redirect.operator]
                 streams[sink] = streams[source]
             elif redirect.operator == "<<":
-                streams[0] = self._held(redirect.target.encode())
+                streams[0] = self._shared(held(redirect.target.encode()))
             else:
                 if self.full and redirect.operator != "<" and redirect.target != NULL:
                     raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT), redirect.target)
@@ -82,25 +80,13 @@ class Wiring:
 
     def _input(self, pipeline: Pipeline) -> tuple[int, int]:
         if pipeline.input is not None:
-            return self._held(pipeline.input), -1
+            return self._shared(os.dup(pipeline.input.fileno())), -1
         return self._pipe_from_us() if pipeline.stdin else (self._null(), -1)
 
-    def _held(self, data: bytes) -> int:
-        """A pipe that holds the data, whether the program reads it or not."""
-        reading, writing = os.pipe()
-        try:
-            os.set_blocking(writing, False)
-            if len(data) > select.PIPE_BUF:
-                fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, min(len(data), PIPE_CAPACITY))
-            if os.write(writing, data) < len(data):
-                raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), "input")
-        except BaseException:
-            os.close(reading)
-            raise
-        finally:
-            os.close(writing)
-        self.theirs.callback(os.close, reading)
-        return reading
+    def _shared(self, descriptor: int) -> int:
+        """A descriptor that closes with the children's ends."""
+        self.theirs.callback(os.close, descriptor)
+        return descriptor
 
     def take(self) -> ParentEnds:
         """Our ends; the caller closes them."""

@@ -59,15 +59,17 @@ class Bench:
         for each in [*self.folder.rglob("[fgh]")]:
             each.unlink()
 
-    async def run(self, line: str) -> Ran:
+    async def run(self, line: str, given: bytes = b"") -> Ran:
         plan = self.judge(line)
         assert isinstance(plan, Plan), (line, plan)
         log = Log()
         pipelines = LocalPipelines(CageLauncher(self.folder.parent / "cage", OWNER), owner=OWNER)
         sequence = Sequence(self.scope, pipelines, NoSteps(), str, time.monotonic)
-        job = Job(ID, "local", ACTOR, line, plan, 20.0, 1 << 22)
+        job = Job(ID, "local", ACTOR, line, plan, 20.0, 1 << 22, stdin=bool(given))
         recorder = Recorder(ID, log, asyncio.get_running_loop().time)
-        return Ran(await sequence.run(job, recorder, Instructions(stdin=False)), log)
+        instructions = Instructions(stdin=bool(given))
+        instructions.stdin.write(given, last=True)
+        return Ran(await sequence.run(job, recorder, instructions), log)
 
 
 @pytest.fixture
@@ -169,6 +171,7 @@ def bench(tmp_path: Path) -> Bench:
             "0\n3\n0\n",
             0,
         ),
+        ("X='a b'; [[ $X == 'a b' ]] && echo same; [[ -z $X ]]; echo $?; [[ ! -d src ]]; echo $?", "same\n1\n1\n", 0),
         ("X=1; { X=2; echo $X; } | cat; echo $X; for i in b a; do echo $i; done | sort > s; cat s", "2\n1\na\nb\n", 0),
         ("gzip -c < a.txt > r; (cat r) | cmp - r && echo same", "same\n", 0),
         (
@@ -254,6 +257,21 @@ async def test_a_step_is_judged_again_in_the_folder_that_it_runs_in(bench: Bench
         ("(seq 200000) | wc -l", "limits.expansion"),
         ("echo ../x > n; { echo x; } > $(cat n)", "path.parent"),
         ("for i in {1..30}; do for j in $(seq 90); do :; done; done", "limits.expansion"),
+        ("echo ../x > n; while read x; do cat $x; done < n", "path.parent"),
+        ("echo ../x > n; export CI=1; read CI < n", "environment.value"),
+        ("printf '\\033' > n; read x < n", "syntax.character"),
+        ("printf '\\377' > n; read x < n", "syntax.character"),
+        ("seq -s x 100000 > n; read x < n", "limits.expansion"),
+        ("while :; do read x; done < a.txt", "limits.expansion"),
+        ("echo ../x > n; { cat; } < $(cat n)", "path.parent"),
+        ("(seq 200000) | while read x; do break; done", "limits.expansion"),
+        ("echo 1x > n; N=$(cat n); echo $((N))", "syntax.arithmetic"),
+        ("echo 4611686018427387904 > n; N=$(cat n); N=$((N*N)); echo $N", "syntax.arithmetic"),
+        ("echo ../x > n; case a in a) cat $(cat n);; esac", "path.parent"),
+        (
+            "seq 9000 > n; X=$(cat n); case $X$X in *1*2*3*4*5*6*7*8*9*a*b*c*d*e*f*g*h*i*j*k*l*m*n*) ls;; esac",
+            "limits.expansion",
+        ),
         ("X=a; while true; do X=$(echo ${X}{1..9}); done", "limits.expansion"),
     ],
 )
@@ -337,9 +355,73 @@ def some_compound(random: Random, depth: int) -> str:
             f"( {inner}) >> g; cat g",
             f"for X in a b; do {inner}done | cat",
             f"if {inner}then {other}fi > h 2>&1; cat h",
+            f"case $X in [a-c]*) {inner};; *) {other} esac",
+            f"while read -r X Y; do {inner}done < a.txt",
+            f"echo 'a b' | while read X; do {inner}done",
+            f"{{ read X; {inner}cat; }} < b.txt",
+            f"( {inner}) | ( {other})",
             f"for X in 1 2; do {inner} [ $X = 1 ] && continue; {other}done",
         ]
     )
+
+
+async def test_what_a_client_sends_is_read_through_a_program(bench: Bench) -> None:
+    assert (await bench.run("cat | while read x; do echo $x; done", b"a\nb\n")).said == ("a\nb\n", 0)
+    refused = await bench.run("read x; echo $x", b"a\n")
+    assert (refused.said, refused.outcome.rule) == (("", 126), "syntax.builtin")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'while read -r x; do echo "<$x>"; done < a.txt; echo $x $?',
+        "cat a.txt | while read -r x y; do echo $x; X=$x; done; echo ${X:-no}",
+        "while read -r x; do cat; done < a.txt; echo $?; { head -n 1 > h; read y; } < a.txt; cat h; echo $y",
+        "seq 3 | while read x; do cat; done; seq 5 | { read a; read b; echo $b$a; wc -l; }",
+        "printf 'a:b:c\n d  e f \n' | while IFS=: read -r x y; do echo \"$x|$y|\"; done",
+        'printf \' x\\\n y \n\' | { IFS= read -r l; echo "[$l]"; read m; echo "[$m]"; }',
+        "printf 'x\\\n y\\ z' | { read l m; echo $? \"[$l][$m]\"; }",
+        "read x y < a.txt; echo $x$y; read z <<E\nb $x\nE\necho $z; read w < nope || echo no ${w:-none}",
+        "{ cat; echo end; } < a.txt > o; (cat) < o; for i in 1 2; do read x; echo $i$x; done <<'E'\na\nb\nE",
+        "(cat; cat) <<E | (read x; cat) | tr a-z A-Z\n1\nb\nE",
+        "(exit 3) | { cat; true; }; echo $?; ls src | (grep b) | (cat | wc -l); (read x); echo $?",
+        "while read f; do [ -f $f ] || continue; cat $f; break; done <<E\nx\na.txt\nnope\nE\necho $?",
+        "while read x; do while read y; do echo $x$y; done < src/b.txt; done < a.txt",
+        "{ echo $(read x; echo $x) $(cat); } < a.txt; if read x; then echo $x; fi < a.txt",
+        "read -r x < a.txt > nope/x || echo no; echo a | (cat) < src/b.txt; (cat) < a.txt <<E\nx\nE",
+        "cd src; cat ~/a.txt; echo ~ | grep -c ws; X=~/a.txt:~; echo ${X#*:} | grep -c :; ls ~ > ~/l; cat ~/l",
+        'i=0; while [ $i -lt 3 ]; do i=$((i+1)); echo $((i*i)) "$((i % 2 ? 10 : -10))"; done; cat <<E\n$((i<<2)) ~\nE',
+        'f=src/b.tar.gz; echo ${f##*/} ${f%/*} ${f%%.*} "${f#*.}" ${#f} ${f:+y}; X=\'a b\'; echo ${X%b} "${X#a}"',
+        "X=7; echo $((X - 10)) $(($X-1)) $((${X}>5 && X<9)); Y=$((X*2))z; echo $Y; printf '%s\n' $((1))$((2))",
+        "for x in a ab b.txt 'c d' '*' '' 5 -h; do case $x in a) echo 1;; a*|c*) echo 2; X=$x;; *.txt) echo 3;; [0-9]) echo 4;; "
+        "-h|--help) echo 5;; '*') echo 6;; '') echo 7;; esac; done; echo $X $?",
+        "case a in b) echo no;; esac; echo $?; false; case x in x) ;; esac; echo $?; false; case $? in 1) false; esac; echo $?",
+        'X="a b*"; case "$X" in "$X") echo same;; esac; case aXc in a"$(echo X)"?) echo sub;; (x) ;; esac',
+        "case src in\n  s[a-r]c)\n    cd src\n    cat b.txt\n    ;;\n  [!a]*) echo no\nesac; pwd -L | grep -c src",
+        "case a in a) case b in b) echo in;; esac;; esac > o; cat o; case x in *) cat;; esac < a.txt | (case y in ?) cat; esac)",
+        "set -e; case a in a) false || true; case b in *) echo b; false;; esac;; esac; echo no",
+        "for x in 1 2 3; do case $x in 2) continue;; 3) break;; esac; echo $x; done; case ~ in /*) echo home;; esac",
+        *(
+            "; ".join(
+                f"printf '%s\n' '{text}' | {{ IFS='{ifs}' read {raw}{names}; printf '%s\n' \"$?[$a][${{b:-}}]\"; }}"
+                for ifs in (":", " ", ": ", "", ",:")
+                for raw, names in (("-r ", "a b"), ("", "a b"), ("", "a"))
+            )
+            for text in ("a:b:", "a:b::", ":a", " a : b : c ", "a  b", "a,b:c", "\\a\\:b:c", "", ":", "::", "a b ")
+        ),
+    ],
+)
+async def test_a_line_does_what_it_does_in_dash(bench: Bench, line: str) -> None:
+    program = shutil.which("dash")
+    if not program:
+        pytest.skip("dash is not here")
+    ran = await bench.run(f"a=; b=\n{line}")
+    assert not ran.outcome.problem
+    environment = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": str(bench.folder)}
+    done = subprocess.run(
+        [program], input=line, cwd=bench.folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert ran.said == (done.stdout, done.returncode)
 
 
 @pytest.mark.parametrize("shell", ["dash", "bash"])
@@ -365,7 +447,9 @@ async def test_a_random_line_does_what_it_does_in_a_shell(bench: Bench, shell: s
         done = subprocess.run(
             words, input=line, cwd=bench.folder, env=environment, capture_output=True, text=True, check=False
         )
-        if "cd: " in done.stdout or "can't cd" in done.stderr + done.stdout:
+        written = "".join(each.read_text() for each in bench.folder.rglob("[fgh]"))
+        said = done.stdout + done.stderr + written
+        if "cd: " in done.stdout + written or "can't cd" in said or "cannot open" in said:
             continue  # dash says 2 where others say 1, and ours is not redirected with its group
         assert (ran.said, line) == ((done.stdout, done.returncode), line), line
         compared += 1

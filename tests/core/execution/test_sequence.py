@@ -8,7 +8,7 @@ import pytest
 from backend.core.errors import RecordingError, ShareUsedUpError
 from backend.core.execution.instructions import Instructions
 from backend.core.execution.model import Actor, Job, Outcome, Status, StopReason, Usage, stopped_outcome
-from backend.core.execution.sequence import Pipeline, Sequence
+from backend.core.execution.sequence import Input, Pipeline, Sequence
 from backend.core.policy.admit import Plan, Scope, admit
 from backend.core.recording.writer import Recorder, RecordingWriter
 from backend.executors.local.workspace import FolderView
@@ -22,7 +22,14 @@ ID = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
 FIRST = Outcome(Status.SUCCEEDED, 0, stdout_bytes=700, stderr_bytes=7, usage=Usage(cpu_ms=40, protection="L2"))
 
 
-class Writes:
+class Alone:
+    """Nothing is shared."""
+
+    def opened(self, source: bytes | str, root: str, cwd: str) -> Input:
+        raise AssertionError("nothing reads here")
+
+
+class Writes(Alone):
     """Runs nothing: the first program has written and used something, later ones have to say something."""
 
     def __init__(self) -> None:
@@ -59,7 +66,7 @@ async def test_the_totals_of_the_steps_before_are_not_lost(
     assert instructions.reason is reason
 
 
-class Stopped:
+class Stopped(Alone):
     """Runs nothing: every program is stopped when the time of the line is over."""
 
     async def run(self, pipeline: Pipeline, output: RecordingWriter, instructions: Instructions) -> Outcome:

@@ -5,6 +5,7 @@ import re
 import shlex
 import shutil
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from backend.core.decisions import Decision
 from backend.core.language.parser import Group, Script, Step, parse
+from backend.core.language.trimming import trimmed
 from backend.core.language.words import Unset, expand_words
 from backend.executors.local.workspace import FolderView
 
@@ -64,6 +66,7 @@ def test_what_is_taken(line: str, argv: list[str]) -> None:
         ("echo `id`", "syntax.substitution"),
         ('echo "`id`"', "syntax.substitution"),
         ("ls ~", "syntax.tilde"),
+        ("ls ~/x", "syntax.tilde"),
         ("ls ~root", "syntax.tilde"),
         ("echo {a,b}", "syntax.brace"),
         ("echo $[1+1]", "syntax.expansion"),  # bash: 2
@@ -367,12 +370,15 @@ def nested(step: Step) -> object:
         ("(a) b", "syntax.group"),
         ("(a) | b", ["|"]),
         ("(a) > b", [["()", "a"]]),
-        ("(a) < b", "syntax.group"),
-        ("(a) <<E\nE", "syntax.group"),
-        ("(a) | (b)", "syntax.group"),
+        ("(a) < b", [["()", "a"]]),
+        ("(a) <<E\nE", [["()", "a"]]),
+        ("(a) | (b)", ["|"]),
+        ("a | (b) | c | d", ["|"]),
+        ("a | ! b", "syntax.incomplete"),
+        ("(cd b) | cd a", "syntax.cd"),
         ("(a) |", "syntax.incomplete"),
         ("(a) > b c", "syntax.group"),
-        ("a | (b)", "syntax.group"),
+        ("a | (b)", ["|"]),
         ("a (b)", "syntax.incomplete"),
         ("f() { a; }", "syntax.incomplete"),
         ("( " * 21 + "a" + ")" * 21, "syntax.group"),
@@ -473,15 +479,23 @@ def test_braces(line: str, expected: str | list[str]) -> None:
     "line",
     [
         "x $(id)",
-        "x ${x#y}",
         "x ${x",
+        "x ${x#[a]}",
+        "x ${x#*a*}",
+        "x ${x#'a'}",
+        "x ${x%$y}",
+        "x ${#}",
+        "x ${#x%y}",
+        "x ${#?}",
+        "x ${x/a/b}",
+        "x ${x^^}",
+        "x ${x:1:2}",
         "x ${}",
         "x $1",
         "x $@",
         "x $$",
         "x $!",
         "x ${!x}",
-        "x $((1))",
         "x $[1]",
         "x ${x:-$y}",
         "x $\\\nA",
@@ -503,8 +517,148 @@ def test_any_line_is_taken_or_refused(line: str) -> None:
     assert isinstance(result, Script) or result.rule.startswith(("syntax.", "limits."))
 
 
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("x ~ ~/a/b", ["x", "/home/a b", "/home/a b/a/b"]),
+        ("x '~' \\~ a~ \"~\" /~ x/~", ["x", "~", "~", "a~", "~", "/~", "x/~"]),
+        ("x ~root", "syntax.tilde"),
+        ("x ~'/a'", "syntax.tilde"),
+        ("x ~$X", "syntax.tilde"),
+        ("x ~+ ", "syntax.tilde"),
+        ("x ~:", "syntax.tilde"),
+        ("x {~,a}", "syntax.tilde"),
+        ("x A=~", "syntax.tilde"),  # only some shells expand it there
+        ("x $((1", "syntax.arithmetic"),
+        ("x $((1)", "syntax.arithmetic"),
+        ("x $(())", "syntax.arithmetic"),
+        ("x $((i++))", "syntax.arithmetic"),
+        ("x $((++i))", "syntax.arithmetic"),
+        ("x $((i=1))", "syntax.arithmetic"),
+        ("x $((i+=1))", "syntax.arithmetic"),
+        ("x $((2**3))", "syntax.arithmetic"),
+        ("x $((2#1))", "syntax.arithmetic"),
+        ("x $((a[0]))", "syntax.arithmetic"),
+        ("x $((1,2))", "syntax.arithmetic"),
+        ("x $(('1'))", "syntax.arithmetic"),
+        ("x $(($(id)))", "syntax.arithmetic"),
+        ("x $((`id`))", "syntax.arithmetic"),
+        ("x $((1 2))", "syntax.arithmetic"),
+        ("x $((1?2))", "syntax.arithmetic"),
+        ("x $((a); b)", "syntax.arithmetic"),
+        ("x $((" + "(" * 50 + "1" + ")" * 50 + "))", "syntax.arithmetic"),
+        ("x $((" + "- " * 50 + "1))", "syntax.arithmetic"),
+        ("x $((" + "1+" * 300 + "1))", "syntax.arithmetic"),
+        ("x $((1/0))", "syntax.arithmetic"),
+        ("x $((1%0))", "syntax.arithmetic"),
+        ("x $((X))", "syntax.arithmetic"),
+        ("x $((08))", "syntax.arithmetic"),
+        ("x $((9223372036854775808))", "syntax.arithmetic"),
+        ("x $((9223372036854775807 + 1))", "syntax.arithmetic"),
+        ("x $((1 << 64)) ", "syntax.arithmetic"),
+        ("x $((1 << -1)) ", "syntax.arithmetic"),
+        ("x $((nope))", "syntax.variable"),
+        ("x ${#nope}", "syntax.variable"),
+        ("x ${nope%a}", "syntax.variable"),
+        ("[[ -f a ]]", ["[", "-f", "a", "]"]),
+        ("[[ ! -f $X ]]", ["[", "!", "-f", "/x y", "]"]),
+        ("[[ $X == 'a b' ]]", ["[", "/x y", "=", "a b", "]"]),
+        ("[[ $X ]]", ["[", "/x y", "]"]),
+        ("[[ * = '*' ]]", ["[", "*", "=", "*", "]"]),
+        ("[[ a == b* ]]", "syntax.test"),
+        ("[[ a == $X ]]", "syntax.test"),
+        ("[[ a =~ b ]]", "syntax.test"),
+        ("[[ a -eq b ]]", "syntax.test"),
+        ("[[ -v a ]]", "syntax.test"),
+        ("[[ a && b ]]", "syntax.test"),
+        ("[[ -f a", "syntax.test"),
+        ("[[ ]]", "syntax.test"),
+        ("[[ -o a ]]", "syntax.test"),
+        ("X=1 [[ a ]]", "syntax.test"),
+    ],
+)
+def test_what_words_become(line: str, expected: str | list[str]) -> None:
+    script = parse(line, ALL, assignments=True)
+    if isinstance(script, Decision):
+        assert script.rule == expected
+        return
+    values = {"HOME": "/home/a b", "X": "/x y"}
+    if isinstance(expected, list):
+        assert [each.text for each in expand_words(script.words, values)] == expected
+        return
+    with pytest.raises(Unset) as unset:
+        expand_words(script.words, values)
+    assert unset.value.decision.rule == expected
+
+
+BINARY = [*"+-*/%<>&|^", "<<", ">>", "<=", ">=", "==", "!=", "&&", "||"]
+
+
+def some_expression(random: Random, depth: int = 0) -> str:
+    if depth > 3 or random.random() < 0.3:
+        return random.choice(["0", "1", "2", "3", "10", "010", "0x1F", "A", "B", "$A", "$B", "${C}", "C"])
+    first, second = some_expression(random, depth + 1), some_expression(random, depth + 1)
+    match random.randrange(8):
+        case 0:
+            return f"({first})"
+        case 1:
+            return random.choice("-+!~") + " " + first
+        case 2:
+            return f"{first} ? {second} : {some_expression(random, depth + 1)}"
+        case _:
+            space = random.choice(["", " "])
+            return f"{first}{space}{random.choice(BINARY)}{space}{second}"
+
+
+@pytest.mark.parametrize("shell", ["dash", "bash"])
+def test_a_shell_computes_the_same(shell: str, folder: Path) -> None:
+    program = shutil.which(shell)
+    if not program:
+        pytest.skip(f"{shell} is not here")
+    random, values = Random(shell), {"A": "7", "B": "-3", "C": "0"}
+    lines = {some_expression(random) for _ in range(1500)}
+    expected = {}
+    for line in sorted(lines):
+        script = parse(f"x $(({line}))", ALL)
+        if isinstance(script, Script):
+            with suppress(Unset):
+                expected[line] = expand_words(script.words, values)[1].text
+    assert len(expected) > 500
+    known = "".join(f"{name}={value}\n" for name, value in values.items())
+    text = known + "".join(f"echo $(({line}))\n" for line in expected)
+    done = subprocess.run([program], input=text, cwd=folder, capture_output=True, text=True, check=True)
+    assert dict(zip(expected, done.stdout.split("\n"), strict=False)) == expected
+
+
+@pytest.mark.parametrize("shell", ["dash", "bash"])
+def test_a_shell_trims_to_the_same(shell: str, folder: Path) -> None:
+    program = shutil.which(shell)
+    if not program:
+        pytest.skip(f"{shell} is not here")
+    random, pieces = Random(shell), []
+    for _ in range(1500):
+        value = "".join(random.choices("ab./", k=random.randrange(7)))
+        pattern = "".join(random.choices("ab./?", k=random.randrange(4)))
+        pattern += random.choice(["", "*", "*a", "*.", "*b?"])
+        pieces.append((value, random.choice(["%", "%%", "#", "##"]), pattern))
+    text = "".join(f"x='{value}'; echo \"<${{x{sign}{pattern}}}>\"\n" for value, sign, pattern in pieces)
+    done = subprocess.run([program], input=text, cwd=folder, capture_output=True, text=True, check=True)
+    for piece, said in zip(pieces, done.stdout.splitlines(), strict=True):
+        assert f"<{trimmed(*piece)}>" == said, piece
+
+
 VALUES = {"X": "a b", "Y": "*.txt", "Z": "", "W": "  s\tt ", "V": "-[a-c]"}
 EXPANDED = [
+    "${X#a}",
+    '"${Y%.*}"',
+    "${Y##*.}",
+    "${X%%*b}",
+    "${#X}",
+    '"${#Z}"',
+    "${Z:+c}",
+    '"${X:+c/d}"',
+    "$((1+2))",
+    '"$(( 7 % 4 ))"',
     "$X",
     '"$X"',
     "${X}",
