@@ -13,7 +13,6 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from gatepost_django import background, logs, reload
 from gatepost_django.configuration import find
 from gatepost_django.project import all_settings, find_project
-from gatepost_django.runner import AlreadyRunning, Runner
 from gatepost_django.state import Folder, StateError, folder_of
 
 
@@ -63,6 +62,8 @@ class Command(BaseCommand):  # type: ignore[misc]
         return folder_of(find_project(), name, found.value if found else None)
 
     def _start(self, folder: Folder, options: dict[str, Any]) -> None:
+        from gatepost_django.runner import AlreadyRunning, Runner
+
         try:
             runner = Runner.from_settings(options["name"])
         except ImproperlyConfigured as error:
