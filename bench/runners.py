@@ -113,7 +113,7 @@ def start_many(submit: Callable[[], Any], caller: Caller, until: float, figures:
     while time.monotonic() < until:
         offers: list[Any] = []
         waiting = threading.Thread(
-            target=lambda into=offers: into.extend(caller.call("GET", "/api/runner/pending/?wait=20")["executions"])  # type: ignore[misc]
+            target=lambda into=offers: into.extend(caller.call("GET", "/api/runner/pending/?wait=20")["executions"])
         )
         waiting.start()
         time.sleep(0.2)

@@ -143,14 +143,15 @@ def test_a_server_that_dies_costs_no_line_and_no_second_run(
     assert (shop.folder / "go.runs").read_text() == "one\n"
 
 
-def test_two_runners_run_each_execution_once(server: Server, begin: Begin) -> None:
+@pytest.mark.parametrize("count", [20, 200])
+def test_two_runners_run_each_execution_once(server: Server, begin: Begin, count: int) -> None:
     project, shop = begin(server)
     runners = [shop.start("-v", "2", "--name", name) for name in ("a", "b")]
     shop.logged("The server has accepted", times=2)
     allow(project, shop)
-    executions = [project.run(f"act once {number}.once") for number in range(20)]
+    executions = [project.run(f"act once {number}.once") for number in range(count)]
     assert {ended(project, each)["status"] for each in executions} == {"succeeded"}
-    assert [path.read_text() for path in shop.folder.glob("*.once")] == ["one\n"] * 20
+    assert [path.read_text() for path in shop.folder.glob("*.once")] == ["one\n"] * count
     for each in runners:
         each.send_signal(signal.SIGTERM)
         assert each.wait(BOUND) == 0
