@@ -100,13 +100,21 @@ def test_all_its_processes_end_when_it_is_stopped(how: str, tmp_path: Path, monk
             os.kill(each.pid, signal.SIGKILL)
 
 
-def test_output_waits_while_there_is_no_room_for_it_and_none_is_lost(tmp_path: Path) -> None:
-    full = threading.Event()
+def test_output_waits_while_there_is_no_room_for_it_and_none_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running, "LINGER", 0.0)
+    full, looks = threading.Event(), list[bool]()
     full.set()
-    run, said = began(tmp_path, "sh", "-c", "seq 1 5000; : > over", full=full.is_set)
+
+    def is_full() -> bool:
+        looks.append(run.ended)
+        return full.is_set()
+
+    run, said = began(tmp_path, "sh", "-c", "seq 1 5000", full=is_full)
     following = threading.Thread(target=run.follow, daemon=True)
     following.start()
-    wait_until((tmp_path / "over").exists, "the end of the command")
+    wait_until(lambda: sum(looks) > 3, "some looks after the end of the command")
     assert said == []
     full.clear()
     following.join(10)
