@@ -57,3 +57,9 @@ def test_the_cuts_of_a_text_change_nothing(pieces: list[str]) -> None:
 def test_a_text_that_begins_no_secret_is_not_held_back() -> None:
     assert Masks(SECRETS).feed("no line end") == "no line end"
     assert Masks(()).feed("anything") == "anything"
+
+
+def test_a_secret_whose_end_may_begin_another_one_is_held_back_as_well() -> None:
+    masks = Masks(("xxxabc", "abcdef"))
+    assert masks.feed("-xxxabc") == "-"
+    assert masks.feed("!") == "***!"

@@ -104,21 +104,20 @@ def test_output_waits_while_there_is_no_room_for_it_and_none_is_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(running, "LINGER", 0.0)
-    full, looks = threading.Event(), list[bool]()
-    full.set()
+    room, looks = threading.Event(), list[bool]()
 
     def is_full() -> bool:
         looks.append(run.ended)
-        return full.is_set()
+        return said != [] and not room.is_set()
 
-    run, said = began(tmp_path, "sh", "-c", "seq 1 5000", full=is_full)
+    run, said = began(tmp_path, "sh", "-c", "echo first; sleep 0.1; seq 1 5000", full=is_full)
     following = threading.Thread(target=run.follow, daemon=True)
     following.start()
     wait_until(lambda: sum(looks) > 3, "some looks after the end of the command")
-    assert said == []
-    full.clear()
+    assert text(said) == "first\n"
+    room.set()
     following.join(10)
-    assert text(said) == "".join(f"{number}\n" for number in range(1, 5001))
+    assert text(said) == "first\n" + "".join(f"{number}\n" for number in range(1, 5001))
 
 
 def test_characters_that_are_cut_arrive_and_bytes_that_are_none_are_replaced() -> None:
