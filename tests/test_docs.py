@@ -26,7 +26,13 @@ from tests.needs import need
 from tests.serving import Server
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "bench/README.md", ROOT / "runner/README.md"]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CHANGELOG.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+    ROOT / "bench/README.md",
+    ROOT / "runner/README.md",
+]
 RULE = re.compile(
     r'"((?:attach|auth|command|django|environment|execution|frame|hook|host|idempotency|limits|network|notification|option|origin|path|program|project'
     r'|protection|recording|request|role|runner|schedule|script|server|stdin|storage|syntax|target|terminal)\.[a-z_]+)"'
