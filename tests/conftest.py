@@ -50,6 +50,8 @@ LONG = (
     "tests/executors/local/test_recipes.py::test_the_tricks_work_without_the_cage",
     "tests/host_agent/test_enrolled.py::test_a_host_that_dies_loses_what_it_ran",
     "tests/host_agent/test_enrolled.py::test_redis_restarts_during_fifty_commands",
+    "tests/runner/test_page.py::test_the_page_does_what_it_says",
+    "tests/runner/test_with_server.py::test_two_runners_run_each_execution_once[200]",
     "tests/test_docs.py::test_the_audit_of_the_page_can_be_pasted_as_it_is",
     "tests/transports/test_pages.py::TestFuzz::test_nothing_in_the_description_can_be_made_to_break",
     "tests/test_run_py.py::test_what_pip_says_is_shown_when_it_fails",

@@ -26,7 +26,13 @@ from tests.needs import need
 from tests.serving import Server
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "bench/README.md"]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CHANGELOG.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+    ROOT / "bench/README.md",
+    ROOT / "runner/README.md",
+]
 RULE = re.compile(
     r'"((?:attach|auth|command|django|environment|execution|frame|hook|host|idempotency|limits|network|notification|option|origin|path|program|project'
     r'|protection|recording|request|role|runner|schedule|script|server|stdin|storage|syntax|target|terminal)\.[a-z_]+)"'
@@ -50,7 +56,7 @@ AVOIDED = {
     r"glued": "attached",
 }
 # The rooms whose texts the words are looked for in: folders and files.
-REVISED = ["backend", "frontend", "docs", "README.md", "CHANGELOG.md", "bench", "run.py", "scripts"]
+REVISED = ["backend", "frontend", "docs", "README.md", "CHANGELOG.md", "bench", "run.py", "scripts", "runner"]
 SCRIPT_TEXT = re.compile(r"""//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'|`(?:\\.|[^`\\])*`""", re.S)
 
 FIELD = re.compile(r'"[a-z_]+"')  # the name of a field, which stays as it was released

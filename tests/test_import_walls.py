@@ -2,6 +2,7 @@
 
 import ast
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -176,6 +177,13 @@ def test_every_exception_is_used(module: str) -> None:
 )
 def test_a_breach_is_found(module: str, source: str) -> None:
     assert breaches(module, source)
+
+
+def test_the_runner_needs_nothing_of_the_server() -> None:
+    """It is installed in other projects: with Django and requests, without the rest of this one."""
+    allowed = {*sys.stdlib_module_names, "django", "requests", "gatepost_django"}
+    for path in (BACKEND.parent / "runner").rglob("*.py"):
+        assert {name.split(".")[0] for name in imports(path.read_text())} <= allowed, path.name
 
 
 def test_only_settings_read_the_environment() -> None:

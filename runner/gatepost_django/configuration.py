@@ -10,7 +10,7 @@ from gatepost_django.commands import DEFAULT_ALLOWED_COMMANDS, DEFAULT_DISALLOWE
 
 PREFIXES = ("GATEPOST_", "MANAGECOMMAND_", "DJANGOCOMMAND_")  # the first one that has a setting counts
 LOCAL = ("localhost", "127.0.0.1", "::1")
-DEFAULT_METADATAONLY_COMMANDS = ("dumpdata",)  # it prints what the database has, also what is nobody's to read
+DEFAULT_METADATAONLY_COMMANDS = ("dumpdata",)  # it prints whatever the database has
 LEAST_INTERVAL = 5  # seconds between two heartbeats
 
 

@@ -28,7 +28,9 @@ class Run:
     reason: str | None = None
     asked: float | None = None
     killed: bool = False
-    ended: float | None = None
+    ended: bool = False
+    full: bool = False
+    quiet: float | None = None  # since when there is nothing to read
     open: dict[int, bool] = field(default_factory=dict)
     selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
 
@@ -61,7 +63,8 @@ class Run:
             self.open[fd] = is_stderr
 
     def _is_over(self) -> bool:
-        return self.ended is not None and (not self.open or self.clock() > self.ended + LINGER)
+        lingered = self.quiet is not None and self.clock() >= self.quiet + LINGER
+        return self.ended and (not self.open or lingered)
 
     def _pause(self, begun: float) -> float:
         """Seconds until something is to be done, if nothing happens before."""
@@ -71,35 +74,42 @@ class Run:
             waits.append(begun + self.timeout - now)
         if self.asked is not None and not self.killed:
             waits.append(self.asked + GRACE - now)
-        if self._listen():
+        self._listen()
+        if self.full:
             waits.append(FULL_PAUSE)
         return max(min(waits), 0.0)
 
-    def _listen(self) -> bool:
-        """Read the output, unless it has to wait; whether it has to."""
-        if (full := self.is_full()) and self.ended is not None:
-            self.ended = self.clock()  # what it has printed is read later
+    def _listen(self) -> None:
+        """Read the output, unless it has to wait."""
+        self.full = self.is_full()
         registered = self.selector.get_map()
         for fd in self.open:
-            if full and fd in registered:
+            if self.full and fd in registered:
                 self.selector.unregister(fd)
-            elif not full and fd not in registered:
+            elif not self.full and fd not in registered:
                 self.selector.register(fd, selectors.EVENT_READ)
-        return full
 
     def _read(self, seconds: float) -> None:
-        for key, _ in self.selector.select(seconds):
-            if key.fd == self.process.status:
-                if self.process.hear():
-                    self.selector.unregister(key.fd)
-                    self.ended = self.clock()
-            elif data := os.read(key.fd, READ):
-                self.output.feed(self.open[key.fd], data)
-            else:
-                self.selector.unregister(key.fd)
-                del self.open[key.fd]
+        ready = self.selector.select(seconds)
+        if ready or self.full:
+            self.quiet = None
+        elif self.quiet is None:
+            self.quiet = self.clock()
+        for key, _ in ready:
+            self._read_one(key.fd)
         if self.output.due <= 0:
             self.output.flush()
+
+    def _read_one(self, fd: int) -> None:
+        if fd == self.process.status:
+            if self.process.hear():
+                self.selector.unregister(fd)
+                self.ended = True
+        elif data := os.read(fd, READ):
+            self.output.feed(self.open[fd], data)
+        else:
+            self.selector.unregister(fd)
+            del self.open[fd]
 
     def _stop_in_time(self, begun: float) -> None:
         now = self.clock()

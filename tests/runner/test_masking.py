@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gatepost_django.masking import Masks, secrets_of
@@ -41,7 +41,12 @@ def test_a_secret_is_masked_in_quotes_and_addresses_too(printed: object) -> None
 SECRETS = ("abcabd", "abcabdxx", "cabdyyab")
 
 
-@given(st.lists(st.text("abcdxy", max_size=6)))
+PIECES = st.lists(st.sampled_from(["abc", "ab", "d", "xx", "x", "cabd", "yy", "ya", "b"]), max_size=12)
+
+
+@given(PIECES)
+@example(["abcab", "dyyab"])
+@example(["abcab", "d."])
 def test_the_cuts_of_a_text_change_nothing(pieces: list[str]) -> None:
     masks = Masks(SECRETS)
     found = "".join(masks.feed(piece) for piece in pieces) + masks.feed("", final=True)
@@ -52,3 +57,9 @@ def test_the_cuts_of_a_text_change_nothing(pieces: list[str]) -> None:
 def test_a_text_that_begins_no_secret_is_not_held_back() -> None:
     assert Masks(SECRETS).feed("no line end") == "no line end"
     assert Masks(()).feed("anything") == "anything"
+
+
+def test_a_secret_whose_end_may_begin_another_one_is_held_back_as_well() -> None:
+    masks = Masks(("xxxabc", "abcdef"))
+    assert masks.feed("-xxxabc") == "-"
+    assert masks.feed("!") == "***!"

@@ -41,6 +41,13 @@ def stop(folder: Path) -> None:
     subprocess.run(line, cwd=folder, env=environment, capture_output=True, check=False)
 
 
+def test_a_project_imports_no_http_client_unless_it_runs_a_runner() -> None:
+    code = "import sys, gatepost_django.apps, gatepost_django.management.commands.gatepost; print('requests' in sys.modules)"
+    line = [sys.executable, "-c", f"{code}; gatepost_django.Agent is gatepost_django.Runner or sys.exit(1)"]
+    done = subprocess.run(line, env={"PYTHONPATH": str(RUNNER)}, capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
 def test_every_setting_is_in_the_table() -> None:
     page = PAGE.read_text()
     assert [name for name in NAMES if f"| `GATEPOST_{name}` |" not in page] == []

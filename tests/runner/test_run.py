@@ -100,17 +100,24 @@ def test_all_its_processes_end_when_it_is_stopped(how: str, tmp_path: Path, monk
             os.kill(each.pid, signal.SIGKILL)
 
 
-def test_output_waits_while_there_is_no_room_for_it_and_none_is_lost(tmp_path: Path) -> None:
-    full = threading.Event()
-    full.set()
-    run, said = began(tmp_path, "sh", "-c", "seq 1 5000; : > over", full=full.is_set)
+def test_output_waits_while_there_is_no_room_for_it_and_none_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running, "LINGER", 0.0)
+    room, looks = threading.Event(), list[bool]()
+
+    def is_full() -> bool:
+        looks.append(run.ended)
+        return said != [] and not room.is_set()
+
+    run, said = began(tmp_path, "sh", "-c", "echo first; sleep 0.1; seq 1 5000", full=is_full)
     following = threading.Thread(target=run.follow, daemon=True)
     following.start()
-    wait_until((tmp_path / "over").exists, "the end of the command")
-    assert said == []
-    full.clear()
+    wait_until(lambda: sum(looks) > 3, "some looks after the end of the command")
+    assert text(said) == "first\n"
+    room.set()
     following.join(10)
-    assert text(said) == "".join(f"{number}\n" for number in range(1, 5001))
+    assert text(said) == "first\n" + "".join(f"{number}\n" for number in range(1, 5001))
 
 
 def test_characters_that_are_cut_arrive_and_bytes_that_are_none_are_replaced() -> None:

@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -71,6 +72,14 @@ def django_4_2() -> Path:
     return folder
 
 
+def ended(project: Project, id: str) -> Any:
+    """An execution when it has ended."""
+    with project.client.stream("GET", f"/api/executions/{id}/events", timeout=BOUND) as events:
+        for _ in events.iter_lines():
+            pass
+    return project.get(f"/api/executions/{id}")
+
+
 def left(mark: str) -> list[str]:
     """The processes with a mark on their command line."""
     return [each.command for each in all_processes().values() if mark in each.command and each.state != "Z"]
@@ -81,22 +90,22 @@ def test_a_command_runs_as_it_should(server: Server, begin: Begin) -> None:
     shop.start("-v", "2")
     allow(project, shop)
     spoken, hidden = project.run("act speak"), project.run("act speak", metadata_only=True)
-    end = project.ended(spoken)
+    end = ended(project, spoken)
     assert (end["status"], end["exit_code"]) == ("failed", 3)
     assert project.output(spoken, "stdout") == "Grüße\nno line endstdin: ''\n"
     assert project.output(spoken, "stderr") == "no coffee ***\n"
-    assert project.ended(hidden)["exit_code"] == 3
+    assert ended(project, hidden)["exit_code"] == 3
     assert project.output(hidden, "stdout") == ""
     (shop.folder / "link").symlink_to("/etc")  # which the server does not see
     rejected = project.run("act speak link/passwd")
-    assert project.ended(rejected)["exit_code"] == 125
+    assert ended(project, rejected)["exit_code"] == 125
     assert "leads out" in project.output(rejected, "stderr")
 
     cancelled = project.run("act leave cancelled")
     wait_until(lambda: project.output(cancelled, "stdout") == "left\n", "its output", BOUND)
     assert left("left-by-cancelled")
     project.client.post(f"/api/executions/{cancelled}/cancel").raise_for_status()
-    assert project.ended(cancelled)["signal"] == "SIGTERM"
+    assert ended(project, cancelled)["signal"] == "SIGTERM"
     assert not left("left-by-cancelled")
 
     forced = project.run("act leave forced")
@@ -106,7 +115,7 @@ def test_a_command_runs_as_it_should(server: Server, begin: Begin) -> None:
     assert [each["command"] for each in status["running"]] == ["act"]
     assert "has stopped" in shop.manage("gatepost", "stop", "--force")
     assert not left("left-by-forced")
-    assert project.ended(forced)["status"] == "cancelled"
+    assert ended(project, forced)["status"] == "cancelled"
     assert shop.status() == {"status": "stopped"}
     shared = [path for path in (shop.folder / "state").rglob("*") if path.is_dir() and path.stat().st_mode & 0o077]
     assert [path.name for path in shared if path.name in {"default", "spool"}] == []
@@ -127,21 +136,22 @@ def test_a_server_that_dies_costs_no_line_and_no_second_run(
     shop.logged("act has ended")
     monkeypatch.setattr(serving, "_free_port", lambda: server.port)
     start_server()
-    assert project.ended(counted)["status"] == "succeeded"
+    assert ended(project, counted)["status"] == "succeeded"
     lines = [f"line {number}" for number in range(300)]
     lines.insert(151, "half")
     assert project.output(counted, "stdout").splitlines() == lines
     assert (shop.folder / "go.runs").read_text() == "one\n"
 
 
-def test_two_runners_run_each_execution_once(server: Server, begin: Begin) -> None:
+@pytest.mark.parametrize("count", [20, 200])
+def test_two_runners_run_each_execution_once(server: Server, begin: Begin, count: int) -> None:
     project, shop = begin(server)
     runners = [shop.start("-v", "2", "--name", name) for name in ("a", "b")]
     shop.logged("The server has accepted", times=2)
     allow(project, shop)
-    executions = [project.run(f"act once {number}.once") for number in range(20)]
-    assert {project.ended(each)["status"] for each in executions} == {"succeeded"}
-    assert [path.read_text() for path in shop.folder.glob("*.once")] == ["one\n"] * 20
+    executions = [project.run(f"act once {number}.once") for number in range(count)]
+    assert {ended(project, each)["status"] for each in executions} == {"succeeded"}
+    assert [path.read_text() for path in shop.folder.glob("*.once")] == ["one\n"] * count
     for each in runners:
         each.send_signal(signal.SIGTERM)
         assert each.wait(BOUND) == 0
@@ -163,7 +173,7 @@ def test_django_4_2_and_the_settings_of_a_published_runner(server: Server, begin
         wait_until(lambda: project.state() == "online", "the heartbeat", BOUND)
         assert project.get("/api/django")[0]["runners"][-1]["django_version"].startswith("4.2.")
         checked = project.run("check")
-        assert project.ended(checked)["status"] == "succeeded"
+        assert ended(project, checked)["status"] == "succeeded"
         assert "gatepost.W001" in project.output(checked, "stderr")
     finally:
         assert "has stopped" in shop.manage("gatepost", "stop")

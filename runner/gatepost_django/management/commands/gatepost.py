@@ -13,7 +13,6 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from gatepost_django import background, logs, reload
 from gatepost_django.configuration import find
 from gatepost_django.project import all_settings, find_project
-from gatepost_django.runner import AlreadyRunning, Runner
 from gatepost_django.state import Folder, StateError, folder_of
 
 
@@ -60,9 +59,11 @@ class Command(BaseCommand):  # type: ignore[misc]
 
     def _folder(self, name: str) -> Folder:
         found = find(all_settings(), "STATE_DIR")
-        return folder_of(find_project(), name, found.value if found else None)
+        return folder_of(find_project(), name, str(found.value) if found and found.value else None)
 
     def _start(self, folder: Folder, options: dict[str, Any]) -> None:
+        from gatepost_django.runner import AlreadyRunning, Runner
+
         try:
             runner = Runner.from_settings(options["name"])
         except ImproperlyConfigured as error:
@@ -129,5 +130,5 @@ def _status_of(folder: Folder) -> dict[str, Any]:
 def _server(report: Mapping[str, Any]) -> str:
     """How a runner stands with its server, in words."""
     words = {"active": "accepted by the server", "suspended": "suspended", "denied": "not accepted by the server"}
-    reason = f": {report['reason']}" if report.get("reason") else ""
-    return words.get(str(report.get("server")), "the server cannot be reached") + reason
+    reason = f": {report['reason']}".rstrip(".") if report.get("reason") else ""
+    return words.get(str(report.get("server")), "not connected") + reason

@@ -1,0 +1,201 @@
+"""`python -m bench.runners [--runners N] [--seconds S]`: runners of Django projects that poll and stream, on SQLite.
+
+Each has one command that prints, which it reports as the published runners do: a chunk every 1.5 s, a question for work and one
+whether to stop every 2 s. Meanwhile one more runner waits for work, and what is submitted is timed until its start is accepted.
+"""
+
+import argparse
+import http.client
+import itertools
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bench.__main__ import machine
+from bench.measures import percentile, spread
+from bench.servers import GENEROUS, ROOT, gatepost_server
+
+GOAL = 0.050  # seconds, of which 99 in 100 questions for work take less
+FLUSH, ASK = 1.5, 2.0  # seconds
+LINES = [{"timestamp": None, "content": f"line {number} of a command that prints\n"} for number in range(20)]
+
+
+@dataclass
+class Caller:
+    """A connection that stays open, with a key or a token."""
+
+    port: int
+    secret: str
+    connection: http.client.HTTPConnection = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+
+    def call(self, method: str, path: str, body: Any = None) -> Any:
+        """The answer; fails if it is an error."""
+        headers = {
+            "Authorization": f"Bearer {self.secret}",
+            "Content-Type": "application/json",
+            "X-Request-Timestamp": str(int(time.time())),
+            "X-Request-Nonce": str(uuid.uuid4()),
+        }
+        try:
+            answer, text = self._answer(method, path, body, headers)
+        except (OSError, http.client.HTTPException):  # the server has closed it, since it was not used for a while
+            self.connection.close()
+            answer, text = self._answer(method, path, body, headers)
+        assert answer.status < 300, (answer.status, text)
+        return json.loads(text or b"{}")
+
+    def _answer(
+        self, method: str, path: str, body: Any, headers: dict[str, str]
+    ) -> tuple[http.client.HTTPResponse, bytes]:
+        self.connection.request(method, path, None if body is None else json.dumps(body), headers)
+        answer = self.connection.getresponse()
+        return answer, answer.read()
+
+
+@dataclass
+class Figures:
+    """Seconds of each kind of request."""
+
+    polls: list[float] = field(default_factory=list)
+    chunks: list[float] = field(default_factory=list)
+    starts: list[float] = field(default_factory=list)
+    processor: float = 0.0  # seconds of the server
+
+    @property
+    def requests(self) -> int:
+        """How many the server has answered: with each question for work there is one whether to stop."""
+        return 2 * len(self.polls) + len(self.chunks) + 4 * len(self.starts)
+
+
+def timed(into: list[float], action: Callable[[], Any]) -> Any:
+    """What an action returns; how long it took is recorded."""
+    begun = time.perf_counter()
+    result = action()
+    into.append(time.perf_counter() - begun)
+    return result
+
+
+def claimed(caller: Caller) -> str:
+    """The path of an execution that this runner has started."""
+    id = caller.call("GET", "/api/runner/pending/")["executions"][0]["id"]
+    caller.call("POST", f"/api/runner/executions/{id}/start/")
+    return f"/api/runner/executions/{id}"
+
+
+def run_one(caller: Caller, path: str, offset: float, until: float, figures: Figures) -> None:
+    """A runner with a command that prints, until it is over."""
+    numbers, asked = itertools.count(1), 0.0
+    time.sleep(offset)
+    while (now := time.monotonic()) < until:
+        chunk = {"chunk_number": next(numbers), "segments": LINES, "is_stderr": False}
+        timed(figures.chunks, lambda body=chunk: caller.call("POST", f"{path}/output/", body))  # type: ignore[misc]
+        if now - asked >= ASK:
+            asked = now
+            timed(figures.polls, lambda: caller.call("GET", "/api/runner/pending/"))
+            caller.call("GET", f"{path}/cancel-status/")
+        time.sleep(FLUSH)
+    caller.call("POST", f"{path}/complete/", {"exit_code": 0, "status": "success"})
+
+
+def start_many(submit: Callable[[], Any], caller: Caller, until: float, figures: Figures) -> None:
+    """Time from a submission to the start of the command by a runner that waits."""
+    while time.monotonic() < until:
+        offers: list[Any] = []
+        waiting = threading.Thread(
+            target=lambda into=offers: into.extend(caller.call("GET", "/api/runner/pending/?wait=20")["executions"])
+        )
+        waiting.start()
+        time.sleep(0.2)
+        begun = time.perf_counter()
+        submit()
+        waiting.join()
+        path = f"/api/runner/executions/{offers[0]['id']}"
+        caller.call("POST", f"{path}/start/")
+        figures.starts.append(time.perf_counter() - begun)
+        caller.call("POST", f"{path}/complete/", {"exit_code": 0, "status": "success"})
+
+
+def cli(data: Path, *words: str) -> str:
+    """What a verb of the command line prints."""
+    line = [sys.executable, "-m", "backend", *words, "--data-dir", str(data)]
+    return subprocess.run(
+        line, cwd=ROOT, env=dict(os.environ), capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+
+def project(port: int, data: Path, admin: Caller, name: str, runners: int) -> tuple[str, list[Caller]]:
+    """The id of a Django project, and its runners."""
+    first = Caller(port, cli(data, "runner", "key", "create", name, "--owner", "admin"))
+    commands = [{"name": "migrate", "app_label": "django.core", "help_text": ""}]
+    first.call("POST", "/api/runner/commands/sync/", {"commands": commands})
+    keys = [admin.call("POST", f"/api/django/{name}/keys", {"name": f"r{n}"})["secret"] for n in range(1, runners)]
+    return name, [first, *(Caller(port, key) for key in keys)]
+
+
+def processor_time(pid: int) -> float:
+    """Seconds that a process has used of the processors."""
+    user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
+def measure(runners: int, seconds: float) -> Figures:
+    """All of it."""
+    figures = Figures()
+    with gatepost_server("true", {**GENEROUS, "GATEPOST_USER_RATE": "1000000/minute"}) as server:
+        admin = Caller(server.port, cli(server.data, "token", "create", "--user", "admin", "--name", "bench"))
+        name, callers = project(server.port, server.data, admin, "shop", runners)
+        other, (waiting,) = project(server.port, server.data, admin, "other", 1)
+
+        def submit(target: str) -> None:
+            admin.call("POST", "/api/executions", {"target": f"django:{target}", "command": "migrate", "timeout": 300})
+
+        for _ in callers:
+            submit(name)
+        paths = [claimed(caller) for caller in callers]
+        until = time.monotonic() + seconds
+        work: list[tuple[Callable[..., None], tuple[Any, ...]]] = [
+            (run_one, (caller, path, FLUSH * number / runners, until, figures))
+            for number, (caller, path) in enumerate(zip(callers, paths, strict=True))
+        ]
+        work.append((start_many, (lambda: submit(other), waiting, until, figures)))
+        threads = [threading.Thread(target=target, args=arguments) for target, arguments in work]
+        before = processor_time(server.pid)
+        for each in threads:
+            each.start()
+        for each in threads:
+            each.join()
+        figures.processor = processor_time(server.pid) - before
+    return figures
+
+
+def main() -> int:
+    """Measure and print; exit code 1 when the goal was missed."""
+    parser = argparse.ArgumentParser(prog="bench.runners", description=__doc__)
+    parser.add_argument("--runners", type=int, default=50)
+    parser.add_argument("--seconds", type=float, default=30)
+    options = parser.parse_args()
+    figures = measure(options.runners, options.seconds)
+    met = percentile(figures.polls, 99) <= GOAL
+    print(f"{machine()}, load {os.getloadavg()[0]:.1f}\n\n| {options.runners} runners | | goal | |\n|---|---|---|---|")
+    print(
+        f"| a question for work ({len(figures.polls)}) | {spread(figures.polls)} | p99 <= 50 ms | {'ok' if met else 'MISSED'} |"
+    )
+    print(f"| a chunk of output ({len(figures.chunks)}) | {spread(figures.chunks)} | | |")
+    print(f"| from a submission to the start ({len(figures.starts)}) | {spread(figures.starts)} | < 300 ms | |")
+    print(f"| processor time of the server for a request | {figures.processor / figures.requests * 1e3:.1f} ms | | |")
+    return 0 if met else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
