@@ -58,6 +58,7 @@ async def test_a_command_gets_a_short_environment_without_any_secret(secretive: 
             "npm_config_cache",
             "npm_config_globalconfig",
             "npm_config_update_notifier",
+            "pnpm_config_store_dir",
         ),
     }
     assert "canary" not in json.dumps(environment)

@@ -6,6 +6,7 @@ import importlib.util
 import itertools
 import tempfile
 import warnings
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -101,7 +102,8 @@ async def empty_database(request: pytest.FixtureRequest, tmp_path: Path) -> Asyn
             yield url
 
 
-_free: list[str] = []  # databases in the PostgreSQL of the run that have the tables and no rows
+# Databases with the tables and no rows, by the server: modules that import the fixture have one of their own.
+_free = defaultdict[str, list[str]](list)
 
 
 @contextlib.asynccontextmanager
@@ -113,10 +115,11 @@ async def migrated_database(request: pytest.FixtureRequest, tmp_path: Path) -> A
         yield url
         return
     server = request.getfixturevalue("postgresql")
-    name = _free.pop() if _free else await _made(server)
+    free = _free[server.get_uri()]
+    name = free.pop() if free else await _made(server)
     yield database_url(server.get_uri(database=name), Path())
     if await _emptied(server.get_uri(database=name)):
-        _free.append(name)
+        free.append(name)
 
 
 async def _migrate(url: str) -> None:

@@ -98,14 +98,20 @@ def read_batch(line: bytes) -> Batch | None:
     return Batch(found[1], found[2], int(found[3]), int(found[4]), bool(found[5]), lines, bool(found[6]))
 
 
+def _split(items: bytes) -> list[bytes]:
+    """The texts of `"a","b"`. Without a backslash no text can contain a quote, so the commas part them.
+
+    Raises ValueError where a text contains what a string of JSON cannot.
+    """
+    return items[1:-1].split(b'","') if b"\\" not in items else _split_escaped(items)
+
+
 def split_in_python(items: bytes) -> list[bytes]:
-    """The texts of `"a","b"`. Without a backslash no text can contain a quote, so the commas part them."""
-    if b"\\" not in items:
-        return items[1:-1].split(b'","')
+    """The same by way of the decoded texts."""
     return [encode_basestring(text)[1:-1].encode() for text in json.loads(b"[" + items + b"]")]
 
 
-_split = output.split_items if output else split_in_python
+_split_escaped = output.split_items if output else split_in_python
 
 
 def after(block: bytes, seq: int) -> bytes:

@@ -5,6 +5,7 @@ import platform
 import random
 import tomllib
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from fnmatch import fnmatch
 from hashlib import sha256
@@ -101,9 +102,35 @@ def test_lines_are_encoded_and_taken_apart_alike(module: OutputModule, chance: r
         assert len(module.split_items(items)) == count
 
 
-def test_what_nothing_of_ours_wrote_breaks_nothing(module: OutputModule, chance: random.Random) -> None:
-    for items in (b"", b'"', b'"a', b'"a\\', b'"\\"', b"a,b", b'"a","b', *texts(chance)):
-        module.split_items(items)
+@pytest.mark.parametrize(
+    "items",
+    [
+        b'"',
+        b'"a',
+        b'"a\\',
+        b'"\\"',
+        b"a,b",
+        b'"a","b',
+        b'"a",',
+        b'"\\q"',
+        b'"\\u12g4"',
+        b'"\x01"',
+        b'"\xff"',
+        b'"a""b"',
+    ],
+)
+def test_what_is_no_array_of_strings_is_an_error_to_both(module: OutputModule, items: bytes) -> None:
+    for split in (module.split_items, split_in_python):
+        with pytest.raises(ValueError):
+            split(items)
+
+
+def test_whatever_is_taken_apart_is_read_within_its_bounds(module: OutputModule, chance: random.Random) -> None:
+    for text in texts(chance):
+        items = b'"' + text
+        with suppress(ValueError):
+            found = module.split_items(items)
+            assert len(found) == len(split_in_python(items)), items
 
 
 @pytest.mark.parametrize("final", [False, True])

@@ -19,7 +19,7 @@ class OutputModule(Protocol):
         ...
 
     def split_items(self, items: bytes) -> list[bytes]:
-        """The insides of the strings of such an array."""
+        """The insides of the strings of such an array. Raises ValueError for anything else."""
         ...
 
     def filter_output(self, data: bytes, final: bool) -> tuple[bytes, bytes]:

@@ -251,26 +251,68 @@ static int append_bytes(PyObject *list, Bytes from, Bytes to)
     return !failed;
 }
 
+/* Where the escape at `at` ends; NULL if it is none. */
+static Bytes behind_escape(Bytes at, Bytes end)
+{
+    static const char hex[] = "0123456789abcdefABCDEF";
+    if (end - at < 2)
+        return NULL;
+    if (at[1] != 'u')
+        return at[1] && strchr("\"\\/bfnrt", at[1]) ? at + 2 : NULL;
+    if (end - at < 6)
+        return NULL;
+    for (int number = 2; number < 6; number++)
+        if (!at[number] || !strchr(hex, at[number]))
+            return NULL;
+    return at + 6;
+}
+
+/* Where the string of JSON whose inside begins at `at` has its quote; NULL if it is none. */
+static Bytes closing_quote(Bytes at, Bytes end)
+{
+    uint32_t code;
+    while (at < end && *at != '"') {
+        int length = 1;
+        if (*at == '\\') {
+            if (!(at = behind_escape(at, end)))
+                return NULL;
+            continue;
+        }
+        if (*at < 0x20 || (*at >= 0x80 && (length = character(at, end, &code)) <= 0))
+            return NULL;
+        at += length;
+    }
+    return at < end ? at : NULL;
+}
+
+/* Adds the insides of the strings to the list. False for what is no such array, and for want of memory. */
+static int append_texts(PyObject *list, Bytes at, Bytes end)
+{
+    while (at < end && *at++ == '"') {
+        Bytes quote = closing_quote(at, end);
+        if (!quote || !append_bytes(list, at, quote))
+            return 0;
+        at = quote + 1;
+        if (at == end)
+            return 1;
+        if (*at++ != ',')
+            return 0;
+    }
+    return 0;
+}
+
 static PyObject *split_items(PyObject *module, PyObject *argument)
 {
-    Bytes at, end;
+    Bytes data;
     Py_ssize_t size;
     (void)module;
-    if (!bytes_of(argument, &at, &size))
+    if (!bytes_of(argument, &data, &size))
         return NULL;
-    end = at + size;
     PyObject *list = PyList_New(0);
-    while (list && at < end) {
-        Bytes text = ++at;      /* behind the quote */
-        while (at < end && *at != '"')
-            at += *at == '\\' ? 2 : 1;
-        if (at > end)
-            at = end;           /* a string without an end, which nothing of ours wrote */
-        if (!append_bytes(list, text, at)) {
-            Py_DECREF(list);
-            return NULL;
-        }
-        at += 2;                /* the quote and the comma */
+    if (list && size && !append_texts(list, data, data + size)) {
+        if (!PyErr_Occurred())
+            PyErr_SetString(PyExc_ValueError, "not an array of strings");
+        Py_CLEAR(list);
     }
     return list;
 }
