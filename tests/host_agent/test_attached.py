@@ -96,6 +96,7 @@ async def held_back(host: Attached) -> "tuple[asyncio.Future[Outcome], Job]":
         await host.jobs.front.free.acquire()
     task, job, _, _ = begin(host, "echo begun")
     await until(lambda: job.execution in host.jobs.jobs, "the job")
+    await until(lambda: bool(host.jobs.front.free._waiters), "that it waits for its turn")
     return task, job
 
 
