@@ -13,13 +13,16 @@ from urllib.request import Request, urlopen
 
 # A certificate authority of this machine, under the names that tools read.
 CA_NAMES = ("NODE_EXTRA_CA_CERTS", "PIP_CERT", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+PYTHON = getattr(
+    sys, "_base_executable", sys.executable
+)  # that of the machine: the environment of the tests may have no pip
 ASKS_PIP = "from pip._internal.cli.main_parser import create_main_parser as p; from pip._internal.commands import create_command as c; print(c('install').parse_args([])[0].index_url)"
 
 
 @cache
 def registry_hosts() -> tuple[str, ...]:
     """HOST:PORT of the registries, and their addresses where these are not public: a list must name such an address."""
-    urls = [_said("npm", "config", "get", "registry"), *_index_urls(_said(sys.executable, "-c", ASKS_PIP))]
+    urls = [_said("npm", "config", "get", "registry"), *_index_urls(_said(PYTHON, "-c", ASKS_PIP))]
     hosts = {(parts.hostname or "", parts.port or 443) for parts in map(urlsplit, urls)}
     return tuple(sorted({entry for host, port in hosts for entry in _entries(host, port)}))
 
