@@ -17,7 +17,6 @@ import pytest
 from backend.accounts.credentials import secret_hash, verify_password
 from backend.cli.main import main
 from backend.core.ids import ulid
-from backend.runtime.settings import env_names
 from backend.storage.database import Database, database_url
 from backend.storage.identities import SqlIdentities
 
@@ -27,11 +26,7 @@ PASSWORD = "correct horse"
 Ask = Callable[[Callable[[SqlIdentities], Awaitable[Any]]], Any]
 
 
-@pytest.fixture(autouse=True)
-def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in env_names():
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("own_folder")
 
 
 @pytest.fixture

@@ -18,7 +18,6 @@ from backend.cli.audit import Refusal, _selected
 from backend.cli.main import main
 from backend.core.audit.events import Kind
 from backend.core.errors import StorageError
-from backend.runtime.settings import env_names
 from backend.storage.audit_chain import Chain
 from backend.storage.database import Database, database_url
 from tests import preloaded
@@ -47,11 +46,8 @@ async def _write(folder: Path, count: int) -> None:
 
 
 @pytest.fixture(autouse=True)
-def data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+def data(own_folder: None, tmp_path: Path) -> Path:
     """A data folder whose audit has 21 events."""
-    for name in env_names():
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.chdir(tmp_path)
     asyncio.run(_write(tmp_path / "data", 10))
     return tmp_path / "data"
 

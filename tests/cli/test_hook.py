@@ -7,27 +7,18 @@ from typing import Any
 
 import pytest
 
-from backend.cli.main import main
-from backend.runtime.settings import env_names
 from tests.api.world import audit
+from tests.cli.printed import printed
 
 STAGE = json.dumps({"stage": {"type": "choice", "values": ["test", "live"]}})
 
 
-@pytest.fixture(autouse=True)
-def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in env_names():
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.chdir(tmp_path)
-    assert main(["user", "add", "ann", "--no-password"]) == 0
+pytestmark = pytest.mark.usefixtures("ann")
 
 
 def said(capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) -> list[str]:
     """What a verb of `hook` prints, both streams."""
-    capsys.readouterr()
-    assert main(["hook", *words]) == code
-    printed = capsys.readouterr()
-    return [*printed.out.splitlines(), *printed.err.splitlines()]
+    return printed(capsys, "hook", *words, code=code)
 
 
 def listed(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:

@@ -9,14 +9,8 @@ import pytest
 
 from backend.accounts.credentials import secret_hash
 from backend.cli.main import main
-from backend.runtime.settings import env_names
 
-
-@pytest.fixture(autouse=True)
-def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in env_names():
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("own_folder")
 
 
 def said(capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) -> list[str]:

@@ -6,16 +6,9 @@ from pathlib import Path
 import pytest
 
 from backend.cli.main import main
-from backend.runtime.settings import env_names
 from tests.api.world import audit
 
-
-@pytest.fixture(autouse=True)
-def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in env_names():
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.chdir(tmp_path)
-    assert main(["user", "add", "ann", "--no-password"]) == 0
+pytestmark = pytest.mark.usefixtures("ann")
 
 
 def schedule(*words: str) -> int:
