@@ -530,13 +530,14 @@ async def test_the_verdict_is_explained_without_running(make: Callable[..., Hous
 
 
 async def test_links_that_take_long_to_follow_stop_no_other_client(make: Callable[..., House]) -> None:
-    gateway = make()
+    gateway = make("agent")
     folder, target = Path(gateway.target.files.root), "links"
     (folder / target).mkdir()
-    for number in range(39):
+    # A mount somewhere lets the kernel walk a path again, and it counts the links of both walks to its 40.
+    for number in range(19):
         (folder / f"l{number}").symlink_to("links/../" * 440 + target)
         target = f"l{number}"
-    line = "cat " + " ".join(f"{target}/{number}" for number in range(20))
+    line = "cat " + " ".join(f"{target}/{number}" for number in range(100))
     judging, turns = asyncio.create_task(gateway.explain(Request(ANN, gateway.target, line))), 0
     while not judging.done():
         await asyncio.sleep(0)

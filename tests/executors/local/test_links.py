@@ -97,11 +97,12 @@ def test_the_time_of_a_line_is_for_all_its_paths(tmp_path: Path) -> None:
 def test_links_that_take_long_are_refused(tmp_path: Path) -> None:
     """Each name makes the kernel walk through tens of thousands of folders."""
     (tmp_path / "d").mkdir()
-    for number in range(39):
+    # A mount somewhere lets the kernel walk a path again, and it counts the links of both walks to its 40.
+    for number in range(19):
         (tmp_path / f"k{number}").symlink_to("d/../" * 640 + f"k{number + 1}")
-    (tmp_path / "k39").touch()
+    (tmp_path / "k19").touch()
     view = FolderView(tmp_path).for_line()
     refusal = view.check(("k0",) * 1000, view.root)
     assert refusal
     assert refusal.rule == "limits.links"
-    assert FolderView(tmp_path).check(("k39",), view.root) is None
+    assert FolderView(tmp_path).check(("k19",), view.root) is None
