@@ -10,9 +10,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from backend.accounts.credentials import Signer, new_signing_key, verify_signature
 from backend.core.audit.attempts import Attempt, Completion
@@ -30,17 +31,19 @@ from backend.storage.audit_head import LedgerContext
 from backend.storage.audit_log import SqlAuditLog
 from backend.storage.commit_queue import CommitQueue
 from backend.storage.database import Database, database_url
+from backend.storage.execution_figures import HourlyFigures
 from backend.storage.execution_log import SqlExecutionLog
 from backend.storage.keys import AuditKeys
 from backend.storage.recordings import FileRecordings
 from bench.servers import ROOT, Running, gatepost_server
 
-ROWS, PROJECTS, EVENTS, COMMANDS, PAGES = 1_000_000, 20, 200_000, 300, 100
+ROWS, PROJECTS, EVENTS, COMMANDS, TIMES = 1_000_000, 20, 200_000, 300, 100
+APART_MS = 2540  # between two rows, which are those of nearly 30 days
 ROW = """
 insert into executions
-  (id, principal, user_id, project_id, command, working_dir, status, exit_code, duration_ms, risk, rule, deletes, dry_run,
+  (id, principal, user_id, target, project_id, command, working_dir, status, exit_code, duration_ms, risk, rule, deletes, dry_run,
    metadata_only, protection, folder, created_ms)
-values (?,'user:bench',?,?,'echo hi','.','succeeded',0,2,'safe','allow.echo',0,0,0,'L2','x',?)
+values (?,'user:bench',?,'project:' || ?,?,'echo hi','.','succeeded',0,2,'safe','allow.echo',0,0,0,'L2','x',?)
 """
 EVENT = "insert into audit_events values (?,?,?)"
 HEAD = "update audit_head set seq = ?, hash = ?, signature = ?"
@@ -139,30 +142,52 @@ def _make_chain(path: Path, signer: Signer) -> None:
     database.close()
 
 
-def page_seconds() -> list[float]:
-    """Of each `GET /api/agent/history/{project}` on a server whose history is long."""
+class Asked(NamedTuple):
+    """How long each answer of a server took whose history is long, in seconds."""
+
+    pages: list[float]  # GET /api/agent/history/{project}
+    stats: list[float]  # GET /api/agent/stats
+
+
+def asked_seconds() -> Asked:
+    """A server that is asked again and again."""
     with gatepost_server("true") as server:
         token = _administrator(server)
         project = _ask(server, token, "POST", "/api/projects", {"name": "bench"})["id"]
         with sqlite3.connect(server.data / "gatepost.db", timeout=30) as database:
-            database.executemany(ROW, _rows(project))
+            database.execute("delete from summarised_hours")  # these rows come too late for it
+            database.executemany(ROW, _rows(project, _ask(server, token, "GET", "/api/auth/me", None)["id"]))
         database.close()
-        seconds = []
-        for _ in range(PAGES):
-            begun = time.perf_counter()
-            page = _ask(server, token, "GET", f"/api/agent/history/{project}", None)
-            seconds.append(time.perf_counter() - begun)
-            if len(page) != 50:
-                raise AssertionError(f"{len(page)} records")
+        asyncio.run(_summarise(server.data))
+        pages = _seconds(server, token, f"/api/agent/history/{project}", lambda page: len(page) == 50)
+        return Asked(
+            pages, _seconds(server, token, "/api/agent/stats?days=30", lambda found: found["total_commands"] == ROWS)
+        )
+
+
+async def _summarise(folder: Path) -> None:
+    database = Database(database_url(None, folder))
+    await HourlyFigures(database).summarise(now_ms())
+    await database.close()
+
+
+def _seconds(server: Running, token: str, path: str, as_expected: Callable[[Any], bool]) -> list[float]:
+    seconds = []
+    for _ in range(TIMES):
+        begun = time.perf_counter()
+        found = _ask(server, token, "GET", path, None)
+        seconds.append(time.perf_counter() - begun)
+        if not as_expected(found):
+            raise AssertionError(f"{path}: {found}")
     return seconds
 
 
-def _rows(project: str) -> Iterator[tuple[str, str, str, int]]:
+def _rows(project: str, user: str) -> Iterator[tuple[str, str, str, str, int]]:
     owners = [project, *(ulid(0, number) for number in range(1, PROJECTS))]
-    first = now_ms() - ROWS * 1000
+    first = now_ms() - ROWS * APART_MS
     for number in range(ROWS):
-        made = first + number * 1000
-        yield ulid(made, number), f"user{number % 7}", owners[number % PROJECTS], made
+        made, owner = first + number * APART_MS, owners[number % PROJECTS]
+        yield ulid(made, number), user, owner, owner, made
 
 
 def _administrator(server: Running) -> str:

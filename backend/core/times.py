@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 
 DAY_MS = 86_400_000
+HOUR_MS = 3_600_000
 
 
 def iso(unix_ms: int) -> str:

@@ -18,6 +18,7 @@ from backend.runtime.settings import Settings
 
 PRUNE_EVERY = 3600.0  # seconds between two checks of the age of what is stored
 TAKE_UP_EVERY = 2.0  # seconds between two searches for executions on runners that have lost their server
+SUMMARISE_EVERY = 1200.0  # seconds between two looks for hours that are over
 FORGET_RUNS_EVERY = 600.0  # seconds between two deletions of answers to runners, of which there can be many
 CUT_AUDIT_EVERY = 86400.0  # seconds between two checks of the age of the audit
 RECOVER_EVERY = 5.0  # seconds between two searches for executions with an expired lease; this adds to the lease
@@ -53,6 +54,18 @@ async def prune_often(settings: Settings, stores: Stores) -> None:
         except (OSError, StorageError) as error:
             log.error("old data not deleted", reason=reason_of(error))
         await asyncio.sleep(PRUNE_EVERY)
+
+
+async def summarise_often(stores: Stores) -> None:
+    """Sum up the hours that are over, by a clock that did not jump."""
+    log = structlog.get_logger()
+    while True:
+        try:
+            if now := await stores.clock.time():
+                await stores.figures.summarise(now)
+        except StorageError as error:
+            log.error("hours not summed up", reason=reason_of(error))
+        await asyncio.sleep(SUMMARISE_EVERY)
 
 
 async def forget_runs_often(stores: Stores) -> None:

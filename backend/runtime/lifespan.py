@@ -36,6 +36,7 @@ from backend.runtime.background import (
     retry_often,
     run_queue_often,
     run_schedules_often,
+    summarise_often,
     supervised,
     take_up_often,
 )
@@ -141,6 +142,7 @@ def _begin_jobs(server: Server) -> list[asyncio.Task[None]]:
         "notify": partial(notify_often, server.notifier),
         "schedules": partial(run_schedules_often, server.schedule_runner),
         "prune": partial(prune_often, settings, stores),
+        "figures": partial(summarise_often, stores),
         "runners": partial(forget_runs_often, stores),
         "take up": partial(take_up_often, server.runners),
         "recordings": server.retention.keep,

@@ -20,6 +20,7 @@ from backend.storage.audit_log import SqlAuditLog
 from backend.storage.checkpoint import AnchorFile
 from backend.storage.commit_queue import CommitQueue
 from backend.storage.database import Database, database_url
+from backend.storage.execution_figures import HourlyFigures
 from backend.storage.execution_history import SqlExecutionHistory
 from backend.storage.execution_log import SqlExecutionLog
 from backend.storage.hooks import SqlHooks
@@ -48,6 +49,7 @@ class Stores:
     executions: SqlExecutionLog
     ownership: SqlOwnership
     history: SqlExecutionHistory
+    figures: HourlyFigures
     identities: SqlIdentities
     projects: SqlProjects
     runners: SqlRunners
@@ -122,6 +124,7 @@ def _stores(data: Path, folder: str, queue: CommitQueue, recordings: FileRecordi
         executions=executions,
         ownership=ownership,
         history=history,
+        figures=HourlyFigures(database),
         identities=SqlIdentities(database, now_ms, new_id),
         projects=SqlProjects(database, now_ms, new_id),
         runners=SqlRunners(database, now_ms, new_id),

@@ -5,28 +5,20 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from sqlalchemy import Connection, Executable, Select, bindparam, case, false, func, select
+from sqlalchemy import Connection, Executable, Select, bindparam, func, select
 
-from backend.core.audit.anomalies import MISTAKES, UNCOUNTED_RULES
 from backend.core.audit.attempts import Record
-from backend.core.decisions import Risk
-from backend.core.execution.model import Status
 from backend.core.ids import first_id, time_of
 from backend.core.ports import Filter, Stats
 from backend.core.recording.retention import VISITORS
 from backend.storage.database import Database, first, rows
+from backend.storage.execution_figures import COUNTED, stats_of
 from backend.storage.execution_rows import COLUMNS, UNFINISHED, record_of
 from backend.storage.tables import executions as table
 
 ASKED = 500  # executions that one statement asks for
 MOST = 1000  # records that `since` returns
 
-# What `anomalies.is_counted` says of a record.
-COUNTED = (
-    (table.c.dry_run == false())
-    & ~table.c.rule.startswith(MISTAKES, autoescape=True)
-    & table.c.rule.not_in(sorted(UNCOUNTED_RULES))
-)
 ONE = select(*COLUMNS).where(table.c.id == bindparam("id"))
 
 
@@ -65,18 +57,7 @@ class SqlExecutionHistory:
 
     async def stats(self, user_id: str, since_ms: int) -> Stats:
         """Figures over a user's commands since a time."""
-        succeeded = table.c.status == str(Status.SUCCEEDED)
-        unfinished = table.c.status.in_(UNFINISHED)
-        dangerous = table.c.risk.in_([str(Risk.HIGH), str(Risk.BLOCKED)])
-        query = select(
-            func.count(),
-            func.coalesce(func.sum(case((succeeded, 1), else_=0)), 0),
-            func.coalesce(func.sum(case((succeeded | unfinished, 0), else_=1)), 0),
-            func.coalesce(func.sum(case((dangerous, 1), else_=0)), 0),
-            func.coalesce(func.avg(table.c.duration_ms), 0),
-        ).where(table.c.user_id == user_id, table.c.id >= first_id(since_ms), COUNTED)
-        total, successful, failed, high, average = await self.database.read(lambda one: one.execute(query).one())
-        return Stats(total, int(successful), int(failed), int(high), float(average))
+        return await self.database.read(partial(stats_of, user_id=user_id, since_ms=since_ms))
 
     async def since(self, user_id: str, since_ms: int) -> Sequence[Record]:
         """A user's records that count since a time, newest first, at most MOST."""

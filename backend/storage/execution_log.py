@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import dataclass, field
+from functools import partial
 
 from sqlalchemy import delete
 
@@ -17,6 +18,7 @@ from backend.core.execution.ownership import Holdings, lease_until
 from backend.core.ports import Actor
 from backend.storage.commit_queue import CommitQueue
 from backend.storage.database import LONG_PATIENCE, changes
+from backend.storage.execution_figures import forget_hours
 from backend.storage.execution_rows import UNFINISHED, closing, new_row
 from backend.storage.refusal_filter import ITSELF, RefusalFilter
 from backend.storage.tables import executions
@@ -92,6 +94,7 @@ class SqlExecutionLog:
     async def prune(self, before_ms: int) -> int:
         """Delete ended executions that began before a time; returns how many."""
         old = (executions.c.created_ms < before_ms) & executions.c.status.not_in(UNFINISHED)
+        await self.queue.database.write(partial(forget_hours, before_ms=before_ms))
         gone = await self.queue.database.write(changes(delete(executions).where(old)), LONG_PATIENCE)
         if gone:
             draft = Draft(Kind.PRUNED, {"executions": gone, "before_ms": before_ms})

@@ -131,6 +131,28 @@ executions = Table(
     Index(None, "target", "status", "id"),
 )
 
+# What an account did in an hour (since 1970): sums over its rows in `executions` that count.
+execution_hours = Table(
+    "execution_hours",
+    metadata,
+    Column("user_id", Id, primary_key=True),
+    Column("hour", Integer, primary_key=True, autoincrement=False, index=True),
+    Column("total", Integer, nullable=False),
+    Column("successful", Integer, nullable=False),
+    Column("failed", Integer, nullable=False),
+    Column("high_risk", Integer, nullable=False),
+    Column("measured", Integer, nullable=False),  # those that have a duration
+    Column("duration_ms", BigInteger, nullable=False),  # of them together
+)
+
+# One row, none before the first hour: the first hour that is not summed up.
+summarised_hours = Table(
+    "summarised_hours",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("until", Integer, nullable=False),
+)
+
 idempotency_keys = Table(
     "idempotency_keys",
     metadata,

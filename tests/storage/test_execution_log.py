@@ -8,9 +8,12 @@ from backend.accounts.credentials import verify_signature
 from backend.core.audit.attempts import Completion
 from backend.core.audit.suppression import RefusalSuppressor
 from backend.core.execution.model import Status, Usage
-from backend.core.identity import Principal
+from backend.core.identity import Principal, Role, User
+from backend.core.ids import ulid
+from backend.core.times import HOUR_MS
 from backend.storage.audit_head import LedgerContext
 from backend.storage.database import Database
+from backend.storage.execution_figures import HourlyFigures
 from backend.storage.execution_history import SqlExecutionHistory
 from tests.storage.chains import SIGNER, bodies, whole
 from tests.storage.writing import ENDED, Ledger, attempt, keys_of, ledger_with, new_id, refusal, store
@@ -99,6 +102,18 @@ async def test_a_flood_is_told_at_its_end_though_nobody_comes_any_more(database:
         while not [event for event in await bodies(database) if "suppressed" in event]:
             await asyncio.sleep(0.02)
     assert (await bodies(database))[-1]["kind"] == "denied"
+
+
+async def test_figures_of_old_executions_go_with_them(database: Database, ledger: Ledger) -> None:
+    user = User(ulid(1, 1), "ann", Role.OPERATOR, "agent", False, 0, 0)
+    old = attempt(id=ulid(HOUR_MS, 1), principal=Principal("user:ann", "10.0.0.1", user=user))
+    await ledger.executions.open(old)
+    await ledger.executions.close(old, ENDED)
+    await HourlyFigures(database).summarise(9 * HOUR_MS)
+    history = SqlExecutionHistory(database)
+    assert (await history.stats(user.id, 0)).total == 1
+    await ledger.executions.prune(1 << 50)
+    assert (await history.stats(user.id, 0)).total == 0
 
 
 async def test_old_executions_go_and_the_running_stay(database: Database, ledger: Ledger) -> None:

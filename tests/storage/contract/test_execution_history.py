@@ -1,6 +1,7 @@
 """The history in memory and on both databases: pages, figures, single records."""
 
 import itertools
+from random import Random
 from typing import Any
 
 import pytest
@@ -9,8 +10,9 @@ from backend.core.audit.attempts import Attempt, Completion
 from backend.core.decisions import Decision, Risk
 from backend.core.execution.model import Status
 from backend.core.identity import Principal, Role, User
-from backend.core.ids import ulid
+from backend.core.ids import time_of, ulid
 from backend.core.ports import ExecutionHistory, Filter, Stats
+from backend.core.times import HOUR_MS
 from backend.storage.execution_history import MOST
 from tests.storage.contract.worlds import Server, World
 from tests.storage.writing import attempt, refusal
@@ -116,6 +118,68 @@ async def test_what_was_not_meant_to_run_counts_in_no_figure(
     await server.log.refuse(one(time=1002, decision=Decision.deny("program.unlisted", "")))
     assert await history.stats(ANN, 1000) == Stats(1, 0, 1, 1, 0.0)
     assert [record.rule for record in await history.since(ANN, 1000)] == ["program.unlisted"]
+
+
+HOURS = 40
+
+
+async def fill(server: Server, random: Random) -> list[tuple[Attempt, Completion | None]]:
+    """What two accounts did in the course of HOURS, most of it in a few of them."""
+    made: list[tuple[Attempt, Completion | None]] = []
+    for _ in range(60):
+        time = random.choice((0, 1, 7, 30, HOURS - 1)) * HOUR_MS + random.randrange(HOUR_MS)
+        each = one(random.choice((ANN, BOB)), time, dry_run=random.random() < 0.1)
+        status = random.choice((Status.SUCCEEDED, Status.FAILED, Status.TIMED_OUT))
+        end = Completion(status, 1, random.randrange(10**6))
+        await server.log.open(each)
+        await server.log.close(each, end)
+        made.append((each, end))
+    return made
+
+
+def figures(made: list[tuple[Attempt, Completion | None]], user: str, since: int) -> Stats:
+    ends = [
+        end
+        for each, end in made
+        if each.principal.user and each.principal.user.id == user and time_of(each.id) >= since and not each.dry_run
+    ]
+    succeeded = sum(end is not None and end.status is Status.SUCCEEDED for end in ends)
+    took = [end.duration_ms for end in ends if end]
+    unfinished = ends.count(None)
+    return Stats(len(ends), succeeded, len(ends) - succeeded - unfinished, 0, sum(took) / len(took) if took else 0.0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_figures_are_the_same_when_hours_are_summed_up(
+    world: World, server: Server, history: ExecutionHistory, seed: int
+) -> None:
+    random = Random(seed)
+    made = await fill(server, random)
+    for now in (0, 3, 4, 12, 12, HOURS + 5):
+        await world.summarise(now * HOUR_MS + random.randrange(HOUR_MS))
+        for since in (0, 1, HOUR_MS, 7 * HOUR_MS + random.randrange(HOUR_MS), 30 * HOUR_MS, HOURS * HOUR_MS):
+            for user in (ANN, BOB):
+                found, expected = await history.stats(user, since), figures(made, user, since)
+                assert (found.total, found.successful, found.failed) == (
+                    expected.total,
+                    expected.successful,
+                    expected.failed,
+                ), (now, since)
+                assert found.average_duration_ms == pytest.approx(expected.average_duration_ms)
+
+
+async def test_an_hour_with_something_unfinished_is_summed_up_later(
+    world: World, server: Server, history: ExecutionHistory
+) -> None:
+    early, late = one(time=HOUR_MS), one(time=3 * HOUR_MS)
+    await server.log.open(early)
+    await server.log.open(late)
+    await server.log.close(late, Completion(Status.SUCCEEDED, 0, 5))
+    await world.summarise(20 * HOUR_MS)
+    assert await history.stats(ANN, 0) == Stats(2, 1, 0, 0, 5.0)
+    await server.log.close(early, Completion(Status.LOST, None, 0))
+    await world.summarise(20 * HOUR_MS)
+    assert await history.stats(ANN, 0) == Stats(2, 1, 1, 0, 2.5)
 
 
 async def test_what_came_since_a_time_is_bounded(server: Server, history: ExecutionHistory) -> None:

@@ -1,5 +1,6 @@
 """The stores of one service in memory, in SQLite, and in PostgreSQL: what a contract is tested on."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from backend.core.times import iso
 from backend.storage.audit_chain import Chain
 from backend.storage.audit_head import LedgerContext
 from backend.storage.database import Database, changes
+from backend.storage.execution_figures import HourlyFigures
 from backend.storage.execution_history import SqlExecutionHistory
 from backend.storage.execution_log import SqlExecutionLog
 from backend.storage.idempotency_keys import SqlIdempotencyKeys
@@ -71,6 +73,10 @@ class World(Protocol):
 
     async def server(self, owner: str, folder: str = FOLDER) -> Server: ...
 
+    async def summarise(self, now_ms: int) -> None:
+        """Sum up the hours that are over."""
+        ...
+
     async def events(self) -> list[dict[str, Any]]:
         """What the audit has, as it is exported."""
         ...
@@ -101,6 +107,9 @@ class MemoryWorld:
             self.history, self.audit, self.clock, owner, folder, floods=RefusalSuppressor(most=FEW)
         )
         return Server(self.audit, log, MemoryOwnership(log))
+
+    async def summarise(self, now_ms: int) -> None:
+        """Its figures are always made from all records."""
 
     async def events(self) -> list[dict[str, Any]]:
         fields = [dict(event.fields) | {"kind": event.kind, "actor": event.actor} for event in self.audit.events]
@@ -139,6 +148,9 @@ class SqlWorld:
         made = ledger_with(self.opened[-1], context, folder, owner, floods=RefusalSuppressor(most=FEW))
         await made.audit.prepare()
         return Server(made.audit, made.executions, made.ownership)
+
+    async def summarise(self, now_ms: int) -> None:
+        await asyncio.gather(*(HourlyFigures(each).summarise(now_ms) for each in self.opened))
 
     async def events(self) -> list[dict[str, Any]]:
         return [link.content async for link in Chain(self.database).links()]
