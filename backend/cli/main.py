@@ -1,31 +1,18 @@
 """The command line: each verb has a module of its own."""
 
 import argparse
-import sys
 from collections.abc import Sequence
+from functools import partial
 
 from backend import __version__
 from backend.cli import accounts, agent, audit, hook, host, notification, policy, protection, runner, schedule, serve
-from backend.core.errors import GatepostError, reason_of
-from backend.core.policy.profile import ProfileError
-from backend.runtime.settings import SettingsError
-
-EXIT_USAGE = 2
+from backend.cli.failures import said
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code."""
     options = _parser().parse_args(arguments)
-    try:
-        code: int = options.run(options)
-    except (SettingsError, ProfileError, GatepostError) as error:
-        print(f"gatepost: {error}", file=sys.stderr)
-        return EXIT_USAGE
-    except OSError as error:  # of a file that no other place expects to fail: the disk is full, or a folder is gone
-        where = f"{error.filename}: " if error.filename else ""
-        print(f"gatepost: {where}{reason_of(error)}", file=sys.stderr)
-        return EXIT_USAGE
-    return code
+    return said(partial(options.run, options))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -77,7 +77,7 @@ class Server:
         await self.gateway.close()
 
 
-def lifespan(server: Server) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+def lifespan(server: Server, *, greets: bool) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     """The lifespan of the application."""
 
     @asynccontextmanager
@@ -89,7 +89,8 @@ def lifespan(server: Server) -> Callable[[FastAPI], AbstractAsyncContextManager[
         try:
             login_link = await _prepare(stores, server.settings.admin_password)
             async with service.bus.joined(service.owner, service.folder, service.local), server.hosts.joined():
-                jobs = [*_begin_jobs(server), asyncio.create_task(_welcome(server, web_server, login_link))]
+                greeting = [asyncio.create_task(_welcome(server, web_server, login_link))] if greets else []
+                jobs = [*_begin_jobs(server), *greeting]
                 try:
                     with web_server.stopped_after(server.close):
                         yield

@@ -130,8 +130,8 @@ class House:
         return MovingWindow(rate, name, self.counters)
 
 
-def create_app(settings: Settings) -> FastAPI:
-    """The application. Raises SettingsError or ProfileError for settings that cannot be used."""
+def create_app(settings: Settings, *, greets: bool = True) -> FastAPI:
+    """The application, which says on standard error where it is reached if it `greets`. Raises SettingsError or ProfileError for settings that cannot be used."""
     programs = outside_programs(settings)
     masks = Masks.of((*settings.masked_values, *programs.secrets), (*DEFAULT_PATTERNS, *settings.masked_patterns))
     configure_logs(settings.log_level, masks.text)
@@ -141,7 +141,7 @@ def create_app(settings: Settings) -> FastAPI:
     app = FastAPI(
         title=NAME,
         version=__version__,
-        lifespan=lifespan(_server(house)),
+        lifespan=lifespan(_server(house), greets=greets),
         docs_url=None,
         redoc_url=None,
         max_body_size=BODY_LIMIT,
