@@ -16,12 +16,13 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from threading import Lock
-from typing import IO, Any, Protocol
+from typing import IO, Any, NoReturn, Protocol
 
 ROOT = Path(__file__).parent.parent
 REQUEST_LIMIT = 1 << 20  # bytes
@@ -176,7 +177,7 @@ class Task:
     descriptors: list[int]
 
     def run(self) -> None:
-        """Become it. Ends with SystemExit, as the program does."""
+        """Become it. Ends as the program does."""
         for target, descriptor in enumerate(self.descriptors):
             os.dup2(descriptor, target)
             os.close(descriptor)
@@ -187,7 +188,23 @@ class Task:
             module, *arguments = self.before
             importlib.import_module(module).prepare(*arguments)
         sys.argv[:] = self.words
-        runpy.run_module(self.words[0], run_name="__main__", alter_sys=True)
+        try:
+            runpy.run_module(self.words[0], run_name="__main__", alter_sys=True)
+        except SystemExit as end:
+            _exit(end.code)
+
+
+def _exit(code: object) -> NoReturn:
+    """End as Python does, but leave the memory as it is: to free what was preloaded means to copy it first."""
+    if isinstance(code, str):
+        print(code, file=sys.stderr)
+        code = 1
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        if stream:
+            stream.flush()
+    os._exit(code if isinstance(code, int) else 0)
 
 
 def _serve(asked: socket.socket) -> Task | None:

@@ -1,33 +1,44 @@
 """The command line: each verb has a module of its own."""
 
 import argparse
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 from backend import __version__
 from backend.cli import accounts, agent, audit, hook, host, notification, policy, protection, runner, schedule, serve
 from backend.cli.failures import said
 
+# What adds each verb to the command line: to add all of them takes longer than most verbs do.
+VERBS: dict[str, Callable[[Any], None]] = {
+    "serve": serve.add_verb,
+    "agent": agent.add_verb,
+    "host": host.add_verbs,
+    "runner": runner.add_verbs,
+    "policy": policy.add_verbs,
+    "protection": protection.add_verb,
+    "user": accounts.add_verbs,
+    "token": accounts.add_verbs,
+    "audit": audit.add_verbs,
+    "schedule": schedule.add_verbs,
+    "notification": notification.add_verbs,
+    "hook": hook.add_verbs,
+}
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code."""
-    options = _parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    options = _parser(words[0] if words else "").parse_args(words)
     return said(partial(options.run, options))
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(verb: str) -> argparse.ArgumentParser:
+    """The parser for a command line that begins with `verb`; with all verbs if it is none of them."""
     parser = argparse.ArgumentParser(prog="gatepost", description="One guarded gate through which commands run.")
     parser.add_argument("--version", action="version", version=f"gatepost {__version__}")
     verbs = parser.add_subparsers(required=True, metavar="VERB")
-    serve.add_verb(verbs)
-    agent.add_verb(verbs)
-    host.add_verbs(verbs)
-    runner.add_verbs(verbs)
-    policy.add_verbs(verbs)
-    protection.add_verb(verbs)
-    accounts.add_verbs(verbs)
-    audit.add_verbs(verbs)
-    schedule.add_verbs(verbs)
-    notification.add_verbs(verbs)
-    hook.add_verbs(verbs)
+    for add in [VERBS[verb]] if verb in VERBS else dict.fromkeys(VERBS.values()):
+        add(verbs)
     return parser

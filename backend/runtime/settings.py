@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from backend.core.identity import LONGEST_PASSWORD, SHORTEST_PASSWORD
 from backend.core.limits import Rate
@@ -68,6 +68,19 @@ class EnvironmentSettings(BaseSettings):
     def _empty_is_default(cls, value: Any, info: Any) -> Any:
         """An empty variable means the default, as in a .env file with the value left out."""
         return cls.model_fields[info.field_name].default if value == "" else value
+
+    @classmethod
+    def settings_customise_sources(  # the name and the parameters are those of pydantic-settings
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """What was given, the environment, and the .env files where there are any: to look through none takes time too."""
+        files = [dotenv_settings] if any(map(Path.is_file, map(Path, ENV_FILES))) else []
+        return (init_settings, env_settings, *files)
 
 
 AnySettings = TypeVar("AnySettings", bound=EnvironmentSettings)

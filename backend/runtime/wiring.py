@@ -85,6 +85,7 @@ from backend.transports.pages import ForeignPages, Visitors, add_page_files, pag
 from backend.transports.problems import add_problems
 from backend.transports.projects_api import ProjectService, project_routes
 from backend.transports.recordings_api import recording_routes
+from backend.transports.routing import add_routes
 from backend.transports.runner_api import LARGER_BODIES, RunnerGate, runner_routes
 from backend.transports.runner_api import PREFIX as RUNNERS
 from backend.transports.schedules_api import ScheduleRoutes, schedule_routes
@@ -160,7 +161,7 @@ def create_app(settings: Settings, *, greets: bool = True) -> FastAPI:
     account_of = partial(_account_of_runner, house, security)
     app.add_middleware(LargeBodies, access=access, runners=RUNNERS, account_of=account_of, signed=HOOKS)
     _add_routes(app, house, access, info, limiter, files)
-    app.include_router(login_routes(access, _login(house, tokens), limiter, settings.http_rate))
+    add_routes(app, login_routes(access, _login(house, tokens), limiter, settings.http_rate))
     describe(app)
     app.add_middleware(ForeignPages, origins=settings.allowed_origins)
     add_page_files(app, files)
@@ -390,26 +391,26 @@ def _add_routes(
     app: FastAPI, house: House, access: Access, info: ServiceInfo, limiter: Limiter, files: PageFiles
 ) -> None:
     service, stores, rate = house.service, house.stores, house.settings.http_rate
-    app.include_router(health_routes(_health(house, access.security.connections)))
-    app.include_router(page_routes(info, _visitors(house.settings), limiter, rate, files))
-    app.include_router(recording_routes(access, service, limiter, rate))
-    app.include_router(agent_routes(Agents(access, _capabilities(house), service, stores.history, now_ms)))
-    app.include_router(execution_routes(Executions(access, service), limiter, rate))
     profiles, add_command = house.resolver, verb("user add NAME")
     projects = ProjectService(
         access, stores.projects, stores.identities, profiles, add_command, house.settings.egress, profiles.holds_hosts
     )
-    app.include_router(project_routes(projects))
     schedules = _schedules(house, access)
-    app.include_router(schedule_routes(schedules))
-    app.include_router(notification_routes(_notifications(house, access, schedules.service)))
-    app.include_router(hook_routes(_hooks(house, access)))
-    app.include_router(django_routes(_django_service(house, access, projects)))
-    app.include_router(runner_routes(_runner_gate(house, access)))
-    app.include_router(
-        host_routes(
-            HostService(access, service, house.hosts.targets, house.hosts.seal, house.gateway.slots.per_principal)
-        )
+    hosts = HostService(access, service, house.hosts.targets, house.hosts.seal, house.gateway.slots.per_principal)
+    add_routes(
+        app,
+        health_routes(_health(house, access.security.connections)),
+        page_routes(info, _visitors(house.settings), limiter, rate, files),
+        recording_routes(access, service, limiter, rate),
+        agent_routes(Agents(access, _capabilities(house), service, stores.history, now_ms)),
+        execution_routes(Executions(access, service), limiter, rate),
+        project_routes(projects),
+        schedule_routes(schedules),
+        notification_routes(_notifications(house, access, schedules.service)),
+        hook_routes(_hooks(house, access)),
+        django_routes(_django_service(house, access, projects)),
+        runner_routes(_runner_gate(house, access)),
+        host_routes(hosts),
     )
 
 

@@ -22,6 +22,7 @@ from backend.core.recording.transcript import Transcript
 from backend.core.times import DAY_MS
 from backend.transports.dependencies import KNOWN_QUERY, Access, Body, JsonOnly, granted
 from backend.transports.problems import WITH_BODY, Problem, described
+from backend.transports.routing import new_router
 from backend.transports.schemas import INPUT, KEY_HEADER, LINE, SESSION, STARTING, HistoryEntry, entry, started_by
 from backend.transports.turns import in_turns
 
@@ -156,7 +157,7 @@ class Agents:
 
 def agent_routes(agents: Agents) -> APIRouter:
     """The routes under /api/agent."""
-    router = APIRouter(prefix="/api/agent", tags=["agent"])
+    router = new_router("agent", "/api/agent")
     _add_execute(router, agents)
     _add_history(router, agents)
     _add_alerts(router, agents)

@@ -17,6 +17,7 @@ from backend.core.times import iso
 from backend.transports.dependencies import Access, Body, JsonOnly, granted
 from backend.transports.problems import WITH_BODY, Problem, described
 from backend.transports.projects_api import ProjectService, may_change
+from backend.transports.routing import new_router
 
 MOST_SHOWN = 500  # commands of one answer
 LONGEST_OVERLAP = 30 * 86400  # seconds
@@ -199,7 +200,7 @@ def _field(field: HelpField) -> FieldResponse:
 
 def django_routes(service: DjangoService) -> APIRouter:
     """The routes under /api/django."""
-    router = APIRouter(prefix="/api/django", tags=["django"])
+    router = new_router("django", "/api/django")
     _add_looking(router, service)
     _add_keys(router, service)
     _add_runners(router, service)

@@ -39,6 +39,7 @@ from backend.core.recording.batches import last_seq
 from backend.core.recording.transcript import Slice
 from backend.transports.dependencies import Access, Body, JsonOnly, check_query, granted
 from backend.transports.problems import WITH_BODY, Problem, described
+from backend.transports.routing import new_router
 from backend.transports.schemas import KEY_HEADER, LINE, SESSION, STARTING, HistoryEntry, Started, entry, started_by
 
 KEEP_ALIVE = 15.0  # seconds without an event after which a stream sends a comment, so that it is not closed
@@ -175,7 +176,7 @@ class Executions:
 
 def execution_routes(executions: Executions, limiter: Limiter, rate: str) -> APIRouter:
     """The routes under /api/executions, /api/policy/explain and /api/limits."""
-    router = APIRouter(prefix="/api", tags=["executions"])
+    router = new_router("executions", "/api")
     _add_starting(router, executions)
     _add_explaining(router, executions)
     _add_limits(router, executions, limiter, rate)

@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse, PlainTextResponse
 
+from backend.transports.routing import new_router
 from backend.transports.security import Connections
 
 
@@ -30,7 +31,7 @@ class HealthChecks:
 
 def health_routes(health: HealthChecks) -> APIRouter:
     """Probes come often and from one address, so these are not limited."""
-    router = APIRouter(tags=["health"])
+    router = new_router("health")
 
     @router.get("/health")
     async def status() -> dict[str, Any]:

@@ -18,6 +18,7 @@ from backend.core.times import iso
 from backend.transports.dependencies import KNOWN_QUERY, Access, Body, JsonOnly, Names, granted, with_owners
 from backend.transports.executions_api import Targeted
 from backend.transports.problems import WITH_BODY, described
+from backend.transports.routing import new_router
 from backend.transports.schemas import LINE, STARTING, Started, refusal
 
 PREFIX = "/hooks/"
@@ -104,7 +105,7 @@ class HookRoutes:
 
 def hook_routes(routes: HookRoutes) -> APIRouter:
     """The routes under /api/hooks, and that of the calls."""
-    router = APIRouter(tags=["hooks"])
+    router = new_router("hooks")
     _add_administration(router, routes)
     _add_calls(router, routes)
     return router

@@ -26,6 +26,7 @@ from backend.core.recording.transcript import Transcript
 from backend.core.times import iso
 from backend.transports.dependencies import Access, Body, JsonOnly, granted
 from backend.transports.problems import WITH_BODY, Problem, described
+from backend.transports.routing import new_router
 from backend.transports.schemas import KEY_HEADER, STARTING, Started, started_by
 from backend.transports.turns import in_turns
 
@@ -195,7 +196,7 @@ def _ended(host: str, id: str, transcript: Transcript, lost: Decision | None) ->
 
 def host_routes(hosts: HostService) -> APIRouter:
     """The routes under /api/hosts."""
-    router = APIRouter(prefix="/api/hosts", tags=["hosts"])
+    router = new_router("hosts", "/api/hosts")
     _add_looking(router, hosts)
     _add_commands(router, hosts)
     return router

@@ -15,6 +15,7 @@ from backend.core.recent_logins import RecentLogins
 from backend.core.times import DAY_MS
 from backend.transports.dependencies import KNOWN_QUERY, Access, Body, FormOnly, JsonOnly
 from backend.transports.problems import WITH_BODY, Problem, described
+from backend.transports.routing import new_router
 
 T = TypeVar("T")
 
@@ -108,7 +109,7 @@ class Me(BaseModel):
 
 def login_routes(access: Access, login: Login, limiter: Limiter, rate: str) -> APIRouter:
     """The routes under /api/auth."""
-    router = APIRouter(prefix="/api/auth", tags=["login"])
+    router = new_router("login", "/api/auth")
     _add_login(router, access, login, limiter, rate)
     _add_session(router, access, login)
     _add_renewal(router, access, login)

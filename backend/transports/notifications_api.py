@@ -15,6 +15,7 @@ from backend.core.notifications.model import LONGEST_URL, SUBJECT_PATTERN, Deliv
 from backend.core.times import iso
 from backend.transports.dependencies import Access, Body, JsonOnly, Names, granted, with_owners
 from backend.transports.problems import WITH_BODY, described
+from backend.transports.routing import new_router
 
 NotificationId = Annotated[str, PathParameter(pattern=ids.PATTERN)]
 
@@ -93,7 +94,7 @@ class NotificationRoutes:
 
 def notification_routes(routes: NotificationRoutes) -> APIRouter:
     """The routes under /api/notifications."""
-    router = APIRouter(prefix="/api/notifications", tags=["notifications"])
+    router = new_router("notifications", "/api/notifications")
     reader = Depends(routes.access.needs(Permission.READ))
     worker = Depends(routes.access.needs(Permission.EXECUTE))
 

@@ -13,6 +13,7 @@ from backend.core.client_address import canonical_origin
 from backend.transports.frames import AsgiSend
 from backend.transports.page_files import ALWAYS_ASK, PageFiles
 from backend.transports.problems import Problem
+from backend.transports.routing import new_router
 from backend.transports.terminal_socket import AsgiApp, AsgiReceive, ServiceInfo
 
 Visitors = Literal["admitted", "token", "refused"]
@@ -65,7 +66,7 @@ class SecurityHeaders:
 
 def page_routes(info: ServiceInfo, visitors: Visitors, limiter: Limiter, rate: str, files: PageFiles) -> APIRouter:
     """The page for browsers, the service as JSON for others. `visitors`: whether clients need a token or an account."""
-    router = APIRouter(tags=["page"])
+    router = new_router("page")
 
     @router.get("/", response_model=None)
     @limiter.limit(rate)

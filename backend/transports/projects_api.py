@@ -16,6 +16,7 @@ from backend.core.ports import Projects
 from backend.core.times import iso
 from backend.transports.dependencies import Access, Body, JsonOnly, Names
 from backend.transports.problems import WITH_BODY, Problem, described
+from backend.transports.routing import new_router
 
 PROFILE = "agent"
 Name = Annotated[str, Field(min_length=1, max_length=100)]
@@ -180,7 +181,7 @@ def _shown(access: NetworkAccess) -> bool | list[str]:
 
 def project_routes(service: ProjectService) -> APIRouter:
     """The routes under /api/projects."""
-    router = APIRouter(prefix="/api/projects", tags=["projects"])
+    router = new_router("projects", "/api/projects")
     _add_creation(router, service)
     _add_changes(router, service)
     return router

@@ -15,6 +15,7 @@ from backend.core.execution.refusals import hidden
 from backend.core.recording.asciicast import AsciicastWriter
 from backend.transports.dependencies import Access, check_query
 from backend.transports.problems import Problem
+from backend.transports.routing import new_router
 from backend.transports.turns import in_turns
 
 
@@ -55,7 +56,7 @@ class RecordingResponse(Response):
 
 def recording_routes(access: Access, service: ExecutionService, limiter: Limiter, rate: str) -> APIRouter:
     """The route of recordings; those of visitors require no account."""
-    router = APIRouter(prefix="/api", tags=["executions"])
+    router = new_router("executions", "/api")
 
     @router.get("/executions/{execution}/recording", response_class=Response)
     @limiter.limit(rate)

@@ -27,6 +27,7 @@ from backend.core.ids import as_uuid, of_uuid
 from backend.core.limits import RateLimiter
 from backend.transports.dependencies import Access
 from backend.transports.problems import Problem
+from backend.transports.routing import new_router
 
 PREFIX = "/api/runner"
 BODY_LIMIT = 5 * 2**20  # bytes; the commands of a large project with their help
@@ -181,7 +182,7 @@ Handler = Callable[..., Awaitable[JSONResponse]]
 
 def runner_routes(gate: RunnerGate) -> APIRouter:
     """The routes under /api/runner/: with a slash at the end, and without, since no runner follows a redirect."""
-    router = APIRouter(prefix=PREFIX, include_in_schema=False)
+    router = new_router("runners", PREFIX, described=False)
     caller = Annotated[Call, Depends(gate.call)]
     _add_project(router, gate, caller)
     _add_executions(router, gate, caller)

@@ -29,6 +29,7 @@ from backend.core.schedules.rules import upcoming
 from backend.core.times import iso
 from backend.transports.dependencies import Access, Body, JsonOnly, Names, granted, with_owners
 from backend.transports.problems import WITH_BODY, described
+from backend.transports.routing import new_router
 from backend.transports.schemas import LINE
 
 ScheduleId = Annotated[str, PathParameter(pattern=ids.PATTERN)]
@@ -158,7 +159,7 @@ class ScheduleRoutes:
 
 def schedule_routes(routes: ScheduleRoutes) -> APIRouter:
     """The routes under /api/schedules."""
-    router = APIRouter(prefix="/api/schedules", tags=["schedules"])
+    router = new_router("schedules", "/api/schedules")
     _add_lists(router, routes)
     _add_changes(router, routes)
     _add_runs(router, routes)

@@ -45,8 +45,7 @@ class Atom:
 
     def admits(self, codes: Iterable[int]) -> bool:
         """Whether it matches any of the bytes."""
-        found = re.compile(self.one.encode())
-        return any(found.fullmatch(bytes([code])) for code in codes)
+        return re.search(self.one.encode(), bytes(codes)) is not None
 
 
 def split_pattern(source: str) -> tuple[str, list[Atom]]:
