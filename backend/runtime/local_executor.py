@@ -48,7 +48,7 @@ def local_places(
     folder = _workspaces(settings, guard.owner)
     users = _users(settings, folder, guard.owner)
     users.settle_all()
-    homes = Homes(folder / "homes", stores.owner, stores.locks.alive, settings.command_home)
+    homes = Homes(Path(os.path.realpath(folder)) / "homes", stores.owner, stores.locks.alive, settings.command_home)
     homes.sweep()
     pipelines = LocalPipelines(
         guard.launcher,

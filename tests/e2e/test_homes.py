@@ -84,6 +84,15 @@ def test_a_home_is_the_next_command_s_and_no_other_project_s(world: World) -> No
             " catch (error) { console.log(error.code) }"
         )
     place.run("node store.js")
+    place.run("cp store.js ~/x && echo a > ~/y && ls ~/*y >> ~/y && { read A && cat ~/y && echo $A; } < ~/y > ~/z")
+    assert place.run("cd && cat ~/z && find ~ -name x && ls ~/.npm").splitlines()[:4] == [
+        "a",
+        f"{place.home}/y",
+        "a",
+        f"{place.home}/x",
+    ]
+    asked = {"project_id": other.id, "command": f"cat {place.home}/y"}
+    assert world.ask("ann", "POST", "/api/agent/execute", asked).json()["rule"] == "path.outside"
     assert place.run("node look.js") == "read\nEISDIR\n"
     assert other.run("node look.js") == "ENOENT\nENOENT\n"
     assert place.run("cd && pwd") == f"{place.folder}\n"

@@ -51,6 +51,7 @@ from backend.core.policy.admit import (
     place_redirects,
 )
 from backend.core.policy.egress import Egress
+from backend.core.policy.files import folder_of
 from backend.core.policy.line_state import (
     Await,
     Cancel,
@@ -133,7 +134,7 @@ class PipelineRunner(Protocol):
     """Runs one pipeline to its end."""
 
     def opened(self, source: bytes | str, root: str, cwd: str) -> Input:
-        """These bytes, or a file of the workspace named from `cwd`, as an input. Raises OSError."""
+        """These bytes, or a file below `root` named from `cwd`, as an input. Raises OSError."""
         ...
 
     async def run(self, pipeline: Pipeline, output: RecordingWriter, instructions: Instructions) -> Outcome: ...
@@ -340,10 +341,10 @@ class _Line:
     @contextmanager
     def _opened(self, source: bytes | str) -> "Iterator[_Line | None]":
         """The line with an input of its own; None where that cannot be opened, which fails as in a shell."""
+        files, cwd = self.sequence.target.files, self.progress.state.cwd
+        root = folder_of(cwd / source, files.root, files.home) if isinstance(source, str) else files.root
         try:
-            opened = self.sequence.runner.opened(
-                source, str(self.sequence.target.files.root), str(self.progress.state.cwd)
-            )
+            opened = self.sequence.runner.opened(source, str(root), str(cwd))
         except OSError as error:
             with self._recorded():
                 self._say(f"{error.filename or 'input'}: {error.strerror}")

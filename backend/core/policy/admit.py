@@ -153,7 +153,7 @@ def _judge_shell(line: str, target: PolicyTarget, cwd: str, before: LineState) -
     if isinstance(folder, Decision):
         return folder
     exported = tuple(before.exported.items())
-    judged = judge_bash(line, target.profile, Place(target.files.root, folder, target.network), exported)
+    judged = judge_bash(line, target.profile, _place(target, folder), exported)
     if isinstance(judged, Decision):
         return judged
     argv = run_by_bash(line)
@@ -293,7 +293,7 @@ def _judge_step(step: Step, target: PolicyTarget, state: LineState) -> Verdict |
     try:
         if len(step.commands) == 1 and (builtin := _judge_alone(step.commands[0], target, state)):
             return builtin
-        place = Place(target.files.root, state.cwd, target.network, target.offline)
+        place = _place(target, state.cwd)
         judge = _CommandJudge(target, place, state, state.values(target.files.variables))
         judged = [judge.judged(command) for command in step.commands]
     except Unset as unset:
@@ -301,6 +301,10 @@ def _judge_step(step: Step, target: PolicyTarget, state: LineState) -> Verdict |
     except _Refused as refused:
         return refused.decision
     return Verdict(tuple(invocation for invocation, _ in judged), riskiest(decision for _, decision in judged))
+
+
+def _place(target: PolicyTarget, cwd: PurePosixPath) -> Place:
+    return Place(target.files.root, cwd, target.network, target.offline, target.files.home)
 
 
 def assigned(*values: tuple[str, str]) -> Step:
@@ -337,17 +341,17 @@ def place_redirects(step: Step, target: PolicyTarget, state: LineState) -> Step 
     """A compound with the files that it reads and writes as they are named now: in it, folder and variables may change."""
     values = state.values(target.files.variables)
     try:
-        redirects = tuple(_placed(each, target.files.root, state.cwd, values) for each in step.redirects)
+        redirects = tuple(_placed(each, target.files, state.cwd, values) for each in step.redirects)
     except Unset as unset:
         return unset.decision
     return spread(replace(step, redirects=redirects))
 
 
-def _placed(redirect: Redirect, root: PurePosixPath, cwd: PurePosixPath, values: dict[str, str]) -> Redirect:
+def _placed(redirect: Redirect, files: FileView, cwd: PurePosixPath, values: dict[str, str]) -> Redirect:
     text = joined(redirect.target, values)
     if redirect.operator == "<<":
         return replace(redirect, target=Word(text))
-    return replace(redirect, target=in_temporary(Word(str(cwd / text)), root)) if text else redirect
+    return replace(redirect, target=in_temporary(Word(str(cwd / text)), files)) if text else redirect
 
 
 def riskiest(decisions: Iterable[Decision]) -> Decision:
@@ -370,7 +374,7 @@ def _judge_alone(command: Command, target: PolicyTarget, state: LineState) -> Ve
     name = expand_words(command.words[:1], values) if builtins else ()
     if len(name) != 1 or not _is_builtin(name[0].text, command, builtins, values):
         return None
-    place = Place(target.files.root, state.cwd, target.network, target.offline)
+    place = _place(target, state.cwd)
     judged = judge_builtin(command, target, place, state, values)
     if isinstance(judged, Decision):
         return judged
@@ -420,7 +424,7 @@ class _CommandJudge:
         if not words:
             raise _Refused(_nothing_left(profile))
         argv, decision = self._decided(words)
-        moved = tuple(in_temporary(word, files.root) for word in words)
+        moved = tuple(in_temporary(word, files) for word in words)
         if decision.rule == "path.outside" and moved != words:
             argv, decision = self._decided(moved)
         self._allowed(decision)
@@ -461,7 +465,7 @@ class _CommandJudge:
         for redirect in command.redirects:
             target = joined(redirect.target, self.values)
             if redirect.operator in OPEN_REDIRECTS:
-                target = in_temporary(Word(target), self.target.files.root).text
+                target = in_temporary(Word(target), self.target.files).text
                 paths += self._allowed(self.target.profile.decide_file(target, self.place)).paths
             opened.append(Opened(redirect.operator, redirect.descriptor, target))
         return tuple(opened), tuple(paths)

@@ -145,8 +145,8 @@ def _cd(
     folders = arguments[1:] if arguments[:1] == ("--",) else arguments
     if len(folders) > 1 or any(not folder or folder.startswith("-") for folder in folders):
         return _misused("cd", "takes the name of one folder")
-    folder = folders[0] if folders else str(place.root)  # the home of tools is not a place to work in
-    if not place.holds(folder):
+    folder = folders[0] if folders else str(place.root)
+    if not place.works_in(folder):
         return outside(folder)
     return target.files.check((folder,), place.cwd) or Builtin(arguments, Enter(folder, reports))
 

@@ -13,13 +13,18 @@ TEMPORARY = ".tmp"  # the folder of a workspace that /tmp stands for
 SHARED_TEMPORARY = re.compile("(?:--?[A-Za-z0-9-]+=)?(/tmp)(?=/|$)")
 
 
-def in_temporary(word: Word, root: PurePosixPath) -> Word:
-    """The word with the folder of the workspace where it names /tmp, unless the workspaces themselves are there."""
+def folder_of(path: PurePosixPath, root: PurePosixPath, home: PurePosixPath) -> PurePosixPath:
+    """The folder that a path must stay in: the home where it names something there, otherwise the workspace."""
+    return home if normal(path).is_relative_to(home) else root
+
+
+def in_temporary(word: Word, files: "FileView") -> Word:
+    """The word with the folder of the workspace where it names /tmp, unless workspaces and homes are there themselves."""
     found = SHARED_TEMPORARY.match(word.text)
     path = PurePosixPath(word.text[found.start(1) :] if found else "")
-    if found is None or ".." in path.parts or path.is_relative_to(root.parent):
+    if found is None or ".." in path.parts or any(map(path.is_relative_to, (files.root.parent, files.home.parent))):
         return word
-    own = Word(str(root / TEMPORARY))
+    own = Word(str(files.root / TEMPORARY))
     return word.part(0, found.start(1)).plus(own).plus(word.part(found.end(1), len(word.text)))
 
 
@@ -30,11 +35,16 @@ def outside(path: str) -> Decision:
 
 
 class FileView(Protocol):
-    """The folder that a target's commands run in."""
+    """The folder that a target's commands run in, and the home of its tools, whose files a line may name too."""
 
     @property
     def root(self) -> PurePosixPath:
         """Its absolute path."""
+        ...
+
+    @property
+    def home(self) -> PurePosixPath:
+        """That of the home; the root itself where there is none apart."""
         ...
 
     @property
@@ -55,7 +65,7 @@ class FileView(Protocol):
         ...
 
     def check(self, paths: tuple[str, ...], cwd: PurePosixPath) -> Decision | None:
-        """Refuse paths that lead out of the folder through links."""
+        """Refuse paths that lead through links out of the folder, or the home, that they name something in."""
         ...
 
 
@@ -66,7 +76,7 @@ class Unseen:
     """
 
     def __init__(self, root: PurePosixPath) -> None:
-        self.root = root
+        self.root = self.home = root
         self.variables = {"HOME": str(root)}
 
     def for_line(self) -> "Unseen":

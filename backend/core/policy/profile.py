@@ -64,7 +64,7 @@ from typing import Any, Self
 
 from backend.core.decisions import Decision, Risk
 from backend.core.language.lexer import Word
-from backend.core.policy.files import outside
+from backend.core.policy.files import folder_of, outside
 from backend.core.policy.line_state import normal
 from backend.core.policy.profile_file import PROGRAM_NAME, ProfileError, Table, read_programs, read_toml
 from backend.core.policy.program_rules import (
@@ -115,6 +115,7 @@ OPEN_FILES = frozenset(
 )
 SCRIPT = Kind("program of the project", Role.TARGET)
 DEVICES = PurePosixPath("/dev")
+GIT_SETTINGS = re.compile(r"(?i)(\.gitconfig|\.config/git(/|$))")
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,21 +141,33 @@ OFFLINE = Offline(
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a command would run: the workspace that confines it and the folder in it, both absolute, and whether the network is on."""
+    """Where a command would run: the workspace that confines it and the folder in it, both absolute, and whether the network
+    is on. It may name the files of a `home` too."""
 
     root: PurePosixPath
     cwd: PurePosixPath
     network: bool = False
     offline: Offline = OFFLINE
+    home: PurePosixPath | None = None
 
     def holds(self, path: str) -> bool:
-        """Whether `path`, relative to `cwd`, stays in the workspace as far as its text shows."""
-        return normal(self.cwd / path).is_relative_to(self.root)
+        """Whether `path`, relative to `cwd`, stays in the workspace or the home as far as its text shows."""
+        return self.inside(path) is not None
+
+    def inside(self, path: str) -> PurePosixPath | None:
+        """The path relative to the workspace, or to the home; None where it is in neither."""
+        full = normal(self.cwd / path)
+        folder = folder_of(full, self.root, self.home or self.root)
+        return full.relative_to(folder) if full.is_relative_to(folder) else None
+
+    def works_in(self, folder: str) -> bool:
+        """Whether a folder is in the workspace, where lines run: the home is not a place to work in."""
+        return normal(self.cwd / folder).is_relative_to(self.root)
 
     def is_root(self, path: str) -> bool:
-        """Whether `path` is the workspace itself, a folder above it, or the root of the file system."""
+        """Whether `path` is the workspace or the home itself, a folder above it, or the root of the file system."""
         full = normal(self.cwd / path)
-        return len(full.parts) == 1 or self.root.is_relative_to(full)
+        return len(full.parts) == 1 or any(each.is_relative_to(full) for each in (self.root, self.home) if each)
 
 
 @dataclass(frozen=True, slots=True)
@@ -580,10 +593,13 @@ def _refuse_outside(path: str, place: Place) -> Decision | None:
 
 
 def _refuse_written(path: str, place: Place) -> Decision | None:
-    """The files in .git decide which programs git starts, so only git may write there."""
-    if refusal := _refuse_outside(path, place):
-        return refusal
-    if ".git" in (part.lower() for part in normal(place.cwd / path).relative_to(place.root).parts):
+    """The files in .git decide which programs git starts, so only git may write there, and so do its settings in a home."""
+    inside = place.inside(path)
+    if inside is None:
+        return _refuse_outside(path, place)
+    if ".git" in (part.lower() for part in inside.parts) or (
+        GIT_SETTINGS.match(str(inside)) and not place.works_in(path)
+    ):
         return Decision.deny("path.git", f"{path} is one of git's own files.", "Change it with git.")
     return None
 

@@ -8,7 +8,7 @@ by this list.
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import PurePosixPath
 
@@ -219,7 +219,7 @@ class _Judge:
         if name in RENAMING or name in READS_FILE:
             self.add_dynamic()
         elif name in FOLDER_CHANGES:  # where it leads is not known: nothing after it is the workspace itself
-            self.place = Place(self.place.root, self.place.root / PLACEHOLDER, self.place.network)
+            self.place = replace(self.place, cwd=self.place.root / PLACEHOLDER)
         elif program := self.profile.programs.get(name):
             return self._program(program, words, depth)
         elif name not in BUILTINS:

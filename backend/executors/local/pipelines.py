@@ -90,7 +90,7 @@ class LocalPipelines:
     environment: Mapping[str, str] = field(default_factory=dict)
 
     def opened(self, source: bytes | str, root: str, cwd: str) -> Input:
-        """These bytes, or a file of the workspace, as an input that programs share. Raises OSError."""
+        """These bytes, or a file below `root`, as an input that programs share. Raises OSError."""
         return open_input(source, root, cwd)
 
     async def run(self, pipeline: Pipeline, recorder: RecordingWriter, instructions: Instructions) -> Outcome:

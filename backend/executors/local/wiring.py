@@ -4,15 +4,22 @@ import errno
 import os
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
 from backend.core.execution.sequence import Pipeline
 from backend.core.language.parser import Invocation
+from backend.core.policy.files import folder_of
 from backend.core.recording.writer import RecordingWriter
 from backend.executors.local.inputs import held
 from backend.executors.local.openat2 import NULL, open_inside
 
 Streams = tuple[int, int, int]
 MERGED = {"2>&1": (1, 2), ">&2": (2, 1)}  # which output goes where the other goes
+
+
+def _folder_of(path: str, pipeline: Pipeline) -> str:
+    home = pipeline.home or pipeline.root
+    return str(folder_of(PurePosixPath(path), PurePosixPath(pipeline.root), PurePosixPath(home)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +79,9 @@ class Wiring:
             else:
                 if self.full and redirect.operator != "<" and redirect.target != NULL:
                     raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT), redirect.target)
-                descriptor = open_inside(
-                    pipeline.root, os.path.realpath(pipeline.cwd), redirect.target, redirect.operator, self.owner
-                )
+                cwd = os.path.realpath(pipeline.cwd)
+                root = _folder_of(os.path.join(cwd, redirect.target), pipeline)
+                descriptor = open_inside(root, cwd, redirect.target, redirect.operator, self.owner)
                 self.theirs.callback(os.close, descriptor)
                 streams[redirect.descriptor] = descriptor
 

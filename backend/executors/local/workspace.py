@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from backend.core.decisions import Decision
 from backend.core.language.parser import Word
-from backend.core.policy.files import outside
+from backend.core.policy.files import folder_of, outside
 from backend.executors.local.launcher import cage_environment
 from backend.executors.local.links import LINK_TIME, LinkReader, TooLong
 from backend.executors.local.outside import STANDARD
@@ -31,14 +31,18 @@ class FolderView:
 
     def __init__(self, folder: Path, home: Path | None = None) -> None:
         self.root = PurePosixPath(os.path.realpath(folder))
-        self.variables = {**STANDARD, **cage_environment(str(home or self.root))}
+        self._settle(home or folder)
         self.links = LinkReader(time.thread_time)
 
     def with_home(self, home: Path) -> "FolderView":
         """The same folder for commands with another home."""
         view = copy(self)
-        view.variables = {**STANDARD, **cage_environment(str(home))}
+        view._settle(home)
         return view
+
+    def _settle(self, home: Path) -> None:
+        self.home = PurePosixPath(os.path.realpath(home))
+        self.variables = {**STANDARD, **cage_environment(str(self.home))}
 
     def for_line(self) -> "FolderView":
         """The same folder, open again, with the time for the links of one line."""
@@ -80,12 +84,12 @@ class FolderView:
         return tuple(expanded)
 
     def check(self, paths: tuple[str, ...], cwd: PurePosixPath) -> Decision | None:
-        """Refuse the first path whose links lead out of the workspace, or cannot be followed."""
+        """Refuse the first path whose links lead out of the workspace, or of the home, or cannot be followed."""
         for path in paths:
             found = self._follow(cwd / path, path)
             if isinstance(found, Decision):
                 return found
-            if not found.is_relative_to(self.root):
+            if not found.is_relative_to(folder_of(cwd / path, self.root, self.home)):
                 reason = f"{path} leads out of the workspace through a link."
                 return Decision.deny("path.link", reason, "Name files inside the workspace.")
         return None
@@ -101,9 +105,10 @@ class FolderView:
             return Decision.deny("path.link", reason, "Name the file itself.")
 
     def holds(self, path: str) -> bool:
-        """Whether a path stays inside, links followed. Raises TooLong."""
+        """Whether a path stays in the workspace or in the home, links followed. Raises TooLong."""
+        folder = folder_of(PurePosixPath(path), self.root, self.home)
         try:
-            return PurePosixPath(self.links.resolve(path)).is_relative_to(self.root)
+            return PurePosixPath(self.links.resolve(path)).is_relative_to(folder)
         except OSError:
             return False
 

@@ -254,6 +254,45 @@ def test_what_is_outside_is_refused_in_the_same_words_everywhere(line: str, cwd:
     assert admit(line, Elsewhere(), cwd) == outside(named)
 
 
+HOME = PurePosixPath("/srv/homes/own")
+AT_HOME = Place(ROOT, ROOT / "sub", home=HOME)
+
+
+@pytest.mark.parametrize(
+    "line", ["ls {home}/.cache", "cat {home}/.npmrc", "cp x {home}/y", "mkdir -p {home}/a/b", "{home}/.local/bin/x -v"]
+)
+def test_the_files_of_the_home_are_the_project_s(line: str) -> None:
+    """Without a home of its own a workspace has nothing there."""
+    argv = tuple(line.format(home=HOME).split())
+    assert AGENT.decide(argv, AT_HOME).allowed
+    assert AGENT.decide(argv, OFFLINE).rule == "path.outside"
+
+
+@pytest.mark.parametrize(
+    ("line", "rule"),
+    [
+        ("cat /srv/homes/other/.npmrc", "path.outside"),
+        ("cat {home}-2/x", "path.outside"),
+        ("cat {home}/../other/x", "path.parent"),
+        ("rm -rf {home}", "path.root"),
+        ("rm -rf {home}/.", "path.root"),
+        ("rm -rf /srv/homes", "path.root"),
+        ("find {home} -delete", "path.root"),
+        ("cp x {home}/.gitconfig-ann", "path.git"),
+        ("ln x {home}/.config/git/config", "path.git"),
+        ("tee {home}/r/.git/config", "path.git"),
+    ],
+)
+def test_what_is_around_the_home_and_git_s_there_is_not(line: str, rule: str) -> None:
+    assert AGENT.decide(tuple(line.format(home=HOME).split()), AT_HOME).rule == rule
+
+
+def test_a_file_of_the_home_is_redirected_to_but_none_of_git_s() -> None:
+    assert AGENT.decide_file(f"{HOME}/x", AT_HOME).allowed
+    assert AGENT.decide_file(f"{HOME}/.gitconfig-ann", AT_HOME).rule == "path.git"
+    assert AGENT.decide_file(".gitconfig", AT_HOME).allowed
+
+
 def test_devices_are_no_files_even_where_the_workspace_is_all() -> None:
     everything = Place(PurePosixPath("/"), PurePosixPath("/"))
     assert not AGENT.decide_file("/dev/sda", everything).allowed

@@ -90,6 +90,35 @@ def test_links_are_followed_to_see_where_they_lead(workspace: FolderView) -> Non
     assert refusal.rule == "path.link"
 
 
+@pytest.mark.parametrize(
+    ("path", "rule"),
+    [
+        ("{home}/.npmrc", ""),
+        ("{home}/new/x", ""),
+        ("{home}/within", ""),
+        ("{home}/away/x", "path.link"),  # to the home of another project
+        ("{home}/back/a.txt", "path.link"),  # each path stays in the folder that it names
+        ("to-home/.npmrc", "path.link"),
+        ("{home}/within/../../other/.npmrc", "path.link"),
+        ("{home}/../other/.npmrc", "path.link"),
+    ],
+)
+def test_files_of_the_home_are_named_and_no_other_s(workspace: FolderView, path: str, rule: str) -> None:
+    home, other = (workspace.root.parent / "homes" / name for name in ("own", "other"))
+    for each in (Path(home), Path(other)):
+        each.mkdir(parents=True)
+        (each / ".npmrc").write_text("a=b\n")
+    Path(home, "within").symlink_to(".npmrc")
+    Path(home, "away").symlink_to(other)
+    Path(home, "back").symlink_to(workspace.root)
+    Path(workspace.root, "to-home").symlink_to(home)
+    view = workspace.with_home(Path(home))
+    refusal = view.check((path.format(home=home),), view.root)
+    assert (refusal.rule if refusal else "") == rule
+    words = expand(view, f"{home}/.n* {home}/away/.n* {home}/../other/.n*")
+    assert words == [f"{home}/.npmrc", f"{home}/away/.n*", f"{home}/../other/.n*"]
+
+
 def test_a_new_workspace_has_something_to_look_at(tmp_path: Path) -> None:
     prepare_workspace(tmp_path / "new")
     assert (tmp_path / "new/welcome.txt").read_text()
