@@ -32,7 +32,7 @@ from backend.core.hosts.naming import is_host_id, jobs_stream, reply_stream
 from backend.core.identity import VISITOR_PERMISSIONS, Principal
 from backend.core.ids import PATTERN
 from backend.core.recording.batches import last_seq
-from backend.core.recording.transcript import Transcript, pieces
+from backend.core.recording.transcript import Transcript
 from backend.host_agent.front import Front
 from backend.host_agent.handlers import is_quick
 from backend.host_agent.targets import LINES, target_of
@@ -223,7 +223,7 @@ class Jobs:
                 return
             await self._run_to_its_end(job, started, quick=quick)
         if isinstance(started, Decision):
-            await self._until_sent(job, "output", _refusal(job, started))
+            await self._until_sent(job, _output(job.after, job.after, _refusal(started)))
         else:
             await self._all_sent(job)
 
@@ -297,26 +297,24 @@ class Jobs:
         transcript = Transcript()
 
         async def send(block: bytes) -> None:
-            upto = last_seq(block)
-            await transcript.add(b"".join(line for line in block.splitlines(True) if not _is_output(line)))
-            end = _end(transcript)
-            parts = [[stream, text] for stream, text in pieces(block)]
-            await self._until_sent(job, "output", {"after": job.after, "upto": upto, "parts": parts, "end": end})
+            upto, lines = last_seq(block), block.splitlines(keepends=True)
+            await transcript.add(b"".join(line for line in lines if not _is_output(line)))
+            output = b"".join(line for line in lines if _is_output(line))
+            await self._until_sent(job, _output(job.after, upto, _end(transcript)), output)
             job.after = upto
 
         problem = await self.service.follow_started(job.execution, job.after, send)
         if problem:
             end = {"status": "lost", "error": problem.reason, "rule": problem.rule}
-            body = {"after": job.after, "upto": job.after, "parts": [], "end": end}
-            await self._until_sent(job, "output", body)
+            await self._until_sent(job, _output(job.after, job.after, end))
 
-    async def _until_sent(self, job: Job, kind: str, body: Mapping[str, Any]) -> None:
-        """Send a message as soon as Redis is there and the server keeps up: until then, the recording has it."""
+    async def _until_sent(self, job: Job, body: Mapping[str, Any], output: bytes = b"") -> None:
+        """Send output as soon as Redis is there and the server keeps up: until then, the recording has it."""
         pause = FIRST_PAUSE
         while True:
             try:
                 await self._is_read(job.server)
-                await self._send(job, kind, body)
+                await self._send(job, "output", body, output)
                 return
             except GONE:
                 await asyncio.sleep(pause * random.uniform(0.5, 1.0))
@@ -330,9 +328,9 @@ class Jobs:
             pause = min(2 * pause, FIRST_PAUSE)
             [self.unread[server]] = await self._sending.send(("XLEN", reply_stream(self.party.host, server)))
 
-    async def _send(self, job: Job, kind: str, body: Mapping[str, Any]) -> None:
+    async def _send(self, job: Job, kind: str, body: Mapping[str, Any], output: bytes = b"") -> None:
         stream = reply_stream(self.party.host, job.server)
-        data = self.party.seal("server", kind, {"execution": job.execution, **body}, self.nonce(), self.now())
+        data = self.party.seal("server", kind, {"execution": job.execution, **body}, self.nonce(), self.now(), output)
         _, _, self.unread[job.server] = await self._sending.send(
             ("XADD", stream, "*", "m", data), ("EXPIRE", stream, STREAM_TTL), ("XLEN", stream)
         )
@@ -443,7 +441,11 @@ def _end(transcript: Transcript) -> dict[str, Any] | None:
     return {**found, "error": error.get("message"), "rule": error.get("rule")}
 
 
-def _refusal(job: Job, decision: Decision) -> dict[str, Any]:
+def _refusal(decision: Decision) -> dict[str, Any]:
     words = " ".join(filter(None, (decision.reason, decision.hint)))
-    end = {"status": "denied", "error": words, "rule": decision.rule}
-    return {"after": job.after, "upto": job.after, "parts": [], "end": end}
+    return {"status": "denied", "error": words, "rule": decision.rule}
+
+
+def _output(after: int, upto: int, end: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What is said with the output of the messages behind `after`, up to `upto`."""
+    return {"after": after, "upto": upto, "end": end}

@@ -23,6 +23,7 @@ from backend.core.hosts.roster import Enrolled, Grant, Labels
 from backend.core.ports import AuditLog, Projects
 from backend.core.recording.lines import LineAssembler
 from backend.core.recording.redaction import Masks
+from backend.core.recording.transcript import output_of
 from backend.executors.host.remote import HostExecutor, HostSecret
 from backend.executors.host.streamed import StreamedExecutor
 from backend.policies.loader import load_profile
@@ -217,10 +218,13 @@ class LateAnswers:
 
     def stray(self, host: str, message: Envelope) -> None:
         """Record what an enrolled host reports of an execution that has ended here, once that has ended there too."""
-        end, execution, parts = (message.body.get(name) for name in ("end", "execution", "parts"))
-        if not (isinstance(execution, str) and isinstance(parts, list)):
+        end, execution = message.body.get("end"), message.body.get("execution")
+        if message.kind != "output" or not isinstance(execution, str):
             return
-        text = "".join(str(part[1]) for part in parts if isinstance(part, list) and len(part) == 2)
+        try:
+            text = b"".join(data for _, data in output_of(message.output)).decode("utf-8", "replace")
+        except ValueError:  # it is not what is stored in recordings
+            text = ""
         output = (self.outputs.pop(execution, "") + text)[:LATE_SHOWN]
         if not isinstance(end, dict):
             self.outputs[execution] = output

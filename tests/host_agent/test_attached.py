@@ -17,7 +17,18 @@ from redis import Redis as Client
 
 from backend.core.decisions import Decision
 from backend.core.execution.instructions import Instructions
-from backend.core.execution.model import Actor, Delivery, Job, Outcome, Signal, SignalName, Status, Stop, StopReason
+from backend.core.execution.model import (
+    EXIT_GATEPOST_FAILED,
+    Actor,
+    Delivery,
+    Job,
+    Outcome,
+    Signal,
+    SignalName,
+    Status,
+    Stop,
+    StopReason,
+)
 from backend.core.hosts.commands import HostCommand
 from backend.core.hosts.envelope import Envelope
 from backend.core.hosts.messages import Dropped, SeenIds
@@ -40,6 +51,8 @@ from tests.executors.local.test_pipelines import Log
 from tests.host_agent.attached import Attached, attached
 from tests.redis_server import Redis
 
+# What only a hostile host sends: a text in it is no JSON.
+NO_OUTPUT = b'{"type":"stdout","execution":"1","seq":2,"ms":1,"lines":["\\x"]}\n'
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
@@ -51,22 +64,28 @@ async def host(redis: Redis, tmp_path_factory: pytest.TempPathFactory) -> AsyncI
         yield found
 
 
-def begin(host: Attached, line: str) -> "tuple[asyncio.Future[Outcome], Job, Log, Instructions]":
+def begin(host: Attached, line: str, **more: Any) -> "tuple[asyncio.Future[Outcome], Job, Log, Instructions]":
     """Run a line on the host."""
-    return begin_command(host, HostCommand("run", {"line": line}))
+    return begin_command(host, HostCommand("run", {"line": line}), **more)
 
 
 def begin_command(
-    host: Attached, asked: HostCommand, *, resumed: bool = False, age: float = 0
+    host: Attached,
+    asked: HostCommand,
+    *,
+    resumed: bool = False,
+    age: float = 0,
+    limit: int = 1 << 20,
+    room: bool = True,
 ) -> "tuple[asyncio.Future[Outcome], Job, Log, Instructions]":
-    """Run a command of the host, or take one up that was submitted `age` seconds ago."""
+    """Run a command of the host, or take one up that was submitted `age` seconds ago. Without `room` no output is stored."""
     command = asked.line
     plan = admit(command, Scope(load_profile("host").with_extra([asked.name]), Unseen(PurePosixPath("/")), False), ".")
     assert not isinstance(plan, Decision)
     id = ulid(now_ms() - int(age * 1000), secrets.randbits(80))
-    job = Job(id, "", Actor("user:ann", "127.0.0.1"), command, plan, 20.0, 1 << 20, resumed=resumed)
+    job = Job(id, "", Actor("user:ann", "127.0.0.1"), command, plan, 20.0, limit, resumed=resumed)
     log, instructions = Log(), Instructions(stdin=False)
-    run = host.executor.run(job, Recorder(job.execution, log, monotonic), instructions)
+    run = host.executor.run(job, Recorder(job.execution, log, monotonic, count=lambda _: room), instructions)
     return asyncio.ensure_future(run), job, log, instructions
 
 
@@ -88,6 +107,34 @@ async def test_a_signal_that_no_host_confirms_is_unreachable(host: Attached) -> 
     assert await instructions.deliver(Signal(SignalName.INT)) is Delivery.DELIVERED
     outcome = await task
     assert (outcome.status, outcome.exit_code) == (Status.FAILED, 130)
+
+
+async def test_output_that_was_cut_is_a_failure_even_if_its_command_had_ended(host: Attached) -> None:
+    task, job, log, instructions = begin(host, "echo 0123456789", limit=5)
+    outcome = await task
+    assert (outcome.status, outcome.stdout_bytes, log.text("stdout")) == (Status.FAILED, 5, "01234")
+    assert instructions.reason is StopReason.OUTPUT_LIMIT
+    record = await host.agent.service.history.get(job.execution)
+    assert record
+    assert record.status is Status.SUCCEEDED
+
+
+async def test_a_command_whose_output_finds_no_room_here_is_stopped_there(host: Attached) -> None:
+    task, job, log, instructions = begin(host, "echo begins; tail -f /dev/null", room=False)
+    outcome = await task
+    assert (outcome.status, outcome.exit_code, log.text("stdout")) == (Status.FAILED, EXIT_GATEPOST_FAILED, "")
+    assert instructions.reason is StopReason.RECORDINGS_FULL
+    record = await host.agent.service.history.get(job.execution)
+    assert record
+    assert record.status is Status.FAILED
+
+
+async def test_a_line_that_has_not_ended_is_shown(host: Attached) -> None:
+    """A question, for example: what answers it must see it."""
+    task, _, log, instructions = begin(host, "printf 'Continue? '; tail -f /dev/null")
+    await until(lambda: log.text("stdout") == "Continue? ", "the question")
+    instructions.stop(StopReason.CANCELLED)
+    assert (await task).status is Status.CANCELLED
 
 
 async def held_back(host: Attached) -> "tuple[asyncio.Future[Outcome], Job]":
@@ -212,8 +259,8 @@ async def test_the_end_of_an_execution_that_nothing_waits_for_is_on_record(host:
     for each in host.strays:
         late.stray(*each)
     late.stray("web-01", Envelope("output", {"execution": 5, "end": {}}))
-    late.stray("web-01", Envelope("output", {"execution": job.execution, "end": {"status": "failed"}, "parts": 5}))
-    late.stray("web-01", Envelope("output", {"execution": job.execution, "end": {"status": "failed"}, "parts": [5]}))
+    late.stray("web-01", Envelope("alive", {"execution": job.execution, "end": {"status": "failed"}}))
+    late.stray("web-01", Envelope("output", {"execution": job.execution, "end": {"status": "failed"}}, NO_OUTPUT))
     await until(lambda: not late.started.tasks, "the record")
     first, odd = audit.events
     assert (first.kind, first.actor) == ("answered_late", "host:web-01")

@@ -27,17 +27,17 @@ def batch_text(batch: Batch) -> str:
     return "\n".join(batch.texts) + ("" if batch.partial else "\n")
 
 
-def batch_size(batch: Batch) -> int:
-    """The size of its text in bytes of UTF-8."""
+def batch_data(batch: Batch) -> bytes:
+    """Its text in UTF-8. Raises ValueError where what claims to be one is none."""
     stored = b"\n".join(batch.lines)
-    return len(batch_text(batch).encode()) if b"\\" in stored else len(stored) + (not batch.partial)
+    return batch_text(batch).encode("utf-8", "replace") if b"\\" in stored else stored + b"\n" * (not batch.partial)
 
 
-def pieces(block: bytes) -> Iterator[tuple[str, str]]:
-    """The output in a block of stored lines: stream and text, in order."""
+def output_of(block: bytes) -> Iterator[tuple[str, bytes]]:
+    """The output in a block of stored lines, batch by batch: stream and text. Raises ValueError as `batch_data` does."""
     for line in block.splitlines():
         if batch := read_batch(line):
-            yield batch.stream.decode(), batch_text(batch)
+            yield batch.stream.decode(), batch_data(batch)
 
 
 @dataclass(slots=True)
@@ -74,9 +74,9 @@ class Slice:
 
     async def add(self, block: bytes) -> None:
         """Add a block of stored lines."""
-        for stream, text in pieces(block):
+        for stream, data in output_of(block):
             if stream in self.streams:
-                self._add(text.encode())
+                self._add(data)
         self.ended = self.ended or COMPLETE in block
 
     def _add(self, data: bytes) -> None:
@@ -114,9 +114,8 @@ class Count:
 
     async def add(self, block: bytes) -> None:
         """Add a block of stored lines."""
-        for line in block.splitlines():
-            if batch := read_batch(line):
-                self.sizes[batch.stream.decode()] += batch_size(batch)
+        for stream, data in output_of(block):
+            self.sizes[stream] += len(data)
         self.ended = self.ended or COMPLETE in block
 
 

@@ -5,11 +5,12 @@ host. What is missing is asked for again, by sending the job again with the numb
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from backend.core.errors import RecordingError
 from backend.core.execution.instructions import Instructions
 from backend.core.execution.model import (
     EXIT_GATEPOST_FAILED,
@@ -21,13 +22,15 @@ from backend.core.execution.model import (
     StopReason,
     Usage,
     stopped_outcome,
+    unrecorded,
 )
 from backend.core.hosts.commands import HostCommand
 from backend.core.hosts.envelope import Envelope, Party
 from backend.core.hosts.ports import HostFigures, HostsAway
 from backend.core.ids import time_of
-from backend.core.recording.lines import LineAssembler
+from backend.core.recording.lines import LineAssembler, Lines
 from backend.core.recording.redaction.spans import MASK
+from backend.core.recording.transcript import output_of
 from backend.core.recording.writer import RecordingWriter
 from backend.executors.host.input import InputSender
 
@@ -39,6 +42,8 @@ START_WITHIN = 40  # seconds in which a job must begin once it was asked for; le
 ANSWER_WITHIN = 1.5  # seconds in which a host answers a signal; less than other servers wait for this one
 STOP_GRACE = 10.0  # seconds that the end is waited for once a stop was sent
 LEAVES = frozenset({StopReason.SHUTDOWN, StopReason.LEASE_LOST})  # the command goes on, and another server takes it up
+# What is recorded here is not all that the command wrote, even where it had ended before it was stopped.
+INCOMPLETE = frozenset({StopReason.OUTPUT_LIMIT, StopReason.UNRECORDED, StopReason.RECORDINGS_FULL})
 MAY_STILL_RUN = "The host did not confirm the stop: the command may still run there."
 
 
@@ -146,8 +151,7 @@ class _Run:
                 if not answer.done():
                     answer.set_result(Delivery.NOT_RUNNING)
         for name, lines in self.streams.items():
-            for ready in lines.flush(final=True):
-                self.output.lines(name, ready)
+            self._record(name, lines.flush(final=True))
         return outcome
 
     async def _until_the_end(self) -> Outcome:
@@ -224,7 +228,7 @@ class _Run:
                     self._has_begun()
             case "output":
                 self._has_begun()
-                return await self._add(body)
+                return await self._add(message)
             case "input":
                 self.input.confirm(body.get("upto"), body.get("closed"))
             case "instructed":
@@ -240,41 +244,50 @@ class _Run:
         if (self.job.stdin or self.job.resumed) and self.passing_on is None:
             self.passing_on = asyncio.ensure_future(self.input.run())
 
-    async def _add(self, body: Mapping[str, Any]) -> Outcome | None:
+    async def _add(self, message: Envelope) -> Outcome | None:
         """Record what follows on the last message; ask again if something is missing between them."""
-        after, upto, parts, end = (body.get(name) for name in ("after", "upto", "parts", "end"))
-        if not (type(after) is int and type(upto) is int and isinstance(parts, list)):
+        after, upto, end = (message.body.get(name) for name in ("after", "upto", "end"))
+        if not (type(after) is int and type(upto) is int):
+            return None
+        try:
+            parts = list(output_of(message.output))
+        except ValueError:  # it is not what is stored in recordings
             return None
         if after > self.last:
             await self._ask()
             return None
         if after == self.last:
-            for part in parts:
-                self._say(part)
+            for stream, data in parts:
+                self._say(stream, data)
             self.last = max(upto, self.last)
         elif upto > self.last:
             await self._ask()
             return None
         return self._outcome(end) if isinstance(end, dict) else None
 
-    def _say(self, part: Any) -> None:
-        match part:
-            case ["stdout" | "stderr" as name, str(text)]:
-                data = text.encode("utf-8", "replace")
-                granted = min(len(data), max(self.job.output_limit - sum(self.sizes.values()), 0))
-                self.sizes[name] += granted
-                for ready in self.streams[name].feed(data[:granted]):
-                    self.output.lines(name, ready)
-                if granted < len(data):
-                    self.instructions.stop(StopReason.OUTPUT_LIMIT)
-            case _:
-                pass
+    def _say(self, name: str, data: bytes) -> None:
+        """Record a batch of the host. One that does not end with a line was shown there before its line had ended."""
+        granted = min(len(data), max(self.job.output_limit - sum(self.sizes.values()), 0))
+        self.sizes[name] += granted
+        lines = self.streams[name]
+        self._record(name, lines.feed(data[:granted]))
+        if not data.endswith(b"\n"):
+            self._record(name, lines.flush())
+        if granted < len(data):
+            self.instructions.stop(StopReason.OUTPUT_LIMIT)
+
+    def _record(self, name: str, ready: Sequence[Lines]) -> None:
+        try:
+            for lines in ready:
+                self.output.lines(name, lines)
+        except RecordingError as error:
+            self.instructions.stop(unrecorded(error))
 
     def _outcome(self, end: Mapping[str, Any]) -> Outcome:
         """The end as the host reports it; a stop that was asked for here has its own outcome."""
         problem, rule = (str(end.get(name) or "")[:4096] for name in ("error", "rule"))
         status = {str(each): each for each in Status if each.is_final}.get(str(end.get("status")), Status.LOST)
-        if self.instructions.reason and status is not Status.SUCCEEDED:
+        if self.instructions.reason in INCOMPLETE or (self.instructions.reason and status is not Status.SUCCEEDED):
             return self._stopped()
         code, signal = end.get("exit_code"), end.get("signal")
         if status is Status.DENIED:  # by the policy of the host, which has the last word
