@@ -1,4 +1,4 @@
-"""`python -m bench [--rounds N] [--only NAME]`: Gatepost next to websocketd, in one run, as a Markdown table."""
+"""`python -m bench [--rounds N] [--only NAME]`: Gatepost next to its peers, in one run, as a Markdown table."""
 
 import argparse
 import os
@@ -9,7 +9,11 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
-from bench.measures import MEASURES, Figure
+from bench import measures, peers
+from bench.measures import Figure
+
+MEASURES = {**measures.MEASURES, "peers": peers.commands, "kinds": peers.kinds}
+NEEDED = ("websocketd", "bwrap")
 
 
 def main() -> int:
@@ -18,10 +22,10 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", choices=MEASURES)
     options = parser.parse_args()
-    if not shutil.which("websocketd"):
-        print("bench: websocketd is required: apt-get install websocketd", file=sys.stderr)
+    if missing := [name for name in NEEDED if not shutil.which(name)]:
+        print(f"bench: required: apt-get install {' '.join(missing).replace('bwrap', 'bubblewrap')}", file=sys.stderr)
         return 2
-    print(f"{machine()}\n\n| measure | Gatepost | websocketd | goal | |\n|---|---|---|---|---|")
+    print(f"{machine()}\n\n| measure | Gatepost | peer | goal | |\n|---|---|---|---|---|")
     good = True
     for name, measure in MEASURES.items():
         if options.only in {None, name}:

@@ -59,7 +59,7 @@ def _ways() -> Iterator[dict[str, Once]]:
             "L3, in a room": lambda: _in_cage(launcher, workspace, room.entrance),
         }
         if bwrap := shutil.which("bwrap"):
-            words = [bwrap, *_shown(workspace)]
+            words = [bwrap, *shown(workspace)]
             ways["bwrap"] = lambda: _in_bwrap(words)
         yield ways
         room.close()
@@ -98,7 +98,7 @@ def _expect(output: int) -> None:
             sys.exit(f"bench: {data!r} instead of hi")
 
 
-def _shown(workspace: Path) -> list[str]:
+def shown(workspace: Path) -> list[str]:
     """The options that make of bwrap what a room is."""
     apart = [
         "--unshare-all",

@@ -88,23 +88,23 @@ def latency(rounds: int) -> list[Figure]:
         for _ in range(rounds):
             mine += _echo_gatepost(gatepost(ours.port), 300)
             peer += [_echo_websocketd(theirs.port) for _ in range(300)]
-            my_rate.append(_rate(lambda: gatepost(ours.port), _again, completed))
-            peer_rate.append(_rate(lambda: websocketd(theirs.port), None, None))
+            my_rate.append(rate(lambda: gatepost(ours.port), again_echo, completed))
+            peer_rate.append(rate(lambda: websocketd(theirs.port), None, None))
     ratio = percentile(mine, 50) / percentile(peer, 50)
-    rate = statistics.median(my_rate)
+    ours_a_second = statistics.median(my_rate)
     return [
         Figure("`echo hi`, first line", f"{spread(mine)}, {ratio:.2f}x", spread(peer), "<= 3x", ratio <= 3),
         Figure(
             "`echo hi` on 10 connections",
-            f"{rate:.0f}/s, {rate / statistics.median(peer_rate):.2f}x",
+            f"{ours_a_second:.0f}/s, {ours_a_second / statistics.median(peer_rate):.2f}x",
             f"{statistics.median(peer_rate):.0f}/s",
             ">= 300/s",
-            rate >= 300,
+            ours_a_second >= 300,
         ),
     ]
 
 
-def _again(client: Client) -> None:
+def again_echo(client: Client) -> None:
     client.send({"command": "echo hi"})
 
 
@@ -112,7 +112,7 @@ def _echo_gatepost(client: Client, times: int) -> list[float]:
     seconds = []
     for _ in range(times):
         begun = time.perf_counter()
-        _again(client)
+        again_echo(client)
         data = client.until(b'"type":"stdout"')
         seconds.append(time.perf_counter() - begun)
         if not completed(data):
@@ -130,12 +130,15 @@ def _echo_websocketd(port: int) -> float:
     return seconds
 
 
-def _rate(
-    connect: Callable[[], Client], again: Callable[[Client], None] | None, done: Callable[[bytes], bool] | None
+def rate(
+    connect: Callable[[], Client],
+    again: Callable[[Client], None] | None,
+    done: Callable[[bytes], bool] | None,
+    connections: int = 10,
 ) -> float:
-    """Commands a second on ten connections. Without `again` each command is a new connection."""
+    """Commands a second on so many connections. Without `again` each command is a new connection."""
     selector, count, length = selectors.DefaultSelector(), 0, 2.0
-    for _ in range(10):
+    for _ in range(connections):
         _begin(selector, connect(), again)
     begun = time.perf_counter()
     while time.perf_counter() - begun < length:

@@ -1,5 +1,6 @@
-"""The two servers, started on free ports and ended by pid."""
+"""Gatepost and its peers, started on free ports and ended by pid."""
 
+import json
 import os
 import shutil
 import socket
@@ -68,6 +69,19 @@ def websocketd_server(*words: str) -> Iterator[Running]:
     command = ["websocketd", f"--port={port}", "--address=127.0.0.1", "--loglevel=fatal", *words]
     with _running(command, dict(os.environ), port) as pid:
         yield Running(port, pid, Path())
+
+
+@contextmanager
+def obvious_server(*words: str) -> Iterator[Running]:
+    """`bench.obvious_peer`, which runs `words` at every message."""
+    port, folder = free_port(), Path(tempfile.mkdtemp(prefix="gatepost-bench-"))
+    environment = {**os.environ, "PEER_COMMAND": json.dumps(words), "PEER_FOLDER": str(folder)}
+    command = [sys.executable, "-m", "uvicorn", "bench.obvious_peer:app", "--loop", "asyncio", "--log-level", "error"]
+    try:
+        with _running([*command, "--port", str(port)], environment, port) as pid:
+            yield Running(port, pid, folder)
+    finally:
+        shutil.rmtree(folder)
 
 
 @contextmanager

@@ -67,6 +67,13 @@ def websocketd(port: int) -> Client:
     return Client(port, "/")
 
 
+def obvious(port: int) -> Client:
+    """A connection to `bench.obvious_peer` that is open."""
+    client = Client(port, "/ws")
+    client.until(b"\r\n\r\n")
+    return client
+
+
 def completed(tail: bytes) -> bool:
     return b'"type":"complete"' in tail
 
