@@ -205,7 +205,8 @@ def _lines(
     """Where the command `run` runs lines. Raises SettingsError or ProfileError."""
     if not own.run_profile:
         return None
-    profile, folder = load_profile(own.run_profile), own.run_folder or settings.data_dir / "lines"
+    profile = load_profile(own.run_profile).without_background()
+    folder = own.run_folder or settings.data_dir / "lines"
     if own.run_folder and (exposed := data_exposed(settings.data_dir, [("AGENT_RUN_FOLDER", own.run_folder)])):
         raise SettingsError(exposed)
     quota = Quota(settings.workspace_limit, settings.workspace_files, settings.disk_margin)

@@ -270,7 +270,12 @@ def test_lines_run_under_their_own_policy(new_agent: StartAgent, backend: Backen
     answer = backend.ask("lines", "run", {"line": "echo hi > a.txt && cat a.txt | wc -c"})
     assert (answer["status"], answer["output"]) == ("success", "3")
     assert (tmp_path / "work" / "a.txt").read_text() == "hi\n"
-    for line, error in (("sudo ls", "sudo is blocked"), ("cat /etc/shadow", "workspace"), ("$(id)", "Unknown command")):
+    for line, error in (
+        ("sudo ls", "sudo is blocked"),
+        ("cat /etc/shadow", "workspace"),
+        ("$(id)", "Unknown command"),
+        ("ls & ls", "background"),
+    ):
         answer = backend.ask("lines", "run", {"line": line})
         assert answer["status"] == "error"
         assert error in answer["error"]

@@ -23,7 +23,7 @@ from backend.core.execution.model import (
 )
 from backend.core.language.fields import Fields
 from backend.core.language.lexer import hidden_character
-from backend.core.language.parser import Invocation
+from backend.core.language.parser import Invocation, no_background
 from backend.core.language.tree import (
     Background,
     Case,
@@ -41,7 +41,6 @@ from backend.core.language.tree import (
 )
 from backend.core.language.words import VALUE_LIMIT
 from backend.core.policy.admit import (
-    STEP_LIMIT,
     PolicyTarget,
     Verdict,
     assigned,
@@ -65,6 +64,7 @@ from backend.core.policy.line_state import (
     ShowStarted,
     normal,
 )
+from backend.core.policy.profile import Profile
 from backend.core.recording.lines import encode_lines
 from backend.core.recording.writer import RecordingWriter
 
@@ -209,14 +209,14 @@ class Sequence:
     async def run(self, job: Job, output: RecordingWriter, instructions: Instructions) -> Outcome:
         """Run a line to its end. The outcome is that of the last step that ran, with the output of all."""
         progress = _Progress(Outcome(Status.SUCCEEDED, 0), job.plan.start)
-        line = _Line(self, job, output, instructions, self.clock() + job.timeout, progress)
+        line = _Line(self, job, output, instructions, self.clock() + job.timeout, progress, job.plan.invocations)
         await line.steps(job.plan.script.steps, tested=False)
         return replace(progress.outcome, left=progress.state, background=tuple(progress.started))
 
 
 @dataclass(frozen=True, slots=True)
 class _Line:
-    """A line that runs, until `end` at most. `ran` counts its steps; `captured` is where the output of a substitution goes."""
+    """A line that runs, until `end` at most. `judged` is what was judged before; `ran` counts its steps; `captured` is where the output of a substitution goes."""
 
     sequence: Sequence
     job: Job
@@ -224,6 +224,7 @@ class _Line:
     instructions: Instructions
     end: float
     progress: _Progress
+    judged: frozenset[Invocation]
     ran: list[int] = field(default_factory=lambda: [0])
     captured: Capture | None = None
     input: Input | None = None
@@ -283,7 +284,7 @@ class _Line:
         if progress.ended:
             return
         progress.begun = True
-        started = await executions.start(self.job, compound.line, progress.state) if executions else _no_background()
+        started = await executions.start(self.job, compound.line, progress.state) if executions else no_background()
         if isinstance(started, Decision):
             progress.add(_denied(started))
             return
@@ -491,8 +492,9 @@ class _Line:
 
     def _count_step(self) -> None:
         self.ran[0] += 1
-        if self.ran[0] > STEP_LIMIT and not self.progress.ended:
-            self.progress.add(_denied(_too_many_steps()))
+        profile = self.sequence.target.profile
+        if self.ran[0] > profile.max_steps and not self.progress.ended:
+            self.progress.add(_denied(_too_many_steps(profile)))
 
     async def _perform(self, verdict: Verdict, substituted: int) -> None:
         """Run a step. An assignment ends as the last substitution in it did."""
@@ -504,10 +506,10 @@ class _Line:
 
     async def _verdict(self, step: Step) -> Verdict | Decision:
         """The verdict on a step now; words other than those judged first are recorded before they run."""
-        plan, sequence = self.job.plan, self.sequence
+        sequence = self.sequence
         # In a thread, since links and globs can take a while.
         verdict = await asyncio.to_thread(judge_step, step, sequence.target, self.progress.state)
-        if isinstance(verdict, Verdict) and not set(verdict.invocations) <= plan.invocations:
+        if isinstance(verdict, Verdict) and not set(verdict.invocations) <= self.judged:
             argvs = tuple(tuple(map(sequence.mask, each.argv)) for each in verdict.invocations)
             await sequence.log.step(self.job.execution, self.job.actor, argvs, verdict.decision)
         return verdict
@@ -583,7 +585,7 @@ class _Line:
         """Run a builtin about what runs in the background."""
         progress, executions = self.progress, self.sequence.background
         if executions is None:
-            progress.add(_denied(_no_background()))
+            progress.add(_denied(no_background()))
             return
         control = JobControl(executions, self.job, self._say)
         try:
@@ -654,19 +656,16 @@ def _too_much_piped() -> Decision:
     return Decision.deny("limits.expansion", reason, "Pipe each command in it, or write to a file.")
 
 
-def _too_many_steps() -> Decision:
-    reason = f"The line has run {STEP_LIMIT} steps, which is as many as it may have."
-    return Decision.deny("limits.expansion", reason, "Repeat less in one line.")
+def _too_many_steps(profile: Profile) -> Decision:
+    reason = f"The line has run {profile.max_steps} steps, as many as the profile {profile.name} lets a line run."
+    return Decision.deny(
+        "limits.steps", reason, "Repeat less in one line, or let a program do it: awk, xargs, a script."
+    )
 
 
 def _no_shared_input() -> Decision:
     reason = "read takes a line from a pipe, a file or a here-document, not from the standard input of the whole line."
     return Decision.deny("syntax.builtin", reason, "cat | while read -r LINE; do echo $LINE; done")
-
-
-def _no_background() -> Decision:
-    reason = "Nothing can be started in the background here."
-    return Decision.deny("syntax.background", reason, "Leave out the &, and run it as a command of its own.")
 
 
 def _unaudited(error: StorageError) -> Outcome:

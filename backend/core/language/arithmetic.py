@@ -1,7 +1,7 @@
 """Arithmetic, as in `$((1 + 2 * $N))`: the integers and operators of POSIX without assignments, and 64 bits, no more."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from operator import and_, mul, or_, xor
 
@@ -38,6 +38,13 @@ class Expression:
     sign: str
     operands: "tuple[Expression, ...]" = ()
     behind: str = ""
+
+    def names(self) -> Iterator[str]:
+        """The variables in it."""
+        if not self.operands and not self.sign[0].isdigit():
+            yield self.sign
+        for operand in self.operands:
+            yield from operand.names()
 
     def value(self, values: Mapping[str, str]) -> int:
         """Its value. Raises UnlikeArithmetic and, for a variable that is not set, KeyError."""

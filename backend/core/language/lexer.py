@@ -7,7 +7,7 @@ depends on what runs before. The inside of `$( )` is read by the caller, who kno
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NoReturn
 
 from backend.core.decisions import Decision
@@ -137,6 +137,20 @@ class _HereDocument:
     indented: bool
 
 
+@dataclass(slots=True)
+class _Groups:
+    """What is open in a substitution, so that its end is found: after the pattern of a `case` there is a `)` too."""
+
+    opened: list[str] = field(default_factory=list)
+
+    def add(self, text: str) -> None:
+        """Take an operator into account."""
+        if text in {"(", "case"}:
+            self.opened.append(text)
+        elif self.opened and (text, self.opened[-1]) in {(")", "("), ("esac", "case")}:
+            self.opened.pop()
+
+
 class _Lexer:
     """One pass over the line, a token at a time."""
 
@@ -168,14 +182,14 @@ class _Lexer:
 
         Assignments come only before the program: the first word of a command ends them.
         """
-        before_program, is_target, open_groups = True, False, 0
+        before_program, is_target, groups = True, False, _Groups()
         while self._skip_blanks():
-            if inside and not open_groups and self.line[self.at] == ")":
+            if inside and not groups.opened and self.line[self.at] == ")":
                 self.at += 1
                 break
             if self._at_operator():
                 operator = self._operator()
-                open_groups += {"(": 1, ")": -1}.get(operator.text, 0)
+                groups.add(operator.text)
                 self.found.append(operator)
                 if operator.text == "<<":
                     self._begin_document()
@@ -187,6 +201,7 @@ class _Lexer:
                 continue
             if before_program and not is_target and (keyword := self._keyword()):
                 self.found.append(keyword)
+                groups.add(keyword.text)
                 before_program = keyword.text not in {"for", "case"}
                 continue
             found = self._words(assignable=before_program and not is_target, is_target=is_target)
@@ -420,8 +435,8 @@ class _Lexer:
         if not steps:
             self._refuse("syntax.substitution", "There is no command in $( )", "Write $(command).")
         if has_background(steps):
-            what = "A $( ) does not wait for a command in the background"
-            self._refuse("syntax.background", what, "Start it before: a > out.txt & b")
+            what = "A command in the background is an execution of its own, whose output a $( ) does not get"
+            self._refuse("syntax.background", what, "Leave out the &, or start it before: a > out.txt & b")
         self.at = inner.at
         text = self.line[start : self.at]
         if self.documents and "\n" in text:

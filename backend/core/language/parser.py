@@ -380,6 +380,12 @@ def in_background(
     return Decision.deny("syntax.background", f"{what}: it is an execution of its own.", "a > out.txt 2>&1 & b")
 
 
+def no_background() -> Decision:
+    """Why an & is refused where lines start no executions."""
+    reason = "Nothing can be started in the background here."
+    return Decision.deny("syntax.background", reason, "Leave out the &, and run it as a command of its own.")
+
+
 def _no_effect(command: Command) -> Decision:
     name = command.words[0].text if command.words else "NAME=value"
     reason = f"{name} has no effect in a pipeline: it lasts only as long as that."

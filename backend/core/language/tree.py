@@ -270,6 +270,12 @@ def substitutions(words: tuple[Word, ...]) -> Iterator[Parameter]:
     return (parameter for word in words for parameter in word.parameters if parameter.steps)
 
 
+def assigned_names(steps: tuple[Step, ...]) -> frozenset[str]:
+    """The variables that assignments in these steps set for the line."""
+    alone = (command.assignments for command in _commands(steps) if not command.words)
+    return frozenset(each.name for each in chain.from_iterable(alone))
+
+
 def words_of(compound: Compound | None) -> tuple[Word, ...]:
     """The words of a compound itself."""
     match compound:

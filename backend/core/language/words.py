@@ -9,13 +9,23 @@ from backend.core.language.arithmetic import Expression, UnlikeArithmetic
 from backend.core.language.tree import GLOB_STARTS, Parameter, Word
 from backend.core.language.trimming import trimmed
 
-__all__ = ["Parameter", "Unset", "Word", "expand_words", "joined"]
+__all__ = ["UNKNOWN", "Guess", "Parameter", "Unset", "Word", "expand_words", "joined"]
 
 GLOB_CHARACTERS = GLOB_STARTS | frozenset("]!^-")
 BLANK = re.compile("[ \t\n]+")  # what separates fields: IFS cannot be set
 UNLIKE_BRACKET = re.compile(r"\[(\^|!?[^]\s]*\[[:.=])")  # means different things in different shells
 BRACKET_LIMIT = 100  # opening brackets of a word, each of which is compared with the rest of it
 VALUE_LIMIT = 100_000  # characters that the words of a command may have
+
+
+class Guess(str):
+    """A value that is only known when the line runs, and what it is taken to be until then."""
+
+    __slots__ = ()
+
+
+# What a value is taken to be before a line runs: a plain name, and a number. The step is judged again when it is known.
+UNKNOWN = Guess("1")
 
 
 class Unset(Exception):
@@ -28,10 +38,13 @@ class Unset(Exception):
 
 def joined(word: Word, values: Mapping[str, str]) -> str:
     """The text of a word that stays one, as in an assignment. Raises Unset."""
-    text = "".join(piece if isinstance(piece, str) else _value(piece, values) for piece in word.pieces())
-    if word.parameters and len(text) > VALUE_LIMIT:
+    if not word.parameters:
+        return word.text
+    pieces = [piece if isinstance(piece, str) else _value(piece, values) for piece in word.pieces()]
+    text = "".join(pieces)
+    if len(text) > VALUE_LIMIT:
         raise Unset(_too_long())
-    return text
+    return Guess(text) if any(isinstance(piece, Guess) for piece in pieces) else text
 
 
 def expand_words(words: Iterable[Word], values: Mapping[str, str]) -> tuple[Word, ...]:
@@ -115,6 +128,12 @@ def _value(parameter: Parameter, values: Mapping[str, str]) -> str:
     if parameter.expression:
         return _computed(parameter.expression, values)
     value = values.get(parameter.name)
+    text = _changed(parameter, value)
+    return Guess(text) if isinstance(value, Guess) else text
+
+
+def _changed(parameter: Parameter, value: str | None) -> str:
+    """What the operator of a parameter makes of the value of its variable."""
     match parameter.operator:
         case ":-":
             return value or parameter.operand
@@ -132,6 +151,8 @@ def _value(parameter: Parameter, values: Mapping[str, str]) -> str:
 
 
 def _computed(expression: Expression, values: Mapping[str, str]) -> str:
+    if any(isinstance(values.get(name), Guess) for name in expression.names()):
+        return UNKNOWN
     try:
         return str(expression.value(values))
     except KeyError as error:

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from backend.core.decisions import Decision, Risk
 from backend.core.language.grouped import spread
-from backend.core.language.parser import Invocation, Opened, builtins_among, parse
+from backend.core.language.parser import Invocation, Opened, builtins_among, no_background, parse
 from backend.core.language.patterns import matches
 from backend.core.language.tree import (
     Assignment,
@@ -32,20 +32,22 @@ from backend.core.language.tree import (
     Step,
     While,
     Word,
+    assigned_names,
+    has_background,
     substitutions,
     words_of,
 )
-from backend.core.language.words import Unset, expand_words, joined
+from backend.core.language.words import UNKNOWN, Guess, Unset, expand_words, joined
 from backend.core.policy.builtins import KILL, judge_builtin, names_execution
 from backend.core.policy.files import FileView, in_temporary
-from backend.core.policy.line_state import BEGINNING, NOT_STARTED, UNKNOWN, Define, Effect, LineState
+from backend.core.policy.line_state import BEGINNING, NOT_STARTED, Define, Effect, LineState
 from backend.core.policy.profile import OFFLINE, Offline, Place, Profile
 from backend.core.policy.shell import judge_bash, run_by_bash
 
 RISKS = list(Risk)
 OPEN_REDIRECTS = frozenset({"<", ">", ">>"})
 ANSWERED = frozenset({"help", "clear"})  # lines that Gatepost answers itself, also where a shell runs all others
-STEP_LIMIT = 1000  # steps of a line that are judged before it starts, and that run
+STEP_LIMIT = 1000  # steps of a line that are judged before it starts
 LENGTH_LIMIT = 400_000  # characters of these, with each round of a loop
 
 
@@ -135,6 +137,8 @@ def admit(line: str, target: PolicyTarget, cwd: str, before: LineState = BEGINNI
     script = parse(line, profile.operators, assignments=bool(profile.environment))
     if isinstance(script, Decision):
         return script
+    if not profile.has_background and has_background(script.steps):
+        return no_background()
     if refusal := profile.check_count(sum(len(each.words) + len(each.assignments) for each in script.commands)):
         return refusal
     folder = target.files.enter(cwd)
@@ -210,8 +214,8 @@ class _Judgement:
                 return self._if(compound)
             case Case():
                 return self._case(compound)
-            case While(repeated=branch):
-                return self.refusal(branch.condition) or self.refusal(branch.steps)
+            case While():
+                return self._while(compound)
             case For():
                 return self._for(compound)
             case Piped(stages=stages):
@@ -254,6 +258,14 @@ class _Judgement:
         self.state = reduce(LineState.merged, after[1:] + after[:1])
         return None
 
+    def _while(self, loop: While) -> Decision | None:
+        """One round is judged, with variables that may have been set in another one."""
+        steps = (*loop.repeated.condition, *loop.repeated.steps)
+        before = self.state = self.state.guessing(assigned_names(steps))
+        refusal = self.refusal(steps)
+        self.state = self.state.merged(before)
+        return refusal
+
     def _for(self, loop: For) -> Decision | None:
         """The steps are judged with each word; where there is none yet, with one that is not known."""
         if refusal := self._substituted(substitutions(loop.words)):
@@ -262,7 +274,9 @@ class _Judgement:
         words = _words(tuple(each.filled(filled) for each in loop.words), self.target, self.state)
         if isinstance(words, Decision):
             return words
+        is_known = not any(substitutions(loop.words))
         for word in words or (UNKNOWN,):
+            word = word if is_known else Guess(word)
             if refusal := self._step(assigned((loop.name, word))) or self.refusal(loop.body):
                 return refusal
         return None

@@ -9,10 +9,9 @@ from typing import Protocol
 from backend.core.decisions import Decision
 from backend.core.language.fields import BLANKS
 from backend.core.language.parser import Command
-from backend.core.language.words import Word, expand_words, joined
+from backend.core.language.words import UNKNOWN, Word, expand_words, joined
 from backend.core.policy.files import FileView, outside
 from backend.core.policy.line_state import (
-    UNKNOWN,
     Await,
     Cancel,
     Define,

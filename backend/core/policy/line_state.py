@@ -1,8 +1,10 @@
 """What lasts from one step of a line to the next: the folder, the variables, the exit status."""
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
+
+from backend.core.language.words import UNKNOWN, Guess
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +84,6 @@ class ShowStarted:
 
 Effect = Enter | Define | Forget | Exit | Options | Leave | Cancel | Await | ShowStarted | Read
 
-# What a value is taken to be before a line runs: a plain name, and a number. The step is judged again when it is known.
-UNKNOWN = "1"
 STARTED_LIMIT = 100  # executions in the background that a line and its session know, the newest
 NOT_STARTED = "0" * 26  # the id of an execution that is not started yet
 
@@ -152,16 +152,23 @@ class LineState:
 
     def merged(self, other: "LineState") -> "LineState":
         """This state, with the variables that only the other has: that of another branch, where one of them ran."""
-        return replace(
-            self,
-            variables={**other.variables, **self.variables},
-            exported={**other.exported, **self.exported},
-        )
+        variables, exported = _merged(self.variables, other.variables), _merged(self.exported, other.exported)
+        return replace(self, variables=variables, exported=exported)
+
+    def guessing(self, names: Container[str]) -> "LineState":
+        """This state, where these variables may have other values."""
+        changed = {name: Guess(value) for name, value in self.variables.items() if name in names}
+        return replace(self, variables={**self.variables, **changed})
 
     def _defined(self, values: Mapping[str, str], exported: bool) -> "LineState":
         into_export = {name: value for name, value in values.items() if exported or name in self.exported}
         others = {name: value for name, value in values.items() if name not in into_export}
         return replace(self, variables={**self.variables, **others}, exported={**self.exported, **into_export})
+
+
+def _merged(values: Mapping[str, str], others: Mapping[str, str]) -> dict[str, str]:
+    differing = (name for name, value in others.items() if values.get(name, value) != value)
+    return {**others, **values, **{name: Guess(values[name]) for name in differing}}
 
 
 BEGINNING = LineState(PurePosixPath("/"))

@@ -17,7 +17,8 @@ options, abbreviated options. The keys of a profile:
                                   any other may run that is not blocked
     [risks]                       with a shell: of a program that is not listed (unlisted), and of one whose name is only
                                   known when the line runs (dynamic)
-    [limits]                      characters (of the line), arguments (typed words, including the program)
+    [limits]                      characters (of the line), arguments (typed words, including the program), steps (that a line
+                                  runs, each round of a loop counted; 1000 where it is not given)
     [kinds]                       NAME = a regular expression that all of the value must match, or
                                   {pattern, role}, where the role is one of the built-in kinds: text, path,
                                   target (a file that is written: none of git's own), folder (what other paths may
@@ -106,6 +107,7 @@ NEGATIONS = {("!",), ("-not",)}
 MATCHES_ALL = re.compile(r"[*?./]+|\.[*+]|\+0[a-zA-Z]?")
 ASKS_FOR_HELP = frozenset({"-h", "--help", "--version"})
 OF_PROJECT = "A program of the project"
+STEPS = 1000  # that a line may run, unless its profile gives a number
 STARTED_LIMIT = 3  # programs that start programs that start programs
 CAN_PERMIT = "An administrator can permit it in a profile (GATEPOST_PROFILES)."
 NULL_DEVICE = "/dev/null"
@@ -206,6 +208,7 @@ class Profile:
     summary: str
     max_characters: int
     max_arguments: int
+    max_steps: int
     programs: Mapping[str, Program]
     blocked_programs: Mapping[str, str]
     blocked_arguments: tuple[BlockedArgument, ...]
@@ -218,6 +221,7 @@ class Profile:
     unlisted: Risk = Risk.BLOCKED
     dynamic: Risk = Risk.BLOCKED
     has_rooms: bool = False
+    has_background: bool = True
     hash: str = ""
     missing: Mapping[str, MissingVariables] = field(default_factory=dict)
 
@@ -246,6 +250,7 @@ class Profile:
             summary=table.text("summary"),
             max_characters=limits.number("characters"),
             max_arguments=limits.number("arguments"),
+            max_steps=limits.number("steps", STEPS),
             programs=programs,
             extra=extra,
             scripts=table.choice("scripts", Risk, Risk.BLOCKED),
@@ -278,6 +283,10 @@ class Profile:
     def without(self, missing: Mapping[str, MissingVariables]) -> Self:
         """This profile on a server that lacks variables that programs need."""
         return replace(self, missing=missing)
+
+    def without_background(self) -> Self:
+        """This profile where lines start no executions of their own."""
+        return replace(self, has_background=False)
 
     def in_rooms(self) -> Self:
         """This profile on a server whose commands run in rooms."""

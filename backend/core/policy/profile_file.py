@@ -65,8 +65,8 @@ class Table:
     def truth(self, key: str) -> bool:
         return self._get(key, bool, False)
 
-    def number(self, key: str) -> int:
-        value = self._get(key, int, None)
+    def number(self, key: str, default: int | None = None) -> int:
+        value = self._get(key, int, default)
         if value < 1:
             raise ProfileError(f"{self.place}.{key}: must be at least 1")
         return value

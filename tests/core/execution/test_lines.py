@@ -4,7 +4,7 @@ import asyncio
 import shutil
 import subprocess
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 
@@ -15,6 +15,7 @@ from backend.core.execution.instructions import Instructions
 from backend.core.execution.model import Actor, Job, Outcome
 from backend.core.execution.sequence import Sequence
 from backend.core.policy.admit import Plan, Scope, admit
+from backend.core.policy.profile import Profile
 from backend.core.recording.writer import Recorder
 from backend.executors.local.launcher import CageLauncher
 from backend.executors.local.pipelines import LocalPipelines
@@ -46,10 +47,11 @@ class Bench:
     """A workspace in which lines are judged and run."""
 
     folder: Path
+    profile: Profile = AGENT
 
     @property
     def scope(self) -> Scope:
-        return Scope(AGENT, FolderView(self.folder), network=False)
+        return Scope(self.profile, FolderView(self.folder), network=False)
 
     def judge(self, line: str) -> Plan | Decision:
         return admit(line, self.scope, ".")
@@ -253,16 +255,16 @@ async def test_a_step_is_judged_again_in_the_folder_that_it_runs_in(bench: Bench
         ("printf '\\377' > n; echo $(cat n)", "syntax.character"),
         ("seq 100000 > n; echo $(cat n) > m", "limits.expansion"),
         ("X=$(seq 15000); echo $X$X > m", "limits.expansion"),
-        ("while true; do :; done", "limits.expansion"),
+        ("while true; do :; done", "limits.steps"),
         ("(seq 200000) | wc -l", "limits.expansion"),
         ("echo ../x > n; { echo x; } > $(cat n)", "path.parent"),
-        ("for i in {1..30}; do for j in $(seq 90); do :; done; done", "limits.expansion"),
+        ("for i in {1..30}; do for j in $(seq 90); do :; done; done", "limits.steps"),
         ("echo ../x > n; while read x; do cat $x; done < n", "path.parent"),
         ("echo ../x > n; export CI=1; read CI < n", "environment.value"),
         ("printf '\\033' > n; read x < n", "syntax.character"),
         ("printf '\\377' > n; read x < n", "syntax.character"),
         ("seq -s x 100000 > n; read x < n", "limits.expansion"),
-        ("while :; do read x; done < a.txt", "limits.expansion"),
+        ("while :; do read x; done < a.txt", "limits.steps"),
         ("echo ../x > n; { cat; } < $(cat n)", "path.parent"),
         ("(seq 200000) | while read x; do break; done", "limits.expansion"),
         ("echo 1x > n; N=$(cat n); echo $((N))", "syntax.arithmetic"),
@@ -276,7 +278,7 @@ async def test_a_step_is_judged_again_in_the_folder_that_it_runs_in(bench: Bench
     ],
 )
 async def test_what_is_only_known_later_is_judged_then(bench: Bench, line: str, rule: str) -> None:
-    ran = await bench.run(line)
+    ran = await replace(bench, profile=replace(AGENT, max_steps=1000)).run(line)
     assert (ran.outcome.exit_code, ran.outcome.rule) == (126, rule)
     assert ran.outcome.problem
     assert not (bench.folder.parent / "x").exists()
@@ -365,6 +367,22 @@ def some_compound(random: Random, depth: int) -> str:
     )
 
 
+async def test_arithmetic_that_has_no_value_at_its_turn_is_refused_then(bench: Bench) -> None:
+    ran = await bench.run("N=$(wc -l < a.txt); echo $N; echo $((1 / (N - 2))); echo no")
+    assert (ran.said, ran.outcome.rule) == (("2\n", 126), "syntax.arithmetic")
+
+
+async def test_a_loop_ends_with_the_steps_that_its_profile_has(bench: Bench) -> None:
+    """A file of thousands of lines is read; what never ends says which limit has ended it."""
+    (bench.folder / "n").write_text("1\n" * 600)
+    counted = await bench.run("N=0; while read -r x; do N=$((N+x)); done < n; echo $N")
+    assert counted.said == ("600\n", 0)
+    few = replace(bench, profile=replace(AGENT, max_steps=100))
+    ended = await few.run("N=0; while [ $N != x ]; do N=$((N+1)); [ $N = 30 ] && echo $N; done")
+    assert (ended.said, ended.outcome.rule) == (("30\n", 126), "limits.steps")
+    assert "100 steps, as many as the profile agent" in ended.outcome.problem
+
+
 async def test_what_a_client_sends_is_read_through_a_program(bench: Bench) -> None:
     assert (await bench.run("cat | while read x; do echo $x; done", b"a\nb\n")).said == ("a\nb\n", 0)
     refused = await bench.run("read x; echo $x", b"a\n")
@@ -401,6 +419,13 @@ async def test_what_a_client_sends_is_read_through_a_program(bench: Bench) -> No
         "case a in a) case b in b) echo in;; esac;; esac > o; cat o; case x in *) cat;; esac < a.txt | (case y in ?) cat; esac)",
         "set -e; case a in a) false || true; case b in *) echo b; false;; esac;; esac; echo no",
         "for x in 1 2 3; do case $x in 2) continue;; 3) break;; esac; echo $x; done; case ~ in /*) echo home;; esac",
+        "echo $(case a in a) echo one;; *) echo two; esac) $(case b in (b) (echo in);; esac; echo end) \"$(case c in *) echo 'c)';; esac)\"",
+        "echo $(\n  case src in\n  s*)\n    case b in b) ls src; esac\n    ;;\n  esac\n) $(for x in a b; do case $x in a) echo A;; b) echo B; esac; done)",
+        "echo $(echo case in a) $(case x in y) ;; esac) $(if case a in a) true;; esac; then echo yes; fi)",
+        'N=$(wc -l < a.txt); echo $((10 / (N - 1))) $((N - 2)); tail -n +$((N - 1)) a.txt; sed -n "$((N - 1)),\\$p" a.txt',
+        'N=0; while read -r x; do N=$((N + 1)); done < a.txt; head -n $((3 - N)) a.txt; sed -n "$((N - 1))p" a.txt; M=x$N; M=${M#x}; echo $((M - 1))',
+        "if [ -f a.txt ]; then N=3; else N=0; fi; echo $((6 / N)); Z=0; [ -d src ] && Z=2; until [ $Z = 0 ]; do echo $((4 / Z)); Z=$((Z-1)); done",
+        'for N in $(seq 2 3); do echo $((6 / (N - 1))); sed -n "$((N - 1))p" a.txt; done; cat a.txt | while read -r x; do L=${#x}; echo $((6 / (L - 1))); done',
         *(
             "; ".join(
                 f"printf '%s\n' '{text}' | {{ IFS='{ifs}' read {raw}{names}; printf '%s\n' \"$?[$a][${{b:-}}]\"; }}"

@@ -272,6 +272,20 @@ def test_every_line_gets_a_verdict_after_bounded_work(line: str) -> None:
         "ls ;; sudo -c id",
         "echo $(case x in x) sudo -c id;; esac)",
         "echo $( (case x in x) sudo -c id;; esac) )",
+        "echo $(case x in x) ls;; esac; sudo -c id)",
+        "echo $(case x in x) ls;; esac",
+        "echo $(case x in (x) ls;; (y) sudo -c id; esac)",
+        "echo $(case x in case) sudo -c id;; esac)",
+        "echo $(case x in x) ls;; case) ls) sudo -c id",
+        "echo $(X=1 case x in x) sudo -c id",
+        "echo $(> f case x in x) sudo -c id",
+        "echo $(case x in esac) sudo -c id )",
+        "echo $(case) sudo -c id",
+        "echo $(esac) sudo -c id",
+        "echo $(ls) ) sudo -c id",
+        "echo \"$(case x in x) echo ')';; y) sudo -c id; esac)\"",
+        "cat <<E\n$(case x in x) sudo -c id; esac)\nE",
+        "X=$(case x in x) echo $(case y in y) sudo -c id;; esac);; esac)",
         "case x in x) cd /etc;; esac",
         "CI=1 env LD_PRELOAD=x ls",
         "set -o noclobber",
@@ -314,3 +328,14 @@ def test_no_disguise_gets_through(line: str) -> None:
     verdict = admit(line, Scope(AGENT, Unseen(PurePosixPath("/srv/ws")), network=True), ".")
     assert isinstance(verdict, Decision), line
     assert verdict.hint
+
+
+@pytest.mark.parametrize("line", ["sleep 9 & ls", "sleep 9 &", "if true; then sleep 9 & fi", "echo $(sleep 9 &)"])
+def test_where_nothing_runs_in_the_background_the_whole_line_is_refused(line: str) -> None:
+    """And not only when its turn comes."""
+    verdict = admit(line, Scope(AGENT.without_background(), Unseen(PurePosixPath("/srv/ws")), network=True), ".")
+    assert isinstance(verdict, Decision)
+    assert (verdict.rule, "Leave out the &" in verdict.hint) == ("syntax.background", True)
+    inside = admit("echo $(sleep 9 &)", Scope(AGENT, Unseen(PurePosixPath("/srv/ws")), network=True), ".")
+    assert isinstance(inside, Decision)
+    assert (inside.rule, "Leave out the &" in inside.hint) == ("syntax.background", True)
