@@ -7,7 +7,7 @@ options, abbreviated options. The keys of a profile:
                                   programs, kinds and extra programs are added to its own, also where it blocks them
     name, summary                 words for `help`
     operators                     what a line may hold, a subset of | && || ; & > >> < 2>&1 &> << ( $ $( {,} for cd; with ; also
-                                  line breaks, with 2>&1 also >&2, with ( also { } and !, with $ variables, with {,} the
+                                  line breaks, with 2>&1 also >&2, with << also <<<, with ( also { } and !, with $ variables, with {,} the
                                   expansion of braces, with for also if, while and until, with cd also export, unset,
                                   set, exit, break, continue and :
     environment                   variables that `NAME=value command` may set
