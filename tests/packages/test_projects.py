@@ -3,6 +3,8 @@
 import json
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -18,9 +20,19 @@ PATIENCE = 540  # seconds for the whole page
 
 @pytest.fixture(scope="module")
 def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
+    """The page after it was run; once more where a block failed, since a registry may fail once."""
     for tool in ("curl", "git", "node", "npm", "python3"):
         need(shutil.which(tool), tool)
-    folder = tmp_path_factory.mktemp("page")
+    with _ran(tmp_path_factory.mktemp("page")) as first:
+        if all(first.result(example)[0] == "0" for example in EXAMPLES):
+            yield first
+            return
+    with _ran(tmp_path_factory.mktemp("again")) as second:
+        yield second
+
+
+@contextmanager
+def _ran(folder: Path) -> Iterator[Session]:
     with running_world(folder, environment()) as world:
         own = {"TOKEN": world.tokens["ann"], "ADMIN": world.tokens["root"], "HOSTS": json.dumps(registry_hosts())}
         run_page(EXAMPLES, world.server, folder, variables=own, patience=PATIENCE)

@@ -32,9 +32,9 @@ FILES = {
 INSTALL = (
     "npm install --silent vite@7 vitest@3 typescript@5 @types/node@20 eslint@9 prettier@3 jest@30 mocha@11 tsx@4 esbuild@0.25"
     " webpack@5 webpack-cli@6 husky@9 lint-staged@16 pnpm@10 yarn@1 bun@1",
-    "mkdir two && cd two && echo {} > package.json && npm install --silent vitest@2 && cp ../three/a.test.js .",
-    "mkdir by-pnpm && cd by-pnpm && echo {} > package.json && npx pnpm add is-number",
-    "mkdir by-yarn && cd by-yarn && echo '{}' > package.json && npx yarn add --registry $(npm config get registry) is-number",
+    "mkdir -p two && cd two && echo {} > package.json && npm install --silent vitest@2 && cp ../three/a.test.js .",
+    "mkdir -p by-pnpm && cd by-pnpm && echo {} > package.json && npx pnpm add is-number",
+    "mkdir -p by-yarn && cd by-yarn && echo '{}' > package.json && npx yarn add --registry $(npm config get registry) is-number",
 )
 
 
@@ -72,7 +72,8 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
         for name, text in FILES.items():
             bench.says(f"mkdir -p $(dirname {name}) < /dev/null; cat > {name}", stdin=text)
         for line in INSTALL:
-            bench.says(line)
+            if bench.run(line)["exit_code"] != 0:  # a registry may fail once
+                bench.says(line)
         changed = world.ask(
             access_token(world.users["root"]), "PATCH", f"/api/projects/{world.project}", {"network": False}
         )

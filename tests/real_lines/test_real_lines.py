@@ -1,6 +1,5 @@
-"""Lines as people and agents send them: how many of them the profile of accounts accepts."""
+"""Lines as people and agents send them: how many of them run in a project. As a program it prints the share and the others."""
 
-from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -13,21 +12,23 @@ from backend.core.policy.profile import OFFLINE, Offline, Profile
 from backend.policies.loader import load_profile
 
 LINES = Path(__file__).parent / "lines.txt"
+PROFILES = ("agent", "workbench")
 ENOUGH = 0.95  # of all lines; what is refused is not offered on purpose, or not yet
 
 
 def files() -> Unseen:
     """A workspace that cannot be looked into, and a home beside it."""
     view = Unseen(PurePosixPath("/srv/ws"))
-    view.variables = {"HOME": "/srv/homes/ws"}
+    view.home = PurePosixPath("/srv/homes/ws")
+    view.variables = {"HOME": str(view.home)}
     return view
 
 
 @dataclass(frozen=True, slots=True)
 class Somewhere:
-    """A project with the network on, whose files are not here."""
+    """A project with the network on, in a room, whose files are not here."""
 
-    profile: Profile = field(default_factory=lambda: load_profile("agent"))
+    profile: Profile
     files: FileView = field(default_factory=files)
     network: bool = True
     offline: Offline = OFFLINE
@@ -38,22 +39,24 @@ def lines() -> list[str]:
     return [line.replace("\\\\", "\0").replace("\\n", "\n").replace("\0", "\\") for line in written]
 
 
-def test_most_lines_are_accepted(capsys: pytest.CaptureFixture[str]) -> None:
-    target = Somewhere()
-    verdicts = {line: admit(line, target, ".") for line in lines()}
-    refused = {line: verdict for line, verdict in verdicts.items() if isinstance(verdict, Decision)}
-    with capsys.disabled():
-        print(f"\n{len(verdicts) - len(refused)} of {len(verdicts)} lines are accepted")
-        for rule, count in Counter(verdict.rule for verdict in refused.values()).most_common():
-            print(f"  {count:3} {rule}")
-    assert len(verdicts) >= 150
-    assert len(refused) <= (1 - ENOUGH) * len(verdicts)
-    assert all(verdict.reason and verdict.hint for verdict in refused.values())
+def refused(name: str) -> dict[str, Decision]:
+    """The lines that a profile refuses."""
+    target = Somewhere(load_profile(name).in_rooms())
+    verdicts = ((line, admit(line, target, ".")) for line in lines())
+    return {line: verdict for line, verdict in verdicts if isinstance(verdict, Decision)}
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_most_lines_are_accepted(name: str) -> None:
+    found, every = refused(name), lines()
+    assert len(set(every)) >= 150
+    assert len(found) <= (1 - ENOUGH) * len(every)
+    assert all(verdict.reason and verdict.hint for verdict in found.values())
 
 
 if __name__ == "__main__":
-    somewhere = Somewhere()
-    for each in lines():
-        verdict = admit(each, somewhere, ".")
-        said = f"{verdict.rule}: {verdict.reason}" if isinstance(verdict, Decision) else "accepted"
-        print(f"{each!r:70} {said}")
+    for each in PROFILES:
+        others = refused(each)
+        print(f"{each}: {1 - len(others) / len(lines()):.1%} of {len(lines())} lines run")
+        for written, verdict in others.items():
+            print(f"  {written!r:60.60} {verdict.rule}")

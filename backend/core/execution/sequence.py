@@ -1,6 +1,7 @@
 """Runs the steps of a line one after another: what `&&`, `||`, `;`, `!`, compounds, substitutions and builtins mean."""
 
 import asyncio
+import shlex
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -488,7 +489,13 @@ class _Line:
             progress.add(_denied(verdict))
             return
         with self._recorded():
+            self._trace(verdict)
             await self._perform(verdict, progress.state.status if texts else 0)
+
+    def _trace(self, verdict: Verdict) -> None:
+        """Show what is about to run, where `set -x` asks for it."""
+        for invocation in verdict.invocations if self.progress.state.xtrace else ():
+            self._say(self.sequence.mask(f"+ {shlex.join(invocation.argv)}"))
 
     def _count_step(self) -> None:
         self.ran[0] += 1

@@ -55,12 +55,12 @@ MERGE = re.compile(r"(2>&1|1?>&2)(?![^ \t\n;&|<>()])")
 JOINED_LINE = re.compile(r"(?:\\\n)+")
 DELIMITER = re.compile(r"[A-Za-z0-9_.!%+@=:/-]+")
 # In order: where two match, the longer one is meant.
-KNOWN_OPERATORS = ("&&", "||", "&>", ">>", "<<", ";;", ";", "&", "|", ">", "<", "(", ")", "\n")
+KNOWN_OPERATORS = ("&&", "||", "&>", ">>", "<<<", "<<", ";;", ";", "&", "|", ">", "<", "(", ")", "\n")
 MERGE_OPERATOR = "2>&1"
 MERGES = frozenset({MERGE_OPERATOR, ">&2"})
-REDIRECTS = frozenset({">", ">>", "<", "&>", "<<"})
+REDIRECTS = frozenset({">", ">>", "<", "&>", "<<", "<<<"})
 # What one permission stands for: a line break is a `;`, what closes is permitted with what opens.
-PERMITTED_WITH = {"\n": ";", ")": "(", ">&2": MERGE_OPERATOR, ";;": ";"}
+PERMITTED_WITH = {"\n": ";", ")": "(", ">&2": MERGE_OPERATOR, ";;": ";", "<<<": "<<"}
 VARIABLES, BRACES, GROUP, SUBSTITUTION, LOOP = "$", "{,}", "(", "$(", "for"
 SIGNS = frozenset({"!", "{", "}"})
 # Words that are operators where a command begins; `in` comes after the name of `for`.
@@ -264,7 +264,7 @@ class _Lexer:
     def _check_redirect(self, text: str, number: str, after: str) -> None:
         numbers = {">": {"", "1", "2"}, ">>": {"", "1", "2"}}.get(text, {""})
         if (text in REDIRECTS and after and after in "<>&|(") or number not in numbers:
-            hint = "Use < file, > file, >> file, 2> file, &> file, 2>&1 or <<END."
+            hint = "Use < file, > file, >> file, 2> file, &> file, 2>&1, <<END or <<< text."
             self._refuse("syntax.redirect", "This kind of redirection is not supported", hint)
 
     def _keyword(self) -> Operator | None:

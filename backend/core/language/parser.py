@@ -46,6 +46,7 @@ COMPOUND = frozenset({*CLOSED_BY, "if", "while", "until", "for", "case"})
 REDIRECTIONS = REDIRECTS | MERGES
 NAME = re.compile("[A-Za-z_][A-Za-z0-9_]*")
 CHANGE_FOLDER = "cd"
+WHICH = Word("which")  # what `command -v` means where no name is a function or an alias
 LEAVING = frozenset({"break", "continue"})
 READ = "read"
 BUILTINS = frozenset({CHANGE_FOLDER, "export", "unset", "set", "exit", ":", READ, *LEAVING})
@@ -338,6 +339,8 @@ class _Reader:
             raise Refused(_no_loop(words[0].text))
         if words and words[0].text == "[[":
             words = tested(words, assigned=bool(assignments))
+        if [each.text for each in words[:2]] == ["command", "-v"]:
+            words[:2] = [WHICH]
         if words or (assignments and not redirects):
             return Command(tuple(words), tuple(assignments), tuple(redirects))
         raise Refused(self._missing(bool(assignments)))
@@ -351,9 +354,11 @@ class _Reader:
             return [Redirect(operator.text, 2 if operator.text == "2>&1" else 1)]
         if operator.text == "<<":
             return [Redirect("<<", 0, operator.body or NO_TEXT)]
-        if operator.text not in {"<", ">", ">>", "&>"}:
+        if operator.text not in {"<", ">", ">>", "&>", "<<<"}:
             raise Refused(_unexpected(operator))
         target = self._pop() if self.waiting else None
+        if operator.text == "<<<" and isinstance(target, Word):
+            return [Redirect("<<", 0, target.plus(Word("\n")))]
         if not isinstance(target, Word) or not target.text or target.is_glob:
             reason = f"{operator.text} requires the name of a file after it (position {operator.position})."
             hint = "Write for example > out.txt; globs are not accepted here."

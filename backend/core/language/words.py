@@ -24,8 +24,9 @@ class Guess(str):
     __slots__ = ()
 
 
-# What a value is taken to be before a line runs: a plain name, and a number. The step is judged again when it is known.
-UNKNOWN = Guess("1")
+# What a value is taken to be before a line runs: a plain name, and a number that a process may have. The step is judged again
+# when it is known.
+UNKNOWN = Guess("2")
 
 
 class Unset(Exception):

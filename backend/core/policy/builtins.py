@@ -190,24 +190,26 @@ def _exit(arguments: tuple[str, ...], state: LineState) -> Builtin | Decision:
 
 
 def _set(arguments: tuple[str, ...]) -> Builtin | Decision:
-    """`set -e`, `set -u` (variables that are not set are refused anyway) and `set -o pipefail`, also as `set -euo pipefail`."""
+    """`set -e`, `-u` (variables that are not set are refused anyway), `-x` and `-o pipefail`, also as `set -euxo pipefail`."""
     errexit: bool | None = None
     pipefail: bool | None = None
+    xtrace: bool | None = None
     words = iter(arguments)
     for word in words:
         on = word.startswith("-")
-        if word[:1] not in {"-", "+"} or not word[1:] or set(word[1:]) - set("euo" if on else "eo"):
+        if word[:1] not in {"-", "+"} or not word[1:] or set(word[1:]) - set("euxo" if on else "exo"):
             return _unset_option()
         errexit = on if "e" in word else errexit
+        xtrace = on if "x" in word else xtrace
         if "o" in word:
             if next(words, "") != "pipefail":
                 return _unset_option()
             pipefail = on
-    return Builtin(arguments, Options(errexit, pipefail)) if arguments else _unset_option()
+    return Builtin(arguments, Options(errexit, pipefail, xtrace)) if arguments else _unset_option()
 
 
 def _unset_option() -> Decision:
-    return _misused("set", "takes -e, -u and -o pipefail")
+    return _misused("set", "takes -e, -u, -x and -o pipefail")
 
 
 def _misused(name: str, what: str) -> Decision:

@@ -39,10 +39,11 @@ class Exit:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What `set` changes: whether a failure ends the line, and whether any program of a pipeline can fail it."""
+    """What `set` changes: whether a failure ends the line, any program of a pipeline can fail it, commands are shown."""
 
     errexit: bool | None = None
     pipefail: bool | None = None
+    xtrace: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +102,7 @@ class LineState:
     status: int = 0
     errexit: bool = False
     pipefail: bool = False
+    xtrace: bool = False
     background: Mapping[str, str] = field(default_factory=dict)
 
     def values(self, standard: Mapping[str, str]) -> dict[str, str]:
@@ -121,11 +123,12 @@ class LineState:
                 variables = {name: value for name, value in self.variables.items() if name not in names}
                 remaining = {name: value for name, value in self.exported.items() if name not in names}
                 return replace(self, variables=variables, exported=remaining)
-            case Options(errexit=errexit, pipefail=pipefail):
+            case Options(errexit=errexit, pipefail=pipefail, xtrace=xtrace):
                 return replace(
                     self,
                     errexit=self.errexit if errexit is None else errexit,
                     pipefail=self.pipefail if pipefail is None else pipefail,
+                    xtrace=self.xtrace if xtrace is None else xtrace,
                 )
             case Read(names=names):
                 return self._defined(dict.fromkeys(names, UNKNOWN), exported=False)

@@ -7,7 +7,7 @@ options, abbreviated options. The keys of a profile:
                                   programs, kinds and extra programs are added to its own, also where it blocks them
     name, summary                 words for `help`
     operators                     what a line may hold, a subset of | && || ; & > >> < 2>&1 &> << ( $ $( {,} for cd; with ; also
-                                  line breaks, with 2>&1 also >&2, with ( also { } and !, with $ variables, with {,} the
+                                  line breaks, with 2>&1 also >&2, with << also <<<, with ( also { } and !, with $ variables, with {,} the
                                   expansion of braces, with for also if, while and until, with cd also export, unset,
                                   set, exit, break, continue and :
     environment                   variables that `NAME=value command` may set
@@ -38,6 +38,7 @@ options, abbreviated options. The keys of a profile:
       requires                    {option = [options]}: one of which must be given too; "" is the program itself,
                                   "operand" is any operand
       moderate, online            options that raise the risk; options that need the network
+      watches                     options that watch files, where tools do not poll instead: they need a room
       ends                        options after which everything is an operand
       takes_appended              xargs may add words to it, whatever they are
       alone                       other programs may not start it
@@ -353,13 +354,24 @@ class Profile:
             if started.open_ended:
                 parse.check_open_end()
             _check_guard(started, parse.uses[-1].program)
-            refusal = _refuse_uses(parse.uses, place) or _refuse_emptying(parse, words, arguments, self.programs, place)
+            refusal = self._refuse_uses(parse.uses, place) or _refuse_emptying(
+                parse, words, arguments, self.programs, place
+            )
             decision = refusal or _allow(program, parse, arguments, place)
         except ArgumentError as error:
             return Decision.deny(error.rule, error.reason, error.hint, risk=Risk.HIGH)
         except ScriptError as error:
             return Decision.deny("option.script", f"In the script: {error}.", program.usage, risk=Risk.HIGH)
         return self._with_started(decision, parse, place, depth) if decision.allowed else decision
+
+    def _refuse_uses(self, uses: list[ProgramUse], place: Place) -> Decision | None:
+        for use in uses:
+            if use.is_online and not place.network:
+                return place.offline.refusal(use.program)
+            if use.watches and not self.has_rooms:
+                return _no_watches(use.program)
+            use.check()
+        return None
 
     def _script(self, name: str, depth: int) -> Program | None:
         """A program of the workspace, named by its path."""
@@ -528,12 +540,10 @@ def _check_scripts(arguments: list[Argument]) -> None:
             check("\n".join(pieces))
 
 
-def _refuse_uses(uses: list[ProgramUse], place: Place) -> Decision | None:
-    for use in uses:
-        if use.is_online and not place.network:
-            return place.offline.refusal(use.program)
-        use.check()
-    return None
+def _no_watches(program: Program) -> Decision:
+    reason = f"{program.name} cannot watch files here: the kernel reports changes only to commands in a room (protection L3)."
+    hint = "Run it again after a change, or use a tool that polls: vite, vitest --watch, tsc --watch, nodemon."
+    return Decision.deny("option.watch", reason, hint, risk=Risk.SAFE)
 
 
 def _check_guard(started: Started, program: Program) -> None:

@@ -194,6 +194,7 @@ def _command(name: str, spec: Table, known: _Known, summary: str) -> Program:
         requires=_requires(spec.table("requires")),
         moderate=frozenset(spec.strings("moderate")),
         online=frozenset(spec.strings("online")),
+        watches=frozenset(spec.strings("watches")),
         ends=frozenset(spec.strings("ends")),
         takes_appended=spec.truth("takes_appended"),
         alone=spec.truth("alone"),
@@ -262,6 +263,7 @@ def _check_named(spec: Table, program: Program) -> None:
     for key, names in (
         ("moderate", program.moderate),
         ("online", program.online),
+        ("watches", program.watches),
         ("unless", program.unless),
         ("ends", program.ends),
         ("empties", program.empties),

@@ -97,6 +97,7 @@ class Program:
     requires: Mapping[str, frozenset[str]] = field(default_factory=dict)
     moderate: frozenset[str] = frozenset()
     online: frozenset[str] = frozenset()
+    watches: frozenset[str] = frozenset()
     ends: frozenset[str] = frozenset()
     takes_appended: bool = False
     alone: bool = False
@@ -151,6 +152,11 @@ class ProgramUse:
     @property
     def is_online(self) -> bool:
         return self.program.network or bool(self.given & self.program.online)
+
+    @property
+    def watches(self) -> bool:
+        """Whether it watches files in a way that only works in a room."""
+        return bool(self.given & self.program.watches)
 
     @property
     def risk(self) -> Risk:

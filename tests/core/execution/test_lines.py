@@ -367,6 +367,28 @@ def some_compound(random: Random, depth: int) -> str:
     )
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "X='a  b*'; cat <<< $X; cat <<< \"$X\"'c'; tr a-z A-Z <<< a.t* | cat; read a b <<< '1 2 3'; echo $b",
+        "cat <<< '' | wc -c; while read -r x; do echo $x; done <<< $(cat a.txt); cat << E <<< 2\n1\nE",
+        "cat <<< ~ | wc -l; N=3; cat <<< $((N * 2)) | cat; cat <<< x > o; cat o; (cat; cat) <<< y",
+    ],
+)
+async def test_a_text_is_an_input_as_in_bash(bench: Bench, line: str) -> None:
+    ran = await bench.run(line)
+    environment = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": str(bench.folder)}
+    done = subprocess.run(
+        ["bash"], input=line, cwd=bench.folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert ran.said == (done.stdout, done.returncode)
+
+
+async def test_what_runs_is_shown_if_asked_for(bench: Bench) -> None:
+    ran = await bench.run("set -ex; X='a b'; echo \"$X\" | cat; set +x; echo no")
+    assert ran.log.text("stderr").splitlines() == ["+ 'X=a b'", "+ echo 'a b'", "+ cat", "+ set +x"]
+
+
 async def test_arithmetic_that_has_no_value_at_its_turn_is_refused_then(bench: Bench) -> None:
     ran = await bench.run("N=$(wc -l < a.txt); echo $N; echo $((1 / (N - 2))); echo no")
     assert (ran.said, ran.outcome.rule) == (("2\n", 126), "syntax.arithmetic")
@@ -421,6 +443,7 @@ async def test_what_a_client_sends_is_read_through_a_program(bench: Bench) -> No
         "for x in 1 2 3; do case $x in 2) continue;; 3) break;; esac; echo $x; done; case ~ in /*) echo home;; esac",
         "echo $(case a in a) echo one;; *) echo two; esac) $(case b in (b) (echo in);; esac; echo end) \"$(case c in *) echo 'c)';; esac)\"",
         "echo $(\n  case src in\n  s*)\n    case b in b) ls src; esac\n    ;;\n  esac\n) $(for x in a b; do case $x in a) echo A;; b) echo B; esac; done)",
+        "command -v sort; command -v nope || echo none; command -v ls > /dev/null && echo yes",
         "echo $(echo case in a) $(case x in y) ;; esac) $(if case a in a) true;; esac; then echo yes; fi)",
         'N=$(wc -l < a.txt); echo $((10 / (N - 1))) $((N - 2)); tail -n +$((N - 1)) a.txt; sed -n "$((N - 1)),\\$p" a.txt',
         'N=0; while read -r x; do N=$((N + 1)); done < a.txt; head -n $((3 - N)) a.txt; sed -n "$((N - 1))p" a.txt; M=x$N; M=${M#x}; echo $((M - 1))',

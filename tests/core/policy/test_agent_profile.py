@@ -293,6 +293,13 @@ def test_a_file_of_the_home_is_redirected_to_but_none_of_git_s() -> None:
     assert AGENT.decide_file(".gitconfig", AT_HOME).allowed
 
 
+def test_what_watches_files_needs_a_room_where_it_does_not_poll() -> None:
+    refusal = AGENT.decide(("node", "--watch", "a.js"), OFFLINE)
+    assert (refusal.rule, "in a room" in refusal.reason, "polls" in refusal.hint) == ("option.watch", True, True)
+    assert AGENT.in_rooms().decide(("node", "--watch", "a.js"), OFFLINE).allowed
+    assert AGENT.decide(("tsc", "--watch"), OFFLINE).allowed
+
+
 def test_devices_are_no_files_even_where_the_workspace_is_all() -> None:
     everything = Place(PurePosixPath("/"), PurePosixPath("/"))
     assert not AGENT.decide_file("/dev/sda", everything).allowed
