@@ -390,6 +390,7 @@ def _add_routes(
     app: FastAPI, house: House, access: Access, info: ServiceInfo, limiter: Limiter, files: PageFiles
 ) -> None:
     service, stores, rate = house.service, house.stores, house.settings.http_rate
+    app.include_router(runner_routes(_runner_gate(house, access)))  # first: polls are most of all requests
     app.include_router(health_routes(_health(house, access.security.connections)))
     app.include_router(page_routes(info, _visitors(house.settings), limiter, rate, files))
     app.include_router(recording_routes(access, service, limiter, rate))
@@ -405,7 +406,6 @@ def _add_routes(
     app.include_router(notification_routes(_notifications(house, access, schedules.service)))
     app.include_router(hook_routes(_hooks(house, access)))
     app.include_router(django_routes(_django_service(house, access, projects)))
-    app.include_router(runner_routes(_runner_gate(house, access)))
     app.include_router(
         host_routes(
             HostService(access, service, house.hosts.targets, house.hosts.seal, house.gateway.slots.per_principal)
