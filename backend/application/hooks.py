@@ -26,6 +26,7 @@ from backend.core.notifications.rules import new_secret
 from backend.core.ports import AuditLog
 
 SECRET_BYTES = 32
+MOST_SECRETS = 2  # of a hook: its own, and the one before
 PER_ACCOUNT = 50
 UNKNOWN = "hook.unknown"
 
@@ -71,15 +72,16 @@ class HookService:
         """The hooks of the caller; all for an administrator. Raises StorageError."""
         return await owned.visible_to(who, self.store)
 
-    async def rotate(self, who: Principal, id: str) -> Hook | Decision:
-        """Give a hook a new secret; calls that are signed with the old one are refused from then on. Raises StorageError."""
+    async def rotate(self, who: Principal, id: str, overlap: int) -> Hook | Decision:
+        """Give a hook a new secret; the old one signs calls for so many seconds more. Raises StorageError."""
         found = await owned.find(who, self.store, id, UNKNOWN)
         if isinstance(found, Decision):
             return found
         new = replace(found, secret=new_secret(self.randomness(SECRET_BYTES)))
-        if not await self.store.set_secret(id, new.secret):
+        if not await self.store.rotate(id, new.secret, self.now_ms() + overlap * 1000):
             return owned.unknown(UNKNOWN, id)
-        await _record(self.audit, Kind.HOOK_ROTATED, who.name, who.address, new, {})
+        fields = {"overlap_seconds": overlap}
+        await _record(self.audit, Kind.HOOK_ROTATED, who.name, who.address, new, fields)
         return new
 
     async def delete(self, who: Principal, id: str) -> Hook | Decision:
@@ -111,8 +113,10 @@ class HookCalls:
         if refusal := time_refusal(call, self.now_ms() / 1000):
             return Refused(refusal)
         hook = await self.store.get(id)
-        # One that does not exist takes as long as a wrong signature.
-        signed = is_signed(hook.secret if hook else new_secret(self.randomness(SECRET_BYTES)), call)
+        secrets = hook.secrets(self.now_ms()) if hook else ()
+        # One that does not exist, or has no old secret, takes as long as a wrong signature.
+        others = [new_secret(self.randomness(SECRET_BYTES)) for _ in range(MOST_SECRETS - len(secrets))]
+        signed = is_signed([*secrets, *others], call)
         if hook is None or not signed:
             return Refused(await self._failure(id, address, known=hook is not None))
         if refusal := await check_rate(self.calls, (f"hook:{hook.id}",), "calls of this hook"):

@@ -63,7 +63,7 @@ class Heartbeat:
 class Runners:
     """The use cases of runners. All of them raise StorageError.
 
-    `recheck` is in seconds: how often a runner that waits looks for what other servers have queued.
+    `recheck` is in seconds: how often to look for what other servers have queued. What this one queues is found at once.
     """
 
     store: RunnerStore
@@ -99,10 +99,12 @@ class Runners:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + (0 if self.closing.is_set() else wait)
         with self.wakeups.watch(str(target_of(key.project))) as watch:
-            while not (found := await self._offers(key)) and (left := deadline - loop.time()) > 0:
+            found = await self._offers(await self._waiting(key))
+            while not found and (left := deadline - loop.time()) > 0:
                 await watch.wait(min(left, self.recheck))
                 if self.closing.is_set() or not await self._is_active(key):
                     return []  # suspended or revoked meanwhile: the next request says so
+                found = await self._offers(await self._queued(key))
         return found
 
     async def _is_active(self, key: RunnerKey) -> bool:
@@ -117,11 +119,20 @@ class Runners:
                 await self.queue_runner.start(each)
 
     async def _waiting(self, key: RunnerKey) -> Sequence[Queued]:
+        """What waits for a runner. Most runners ask in vain, and often: they are answered from memory."""
+        clock, known = asyncio.get_running_loop().time, self.wakeups.known_empty(str(target_of(key.project)))
+        if clock() < known.until:
+            return ()
+        if not (found := await self._queued(key)):
+            known.found_nothing(clock() + self.recheck)
+        return found
+
+    async def _queued(self, key: RunnerKey) -> Sequence[Queued]:
         found = await self.queue_runner.queue.queued({str(target_of(key.project))}, AT_ONCE)
         return [each for each in found if each.job]
 
-    async def _offers(self, key: RunnerKey) -> list[Pending]:
-        return [offer for each in await self._waiting(key) if (offer := await self._offer(each))]
+    async def _offers(self, waiting: Sequence[Queued]) -> list[Pending]:
+        return [offer for each in waiting if (offer := await self._offer(each))]
 
     async def _offer(self, waiting: Queued) -> Pending | None:
         """What a runner needs to know of a job. One that cannot be read is ended, as if it were started."""
@@ -154,9 +165,11 @@ class Runners:
         if not await self.store.begin(execution, key.id, nonce, muted=mine.record.metadata_only):
             return _claimed(execution)
         started = await self.queue_runner.start(mine)
+        if isinstance(started, Execution):
+            return None
         record = await self.history.get(execution)
-        if isinstance(started, Execution) or (record and record.status is Status.RUNNING):
-            return None  # also the same request, sent again while it was being answered
+        if record and record.status is Status.RUNNING:
+            return None  # the same request, sent again while it was being answered
         await self.store.abandon(execution, nonce)
         return started or _claimed(execution)
 
@@ -192,7 +205,7 @@ class Runners:
         """What a runner is asked to do with a command. One whose end is recorded has nothing left to do."""
         if isinstance(run := await self._run(key, execution), Decision):
             return run
-        await self.store.heard(execution)
+        await self.store.heard(run)
         return StopLevel.KILL if run.closed and not run.end else run.stop
 
     async def _run(self, key: RunnerKey, execution: str) -> Run | Decision:

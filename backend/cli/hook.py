@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import secrets
+import sys
 from typing import TYPE_CHECKING, Any
 
-from backend.cli.stored import Opened, Refusal, add_list, add_place, add_verb, granted, show_secret
+from backend.cli.stored import Opened, Refusal, add_list, add_overlap, add_place, add_verb, granted, show_secret
 from backend.core.hooks.model import Hook
 from backend.runtime.clock import new_id, now_ms
 
@@ -27,11 +28,10 @@ def add_verbs(verbs: Any) -> None:
     add.add_argument("--parameters", default="{}", metavar="JSON", help="its parameters, as the API describes them")
     add_place(add)
     add_list(hook, _list, "list the hooks")
-    for name, verb, text in (
-        ("rotate", _rotate, "give it a new secret; calls that are signed with the old one are refused"),
-        ("rm", _rm, "delete it; its executions remain in the history"),
-    ):
-        add_verb(hook, name, verb, text).add_argument("id", metavar="ID")
+    rotate = add_verb(hook, "rotate", _rotate, "give it a new secret; the old one signs calls for a while")
+    add_overlap(rotate)
+    for verb in (rotate, add_verb(hook, "rm", _rm, "delete it; its executions remain in the history")):
+        verb.add_argument("id", metavar="ID")
 
 
 def _service(opened: Opened) -> HookService:
@@ -93,7 +93,9 @@ async def _list(opened: Opened) -> None:
 
 
 async def _rotate(opened: Opened) -> None:
-    _show(granted(await _service(opened).rotate(opened.operator, opened.options.id)))
+    hours = opened.options.overlap
+    _show(granted(await _service(opened).rotate(opened.operator, opened.options.id, hours * 3600)))
+    print(f"gatepost: the old secret is valid for {hours} hours more", file=sys.stderr)
 
 
 async def _rm(opened: Opened) -> None:

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from backend.application.runner_keys import KeyAdministration, NewKey
-from backend.cli.stored import Opened, Refusal, add_list, add_verb, show_secret
+from backend.cli.stored import Opened, Refusal, add_list, add_overlap, add_verb, show_secret
 from backend.core.audit.events import Kind
 from backend.core.execution.model import Actor
 from backend.core.identity import Project, Role, User
@@ -21,8 +21,6 @@ from backend.runtime.clock import new_id, now_ms
 if TYPE_CHECKING:
     from backend.core.django.ports import RunnerKey
     from backend.storage.runners import SqlRunners
-
-OVERLAP_HOURS = 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +75,7 @@ def add_verbs(verbs: Any) -> None:
     create.add_argument("--owner", metavar="NAME", help="account that owns the project, which is created if missing")
     listing = add_list(keys, _with_keys(_list), "list the keys of runners")
     listing.add_argument("project", nargs="?", metavar="PROJECT", help="of this project only")
-    rotate = _add_of_key(keys, "rotate", _rotate, "print a new key for the same runner")
-    rotate.add_argument(
-        "--overlap", type=_hours, default=OVERLAP_HOURS, metavar="HOURS", help="how long the old one is valid (24)"
-    )
+    add_overlap(_add_of_key(keys, "rotate", _rotate, "print a new key for the same runner"))
     _add_of_key(keys, "revoke", _revoke, "end a key now")
     suspend = _add_of_key(runner, "suspend", _suspend, "give a runner no further executions")
     suspend.add_argument("--reason", required=True, metavar="TEXT", help="is shown to the runner")
@@ -105,12 +100,6 @@ def _add_of_key(verbs: Any, name: str, verb: Verb, text: str) -> argparse.Argume
     parser = add_verb(verbs, name, _with_keys(verb), text)
     parser.add_argument("key", metavar="KEY", help="its id, as listed")
     return parser
-
-
-def _hours(text: str) -> int:
-    if not (text.isdecimal() and len(text) <= 4):
-        raise argparse.ArgumentTypeError("must be 0 to 9999 hours")
-    return int(text)
 
 
 async def _create(keys: Keys) -> None:

@@ -125,6 +125,13 @@ def add_list(verbs: Any, verb: Verb, text: str) -> argparse.ArgumentParser:
     return parser
 
 
+def add_overlap(parser: argparse.ArgumentParser) -> None:
+    """Add the option of a verb that replaces a secret."""
+    parser.add_argument(
+        "--overlap", type=whole(0, 9999), default=24, metavar="HOURS", help="how long the old one is valid (24)"
+    )
+
+
 def add_place(parser: argparse.ArgumentParser) -> None:
     """Add the options that say where a line runs, and for how long."""
     where = parser.add_mutually_exclusive_group()

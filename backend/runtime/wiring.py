@@ -399,6 +399,7 @@ def _add_routes(
     hosts = HostService(access, service, house.hosts.targets, house.hosts.seal, house.gateway.slots.per_principal)
     add_routes(
         app,
+        runner_routes(_runner_gate(house, access)),  # first: polls are most of all requests
         health_routes(_health(house, access.security.connections)),
         page_routes(info, _visitors(house.settings), limiter, rate, files),
         recording_routes(access, service, limiter, rate),
@@ -409,7 +410,6 @@ def _add_routes(
         notification_routes(_notifications(house, access, schedules.service)),
         hook_routes(_hooks(house, access)),
         django_routes(_django_service(house, access, projects)),
-        runner_routes(_runner_gate(house, access)),
         host_routes(hosts),
     )
 

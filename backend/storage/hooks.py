@@ -37,9 +37,10 @@ class SqlHooks:
         """Those of an account, or all; the oldest first."""
         return await self._where(true() if owner_id is None else hooks.c.owner_id == as_id(owner_id))
 
-    async def set_secret(self, id: str, secret: str) -> bool:
-        """Replace the secret of a hook; False if there is none."""
-        its = update(hooks).where(hooks.c.id == as_id(id)).values(secret=secret)
+    async def rotate(self, id: str, secret: str, old_until_ms: int) -> bool:
+        """Replace the secret of a hook, which signs calls until then too; False if there is none."""
+        new = {"secret": secret, "old_secret": hooks.c.secret, "old_until_ms": old_until_ms}
+        its = update(hooks).where(hooks.c.id == as_id(id)).values(new)
         return await self.database.write(changes(its)) == 1
 
     async def delete(self, id: str) -> bool:

@@ -6,11 +6,11 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
-from sqlalchemy import Connection, Row, case, delete, insert, or_, select, update
+from sqlalchemy import Connection, Row, bindparam, case, delete, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from backend.core.django.commands import CommandList, ManagementCommand
-from backend.core.django.ports import Added, Answer, RunnerKey, RunnerVersions
+from backend.core.django.ports import Added, Answer, Caller, RunnerKey, RunnerVersions
 from backend.core.django.runs import Chunk, Run, RunEnd, StopLevel
 from backend.core.ids import as_id
 from backend.storage.database import LONG_PATIENCE, Database, changes, first, rows
@@ -25,6 +25,26 @@ ANSWERS_KEPT = 15 * 60_000
 RUNS_KEPT = 2 * 24 * 3600 * 1000  # a runner may report an end that late
 BEGINNING = 60_000  # in which a server that has begun an execution has also claimed it, or died
 HEARD_EVERY = 5_000  # between two writes that a runner was heard of
+# What runners ask for all the time, made once: to make a statement takes longer than to run it.
+OPEN_PROJECTS = select(projects.c.id).where(projects.c.deleted_ms.is_(None))
+BY_SECRET = (runner_keys.c.secret_hash == bindparam("secret_hash")) & runner_keys.c.project_id.in_(OPEN_PROJECTS)
+KEY = select(runner_keys).where(BY_SECRET)
+ANSWERED = (runner_answers.c.key_id == runner_keys.c.id) & (runner_answers.c.nonce == bindparam("nonce"))
+CALLER = (
+    select(runner_keys, runner_answers.c.digest, runner_answers.c.status, runner_answers.c.body)
+    .join_from(runner_keys, runner_answers, ANSWERED, isouter=True)
+    .where(BY_SECRET)
+)
+RUN = select(runner_runs).where(runner_runs.c.execution == bindparam("id"))
+HEAR = update(runner_runs).where(runner_runs.c.execution == bindparam("id")).values(heard_ms=bindparam("now"))
+OF_EXECUTION = runner_chunks.c.execution == bindparam("id")
+NUMBER = select(runner_chunks.c.number).where(OF_EXECUTION, runner_chunks.c.number == bindparam("number"))
+IN_ORDER = select(runner_chunks).order_by(runner_chunks.c.number).limit(bindparam("limit"))
+FROM = runner_chunks.c.number >= bindparam("begin")
+NEXT_CHUNKS = IN_ORDER.where(OF_EXECUTION, FROM)
+SKIPPED = or_(FROM, runner_chunks.c.number.in_(bindparam("skipped", expanding=True)))
+NEXT_AND_SKIPPED = IN_ORDER.where(OF_EXECUTION, SKIPPED)
+ADD_CHUNK, ADD_ANSWER = insert(runner_chunks), insert(runner_answers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +69,7 @@ class SqlRunners:
 
     async def key_by_secret(self, secret_hash: bytes) -> RunnerKey | None:
         """The key with this secret, also one that has expired; None if its project was deleted."""
-        open_ones = select(projects.c.id).where(projects.c.deleted_ms.is_(None))
-        query = select(runner_keys).where(
-            runner_keys.c.secret_hash == secret_hash, runner_keys.c.project_id.in_(open_ones)
-        )
-        found = await self.database.read(first(query))
+        found = await self.database.read(first(KEY, secret_hash=secret_hash))
         return _key(found) if found else None
 
     async def keys(self, projects: Collection[str]) -> Sequence[RunnerKey]:
@@ -109,17 +125,19 @@ class SqlRunners:
         found = await self.database.read(first(query))
         return str(found.hash) if found else ""
 
-    async def answer(self, key: str, nonce: str) -> Answer | None:
-        """What a request was answered."""
-        query = select(runner_answers).where(runner_answers.c.key_id == key, runner_answers.c.nonce == nonce)
-        found = await self.database.read(first(query))
-        return Answer(bytes(found.digest), found.status, found.body) if found else None
+    async def caller(self, secret_hash: bytes, nonce: str) -> Caller | None:
+        """Who sends a request, also with a key that has expired; None if there is no such key."""
+        found = await self.database.read(first(CALLER, secret_hash=secret_hash, nonce=nonce))
+        if found is None:
+            return None
+        answered = found.digest is not None
+        return Caller(_key(found), Answer(bytes(found.digest), found.status, found.body) if answered else None)
 
     async def remember(self, key: str, nonce: str, answer: Answer) -> None:
         """Store an answer; the first one stays."""
         row = {"key_id": key, "nonce": nonce, "created_ms": self.now_ms(), **asdict(answer)}
         try:
-            await self.database.write(changes(insert(runner_answers).values(**row)))
+            await self.database.write(lambda connection: connection.execute(ADD_ANSWER, row).rowcount)
         except IntegrityError:
             return
 
@@ -144,15 +162,14 @@ class SqlRunners:
 
     async def run(self, execution: str) -> Run | None:
         """An execution that a runner has started."""
-        found = await self.database.read(first(_run_query(execution)))
+        found = await self.database.read(first(RUN, id=as_id(execution)))
         return _run(found) if found else None
 
-    async def heard(self, execution: str) -> None:
-        """A runner has called about an execution. To be called often: few calls write."""
+    async def heard(self, run: Run) -> None:
+        """A runner has called about an execution, which was read just now. To be called often: few calls write."""
         now = self.now_ms()
-        found = await self.database.read(first(_run_query(execution)))
-        if found and not 0 <= now - found.heard_ms < HEARD_EVERY:
-            await self.database.write(partial(_hear, execution=execution, now=now))
+        if not 0 <= now - run.heard_ms < HEARD_EVERY:
+            await self.database.write(partial(_hear, execution=run.execution, now=now))
 
     async def add_chunk(self, execution: str, chunk: Chunk) -> Added:
         """Store a piece of output."""
@@ -164,10 +181,9 @@ class SqlRunners:
 
     async def chunks(self, execution: str, begin: int, skipped: Collection[int], limit: int) -> Sequence[Chunk]:
         """Up to `limit` chunks numbered from `begin` on, or among those that were skipped."""
-        table = runner_chunks
-        numbered = or_(table.c.number >= begin, table.c.number.in_(sorted(skipped)))
-        query = select(table).where(table.c.execution == execution, numbered).order_by(table.c.number).limit(limit)
-        return [Chunk(row.number, row.is_stderr, row.content) for row in await self.database.read(rows(query))]
+        values = {"id": execution, "begin": begin, "limit": limit}
+        query = rows(NEXT_AND_SKIPPED, **values, skipped=sorted(skipped)) if skipped else rows(NEXT_CHUNKS, **values)
+        return [Chunk(row.number, row.is_stderr, row.content) for row in await self.database.read(query)]
 
     async def ask_to_stop(self, execution: str, level: StopLevel, *, mute: bool = False) -> None:
         """Have a runner stop a command; a level that was higher stays."""
@@ -199,12 +215,8 @@ class SqlRunners:
         await self.database.write(changes(delete(runner_runs).where(old)), LONG_PATIENCE)
 
 
-def _run_query(execution: str) -> Any:
-    return select(runner_runs).where(runner_runs.c.execution == as_id(execution))
-
-
 def _hear(connection: Connection, execution: str, now: int) -> None:
-    connection.execute(update(runner_runs).where(runner_runs.c.execution == execution).values(heard_ms=now))
+    connection.execute(HEAR, {"id": execution, "now": now})
 
 
 def _set_commands(connection: Connection, project: str, text: str, hash: str) -> None:
@@ -216,18 +228,17 @@ def _set_commands(connection: Connection, project: str, text: str, hash: str) ->
 
 
 def _add_chunk(connection: Connection, execution: str, chunk: Chunk, now: int) -> Added:
-    run = connection.execute(_run_query(execution)).first()
+    run = connection.execute(RUN, {"id": execution}).first()
     if run is None:
         return Added.UNKNOWN
     if run.closed:
         return Added.LATE
     _hear(connection, execution, now)
-    key = (runner_chunks.c.execution == execution) & (runner_chunks.c.number == chunk.number)
-    if connection.execute(select(runner_chunks.c.number).where(key)).first():
+    if connection.execute(NUMBER, {"id": execution, "number": chunk.number}).first():
         return Added.KNOWN
     text = "" if run.muted else storable(chunk.text)
     row = {"execution": execution, "number": chunk.number, "is_stderr": chunk.is_stderr, "content": text}
-    connection.execute(insert(runner_chunks).values(**row))
+    connection.execute(ADD_CHUNK, row)
     return Added.NEW
 
 

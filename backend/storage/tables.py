@@ -256,6 +256,8 @@ hooks = Table(
     Column("timeout", Integer),
     Column("secret", String(64), nullable=False),  # signs, so it cannot be a hash
     Column("created_ms", Millis, nullable=False),
+    Column("old_secret", String(64)),
+    Column("old_until_ms", Millis, nullable=False, server_default="0"),
 )
 
 # A runner of a Django project is whatever has the secret of its key.

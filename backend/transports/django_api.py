@@ -18,9 +18,9 @@ from backend.transports.dependencies import Access, Body, JsonOnly, granted
 from backend.transports.problems import WITH_BODY, Problem, described
 from backend.transports.projects_api import ProjectService, may_change
 from backend.transports.routing import new_router
+from backend.transports.schemas import RotateBody
 
 MOST_SHOWN = 500  # commands of one answer
-LONGEST_OVERLAP = 30 * 86400  # seconds
 Label = Annotated[str, Field(min_length=1, max_length=64)]
 
 
@@ -96,12 +96,6 @@ class NewKeyBody(Body):
     """A key to create, for a runner with this name."""
 
     name: Label = "runner"
-
-
-class RotateBody(Body):
-    """How many seconds the old key is valid in addition to the new one."""
-
-    overlap: int = Field(default=86400, ge=0, le=LONGEST_OVERLAP)
 
 
 class SuspendBody(Body):

@@ -19,7 +19,7 @@ from backend.transports.dependencies import KNOWN_QUERY, Access, Body, JsonOnly,
 from backend.transports.executions_api import Targeted
 from backend.transports.problems import WITH_BODY, described
 from backend.transports.routing import new_router
-from backend.transports.schemas import LINE, STARTING, Started, refusal
+from backend.transports.schemas import LINE, STARTING, RotateBody, Started, refusal
 
 PREFIX = "/hooks/"
 HookId = Annotated[str, PathParameter(pattern=ids.PATTERN)]
@@ -137,10 +137,10 @@ def _add_administration(router: APIRouter, routes: HookRoutes) -> None:
         )
         return await routes.with_secret(granted(await routes.service.add(principal, principal, asked)))
 
-    @router.post("/api/hooks/{hook}/rotate", status_code=201, responses=described(403, 404))
-    async def rotate(principal: Annotated[Principal, worker], hook: HookId) -> AddedHook:
-        """Give a hook a new secret. Calls that are signed with the old one are refused from then on."""
-        return await routes.with_secret(granted(await routes.service.rotate(principal, hook)))
+    @router.post("/api/hooks/{hook}/rotate", status_code=201, responses=described(*WITH_BODY, 403, 404))
+    async def rotate(principal: Annotated[Principal, worker], hook: HookId, body: RotateBody, _: JsonOnly) -> AddedHook:
+        """Give a hook a new secret. The old one signs calls for a while."""
+        return await routes.with_secret(granted(await routes.service.rotate(principal, hook, body.overlap)))
 
     @router.delete("/api/hooks/{hook}", status_code=204, responses=described(403, 404))
     async def delete(principal: Annotated[Principal, worker], hook: HookId) -> None:

@@ -19,7 +19,7 @@ from pydantic import BaseModel, FailFast, Field
 from backend.application.runners import Pending, Runners
 from backend.core.decisions import Decision
 from backend.core.django.commands import ManagementCommand, command_list
-from backend.core.django.ports import Answer, RunnerKey, RunnerVersions
+from backend.core.django.ports import Answer, Caller, RunnerKey, RunnerVersions
 from backend.core.django.runs import MOST_CHUNKS, Chunk, RunEnd, StopLevel
 from backend.core.figures import duration_text
 from backend.core.identity import Principal
@@ -118,26 +118,28 @@ class RunnerGate:
 
     async def call(self, request: Request) -> Call:
         """The request, if it is valid and was not answered before. Raises Problem."""
-        key = await self._key(request)
+        nonce = request.headers.get("x-request-nonce", "")
+        caller = await self._caller(request, nonce)
+        key = caller.key
         request.state.principal = Principal(f"runner:{key.name}", self.access.security.address(request.scope))
         self._check_time(request.headers.get("x-request-timestamp", ""))
-        nonce = request.headers.get("x-request-nonce", "")
         if not NONCE.fullmatch(nonce):
             raise Problem(400, "runner.nonce", "X-Request-Nonce is missing or invalid.", hint="Send a new UUID.")
         what = f"{request.method} {request.url.path}\n".encode() + await request.body()
         call = Call(key, nonce, hashlib.sha256(what).digest(), changes=request.method != "GET")
-        if answer := await self._answered(call):
+        if answer := caller.answered or self.recent.get((key.id, nonce)):
             if answer.digest != call.digest:
                 detail = "This X-Request-Nonce was used for another request."
                 raise Problem(409, "runner.nonce", detail, hint="Send a new nonce with each new request.")
             raise Repeated(answer)
         return call
 
-    async def _key(self, request: Request) -> RunnerKey:
+    async def _caller(self, request: Request, nonce: str) -> Caller:
+        """Read with each request: a key that was revoked, on whichever server, is refused at once."""
         address = self.access.security.address(request.scope)
         secret = self.access.security.bearer(request.scope) or ""
-        found = await self.runners.store.key_by_secret(self.secret_hash(secret))
-        if found and found.is_valid(int(self.now() * 1000)):
+        found = await self.runners.store.caller(self.secret_hash(secret), nonce)
+        if found and found.key.is_valid(int(self.now() * 1000)):
             return found
         if wait := await self.failures.wait(f"runner:{address}"):
             detail = f"Too many invalid keys from this address; wait {duration_text(round(wait + 0.5))}."
@@ -155,10 +157,6 @@ class RunnerGate:
             by = duration_text(round(abs(ahead)))
             detail = f"The clock of this runner is {by} {'ahead of' if ahead > 0 else 'behind'} that of the server."
             raise Problem(400, "runner.clock", detail, hint="Set both clocks, for example by NTP.")
-
-    async def _answered(self, call: Call) -> Answer | None:
-        found = self.recent.get((call.key.id, call.nonce))
-        return found or await self.runners.store.answer(call.key.id, call.nonce)
 
     async def answer(self, call: Call, work: Awaitable[Mapping[str, Any] | Decision]) -> JSONResponse:
         """Answer a request, and remember that answer unless it is one that the runner will ask for again."""

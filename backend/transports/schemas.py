@@ -15,8 +15,10 @@ from backend.core.execution.requests import Refused, Waiting
 from backend.core.execution.sessions import NAME_PATTERN
 from backend.core.identity import Principal
 from backend.core.times import iso
+from backend.transports.dependencies import Body
 from backend.transports.problems import Problem
 
+LONGEST_OVERLAP = 30 * 86400  # seconds
 STARTING = (400, 403, 404, 409)  # the errors of starting a command, in addition to those of every route
 
 KEY_HEADER = Annotated[
@@ -39,6 +41,12 @@ INPUT: str = Field(default="", max_length=65536, description="All that the stand
 SESSION: str | None = Field(
     default=None, pattern=NAME_PATTERN, description="Begin where the last line with this name of yours has ended"
 )
+
+
+class RotateBody(Body):
+    """How many seconds the old secret is valid in addition to the new one."""
+
+    overlap: int = Field(default=86400, ge=0, le=LONGEST_OVERLAP)
 
 
 class Started(BaseModel):

@@ -106,8 +106,9 @@ export const addThing = (token, kind, body) => send("POST", `api/${kind}`, token
 export const changeThing = (token, kind, id, body) => send("PATCH", `api/${kind}/${id}`, token, body);
 export const deleteThing = (token, kind, id) => remove(`api/${kind}/${id}`, token);
 export const partsOf = (token, kind, id, part) => request(`api/${kind}/${id}/${part}`, token);
-// `what` is what is done with it: run, test, rotate, deliveries/ID/repeat.
+// `what` is what is done with it: run, test, deliveries/ID/repeat.
 export const actOn = (token, kind, id, what) => request(`api/${kind}/${id}/${what}`, token, { method: "POST" });
+export const rotateHook = (token, id) => send("POST", `api/hooks/${id}/rotate`, token, {});
 
 // Call a hook with values for its parameters; no token, but a signature.
 export async function callHook({ url, secret }, values) {

@@ -1,6 +1,6 @@
 // Hooks, as the view of what runs by itself shows them.
 
-import { actOn, callHook, deleteThing } from "../app/api.js";
+import { callHook, deleteThing, rotateHook } from "../app/api.js";
 import { canSign } from "../app/hook-call.js";
 import { create } from "../components/element.js";
 import { field, form } from "../components/fields.js";
@@ -23,7 +23,7 @@ export const hooks = {
       title: `${name}: ${command}`,
       facts: [[addressOf(url), ...view.placeAndOwner(hook)].filter(Boolean).join(" · ")],
       actions: [
-        { text: "New secret", label: `New secret for ${name}`, confirm: "Replace it?", run: () => view.ask(() => actOn(view.token, "hooks", id, "rotate"), (rotated) => view.showSecret(hooks, rotated)) },
+        { text: "New secret", label: `New secret for ${name}`, confirm: "Replace it?", run: () => view.ask(() => rotateHook(view.token, id), (rotated) => view.showSecret(hooks, { ...rotated, rotated: true })) },
         { text: "Delete", label: `Delete ${name}`, confirm: "Delete?", run: () => view.change(() => deleteThing(view.token, "hooks", id)) },
       ],
     });
@@ -53,8 +53,8 @@ export const hooks = {
     parameters: Object.fromEntries([...form.querySelectorAll("[data-name]")].map((each) => [each.dataset.name, described(each)])),
   }),
 
-  secretText: ({ name, url }) =>
-    `Calls of ${name} go to ${addressOf(url)} and are signed with this secret, as Standard Webhooks describe it. It cannot be shown again.`,
+  secretText: ({ name, url, rotated }) =>
+    `${rotated ? "The old secret is valid for another day. " : ""}Calls of ${name} go to ${addressOf(url)} and are signed with this secret, as Standard Webhooks describe it. It cannot be shown again.`,
 
   // A call, signed here while the secret is known.
   tryOut(hook, view) {

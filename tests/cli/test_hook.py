@@ -39,13 +39,15 @@ def test_a_hook_is_added_rotated_and_deleted(capsys: pytest.CaptureFixture[str],
     assert found["url"] in added[1]
     assert added[0] == stored_secret(tmp_path)
     assert "whsec_" not in json.dumps(found)
-    new = said(capsys, "rotate", found["id"])[0]
+    new, *rest = said(capsys, "rotate", found["id"], "--overlap", "2")
+    assert rest[-1] == "gatepost: the old secret is valid for 2 hours more"
     assert new.startswith("whsec_")
     assert new == stored_secret(tmp_path) != added[0]
     assert said(capsys, "rm", found["id"]) == ["Deleted deploy."]
     assert listed(capsys) == []
     events = [each for each in audit(tmp_path / "data") if each["kind"].startswith("hook_")]
     assert [each["kind"] for each in events] == ["hook_created", "hook_rotated", "hook_deleted"]
+    assert events[1]["overlap_seconds"] == 2 * 3600
     assert "whsec_" not in json.dumps(events)
 
 

@@ -163,14 +163,14 @@ def with_django(
 
 
 @asynccontextmanager
-async def open_shop(patience: Patience = QUICK) -> AsyncIterator[Shop]:
+async def open_shop(patience: Patience = QUICK, recheck: float = 5.0) -> AsyncIterator[Shop]:
     """The server, which listens."""
     common = shared()
     house, clock, wakeups = build(common), Moving(), Wakeups()
     store = MemoryRunners(common.projects, clock.ms, common.new_id)
     with_django(house, common, store, wakeups, clock, patience)
     house.gateway.lifecycle.enqueued = wakeups.wake
-    runners = Runners(store, house.runner, common.executions, common.audit, wakeups, str, clock.ms, 5.0)
+    runners = Runners(store, house.runner, common.executions, common.audit, wakeups, str, clock.ms, recheck)
     assert ANN.user
     project = await common.projects.add("shop", ANN.user.id)
     key = await store.add_key(project.id, "production", secret_hash(SECRET))

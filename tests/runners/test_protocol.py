@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,9 @@ from backend.application import runners
 from backend.core.decisions import Decision
 from backend.core.execution.model import Delivery, Signal, SignalName, Status, Stop, StopReason
 from backend.core.execution.requests import Refused
+from backend.core.execution.wakeups import Wakeups
 from backend.core.ids import as_uuid
+from tests.client import BOUND
 from tests.recipes.house import ANN, BOB
 from tests.runners.shop import SECRET, Shop, open_shop
 
@@ -106,6 +109,46 @@ async def test_a_nonce_stands_for_one_request(shop: Shop) -> None:
     assert shop.events("rejected")[-1]["actor"] == "runner:production"
     polled = {"X_Request_Nonce": "6f0f3c1e-0000-4000-8000-000000000003"}
     assert (await shop.say("GET", "pending/", **polled)).json() == (await shop.say("GET", "pending/", **polled)).json()
+
+
+async def test_polls_that_find_nothing_ask_the_queue_once(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[object] = []
+    queue = type(shop.house.runner.queue)
+    queued = queue.queued
+
+    async def counted(self: Any, targets: Any, limit: int) -> Any:
+        looks.append(targets)
+        return await queued(self, targets, limit)
+
+    monkeypatch.setattr(queue, "queued", counted)
+    assert [await shop.pending() for _ in range(5)] == [[]] * 5
+    assert (await shop.say("POST", "heartbeat/", HEARTBEAT)).json()["pending_executions"] == 0
+    assert len(looks) == 1
+    id = await shop.waiting()
+    assert [each["id"] for each in await shop.pending()] == [as_uuid(id)]
+    assert (await shop.say("POST", "heartbeat/", HEARTBEAT)).json()["pending_executions"] == 1
+
+
+async def test_a_queue_that_another_server_fills_is_looked_at_again() -> None:
+    async with open_shop(recheck=0.05) as shop, asyncio.timeout(BOUND):
+        shop.house.gateway.lifecycle.enqueued = lambda target: None  # as if another one had queued it
+        assert await shop.pending() == []
+        id = await shop.waiting()
+        while not (found := await shop.pending()):
+            await asyncio.sleep(0.01)
+        assert [each["id"] for each in found] == [as_uuid(id)]
+
+
+def test_what_is_queued_during_a_look_is_not_forgotten() -> None:
+    wakeups = Wakeups()
+    before = wakeups.known_empty("a")
+    wakeups.wake("a")
+    before.found_nothing(10)
+    assert wakeups.known_empty("a").until == before.until == 0
+    wakeups.known_empty("a").found_nothing(10)
+    assert wakeups.known_empty("a").until == 10
+    wakeups.wake_all()
+    assert wakeups.known_empty("a").until == 0
 
 
 async def test_errors_that_pass_are_not_remembered(shop: Shop) -> None:

@@ -74,7 +74,8 @@ async def test_the_contract_of_the_store(database: Database) -> None:
     assert [await store.get(id) for id in ("", "9" * 26, "x" * 99, "\0")] == [None] * 4
     assert await store.of(ann.id) == [first, second]
     assert await store.of(None) == [first, second, other]
-    assert [await store.set_secret(id, "s") for id in (first.id, "9" * 26)] == [True, False]
+    assert [await store.rotate(id, "s", START + 1) for id in (first.id, "9" * 26)] == [True, False]
+    assert await store.get(first.id) == replace(first, secret="s", old_secret=first.secret, old_until_ms=START + 1)
     assert [each.secret for each in await store.of(None)] == ["s", second.secret, other.secret]
     assert [await store.delete(first.id) for _ in range(2)] == [True, False]
     assert await store.of(ann.id) == [second]
@@ -195,13 +196,30 @@ async def test_hooks_are_shown_without_their_secrets(desk: Desk) -> None:
 
 async def test_a_new_secret_ends_the_old_one(desk: Desk) -> None:
     old = await desk.added()
-    answer = await desk.asked("POST", f"/{old['id']}/rotate")
+    answer = await desk.asked("POST", f"/{old['id']}/rotate", json={"overlap": 0})
     assert (answer.status_code, {**answer.json(), "secret": ""}) == (201, {**old, "secret": ""})
     assert (await desk.called(old)).json()["rule"] == "hook.signature"
     assert (await desk.called(answer.json())).status_code == 202
-    assert (await desk.asked("POST", "/01ARZ3NDEKTSV4RRFFQ69G5FAV/rotate")).json()["rule"] == "hook.unknown"
+    never = await desk.asked("POST", "/01ARZ3NDEKTSV4RRFFQ69G5FAV/rotate", json={})
+    assert never.json()["rule"] == "hook.unknown"
     assert answer.json()["secret"] not in repr(desk.common.audit.events)
     assert len(desk.events("hook_rotated")) == 1
+
+
+async def test_an_old_secret_is_valid_for_a_while(desk: Desk) -> None:
+    first = await desk.added()
+    second = (await desk.asked("POST", f"/{first['id']}/rotate", json={"overlap": 60})).json()
+    for hook in (first, second):
+        assert (await desk.called(hook)).status_code == 202
+    desk.seconds = NOW + 60
+    assert (await desk.called(first)).json()["rule"] == "hook.signature"
+    assert (await desk.called(second)).status_code == 202
+    assert desk.events("hook_rotated")[0]["overlap_seconds"] == 60
+    third = (await desk.asked("POST", f"/{first['id']}/rotate", json={})).json()
+    desk.seconds += 24 * 3600 - 1
+    assert [(await desk.called(hook)).status_code for hook in (first, second, third)] == [401, 202, 202]
+    for wrong in (-1, 31 * 24 * 3600, "a day", None):
+        assert (await desk.asked("POST", f"/{first['id']}/rotate", json={"overlap": wrong})).status_code == 422
 
 
 async def test_what_is_not_signed_is_refused_and_recorded(desk: Desk) -> None:

@@ -60,6 +60,14 @@ class Answer:
     body: str
 
 
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """The key of a request, and what another request with its nonce was answered."""
+
+    key: RunnerKey
+    answered: Answer | None
+
+
 class Added(Enum):
     """What became of a chunk."""
 
@@ -120,7 +128,9 @@ class RunnerCommands(Protocol):
 class RunnerAnswers(Protocol):
     """The answers to requests of runners, by key and nonce."""
 
-    async def answer(self, key: str, nonce: str) -> Answer | None: ...
+    async def caller(self, secret_hash: bytes, nonce: str) -> Caller | None:
+        """Who sends a request, also with a key that has expired; None if there is no such key, or its project was deleted."""
+        ...
 
     async def remember(self, key: str, nonce: str, answer: Answer) -> None:
         """Store an answer; the first one stays."""
@@ -143,8 +153,8 @@ class RunnerRuns(Protocol):
 
     async def run(self, execution: str) -> Run | None: ...
 
-    async def heard(self, execution: str) -> None:
-        """A runner has called about it."""
+    async def heard(self, run: Run) -> None:
+        """A runner has called about an execution, which was read just now. To be called often: few calls write."""
         ...
 
     async def add_chunk(self, execution: str, chunk: Chunk) -> Added: ...

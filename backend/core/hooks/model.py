@@ -37,7 +37,8 @@ Parameter = Choice | Integer | Text
 class Hook:
     """Starts `command` as its owner, with values for the parameters that it names as `{name}`. `secret` signs requests.
 
-    The other fields are those of an execution; `timeout` is in seconds.
+    `old_secret` is the one before, which signs them too until `old_until_ms`. The other fields are those of an execution;
+    `timeout` is in seconds.
     """
 
     id: str
@@ -50,6 +51,13 @@ class Hook:
     timeout: int | None
     secret: str
     created_ms: int
+    old_secret: str | None = None
+    old_until_ms: int = 0
+
+    def secrets(self, now_ms: int) -> tuple[str, ...]:
+        """Those that sign its calls now."""
+        old = self.old_secret if now_ms < self.old_until_ms else None
+        return (self.secret,) if old is None else (self.secret, old)
 
 
 @dataclass(frozen=True, slots=True)

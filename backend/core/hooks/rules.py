@@ -4,7 +4,7 @@ import hmac
 import json
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from backend.core.decisions import Decision
@@ -148,8 +148,8 @@ def time_refusal(call: Call, now: float) -> Decision | None:
     return None
 
 
-def is_signed(secret: str, call: Call) -> bool:
-    """Whether one of the signatures of a call is by this secret. Takes as long for a wrong one."""
-    expected = signature(secret, call.id, int(call.timestamp), call.body).encode()
+def is_signed(secrets: Collection[str], call: Call) -> bool:
+    """Whether one of the signatures of a call is by one of these secrets. Takes as long for a wrong one."""
     sent = call.signatures.encode("utf-8", "replace").split(b" ")
-    return any(hmac.compare_digest(expected, each) for each in sent)
+    expected = [signature(secret, call.id, int(call.timestamp), call.body).encode() for secret in secrets]
+    return any(hmac.compare_digest(one, each) for one in expected for each in sent)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 from backend.core.django.commands import CommandList
-from backend.core.django.ports import Added, Answer, RunnerKey, RunnerVersions
+from backend.core.django.ports import Added, Answer, Caller, RunnerKey, RunnerVersions
 from backend.core.django.runs import Chunk, Run, RunEnd, StopLevel
 from backend.core.ports import Projects
 from backend.storage.identities import checked_name
@@ -84,10 +84,12 @@ class MemoryRunners:
         found = self._commands.get(project)
         return found.hash if found else ""
 
-    async def answer(self, key: str, nonce: str) -> Answer | None:
-        """What a request was answered."""
-        found = self._answers.get((key, nonce))
-        return found[1] if found else None
+    async def caller(self, secret_hash: bytes, nonce: str) -> Caller | None:
+        """Who sends a request, also with a key that has expired; None if there is no such key."""
+        if (key := await self.key_by_secret(secret_hash)) is None:
+            return None
+        found = self._answers.get((key.id, nonce))
+        return Caller(key, found[1] if found else None)
 
     async def remember(self, key: str, nonce: str, answer: Answer) -> None:
         """Store an answer; the first one stays."""
@@ -111,17 +113,17 @@ class MemoryRunners:
         """An execution that a runner has started."""
         return self._runs.get(execution)
 
-    async def heard(self, execution: str) -> None:
-        """A runner has called about an execution."""
-        if found := self._runs.get(execution):
-            self._runs[execution] = replace(found, heard_ms=self.now_ms())
+    async def heard(self, run: Run) -> None:
+        """A runner has called about an execution, which was read just now."""
+        if found := self._runs.get(run.execution):
+            self._runs[run.execution] = replace(found, heard_ms=self.now_ms())
 
     async def add_chunk(self, execution: str, chunk: Chunk) -> Added:
         """Store a piece of output."""
         run = self._runs.get(execution)
         if run is None or run.closed:
             return Added.LATE if run else Added.UNKNOWN
-        await self.heard(execution)
+        await self.heard(run)
         chunks = self._chunks.setdefault(execution, {})
         if chunk.number in chunks:
             return Added.KNOWN

@@ -34,8 +34,8 @@ EXAMPLE = Call("msg_p5jXN8AQM9LWM0D4loKWxJek", str(NOW), SIGNATURE, b'{"test": 2
 
 def test_the_example_of_standard_webhooks_is_valid() -> None:
     assert time_refusal(EXAMPLE, NOW) is None
-    assert is_signed(SECRET, EXAMPLE)
-    assert is_signed(SECRET, replace(EXAMPLE, signatures=f"v1a,other v1,wrong {SIGNATURE}"))
+    assert is_signed([SECRET], EXAMPLE)
+    assert is_signed([SECRET], replace(EXAMPLE, signatures=f"v1a,other v1,wrong {SIGNATURE}"))
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_the_example_of_standard_webhooks_is_valid() -> None:
     ],
 )
 def test_what_was_changed_is_not_signed(changed: dict[str, Any]) -> None:
-    assert not is_signed(SECRET, replace(EXAMPLE, **changed))
+    assert not is_signed([SECRET], replace(EXAMPLE, **changed))
 
 
 @pytest.mark.parametrize(

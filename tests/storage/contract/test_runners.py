@@ -1,11 +1,12 @@
 """The store of runners: keys, commands, answers and runs."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
 from backend.core.django.commands import ManagementCommand, command_list
-from backend.core.django.ports import Added, Answer, RunnerStore, RunnerVersions
+from backend.core.django.ports import Added, Answer, Caller, RunnerStore, RunnerVersions
 from backend.core.django.runs import Chunk, RunEnd, StopLevel
 from backend.core.identity import Role
 from backend.storage.identities import SqlIdentities
@@ -84,18 +85,21 @@ async def test_commands_are_replaced_as_a_whole(runners: RunnerStore, project: s
         assert await runners.commands_hash(project) == listed.hash
 
 
-async def test_the_first_answer_stays_for_some_minutes(runners: RunnerStore, clock: Clock) -> None:
+async def test_the_first_answer_stays_for_some_minutes(runners: RunnerStore, project: str, clock: Clock) -> None:
+    key, other = await runners.add_key(project, "production", HASH), await runners.add_key(project, "test", OTHER)
     first, second = Answer(HASH, 200, '{"a":"ü"}'), Answer(OTHER, 409, "{}")
     for answer in (first, second):
-        await runners.remember("K" * 26, "nonce", answer)
-    assert await runners.answer("K" * 26, "nonce") == first
-    assert await runners.answer("L" * 26, "nonce") is None
+        await runners.remember(key.id, "nonce", answer)
+    assert await runners.caller(HASH, "nonce") == Caller(key, first)
+    assert await runners.caller(HASH, "another") == Caller(key, None)
+    assert await runners.caller(OTHER, "nonce") == Caller(other, None)
+    assert await runners.caller(b"?" * 32, "nonce") is None
     clock.now += 11 * MINUTE
     await runners.forget()
-    assert await runners.answer("K" * 26, "nonce") == first
+    assert await runners.caller(HASH, "nonce") == Caller(key, first)
     clock.now += 5 * MINUTE
     await runners.forget()
-    assert await runners.answer("K" * 26, "nonce") is None
+    assert await runners.caller(HASH, "nonce") == Caller(key, None)
 
 
 async def test_one_request_starts_an_execution(runners: RunnerStore, clock: Clock) -> None:
@@ -154,9 +158,11 @@ async def test_the_first_end_and_the_highest_stop_stay(runners: RunnerStore, clo
 
 async def test_a_call_shows_that_the_runner_is_alive(runners: RunnerStore, clock: Clock) -> None:
     await runners.begin(EXECUTION, "K" * 26, "n", muted=False)
+    begun = await runners.run(EXECUTION)
+    assert begun
     clock.now += MINUTE
-    await runners.heard(EXECUTION)
+    await runners.heard(begun)
     run = await runners.run(EXECUTION)
     assert run
     assert run.heard_ms == clock.now
-    await runners.heard("0" * 26)
+    await runners.heard(replace(begun, execution="0" * 26))
