@@ -110,7 +110,8 @@ async def test_a_signal_that_no_host_confirms_is_unreachable(host: Attached) -> 
 
 
 async def test_output_that_was_cut_is_a_failure_even_if_its_command_had_ended(host: Attached) -> None:
-    task, job, log, instructions = begin(host, "echo 0123456789", limit=5)
+    echo = HostCommand("echo", {"message": "0123456789"})  # what it says and its end are one message
+    task, job, log, instructions = begin_command(host, echo, limit=5)
     outcome = await task
     assert (outcome.status, outcome.stdout_bytes, log.text("stdout")) == (Status.FAILED, 5, "01234")
     assert instructions.reason is StopReason.OUTPUT_LIMIT

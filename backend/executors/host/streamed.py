@@ -171,6 +171,10 @@ class _Run:
 
     async def _next(self) -> Envelope | None:
         """The next message; None if there is none for a while, or the stop was given up."""
+        if not self.messages.empty():
+            await asyncio.sleep(0)  # others have their turn
+            self.heard = self.executor.clock()
+            return self.messages.get_nowait()
         getting = asyncio.ensure_future(self.messages.get())
         try:
             await asyncio.wait(
