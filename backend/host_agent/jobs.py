@@ -43,6 +43,8 @@ BATCH = 32
 PATIENCE = 5.0  # seconds for one exchange with Redis
 MOST_UNREAD = 64  # messages that a server has not read; more wait in the recording
 READS_SOON = 0.01  # seconds until a server that reads has read some of them
+READ_AHEAD = 8  # blocks of a recording that wait while others are sent
+JOINED = 128 * 1024  # bytes of blocks in one message that are enough
 STREAM_TTL = 86400  # seconds
 FIRST_PAUSE, LONGEST_PAUSE = 0.25, 8.0
 MOST_JOBS = 512
@@ -293,20 +295,24 @@ class Jobs:
         return min(handler.timeout, asked) if isinstance(asked, int | float) and asked > 0 else handler.timeout
 
     async def _follow(self, job: Job) -> None:
-        """Send the recording from `after` on, to its end."""
-        transcript = Transcript()
+        """Send the recording from `after` on, to its end. What is read while a message is sent shares the next one."""
+        blocks: asyncio.Queue[bytes] = asyncio.Queue(READ_AHEAD)
+        async with asyncio.TaskGroup() as both:
+            both.create_task(self._send_blocks(job, blocks))
+            problem = await self.service.follow_started(job.execution, job.after, blocks.put)
+            await blocks.put(b"")
+        if problem:
+            end = {"status": "lost", "error": problem.reason, "rule": problem.rule}
+            await self._until_sent(job, _output(job.after, job.after, end))
 
-        async def send(block: bytes) -> None:
+    async def _send_blocks(self, job: Job, blocks: "asyncio.Queue[bytes]") -> None:
+        transcript = Transcript()
+        while block := await _joined(blocks):
             upto, lines = last_seq(block), block.splitlines(keepends=True)
             await transcript.add(b"".join(line for line in lines if not _is_output(line)))
             output = b"".join(line for line in lines if _is_output(line))
             await self._until_sent(job, _output(job.after, upto, _end(transcript)), output)
             job.after = upto
-
-        problem = await self.service.follow_started(job.execution, job.after, send)
-        if problem:
-            end = {"status": "lost", "error": problem.reason, "rule": problem.rule}
-            await self._until_sent(job, _output(job.after, job.after, end))
 
     async def _until_sent(self, job: Job, body: Mapping[str, Any], output: bytes = b"") -> None:
         """Send output as soon as Redis is there and the server keeps up: until then, the recording has it."""
@@ -426,6 +432,18 @@ def _part(text: str, begin: int, *, last: bool) -> Part | None:
         return Part(b64decode(text, validate=True), begin, last)
     except ValueError:
         return None
+
+
+async def _joined(blocks: "asyncio.Queue[bytes]") -> bytes:
+    """The blocks that wait, as one; at least one of them. Empty when the empty one has come that is the last."""
+    found = await blocks.get()
+    while found and len(found) < JOINED and not blocks.empty():
+        following = blocks.get_nowait()
+        found += following
+        if not following:
+            blocks.put_nowait(b"")
+            break
+    return found
 
 
 def _is_output(line: bytes) -> bool:

@@ -31,8 +31,18 @@ class Attached:
     jobs: Jobs
     executor: StreamedExecutor
     streams: RedisHostStreams
+    listening: "asyncio.Task[None]"
     dropped: list[Dropped] = field(default_factory=list)
     strays: list[tuple[str, Envelope]] = field(default_factory=list)
+
+    async def stop_listening(self) -> None:
+        """Read no jobs, as an agent that does not run."""
+        self.listening.cancel()
+        await asyncio.gather(self.listening, return_exceptions=True)
+
+    def listen(self) -> None:
+        """Read jobs."""
+        self.listening = asyncio.create_task(self.jobs.listen())
 
 
 @asynccontextmanager
@@ -58,10 +68,9 @@ async def attached(folder: Path, redis: Redis, host: str = "web-01", **settings:
     )
     executor = StreamedExecutor(party, True, streams, str, LineAssembler, time.time, time.monotonic)
     async with prepared(agent), streams.joined():
-        listening = asyncio.create_task(jobs.listen())
+        found = Attached(agent, jobs, executor, streams, asyncio.create_task(jobs.listen()), dropped, strays)
         try:
-            yield Attached(agent, jobs, executor, streams, dropped, strays)
+            yield found
         finally:
-            listening.cancel()
-            await asyncio.gather(listening, return_exceptions=True)
+            await found.stop_listening()
             await jobs.close()

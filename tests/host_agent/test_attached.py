@@ -32,13 +32,13 @@ from backend.core.execution.model import (
 from backend.core.hosts.commands import HostCommand
 from backend.core.hosts.envelope import Envelope
 from backend.core.hosts.messages import Dropped, SeenIds
-from backend.core.hosts.naming import reply_stream
+from backend.core.hosts.naming import jobs_stream, reply_stream
 from backend.core.ids import ulid
 from backend.core.policy.admit import Scope, admit
 from backend.core.policy.files import Unseen
 from backend.core.recording.redaction.spans import MASK
 from backend.core.recording.writer import Recorder
-from backend.executors.host.streamed import RESUMED_WITHIN, START_WITHIN
+from backend.executors.host.streamed import ASK_AGAIN, RESUMED_WITHIN, START_WITHIN
 from backend.host_agent.front import AT_ONCE
 from backend.host_agent.handlers import HandlersError, installed_handlers
 from backend.policies.loader import load_profile
@@ -75,6 +75,7 @@ def begin_command(
     *,
     resumed: bool = False,
     age: float = 0,
+    seconds: float = 20.0,
     limit: int = 1 << 20,
     room: bool = True,
 ) -> "tuple[asyncio.Future[Outcome], Job, Log, Instructions]":
@@ -83,7 +84,7 @@ def begin_command(
     plan = admit(command, Scope(load_profile("host").with_extra([asked.name]), Unseen(PurePosixPath("/")), False), ".")
     assert not isinstance(plan, Decision)
     id = ulid(now_ms() - int(age * 1000), secrets.randbits(80))
-    job = Job(id, "", Actor("user:ann", "127.0.0.1"), command, plan, 20.0, limit, resumed=resumed)
+    job = Job(id, "", Actor("user:ann", "127.0.0.1"), command, plan, seconds, limit, resumed=resumed)
     log, instructions = Log(), Instructions(stdin=False)
     run = host.executor.run(job, Recorder(job.execution, log, monotonic, count=lambda _: room), instructions)
     return asyncio.ensure_future(run), job, log, instructions
@@ -110,7 +111,8 @@ async def test_a_signal_that_no_host_confirms_is_unreachable(host: Attached) -> 
 
 
 async def test_output_that_was_cut_is_a_failure_even_if_its_command_had_ended(host: Attached) -> None:
-    task, job, log, instructions = begin(host, "echo 0123456789", limit=5)
+    echo = HostCommand("echo", {"message": "0123456789"})  # what it says and its end are one message
+    task, job, log, instructions = begin_command(host, echo, limit=5)
     outcome = await task
     assert (outcome.status, outcome.stdout_bytes, log.text("stdout")) == (Status.FAILED, 5, "01234")
     assert instructions.reason is StopReason.OUTPUT_LIMIT
@@ -171,6 +173,19 @@ async def test_what_its_server_still_waits_for_is_asked_for_again_and_begins(hos
     release(host)
     outcome = await task
     assert (outcome.status, outcome.exit_code) == (Status.SUCCEEDED, 0)
+
+
+async def test_the_time_of_a_command_begins_when_its_host_has_it(host: Attached, redis: Redis) -> None:
+    """So an agent that takes longer to start than a command may take costs no command."""
+    client: Any = Client(unix_socket_path=str(redis.path))
+    await host.stop_listening()
+    try:
+        task, _, log, _ = begin_command(host, HostCommand("echo", {"message": "hi"}), seconds=ASK_AGAIN - 0.5)
+        await until(lambda: client.xlen(jobs_stream("web-01")) > 1, "that it is asked for again")
+    finally:
+        host.listen()
+    assert (await task).status is Status.SUCCEEDED
+    assert log.text("stdout") == "hi\n"
 
 
 async def test_a_job_whose_server_died_before_it_was_sent_begins(host: Attached) -> None:

@@ -37,8 +37,8 @@ from backend.executors.host.input import InputSender
 ASK_AGAIN = 3.0  # seconds without a message after which the job is sent again
 RESUMED_WITHIN = 60.0  # seconds after its submission in which a job whose server died may begin
 LOST_AFTER = 30.0  # seconds without a message, while Redis can be reached, after which what a host runs is lost
-GIVEN_UP_AFTER = 50.0  # the same where it has not begun: an agent that was killed takes a while to start
-START_WITHIN = 40  # seconds in which a job must begin once it was asked for; less than that, so that none begins later
+GIVEN_UP_AFTER = 100.0  # the same where it has not begun: an agent that was killed takes a while to start
+START_WITHIN = 90  # seconds in which a job must begin once it was asked for; less than that, so that none begins later
 ANSWER_WITHIN = 1.5  # seconds in which a host answers a signal; less than other servers wait for this one
 STOP_GRACE = 10.0  # seconds that the end is waited for once a stop was sent
 LEAVES = frozenset({StopReason.SHUTDOWN, StopReason.LEASE_LOST})  # the command goes on, and another server takes it up
@@ -108,7 +108,10 @@ class StreamedExecutor:
 
 @dataclass(slots=True)
 class _Run:
-    """An execution on a host, as the server sees it. `last` is the number of the last message that was recorded."""
+    """An execution on a host, as the server sees it. `last` is the number of the last message that was recorded.
+
+    Once the host has said something of it, it is `known` there.
+    """
 
     executor: StreamedExecutor
     job: Job
@@ -118,6 +121,7 @@ class _Run:
     messages: "asyncio.Queue[Envelope]"
     on_begin: Callable[[], None]
     last: int = 0
+    known: bool = False
     begun: bool = False
     sizes: dict[str, int] = field(default_factory=lambda: {"stdout": 0, "stderr": 0})
     heard: float = 0.0
@@ -128,21 +132,22 @@ class _Run:
     passing_on: "asyncio.Task[None] | None" = None
     asked: "dict[str, asyncio.Future[Delivery]]" = field(default_factory=dict)
     signals: int = 0
+    deadline: asyncio.TimerHandle | None = None
 
     def __post_init__(self) -> None:
         self.input = InputSender(self.instructions.stdin, self._instruct)
 
     async def watch(self) -> Outcome:
-        loop = asyncio.get_running_loop()
         self.streams = {"stdout": self.executor.lines(), "stderr": self.executor.lines()}
         self.heard = self.executor.clock()
         self.begun = self.job.resumed
-        deadline = loop.call_later(self.job.timeout, self.instructions.stop, StopReason.TIMED_OUT)
+        self._end_within(self.job.timeout if self.begun else self.job.timeout + GIVEN_UP_AFTER)
         try:
             with self.instructions.received_by(self):
                 outcome = await self._until_the_end()
         finally:
-            deadline.cancel()
+            if self.deadline:
+                self.deadline.cancel()
             for task in (self.stopping, self.passing_on):
                 if task:
                     task.cancel()
@@ -153,6 +158,13 @@ class _Run:
         for name, lines in self.streams.items():
             self._record(name, lines.flush(final=True))
         return outcome
+
+    def _end_within(self, seconds: float) -> None:
+        """Stop the command after a while, instead of when that was to be."""
+        if self.deadline:
+            self.deadline.cancel()
+        loop = asyncio.get_running_loop()
+        self.deadline = loop.call_later(seconds, self.instructions.stop, StopReason.TIMED_OUT)
 
     async def _until_the_end(self) -> Outcome:
         await self._ask()
@@ -171,6 +183,10 @@ class _Run:
 
     async def _next(self) -> Envelope | None:
         """The next message; None if there is none for a while, or the stop was given up."""
+        if not self.messages.empty():
+            await asyncio.sleep(0)  # others have their turn
+            self.heard = self.executor.clock()
+            return self.messages.get_nowait()
         getting = asyncio.ensure_future(self.messages.get())
         try:
             await asyncio.wait(
@@ -216,12 +232,18 @@ class _Run:
             stdout, stderr = self.sizes.values()
             return Outcome(Status.LOST, None, None, stdout, stderr, problem=problem, rule="host.lost")
         if not self.begun and silent > GIVEN_UP_AFTER:
-            problem = f"The host {host} did not take the command. Does its log say why: is its secret the present one, is its clock right?"
+            problem = (
+                f"The host {host} did not take the command within {GIVEN_UP_AFTER:.0f} s, and will not run it any more. Send it "
+                "again when its agent has started. Does its log say why: is its secret the present one, is its clock right?"
+            )
             return Outcome(Status.FAILED, EXIT_GATEPOST_FAILED, problem=problem, rule="host.offline")
         return None
 
     async def _received(self, message: Envelope) -> Outcome | None:
         body = message.body
+        if not (self.known or self.begun):  # the time that an agent needs to start is not that of the command
+            self._end_within(self.job.timeout)
+        self.known = True
         match message.kind:
             case "alive":
                 if body.get("begun") is True:
