@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 
-VERSION = "cage 6"  # of the spec
+VERSION = "cage 7"  # of the spec
 
 
 def field(value: str | int | bytes) -> bytes:

@@ -117,7 +117,8 @@ ARCHITECTURES = {
     "x86_64": (0, AUDIT_ARCH_X86_64),
     "aarch64": (1, AUDIT_ARCH_AARCH64),
 }  # column above, name in the filter
-SUPERVISOR_PID = 0xC0DEDEAD  # placeholder: the cage inserts its own pid, which is not known before it runs
+# Placeholders: the cage inserts the pids, which are not known before it runs.
+SUPERVISOR_PID, SERVER_PID = 0xC0DEDEAD, 0xC0DEDEAE
 
 # Instructions of the filter (classic BPF) and what it returns.
 LOAD_WORD = 0x20  # BPF_LD | BPF_W | BPF_ABS
@@ -335,7 +336,7 @@ def _guarding(guarded: int) -> _Cases:
     """
     targets = {ALL, guarded, SUPERVISOR_PID, -guarded & ALL, -SUPERVISOR_PID & ALL}
     if guarded != SUPERVISOR_PID:
-        targets.add(-os.getpgid(guarded) & ALL)
+        targets |= {SERVER_PID, -SERVER_PID & ALL, -os.getpgid(guarded) & ALL}
     cases: _Refusals = [((_Test(0, target),), errno.EPERM) for target in sorted(targets)]
     owner = _one_of(1, F_SETOWN, F_SETSIG, F_SETOWN_EX)  # who receives SIGIO, and which signal instead of it
     return {

@@ -9,16 +9,17 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from dataclasses import field as default
 from functools import lru_cache
 from pathlib import Path
 
 from backend.executors.local import cgroups
 from backend.executors.local.cage_binary import MissingCage, find_cage
-from backend.executors.local.cage_call import VERSION, above_stdio, field, pipe, spawn, spec_file
+from backend.executors.local.cage_call import VERSION, field, pipe, spec_file
+from backend.executors.local.cage_server import find_server, numbered
 from backend.executors.local.confinement import SUPERVISOR_PID, landlock_rules, syscall_filter
 from backend.executors.local.process_spec import (
     Applied,
@@ -128,17 +129,15 @@ class CageLauncher:
         with ExitStack() as ours, ExitStack() as theirs:
             control_read, control = pipe(theirs, ours)
             status, status_write = pipe(ours, theirs)
-            stages = [_above_stdio(stage, theirs) for stage in stages]
-            entrance = room and replace(room, descriptor=above_stdio(room.descriptor, theirs))
+            ended, life = pipe(ours, theirs)
             group = self.groups.acquire(self.limits.processes, self.limits.memory_total)
             ours.callback(group.release)
             theirs.callback(group.close)
-            spec = spec_file(self._spec(stages, user, control_read, status_write, group, entrance), theirs)
-            inherited = {spec, control_read, status_write, *group.descriptors, *_descriptors(stages)}
-            pid = spawn(cage, [str(spec)], inherited | ({entrance.descriptor} if entrance else set()))
-            pidfd = _pidfd(pid)
+            given = numbered([*group.descriptors, *_descriptors(stages), *([room.descriptor] if room else [])])
+            spec = spec_file(self._spec(stages, user, given, group, room), theirs)
+            find_server(cage, os.geteuid()).start([status_write, life, control_read, spec, *given])
             ours.pop_all()
-        return _Running(pid, pidfd, control, status, len(stages), group)
+        return _Running(ended, control, status, len(stages), group)
 
     def usable_cage(self) -> Path:
         """The program to execute. OSError, before anything is started, where it would refuse anyway."""
@@ -154,21 +153,14 @@ class CageLauncher:
         self,
         stages: Sequence[Stage],
         user: Owner | None,
-        control: int,
-        status: int,
+        given: Mapping[int, int],
         group: cgroups.Group,
         room: RoomEntrance | None = None,
     ) -> bytes:
+        """What the cage reads. `given` are the numbers under which it has our descriptors."""
         limits, confinements = self.limits, list(dict.fromkeys(stage.bounds for stage in stages))
-        spec: list[str | int | bytes] = [
-            VERSION,
-            self.minimum[1:],
-            os.getpid(),
-            control,
-            status,
-            *((room.descriptor, room.namespaces) if room else (-1, 0)),
-            *(user or (-1, -1)),
-        ]
+        entrance = (given[room.descriptor], room.namespaces) if room else (-1, 0)
+        spec: list[str | int | bytes] = [VERSION, self.minimum[1:], *entrance, *(user or (-1, -1))]
         # In a user namespace of its own the kernel counts only what runs there.
         others = 0 if room and room.own_user else _process_count(user[0] if user else os.geteuid())
         processes = others + limits.processes
@@ -176,7 +168,7 @@ class CageLauncher:
         spec += [limits.cpu_seconds, limits.memory, file_size, processes, limits.open_files]
         spec += [len(group.members)]
         for member in group.members:
-            spec += [member.folder, member.join, member.layers]
+            spec += [given[member.folder], member.join, member.layers]
         spec += [len(confinements)]
         head = b"".join(map(field, spec))
         head += b"".join(
@@ -186,7 +178,8 @@ class CageLauncher:
         spec = [len(stages)]
         for stage in stages:
             spec += [confinements.index(stage.bounds), stage.executable, stage.cwd]
-            spec += [stage.stdin, stage.stdout, stage.stderr, stage.kept]
+            spec += [given[each] for each in (stage.stdin, stage.stdout, stage.stderr)]
+            spec += [stage.kept, *([given[stage.kept]] if stage.kept >= 0 else [])]
             spec += [len(stage.argv), *stage.argv, len(stage.environment)]
             spec += [f"{name}={value}" for name, value in stage.environment.items()]
         return head + b"".join(map(field, spec))
@@ -225,15 +218,14 @@ class _Running:
 
     def __init__(
         self,
-        pid: int,
-        pidfd: int,
+        ended: int,
         control: int,
         status: int,
         stages: int,
         group: cgroups.Group,
     ) -> None:
-        self.pidfd = pidfd
-        self._pid, self._control, self._status, self._stages = pid, control, status, stages
+        self.ended = ended
+        self._control, self._status, self._stages = control, status, stages
         self._group = group
         self._reported = b""
         os.set_blocking(control, False)
@@ -247,6 +239,11 @@ class _Running:
             return None
         return _least(reported)
 
+    @property
+    def _pid(self) -> int:
+        """Of the supervisor; 0 where it has not reported itself."""
+        return self._number("pid")
+
     def terminate(self) -> None:
         self.signal(signal.SIGTERM)
 
@@ -259,15 +256,17 @@ class _Running:
         return False
 
     def finish(self) -> Report:
-        self._read()
-        _, status = os.waitpid(self._pid, 0)
+        pid = self._pid
+        status = os.waitpid(pid, 0)[1] if pid else 0
         limits_met = self._group.newly_met()
         self._group.release()
-        for descriptor in (self._control, self._status, self.pidfd):
+        for descriptor in (self._control, self._status, self.ended):
             os.close(descriptor)
         lines = list(self._lines())
         ends, errors = ({int(line[1]): int(line[2]) for line in lines if line[0] == kind} for kind in ("end", "error"))
         refused = errno.EINVAL if os.waitstatus_to_exitcode(status) == BAD_SPEC else 0
+        if not pid:  # nothing was started: where no reason is reported, the server ended before it
+            refused = self._number("failed") or errno.EAGAIN
         used = next((list(map(int, line[1:])) for line in lines if line[0] == "usage"), [0, 0, 0, 0])
         return Report(
             tuple(_end(ends.get(index), errors.get(index, refused)) for index in range(self._stages)),
@@ -275,6 +274,11 @@ class _Running:
             _least(line for line in lines if line[0] == "applied"),
             limits_met,
         )
+
+    def _number(self, kind: str) -> int:
+        """What was reported of the whole command; 0 where nothing was."""
+        self._read()
+        return next((int(line[1]) for line in self._lines() if line[0] == kind), 0)
 
     def _read(self) -> None:
         with suppress(BlockingIOError):
@@ -297,23 +301,9 @@ def _least(reported: Iterable[list[str]]) -> Applied:
     return min(applied, key=lambda each: (each.level, len(each.layers)), default=Applied("L0", ()))
 
 
-def _pidfd(pid: int) -> int:
-    try:
-        return os.pidfd_open(pid)
-    except OSError:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-        raise
-
-
-def _above_stdio(stage: Stage, close: ExitStack) -> Stage:
-    stdin, stdout, stderr = (above_stdio(descriptor, close) for descriptor in (stage.stdin, stage.stdout, stage.stderr))
-    return replace(stage, stdin=stdin, stdout=stdout, stderr=stderr)
-
-
-def _descriptors(stages: Iterable[Stage]) -> set[int]:
-    streams = {descriptor for stage in stages for descriptor in (stage.stdin, stage.stdout, stage.stderr)}
-    return streams | {stage.kept for stage in stages if stage.kept >= 0}
+def _descriptors(stages: Iterable[Stage]) -> list[int]:
+    streams = [descriptor for stage in stages for descriptor in (stage.stdin, stage.stdout, stage.stderr)]
+    return streams + [stage.kept for stage in stages if stage.kept >= 0]
 
 
 @lru_cache(maxsize=256)

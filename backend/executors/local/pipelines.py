@@ -334,14 +334,14 @@ class _Running:
 
     async def watch(self) -> Outcome:
         """Wait for the end, its own or the one that is asked for."""
-        self.loop.add_reader(self.launched.pidfd, _set, self.ended)
+        self.loop.add_reader(self.launched.ended, _set, self.ended)
         deadline = self.loop.call_later(self.pipeline.timeout, self.instructions.stop, StopReason.TIMED_OUT)
         try:
             with self.instructions.received_by(self):
                 await self.ended
         finally:
             deadline.cancel()
-            self.loop.remove_reader(self.launched.pidfd)
+            self.loop.remove_reader(self.launched.ended)
         if self.stopping:
             await self.stopping
         return await self._finish()

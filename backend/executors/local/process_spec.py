@@ -120,7 +120,7 @@ class Report:
 class Launched(Protocol):
     """A pipeline that was started."""
 
-    pidfd: int  # readable once every process of the command is gone
+    ended: int  # a descriptor, readable once every process of the command is gone
 
     def applied(self) -> Applied | None:
         """The protection, without waiting; None until it is reported."""
@@ -139,7 +139,7 @@ class Launched(Protocol):
         ...
 
     def finish(self) -> Report:
-        """To be called once pidfd is readable: does not wait, closes everything."""
+        """To be called once `ended` is readable: does not wait, closes everything."""
         ...
 
 

@@ -274,5 +274,5 @@ class _Attempt:
 
     def _ended(self, launched: Launched, seconds: float) -> bool:
         poll = select.poll()
-        poll.register(launched.pidfd, select.POLLIN)
+        poll.register(launched.ended, select.POLLIN)
         return bool(poll.poll(max(seconds, 0.01) * 1000))

@@ -183,7 +183,7 @@ class Cage:
         except AssertionError:
             launched.kill()
             raise
-        wait(launched.pidfd)
+        wait(launched.ended)
         return Done(text, launched.finish())
 
 

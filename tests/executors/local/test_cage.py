@@ -18,6 +18,7 @@ from random import Random
 import pytest
 
 from backend.executors.local import confinement, launcher
+from backend.executors.local.cage_server import CageServer, numbered
 from backend.executors.local.cgroups import Groups
 from backend.executors.local.launcher import BAD_SPEC, CageLauncher, cage_environment
 from backend.executors.local.process_spec import Bounds, Ports, Stage
@@ -158,7 +159,7 @@ def test_nothing_runs_as_root(cage: Cage) -> None:
 def test_a_process_group_of_its_own(cage: Cage) -> None:
     launched, output = cage.start(*[shell("cut -d' ' -f5 /proc/$$/stat >&2; read -r line || true")] * 2)
     groups = read_all(output).split()
-    wait(launched.pidfd)
+    wait(launched.ended)
     launched.finish()
     assert len(groups) == 2
     assert len(set(groups)) == 1
@@ -197,7 +198,7 @@ def test_a_fork_bomb_is_bounded_and_ended(cage: Cage) -> None:
     launched, output = cage.limited(processes=64).start(shell("f() { f | f & }; f; f; f; f; f; f; wait; wait"))
     wait(output)  # the shell's complaint that it cannot fork
     launched.kill()
-    wait(launched.pidfd)
+    wait(launched.ended)
     os.close(output)
     launched.finish()
 
@@ -206,7 +207,7 @@ def test_a_flood_is_ended(cage: Cage) -> None:
     launched, output = cage.start(["yes"])
     wait(output)
     launched.kill()
-    wait(launched.pidfd)
+    wait(launched.ended)
     os.close(output)
     assert launched.finish().ends[0].code == -signal.SIGKILL
 
@@ -221,7 +222,7 @@ def test_signals_reach_all(cage: Cage, number: signal.Signals) -> None:
         launched.terminate()
     else:
         launched.signal(number)
-    wait(launched.pidfd)
+    wait(launched.ended)
     os.close(output)
     assert [end.code for end in launched.finish().ends] == [-number, -number]
 
@@ -231,7 +232,7 @@ def test_who_ignores_sigterm_is_killed(cage: Cage) -> None:
     wait(output)
     launched.terminate()
     launched.kill()
-    wait(launched.pidfd)
+    wait(launched.ended)
     os.close(output)
     assert launched.finish().ends[0].code == -signal.SIGKILL
 
@@ -244,7 +245,7 @@ def test_after_a_kill_nothing_is_left(cage: Cage) -> None:
         launched, output = cage.start(shell(AWAY.format(mark=mark)))
         wait(output)
         launched.kill()
-        wait(launched.pidfd)
+        wait(launched.ended)
         left += len(marked(mark))
         os.close(output)
         assert launched.finish().ends[0].code == -signal.SIGKILL
@@ -274,7 +275,7 @@ def test_a_process_whose_first_thread_has_ended_is_reached_too(cage: Cage, numbe
     wait(output)
     try:
         launched.signal(number)
-        wait(launched.pidfd)
+        wait(launched.ended)
     finally:
         os.close(output)
     assert launched.finish().ends[0].code == -number
@@ -284,7 +285,7 @@ def test_at_the_end_nothing_is_left(cage: Cage) -> None:
     need(os.path.exists(program("setsid")), "setsid")
     mark = f"2000.{os.getpid()}"
     launched, output = cage.start(shell(f"setsid sleep {mark} & (sleep {mark} &) ; echo ready"))
-    wait(launched.pidfd)
+    wait(launched.ended)
     assert marked(mark) == []
     assert read_all(output) == b"ready\n"
     assert launched.finish().ends[0].code == 0
@@ -335,7 +336,7 @@ def test_the_report(cage: Cage) -> None:
     launched, output = cage.start(
         shell("head -c 1000000 /dev/zero > file; i=0; while [ $i -lt 9999 ]; do i=$((i+1)); done")
     )
-    wait(launched.pidfd)
+    wait(launched.ended)
     applied = launched.applied()
     os.close(output)
     report = launched.finish()
@@ -551,31 +552,30 @@ class Feeder:
 
     cage: Cage
     spec: bytes
-    control: int
+    server: CageServer
     status: int
-    descriptors: list[int]
+    status_write: int
+    control: int
+    null: int
 
     def feed(self, spec: bytes) -> tuple[int, bytes]:
         """The exit status of the cage and what it reported; fails where it does not end."""
         file = os.memfd_create("spec")
         os.write(file, spec)
-        keep = [(os.POSIX_SPAWN_DUP2, each, each) for each in (file, *self.descriptors)]
-        program = str(self.cage.launcher.cage)
-        pid = os.posix_spawn(program, [program, str(file)], {}, file_actions=keep)
-        os.close(file)
-        pidfd = os.pidfd_open(pid)
+        ended, life = os.pipe()
+        self.server.start([self.status_write, life, self.control, file, self.null])
+        for descriptor in (file, life):
+            os.close(descriptor)
+        wait(self.status)
         try:
-            wait(pidfd)
-        except AssertionError:
-            os.kill(pid, signal.SIGKILL)
-            raise
+            wait(ended)
         finally:
+            os.close(ended)
+            first, _, reported = os.read(self.status, 65536).partition(b"\n")
+            pid = int(first.removeprefix(b"pid "))
+            os.kill(pid, signal.SIGKILL)  # nothing, where it has ended
             code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-            os.close(pidfd)
-        try:
-            return code, os.read(self.status, 65536)
-        except BlockingIOError:
-            return code, b""
+        return code, reported
 
     def refuses(self, spec: bytes) -> bool:
         """Whether the spec is refused as a whole."""
@@ -590,8 +590,10 @@ def feeder(cage: Cage) -> Iterator[Feeder]:
     bounds = Bounds(str(cage.root), Ports((443, 8443), names=True))
     touch = Stage("touch", program("touch"), ("touch", "ran"), {"A": "b"}, str(cage.root), null, null, null, bounds)
     group = Groups().acquire(1, 1)
-    spec = cage.launcher._spec([touch], cage.launcher.run_as, control_read, status_write, group)
-    yield Feeder(cage, spec, control, status, [control_read, status_write, null])
+    spec = cage.launcher._spec([touch], cage.launcher.run_as, numbered([null]), group)
+    server = CageServer(cage.launcher.usable_cage())
+    yield Feeder(cage, spec, server, status, status_write, control_read, null)
+    server.close()
     for descriptor in (control_read, control, status, status_write, null):
         os.close(descriptor)
 

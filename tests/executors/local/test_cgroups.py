@@ -83,7 +83,7 @@ def until(true: Callable[[], bool]) -> None:
 
 def end(launched: Launched, output: int) -> None:
     launched.kill()
-    wait(launched.pidfd)
+    wait(launched.ended)
     os.close(output)
     launched.finish()
 
@@ -162,7 +162,7 @@ def test_a_limit_that_was_met_is_reported_once(cage: Cage) -> None:
     launched, output = few(cage).start(forks)
     wait(output)
     launched.kill()
-    wait(launched.pidfd)
+    wait(launched.ended)
     os.close(output)
     assert launched.finish().limits_met == {"pids"}
 
@@ -170,14 +170,14 @@ def test_a_limit_that_was_met_is_reported_once(cage: Cage) -> None:
 def test_a_group_is_used_again_once_nothing_is_in_it(cage: Cage) -> None:
     launched, output = cage.start(["true"])
     paths = [part.path for part in group_of(launched).parts]
-    wait(launched.pidfd)
+    wait(launched.ended)
     os.close(output)
     launched.finish()
     assert all(path.exists() and (path / "cgroup.procs").read_text() == "" for path in paths)
     idle = _idle_paths()
     launched, output = cage.start(["true"])
     assert [part.path for part in group_of(launched).parts] in [paths, *idle]
-    wait(launched.pidfd)
+    wait(launched.ended)
     os.close(output)
     launched.finish()
     assert len(cgroups.detect_groups().idle) <= cgroups.IDLE
@@ -195,7 +195,7 @@ def test_a_group_that_files_stay_charged_to_is_not_used_again(cage: Cage) -> Non
     assert all(path.exists() for path in paths)  # what was written into a pipe is gone
     launched, output = cage.limited(memory_total=64 * MIB).start(shell("head -c 30000000 /dev/zero > file"))
     paths = [part.path for part in group_of(launched).parts]
-    wait(launched.pidfd)
+    wait(launched.ended)
     charged = int((part(launched, "memory")[0] / cgroups.CURRENT[part(launched, "memory")[1], "memory"]).read_text())
     os.close(output)
     launched.finish()
@@ -210,7 +210,7 @@ def test_what_a_killed_cage_leaves_is_killed(cage: Cage) -> None:
     until(lambda: len(marked(mark)) == 2)
     paths = [part.path for part in group_of(launched).parts]
     os.kill(launched._pid, signal.SIGKILL)  # type: ignore[attr-defined]
-    wait(launched.pidfd)
+    wait(launched.ended)
     launched.finish()
     os.close(output)
     until(lambda: marked(mark) == [])
@@ -256,7 +256,7 @@ def test_programs_cannot_write_to_them(cage: Cage, same_user: bool) -> None:
 
 
 SERVICE = """
-import os, sys
+import os, select, sys
 from pathlib import Path
 for path in sys.argv[3:]:
     Path(path, "cgroup.procs").write_text("0")
@@ -268,7 +268,7 @@ os.read(output, 100)
 print(*(branch.folder for branch in cgroups.detect_groups().branches), flush=True)
 os.read(0, 1)
 launched.kill()
-os.waitid(os.P_PIDFD, launched.pidfd, os.WEXITED | os.WNOWAIT)
+select.select([launched.ended], [], [])
 launched.finish()
 """
 

@@ -45,7 +45,7 @@ def test_starting_does_not_wait(cage: Cage) -> None:
     launched.applied()
     assert time.monotonic() - begin < 1
     launched.kill()
-    wait(launched.pidfd)
+    wait(launched.ended)
     os.close(output)
     launched.finish()
 
@@ -57,7 +57,7 @@ def test_the_protection_is_told_before_the_end(cage: Cage) -> None:
     assert applied
     assert applied.level == "L2"
     launched.kill()
-    wait(launched.pidfd)
+    wait(launched.ended)
     os.close(output)
     assert launched.finish().applied == applied
 
@@ -82,7 +82,7 @@ def test_standard_streams_may_be_handed_on(cage: Cage) -> None:
         os.close(saved)
         os.close(writing)
     assert read_all(reading) == b"x\n"
-    wait(launched.pidfd)
+    wait(launched.ended)
     launched.finish()
 
 
@@ -97,7 +97,7 @@ def test_more_can_be_made_readable(cage: Cage) -> None:
     os.close(writing)
     os.close(null)
     assert read_all(reading) == b"content"
-    wait(launched.pidfd)
+    wait(launched.ended)
     launched.finish()
 
 

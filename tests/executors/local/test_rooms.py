@@ -155,7 +155,7 @@ class TestProcesses:
         assert len(seen) < 10
         assert not any("pytest" in line for line in seen)
         assert cage.run(["pkill", "-f", "^sleep 1234$"]).codes == [0]
-        wait(launched.pidfd)
+        wait(launched.ended)
         os.close(output)
         launched.finish()
 
@@ -164,7 +164,7 @@ class TestProcesses:
         launched, output = cage.start(shell("echo ready; sleep 1235"))
         assert os.read(output, 100) == b"ready\n"
         cage.run(shell("for p in /proc/[0-9]*; do [ ${p#/proc/} = $$ ] || kill -9 ${p#/proc/}; done"))
-        wait(launched.pidfd)
+        wait(launched.ended)
         assert launched.finish().ends[0].code == -signal.SIGKILL  # the command, of the same project
         os.close(output)
         assert cage.rooms is not None
@@ -184,7 +184,7 @@ class TestProcesses:
         for room in list(cage.rooms.values()):
             room.close()
         cage.rooms.clear()
-        wait(launched.pidfd)
+        wait(launched.ended)
         launched.finish()
         os.close(output)
 
@@ -219,7 +219,7 @@ class TestNetwork:
         assert os.read(output, 100) == b"ready\n"
         get = "import urllib.request; print(urllib.request.urlopen('http://127.0.0.1:8123/serve.py').status)"
         assert cage.run(["python3", "-c", get]).text.endswith("200\n")
-        wait(launched.pidfd)
+        wait(launched.ended)
         launched.finish()
         read_all(output)
 
@@ -238,7 +238,7 @@ class TestNetwork:
         with roomy(cache) as other:
             assert "ConnectionRefusedError" in other.run(["python3", "-c", connect]).text
         launched.kill()
-        wait(launched.pidfd)
+        wait(launched.ended)
         launched.finish()
         os.close(output)
 
@@ -286,7 +286,7 @@ def test_a_folder_of_one_program_below_tmp_is_closed_to_the_others(cage: Cage) -
     os.close(writing)
     os.close(null)
     assert b"Permission denied" in read_all(reading)
-    wait(launched.pidfd)
+    wait(launched.ended)
     launched.finish()
     room.close()
 
@@ -299,7 +299,7 @@ def test_files_can_be_watched(cage: Cage) -> None:
     assert os.read(output, 100) == b"ready\n"
     (cage.root / "changed").write_text("x")
     assert b"changed" in read_all(output)
-    wait(launched.pidfd)
+    wait(launched.ended)
     launched.finish()
 
 

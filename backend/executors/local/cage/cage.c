@@ -1,15 +1,23 @@
 /* The cage: starts the programs of one command line in confinement, and outlives them until none of their processes is
  * left.
  *
- *     cage SPEC_FD
+ *     cage --serve SOCKET_FD SERVICE_PID
  *     cage --room SPEC_FD
  *     cage --version
  *
- * The spec lists the programs, the confinement of each, their limits and two further descriptors. Each byte read from the
- * control descriptor is a signal number for every process of the command; end of file means that the service has died, and
- * everything is killed. What was applied, what could not be executed, how each program ended and what all of them used is
- * written to the status descriptor, one line each, never longer than PIPE_BUF:
+ * With --serve it is a server: for each request on the socket it creates a child of the service, the supervisor of one
+ * command. A request is nothing but descriptors: status, life, control, a spec, and those that the spec refers to by the
+ * numbers that they get here. The server reads none of them and holds none when the supervisor is there. There is no answer:
+ * a supervisor closes life when it ends, and a request that failed closes it too. The server ends when the socket is closed
+ * or the service has died.
  *
+ * The spec lists the programs, the confinement of each and their limits. Each byte read from the control descriptor is a
+ * signal number for every process of the command; end of file means that the service has died, and everything is killed.
+ * What was applied, what could not be executed, how each program ended and what all of them used is written to the status
+ * descriptor, one line each, never longer than PIPE_BUF:
+ *
+ *     pid SUPERVISOR              as the service sees it; without it nothing was started
+ *     failed ERRNO                the supervisor could not be created
  *     applied STAGE LEVEL LAYER,LAYER,...
  *     error STAGE ERRNO
  *     end STAGE WAIT_STATUS
@@ -143,6 +151,7 @@ static void exit_now(int code)
 static int open_file(const char *path, int flags) { return (int)CALL(__NR_openat, AT_FDCWD, path, flags | O_CLOEXEC, 0644); }
 static void close_file(int fd) { CALL(__NR_close, fd); }
 static int fork_child(void) { return (int)CALL(__NR_clone, SIGCHLD); }
+static int fork_for_parent(void) { return (int)CALL(__NR_clone, CLONE_PARENT | SIGCHLD); }
 
 /* Numbers that old headers lack; they are the same on all architectures. */
 #ifndef CLONE_INTO_CGROUP
@@ -175,7 +184,7 @@ static int fork_child(void) { return (int)CALL(__NR_clone, SIGCHLD); }
 #define NET_CONNECT_TCP 2ull
 #define SCOPE_ALL 3 /* abstract UNIX sockets and signals */
 
-#define VERSION "cage 6"
+#define VERSION "cage 7"
 #define SPEC_LIMIT (8 << 20) /* bytes; more than the kernel accepts as arguments */
 #define MAX_STAGES 64
 #define MAX_RULES 256
@@ -183,7 +192,11 @@ static int fork_child(void) { return (int)CALL(__NR_clone, SIGCHLD); }
 #define MAX_FILTER 4096
 #define MAX_PROCESSES 65536 /* of the whole machine, scanned when a command is to end */
 #define SUPERVISOR_PID 0xC0DEDEADu /* placeholder in the filter for the pid that only this program knows */
+#define SERVER_PID 0xC0DEDEAEu /* the same for the pid of the server */
 #define MAX_GROUPS 2
+enum { SOCKET, SIGNALS_OF_SERVER, UNUSED, FIRST_GIVEN }; /* descriptors of a server */
+enum { STATUS = FIRST_GIVEN, LIFE, CONTROL, SPEC, FIRST_OF_SPEC }; /* and what each request has */
+#define MAX_GIVEN 253 /* descriptors of one request; the most that the kernel passes at once */
 #define RESCAN 50000000 /* nanoseconds until the processes left are signalled again */
 #define DIRECT_ROUNDS 2 /* of SIGKILL alone; then processes are stopped first, since a fork bomb outruns plain kills */
 #define FREEZE_PASSES 200
@@ -194,11 +207,17 @@ static int fork_child(void) { return (int)CALL(__NR_clone, SIGCHLD); }
 #define MAX_NAME 255 /* bytes of one name in a path */
 #define MAX_ENTRIES 64 /* of /proc, that a room shows */
 #define SIGNALS 64
+#define CHILD_ENDED (1ull << (SIGCHLD - 1))
+#define PARENT_DIED (1ull << (SIGHUP - 1)) /* the signal that is asked for */
 #define AF_INET 2 /* the kernel's headers leave it to the C library */
 #define SOCK_STREAM 1
 #define SOCK_DGRAM 2
 #define SOL_SOCKET 1
 #define SCM_RIGHTS 1
+#define ONE_PASSED 24 /* bytes of a control message with one descriptor */
+#define MSG_CTRUNC 8
+#define MSG_DONTWAIT 0x40
+#define MSG_CMSG_CLOEXEC 0x40000000
 #define BACKLOG 128 /* connections that wait for the service */
 #define LOOPBACK 0x0100007f /* 127.0.0.1 in network byte order */
 #define JUMP_IF_EQUAL (BPF_JMP | BPF_JEQ | BPF_K)
@@ -223,7 +242,7 @@ struct moment { long seconds, nanoseconds; };
 struct address { uint16_t family, port; uint32_t host; char rest[8]; };
 struct part { void *data; size_t length; };
 struct message { void *name; int name_length; struct part *parts; size_t nparts; void *control; size_t control_length; int flags; };
-struct passed { size_t length; int level, type, fd; };
+struct passed { size_t length; int level, type, fds[MAX_GIVEN]; };
 struct entry { uint64_t inode; int64_t offset; uint16_t length; uint8_t type; char name[]; };
 
 struct rule { const char *path; uint64_t rights; int required; };
@@ -234,7 +253,7 @@ struct confinement {
     struct sock_fprog filter;
     struct sock_filter instructions[MAX_FILTER];
 };
-struct stage { struct confinement *confinement; char *executable, *cwd, **argv, **env; int fds[3], kept, pid; };
+struct stage { struct confinement *confinement; char *executable, *cwd, **argv, **env; int fds[3], kept, kept_as, pid; };
 struct group { int folder, joined; const char *join, *layers; };
 struct process { int pid, parent; char state, ours; };
 
@@ -245,6 +264,8 @@ static struct {
     struct stage stages[MAX_STAGES];
     struct group groups[MAX_GROUPS];
 } cage;
+
+static struct { int self, service; } server;
 
 static const char *cursor, *spec_end;
 
@@ -295,7 +316,7 @@ static long long next_between(long long least, long long most)
 static long long next_limit(void) { return next_between(0, INT64_MAX); }
 static long long next_id(void) { return next_between(-1, UINT32_MAX - 1); } /* -1: unchanged */
 static int next_int(int least, int most) { return (int)next_between(least, most); }
-static int next_descriptor(void) { return next_int(0, INT32_MAX); }
+static int next_descriptor(void) { return next_int(FIRST_OF_SPEC, MAX_GIVEN + FIRST_GIVEN); }
 
 static void *map(size_t size, int fd)
 {
@@ -315,15 +336,15 @@ static char **next_strings(void)
     return words;
 }
 
-/* The filter compares with this pid (kill) and with its negative (kill of a process group). */
-static void insert_own_pid(struct sock_filter *instruction)
+/* The filter compares with these pids (kill) and with their negatives (kill of a process group). */
+static void insert_pid(struct sock_filter *instruction, uint32_t placeholder, int pid)
 {
     if (instruction->code != JUMP_IF_EQUAL)
         return;
-    if (instruction->k == SUPERVISOR_PID)
-        instruction->k = (uint32_t)cage.self;
-    else if (instruction->k == -SUPERVISOR_PID)
-        instruction->k = -(uint32_t)cage.self;
+    if (instruction->k == placeholder)
+        instruction->k = (uint32_t)pid;
+    else if (instruction->k == -placeholder)
+        instruction->k = -(uint32_t)pid;
 }
 
 static void read_filter(struct confinement *to)
@@ -337,11 +358,13 @@ static void read_filter(struct confinement *to)
     to->filter.filter = to->instructions;
 }
 
-static void insert_own_pids(void)
+static void insert_pids(void)
 {
     for (int i = 0; i < cage.nconfinements; i++)
-        for (int k = 0; k < cage.confinements[i].filter.len; k++)
-            insert_own_pid(&cage.confinements[i].instructions[k]);
+        for (int k = 0; k < cage.confinements[i].filter.len; k++) {
+            insert_pid(&cage.confinements[i].instructions[k], SUPERVISOR_PID, cage.self);
+            insert_pid(&cage.confinements[i].instructions[k], SERVER_PID, server.self);
+        }
 }
 
 static void read_stage(struct stage *stage)
@@ -351,8 +374,9 @@ static void read_stage(struct stage *stage)
     stage->cwd = next_text();
     for (int i = 0; i < 3; i++)
         stage->fds[i] = next_descriptor();
-    stage->kept = next_int(-1, INT32_MAX); /* -1: none */
-    if (stage->kept >= 0 && stage->kept < 3)
+    stage->kept_as = next_int(-1, INT32_MAX); /* the number under which the program has it; -1: none */
+    stage->kept = stage->kept_as < 0 ? -1 : next_descriptor();
+    if (stage->kept_as >= 0 && stage->kept_as < 3)
         bad_spec();
     stage->argv = next_strings();
     stage->env = next_strings();
@@ -418,11 +442,8 @@ static void read_spec(void)
     if (!equal(next_text(), VERSION))
         bad_spec();
     cage.minimum = next_int(0, 3);
-    cage.parent = next_int(1, INT32_MAX);
-    cage.control = next_descriptor();
-    cage.status = next_descriptor();
-    cage.room = next_int(-1, INT32_MAX); /* -1: none */
-    if (cage.room >= 0 && cage.room < 3)
+    cage.room = next_int(-1, MAX_GIVEN + FIRST_GIVEN); /* -1: none */
+    if (cage.room >= 0 && cage.room < FIRST_OF_SPEC)
         bad_spec();
     cage.namespaces = next_int(0, INT32_MAX);
     cage.uid = next_id();
@@ -442,6 +463,14 @@ static void report(struct line *line)
 {
     append(line, "\n");
     CALL(__NR_write, cage.status, line->text, line->length);
+}
+
+static void report_number(const char *kind, long long number)
+{
+    struct line line = {.length = 0};
+    append(&line, kind);
+    append_number(&line, number);
+    report(&line);
 }
 
 static void report_numbers(const char *kind, long long first, long long second)
@@ -482,22 +511,32 @@ static long install_descriptors(const struct stage *stage)
         if (cage.uid >= 0 && !CALL(__NR_fstat, i, &about) && (about.st_mode & S_IFMT) == S_IFIFO)
             CALL(__NR_fchown, i, cage.uid, -1);
     }
-    int low = stage->kept < 0 || cage.status < stage->kept ? cage.status : stage->kept;
-    int high = cage.status < stage->kept ? stage->kept : cage.status;
-    close_range(3, (unsigned)low - 1);
-    close_range((unsigned)low + 1, (unsigned)high - 1);
-    close_range((unsigned)high + 1, ~0u);
+    unsigned kept = (unsigned)cage.status;
+    if (stage->kept >= 0) {
+        int above = (int)CALL(__NR_fcntl, cage.status, F_DUPFD_CLOEXEC, stage->kept_as + 1);
+        long failed = above < 0 ? above : stage->kept == stage->kept_as ? 0 : CALL(__NR_dup3, stage->kept, stage->kept_as, 0);
+        if (failed < 0)
+            return failed;
+        if (stage->kept == stage->kept_as)
+            CALL(__NR_fcntl, stage->kept, F_SETFD, 0);
+        cage.status = above;
+        kept = (unsigned)stage->kept_as;
+    }
+    close_range(3, kept - 1);
+    close_range(kept + 1, (unsigned)cage.status - 1);
+    close_range((unsigned)cage.status + 1, ~0u);
     return 0;
 }
 
+/* Children inherit it, so the programs too. */
 static void reset_signals(void)
 {
-    uint64_t none = 0;
-    struct handling standard = {.handler = 0};
+    const struct handling standard = {.handler = 0};
     for (int number = 1; number <= SIGNALS; number++)
         CALL(__NR_rt_sigaction, number, &standard, 0, 8);
-    CALL(__NR_rt_sigprocmask, SIG_SETMASK, &none, 0, 8);
 }
+
+static void set_blocked(uint64_t signals) { CALL(__NR_rt_sigprocmask, SIG_SETMASK, &signals, 0, 8); }
 
 static long set_rlimit(int what, long long soft, long long hard)
 {
@@ -675,7 +714,7 @@ static void run_stage(int index)
     CALL(__NR_setpgid, 0, cage.stages[0].pid);
     join_groups();
     CALL(__NR_prctl, PR_SET_DUMPABLE, 1); /* otherwise our own entries in /proc are closed to us */
-    reset_signals();
+    set_blocked(0);
     CALL(__NR_umask, 022);
     raise_oom_score();
     if ((failed = install_descriptors(stage)))
@@ -803,6 +842,12 @@ static void start_stages(void)
     CALL(__NR_prctl, PR_SET_DUMPABLE, 0);
 }
 
+/* Readable when one of these signals is pending; all of them are blocked. */
+static int open_signals(uint64_t signals)
+{
+    return (int)CALL(__NR_signalfd4, -1, &signals, 8, O_CLOEXEC | O_NONBLOCK);
+}
+
 /* Returns how many programs of the command line are left; *none is set when no process at all is left. */
 static int reap(int *none)
 {
@@ -896,17 +941,14 @@ static void report_usage(void)
     report(&line);
 }
 
+/* The server has reset and blocked all signals. */
 static void become_subreaper(void)
 {
-    const uint64_t all = ~0ull, events = 1ull << (SIGCHLD - 1) | 1ull << (SIGHUP - 1);
-    const struct handling standard = {.handler = 0};
     CALL(__NR_setsid);
     if (CALL(__NR_prctl, PR_SET_CHILD_SUBREAPER, 1))
         exit_now(BAD_SPEC);
     CALL(__NR_prctl, PR_SET_PDEATHSIG, SIGHUP); /* not SIGKILL: the command must be killed first */
-    CALL(__NR_rt_sigaction, SIGCHLD, &standard, 0, 8); /* if it were ignored, children would vanish without a status */
-    CALL(__NR_rt_sigprocmask, SIG_SETMASK, &all, 0, 8);
-    cage.signals = (int)CALL(__NR_signalfd4, -1, &events, 8, O_CLOEXEC | O_NONBLOCK);
+    cage.signals = open_signals(CHILD_ENDED | PARENT_DIED);
     if (cage.signals < 0)
         exit_now(BAD_SPEC);
     cage.io = open_file("/proc/self/io", O_RDONLY);
@@ -933,12 +975,19 @@ static void stand_outside(int pid) __attribute__((noreturn));
 static void stand_outside(int pid)
 {
     int status = 0;
-    CALL(__NR_prctl, PR_SET_PDEATHSIG, SIGKILL); /* the supervisor notices the end of its parent */
-    if (CALL(__NR_getppid) != cage.parent)
-        exit_now(BAD_SPEC);
-    close_range(0, (unsigned)cage.room - 1);
+    CALL(__NR_prctl, PR_SET_PDEATHSIG, SIGHUP); /* not SIGKILL: it also comes when a thread of the service ends */
+    close_range(0, LIFE - 1);
+    close_range(LIFE + 1, (unsigned)cage.room - 1);
     close_range((unsigned)cage.room + 1, ~0u);
-    while (CALL(__NR_wait4, pid, &status, 0, 0) == -EINTR) {}
+    cage.signals = open_signals(CHILD_ENDED | PARENT_DIED);
+    cage.control = -1;
+    if (cage.signals < 0) /* nothing would tell of its end, nor of that of the service */
+        CALL(__NR_kill, pid, SIGKILL);
+    while (CALL(__NR_wait4, pid, &status, cage.signals < 0 ? 0 : WNOHANG, 0) != pid) {
+        if (CALL(__NR_getppid) != cage.parent)
+            exit_now(NO_ROOM); /* the supervisor notices the end of its parent */
+        wait_for_event(NULL);
+    }
     if (!(status & 127))
         exit_now(status >> 8 & 255);
     CALL(NR_PIDFD_SEND_SIGNAL, cage.room, SIGKILL, 0, 0);
@@ -972,6 +1021,104 @@ static void require_proc(void)
     if (process_count && processes[0].parent == (int)CALL(__NR_getppid))
         return;
     refuse_all(-ENOSYS);
+}
+
+/* The supervisor of one command, with what the server received and a copy of its memory. Nothing of the server stays open. */
+static void supervise(void) __attribute__((noreturn));
+static void supervise(void)
+{
+    close_range(SOCKET, FIRST_GIVEN - 1);
+    CALL(__NR_prctl, PR_SET_DUMPABLE, 1); /* otherwise our own entries in /proc are closed to us */
+    cage.control = CONTROL;
+    cage.status = STATUS;
+    cage.self = (int)CALL(__NR_getpid);
+    cage.parent = server.service;
+    report_number("pid ", cage.self);
+    map_spec(SPEC);
+    read_spec();
+    if (cage.room >= 0)
+        enter_room();
+    insert_pids();
+    become_subreaper();
+    require_proc();
+    start_stages();
+    for (int none; reap(&none) > 0;)
+        if (handle_control(wait_for_event(NULL)))
+            break;
+    kill_all();
+    report_usage();
+    exit_now(0);
+}
+
+/* The server. */
+
+/* Takes the descriptors of a request, which the kernel numbers from FIRST_GIVEN on, as nothing else is open there. Returns
+ * their count, an error, or 0 at the end. */
+static long receive(void)
+{
+    struct passed passed;
+    char byte;
+    struct part part = {&byte, sizeof byte};
+    struct message message = {.parts = &part, .nparts = 1, .control = &passed, .control_length = sizeof passed};
+    long failed = CALL(__NR_recvmsg, SOCKET, &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
+    if (failed <= 0)
+        return failed;
+    if (message.flags & MSG_CTRUNC)
+        return -EMFILE;
+    if (message.control_length < offsetof(struct passed, fds) || passed.level != SOL_SOCKET || passed.type != SCM_RIGHTS)
+        return -EBADMSG;
+    long count = (long)((passed.length - offsetof(struct passed, fds)) / sizeof *passed.fds);
+    for (long i = 0; i < count; i++)
+        if (passed.fds[i] != FIRST_GIVEN + i)
+            return -EBADMSG;
+    return count < FIRST_OF_SPEC - FIRST_GIVEN ? -EBADMSG : count;
+}
+
+static void serve_next(void)
+{
+    long given = receive();
+    if (given == 0)
+        exit_now(0);
+    if (given == -EAGAIN || given == -EINTR)
+        return;
+    long pid = given < 0 ? given : fork_for_parent();
+    if (pid == 0)
+        supervise();
+    cage.status = STATUS;
+    if (pid < 0)
+        report_number("failed ", -pid);
+    close_range(FIRST_GIVEN, ~0u);
+}
+
+/* Keeps nothing of the service but the socket: not its session, folder, signal handlers or other descriptors. */
+static void leave_service(int socket)
+{
+    CALL(__NR_setsid);
+    CALL(__NR_chdir, "/");
+    reset_signals();
+    set_blocked(~0ull);
+    CALL(__NR_dup3, socket, SOCKET, O_CLOEXEC);
+    CALL(__NR_dup3, SOCKET, UNUSED, O_CLOEXEC); /* so that no number below FIRST_GIVEN is free */
+    cage.signals = open_signals(PARENT_DIED);
+    CALL(__NR_dup3, cage.signals, SIGNALS_OF_SERVER, O_CLOEXEC);
+    cage.signals = SIGNALS_OF_SERVER;
+    cage.control = SOCKET;
+    CALL(__NR_prctl, PR_SET_DUMPABLE, 0);
+    CALL(__NR_prctl, PR_SET_PDEATHSIG, SIGHUP); /* of the thread that started us, so that others may go on */
+}
+
+static void serve(int socket, int service) __attribute__((noreturn));
+static void serve(int socket, int service)
+{
+    server.self = (int)CALL(__NR_getpid);
+    server.service = service;
+    leave_service(socket);
+    close_range(FIRST_GIVEN, ~0u);
+    while (CALL(__NR_getppid) == service) {
+        wait_for_event(NULL);
+        serve_next();
+    }
+    exit_now(0);
 }
 
 /* The room. */
@@ -1192,14 +1339,14 @@ static void raise_loopback(void)
 static void open_exit(void)
 {
     struct address address = {.family = AF_INET, .host = LOOPBACK};
-    struct passed passed = {.length = offsetof(struct passed, fd) + sizeof passed.fd, .level = SOL_SOCKET, .type = SCM_RIGHTS};
+    struct passed passed = {.length = offsetof(struct passed, fds) + sizeof *passed.fds, .level = SOL_SOCKET, .type = SCM_RIGHTS};
     struct part part = {"", 1};
-    struct message message = {.parts = &part, .nparts = 1, .control = &passed, .control_length = sizeof passed};
-    passed.fd = must("exit", CALL(__NR_socket, AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-    must("exit", CALL(__NR_bind, passed.fd, &address, sizeof address));
-    must("exit", CALL(__NR_listen, passed.fd, BACKLOG));
+    struct message message = {.parts = &part, .nparts = 1, .control = &passed, .control_length = ONE_PASSED};
+    passed.fds[0] = must("exit", CALL(__NR_socket, AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    must("exit", CALL(__NR_bind, passed.fds[0], &address, sizeof address));
+    must("exit", CALL(__NR_listen, passed.fds[0], BACKLOG));
     must("exit", CALL(__NR_sendmsg, room.exit, &message, 0));
-    close_file(passed.fd);
+    close_file(passed.fds[0]);
 }
 
 static void build_room(void)
@@ -1227,17 +1374,16 @@ static void build_room(void)
 static void keep_room(void) __attribute__((noreturn));
 static void keep_room(void)
 {
-    const uint64_t all = ~0ull, children = 1ull << (SIGCHLD - 1);
     struct line line = {.length = 0};
     int status;
-    CALL(__NR_rt_sigprocmask, SIG_SETMASK, &all, 0, 8);
+    set_blocked(~0ull);
     CALL(__NR_umask, 0); /* that of the service could close the way to the workspace */
     build_room();
     append(&line, "ready");
     report(&line);
     CALL(__NR_dup3, room.lifeline, 0, O_CLOEXEC);
     close_range(1, ~0u);
-    cage.signals = (int)CALL(__NR_signalfd4, -1, &children, 8, O_CLOEXEC | O_NONBLOCK);
+    cage.signals = open_signals(CHILD_ENDED);
     cage.control = 0;
     if (cage.signals < 0)
         exit_now(NO_ROOM);
@@ -1255,7 +1401,7 @@ static void make_room(int spec)
     if (!equal(next_text(), VERSION))
         bad_spec();
     room.lifeline = next_int(3, INT32_MAX);
-    cage.status = next_descriptor();
+    cage.status = next_int(3, INT32_MAX);
     room.exit = next_int(-1, INT32_MAX);
     room.flags = next_int(0, INT32_MAX);
     if (room.exit >= 0 && (room.exit < 3 || !(room.flags & CLONE_NEWNET)))
@@ -1280,25 +1426,11 @@ void start(long *words)
     char **argv = (char **)(words + 1);
     if (words[0] == 3 && equal(argv[1], "--room"))
         make_room((int)to_number(argv[2], NULL));
-    if (words[0] != 2)
-        exit_now(BAD_SPEC);
-    if (equal(argv[1], "--version"))
+    if (words[0] == 4 && equal(argv[1], "--serve"))
+        serve((int)to_number(argv[2], NULL), (int)to_number(argv[3], NULL));
+    if (words[0] == 2 && equal(argv[1], "--version"))
         exit_now(CALL(__NR_write, 1, VERSION "\n", sizeof VERSION) != sizeof VERSION);
-    cage.self = (int)CALL(__NR_getpid);
-    map_spec((int)to_number(argv[1], NULL));
-    read_spec();
-    if (cage.room >= 0)
-        enter_room();
-    insert_own_pids();
-    become_subreaper();
-    require_proc();
-    start_stages();
-    for (int none; reap(&none) > 0;)
-        if (handle_control(wait_for_event(NULL)))
-            break;
-    kill_all();
-    report_usage();
-    exit_now(0);
+    exit_now(BAD_SPEC);
 }
 
 /* What the self-tests attempt inside the confinement, without a tool of the machine. The result is printed: 0 or more on
