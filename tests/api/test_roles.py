@@ -98,7 +98,7 @@ TABLE: list[tuple[str, str, Any, str]] = [
     ("GET", "/api/hooks", None,                                "200  200  200  200  200  200  403  200"),
     ("POST", "/api/hooks", HOOK,                               "403  201  201  201  201  403  201  201"),
     ("POST", "/api/hooks", HOOK | {"project_id": "{private}"}, "403  201  404  404  201  403  201  404"),
-    ("POST", "/api/hooks/{cut}/rotate", None,                  "403  201  404  404  201  403  201  404"),
+    ("POST", "/api/hooks/{cut}/rotate", {},                    "403  201  404  404  201  403  201  404"),
     ("DELETE", "/api/hooks/{cut}", None,                       "403  204  404  404  204  403  204  404"),
     ("GET", "/api/hosts", None,                                "200  200  200  200  200  200  403  200"),
     ("GET", "/api/hosts/{host}", None,                         "404  404  404  404  404  404  403  404"),
