@@ -50,7 +50,7 @@ HEAD = "update audit_head set seq = ?, hash = ?, signature = ?"
 
 
 @asynccontextmanager
-async def _executions(folder: Path, signer: Signer) -> AsyncIterator[SqlExecutionLog]:
+async def open_executions(folder: Path, signer: Signer) -> AsyncIterator[SqlExecutionLog]:
     database = Database(database_url(None, folder))
     await database.migrate()
     keys = AuditKeys(folder / "audit.key", Signer, signer)
@@ -72,7 +72,7 @@ async def _keep_commands() -> list[float]:
     seconds = []
     with tempfile.TemporaryDirectory(prefix="gatepost-bench-") as name:
         recordings = FileRecordings(Path(name) / "recordings")
-        async with _executions(Path(name), Signer(new_signing_key())) as executions:
+        async with open_executions(Path(name), Signer(new_signing_key())) as executions:
             for _ in range(COMMANDS):
                 begun = time.perf_counter()
                 await _keep(executions, recordings)
@@ -120,7 +120,7 @@ def verified_per_second(rounds: int) -> float:
 async def _verify(rounds: int) -> float:
     signer, rates = Signer(new_signing_key()), []
     with tempfile.TemporaryDirectory(prefix="gatepost-bench-") as name:
-        async with _executions(Path(name), signer) as executions:
+        async with open_executions(Path(name), signer) as executions:
             _make_chain(Path(name) / "gatepost.db", signer)
             for _ in range(rounds):
                 begun = time.perf_counter()

@@ -16,6 +16,7 @@ from backend.core.audit.events import Event
 from backend.core.audit.execution_events import Draft
 from backend.core.errors import StorageError
 from backend.storage.audit_chain import SignedHead, read_head
+from backend.storage.bare_connection import BareConnection
 from backend.storage.keys import AuditKeys
 from backend.storage.tables import audit_events, audit_head
 
@@ -65,7 +66,7 @@ class AuditHead:
         else:
             self._trusted(found)
 
-    def move(self, connection: Connection, old: Head, new: Head) -> bool:
+    def move(self, connection: Connection | BareConnection, old: Head, new: Head) -> bool:
         """Move the head; False if another process has moved it from `old`."""
         values = {
             "old_first": old.first_seq,

@@ -5,6 +5,7 @@ execution has already ended writes nothing.
 """
 
 import asyncio
+import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from backend.core.audit.events import Event
 from backend.core.errors import StorageError
 from backend.core.execution.model import Status
 from backend.storage.audit_head import STUCK, AuditHead, LedgerContext
+from backend.storage.bare_connection import BareConnection
 from backend.storage.checkpoint import AnchorFile
 from backend.storage.database import Database
 from backend.storage.execution_rows import CLOSE_EXECUTION, INSERT_ENDED, INSERT_EXECUTION
@@ -46,8 +48,8 @@ class _Written(NamedTuple):
     skipped: Sequence[_Job] = ()
 
 
-class _AlreadyEndedError(Exception):
-    """The transaction must be rolled back, because an execution that it closes has already ended."""
+class _LockNeededError(Exception):
+    """The transaction must be rolled back and done again with the lock of the head: it read nothing, and had to."""
 
 
 @dataclass(slots=True)
@@ -143,8 +145,8 @@ class CommitQueue:
 
     async def _commit(self, jobs: list[_Job]) -> None:
         try:
-            written = await self.database.write(partial(self._append, jobs=jobs))
-        except _AlreadyEndedError:
+            written = await self.database.write_short(partial(self._append, jobs=jobs))
+        except _LockNeededError:
             written = await self.database.write(partial(self._append_locked, jobs=jobs))
         self.head.known = written.head
         self.moved(written.head.end)
@@ -152,15 +154,17 @@ class CommitQueue:
             if not job.done.done():
                 job.done.set_result(job not in written.skipped)
 
-    def _append(self, connection: Connection, jobs: list[_Job]) -> _Written:
-        """Write all jobs in the transaction of `connection`, in as few statements as possible."""
+    def _append(self, connection: Connection | BareConnection, jobs: list[_Job]) -> _Written:
+        """Write all jobs in the transaction of `connection`, in as few statements as possible, without reading."""
         known = self.head.known
         if known:
             after, links = _extend(known, jobs)
             if self.head.move(connection, known, after):
                 if not _insert(connection, jobs, links):
-                    raise _AlreadyEndedError
+                    raise _LockNeededError
                 return _Written(after)
+        if isinstance(connection, BareConnection):
+            raise _LockNeededError
         return self._append_locked(connection, jobs)
 
     def _append_locked(self, connection: Connection, jobs: list[_Job]) -> _Written:
@@ -181,7 +185,7 @@ class CommitQueue:
             await self.checkpoint.close()
 
 
-def insert_events(connection: Connection, links: Sequence[Link]) -> None:
+def insert_events(connection: Connection | BareConnection, links: Sequence[Link]) -> None:
     """Write events under their numbers."""
     if rows := [{"seq": each.seq, "body": each.body, "hash": each.hash} for each in links]:
         connection.execute(INSERT_EVENT, rows)
@@ -191,7 +195,7 @@ def _extend(head: Head, jobs: list[_Job]) -> tuple[Head, list[Link]]:
     return extend(head, (event for job in jobs for event in job.events))
 
 
-def _insert(connection: Connection, jobs: list[_Job], links: list[Link]) -> bool:
+def _insert(connection: Connection | BareConnection, jobs: list[_Job], links: list[Link]) -> bool:
     """Write the rows of jobs; False if one closes an execution that has already ended: then the caller rolls back."""
     insert_events(connection, links)
     if opened := [dict(job.opened) for job in jobs if job.opened]:
@@ -206,8 +210,8 @@ def _insert(connection: Connection, jobs: list[_Job], links: list[Link]) -> bool
     return True
 
 
-def _close(connection: Connection, closed: list[dict[str, Any]]) -> bool:
-    if len(closed) > 1 and not connection.dialect.supports_sane_multi_rowcount:
+def _close(connection: Connection | BareConnection, closed: list[dict[str, Any]]) -> bool:
+    if isinstance(connection, Connection) and not (len(closed) == 1 or connection.dialect.supports_sane_multi_rowcount):
         # asyncpg does not report how many rows were changed by a statement that was executed with many values.
         if len(_open_among(connection, closed)) < len(closed):
             return False
@@ -262,7 +266,7 @@ def _is_down(error: Exception) -> bool:
     cause = error.__cause__ or error
     if isinstance(cause, DBAPIError) and cause.connection_invalidated:
         return True
-    return isinstance(cause, StorageError | OperationalError | InterfaceError | OSError)
+    return isinstance(cause, StorageError | OperationalError | InterfaceError | sqlite3.OperationalError | OSError)
 
 
 def _storage_error(error: Exception) -> StorageError:

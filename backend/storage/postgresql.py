@@ -11,6 +11,7 @@ import asyncpg  # type: ignore[import-untyped]
 from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
+from backend.storage.bare_connection import BareConnection
 from backend.storage.database import LONG_PATIENCE, PATIENCE, Transactions
 
 T = TypeVar("T")
@@ -87,6 +88,9 @@ class _Connections:
     async def run(self, work: Callable[[Connection], T], patience: float | None) -> T:
         async with self.turns.take(patience), self.engine.begin() as connection:
             return await connection.run_sync(work)
+
+    async def run_short(self, work: Callable[[Connection | BareConnection], T]) -> T:
+        return await self.run(work, PATIENCE)
 
     async def close(self) -> None:
         await self.engine.dispose()

@@ -16,13 +16,14 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
-from sqlalchemy import Connection, func, insert, inspect, select, text
+from sqlalchemy import Connection, bindparam, func, insert, inspect, select, text, update
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import IntegrityError
 
 from backend.core.errors import StorageError
 from backend.core.execution.model import Status
 from backend.core.ports import Filter
+from backend.storage.bare_connection import BareConnection
 from backend.storage.database import LOG_SIZE, Database, changes, database_url, rows
 from backend.storage.execution_history import page_query
 from backend.storage.postgresql import POOL
@@ -34,6 +35,7 @@ from tests.unprivileged import unprivileged
 MANY_ROWS = text(
     "with recursive n(i) as (select 1 union all select i + 1 from n where i < 99999) select i, users.id from n left join users"
 )
+RENAME = update(users).where(users.c.id == bindparam("key")).values(name=bindparam("new_name"), password_hash=None)
 SLEEP = text("select pg_sleep(:seconds)")
 ROOT = Path(__file__).parent.parent.parent
 MIGRATE = """
@@ -226,6 +228,32 @@ async def test_a_transaction_that_fails_leaves_nothing(database: Database) -> No
     with pytest.raises(IntegrityError):
         await database.write(twice)
     assert await database.read(rows(select(func.count()).select_from(users))) == [(0,)]
+
+
+async def test_a_short_transaction_that_fails_leaves_nothing_and_the_next_one_is_written(database: Database) -> None:
+    names = [{**ANN, "id": name, "name": name} for name in ("ann", "bob", "eve")]
+
+    def add(connection: Connection | BareConnection, rows: list[dict[str, Any]]) -> int:
+        connection.execute(insert(users), rows[0])
+        return connection.execute(RENAME, [{"key": row["id"], "new_name": row["id"] * 2} for row in rows]).rowcount
+
+    with pytest.raises(IntegrityError, match=r"(?i)unique") as caught:
+        await database.write_short(lambda connection: [add(connection, names[:1]), add(connection, names[:1])])
+    assert "2199023255552" not in str(caught.value), "an error that is logged contains no values"
+    with pytest.raises(StorageError):
+        await database.write_short(lambda connection: connection.execute(text("insert into nowhere values (:v)"), ANN))
+    assert await database.write_short(lambda connection: add(connection, names[1:2])) == 1
+    found = await database.read(rows(select(users.c.id, users.c.name)))
+    assert [tuple(row) for row in found] == [("bob", "bobbob")]
+
+
+@pytest.mark.parametrize("new_url", ["sqlite"], indirect=True)
+async def test_a_short_transaction_reports_the_rows_of_all_its_values(database: Database) -> None:
+    def add(connection: Connection | BareConnection) -> int:
+        connection.execute(insert(users), [{**ANN, "id": name, "name": name} for name in ("ann", "bob")])
+        return connection.execute(RENAME, [{"key": key, "new_name": key * 2} for key in ("ann", "eve", "bob")]).rowcount
+
+    assert await database.write_short(add) == 2
 
 
 async def test_foreign_keys_are_kept(database: Database) -> None:
