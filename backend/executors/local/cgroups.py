@@ -84,14 +84,16 @@ class Part:
         """How often each limit was met since the group was created."""
         for each in self.limits:
             file, name = MET[self.version, each]
-            words = _words(self.path / file)
+            words = _words(f"{self.path}/{file}")
             yield each, next((int(count) for word, count in pairwise(words) if word == name), 0)
 
     def is_clean(self) -> bool:
         """Whether another command may use it: nothing runs in it, and almost nothing is charged to it."""
-        used = {each: _words(self.path / CURRENT[self.version, each]) for each in self.limits}
-        charged = all(words and int(words[0]) <= self.limits[each] * CLEAN[each] for each, words in used.items())
-        return charged and not _words(self.path / "cgroup.procs")
+        for each, limit in self.limits.items():
+            words = _words(f"{self.path}/{CURRENT[self.version, each]}")
+            if not words or int(words[0]) > limit * CLEAN[each]:
+                return False
+        return "pids" in self.limits or not _words(f"{self.path}/cgroup.procs")  # no process is counted there already
 
 
 @dataclass(frozen=True, slots=True)
@@ -388,7 +390,7 @@ def _try_write(path: Path, value: int) -> bool:
     return True
 
 
-def _words(path: Path) -> list[str]:
+def _words(path: str | Path) -> list[str]:
     try:
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:

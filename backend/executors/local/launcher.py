@@ -13,12 +13,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from dataclasses import field as default
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 from backend.executors.local import cgroups
 from backend.executors.local.cage_binary import MissingCage, find_cage
-from backend.executors.local.cage_call import VERSION, field, pipe, spec_file
+from backend.executors.local.cage_call import VERSION, fields, pipe, spec_file
 from backend.executors.local.cage_server import find_server, numbered
 from backend.executors.local.confinement import SUPERVISOR_PID, landlock_rules, syscall_filter
 from backend.executors.local.process_spec import (
@@ -94,6 +94,7 @@ def cage_environment(home: str = "") -> dict[str, str]:
     return environment
 
 
+@cache
 def landlock_abi() -> int:
     """The Landlock ABI that the kernel offers to this process; 0 without Landlock."""
     abi: int = LIBC.syscall(LANDLOCK_CREATE_RULESET, None, ctypes.c_size_t(0), LANDLOCK_CREATE_RULESET_VERSION)
@@ -170,11 +171,10 @@ class CageLauncher:
         for member in group.members:
             spec += [given[member.folder], member.join, member.layers]
         spec += [len(confinements)]
-        head = b"".join(map(field, spec))
-        head += b"".join(
-            _rules(bounds, room) + field(syscall_filter(network(bounds, room), self._guarded(room), room is not None))
-            for bounds in confinements
-        )
+        head = fields(spec)
+        guarded = self._guarded(room)
+        for bounds in confinements:
+            head += _confinement(bounds, room, guarded)
         spec = [len(stages)]
         for stage in stages:
             spec += [confinements.index(stage.bounds), stage.executable, stage.cwd]
@@ -182,7 +182,7 @@ class CageLauncher:
             spec += [stage.kept, *([given[stage.kept]] if stage.kept >= 0 else [])]
             spec += [len(stage.argv), *stage.argv, len(stage.environment)]
             spec += [f"{name}={value}" for name, value in stage.environment.items()]
-        return head + b"".join(map(field, spec))
+        return head + fields(spec)
 
     def _guarded(self, room: RoomEntrance | None) -> int | None:
         """What the filter protects from signals where nothing else does: the service; in a room, the supervisor alone."""
@@ -242,7 +242,8 @@ class _Running:
     @property
     def _pid(self) -> int:
         """Of the supervisor; 0 where it has not reported itself."""
-        return self._number("pid")
+        self._read()
+        return _number(self._lines(), "pid")
 
     def terminate(self) -> None:
         self.signal(signal.SIGTERM)
@@ -256,17 +257,18 @@ class _Running:
         return False
 
     def finish(self) -> Report:
-        pid = self._pid
+        self._read()
+        lines = list(self._lines())
+        pid = _number(lines, "pid")
         status = os.waitpid(pid, 0)[1] if pid else 0
         limits_met = self._group.newly_met()
         self._group.release()
         for descriptor in (self._control, self._status, self.ended):
             os.close(descriptor)
-        lines = list(self._lines())
         ends, errors = ({int(line[1]): int(line[2]) for line in lines if line[0] == kind} for kind in ("end", "error"))
         refused = errno.EINVAL if os.waitstatus_to_exitcode(status) == BAD_SPEC else 0
         if not pid:  # nothing was started: where no reason is reported, the server ended before it
-            refused = self._number("failed") or errno.EAGAIN
+            refused = _number(lines, "failed") or errno.EAGAIN
         used = next((list(map(int, line[1:])) for line in lines if line[0] == "usage"), [0, 0, 0, 0])
         return Report(
             tuple(_end(ends.get(index), errors.get(index, refused)) for index in range(self._stages)),
@@ -275,11 +277,6 @@ class _Running:
             limits_met,
         )
 
-    def _number(self, kind: str) -> int:
-        """What was reported of the whole command; 0 where nothing was."""
-        self._read()
-        return next((int(line[1]) for line in self._lines() if line[0] == kind), 0)
-
     def _read(self) -> None:
         with suppress(BlockingIOError):
             while data := os.read(self._status, STATUS_READ):
@@ -287,6 +284,11 @@ class _Running:
 
     def _lines(self) -> Iterable[list[str]]:
         return (line.split(" ") for line in self._reported.decode("ascii").split("\n")[:-1])
+
+
+def _number(lines: Iterable[list[str]], kind: str) -> int:
+    """What was reported of the whole command; 0 where nothing was."""
+    return next((int(line[1]) for line in lines if line[0] == kind), 0)
 
 
 def _end(status: int | None, error: int) -> StageEnd:
@@ -307,11 +309,13 @@ def _descriptors(stages: Iterable[Stage]) -> list[int]:
 
 
 @lru_cache(maxsize=256)
-def _rules(bounds: Bounds, room: RoomEntrance | None) -> bytes:
+def _confinement(bounds: Bounds, room: RoomEntrance | None, guarded: int | None) -> bytes:
+    """What the cage reads of the confinement of a program."""
     rules, net = landlock_rules(bounds, room.scratch if room else None), network(bounds, room)
     ports = net.tcp if isinstance(net, Ports) else ()
-    head = b"".join(map(field, (int(net is True), _scoped(room), len(ports), *ports)))
-    return head + field(len(rules)) + b"".join(field(word) for rule in rules for word in rule)
+    ruled = (len(rules), *(word for rule in rules for word in rule))
+    filtered = syscall_filter(net, guarded, room is not None)
+    return fields([int(net is True), _scoped(room), len(ports), *ports, *ruled, filtered])
 
 
 def _scoped(room: RoomEntrance | None) -> int:

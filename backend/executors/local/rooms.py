@@ -21,8 +21,7 @@ from pathlib import Path
 
 from backend.core.policy.egress import Egress
 from backend.core.policy.files import TEMPORARY
-from backend.executors.local import cage_call
-from backend.executors.local.cage_call import VERSION, above_stdio, pipe, spawn, spec_file
+from backend.executors.local.cage_call import VERSION, above_stdio, fields, pipe, spawn, spec_file
 from backend.executors.local.confinement import DEVICES, READABLE, READABLE_WITH_NETWORK, RUNNABLE, SCRATCH
 from backend.executors.local.egress import Caller, EgressProxies, EgressProxy
 from backend.executors.local.process_spec import (
@@ -154,7 +153,7 @@ def make_room(cage: Path, plan: RoomPlan) -> Room:
         receiving, sending = _exit_ends(plan, ours, theirs)
         words: list[str | int] = [VERSION, lifeline_read, status_write, sending, namespaces, *user]
         words += [*_listed(_proc_entries()), *_shown(plan)]
-        spec = spec_file(b"".join(map(cage_call.field, words)), theirs)
+        spec = spec_file(fields(words), theirs)
         maker = spawn(cage, ["--room", str(spec)], {spec, lifeline_read, status_write, sending} - {-1})
         theirs.close()
         reported = _reported(status)

@@ -35,6 +35,7 @@ def test_it_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     launcher = CageLauncher(tmp_path, RUN_AS)
     with folder() as place:
         monkeypatch.setattr("tempfile.tempdir", str(place))
+        Cage(launcher, place).run(["true"])  # the server of the cage stays
         before = os.listdir("/proc/self/fd")
         assert probe(launcher).level == "L2"
         assert os.listdir("/proc/self/fd") == before
