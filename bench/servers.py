@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,15 +48,21 @@ class Running:
 
 
 @contextmanager
-def gatepost_server(program: str, settings: Mapping[str, str] = GENEROUS) -> Iterator[Running]:
-    """Gatepost, on which `pyguard WORDS` runs `program WORDS`."""
+def gatepost_server(
+    program: str,
+    settings: Mapping[str, str] = GENEROUS,
+    words: Sequence[str] = (sys.executable, "-m", "backend"),
+    bound: float = START_BOUND,
+) -> Iterator[Running]:
+    """Gatepost, started by `words`, on which `pyguard WORDS` runs `program WORDS`. It has `bound` seconds to start."""
     port = free_port()
     folder = Path(tempfile.mkdtemp(prefix="gatepost-bench-"))
     folder.chmod(0o711)  # for the user that commands run as
     environment = {"PATH": os.environ["PATH"], "PYGUARD_COMMAND": program, **settings}
-    words = [sys.executable, "-m", "backend", "serve", "--port", str(port), "--data-dir", str(folder)]
     try:
-        with _running(words, environment, port) as pid:
+        with _running(
+            [*words, "serve", "--port", str(port), "--data-dir", str(folder)], environment, port, bound
+        ) as pid:
             yield Running(port, pid, folder)
     finally:
         shutil.rmtree(folder)
@@ -85,19 +91,19 @@ def obvious_server(*words: str) -> Iterator[Running]:
 
 
 @contextmanager
-def _running(words: list[str], environment: Mapping[str, str], port: int) -> Iterator[int]:
+def _running(words: list[str], environment: Mapping[str, str], port: int, bound: float = START_BOUND) -> Iterator[int]:
     process = subprocess.Popen(words, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        await_port(port)
+        await_port(port, bound)
         yield process.pid
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(bound)
 
 
-def await_port(port: int) -> None:
+def await_port(port: int, bound: float = START_BOUND) -> None:
     """Wait until something listens."""
-    end = time.monotonic() + START_BOUND
+    end = time.monotonic() + bound
     while True:
         try:
             socket.create_connection(("127.0.0.1", port)).close()

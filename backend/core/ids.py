@@ -3,12 +3,13 @@
 LENGTH = 26
 PATTERN = r"^[0-9A-HJKMNP-TV-Z]{26}$"
 CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+PAIRS = [first + second for first in CROCKFORD for second in CROCKFORD]
 
 
 def ulid(milliseconds: int, randomness: int) -> str:
     """The ULID of a Unix time and 80 random bits."""
     number = milliseconds << 80 | randomness
-    return "".join(CROCKFORD[number >> shift & 31] for shift in range(125, -1, -5))
+    return "".join([PAIRS[number >> shift & 1023] for shift in range(120, -1, -10)])
 
 
 def as_uuid(id: str) -> str:

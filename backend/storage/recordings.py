@@ -28,6 +28,11 @@ from backend.storage.modes import open_own, restore
 
 BLOCK = 32 * 1024  # bytes that a viewer reads at a time, unless one line is longer
 HASHED = 1 << 20  # bytes read at a time to be hashed
+NEWEST = 128 * 1024  # bytes of a recording that its viewers get from memory
+FIRST_LINE = (
+    0.01  # seconds that viewers wait for the first line unless more comes: a quick command wakes them once less
+)
+READING = os.O_RDONLY | os.O_NONBLOCK
 POLL = 0.05  # seconds between two checks of a file that another process writes
 SUFFIX = ".ndjson"
 NAME = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")
@@ -41,12 +46,16 @@ class RecordingFile:
     def __init__(self, path: Path, fd: int = -1) -> None:
         self.path = path
         self._fd = fd
-        self._size = 0  # what viewers may have
+        self._size = 0
+        self._shown = 0  # bytes that viewers may have
+        self._showing: asyncio.TimerHandle | None = None
         self._hash = hashlib.sha256()
         self._sealed = b""  # the last line, stored after that
         self._unwritten = b""
         self._waiting: set[asyncio.Future[None]] = set()
-        self._resumed = False
+        self._viewers = 0
+        self._newest: dict[int, bytes] = {}  # blocks by their offsets, for viewers that are all at the same place
+        self._resumed = self._ended = False
 
     @classmethod
     def resumed(cls, path: Path, fd: int) -> "RecordingFile":
@@ -58,6 +67,7 @@ class RecordingFile:
         for offset in range(0, recording._size, HASHED):
             recording._hash.update(os.pread(fd, min(HASHED, recording._size - offset), offset))
         recording._resumed = recording._size > 0
+        recording._shown = recording._size
         return recording
 
     @property
@@ -72,8 +82,20 @@ class RecordingFile:
     def append(self, line: bytes) -> None:
         """Add stored lines, all of them or none. Raises RecordingError."""
         self._write(line)
+        first, waiting = not self._size, bool(self._waiting)
+        if waiting or not self._shown:
+            self._remember(self._size, line)
         self._size += len(line)
         self._hash.update(line)
+        if waiting or not first:
+            self._show()
+
+    def _show(self) -> None:
+        """Let viewers have all that is stored."""
+        if self._showing:
+            self._showing.cancel()
+            self._showing = None
+        self._shown = self._size
         self._wake()
 
     def _write(self, line: bytes) -> None:
@@ -105,10 +127,11 @@ class RecordingFile:
         """Let viewers have the sealed line, or `lines` instead of it; what the disk refuses they get from memory."""
         if lines:
             self._replace_end(lines)
+        if self._sealed:
+            self._remember(self._size, self._sealed)
         self._size += len(self._sealed)
-        os.close(self._fd)
-        self._fd = -1
-        self._wake()
+        self._ended = True
+        self.leave()
 
     def _replace_end(self, lines: bytes) -> None:
         with suppress(OSError):
@@ -130,15 +153,15 @@ class RecordingFile:
         """Write no more, without an end."""
         os.close(self._fd)
         self._fd = -1
-        self._wake()
+        self._show()
 
     async def follow(self, after_seq: int, send: Send) -> None:
         """Send blocks of complete stored lines numbered above `after_seq`, live, until the recording ends."""
-        with _reading(self.path) as fd:
-            offset, wanted = _seek(fd, after_seq), after_seq
+        with self._viewed() as file:
+            offset, wanted = _seek(file.fd, after_seq) if after_seq else 0, after_seq
             while True:
-                growing = self._grows(fd)  # before its size is read
-                if block := _read_block(fd, offset, self._stored(fd, growing)):
+                growing = self._grows(file)  # before its size is read
+                if block := self._block(file, offset, growing):
                     offset += len(block)
                     if kept := after(block, wanted) if wanted else block:
                         wanted = 0
@@ -150,36 +173,73 @@ class RecordingFile:
         if self._unwritten:
             await send(self._unwritten)
 
+    @contextmanager
+    def _viewed(self) -> "Iterator[_LazyFile]":
+        self._viewers += 1
+        file = _LazyFile(self.path)
+        try:
+            yield file
+        finally:
+            self._viewers -= 1
+            file.close()
+
+    def _block(self, file: "_LazyFile", offset: int, growing: bool) -> bytes:
+        """The lines at `offset`. The first of many viewers at the same place reads them."""
+        ours, newest = self.live or self._ended, self._newest_at(offset)
+        if newest or (ours and offset >= self._shown):
+            return newest
+        block = _read_block(file.fd, offset, self._shown if ours else self._stored(file, growing))
+        if block and self._viewers > 1:
+            self._remember(offset, block)
+        return block
+
+    def _newest_at(self, offset: int) -> bytes:
+        """The lines at `offset` that are in memory; several short ones together."""
+        blocks, end = list[bytes](), offset
+        while end < min(self._shown, offset + BLOCK) and (block := self._newest.get(end)):
+            blocks.append(block)
+            end += len(block)
+        return b"".join(blocks)
+
+    def _remember(self, offset: int, block: bytes) -> None:
+        self._newest.pop(offset, None)
+        self._newest[offset] = block
+        while sum(map(len, self._newest.values())) > NEWEST:
+            del self._newest[next(iter(self._newest))]
+
     async def copy(self, send: Send, begin: int = 0, end: int | None = None) -> int:
         """Send what is stored now from `begin`, the start of a line, to `end`, in blocks of complete lines.
 
         Returns the offset after what was sent; offsets are in bytes.
         """
-        with _reading(self.path) as fd:
-            stored = self._stored(fd, self._grows(fd))
-            while block := _read_block(fd, begin, stored if end is None else min(stored, end)):
+        with self._viewed() as file:
+            stored = self._stored(file, self._grows(file))
+            while block := _read_block(file.fd, begin, stored if end is None else min(stored, end)):
                 begin += len(block)
                 await send(block)
         if self._unwritten and end is None:
             await send(self._unwritten)
         return begin
 
-    def _stored(self, fd: int, growing: bool) -> int:
-        """The bytes that viewers may have: not a last line that is stored before it is on record."""
-        if self.live:
+    def _stored(self, file: "_LazyFile", growing: bool) -> int:
+        """The bytes that are on record: not a last line that is stored before its execution has ended there."""
+        if self.live or self._ended:
             return self._size
-        size = os.fstat(fd).st_size
-        return _line_start(fd, size - 1) if growing and _ended_at(fd, size) else size
+        size = os.fstat(file.fd).st_size
+        return _line_start(file.fd, size - 1) if growing and _ended_at(file.fd, size) else size
 
-    def _grows(self, fd: int) -> bool:
+    def _grows(self, file: "_LazyFile") -> bool:
         """Whether more may come: a server, this one or another, still writes it."""
-        return self.live or _is_locked(fd)
+        return self.live or (not self._ended and _is_locked(file.fd))
 
     async def _growth(self) -> None:
         if not self.live:
             await asyncio.sleep(POLL)
             return
-        waiter = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        if self._shown < self._size and self._showing is None:
+            self._showing = loop.call_later(FIRST_LINE, self._show)
+        waiter = loop.create_future()
         self._waiting.add(waiter)
         try:
             await waiter
@@ -190,6 +250,25 @@ class RecordingFile:
         for waiter in self._waiting:
             if not waiter.done():
                 waiter.set_result(None)
+
+
+class _LazyFile:
+    """A file that is opened when it is needed: a viewer of a quick command gets all from memory."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._fd = -1
+
+    @property
+    def fd(self) -> int:
+        """Its descriptor. Raises OSError."""
+        if self._fd < 0:
+            self._fd = open_own(self._path, READING)
+        return self._fd
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
 
 
 class FileRecordings:
@@ -231,11 +310,14 @@ class FileRecordings:
         """A recording by its id; see `cut_off` for one that a crash left without its end. Raises OSError."""
         if not NAME.fullmatch(execution):
             return None
+        live = self._live.get(execution)
+        if live and live.held:
+            return live if os.path.lexists(live.path) else None
         path = self._path(execution)
         with suppress(FileNotFoundError), _reading(path) as fd:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
                 raise OSError(errno.EINVAL, "it is not a file")
-            return self._live.get(execution) or RecordingFile(path)
+            return live or RecordingFile(path)
         return None
 
     def cut_off(self, execution: str) -> int | None:
@@ -342,7 +424,7 @@ def _is_locked(fd: int) -> bool:
 
 @contextmanager
 def _reading(path: Path) -> Iterator[int]:
-    fd = open_own(path, os.O_RDONLY | os.O_NONBLOCK)
+    fd = open_own(path, READING)
     try:
         yield fd
     finally:
@@ -350,15 +432,18 @@ def _reading(path: Path) -> Iterator[int]:
 
 
 def _read_block(fd: int, offset: int, end: int) -> bytes:
-    """Complete lines between `offset` and `end`: about BLOCK bytes, or one line if it is longer; empty at the end."""
-    length = BLOCK
+    """Complete lines between `offset` and `end`: about BLOCK bytes, or one line if it is longer; empty at the end.
+
+    Blocks end at multiples of BLOCK, so that viewers who began at different places get the same ones.
+    """
+    length, more = BLOCK - offset % BLOCK, BLOCK
     while offset < end:
         data = os.pread(fd, min(length, end - offset), offset)
         if whole := data.rfind(b"\n") + 1:
             return data[:whole]
         if len(data) < length:
             return b""
-        length *= 2
+        length, more = length + more, 2 * more
     return b""
 
 

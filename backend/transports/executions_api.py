@@ -41,6 +41,7 @@ from backend.transports.dependencies import Access, Body, JsonOnly, check_query,
 from backend.transports.problems import WITH_BODY, Problem, described
 from backend.transports.routing import new_router
 from backend.transports.schemas import KEY_HEADER, LINE, SESSION, STARTING, HistoryEntry, Started, entry, started_by
+from backend.transports.turns import in_turns
 
 KEEP_ALIVE = 15.0  # seconds without an event after which a stream sends a comment, so that it is not closed
 RECHECK_EVERY = 5.0  # seconds between two checks whether the token of a stream is still valid
@@ -352,7 +353,7 @@ async def _events(
 ) -> AsyncIterator[bytes]:
     """Server-sent events, each with the number of its last line as id. They end when the right to view them ends."""
     blocks: asyncio.Queue[bytes] = asyncio.Queue(BLOCKS_WAITING)
-    following = asyncio.create_task(recording.follow(after_seq, blocks.put))
+    following = asyncio.create_task(recording.follow(after_seq, in_turns(blocks.put)))
     allowed = asyncio.create_task(_while_allowed(executions.service, principal, recording.id))
     executions.streams[principal.name] += 1
     try:

@@ -8,15 +8,20 @@ written this way with another client.
 
 import asyncio
 import select
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from itertools import islice
 from typing import Any, Protocol
 
+from backend.core.execution.low_priority import low_priority
 from backend.core.recording.batches import Batch, read_batch
 
 AsgiSend = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Encode = Callable[[bytes], Iterator[bytes]]
 
 TEXT_FRAME = 0x81  # FIN and opcode 1
 PIECE = 32 * 1024  # bytes written in one turn of the loop, at least
+SHARED = 4 << 20  # bytes of frames that are kept for other viewers of the same recording
 NUMBERS = [b"%03d}" % number for number in range(1000)]
 
 
@@ -100,23 +105,84 @@ def _run_frames(head: bytes, lines: list[bytes], thousands: int, first: int) -> 
     return b"".join(parts)
 
 
+class _Made:
+    """The pieces of a block that some viewer has needed so far, until they are `dropped`."""
+
+    def __init__(self, rest: Iterator[bytes]) -> None:
+        self.pieces: list[bytes] = []
+        self.rest = rest
+        self.size = 0
+        self.dropped = False
+
+    def drop(self) -> None:
+        self.pieces, self.rest, self.dropped = [], iter(()), True
+
+
+class SharedFrames:
+    """Frames that are made once for all viewers which are sent the same block; of the newest blocks, `limit` bytes at most."""
+
+    def __init__(self, limit: int = SHARED) -> None:
+        self._limit = limit
+        self._size = 0
+        self._made: OrderedDict[tuple[Encode, bytes], _Made] = OrderedDict()
+
+    def pieces(self, encode: Encode, block: bytes) -> Iterator[bytes]:
+        """The frames of a block in pieces, made as they are needed: a client that does not read costs one."""
+        made = self._of(encode, block)
+        number = 0
+        while not made.dropped:
+            piece = self._piece(made, number)
+            if piece is None:
+                return
+            yield piece
+            number += 1
+        yield from islice(pieces(encode(block)), number, None)  # this viewer is behind all others, or the block is long
+
+    def _of(self, encode: Encode, block: bytes) -> _Made:
+        made = self._made.get((encode, block))
+        if made is None:
+            made = self._made[encode, block] = _Made(pieces(encode(block)))
+            self._grow(made, len(block))
+        return made
+
+    def _piece(self, made: _Made, number: int) -> bytes | None:
+        if number < len(made.pieces):
+            return made.pieces[number]
+        piece = next(made.rest, None)
+        if piece is not None:
+            made.pieces.append(piece)
+            self._grow(made, len(piece))
+        return piece
+
+    def _grow(self, made: _Made, size: int) -> None:
+        """Drop the oldest blocks beyond the limit."""
+        made.size += size
+        self._size += size
+        while self._size > self._limit:
+            _, oldest = self._made.popitem(last=False)
+            self._size -= oldest.size
+            oldest.drop()
+
+
 class DirectWriter:
     """Writes frames straight to the transport of uvicorn's WebSocket protocol."""
 
-    def __init__(self, protocol: Any, encode: Callable[[bytes], Iterator[bytes]]) -> None:
+    def __init__(self, protocol: Any, encode: Encode, shared: SharedFrames) -> None:
         self._protocol = protocol
         self._encode = encode
+        self._shared = shared
+        self._others = low_priority()
         self._turn = asyncio.Lock()
 
     async def write(self, block: bytes) -> bool:
-        """Write a block, a piece at a time; between pieces the loop serves other connections.
+        """Write a block, a piece at a time; between pieces others go first.
 
         However many write at once, one piece is passed on at a time, and only while the transport is below its
         high-water mark: a client that does not read costs one piece.
         """
-        for number, piece in enumerate(pieces(self._encode(block))):
+        for number, piece in enumerate(self._shared.pieces(self._encode, block)):
             if number:
-                await asyncio.sleep(0)
+                await self._others.turn()
             async with self._turn:
                 if not await self._write(piece):
                     return False
@@ -150,13 +216,13 @@ class MessageWriter:
         return True
 
 
-def block_writer(send: AsgiSend, *, batches: bool) -> BlockWriter:
+def block_writer(send: AsgiSend, *, batches: bool, shared: SharedFrames) -> BlockWriter:
     """The fastest writer for a connection, found by what its ASGI `send` belongs to."""
     protocol = getattr(send, "__self__", None)
     needed = ("transport", "writable", "close_sent", "disconnected", "conn")
     kinds = {kind.__name__ for kind in type(protocol).__mro__}  # `serve` has one of its own, made from uvicorn's
     if "WebSocketsSansIOProtocol" in kinds and all(hasattr(protocol, name) for name in needed):
-        return DirectWriter(protocol, payload_frames if batches else line_frames)
+        return DirectWriter(protocol, payload_frames if batches else line_frames, shared)
     return MessageWriter(send, batches=batches)
 
 

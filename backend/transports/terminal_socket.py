@@ -15,6 +15,7 @@ from backend.application.submission import Existing
 from backend.core.client_address import SHOWN
 from backend.core.decisions import Decision
 from backend.core.errors import StorageError
+from backend.core.execution.low_priority import low_priority
 from backend.core.execution.refusals import unavailable, unknown
 from backend.core.execution.registry import Execution
 from backend.core.execution.requests import Refused, Waiting
@@ -23,7 +24,7 @@ from backend.core.execution.targets import OWN
 from backend.core.identity import Principal
 from backend.core.recording.messages import Message, Waking
 from backend.transports.frame_pace import FramePace, shared_pace
-from backend.transports.frames import AsgiSend, BlockWriter, abort, block_writer, has_left
+from backend.transports.frames import AsgiSend, BlockWriter, SharedFrames, abort, block_writer, has_left
 from backend.transports.plain_lines import PlainLines
 from backend.transports.security import Rejections, Seat, Security, headers_of
 from backend.transports.terminal_protocol import (
@@ -44,10 +45,11 @@ from backend.transports.terminal_protocol import (
     made_room,
     refusal,
 )
+from backend.transports.turns import LONG_BLOCK
 
 PATH = "/ws/terminal"
-FAST_BLOCK = 4096  # bytes; smaller blocks are not worth yielding to the loop
 RECHECK_EVERY = 4.0  # seconds between two checks whether the token of an open socket is still valid; see SharedHolders
+QUIET = 0.001  # seconds without a frame in which the other connections had their turn
 AUTH_TIMEOUT = 5.0  # seconds for the first message of a client that must authenticate
 TELL_TIMEOUT = 1.0  # seconds for a message to a client that may not read: the checks of the socket wait no longer
 WAKING_TIME = 10.0  # seconds after startup in which the service reports that it has just started
@@ -92,6 +94,7 @@ class TerminalSocket:
         self.rejections = rejections
         self.info = info
         self.pace = shared_pace()
+        self.frames = SharedFrames()
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: AsgiReceive, send: AsgiSend) -> None:
         if scope["type"] != "websocket" or scope["path"].removeprefix(scope.get("root_path", "")) != PATH:
@@ -189,10 +192,10 @@ class TerminalConnection:
         self._session = Session()
         self._receive, self._send = receive, send
         self._pace = FramePace(socket.pace)
-        writer = block_writer(send, batches=subprotocol == BATCH)
+        writer = block_writer(send, batches=subprotocol == BATCH, shared=socket.frames)
         self._plain = None if subprotocol else PlainWriter(writer)
         self._writer: BlockWriter = self._plain or writer
-        self._following: dict[str, asyncio.Task[None]] = {}
+        self._following: dict[str, asyncio.Task[Any]] = {}
         self._attached: set[str] = set()  # those of them that this client has not started itself
         self._tasks: set[asyncio.Task[None]] = set()
         loop = asyncio.get_running_loop()
@@ -273,7 +276,8 @@ class TerminalConnection:
             abort(self._send)
             await self._act(Reject("limits.frames"))
             raise ClientGone
-        await asyncio.sleep(wait)
+        if wait or idle < QUIET:
+            await asyncio.sleep(wait)
         if wait and has_left(self._send):
             raise ClientGone
 
@@ -292,9 +296,9 @@ class TerminalConnection:
             case Welcome():
                 await self._welcome()
             case Submit(in_turn=True):
-                self._begin(self._submit(action))
+                self._begin(self._run_in_turn(action))
             case Submit():
-                await self._submit(action)
+                await self._perform(await self._submit(action))
             case Follow(execution, started=started):
                 if not started:
                     self._attached.add(execution)
@@ -320,7 +324,16 @@ class TerminalConnection:
             raise ClientGone
         await self._perform(self.protocol.welcomed(target.profile.name))
 
-    async def _submit(self, action: Submit) -> None:
+    async def _run_in_turn(self, action: Submit) -> None:
+        """Start a command and follow it, in one task."""
+        for each in await self._submit(action):
+            if isinstance(each, Follow) and (task := asyncio.current_task()):
+                self._following[each.execution] = task
+                await self._follow(each)
+            else:
+                await self._act(each)
+
+    async def _submit(self, action: Submit) -> Actions:
         self._active = self._now()
         submitted = await self.executions.submit(self.principal, replace(action.spec, session=self._session))
         match submitted:
@@ -330,7 +343,7 @@ class TerminalConnection:
                 answer = id
             case _:
                 assert_never(submitted)
-        await self._perform(self.protocol.submitted(action, answer, queued=isinstance(submitted, Waiting)))
+        return self.protocol.submitted(action, answer, queued=isinstance(submitted, Waiting))
 
     async def _follow(self, action: Follow) -> None:
         id, after_seq = action.execution, action.after_seq
@@ -343,11 +356,10 @@ class TerminalConnection:
         await self._perform(self.protocol.followed(id, problem))
 
     async def _deliver(self, block: bytes) -> None:
+        if len(block) > LONG_BLOCK:
+            await low_priority().turn()  # a fast stream lets the other sockets go first
         if not await self._writer.write(block):
             raise ClientGone
-        if len(block) > FAST_BLOCK:
-            # A fast stream must leave the loop to the other sockets between two blocks.
-            await asyncio.sleep(0)
 
     def _unfollow(self, execution: str) -> None:
         self._attached.discard(execution)

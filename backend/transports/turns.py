@@ -2,14 +2,17 @@
 
 import asyncio
 
+from backend.core.execution.low_priority import low_priority
 from backend.core.recording.reader import Send
+
+LONG_BLOCK = 4096  # bytes; the reader of a shorter one has caught up with its command, or soon has
 
 
 def in_turns(send: Send) -> Send:
-    """A `send` that yields to the loop after each block; neither a file nor a fast client makes it do so."""
+    """A `send` that lets others go first after each long block; neither a file nor a fast client makes it do so."""
 
     async def sent(block: bytes) -> None:
         await send(block)
-        await asyncio.sleep(0)
+        await (low_priority().turn() if len(block) > LONG_BLOCK else asyncio.sleep(0))
 
     return sent

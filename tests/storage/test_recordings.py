@@ -12,8 +12,12 @@ import pytest
 
 from backend.core.errors import RecordingError
 from backend.core.recording.lines import encode_lines
+from backend.core.recording.reader import RecordingReader
 from backend.core.recording.writer import Recorder
+from backend.storage import recordings
+from backend.storage.modes import open_own
 from backend.storage.recordings import FileRecordings
+from tests.client import BOUND
 from tests.core.recording.recorded import COMPLETE, STARTED
 from tests.serving import ROOT
 from tests.storage.contract.test_recordings import ID, OTHER, read, write
@@ -198,3 +202,99 @@ async def test_what_a_process_that_dies_wrote_is_cut_off_for_all_who_follow(
     ended = await read(found)
     assert (ended[:1], ended[1]["seq"], ended[1]["status"], len(ended)) == (first, 2, "succeeded", 2)
     assert folder.cut_off(ID) is None
+
+
+class Viewer:
+    """Collects the blocks that it gets."""
+
+    def __init__(self, log: RecordingReader, after_seq: int = 0) -> None:
+        self.blocks: list[bytes] = []
+        self.pauses = asyncio.Event()
+        self.pauses.set()
+        self.got = asyncio.Event()
+        self.task = asyncio.ensure_future(log.follow(after_seq, self.take))
+
+    async def take(self, block: bytes) -> None:
+        self.blocks.append(block)
+        self.got.set()
+        await self.pauses.wait()
+
+    async def until(self, count: int) -> None:
+        async with asyncio.timeout(BOUND):
+            while len(self.blocks) < count:
+                self.got.clear()
+                await self.got.wait()
+
+
+async def test_the_first_line_comes_with_the_second_or_alone(folder: FileRecordings) -> None:
+    log = folder.create(ID)
+    recorder = Recorder(ID, log, lambda: 0.0)
+    recorder.add(STARTED)
+    viewer = Viewer(log)
+    await asyncio.sleep(0)
+    recorder.lines("stdout", encode_lines(b"x\n"))
+    await viewer.until(1)
+    silent = folder.create(OTHER)
+    Recorder(OTHER, silent, lambda: 0.0).add(STARTED)
+    waiting = Viewer(silent)
+    await waiting.until(1)
+    recorder.end(COMPLETE)
+    silent.leave()
+    await asyncio.gather(viewer.task, waiting.task)
+    assert [len(block.splitlines()) for block in viewer.blocks] == [2, 1]
+    assert [len(block.splitlines()) for block in waiting.blocks] == [1]
+
+
+async def test_viewers_at_the_same_place_share_a_block_and_those_at_the_end_need_no_file(
+    folder: FileRecordings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = []
+
+    def noted(path: Path, flags: int) -> int:
+        opened.append(path)
+        return open_own(path, flags)
+
+    monkeypatch.setattr(recordings, "open_own", noted)
+    log = folder.create(ID)
+    recorder = Recorder(ID, log, lambda: 0.0)
+    recorder.add(STARTED)
+    viewers = [Viewer(log) for _ in range(3)]
+    await asyncio.sleep(0)
+    for number in range(5):
+        recorder.lines("stdout", encode_lines(b"%d\n" % number * 5000))
+        await asyncio.gather(*(viewer.until(number + 1) for viewer in viewers))
+    recorder.end(COMPLETE)
+    await asyncio.gather(*(viewer.task for viewer in viewers))
+    first, *others = (viewer.blocks for viewer in viewers)
+    assert b"".join(first) == log.path.read_bytes()
+    assert all(one is other for each in others for one, other in zip(first[1:-1], each[1:-1], strict=True))
+    assert len(opened) == 1, "by its writer"
+
+
+async def test_viewers_that_began_elsewhere_come_to_the_same_blocks(folder: FileRecordings) -> None:
+    log = write(folder, 400, end=False)
+    viewers = [Viewer(log, seq) for seq in (0, 1234, 70_000)]
+    log.leave()
+    await asyncio.gather(*(viewer.task for viewer in viewers))
+    first, *others = (viewer.blocks for viewer in viewers)
+    assert len(first) > 9
+    assert all(each[-2:] == first[-2:] and set(each[1:]) <= set(first) for each in others)
+
+
+async def test_a_viewer_that_pauses_goes_on_where_it_was_and_what_is_in_memory_is_bounded(
+    folder: FileRecordings,
+) -> None:
+    log = folder.create(ID)
+    recorder = Recorder(ID, log, lambda: 0.0)
+    recorder.add(STARTED)
+    slow, fast = (Viewer(log) for _ in range(2))
+    await asyncio.gather(slow.until(1), fast.until(1))
+    slow.pauses.clear()
+    for number in range(40):
+        recorder.lines("stdout", encode_lines(b"%d\n" % number * 5000))
+        await fast.until(number + 2)
+        assert sum(map(len, log._newest.values())) <= recordings.NEWEST
+    recorder.end(COMPLETE)
+    slow.pauses.set()
+    await asyncio.gather(slow.task, fast.task)
+    assert b"".join(slow.blocks) == b"".join(fast.blocks) == log.path.read_bytes()

@@ -1,7 +1,8 @@
 """Frames that are built in bulk, read by another implementation."""
 
 import json
-from collections.abc import MutableMapping
+from collections.abc import Iterator, MutableMapping
+from itertools import zip_longest
 from typing import Any
 
 import pytest
@@ -12,7 +13,15 @@ from websockets.uri import parse_uri
 
 from backend.core.recording.batches import Batch, read_batch
 from backend.core.recording.lines import encode_lines
-from backend.transports.frames import BlockWriter, MessageWriter, block_writer, line_frames, payload_frames, pieces
+from backend.transports.frames import (
+    BlockWriter,
+    MessageWriter,
+    SharedFrames,
+    block_writer,
+    line_frames,
+    payload_frames,
+    pieces,
+)
 
 ID = b"01ARZ3NDEKTSV4RRFFQ69G5FAV"
 
@@ -82,7 +91,7 @@ async def test_elsewhere_it_goes_message_by_message(batches: bool) -> None:
     async def send(message: MutableMapping[str, Any]) -> None:
         sent.append(json.loads(message["text"]))
 
-    writer: BlockWriter = block_writer(send, batches=batches)
+    writer: BlockWriter = block_writer(send, batches=batches, shared=SharedFrames())
     assert isinstance(writer, MessageWriter)
     assert await writer.write(stored(2, ["a", "b"]) + b'{"type":"complete"}\n')
     assert [message.get("lines", message.get("line")) for message in sent] == (
@@ -94,4 +103,55 @@ async def test_a_client_that_has_gone_is_told() -> None:
     async def send(message: MutableMapping[str, Any]) -> None:
         raise OSError
 
-    assert not await block_writer(send, batches=False).write(stored(2, ["a"]))
+    assert not await block_writer(send, batches=False, shared=SharedFrames()).write(stored(2, ["a"]))
+
+
+class TestSharedFrames:
+    """Of two blocks, each of which has several pieces."""
+
+    blocks = tuple(stored(first, [str(number) for number in range(5000)]) for first in (2, 7002))
+
+    def made(self) -> list[list[bytes]]:
+        return [list(pieces(line_frames(block))) for block in self.blocks]
+
+    def test_viewers_get_the_frames_that_the_first_of_them_had_made(self) -> None:
+        encoded = []
+
+        def encode(block: bytes) -> Iterator[bytes]:
+            encoded.append(block)
+            return line_frames(block)
+
+        shared = SharedFrames()
+        first, second = (list(shared.pieces(encode, self.blocks[0])) for _ in range(2))
+        assert first == self.made()[0]
+        assert all(one is other for one, other in zip(first, second, strict=True))
+        assert len(encoded) == 1
+
+    def test_a_viewer_in_the_middle_of_a_block_gets_the_rest_of_it(self) -> None:
+        shared = SharedFrames()
+        fast, slow = (shared.pieces(line_frames, self.blocks[0]) for _ in range(2))
+        got = [each for pair in zip_longest(fast, slow) for each in pair]
+        assert got == [piece for piece in self.made()[0] for _ in range(2)]
+
+    @pytest.mark.parametrize("room", [0, 1, 3])
+    def test_a_viewer_that_is_behind_makes_its_own(self, room: int) -> None:
+        first, second = self.made()
+        shared = SharedFrames(len(self.blocks[0]) + room * len(first[0]))
+        slow = shared.pieces(line_frames, self.blocks[0])
+        begun = [next(slow), next(slow)]
+        assert list(shared.pieces(line_frames, self.blocks[1])) == second
+        assert [*begun, *slow] == first
+
+    def test_what_is_kept_is_bounded(self) -> None:
+        shared = SharedFrames(1 << 20)
+        for number in range(20):
+            block = stored(2 + 5000 * number, [str(line) for line in range(5000)])
+            assert sum(map(len, shared.pieces(line_frames, block))) > len(block)
+        kept = sum(len(block) + sum(map(len, made.pieces)) for (_, block), made in shared._made.items())
+        assert 0 < kept == shared._size <= 1 << 20
+
+    def test_dialects_are_kept_apart(self) -> None:
+        shared = SharedFrames()
+        assert b"".join(shared.pieces(payload_frames, self.blocks[0])) != b"".join(
+            shared.pieces(line_frames, self.blocks[0])
+        )

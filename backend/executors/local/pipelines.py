@@ -216,8 +216,11 @@ class LocalPipelines:
             return find_program(name)
         if "/" in name:
             return find_program(os.path.join(pipeline.cwd, name))
-        tools = (find_program(f"{folder}/{name}") for folder in _tool_folders(pipeline))
-        return find_program(name) or next(filter(None, tools), None)
+        return find_program(name) or self._tool(name, pipeline)
+
+    def _tool(self, name: str, pipeline: Pipeline) -> str | None:
+        """A tool that the project has installed."""
+        return next(filter(None, (find_program(f"{folder}/{name}") for folder in _tool_folders(pipeline))), None)
 
     @property
     def _heap(self) -> dict[str, str]:
@@ -248,9 +251,10 @@ class LocalPipelines:
 
 def _tool_folders(pipeline: Pipeline) -> list[str]:
     """Where a project has installed tools, seen from the folder that a command runs in."""
-    cwd = Path(pipeline.cwd)
-    above = [folder for folder in (cwd, *cwd.parents) if folder.is_relative_to(pipeline.root)]
-    places = (f"{folder}/{place}" for folder in above for place in TOOL_FOLDERS)
+    folders = [pipeline.cwd]
+    while folders[-1].startswith(f"{pipeline.root}/"):
+        folders.append(os.path.dirname(folders[-1]))
+    places = (f"{folder}/{place}" for folder in folders for place in TOOL_FOLDERS)
     return [place for place in places if os.path.isdir(place)]
 
 

@@ -5,6 +5,7 @@ import os
 
 from backend.core.errors import RecordingError
 from backend.core.execution.instructions import Instructions, StdinBuffer
+from backend.core.execution.low_priority import low_priority
 from backend.core.execution.model import StopReason, unrecorded
 from backend.core.execution.sequence import Capture
 from backend.core.recording.lines import LineAssembler, Lines
@@ -60,18 +61,32 @@ class OutputStream:
         self.bytes = 0
         self.open = True
         self.timer: asyncio.TimerHandle | None = None
-        self.closed = loop.create_future()
+        self.closed: asyncio.Future[None] | None = None  # while `drain` waits
         loop.add_reader(fd, self._on_readable)
 
-    def _on_readable(self) -> bool:
-        """Move one read; False when there is nothing to read now."""
+    def _on_readable(self) -> None:
+        """Move a read. A stream that fills it has more, which others need not wait for."""
+        if self._move() == READ_SIZE:
+            self.loop.remove_reader(self.fd)
+            low_priority().add(self._go_on)
+
+    def _go_on(self) -> None:
+        if not self.open:
+            return
+        if self._move() == READ_SIZE:
+            low_priority().add(self._go_on)
+        elif self.open:
+            self.loop.add_reader(self.fd, self._on_readable)
+
+    def _move(self) -> int:
+        """Move one read; returns its bytes, 0 when there is nothing to read now."""
         try:
             data = os.read(self.fd, READ_SIZE)
         except BlockingIOError:
-            return False
+            return 0
         if not data:
             self._close()
-            return False
+            return 0
         self.bytes += len(data)
         granted = self.budget.take(len(data))
         if granted:
@@ -79,7 +94,7 @@ class OutputStream:
             self._time_partial(fresh=b"\n" in data)
         if granted < len(data):
             self.instructions.stop(StopReason.OUTPUT_LIMIT)
-        return True
+        return len(data)
 
     def _time_partial(self, *, fresh: bool) -> None:
         """Have the start of a line passed on if its end does not come; `fresh` says that it has only just begun."""
@@ -109,14 +124,16 @@ class OutputStream:
         self.loop.remove_reader(self.fd)
         os.close(self.fd)
         self._record(self.assembler.flush(final=True))
-        self.closed.set_result(None)
+        if self.closed and not self.closed.done():
+            self.closed.set_result(None)
 
     async def drain(self, bound: float) -> None:
         """Read what is left: what the pipe holds, then until it closes or `bound` seconds have gone."""
         for _ in range(PIPE_READS):
-            if not (self.open and self._on_readable()):
+            if not (self.open and self._move()):
                 break
         if self.open:
+            self.closed = self.loop.create_future()
             await asyncio.wait([self.closed], timeout=bound)
             self._close()
 
