@@ -274,7 +274,7 @@ async def _result(service: ExecutionService, started: Execution | Waiting | Exis
         command_id=started.id,
         message=problem.get("message") or _message(begun, complete),
         status=complete.get("status", ""),
-        rule=begun.get("rule", ""),
+        rule=problem.get("rule") or begun.get("rule", ""),
         timed_out=complete.get("timed_out", False),
         truncated=complete.get("truncated", False),
         protection=complete.get("protection"),

@@ -80,6 +80,11 @@ class TestExecute:
         refused = world.execute("ann", "echo one && sudo ls")
         assert (refused.status_code, refused.json()["rule"]) == (400, "blocked.sudo")
 
+    def test_a_step_that_is_refused_at_its_turn_names_the_rule_and_says_what_to_do(self, world: World) -> None:
+        done = world.execute("ann", "N=$(echo 0); echo one; echo $((1 / N))").json()
+        assert (done["exit_code"], done["rule"], done["stdout"]) == (126, "syntax.arithmetic", "one\n")
+        assert done["message"].startswith("A $(( )) has no value: it divides by 0. For example:")
+
     def test_the_folder_is_that_of_the_project_or_one_in_it(self, world: World) -> None:
         project = new_project(world)
         assert world.execute("ann", "mkdir -p a/b", project_id=project).json()["success"]

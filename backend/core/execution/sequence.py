@@ -639,7 +639,8 @@ def _stopped(reason: StopReason, before: Outcome) -> Outcome:
 
 def _denied(decision: Decision) -> Outcome:
     """A step that was allowed at first is refused now, because an earlier step changed the files or the variables."""
-    return Outcome(Status.FAILED, EXIT_DENIED, problem=decision.reason, rule=decision.rule)
+    said = f"{decision.reason} {decision.hint}".strip()
+    return Outcome(Status.FAILED, EXIT_DENIED, problem=said, rule=decision.rule)
 
 
 def _text(captured: Capture) -> str | Decision:

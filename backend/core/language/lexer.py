@@ -71,6 +71,9 @@ HOME = "HOME"
 ASSIGNED_HOME_PREFIX = re.compile("~(?=[/: \t\n;&|<>()]|$)")
 HOME_PREFIX = re.compile("~(?=[/ \t\n;&|<>()]|$)")
 SUBSTITUTION_DEPTH = 8
+BACKTICK_HINT = (
+    "Write $(command) where the profile permits it; to use the character itself, quote it with ' on both sides."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,7 +333,7 @@ class _Lexer:
             case "$" if self._expands() or self._starts_quote():
                 self._parameter(quoted=False)
             case "`":
-                self._refuse("syntax.substitution", "` starts a command substitution")
+                self._refuse("syntax.substitution", "` starts a command substitution", BACKTICK_HINT)
             case "{":
                 self._brace()
             case "~" if self.assigning and self.line[self.at - 1] in "=:":
@@ -490,7 +493,7 @@ class _Lexer:
             case "$" if self._expands():
                 self._parameter(quoted=True)
             case "`":
-                self._refuse("syntax.substitution", '` starts a command substitution, also inside " "')
+                self._refuse("syntax.substitution", '` starts a command substitution, also inside " "', BACKTICK_HINT)
             case char:
                 self._add(char)
                 self.at += 1

@@ -44,6 +44,7 @@ options, abbreviated options. The keys of a profile:
       alone                       other programs may not start it
       spares_root                 the workspace itself is not a permitted argument
       spares_null                 /dev/null is not a permitted argument
+      in_rooms                    it can do nothing without a room, and is not offered there
       empties, narrows            options with which it deletes what it finds; those of which one must be given too where
                                   it starts at the workspace itself
       subcommands.NAME            the same keys, without a summary; several names may share one table ("ci install");
@@ -222,6 +223,7 @@ class Profile:
     unlisted: Risk = Risk.BLOCKED
     dynamic: Risk = Risk.BLOCKED
     has_rooms: bool = False
+    only_in_rooms: Mapping[str, Program] = field(default_factory=dict)
     has_background: bool = True
     hash: str = ""
     missing: Mapping[str, MissingVariables] = field(default_factory=dict)
@@ -252,7 +254,8 @@ class Profile:
             max_characters=limits.number("characters"),
             max_arguments=limits.number("arguments"),
             max_steps=limits.number("steps", STEPS),
-            programs=programs,
+            programs={name: program for name, program in programs.items() if not program.in_rooms},
+            only_in_rooms={name: program for name, program in programs.items() if program.in_rooms},
             extra=extra,
             scripts=table.choice("scripts", Risk, Risk.BLOCKED),
             shell=shell,
@@ -291,7 +294,7 @@ class Profile:
 
     def in_rooms(self) -> Self:
         """This profile on a server whose commands run in rooms."""
-        return replace(self, has_rooms=True)
+        return replace(self, has_rooms=True, programs={**self.only_in_rooms, **self.programs})
 
     @property
     def allowed(self) -> str:
@@ -469,6 +472,8 @@ class Profile:
             return None
         if refusal := self.refuse_blocked(name):
             return refusal
+        if name in self.only_in_rooms:
+            return _needs_room(name)
         if not PROGRAM_NAME.fullmatch(name):
             reason = "A command starts with the plain name of a program: lower-case letters, digits, dot, dash."
             return Decision.deny("program.name", reason, self.allowed)
@@ -538,6 +543,12 @@ def _check_scripts(arguments: list[Argument]) -> None:
         pieces = [argument.text for argument in arguments if argument.role is role]
         if pieces:
             check("\n".join(pieces))
+
+
+def _needs_room(name: str) -> Decision:
+    reason = f"{name} can show and do nothing here: processes are visible only to commands in a room (protection L3)."
+    hint = "The operator enables GATEPOST_NAMESPACES. jobs, wait and kill are about what a line has started with &."
+    return Decision.deny("program.rooms", reason, hint, risk=Risk.SAFE)
 
 
 def _no_watches(program: Program) -> Decision:

@@ -200,6 +200,7 @@ def _command(name: str, spec: Table, known: _Known, summary: str) -> Program:
         alone=spec.truth("alone"),
         spares_root=spec.truth("spares_root"),
         spares_null=spec.truth("spares_null"),
+        in_rooms=spec.truth("in_rooms"),
         empties=frozenset(spec.strings("empties")),
         narrows=frozenset(spec.strings("narrows")),
     )

@@ -103,6 +103,7 @@ class Program:
     alone: bool = False
     spares_root: bool = False
     spares_null: bool = False
+    in_rooms: bool = False
     empties: frozenset[str] = frozenset()
     narrows: frozenset[str] = frozenset()
     subcommands: Mapping[str, "Program"] = field(default_factory=dict)

@@ -60,6 +60,10 @@ LIMITS = {
     "limits.processes": "The command started more processes than it may (GATEPOST_PROCESS_LIMIT).",
 }
 HEAP_PART = 3 / 4  # of the memory of a command, for the heap of node; it needs some for other things
+NEARLY_ALL, NEARLY_ALL_PART = (
+    "nearly all memory",
+    0.7,
+)  # has been used: less than the heap of node and what else it needs
 STOP_GRACE = 2.0  # seconds from SIGTERM to SIGKILL
 UNFAILED = {0, -signal.SIGPIPE, EXIT_SIGNAL_BASE + signal.SIGPIPE}  # 141: a program says how its child ended
 EXIT_UNWIRED = 1  # of a program whose redirection failed, as in a shell
@@ -129,7 +133,7 @@ class LocalPipelines:
                 case Outcome():
                     outcome = started
                 case _Started():
-                    outcome = await _Running(started, pipeline, recorder, instructions, self.lines).watch()
+                    outcome = await _Running(started, pipeline, recorder, instructions, self.lines, self.memory).watch()
                     if pipeline.leaves_state:
                         outcome = _with_state(outcome, state, started.given, recorder)
             return replace(outcome, stderr_bytes=outcome.stderr_bytes + said)
@@ -317,8 +321,9 @@ class _Running:
         recorder: RecordingWriter,
         instructions: Instructions,
         lines: Callable[[], LineAssembler],
+        memory: int,
     ) -> None:
-        ours = started.ours
+        ours, self.memory = started.ours, memory
         self.loop = asyncio.get_running_loop()
         self.ended: asyncio.Future[None] = self.loop.create_future()
         self.stopping: asyncio.Task[None] | None = None
@@ -374,9 +379,10 @@ class _Running:
         for stream in self.streams:
             await stream.drain(DRAIN_BOUND)
         stdout, stderr = (stream.bytes for stream in self.streams)
-        return _outcome(
+        outcome = _outcome(
             report, self._ends(report), self.pipeline, self.instructions, stdout, stderr + self.started.said
         )
+        return outcome if self.instructions.reason else _with_limit(outcome, report, self.memory)
 
     def _ends(self, report: Report) -> list[StageEnd]:
         """How each program ended, also those that did not begin."""
@@ -405,8 +411,15 @@ def _outcome(
     if instructions.reason:
         return stopped_outcome(instructions.reason, name, exit_code, stdout, stderr, usage)
     status = Status.SUCCEEDED if code == 0 else Status.FAILED
-    outcome = Outcome(status, exit_code, name, stdout, stderr, usage=usage)
-    limit = _limit(exit_code, report.limits_met)
+    return Outcome(status, exit_code, name, stdout, stderr, usage=usage)
+
+
+def _with_limit(outcome: Outcome, report: Report, memory: int) -> Outcome:
+    """The outcome with the limit that ended the command, if one did."""
+    if outcome.status is not Status.FAILED or outcome.problem:
+        return outcome
+    met = report.limits_met | ({NEARLY_ALL} if report.usage.peak_memory >= NEARLY_ALL_PART * memory else set())
+    limit = _limit(outcome.exit_code or 0, met)
     return replace(outcome, problem=LIMITS[limit], rule=limit) if limit else outcome
 
 
@@ -420,13 +433,18 @@ def _with_state(outcome: Outcome, state: int, given: Mapping[str, str], recorder
 
 
 def _limit(exit_code: int, met: frozenset[str]) -> str:
-    """The rule of the limit that ended a command, as far as the kernel reports it; a shell reports its child's end."""
+    """The rule of the limit that ended a command, as far as the kernel reports it; a shell reports its child's end.
+
+    What gets no more memory may end itself: node aborts.
+    """
     match exit_code - EXIT_SIGNAL_BASE:
         case signal.SIGXCPU:
             return "limits.cpu"
         case signal.SIGXFSZ:
             return "limits.file_size"
         case signal.SIGKILL if "memory" in met:
+            return "limits.memory"
+        case signal.SIGABRT if NEARLY_ALL in met:
             return "limits.memory"
     return "limits.processes" if exit_code and "pids" in met else ""
 

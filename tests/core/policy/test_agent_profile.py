@@ -20,7 +20,8 @@ from backend.core.policy.profile import Offline, Place, Profile, ProfileError
 from backend.core.policy.program_rules import Program
 from backend.policies.loader import load_profile
 
-AGENT = load_profile("agent")
+WITHOUT_ROOMS = load_profile("agent")
+AGENT = WITHOUT_ROOMS.in_rooms()
 ROOT = PurePosixPath("/srv/ws")
 OFFLINE = Place(ROOT, ROOT)
 ONLINE = Place(ROOT, ROOT, network=True)
@@ -294,10 +295,18 @@ def test_a_file_of_the_home_is_redirected_to_but_none_of_git_s() -> None:
 
 
 def test_what_watches_files_needs_a_room_where_it_does_not_poll() -> None:
-    refusal = AGENT.decide(("node", "--watch", "a.js"), OFFLINE)
+    refusal = WITHOUT_ROOMS.decide(("node", "--watch", "a.js"), OFFLINE)
     assert (refusal.rule, "in a room" in refusal.reason, "polls" in refusal.hint) == ("option.watch", True, True)
-    assert AGENT.in_rooms().decide(("node", "--watch", "a.js"), OFFLINE).allowed
-    assert AGENT.decide(("tsc", "--watch"), OFFLINE).allowed
+    assert AGENT.decide(("node", "--watch", "a.js"), OFFLINE).allowed
+    assert WITHOUT_ROOMS.decide(("tsc", "--watch"), OFFLINE).allowed
+
+
+@pytest.mark.parametrize("line", ["ps aux", "pkill -f vite", "lsof -i :3000", "timeout 5 ps"])
+def test_what_can_do_nothing_without_a_room_is_not_offered_there(line: str) -> None:
+    refusal = WITHOUT_ROOMS.decide(argv(line), OFFLINE)
+    assert (refusal.rule, "GATEPOST_NAMESPACES" in refusal.hint) == ("program.rooms", True)
+    assert "pkill" not in WITHOUT_ROOMS.allowed
+    assert AGENT.decide(argv(line), OFFLINE).allowed
 
 
 def test_devices_are_no_files_even_where_the_workspace_is_all() -> None:

@@ -141,6 +141,8 @@ async def test_a_program_of_the_project_is_named_by_its_path_or_found_among_its_
             "limits.file_size",
         ),
         ("import os; os.kill(os.getpid(), 9)", {}, ""),
+        ("import os; x = bytearray(100 << 20); os.abort()", {"memory": 128 << 20}, "limits.memory"),
+        ("import os; os.abort()", {}, ""),
     ],
 )
 async def test_the_limit_that_ended_a_command_is_named(
