@@ -46,6 +46,7 @@ LONG = (
     "tests/e2e/test_resume.py::test_200000_lines_survive_a_dozen_cuts",
     "tests/executors/local/test_cage_binary.py::test_a_build_gives_what_is_shipped_and_a_change_is_found",
     "tests/executors/local/test_recipes.py::test_the_tricks_work_without_the_cage",
+    "tests/runner/test_with_server.py::test_a_server_that_is_away_for_a_minute_costs_no_line",
     "tests/runner/test_with_server.py::test_two_runners_run_each_execution_once[200]",
     "tests/test_docs.py::test_the_audit_of_the_page_can_be_pasted_as_it_is",
     "tests/transports/test_pages.py::TestFuzz::test_nothing_in_the_description_can_be_made_to_break",

@@ -6,16 +6,16 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from backend.application import owned
-from backend.application.executions import ExecutionService
-from backend.application.schedules import ScheduleService
 from backend.core.audit.events import Kind
 from backend.core.decisions import Decision
-from backend.core.execution.targets import project_ref
+from backend.core.execution.access import Owner, may_view, relation
+from backend.core.execution.refusals import unknown, unknown_project
 from backend.core.identity import Principal
 from backend.core.notifications.model import TEST, Delivery, DeliveryStatus, Failure, Notification
 from backend.core.notifications.ports import Notifications, Sender
 from backend.core.notifications.rules import new_secret
-from backend.core.ports import AuditLog
+from backend.core.ports import AuditLog, ExecutionHistory, Projects
+from backend.core.schedules.ports import Schedules
 from backend.core.times import iso
 
 SECRET_BYTES = 32
@@ -31,24 +31,35 @@ class Subjects(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class OwnSubjects:
-    """What exists for the caller."""
+class StoredSubjects:
+    """What exists for the caller, as it is stored."""
 
-    executions: ExecutionService
-    schedules: ScheduleService
+    history: ExecutionHistory
+    projects: Projects
+    schedules: Schedules
 
     async def refusal(self, who: Principal, subject: str) -> Decision | None:
         """Why the caller cannot be notified of it. Raises StorageError."""
         kind, _, id = subject.partition(":")
-        found: object = None
         match kind:
             case "execution":
-                found = await self.executions.view(who, id)
+                return None if await self._may_view(who, id) else unknown(id)
             case "schedule":
-                found = await self.schedules.get(who, id)
+                found = await owned.find(who, self.schedules, id, "schedule.unknown")
+                return found if isinstance(found, Decision) else None
             case "project":
-                found = await self.executions.target(who, project_ref(id))
-        return found if isinstance(found, Decision) else None
+                project = await self.projects.get(id)
+                return None if project and project.is_open_to(who) else unknown_project(id)
+            case _:
+                return None
+
+    async def _may_view(self, who: Principal, id: str) -> bool:
+        record = await self.history.get(id)
+        if record is None:
+            return False
+        owner = Owner(record.principal, record.user_id, record.project_id)
+        project = await self.projects.get(record.project_id) if record.project_id else None
+        return may_view(who, relation(who, owner, project))
 
 
 @dataclass(frozen=True, slots=True)

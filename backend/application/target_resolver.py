@@ -42,6 +42,11 @@ def _unknown(name: str) -> Decision:
     return Decision.deny("target.unknown", f"There is no target {name} that you may use.", "Name a project, or none.")
 
 
+def _ambiguous(name: str) -> Decision:
+    reason = f"There are a host and a Django project with the name {name}."
+    return Decision.deny("target.ambiguous", reason, f"Write @host:{name} or @django:{name}.")
+
+
 @dataclass(slots=True)
 class TargetResolver:
     """The targets of this server. Clients without an account get `visitors_files` and `visitors_profile`.
@@ -90,11 +95,13 @@ class TargetResolver:
                 return _unknown(str(ref))
 
     async def _named(self, who: Principal, name: str) -> Target | Decision:
-        """The host with a name, or, if there is none for the caller, the Django project."""
+        """The host or the Django project with a name, whichever exists for the caller; neither if both do."""
         host = await self.hosts.resolve(who, name) if self.hosts else _unknown(name)
-        if isinstance(host, Target) or self.django is None:
+        if self.django is None:
             return host
         django = await self.django.resolve(who, name)
+        if isinstance(host, Target) and isinstance(django, Target):
+            return _ambiguous(name)
         return django if isinstance(django, Target) or self.hosts is None else host
 
     def leave(self, visitor: Principal) -> None:

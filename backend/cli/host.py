@@ -4,9 +4,7 @@ Each change is recorded in the audit. Exit codes: 0 done, 1 it cannot be done, 2
 """
 
 import argparse
-import asyncio
 import json
-import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -14,14 +12,13 @@ from typing import Any
 
 from backend.cli import host_install
 from backend.cli.actor import actor
+from backend.cli.stored import Opened, Refusal, in_data_folder, with_database
 from backend.core.audit.events import Kind
-from backend.core.errors import GatepostError
 from backend.core.hosts.naming import is_host_id, redis_rules, redis_user
 from backend.core.hosts.roster import Enrolled, Grant, Roster, parse_label
-from backend.runtime.settings import Settings, load_settings
+from backend.runtime.settings import Settings
 from backend.storage.host_roster import RosterFile
 
-EXIT_FAILED = 1
 Verb = Callable[[argparse.Namespace, Settings, RosterFile], None]
 
 
@@ -81,46 +78,33 @@ def _label(text: str) -> tuple[str, str]:
 
 
 def _run(verb: Verb, options: argparse.Namespace) -> int:
-    settings = load_settings(**({} if options.data_dir is None else {"data_dir": options.data_dir}))
-    try:
-        settings.data_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
-        verb(options, settings, RosterFile(settings.data_dir.absolute()))
-    except OSError as error:
-        print(f"gatepost: GATEPOST_DATA_DIR: {settings.data_dir}: {error.strerror}", file=sys.stderr)
-        return EXIT_FAILED
-    except GatepostError as error:
-        print(f"gatepost: {error}", file=sys.stderr)
-        return EXIT_FAILED
-    except KeyError as error:
-        print(f"gatepost: there is no {error.args[0]}", file=sys.stderr)
-        return EXIT_FAILED
-    return 0
+    return in_data_folder(options, lambda settings: verb(options, settings, RosterFile(settings.data_dir.absolute())))
 
 
 def _enroll(options: argparse.Namespace, settings: Settings, roster: RosterFile) -> None:
     labels = dict(options.label)
     what = {"host": options.name, "labels": labels}
-    _change(settings, roster, Kind.HOST_ENROLLED, what, lambda found: found.enroll(options.name, labels))
+    _change(options, settings, roster, Kind.HOST_ENROLLED, what, lambda found: found.enroll(options.name, labels))
     _show(roster.read().hosts[options.name], roster.master())
 
 
 def _rotate(options: argparse.Namespace, settings: Settings, roster: RosterFile) -> None:
     _usable(roster, options.name)
     what = {"host": options.name}
-    _change(settings, roster, Kind.HOST_ROTATED, what, lambda found: found.rotate(options.name))
+    _change(options, settings, roster, Kind.HOST_ROTATED, what, lambda found: found.rotate(options.name))
     _show(roster.read().hosts[options.name], roster.master())
 
 
 def _revoke(options: argparse.Namespace, settings: Settings, roster: RosterFile) -> None:
     _usable(roster, options.name)
     what = {"host": options.name}
-    _change(settings, roster, Kind.HOST_REVOKED, what, lambda found: found.revoke(options.name))
+    _change(options, settings, roster, Kind.HOST_REVOKED, what, lambda found: found.revoke(options.name))
     print(f"# Remove its user from Redis too:\nACL DELUSER {redis_user(options.name)}")
 
 
 def _usable(roster: RosterFile, name: str) -> None:
     if roster.read().enrolled(name) is None:
-        raise KeyError(f"host {name}")
+        raise Refusal(f"there is no host {name}")
 
 
 def _list(options: argparse.Namespace, settings: Settings, roster: RosterFile) -> None:
@@ -134,17 +118,16 @@ def _list(options: argparse.Namespace, settings: Settings, roster: RosterFile) -
 
 def _grant(options: argparse.Namespace, settings: Settings, roster: RosterFile) -> None:
     grant = _granted(options)
-    if not asyncio.run(_exists(settings, grant)):
-        raise KeyError(grant.to.replace(":", " "))
-    _change(settings, roster, Kind.HOST_GRANTED, asdict(grant), lambda found: found.grant(grant))
+    with_database(_check_exists, options, settings, changes=False)
+    _change(options, settings, roster, Kind.HOST_GRANTED, asdict(grant), lambda found: found.grant(grant))
     print(f"{grant.to} may use {_selected(grant)}.")
 
 
 def _withdraw(options: argparse.Namespace, settings: Settings, roster: RosterFile) -> None:
     grant = _granted(options)
     if grant not in roster.read().grants:
-        raise KeyError(f"grant of these hosts to {grant.to}")
-    _change(settings, roster, Kind.HOST_WITHDRAWN, asdict(grant), lambda found: found.withdraw(grant))
+        raise Refusal(f"there is no grant of these hosts to {grant.to}")
+    _change(options, settings, roster, Kind.HOST_WITHDRAWN, asdict(grant), lambda found: found.withdraw(grant))
     print(f"{grant.to} may no longer use {_selected(grant)} by this grant.")
 
 
@@ -174,6 +157,7 @@ def _show(host: Enrolled, master: bytes) -> None:
 
 
 def _change(
+    options: argparse.Namespace,
     settings: Settings,
     roster: RosterFile,
     kind: Kind,
@@ -181,40 +165,18 @@ def _change(
     how: Callable[[Roster], Roster],
 ) -> None:
     """Record a change in the audit, then make it: what cannot be recorded is not done."""
-    asyncio.run(_record(settings, kind, what))
+
+    async def record(opened: Opened) -> None:
+        await opened.audit.record(kind, actor(), "", what)
+
+    with_database(record, options, settings, changes=True)
     roster.change(how)
 
 
-async def _record(settings: Settings, kind: Kind, fields: dict[str, Any]) -> None:
-    from backend.runtime.persistence import open_queue  # other verbs do without the database
-    from backend.storage.audit_log import SqlAuditLog
-    from backend.storage.database import Database, database_url
-
-    database = Database(database_url(settings.database, settings.data_dir))
-    try:
-        await database.migrate()
-        queue = open_queue(settings.data_dir, database)
-        audit = SqlAuditLog(queue)
-        await audit.prepare()
-        await audit.record(kind, actor(), "", fields)
-        await queue.close()
-    finally:
-        await database.close()
-
-
-async def _exists(settings: Settings, grant: Grant) -> bool:
-    """Whether the account or the project of a grant exists."""
-    from backend.runtime.clock import new_id, now_ms
-    from backend.storage.database import Database, database_url
-    from backend.storage.identities import SqlIdentities
-    from backend.storage.projects import SqlProjects
-
-    kind, _, name = grant.to.partition(":")
-    database = Database(database_url(settings.database, settings.data_dir))
-    try:
-        await database.migrate()
-        if kind == "user":
-            return await SqlIdentities(database, now_ms, new_id).user_named(name) is not None
-        return await SqlProjects(database, now_ms, new_id).get(name) is not None
-    finally:
-        await database.close()
+async def _check_exists(opened: Opened) -> None:
+    """Raises Refusal without the account or the project of a grant."""
+    to = _granted(opened.options).to
+    kind, _, name = to.partition(":")
+    found = await (opened.identities.user_named(name) if kind == "user" else opened.projects.get(name))
+    if found is None:
+        raise Refusal(f"there is no {kind} {name}")

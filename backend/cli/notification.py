@@ -5,19 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import secrets
 import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from backend.cli.stored import Opened, Refusal, add_list, add_verb, granted, show_secret, whole
-from backend.core.decisions import Decision
-from backend.core.execution.access import Owner, may_view, relation
-from backend.core.execution.refusals import unknown, unknown_project
-from backend.core.identity import Principal
 from backend.core.notifications.model import LONGEST_URL, SUBJECT_PATTERN, Event, Failure, Notification
 from backend.core.times import iso
-from backend.runtime.clock import new_id, now_ms
 
 if TYPE_CHECKING:
     from backend.application.notifications import NotificationService
@@ -68,55 +62,15 @@ def _events(text: str) -> frozenset[Event]:
 
 
 def _service(opened: Opened) -> NotificationService:
-    from backend.application.notifications import NotificationService
-    from backend.runtime.notifications import build_senders
+    from backend.application.notifications import StoredSubjects
+    from backend.runtime.notifications import build_notifications
+    from backend.storage.execution_history import SqlExecutionHistory
     from backend.storage.notifications import SqlNotifications
+    from backend.storage.schedules import SqlSchedules
 
-    return NotificationService(
-        store=SqlNotifications(opened.database),
-        subjects=StoredSubjects(opened),
-        sender=build_senders(opened.settings),
-        audit=opened.audit,
-        most=opened.settings.notifications_per_account,
-        now_ms=now_ms,
-        new_id=new_id,
-        randomness=secrets.token_bytes,
-    )
-
-
-class StoredSubjects:
-    """What a notification can be about, as the database has it."""
-
-    def __init__(self, opened: Opened) -> None:
-        self.opened = opened
-
-    async def refusal(self, who: Principal, subject: str) -> Decision | None:
-        """Why an account cannot be notified of it. Raises StorageError."""
-        from backend.application import owned
-        from backend.storage.schedules import SqlSchedules
-
-        kind, _, id = subject.partition(":")
-        match kind:
-            case "execution":
-                return await self._execution_refusal(who, id)
-            case "schedule":
-                found = await owned.find(who, SqlSchedules(self.opened.database), id, "schedule.unknown")
-                return found if isinstance(found, Decision) else None
-            case "project":
-                project = await self.opened.projects.get(id)
-                return None if project and project.is_open_to(who) else unknown_project(id)
-            case _:
-                return None
-
-    async def _execution_refusal(self, who: Principal, id: str) -> Decision | None:
-        from backend.storage.execution_history import SqlExecutionHistory
-
-        record = await SqlExecutionHistory(self.opened.database).get(id)
-        if record is None:
-            return unknown(id)
-        owner = Owner(record.principal, record.user_id, record.project_id)
-        project = await self.opened.projects.get(record.project_id) if record.project_id else None
-        return None if may_view(who, relation(who, owner, project)) else unknown(id)
+    history, schedules = SqlExecutionHistory(opened.database), SqlSchedules(opened.database)
+    subjects = StoredSubjects(history, opened.projects, schedules)
+    return build_notifications(SqlNotifications(opened.database), subjects, opened.audit, opened.settings)
 
 
 async def _add(opened: Opened) -> None:

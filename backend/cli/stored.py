@@ -114,7 +114,11 @@ def add_verb(verbs: Any, name: str, verb: Verb, text: str, *, changes: bool = Tr
     """Add a verb to a command line. One that `changes` something needs an audit that can be written."""
     parser: argparse.ArgumentParser = verbs.add_parser(name, help=text, description=text)
     parser.add_argument("--data-dir", type=Path, help="folder of the SQLite database (GATEPOST_DATA_DIR, data)")
-    parser.set_defaults(run=lambda options: _run(verb, options, changes=changes))
+    parser.set_defaults(
+        run=lambda options: in_data_folder(
+            options, lambda settings: with_database(verb, options, settings, changes=changes)
+        )
+    )
     return parser
 
 
@@ -172,12 +176,12 @@ def show_secret(text: str, secret: str) -> None:
     print(secret)
 
 
-def _run(verb: Verb, options: argparse.Namespace, *, changes: bool) -> int:
+def in_data_folder(options: argparse.Namespace, work: Callable[[Settings], None]) -> int:
     """Run a verb to its exit code. Raises SettingsError."""
     settings = load_settings(**({} if options.data_dir is None else {"data_dir": options.data_dir}))
     try:
         settings.data_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
-        asyncio.run(_with_database(verb, options, settings, changes=changes))
+        work(settings)
     except (Refusal, GatepostError, ValueError) as problem:
         print(f"gatepost: {problem}", file=sys.stderr)
         return EXIT_FAILED
@@ -185,6 +189,11 @@ def _run(verb: Verb, options: argparse.Namespace, *, changes: bool) -> int:
         print(f"gatepost: GATEPOST_DATA_DIR: {settings.data_dir}: {reason_of(error)}", file=sys.stderr)
         return EXIT_FAILED
     return 0
+
+
+def with_database(verb: Verb, options: argparse.Namespace, settings: Settings, *, changes: bool) -> None:
+    """Run a verb on the database. Raises StorageError, and what the verb raises."""
+    asyncio.run(_with_database(verb, options, settings, changes=changes))
 
 
 async def _with_database(verb: Verb, options: argparse.Namespace, settings: Settings, *, changes: bool) -> None:

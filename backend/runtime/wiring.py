@@ -27,7 +27,7 @@ from backend.application.executions import ExecutionService
 from backend.application.hooks import PER_ACCOUNT, HookCalls, HookService
 from backend.application.host_targets import HostTargets
 from backend.application.local_executions import LocalExecutions
-from backend.application.notifications import NotificationService, OwnSubjects
+from backend.application.notifications import StoredSubjects
 from backend.application.queue_runner import QueueRunner
 from backend.application.runner_keys import KeyAdministration
 from backend.application.runners import Runners, is_django
@@ -57,7 +57,7 @@ from backend.runtime.hosts import Hosts, build_hosts
 from backend.runtime.lifespan import Server, lifespan
 from backend.runtime.local_executor import local_places, output_lines, visitors_files
 from backend.runtime.masking import MaskedAuditLog
-from backend.runtime.notifications import build_notifier, build_senders
+from backend.runtime.notifications import build_notifications, build_notifier, build_senders
 from backend.runtime.persistence import Stores, open_stores
 from backend.runtime.preflight import EntryCheck, Guard, build_guard
 from backend.runtime.programs import OutsidePrograms, outside_programs
@@ -395,7 +395,6 @@ def _add_routes(
     projects = ProjectService(
         access, stores.projects, stores.identities, profiles, add_command, house.settings.egress, profiles.holds_hosts
     )
-    schedules = _schedules(house, access)
     hosts = HostService(access, service, house.hosts.targets, house.hosts.seal, house.gateway.slots.per_principal)
     add_routes(
         app,
@@ -406,8 +405,8 @@ def _add_routes(
         agent_routes(Agents(access, _capabilities(house), service, stores.history, now_ms)),
         execution_routes(Executions(access, service), limiter, rate),
         project_routes(projects),
-        schedule_routes(schedules),
-        notification_routes(_notifications(house, access, schedules.service)),
+        schedule_routes(_schedules(house, access)),
+        notification_routes(_notifications(house, access)),
         hook_routes(_hooks(house, access)),
         django_routes(_django_service(house, access, projects)),
         host_routes(hosts),
@@ -429,18 +428,11 @@ def _schedules(house: House, access: Access) -> ScheduleRoutes:
     return ScheduleRoutes(access, service, stores.identities, now_ms)
 
 
-def _notifications(house: House, access: Access, schedules: ScheduleService) -> NotificationRoutes:
-    service = NotificationService(
-        store=house.stores.notifications,
-        subjects=OwnSubjects(house.service, schedules),
-        sender=build_senders(house.settings),
-        audit=access.audit,
-        most=house.settings.notifications_per_account,
-        now_ms=now_ms,
-        new_id=new_id,
-        randomness=secrets.token_bytes,
-    )
-    return NotificationRoutes(access, service, house.stores.identities)
+def _notifications(house: House, access: Access) -> NotificationRoutes:
+    stores = house.stores
+    subjects = StoredSubjects(stores.history, stores.projects, stores.schedules)
+    service = build_notifications(stores.notifications, subjects, access.audit, house.settings)
+    return NotificationRoutes(access, service, stores.identities)
 
 
 def _hooks(house: House, access: Access) -> HookRoutes:

@@ -52,6 +52,7 @@ STATUS_OF_RULE = {
     "execution.not_running": 409,
     "execution.unreachable": 503,
     "target.unknown": 404,
+    "target.ambiguous": 409,
     "notification.unknown": 404,
     "notification.too_many": 409,
     "notification.not_dead": 409,

@@ -1,6 +1,6 @@
 // What the account has running by itself: schedules, notifications and hooks, one kind at a time.
 
-import { addThing, listThings } from "../app/api.js";
+import { addThing, changeThing, listThings } from "../app/api.js";
 import { create, element } from "../components/element.js";
 import { form } from "../components/fields.js";
 import { action, list } from "../components/row.js";
@@ -11,7 +11,7 @@ import { PanelView } from "./panel-view.js";
 import { places, targetText } from "./places.js";
 import { schedules } from "./schedule-kind.js";
 
-// Each kind has: title, one, about, rowOf(thing, view), fields(places, things), bodyOf(values, form) and, where it has a
+// Each kind has: title, one, about, rowOf(thing, view), fields(places, thing to change), bodyOf(values, form) and, where it has a
 // secret, secretText(thing) and perhaps tryOut(thing, view), which is shown while the secret is. `setUp(form)` may add what depends on what is entered.
 const KINDS = { schedules, notifications, hooks };
 
@@ -60,11 +60,14 @@ export class AutomationView extends PanelView {
   }
 
   showNew(kind) {
-    const add = (values) => addThing(this.token, this.kindName, kind.bodyOf(values, made));
-    const run = (values) => this.ask(() => add(values), (added) => this.added(kind, added));
-    const made = form({ fields: kind.fields(this.places), send: "Create", run });
+    const add = (body) => this.ask(() => addThing(this.token, this.kindName, body), (added) => this.added(kind, added));
+    this.showForm(kind, `New ${kind.one}`, "Create", add);
+  }
+
+  showForm(kind, title, send, run, thing) {
+    const made = form({ fields: kind.fields(this.places, thing), send, run: (values) => run(kind.bodyOf(values, made)) });
     kind.setUp?.(made);
-    this.showPart(`New ${kind.one}`, [made]);
+    this.showPart(title, [made]);
     made.querySelector("input").focus();
   }
 
@@ -84,6 +87,14 @@ export class AutomationView extends PanelView {
   // What a list says of where something runs, and whose it is.
   placeAndOwner({ target, owner }) {
     return [target && targetText(target, this.places), this.page.user() !== owner && owner];
+  }
+
+  // A form with what a thing is now; only what was changed in it is sent.
+  showEdit(thing) {
+    const { kindName } = this;
+    const changed = (body) => Object.fromEntries(Object.entries(body).filter(([name, value]) => value !== thing[name]));
+    const save = (body) => this.change(() => changeThing(this.token, kindName, thing.id, changed(body)), ({ name }) => `${name} has been changed.`);
+    this.showForm(this.kind, `Edit ${thing.name}`, "Save", save, thing);
   }
 
   // Something was done with a thing, and the list shows what it is now.

@@ -33,21 +33,23 @@ export const schedules = {
         paused
           ? { text: "Resume", label: `Resume ${name}`, run: () => change({ paused: false }) }
           : { text: "Pause", label: `Pause ${name}`, run: () => change({ paused: true }) },
+        { text: "Edit", label: `Edit ${name}`, run: () => view.showEdit(schedule) },
         { text: "Runs", label: `Runs of ${name}`, run: () => showRuns(schedule, view) },
         { text: "Delete", label: `Delete ${name}`, confirm: "Delete?", run: () => view.change(() => deleteThing(view.token, "schedules", id)) },
       ],
     });
   },
 
-  fields: (places) => [
-    field({ name: "name", label: "Name", required: true, maxLength: 100 }),
-    field({ name: "command", label: "Command", required: true, placeholder: "clearsessions" }),
-    field({ ...placeField(places) }),
-    field({ name: "cron", label: "When", required: true, maxLength: 100, placeholder: "30 2 * * *", hint: "Minute, hour, day of month, month, day of week: 30\u00a02\u00a0*\u00a0*\u00a0* is every night at half past two." }),
-    field({ name: "zone", label: "Time zone", required: true, value: Intl.DateTimeFormat().resolvedOptions().timeZone || "UTC" }),
-    field({ name: "missed", label: "Times that no server kept", type: "select", options: MISSED }),
-    field({ name: "overlap", label: "Times while it still runs", type: "select", options: OVERLAP }),
-    field({ name: "retries", label: "Further attempts after a failure", type: "number", value: 0, min: 0, max: 10 }),
+  // `old` are the values of a schedule that is changed.
+  fields: (places, old = {}) => [
+    field({ name: "name", label: "Name", required: true, maxLength: 100, value: old.name }),
+    field({ name: "command", label: "Command", required: true, placeholder: "clearsessions", value: old.command }),
+    field({ ...placeField(places, old.target) }),
+    field({ name: "cron", label: "When", required: true, maxLength: 100, value: old.cron, placeholder: "30 2 * * *", hint: "Minute, hour, day of month, month, day of week: 30\u00a02\u00a0*\u00a0*\u00a0* is every night at half past two." }),
+    field({ name: "zone", label: "Time zone", required: true, value: old.zone ?? (Intl.DateTimeFormat().resolvedOptions().timeZone || "UTC") }),
+    field({ name: "missed", label: "Times that no server kept", type: "select", options: MISSED, value: old.missed }),
+    field({ name: "overlap", label: "Times while it still runs", type: "select", options: OVERLAP, value: old.overlap }),
+    field({ name: "retries", label: "Further attempts after a failure", type: "number", value: old.retries ?? 0, min: 0, max: 10 }),
   ],
 
   bodyOf: ({ place, retries, ...values }) => ({ ...values, ...bodyOfPlace(place), retries: Number(retries) }),

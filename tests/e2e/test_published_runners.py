@@ -5,7 +5,6 @@ import os
 import re
 import subprocess
 import sys
-import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,30 +16,13 @@ from backend.cli.main import main
 from backend.core.identity import Permission
 from tests.api.world import accounts, new_token
 from tests.conftest import StartServer
+from tests.django_project import configure, write_project
 from tests.needs import need
 from tests.serving import Server, wait_until
 
 RUNNERS = {"managecommand": "MANAGECOMMAND", "djangocommand": "DJANGOCOMMAND"}  # the prefix of their settings
 BOUND = 60.0  # seconds for what takes a start of Django
 
-SETTINGS = """\
-from pathlib import Path
-from {package} import DEFAULT_ALLOWED_COMMANDS
-BASE_DIR = Path(__file__).parent
-SECRET_KEY = "not secret"
-INSTALLED_APPS = ["{package}", "shop"]
-DATABASES = {{"default": {{"ENGINE": "django.db.backends.sqlite3", "NAME": BASE_DIR / "db.sqlite3"}}}}
-{prefix}_API_KEY = "{key}"
-{prefix}_SERVER_URL = "{url}"
-{prefix}_HEARTBEAT_INTERVAL = 5
-{prefix}_ALLOWED_COMMANDS = DEFAULT_ALLOWED_COMMANDS + ("greet", "linger")
-"""
-MANAGE = """\
-import os, sys
-from django.core.management import execute_from_command_line
-os.environ["DJANGO_SETTINGS_MODULE"] = "config"
-execute_from_command_line(sys.argv)
-"""
 GREET = """\
 import sys
 from django.core.management.base import BaseCommand
@@ -124,15 +106,10 @@ def start_runner(tmp_path: Path) -> Iterator[Callable[[str, str, str], subproces
 
     def begin(package: str, url: str, key: str) -> subprocess.Popen[bytes]:
         folder = tmp_path / "project"
-        commands = folder / "shop/management/commands"
-        commands.mkdir(parents=True)
-        files = {"config.py": SETTINGS.format(package=package, prefix=RUNNERS[package], key=key, url=url)}
-        for name, text in {**files, "manage.py": MANAGE}.items():
-            (folder / name).write_text(textwrap.dedent(text))
-        (commands / "greet.py").write_text(GREET)
-        (commands / "linger.py").write_text(LINGER)
-        for place in ("shop", "shop/management", "shop/management/commands"):
-            (folder / place / "__init__.py").touch()
+        own = {"greet": GREET, "linger": LINGER}
+        prefix = RUNNERS[package]
+        write_project(folder, own)
+        configure(folder, package, prefix, tuple(own), **{f"{prefix}_API_KEY": key, f"{prefix}_SERVER_URL": url})
         environment = {**os.environ, "HOME": str(tmp_path), "XDG_STATE_HOME": str(tmp_path), "TMPDIR": str(tmp_path)}
         words = [sys.executable, "manage.py", package, "start", "--no-reload", "-v", "2"]
         with (tmp_path / "runner.log").open("wb") as log:

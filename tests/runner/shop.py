@@ -9,32 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.django_project import configure, write_project
 from tests.serving import ROOT, wait_until
 
 BOUND = 60.0  # seconds for what takes a start of Django
 
-SETTINGS = """\
-from pathlib import Path
-from gatepost_django import DEFAULT_ALLOWED_COMMANDS
-BASE_DIR = Path(__file__).parent
-SECRET_KEY = "canary-django-secret"
-INSTALLED_APPS = ["gatepost_django", "shop"]
-DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": BASE_DIR / "db.sqlite3"}}
-GATEPOST_HEARTBEAT_INTERVAL = 5
-GATEPOST_ALLOWED_COMMANDS = DEFAULT_ALLOWED_COMMANDS + ("act",)
-GATEPOST_STATE_DIR = BASE_DIR / "state"
-"""
-MANAGE = """\
-import os, sys
-if sys.argv[1:3] == ["act", "once"]:  # many of them run: without Django
-    with open(sys.argv[3], "a") as runs:
-        runs.write("one\\n")
-    sys.exit()
-from django.core.management import execute_from_command_line
-os.environ["DJANGO_SETTINGS_MODULE"] = "config"
-execute_from_command_line(sys.argv)
-"""
-# What the tests have it do: say something, fail, count, wait for a file, leave processes behind.
+# What the tests have it do: say something, fail, count, wait for a file, print until there is one, leave processes behind.
 ACT = """\
 import os, subprocess, sys, time
 from pathlib import Path
@@ -63,6 +43,13 @@ class Command(BaseCommand):
                 while not file.exists():
                     time.sleep(0.02)
                 print("", end="\\n")
+    def tick(self, file):
+        printed = 0
+        while not file.exists():
+            self.stdout.write(f"line {printed}")
+            printed += 1
+            file.with_suffix(".printed").write_text(str(printed))
+            time.sleep(0.02)
     def leave(self, file):
         code = "import os, time; os.setsid(); print('left', flush=True); time.sleep(600)"
         subprocess.Popen([sys.executable, "-S", "-c", code, f"left-by-{file}"])
@@ -80,18 +67,13 @@ class Shop:
 
     def create(self, **settings: Any) -> None:
         """Write its files; `settings` are added to those of the runner."""
-        commands = self.folder / "shop/management/commands"
-        commands.mkdir(parents=True)
-        for place in ("shop", "shop/management", "shop/management/commands"):
-            (self.folder / place / "__init__.py").touch()
+        write_project(self.folder, {"act": ACT})
         self.configure(**settings)
-        (self.folder / "manage.py").write_text(MANAGE)
-        (commands / "act.py").write_text(ACT)
 
     def configure(self, **settings: Any) -> None:
         """Write the settings."""
-        lines = [f"{name} = {value!r}\n" for name, value in settings.items()]
-        (self.folder / "config.py").write_text(SETTINGS + "".join(lines))
+        own = {"GATEPOST_STATE_DIR": str(self.folder / "state"), **settings}
+        configure(self.folder, "gatepost_django", "GATEPOST", ("act",), **own)
 
     def _line(self, *words: str) -> list[str]:
         return [sys.executable, "manage.py", *words]

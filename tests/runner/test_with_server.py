@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from tests.runner.shop import BOUND, Shop
 from tests.serving import ROOT, Server, all_processes, wait_until
 
 Begin = Callable[..., tuple[Project, Shop]]
+MINUTE = 60.0  # seconds that the server is away
+ASKED_OFTEN = {"GATEPOST_API_RATE": "60000/minute", "GATEPOST_USER_RATE": "1000/minute"}
 
 
 def new_key(server: Server) -> str:
@@ -143,14 +146,38 @@ def test_a_server_that_dies_costs_no_line_and_no_second_run(
     assert (shop.folder / "go.runs").read_text() == "one\n"
 
 
+def test_a_server_that_is_away_for_a_minute_costs_no_line(
+    start_server: StartServer, begin: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = start_server(ASKED_OFTEN)
+    project, shop = begin(server)
+    shop.start("-v", "2")
+    allow(project, shop)
+    ticking = project.run("act tick over")
+    wait_until(lambda: "line 20\n" in project.output(ticking, "stdout"), "its first lines", BOUND)
+    printed = shop.folder / "over.printed"
+    server.kill()
+    begun, before = time.monotonic(), int(printed.read_text())
+    wait_until(lambda: time.monotonic() - begun >= MINUTE, "the end of the outage", 2 * MINUTE)
+    away = int(printed.read_text()) - before
+    monkeypatch.setattr(serving, "_free_port", lambda: server.port)
+    start_server(ASKED_OFTEN)
+    returned = time.monotonic()
+    wait_until(
+        lambda: f"line {before + away}\n" in project.output(ticking, "stdout"), "what was printed meanwhile", 2 * MINUTE
+    )
+    print(f"{away} lines were printed while the server was away; it had them {time.monotonic() - returned:.1f} s later")
+    (shop.folder / "over").touch()
+    assert ended(project, ticking)["status"] == "succeeded"
+    lines = project.output(ticking, "stdout").splitlines()
+    assert lines == [f"line {number}" for number in range(int(printed.read_text()))]
+    assert away > MINUTE  # of some fifty in a second
+
+
 @pytest.mark.parametrize("count", [20, 200])
 def test_two_runners_run_each_execution_once(request: pytest.FixtureRequest, begin: Begin, count: int) -> None:
-    if count > 20:  # more than an account may start and ask for in a minute
-        server = request.getfixturevalue("start_server")(
-            {"GATEPOST_USER_RATE": "1000/minute", "GATEPOST_API_RATE": "6000/minute"}
-        )
-    else:
-        server = request.getfixturevalue("server")
+    many = count > 20  # more than an account may start and ask for in a minute
+    server = request.getfixturevalue("start_server")(ASKED_OFTEN) if many else request.getfixturevalue("server")
     project, shop = begin(server)
     runners = [shop.start("-v", "2", "--name", name) for name in ("a", "b")]
     shop.logged("The server has accepted", times=2)

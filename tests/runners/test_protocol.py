@@ -9,13 +9,18 @@ import pytest
 
 from backend.accounts.credentials import secret_hash
 from backend.application import runners
+from backend.application.host_targets import HostTargets
 from backend.core.decisions import Decision
 from backend.core.execution.model import Delivery, Signal, SignalName, Status, Stop, StopReason
 from backend.core.execution.requests import Refused
+from backend.core.execution.targets import OWN, addressed
 from backend.core.execution.wakeups import Wakeups
+from backend.core.hosts.registry import HostEntry
+from backend.core.hosts.roster import Grant
+from backend.core.identity import Principal
 from backend.core.ids import as_uuid
 from tests.client import BOUND
-from tests.recipes.house import ANN, BOB
+from tests.recipes.house import ANN, BOB, load_profile
 from tests.runners.shop import SECRET, Shop, open_shop
 
 HEARTBEAT = {"runner_version": "0.1.0", "python_version": "3.12", "django_version": "5.2", "commands_hash": ""}
@@ -566,3 +571,47 @@ async def test_an_account_that_may_no_longer_run_it_does_not(shop: Shop) -> None
     assert (await shop.ended(id)).status is Status.DENIED
     record = await shop.house.service.view(ANN, id)
     assert not isinstance(record, Decision)
+
+
+class NoneAnnounced:
+    """Hosts that were enrolled, and of which nothing was heard yet."""
+
+    async def entries(self) -> list[HostEntry]:
+        return []
+
+    async def entry(self, host: str) -> HostEntry | None:
+        return None
+
+
+async def test_a_name_that_a_host_has_too_is_refused_with_both_targets_named(shop: Shop) -> None:
+    resolver, grant = shop.house.resolver, Grant("user:ann", {})
+    assert resolver.django
+    executor = resolver.django.executor
+    resolver.hosts = HostTargets(
+        NoneAnnounced(),
+        load_profile("host"),
+        lambda entry: executor,
+        lambda: {"shop": {}, "web-01": {}},
+        lambda: [grant],
+        shop.common.projects,
+        resolver.limits,
+        shop.clock,
+    )
+
+    async def target(line: str, who: Principal = ANN) -> Decision | str:
+        command, ref = addressed(line, OWN)
+        assert command == "migrate"
+        found = await resolver.resolve(who, ref)
+        return found if isinstance(found, Decision) else str(found.ref)
+
+    refused = await target("@shop migrate")
+    assert isinstance(refused, Decision)
+    assert (refused.rule, refused.hint) == ("target.ambiguous", "Write @host:shop or @django:shop.")
+    assert await target("@host:shop migrate") == "host:shop"
+    assert await target("@django:shop migrate") == f"django:{shop.project}"
+    assert await target("@web-01 migrate") == "host:web-01"
+    unknown = await target("@shop migrate", BOB)  # who may use neither does not learn of them
+    assert isinstance(unknown, Decision)
+    assert unknown.rule == "target.unknown"
+    resolver.hosts = None
+    assert await target("@shop migrate") == f"django:{shop.project}"

@@ -18,7 +18,7 @@ MOST = 10_000  # attempts of a user that are remembered, which bounds the memory
 DANGEROUS = frozenset({Risk.HIGH, Risk.BLOCKED})
 # Mistakes of typing and of naming, and what a limit of the rate has answered already: neither is a command.
 MISTAKES = "syntax."  # the rules that start with this
-UNCOUNTED_RULES = frozenset({"limits.rate", "project.unknown", "target.unknown"})
+UNCOUNTED_RULES = frozenset({"limits.rate", "project.unknown", "target.unknown", "target.ambiguous"})
 
 
 def is_counted(rule: str, *, dry_run: bool) -> bool:

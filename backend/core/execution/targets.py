@@ -34,14 +34,15 @@ class TargetRef(NamedTuple):
 
 OWN = TargetRef("local")
 NAMED = "named"  # the kind of a target that is known by its name only: a host, or a Django project
-# `@web-01 git_status ...`, `@shop migrate`: the name of a host or of a Django project before its command.
-ADDRESSED = re.compile(r"\s*@([A-Za-z0-9._-]{1,64})[ \t]+(.*)", re.S)
+# `@web-01 git_status ...`, `@shop migrate`: the name of a host or of a Django project before its command, or its full
+# target where both have the name: `@django:shop migrate`.
+ADDRESSED = re.compile(r"\s*@(?:(host|django):)?([A-Za-z0-9._-]{1,64})[ \t]+(.*)", re.S)
 
 
 def addressed(line: str, target: TargetRef) -> tuple[str, TargetRef]:
     """The command and the target of a line that may name one; a target that was named apart from it remains."""
     found = ADDRESSED.fullmatch(line) if target == OWN else None
-    return (found[2], TargetRef(NAMED, found[1])) if found else (line, target)
+    return (found[3], TargetRef(found[1] or NAMED, found[2])) if found else (line, target)
 
 
 def project_ref(project: str) -> TargetRef:
