@@ -35,7 +35,7 @@ class TargetRef(NamedTuple):
 OWN = TargetRef("local")
 NAMED = "named"  # the kind of a target that is known by its name only: a host, or a Django project
 # `@web-01 git_status ...`, `@shop migrate`: the name of a host or of a Django project before its command.
-ADDRESSED = re.compile(r"\s*@([A-Za-z0-9._-]{1,64})[ \t]+(.*)", re.S)
+ADDRESSED = re.compile(r"\s*@(\S{1,64})[ \t]+(.*)", re.S)
 
 
 def addressed(line: str, target: TargetRef) -> tuple[str, TargetRef]:
