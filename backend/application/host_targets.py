@@ -25,7 +25,11 @@ MOST_PROFILES = 64  # that are remembered, for hosts with the same commands
 def unknown_host(id: str) -> Decision:
     """The host does not exist for the caller."""
     reason = f"There is no host {id[:64]!r} that you may use."
-    return Decision.deny("target.unknown", reason, "GET /api/hosts lists your hosts; ask an administrator.")
+    if set(id) & set(",="):  # meant for several
+        hint = "Name one host. For several, or for all with a label, send POST /api/hosts/commands."
+    else:
+        hint = "GET /api/hosts lists your hosts; ask an administrator."
+    return Decision.deny("target.unknown", reason, hint)
 
 
 @dataclass(frozen=True, slots=True)

@@ -173,6 +173,13 @@ def test_every_front_reaches_a_host(service: Service) -> None:
     assert (verdict.json()["rule"], verdict.json()["risk"]) == ("allow.git_pull", "moderate")
 
 
+@pytest.mark.parametrize("name", ["web-01,web-02", "env=production"])
+def test_a_line_for_several_hosts_is_told_where_to_go(service: Service, name: str) -> None:
+    answer = service.world.ask("root", "POST", "/api/executions", {"command": f"@{name} echo"})
+    assert (answer.status_code, answer.json()["rule"]) == (404, "target.unknown")
+    assert "POST /api/hosts/commands" in answer.json()["hint"]
+
+
 async def test_the_terminal_reaches_a_host(service: Service) -> None:
     token = service.world.tokens["root"]
     async with terminal(service.world.server, additional_headers={"Authorization": f"Bearer {token}"}) as client:

@@ -36,7 +36,7 @@ OWN = TargetRef("local")
 NAMED = "named"  # the kind of a target that is known by its name only: a host, or a Django project
 # `@web-01 git_status ...`, `@shop migrate`: the name of a host or of a Django project before its command, or its full
 # target where both have the name: `@django:shop migrate`.
-ADDRESSED = re.compile(r"\s*@(?:(host|django):)?([A-Za-z0-9._-]{1,64})[ \t]+(.*)", re.S)
+ADDRESSED = re.compile(r"\s*@(?:(host|django):)?(\S{1,64})[ \t]+(.*)", re.S)
 
 
 def addressed(line: str, target: TargetRef) -> tuple[str, TargetRef]:
