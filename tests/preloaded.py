@@ -154,13 +154,19 @@ def start(
 
 
 def run(
-    words: Sequence[str], cwd: Path, env: Mapping[str, str], entered: str = "", before: Before = ()
+    words: Sequence[str],
+    cwd: Path,
+    env: Mapping[str, str],
+    entered: str = "",
+    before: Before = (),
+    *,
+    program: str = "backend",
 ) -> "subprocess.CompletedProcess[str]":
-    """Run `python -m backend WORDS` to its end."""
+    """Run `python -m PROGRAM WORDS` to its end."""
     with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         given.write(entered.encode())
         given.seek(0)
-        code = start(words, cwd, env, (given, out, err), before=before).wait(60)
+        code = start(words, cwd, env, (given, out, err), program=program, before=before).wait(60)
         out.seek(0)
         err.seek(0)
         return subprocess.CompletedProcess(list(words), code, out.read().decode(), err.read().decode())
