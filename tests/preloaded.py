@@ -236,8 +236,11 @@ def _main(descriptor: int) -> None:
     for name in LOADED:
         importlib.import_module(name)
     from backend.core.recording.redaction import DEFAULT_PATTERNS, Masks
+    from backend.policies.loader import load_profile, shipped_names
 
     Masks.of((), DEFAULT_PATTERNS)  # Python keeps what it has compiled of them
+    for name in shipped_names():
+        load_profile(name)
     gc.collect()
     gc.freeze()
     if task := _serve(socket.socket(fileno=descriptor)):
