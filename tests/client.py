@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from websockets.asyncio.client import ClientConnection, connect
 
 BATCH, LINES = "gatepost.v1.batch", "gatepost.v1.json"
-BOUND = 10.0  # seconds that any message is waited for
+BOUND = 30.0  # seconds that any message is waited for
 
 Message = dict[str, Any]
 
@@ -33,7 +33,11 @@ class Terminal:
 
     async def receive(self, bound: float = BOUND) -> Message:
         """The next message."""
-        text = await asyncio.wait_for(self.socket.recv(), bound)
+        async with asyncio.timeout(bound):
+            return await self._next()
+
+    async def _next(self) -> Message:
+        text = await self.socket.recv()
         assert isinstance(text, str), "the server sends text frames only"
         message = json.loads(text)
         assert isinstance(message, dict)
@@ -44,7 +48,7 @@ class Terminal:
         messages: list[Message] = []
         async with asyncio.timeout(bound):
             while True:
-                messages.append(message := await self.receive(bound))
+                messages.append(message := await self._next())
                 if message["type"] == type and fields.items() <= message.items():
                     return messages
 
@@ -78,7 +82,7 @@ class Terminal:
         messages: list[Message] = []
         async with asyncio.timeout(bound):
             while True:
-                messages.append(message := await self.receive(bound))
+                messages.append(message := await self._next())
                 if message["type"] == "complete" or (message["type"] == "error" and "execution" not in message):
                     return messages
 

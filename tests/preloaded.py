@@ -154,13 +154,19 @@ def start(
 
 
 def run(
-    words: Sequence[str], cwd: Path, env: Mapping[str, str], entered: str = "", before: Before = ()
+    words: Sequence[str],
+    cwd: Path,
+    env: Mapping[str, str],
+    entered: str = "",
+    before: Before = (),
+    *,
+    program: str = "backend",
 ) -> "subprocess.CompletedProcess[str]":
-    """Run `python -m backend WORDS` to its end."""
+    """Run `python -m PROGRAM WORDS` to its end."""
     with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         given.write(entered.encode())
         given.seek(0)
-        code = start(words, cwd, env, (given, out, err), before=before).wait(60)
+        code = start(words, cwd, env, (given, out, err), program=program, before=before).wait(60)
         out.seek(0)
         err.seek(0)
         return subprocess.CompletedProcess(list(words), code, out.read().decode(), err.read().decode())
@@ -230,8 +236,11 @@ def _main(descriptor: int) -> None:
     for name in LOADED:
         importlib.import_module(name)
     from backend.core.recording.redaction import DEFAULT_PATTERNS, Masks
+    from backend.policies.loader import load_profile, shipped_names
 
     Masks.of((), DEFAULT_PATTERNS)  # Python keeps what it has compiled of them
+    for name in shipped_names():
+        load_profile(name)
     gc.collect()
     gc.freeze()
     if task := _serve(socket.socket(fileno=descriptor)):

@@ -34,12 +34,14 @@ ANY_PROGRAM = {
 }
 
 
-def wait_until(condition: Callable[[], Any], what: str, bound: float = 10.0) -> Any:
-    """The first true value of `condition`; fails after `bound` seconds."""
+def wait_until(condition: Callable[[], Any], what: str, bound: float = 30.0) -> Any:
+    """The first true value of `condition`; fails after `bound` seconds. What is waited for gets most of the processor."""
     end = time.monotonic() + bound
+    begun = time.thread_time()
     while not (value := condition()):
         assert time.monotonic() < end, f"waited {bound:g} s in vain for {what}"
-        time.sleep(0.02)
+        time.sleep(max(0.02, 4 * (time.thread_time() - begun)))
+        begun = time.thread_time()
     return value
 
 
@@ -219,12 +221,17 @@ class Seen:
     environment: str
 
 
+KERNEL_THREAD = 0x0020_0000  # PF_KTHREAD; such threads are of no interest
+
+
 def _process(pid: int) -> Seen | None:
     place = Path(f"/proc/{pid}")
     try:
         name, _, rest = (place / "stat").read_text().partition("(")[2].rpartition(")")
+        state, parent, *_, flags = rest.split()[:7]
+        if int(flags) & KERNEL_THREAD:
+            return None
         command = (place / "cmdline").read_bytes().decode(errors="replace").replace("\0", " ").strip()
-        state, parent = rest.split()[:2]
         environment = (place / "environ").read_bytes().decode(errors="replace")
     except (OSError, ValueError):
         return None

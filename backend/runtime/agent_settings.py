@@ -3,10 +3,9 @@
 import os
 import socket
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from pydantic import Field, SecretStr, field_validator
-from pydantic_settings import NoDecode
 
 from backend.core.hosts.naming import is_host_id
 from backend.runtime.settings import (
@@ -39,12 +38,12 @@ class AgentSettings(EnvironmentSettings):
     agent_hostname: str = Field(
         "", alias="AGENT_HOSTNAME", description="Id of this host if AGENT_ID is empty. Empty: the name of the machine"
     )
-    repositories: Annotated[tuple[str, ...], NoDecode] = Field(
+    repositories: tuple[str, ...] = Field(
         ("/opt/app/config",),
         alias="GIT_REPO_PATH",
         description="Repositories that may be pulled, absolute paths, separated by commas",
     )
-    containers: Annotated[tuple[str, ...], NoDecode] = Field(
+    containers: tuple[str, ...] = Field(
         ("grafana",), alias="DOCKER_CONTAINER_NAME", description="Containers that may be restarted, separated by commas"
     )
     heartbeat_interval: float = Field(

@@ -7,16 +7,17 @@ docs/settings.md lists every setting; a test compares it with this class.
 import os
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from backend.core.identity import LONGEST_PASSWORD, SHORTEST_PASSWORD
 from backend.core.limits import Rate
@@ -70,17 +71,22 @@ class EnvironmentSettings(BaseSettings):
         return cls.model_fields[info.field_name].default if value == "" else value
 
     @classmethod
-    def settings_customise_sources(  # the name and the parameters are those of pydantic-settings
+    def settings_customise_sources(  # type: ignore[override]  # a source is only called
         cls,
         settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
         env_settings: PydanticBaseSettingsSource,
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """What was given, the environment, and the .env files where there are any: to look through none takes time too."""
-        files = [dotenv_settings] if any(map(Path.is_file, map(Path, ENV_FILES))) else []
-        return (init_settings, env_settings, *files)
+    ) -> tuple[Callable[[], dict[str, Any]], ...]:
+        """What was given, then the environment, then the .env files."""
+        return (init_settings, partial(cls._named, env_settings), partial(cls._named, dotenv_settings))
+
+    @classmethod
+    def _named(cls, source: Any) -> dict[str, str]:
+        """The variables of a source, which has them in lower case. All values are text: none is looked at any closer."""
+        names = (str(field.alias) for field in cls.model_fields.values())
+        return {name: value for name in names if (value := source.env_vars.get(name.lower())) is not None}
 
 
 AnySettings = TypeVar("AnySettings", bound=EnvironmentSettings)
@@ -164,7 +170,7 @@ class Settings(EnvironmentSettings):
     token_lifetime: int = Field(
         3600, alias="GATEPOST_TOKEN_LIFETIME", ge=60, le=86400, description="Seconds an access token is valid"
     )
-    allowed_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+    allowed_origins: tuple[str, ...] = Field(
         (),
         alias="GATEPOST_ALLOWED_ORIGINS",
         description="Additional origins whose pages may connect and read `/` and `/health`, separated by commas",
@@ -275,12 +281,12 @@ class Settings(EnvironmentSettings):
     audit_days: float = Field(
         0, alias="GATEPOST_AUDIT_DAYS", ge=0, description="Days an event stays in the audit. 0: forever"
     )
-    masked_names: Annotated[tuple[str, ...], NoDecode] = Field(
+    masked_names: tuple[str, ...] = Field(
         (),
         alias="GATEPOST_MASKED_NAMES",
         description="Environment variables whose values are masked in output, audit and logs, separated by commas",
     )
-    masked_patterns: Annotated[tuple[str, ...], NoDecode] = Field(
+    masked_patterns: tuple[str, ...] = Field(
         (),
         alias="GATEPOST_MASKED_PATTERNS",
         description="Regular expressions for additional text to mask, one per line",
@@ -307,12 +313,12 @@ class Settings(EnvironmentSettings):
         alias="GATEPOST_NAMESPACES",
         description="Whether commands run in namespaces of their project (L3). `auto`: where the kernel permits it",
     )
-    readable: Annotated[tuple[str, ...], NoDecode] = Field(
+    readable: tuple[str, ...] = Field(
         (),
         alias="GATEPOST_READABLE",
         description="Additional folders that commands may read and run programs from, separated by commas",
     )
-    egress: Annotated[tuple[str, ...], NoDecode] = Field(
+    egress: tuple[str, ...] = Field(
         (),
         alias="GATEPOST_EGRESS",
         description="Hosts that commands of new projects may reach, separated by commas: `registry.example.org:443`, "
@@ -323,7 +329,7 @@ class Settings(EnvironmentSettings):
         alias="GATEPOST_CA_BUNDLE",
         description="File of the certificates that git, node, curl, pip and others trust in commands. Empty: the system's",
     )
-    command_environment: Annotated[tuple[str, ...], NoDecode] = Field(
+    command_environment: tuple[str, ...] = Field(
         (),
         alias="GATEPOST_COMMAND_ENVIRONMENT",
         description="Variables of the service that all commands get, separated by commas. Secrets of Gatepost are refused",
@@ -354,7 +360,7 @@ class Settings(EnvironmentSettings):
         ge=1,
         description="Concurrent HTTP connections from one address, in addition to its terminal connections. Not limited behind proxies",
     )
-    host_names: Annotated[tuple[str, ...], NoDecode] = Field(
+    host_names: tuple[str, ...] = Field(
         (),
         alias="GATEPOST_HOST_NAMES",
         description="Host names by which browsers reach the server, in addition to those of the machine, separated by commas",

@@ -5,7 +5,8 @@ from typing import Any
 
 from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
-from starlette.routing import compile_path
+from starlette.routing import Match
+from starlette.types import Scope
 
 
 class Route(APIRoute):
@@ -18,7 +19,15 @@ class Route(APIRoute):
     ) -> None:
         self._options = {"path": path, "endpoint": endpoint, "methods": methods, **options}
         self.path, self.endpoint, self.methods = path, endpoint, set(methods or ("GET",))
-        self.path_regex, self.path_format, self.param_convertors = compile_path(path)
+        self._begins, parameter, _ = path.partition("{")
+        self._is_fixed = not parameter
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """As usual, where the path begins like this one."""
+        path: str = scope["path"]
+        if not scope.get("root_path") and (path != self.path if self._is_fixed else not path.startswith(self._begins)):
+            return Match.NONE, {}
+        return super().matches(scope)
 
     def __getattr__(self, name: str) -> Any:
         if (options := self.__dict__.pop("_options", None)) is None:

@@ -17,7 +17,7 @@ from websockets.exceptions import ConnectionClosed
 
 from tests.serving import Server
 
-BOUND = 10.0  # seconds that anything is waited for
+BOUND = 30.0  # seconds that anything is waited for
 
 
 @dataclass(slots=True)

@@ -14,7 +14,7 @@ from tests.client import terminal
 from tests.conftest import StartServer
 from tests.serving import Server, wait_until
 
-LINES = ("pyguard echo kept", "pyguard false", "pyguard seq 1000", "ls missing", "pyguard yes")
+LINES = ("pyguard echo kept", "pyguard false", "pyguard seq 1000", "ls missing", f"pyguard yes {99 * 'y'}")
 
 
 def verify(folder: Path, *words: str) -> Any:

@@ -205,11 +205,8 @@ def test_what_cannot_be_used_stops_the_start_in_one_line_that_says_what_to_do(wh
 
 
 def test_with_uvicorn_too_a_setting_that_cannot_be_used_is_one_line(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "uvicorn", "backend.server:app"],
-        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "GATEPOST_COMMAND_RATE": "often"},
-        cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+    env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "GATEPOST_COMMAND_RATE": "often"}
+    done = preloaded.run(["backend.server:app"], tmp_path, env, program="uvicorn")
     assert done.returncode == 1
     [line] = done.stderr.splitlines()
     assert line.startswith("gatepost: GATEPOST_COMMAND_RATE: ")

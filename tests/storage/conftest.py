@@ -4,6 +4,7 @@ import contextlib
 import importlib
 import importlib.util
 import itertools
+import shutil
 import tempfile
 import warnings
 from collections import defaultdict
@@ -110,9 +111,8 @@ _free = defaultdict[str, list[str]](list)
 async def migrated_database(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[str]:
     """The same of a database with the tables. One in PostgreSQL is emptied and used again: to make one takes seconds."""
     if request.param == "sqlite":
-        url = database_url(None, tmp_path)
-        await _migrate(url)
-        yield url
+        shutil.copy(await _sqlite_file(request), tmp_path / "gatepost.db")
+        yield database_url(None, tmp_path)
         return
     server = request.getfixturevalue("postgresql")
     free = _free[server.get_uri()]
@@ -120,6 +120,16 @@ async def migrated_database(request: pytest.FixtureRequest, tmp_path: Path) -> A
     yield database_url(server.get_uri(database=name), Path())
     if await _emptied(server.get_uri(database=name)):
         free.append(name)
+
+
+async def _sqlite_file(request: pytest.FixtureRequest) -> Path:
+    """A file with the tables and no rows, made once."""
+    factory: pytest.TempPathFactory = request.getfixturevalue("tmp_path_factory")
+    folder = factory.getbasetemp() / "sqlite"
+    if not folder.exists():
+        folder.mkdir()
+        await _migrate(database_url(None, folder))
+    return folder / "gatepost.db"
 
 
 async def _migrate(url: str) -> None:

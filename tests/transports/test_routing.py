@@ -43,6 +43,13 @@ async def test_they_check_what_is_sent_and_which_method_is_used() -> None:
     assert (await client.delete("/things/a")).status_code == 204
     assert (await client.post("/things/a")).status_code == 405
     assert (await client.get("/other")).status_code == 404
+    assert (await client.get("/things/a/b")).status_code == 404
+
+
+async def test_below_a_path_of_a_proxy_they_are_found_too() -> None:
+    transport = httpx.ASGITransport(_app()[0], root_path="/below")
+    client = httpx.AsyncClient(transport=transport, base_url="http://test")
+    assert (await client.get("/below/things/a")).json() == {"name": "a", "most": 1}
 
 
 def test_the_description_has_all_of_them() -> None:

@@ -34,7 +34,7 @@ FLAGS = [
     "--disable-sync",
 ]
 COUNTER = "for n in $(seq 40); do echo step $n; sleep 0.1; done\n"
-WAIT = 10_000  # ms
+WAIT = 30_000  # ms
 PASSWORD = "a password of the page tests"
 # Sockets can be closed from the test, as when a network drops them.
 CUTTABLE = """
