@@ -13,7 +13,7 @@ from backend.executors.local import self_test as protection
 from backend.executors.local.launcher import CageLauncher
 from backend.executors.local.process_spec import Applied, Launched, Owner, RoomEntrance, Stage
 from backend.executors.local.self_test import Protection, SelfTest, can_enter, probe
-from tests.executors.local.caged import ROOT, RUN_AS, copied, folder
+from tests.executors.local.caged import ROOT, RUN_AS, Cage, copied, folder
 
 FULL = Applied("L2", ("session", "rlimits", "uid:65534", "no_new_privs", "landlock:7", "seccomp"))
 
