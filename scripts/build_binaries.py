@@ -107,6 +107,7 @@ def build(product: Product) -> list[str]:
     for machine, data in binaries.items():
         target = product.binary(machine)
         target.parent.mkdir(exist_ok=True)
+        target.unlink(missing_ok=True)  # it may be running
         target.write_bytes(data)
         target.chmod(0o755)
     product.manifest.write_text(json.dumps(manifest(product, binaries), indent=2) + "\n")

@@ -247,9 +247,9 @@ def all_processes() -> dict[int, Seen]:
 def processes_of(server: Server, mark: str = "") -> list[Seen]:
     """What runs for a server: its descendants, zombies too, and whatever has its workspace or `mark` on it.
 
-    Not the first processes of its rooms, which stay for the next command: these are `rooms_of` it.
+    Not what stays for the next command: the server of its cage, and the first processes of its rooms, which are `rooms_of` it.
     """
-    return [process for process in _all_of(server, mark) if not _keeps_room(process)]
+    return [process for process in _all_of(server, mark) if not _keeps_room(process) and not _serves(process)]
 
 
 def rooms_of(server: Server) -> list[Seen]:
@@ -259,6 +259,11 @@ def rooms_of(server: Server) -> list[Seen]:
 
 def _keeps_room(process: Seen) -> bool:
     return " --room " in process.command
+
+
+def _serves(process: Seen) -> bool:
+    """The server of the cage; the supervisors that it creates have another command line."""
+    return " --serve " in process.command
 
 
 def _all_of(server: Server, mark: str) -> list[Seen]:

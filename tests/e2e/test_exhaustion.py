@@ -131,7 +131,7 @@ def _answers(server: Server) -> bool:
 
 
 async def test_more_connections_than_descriptors_are_reported_in_one_line(start_server: StartServer) -> None:
-    server = start_server(before=(LIMITED, "NOFILE", 34, 34))
+    server = start_server(before=(LIMITED, "NOFILE", 40, 40))
     async with many([connect(server.url, address(number)) for number in range(100)]):
         await asyncio.to_thread(wait_until, lambda: "Connections cannot be accepted" in server.stdout, "the report", 30)
     await asyncio.to_thread(wait_until, lambda: _answers(server), "the service", 30)

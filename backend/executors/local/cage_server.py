@@ -66,7 +66,7 @@ class CageServer:
             process = self._process or self._begin()
             try:
                 process.ask(descriptors)
-            except ConnectionError:  # it has ended, so nobody got the request
+            except ConnectionError:  # it has ended, so the request was not received
                 self._end()
                 self._begin().ask(descriptors)
 

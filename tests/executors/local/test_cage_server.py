@@ -74,6 +74,8 @@ def test_it_holds_nothing_of_a_command(cage: Cage) -> None:
     wait(output)
     wait_until(lambda: set(os.listdir(f"/proc/{server.pid}/fd")) == OWN, "the server to close what it was given")
     assert not Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text()  # they are ours
+    supervisor = Path(f"/proc/{launched._pid}/cmdline")  # type: ignore[attr-defined]
+    assert b"command" in supervisor.read_bytes().split(b"\0")  # and can be told from the server
     end(launched, output)
 
 

@@ -265,7 +265,7 @@ static struct {
     struct group groups[MAX_GROUPS];
 } cage;
 
-static struct { int self, service; } server;
+static struct { int self, service; char *task; } server; /* task: the first argument, as lists of processes show it */
 
 static const char *cursor, *spec_end;
 
@@ -1028,6 +1028,7 @@ static void supervise(void) __attribute__((noreturn));
 static void supervise(void)
 {
     close_range(SOCKET, FIRST_GIVEN - 1);
+    memcpy(server.task, "command", sizeof "--serve" - 1);
     CALL(__NR_prctl, PR_SET_DUMPABLE, 1); /* otherwise our own entries in /proc are closed to us */
     cage.control = CONTROL;
     cage.status = STATUS;
@@ -1107,9 +1108,10 @@ static void leave_service(int socket)
     CALL(__NR_prctl, PR_SET_PDEATHSIG, SIGHUP); /* of the thread that started us, so that others may go on */
 }
 
-static void serve(int socket, int service) __attribute__((noreturn));
-static void serve(int socket, int service)
+static void serve(char *task, int socket, int service) __attribute__((noreturn));
+static void serve(char *task, int socket, int service)
 {
+    server.task = task;
     server.self = (int)CALL(__NR_getpid);
     server.service = service;
     leave_service(socket);
@@ -1427,7 +1429,7 @@ void start(long *words)
     if (words[0] == 3 && equal(argv[1], "--room"))
         make_room((int)to_number(argv[2], NULL));
     if (words[0] == 4 && equal(argv[1], "--serve"))
-        serve((int)to_number(argv[2], NULL), (int)to_number(argv[3], NULL));
+        serve(argv[1], (int)to_number(argv[2], NULL), (int)to_number(argv[3], NULL));
     if (words[0] == 2 && equal(argv[1], "--version"))
         exit_now(CALL(__NR_write, 1, VERSION "\n", sizeof VERSION) != sizeof VERSION);
     exit_now(BAD_SPEC);
