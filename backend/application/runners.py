@@ -134,12 +134,17 @@ class Runners:
     async def _offers(self, waiting: Sequence[Queued]) -> list[Pending]:
         return [offer for each in waiting if (offer := await self._offer(each))]
 
-    async def _offer(self, waiting: Queued) -> Pending | None:
-        """What a runner needs to know of a job. One that cannot be read is ended, as if it were started."""
+    async def _job(self, waiting: Queued) -> Job | None:
+        """What waits. One that cannot be read is ended, as if it were started."""
         try:
-            job: Job = self.queue_runner.decode(waiting.job)
+            return self.queue_runner.decode(waiting.job)
         except ValueError:
             await self.queue_runner.start(waiting)
+            return None
+
+    async def _offer(self, waiting: Queued) -> Pending | None:
+        """What a runner needs to know of a job."""
+        if (job := await self._job(waiting)) is None:
             return None
         command, arguments = command_and_arguments(job.plan.argvs[0])
         return Pending(waiting.record.id, command, arguments, job.timeout, waiting.record.metadata_only)
@@ -162,7 +167,10 @@ class Runners:
         mine = next((each for each in waiting if each.record.id == execution), None)
         if mine is None or not mine.job:  # it was started, though it may have no server now
             return None if await self._has_started(key, execution, nonce) else _claimed(execution)
-        if not await self.store.begin(execution, key.id, nonce, muted=mine.record.metadata_only):
+        job, muted = await self._job(mine), mine.record.metadata_only
+        if job is None or not await self.store.begin(
+            execution, key.id, nonce, muted=muted, timeout_ms=round(job.timeout * 1000)
+        ):
             return _claimed(execution)
         started = await self.queue_runner.start(mine)
         if isinstance(started, Execution):

@@ -141,10 +141,17 @@ class SqlRunners:
         except IntegrityError:
             return
 
-    async def begin(self, execution: str, key: str, nonce: str, *, muted: bool) -> bool:
+    async def begin(self, execution: str, key: str, nonce: str, *, muted: bool, timeout_ms: int) -> bool:
         """Have an execution that waits started by a request. False if another request has started it."""
         now = self.now_ms()
-        run = {"key_id": key, "nonce": nonce, "begun_ms": now, "heard_ms": now, "muted": muted}
+        run = {
+            "key_id": key,
+            "nonce": nonce,
+            "begun_ms": now,
+            "heard_ms": now,
+            "timeout_ms": timeout_ms,
+            "muted": muted,
+        }
         try:
             new = insert(runner_runs).values(execution=execution, **run, stop=int(StopLevel.RUN), closed=False)
             await self.database.write(changes(new))
@@ -267,6 +274,7 @@ def _run(row: Row[Any]) -> Run:
         nonce=row.nonce,
         begun_ms=row.begun_ms,
         heard_ms=row.heard_ms,
+        timeout_ms=row.timeout_ms,
         muted=row.muted,
         stop=StopLevel(row.stop),
         end=None if row.end_status is None else RunEnd(row.end_status, row.exit_code),

@@ -305,6 +305,7 @@ runner_runs = Table(
     Column("nonce", String(64), nullable=False),  # of the request that started it
     Column("begun_ms", Millis, nullable=False, index=True),
     Column("heard_ms", Millis, nullable=False),  # the last call about it
+    Column("timeout_ms", Millis, nullable=False, server_default="86400000"),
     Column("muted", Boolean, nullable=False),
     Column("stop", Integer, nullable=False),  # StopLevel
     Column("end_status", String(16)),

@@ -14,6 +14,7 @@ import pytest
 
 from backend.cli.main import main
 from backend.core.identity import Permission
+from tests import serving
 from tests.api.world import accounts, new_token
 from tests.conftest import StartServer
 from tests.django_project import configure, write_project
@@ -142,6 +143,7 @@ def test_a_published_runner_works_unchanged(
     start_runner: Any,
     project_of: Callable[[Server], Project],
     capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     server = start_server()
     key = key_of(server, capsys)
@@ -162,6 +164,11 @@ def test_a_published_runner_works_unchanged(
     assert (shop.output(greeted, "stdout"), shop.output(greeted, "stderr")) == ("Hello Ann B\n", "no coffee\n")
     if package == "managecommand":  # the other one has the same code for the rest
         check_hidden_and_cancelled(shop)
+        lingering = shop.run("linger")
+        wait_until(lambda: shop.output(lingering, "stdout") == "here\n", "the output of a command that runs", BOUND)
+        server.kill()
+        monkeypatch.setattr(serving, "_free_port", lambda: server.port)
+        check_cancelled(project_of(start_server()), lingering)
     assert "Traceback" not in server.logs
     assert key not in server.logs
 
@@ -171,6 +178,10 @@ def check_hidden_and_cancelled(shop: Project) -> None:
     assert shop.ended(hidden)["exit_code"] == 3
     assert shop.output(hidden, "stdout") == ""
     wait_until(lambda: shop.output(lingering, "stdout") == "here\n", "the output of a command that runs", BOUND)
+    check_cancelled(shop, lingering)
+
+
+def check_cancelled(shop: Project, lingering: str) -> None:
     shop.client.post(f"/api/executions/{lingering}/cancel").raise_for_status()
     end = shop.ended(lingering)
     assert (end["status"], end["exit_code"], end["signal"]) == ("cancelled", 143, "SIGTERM")

@@ -44,12 +44,11 @@ class Command(BaseCommand):
                     time.sleep(0.02)
                 print("", end="\\n")
     def tick(self, file):
-        printed = 0
-        while not file.exists():
-            self.stdout.write(f"line {printed}")
-            printed += 1
-            file.with_suffix(".printed").write_text(str(printed))
-            time.sleep(0.02)
+        with file.with_suffix(".printed").open("ab", 0) as printed:  # as many bytes as lines
+            while not file.exists():
+                self.stdout.write(f"line {printed.tell()}")
+                printed.write(b".")
+                time.sleep(0.02)
     def leave(self, file):
         code = "import os, time; os.setsid(); print('left', flush=True); time.sleep(600)"
         subprocess.Popen([sys.executable, "-S", "-c", code, f"left-by-{file}"])

@@ -1,9 +1,11 @@
 """A server that dies, or stops, while a runner goes on: its successor follows the execution, and nothing is lost."""
 
+import asyncio
 from dataclasses import replace
 
 from backend.core.execution.model import Status, Stop, StopReason
 from backend.core.execution.wakeups import Wakeups
+from tests.client import BOUND
 from tests.recipes.house import ANN, House, build
 from tests.runners.shop import Shop, open_shop, with_django
 
@@ -32,6 +34,26 @@ async def test_a_successor_follows_what_runs_and_nothing_is_lost_or_repeated() -
         record = await shop.ended(id)
         assert (record.status, record.owner) == (Status.SUCCEEDED, house.service.owner)
         assert await shop.recorded(id) == ["1", "2"]
+        await house.gateway.close()
+
+
+async def test_it_has_its_own_timeout_there() -> None:
+    async with open_shop() as shop:
+        django = shop.house.resolver.django
+        assert django
+        shop.house.resolver.django = replace(django, limits=replace(django.limits, longest=10_000))
+        quick, slow = await shop.waiting(timeout=1), await shop.waiting(timeout=10_000)
+        for id in (quick, slow):
+            await shop.start(id)
+        shop.clock.now += 1800  # longer than a command may take that asks for no other timeout
+        house = await successor(shop)
+        async with asyncio.timeout(BOUND):
+            while await shop.stop_level(quick) == (False, False):
+                await asyncio.sleep(0.01)
+        assert await shop.stop_level(slow) == (False, False)
+        await shop.complete(slow)
+        assert (await shop.ended(slow)).status is Status.SUCCEEDED
+        assert (await shop.ended(quick)).status is Status.TIMED_OUT
         await house.gateway.close()
 
 

@@ -140,7 +140,7 @@ class RunnerAnswers(Protocol):
 class RunnerRuns(Protocol):
     """The executions on runners, for as long as they run and for a while after."""
 
-    async def begin(self, execution: str, key: str, nonce: str, *, muted: bool) -> bool:
+    async def begin(self, execution: str, key: str, nonce: str, *, muted: bool, timeout_ms: int) -> bool:
         """Have an execution started by a request. False if another request has started it.
 
         To be called while it waits: one that was begun a while ago is one whose server died before it ran.

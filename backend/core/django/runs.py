@@ -49,7 +49,8 @@ class RunEnd:
 class Run:
     """An execution that a runner has started, by the request `nonce` of its `key`. Times are Unix milliseconds.
 
-    With `muted` output is not stored. A run that is `closed` has its end in the history.
+    With `muted` output is not stored. The command may take `timeout_ms`, which a server that takes it up knows from here.
+    A run that is `closed` has its end in the history.
     """
 
     execution: str
@@ -57,6 +58,7 @@ class Run:
     nonce: str
     begun_ms: int
     heard_ms: int
+    timeout_ms: int
     muted: bool = False
     stop: StopLevel = StopLevel.RUN
     end: RunEnd | None = None

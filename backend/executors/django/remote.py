@@ -112,7 +112,7 @@ class _Running:
         self._give_up_missing()
         if run.end and self.missing_since is None:
             return self._ended(run)
-        await self._stop()
+        await self._stop(run)
         return self._given_up(run)
 
     def _record(self, chunks: Sequence[Chunk]) -> None:
@@ -159,10 +159,10 @@ class _Running:
         assert run.end
         return reported(run.end, self.instructions.reason, *self.sizes.values())
 
-    async def _stop(self) -> None:
+    async def _stop(self, run: Run) -> None:
         """Ask the runner to stop the command: because of an instruction, or of the time."""
         patience = self.executor.patience
-        if self.begun is not None and self._since(self.begun) > self.job.timeout + patience.timeout:
+        if self.begun is not None and self._since(self.begun) > run.timeout_ms / 1000 + patience.timeout:
             self.instructions.stop(StopReason.TIMED_OUT)
         if self.instructions.reason and self.stopped is None:
             self.stopped = self.executor.clock()

@@ -95,12 +95,12 @@ class MemoryRunners:
         """Store an answer; the first one stays."""
         self._answers.setdefault((key, nonce), (self.now_ms(), answer))
 
-    async def begin(self, execution: str, key: str, nonce: str, *, muted: bool) -> bool:
+    async def begin(self, execution: str, key: str, nonce: str, *, muted: bool, timeout_ms: int) -> bool:
         """Have an execution that waits started by a request. False if another request has started it."""
         now, found = self.now_ms(), self._runs.get(execution)
         if found and (found.key, found.nonce) != (key, nonce) and found.begun_ms >= now - BEGINNING:
             return False
-        self._runs[execution] = Run(execution, key, nonce, now, now, muted)
+        self._runs[execution] = Run(execution, key, nonce, now, now, timeout_ms, muted)
         return True
 
     async def abandon(self, execution: str, nonce: str) -> None:

@@ -103,23 +103,28 @@ async def test_the_first_answer_stays_for_some_minutes(runners: RunnerStore, pro
 
 
 async def test_one_request_starts_an_execution(runners: RunnerStore, clock: Clock) -> None:
-    begun = await asyncio.gather(*(runners.begin(EXECUTION, "K" * 26, f"{i}", muted=False) for i in range(8)))
+    begun = await asyncio.gather(
+        *(runners.begin(EXECUTION, "K" * 26, f"{i}", muted=False, timeout_ms=MINUTE) for i in range(8))
+    )
     assert sorted(begun) == [False] * 7 + [True]
     run = await runners.run(EXECUTION)
     assert run
-    assert run.nonce == f"{begun.index(True)}"
-    assert await runners.begin(EXECUTION, "K" * 26, run.nonce, muted=False)  # the same request again
+    assert (run.nonce, run.timeout_ms) == (f"{begun.index(True)}", MINUTE)
+    assert await runners.begin(EXECUTION, "K" * 26, run.nonce, muted=False, timeout_ms=MINUTE)  # the same request again
     await runners.abandon(EXECUTION, "another")
     assert await runners.run(EXECUTION) == run
     clock.now += MINUTE + 1  # its server died before it ran
-    assert await runners.begin(EXECUTION, "L" * 26, "later", muted=False)
+    assert await runners.begin(EXECUTION, "L" * 26, "later", muted=False, timeout_ms=1)
+    later = await runners.run(EXECUTION)
+    assert later
+    assert (later.key, later.timeout_ms) == ("L" * 26, 1)
     await runners.abandon(EXECUTION, "later")
     assert await runners.run(EXECUTION) is None
 
 
 async def test_chunks_are_stored_once_and_read_in_order(runners: RunnerStore) -> None:
     assert await runners.add_chunk(EXECUTION, Chunk(1, False, "x")) is Added.UNKNOWN
-    await runners.begin(EXECUTION, "K" * 26, "n", muted=False)
+    await runners.begin(EXECUTION, "K" * 26, "n", muted=False, timeout_ms=MINUTE)
     three, one = Chunk(3, True, "three ü\ufffd"), Chunk(1, False, "one\n")
     assert await runners.add_chunk(EXECUTION, Chunk(3, True, "three ü\0")) in {Added.NEW}
     stored = (await runners.chunks(EXECUTION, 1, (), 9))[0]
@@ -136,14 +141,14 @@ async def test_chunks_are_stored_once_and_read_in_order(runners: RunnerStore) ->
 
 
 async def test_a_muted_run_stores_no_output(runners: RunnerStore) -> None:
-    await runners.begin(EXECUTION, "K" * 26, "n", muted=True)
+    await runners.begin(EXECUTION, "K" * 26, "n", muted=True, timeout_ms=MINUTE)
     await runners.add_chunk(EXECUTION, Chunk(1, False, "secret"))
     assert await runners.chunks(EXECUTION, 1, (), 9) == [Chunk(1, False, "")]
 
 
 async def test_the_first_end_and_the_highest_stop_stay(runners: RunnerStore, clock: Clock) -> None:
     assert not await runners.complete(EXECUTION, RunEnd("success", 0))
-    await runners.begin(EXECUTION, "K" * 26, "n", muted=False)
+    await runners.begin(EXECUTION, "K" * 26, "n", muted=False, timeout_ms=MINUTE)
     for level in (StopLevel.CANCEL, StopLevel.KILL, StopLevel.CANCEL):
         await runners.ask_to_stop(EXECUTION, level, mute=level is StopLevel.KILL)
     assert await runners.complete(EXECUTION, RunEnd("failed", -9))
@@ -157,7 +162,7 @@ async def test_the_first_end_and_the_highest_stop_stay(runners: RunnerStore, clo
 
 
 async def test_a_call_shows_that_the_runner_is_alive(runners: RunnerStore, clock: Clock) -> None:
-    await runners.begin(EXECUTION, "K" * 26, "n", muted=False)
+    await runners.begin(EXECUTION, "K" * 26, "n", muted=False, timeout_ms=MINUTE)
     begun = await runners.run(EXECUTION)
     assert begun
     clock.now += MINUTE
