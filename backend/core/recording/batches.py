@@ -98,6 +98,14 @@ def read_batch(line: bytes) -> Batch | None:
     return Batch(found[1], found[2], int(found[3]), int(found[4]), bool(found[5]), lines, bool(found[6]))
 
 
+def read_plain(line: bytes) -> tuple[bytes, bytes] | None:
+    """The stream and the text of a stored line of output in which nothing is escaped; None when it is another one."""
+    found = BATCH.match(line)
+    if not found or b"\\" in line:
+        return None
+    return found[1], line[found.end() + 1 : -3].replace(b'","', b"\n") + (b"" if found[5] else b"\n")
+
+
 def _split(items: bytes) -> list[bytes]:
     """The texts of `"a","b"`. Without a backslash no text can contain a quote, so the commas part them.
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from backend.core.recording.batches import Batch, read_batch
+from backend.core.recording.batches import Batch, read_batch, read_plain
 from backend.core.recording.reader import Send
 
 SEGMENT = 256 * 1024  # least stored bytes between two marks of an index
@@ -27,17 +27,16 @@ def batch_text(batch: Batch) -> str:
     return "\n".join(batch.texts) + ("" if batch.partial else "\n")
 
 
-def batch_data(batch: Batch) -> bytes:
-    """Its text in UTF-8. Raises ValueError where what claims to be one is none."""
-    stored = b"\n".join(batch.lines)
-    return batch_text(batch).encode("utf-8", "replace") if b"\\" in stored else stored + b"\n" * (not batch.partial)
-
-
 def output_of(block: bytes) -> Iterator[tuple[str, bytes]]:
-    """The output in a block of stored lines, batch by batch: stream and text. Raises ValueError as `batch_data` does."""
+    """The output in a block of stored lines, batch by batch: stream and text in UTF-8.
+
+    Raises ValueError where what claims to be output is none.
+    """
     for line in block.splitlines():
-        if batch := read_batch(line):
-            yield batch.stream.decode(), batch_data(batch)
+        if plain := read_plain(line):
+            yield plain[0].decode(), plain[1]
+        elif batch := read_batch(line):
+            yield batch.stream.decode(), batch_text(batch).encode("utf-8", "replace")
 
 
 @dataclass(slots=True)

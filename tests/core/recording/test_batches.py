@@ -1,6 +1,7 @@
 """Stored lines: numbers without a gap, cut at any of them, taken apart and put together."""
 
 import json
+from itertools import cycle
 from typing import Any
 
 from hypothesis import given, settings
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 
 from backend.core.recording.batches import after, first_seq, last_seq, read_batch
 from backend.core.recording.messages import SERVER_MESSAGE
+from backend.core.recording.transcript import output_of
 from tests.core.recording.recorded import record
 
 
@@ -54,6 +56,14 @@ def test_a_batch_is_written_as_it_was_stored() -> None:
     batch = read_batch(line)
     assert batch
     assert batch.encode() == line
+
+
+@given(OUTPUTS)
+@settings(max_examples=100)
+def test_the_output_of_a_block_is_what_was_written(outputs: list[list[str]]) -> None:
+    streams = cycle(["stdout", "stderr"])
+    written = [(next(streams), "".join(f"{text}\n" for text in texts).encode()) for texts in outputs]
+    assert list(output_of(record(outputs))) == written
 
 
 @given(OUTPUTS)
