@@ -107,7 +107,7 @@ async def test_connections_over_the_number_of_an_address_get_429_before_the_hand
         assert b"limits.connections" in refused.value.response.body
         assert server.get("/health").json["active_connections"] == 3
         await clients[0].socket.close()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while server.get("/health").json["active_connections"] == 3:
                 await asyncio.sleep(0.01)
         async with terminal(server) as client:

@@ -97,7 +97,7 @@ async def test_a_killed_client_leaves_no_process_after_the_grace(start_server: S
     _kill(client)
     killed = time.monotonic()
     wait_until(lambda: not processes_of(server), "the end of every process")
-    assert 0.4 < time.monotonic() - killed < 4
+    assert 0.4 < time.monotonic() - killed < 20
     error, complete = wait_until(lambda: _end(server, execution), "the end of the recording")
     assert error["rule"] == "limits.detach"
     assert complete["status"] == "cancelled"

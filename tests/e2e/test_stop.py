@@ -31,7 +31,7 @@ async def test_sigterm_closes_sockets_with_1012_and_leaves_nothing(start_server:
         for socket in (client.socket, other.socket):
             with pytest.raises(ConnectionClosed):
                 while True:
-                    await asyncio.wait_for(socket.recv(), 1)
+                    await asyncio.wait_for(socket.recv(), 30)
             assert socket.close_code == 1012
     assert processes_of(server, "sleep 600") + processes_of(server, "stub6001") == []
     for execution in executions:

@@ -307,23 +307,23 @@ async def test_postgresql_that_does_not_answer_is_a_storage_error_that_says_so(t
 async def test_a_transaction_that_takes_too_long_is_given_up(database: Database) -> None:
     begun = time.monotonic()
     with pytest.raises(StorageError, match="does not answer in time"):
-        await database.read(rows(SLEEP, seconds=5), patience=0.2)
-    assert time.monotonic() - begun < 2
+        await database.read(rows(SLEEP, seconds=60), patience=0.2)
+    assert time.monotonic() - begun < 30
     assert await database.check()
 
 
 @pytest.mark.parametrize("new_url", ["postgresql"], indirect=True)
 async def test_what_waits_for_a_connection_is_not_given_up_while_others_end(database: Database) -> None:
-    await asyncio.gather(*(database.read(rows(SLEEP, seconds=0.4), patience=1.0) for _ in range(4 * POOL)))
+    await asyncio.gather(*(database.read(rows(SLEEP, seconds=0.4), patience=2.5) for _ in range(8 * POOL)))
 
 
 @pytest.mark.parametrize("new_url", ["postgresql"], indirect=True)
 async def test_what_waits_for_a_connection_is_given_up_with_those_that_get_no_answer(database: Database) -> None:
     begun = time.monotonic()
-    waiting = [database.read(rows(SLEEP, seconds=60), patience=0.5) for _ in range(4 * POOL)]
+    waiting = [database.read(rows(SLEEP, seconds=60), patience=2.0) for _ in range(4 * POOL)]
     errors = await asyncio.gather(*waiting, return_exceptions=True)
     assert all(isinstance(error, StorageError) for error in errors)
-    assert time.monotonic() - begun < 4 * 0.5, "not one after another"
+    assert time.monotonic() - begun < 4 * 2.0, "not one after another"
     assert await database.check()
 
 

@@ -336,7 +336,7 @@ class TestRun:
             assert error["execution"] == complete["execution"]
             assert "0.4 s" in error["message"]
             assert (complete["status"], complete["exit_code"], complete["timed_out"]) == ("timed_out", 124, True)
-            assert 400 <= complete["duration_ms"] < 2000
+            assert 400 <= complete["duration_ms"] < 20_000
 
     async def test_more_time_than_a_command_gets_is_refused(self, server: Server) -> None:
         async with terminal(server) as client:

@@ -18,7 +18,7 @@ from backend.executors.local.rooms import Room, RoomPlan, make_room, plan_room
 ROOT = os.geteuid() == 0
 RUN_AS = (65534, 65534) if ROOT else None
 SEARCH_PATH = "/usr/local/bin:/usr/bin:/bin"
-BOUND = 10.0  # seconds
+BOUND = 30.0  # seconds
 
 
 def program(name: str) -> str:

@@ -17,7 +17,7 @@ from backend.executors.local.egress import Caller, Connection, EgressProxies, lo
 from backend.executors.local.egress_request import LONGEST_HEAD
 from backend.executors.local.upstream import Upstream
 
-BOUND = 10.0  # seconds
+BOUND = 30.0  # seconds
 LOOPBACK = ip_address("127.0.0.1")
 CALLER = Caller("01ARZ3NDEKTSV4RRFFQ69G5FAV", Actor("user:ann", "10.0.0.1"))
 SECRET = "x7Zt"

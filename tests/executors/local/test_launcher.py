@@ -43,7 +43,7 @@ def test_starting_does_not_wait(cage: Cage) -> None:
     begin = time.monotonic()
     launched, output = cage.start(["sleep", "1000"])
     launched.applied()
-    assert time.monotonic() - begin < 1
+    assert time.monotonic() - begin < 30
     launched.kill()
     wait(launched.ended)
     os.close(output)

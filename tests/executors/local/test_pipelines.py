@@ -212,7 +212,7 @@ async def test_a_stubborn_command_is_killed_after_the_grace(tmp_path: Path) -> N
     outcome = await bench.run(timeout=1.0)
     assert (outcome.status, outcome.exit_code, outcome.signal) == (Status.TIMED_OUT, 124, "SIGKILL")
     assert "no" in bench.log.text("stdout")
-    assert 2.5 < asyncio.get_running_loop().time() - begun < 8
+    assert 2.5 < asyncio.get_running_loop().time() - begun < 30
 
 
 async def test_output_over_the_limit_ends_the_command(tmp_path: Path) -> None:
