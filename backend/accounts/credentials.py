@@ -191,9 +191,14 @@ class Signer:
         if not isinstance(key, Ed25519PrivateKey):
             raise ValueError("the signing key must be an Ed25519 key")
         self._key = key
+        self._mac_key = hmac.digest(key.private_bytes_raw(), b"gatepost audit mac", "sha256")
 
     def sign(self, data: bytes) -> bytes:
         return self._key.sign(data)
+
+    def mac(self, data: bytes) -> bytes:
+        """A MAC of 32 bytes, which needs the key to be verified, and a hundredth of the time of a signature."""
+        return hmac.digest(self._mac_key, data, "sha256")
 
     @property
     def public(self) -> bytes:

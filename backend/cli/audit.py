@@ -323,6 +323,8 @@ def _tell(options: argparse.Namespace, verdict: Verdict, compared: Comparison | 
         print(f"TAMPERED: {verdict.problem}\n{rate}")
     else:
         print(f"The audit is as it was written.\n{rate}\nhead {verdict.head.end}")
+    if verdict.unsigned:
+        print(f"NOTE: {_unsigned(verdict.unsigned)}; they fit the chain, and only a server can verify more of them")
     if verdict.begins > 1:
         print(f"NOTE: event {verdict.begins} is the first one here; earlier events were not verified")
     for anchor in verdict.unseen:
@@ -339,6 +341,10 @@ def _tell(options: argparse.Namespace, verdict: Verdict, compared: Comparison | 
         print(f"{compared.good} recordings are unchanged, {compared.gone} no longer exist")
 
 
+def _unsigned(count: int) -> str:
+    return f"the last {count} events are not signed yet: a running server signs them within a moment, a killed one at its start"
+
+
 def _as_json(verdict: Verdict, compared: Comparison | None, seconds: float) -> dict[str, Any]:
     figures = {"good": compared.good, "gone": compared.gone, "changed": compared.findings} if compared else None
     return {
@@ -347,6 +353,7 @@ def _as_json(verdict: Verdict, compared: Comparison | None, seconds: float) -> d
         "events": verdict.events,
         "first_seq": verdict.begins,
         "head": str(verdict.head.end),
+        "unsigned": verdict.unsigned,
         "breaks": list(verdict.breaks),
         "rotations": list(verdict.rotations),
         "unseen": [str(anchor) for anchor in verdict.unseen],
@@ -369,9 +376,11 @@ def _export(options: argparse.Namespace) -> int:
 
 async def _print_events(options: argparse.Namespace) -> None:
     async with _open(options) as chain:
-        found = await chain.head()
+        found = await chain.signed_head()
         if found is None:
             raise Refusal("the audit has no head")
+        if found.end != found.head.end:
+            print(f"NOTE: {_unsigned(found.end.seq - found.head.seq)}; they are not exported", file=sys.stderr)
         if options.after > found.head.seq:
             raise Refusal(f"the audit ends at event {found.head.seq}")
         events = _selected(chain, found.head, options.after, options.since or "")

@@ -4,6 +4,7 @@ An attacker may have put anything into the database, so what is read here is not
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,8 @@ from backend.storage.tables import audit_events, audit_head
 PAGE = 5000  # events read at a time
 SHORT = 8192  # characters or bytes of an event that are read with the others; longer ones are read separately
 LONGEST_BYTES = 4 * LONGEST_BODY + 1  # as UTF-8; one more than any event of Gatepost has
+SIGNED_WITHIN = 5.0  # seconds that the next signature of a server that lives may take
+LOOK_EVERY = 0.02  # seconds
 BEFORE_ALL = -(2**63)  # a number that no event can have, not even one that an attacker inserted
 
 Progress = Callable[[Sequence[Link]], None]
@@ -30,10 +33,24 @@ class BrokenHeadError(StorageError):
 
 @dataclass(frozen=True, slots=True)
 class SignedHead:
-    """A head and its signature."""
+    """A head and its signature, and where the chain ends by now.
+
+    The `mac` authenticates the end until the next signature; only the key verifies it. Empty while nothing follows the head.
+    """
 
     head: Head
     signature: bytes
+    end: Anchor
+    mac: bytes = b""
+
+    @property
+    def latest(self) -> Head:
+        """The head that is to be signed next."""
+        return Head(self.head.first_seq, self.head.first_previous, self.end.seq, self.end.hash)
+
+    def statement(self) -> bytes:
+        """What the MAC covers: all else in the row."""
+        return b" ".join((b"gatepost audit end", str(self.end).encode(), self.head.statement(), self.signature))
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +62,15 @@ class Chain:
     async def head(self) -> SignedHead | None:
         """The current head; raises BrokenHeadError if it is malformed."""
         return await self.database.read(read_head)
+
+    async def signed_head(self) -> SignedHead | None:
+        """The head, once it covers what is written by now. In vain if the server that wrote last has died."""
+        found = first = await self.head()
+        until = time.monotonic() + SIGNED_WITHIN
+        while found and first and found.head.seq < first.end.seq and time.monotonic() < until:
+            await asyncio.sleep(LOOK_EVERY)
+            found = await self.head()
+        return found
 
     async def links(self, after: int = BEFORE_ALL, last: int | None = None) -> AsyncIterator[Link]:
         """The events numbered above `after`, up to `last`, in order."""
@@ -107,19 +133,19 @@ class Chain:
 
     async def walk(self, found: SignedHead, trust: Trust, anchors: tuple[Anchor, ...], progress: Progress) -> Verdict:
         """Verify the chain once, up to a head that was read; in a thread, so that a server stays responsive."""
-        verifier = Verifier(found.head, trust, anchors)
+        verifier = Verifier(found.head, trust, anchors, end=found.end)
         async for page in self.pages():
-            if page and page[-1].seq > found.head.seq and await self._has_moved(found.head):
-                page = [link for link in page if link.seq <= found.head.seq]
+            if page and page[-1].seq > found.end.seq and await self._has_moved(found.end):
+                page = [link for link in page if link.seq <= found.end.seq]
             if not page or not await asyncio.to_thread(verifier.check_all, page):
                 break
             progress(page)
         return verifier.finish(found.signature)
 
-    async def _has_moved(self, head: Head) -> bool:
-        """Whether events were written since `head` was read; otherwise what follows it was inserted."""
+    async def _has_moved(self, end: Anchor) -> bool:
+        """Whether events were written since the end was read; otherwise what follows it was inserted."""
         now = await self.head()
-        return now is not None and now.head.seq > head.seq
+        return now is not None and now.end.seq > end.seq
 
     async def was_pruned(self, head: Head) -> bool:
         """Whether the beginning was pruned since `head` was read."""
@@ -136,7 +162,7 @@ class Chain:
     async def lost(self, anchor: Anchor) -> str:
         """Why a position that was stored outside the database is not in the chain; empty if it is, or was pruned."""
         found = await self.head()
-        if found is None or found.head.seq < anchor.seq:
+        if found is None or found.end.seq < anchor.seq:
             return f"The audit ends before event {anchor.seq}, which existed."
         if anchor.seq < found.head.first_seq:
             return ""
@@ -149,15 +175,25 @@ def read_head(connection: Connection, *, lock: bool = False) -> SignedHead | Non
     raw = connection.dialect.name == "sqlite"
     table = audit_head.c
     blobs = [_bytes(column, raw) for column in (table.first_previous, table.hash, table.signature)]
-    query = select(table.id, table.first_seq, table.seq, *blobs)
+    ends = [table.end_seq, _bytes(table.end_hash, raw), _bytes(table.end_mac, raw)]
+    query = select(table.id, table.first_seq, table.seq, *blobs, *ends)
     rows = connection.execute(query.with_for_update() if lock else query).all()
     if not rows:
         return None
-    id, first_seq, seq, first_previous, hash, signature = rows[0]
-    whole = all(type(number) is int for number in (id, first_seq, seq)) and all(map(_is_bytes, rows[0][3:]))
+    id, first_seq, seq, first_previous, hash, signature, *end = rows[0]
+    whole = all(type(number) is int for number in (id, first_seq, seq)) and all(map(_is_bytes, rows[0][3:6]))
     if len(rows) > 1 or not whole or id != 1:
         raise BrokenHeadError()
-    return SignedHead(Head(first_seq, first_previous, seq, hash), signature)
+    return _signed_head(Head(first_seq, first_previous, seq, hash), signature, *end)
+
+
+def _signed_head(head: Head, signature: bytes, end_seq: Any, end_hash: Any, end_mac: Any) -> SignedHead:
+    if (end_seq, end_hash, end_mac) == (None, None, None):
+        return SignedHead(head, signature, head.end)
+    whole = type(end_seq) is int and _is_bytes(end_hash) and _is_bytes(end_mac)
+    if not whole or end_seq <= head.seq or not end_mac:
+        raise BrokenHeadError()
+    return SignedHead(head, signature, Anchor(end_seq, end_hash), end_mac)
 
 
 def _bytes(column: ColumnElement[Any], raw: bool) -> ColumnElement[Any]:

@@ -1,32 +1,39 @@
 """The signed head of the audit, as one server writes it.
 
-Several processes share one chain: the head moves only from where it was read, and a process that comes second locks it
-and reads it again. A server never appends to a head that its key did not sign; if another process rotated the key, and
-this data folder has the new one, the server uses that.
+A transaction records where the chain ends with a MAC, which only the key can verify; it is signed soon afterwards, together
+with what was written meanwhile. Several processes share one chain: the head moves only from where it was read, and a process
+that comes second locks it and reads it again. A server never appends to an end that its key did not authenticate; if another
+process rotated the key, and this data folder has the new one, the server uses that.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from hmac import compare_digest
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, insert, select, update
+from sqlalchemy import Connection, bindparam, func, insert, select, update
 
-from backend.core.audit.chain import EMPTY, Head
+from backend.core.audit.chain import EMPTY, Anchor, Head
 from backend.core.audit.events import Event
 from backend.core.audit.execution_events import Draft
 from backend.core.errors import StorageError
 from backend.storage.audit_chain import SignedHead, read_head
 from backend.storage.bare_connection import BareConnection
-from backend.storage.keys import AuditKeys
+from backend.storage.keys import AuditKeys, SigningKey
 from backend.storage.tables import audit_events, audit_head
 
 STUCK = "The head of the audit does not move, although no other process moved it."
 
+COLUMNS = audit_head.c
+NAMES = ("seq", "hash", "signature", "end_seq", "end_hash", "end_mac")
 MOVE_HEAD = (
     update(audit_head)
-    .where(audit_head.c.id == 1, audit_head.c.seq == bindparam("old_seq"), audit_head.c.hash == bindparam("old_hash"))
-    .where(audit_head.c.first_seq == bindparam("old_first"))  # another process may have pruned the beginning
-    .values(seq=bindparam("new_seq"), hash=bindparam("new_hash"), signature=bindparam("new_signature"))
+    .where(COLUMNS.id == 1, COLUMNS.seq == bindparam("old_seq"), COLUMNS.hash == bindparam("old_hash"))
+    .where(func.coalesce(COLUMNS.end_seq, COLUMNS.seq) == bindparam("old_end_seq"))
+    .where(func.coalesce(COLUMNS.end_hash, COLUMNS.hash) == bindparam("old_end_hash"))
+    .where(COLUMNS.first_seq == bindparam("old_first"))  # another process may have pruned the beginning
+    .values({name: bindparam(f"new_{name}") for name in NAMES})
 )
 # Takes SQLite's write lock, which a transaction that has begun by reading would not get.
 TOUCH_HEAD = update(audit_head).where(audit_head.c.id == 1).values(id=1)
@@ -46,6 +53,17 @@ class LedgerContext:
         """The signature of a head."""
         return self.keys.current.sign(head.statement())
 
+    def signed(self, head: Head) -> SignedHead:
+        """A head with its signature, which nothing follows."""
+        return SignedHead(head, self.sign(head), head.end)
+
+    def continued(self, before: SignedHead, end: Anchor) -> SignedHead:
+        """The head that was signed last, and another end with its MAC."""
+        if end == before.end:
+            return before
+        after = SignedHead(before.head, before.signature, end)
+        return replace(after, mac=self.keys.current.mac(after.statement()))
+
     def event(self, draft: Draft, actor: str, address: str) -> Event:
         """An event that happens now."""
         return Event(self.new_id(), self.utc(), draft.kind, actor, address, draft.fields)
@@ -56,29 +74,29 @@ class AuditHead:
     """Moves the head, in transactions of the caller. `known` is the head that this process wrote last."""
 
     context: LedgerContext
-    known: Head | None = None
+    known: SignedHead | None = None
 
-    def make(self, connection: Connection) -> None:
-        """Make the head of a new chain. Raises StorageError for an existing one that was changed."""
+    def make(self, connection: Connection) -> SignedHead:
+        """The head, which is made for a new chain. Raises StorageError for an existing one that was changed."""
         found = read_head(connection)
         if found is None:
-            connection.execute(insert(audit_head).values(id=1, **self._row(EMPTY, self.context.sign(EMPTY))))
-        else:
-            self._trusted(found)
+            found = self.context.signed(EMPTY)
+            connection.execute(insert(audit_head).values(id=1, **_row(found)))
+        return self._trusted(found)
 
-    def move(self, connection: Connection | BareConnection, old: Head, new: Head) -> bool:
+    def move(self, connection: Connection | BareConnection, old: SignedHead, new: SignedHead) -> bool:
         """Move the head; False if another process has moved it from `old`."""
         values = {
-            "old_first": old.first_seq,
-            "old_seq": old.seq,
-            "old_hash": old.hash,
-            "new_seq": new.seq,
-            "new_hash": new.hash,
-            "new_signature": self.context.sign(new),
+            "old_first": old.head.first_seq,
+            "old_seq": old.head.seq,
+            "old_hash": old.head.hash,
+            "old_end_seq": old.end.seq,
+            "old_end_hash": old.end.hash,
         }
-        return connection.execute(MOVE_HEAD, values).rowcount == 1
+        row = _row(new)
+        return connection.execute(MOVE_HEAD, values | {f"new_{name}": row[name] for name in NAMES}).rowcount == 1
 
-    def lock(self, connection: Connection) -> Head:
+    def lock(self, connection: Connection) -> SignedHead:
         """The head as another process left it, which cannot move until the end of the transaction.
 
         Raises StorageError for a head or a chain that was changed.
@@ -89,13 +107,12 @@ class AuditHead:
         if found is None:
             raise StorageError("The audit has no head; the database was not prepared.")
         head = self._trusted(found)
-        self._check_last(connection, head)
+        self._check_last(connection, head.latest)
         return head
 
-    def replace(self, connection: Connection, head: Head, signature: bytes | None = None) -> None:
-        """Replace the locked head, with another signature if one is given."""
-        row = self._row(head, signature or self.context.sign(head))
-        if connection.execute(update(audit_head).values(row)).rowcount != 1:
+    def replace(self, connection: Connection, head: SignedHead) -> None:
+        """Replace the locked head."""
+        if connection.execute(update(audit_head).values(_row(head))).rowcount != 1:
             raise StorageError(STUCK)
 
     def _check_last(self, connection: Connection, head: Head) -> None:
@@ -106,20 +123,32 @@ class AuditHead:
             if found != known.hash:
                 raise StorageError(f"The audit has lost an event: event {known.seq} is not the one that was there.")
 
-    def _trusted(self, found: SignedHead) -> Head:
-        """The head, if this server's key signed it (its signatures are deterministic) and it did not go back."""
-        statement, signature, keys = found.head.statement(), found.signature, self.context.keys
-        if self.context.sign(found.head) != signature and not keys.follow(statement, signature):
+    def _trusted(self, found: SignedHead) -> SignedHead:
+        """The head, if this server's key authenticated its end and it did not go back."""
+        keys, authenticated = self.context.keys, partial(_authenticated, found)
+        if not authenticated(keys.current) and not keys.follow(authenticated):
             raise StorageError("The head of the audit is not signed with this server's key.")
-        if self.known and found.head.seq < self.known.seq:
-            raise StorageError(f"The audit has lost its end: event {self.known.seq} was there.")
-        return found.head
+        if self.known and found.end.seq < self.known.end.seq:
+            raise StorageError(f"The audit has lost its end: event {self.known.end.seq} was there.")
+        return found
 
-    def _row(self, head: Head, signature: bytes) -> dict[str, Any]:
-        return {
-            "first_seq": head.first_seq,
-            "first_previous": head.first_previous,
-            "seq": head.seq,
-            "hash": head.hash,
-            "signature": signature,
-        }
+
+def _authenticated(found: SignedHead, key: SigningKey) -> bool:
+    """Whether a key made the MAC, which covers the signature, or else the signature, which is deterministic."""
+    if found.mac:
+        return compare_digest(found.mac, key.mac(found.statement()))
+    return found.signature == key.sign(found.head.statement())
+
+
+def _row(found: SignedHead) -> dict[str, Any]:
+    head, follows = found.head, found.mac != b""
+    return {
+        "first_seq": head.first_seq,
+        "first_previous": head.first_previous,
+        "seq": head.seq,
+        "hash": head.hash,
+        "signature": found.signature,
+        "end_seq": found.end.seq if follows else None,
+        "end_hash": found.end.hash if follows else None,
+        "end_mac": found.mac if follows else None,
+    }

@@ -13,7 +13,7 @@ from backend.core.audit.chain import Head, Link, Succession, Trust, extend
 from backend.core.audit.events import Event, Kind
 from backend.core.audit.execution_events import Draft
 from backend.core.errors import StorageError
-from backend.storage.audit_chain import Chain
+from backend.storage.audit_chain import Chain, SignedHead
 from backend.storage.audit_head import LedgerContext
 from backend.storage.commit_queue import CommitQueue, insert_events
 from backend.storage.database import LONG_PATIENCE
@@ -57,14 +57,15 @@ class SqlAuditLog:
     async def rotate_key(self, successor: SigningKey, actor: str) -> None:
         """Replace the key that signs the audit; an event records this with a signature of the old key."""
         head = await self.queue.database.write(partial(self._hand_over, successor=successor, actor=actor))
-        self.queue.moved(head.end)
+        self.queue.signed(head.end)
 
-    def _hand_over(self, connection: Connection, successor: SigningKey, actor: str) -> Head:
-        head, key = self.queue.head.lock(connection), self._context.keys.current
+    def _hand_over(self, connection: Connection, successor: SigningKey, actor: str) -> SignedHead:
+        head, key = self.queue.head.lock(connection).latest, self._context.keys.current
         change = Succession(head.end, key.public, successor.public)
         event = self._event(Kind.KEY_ROTATED, actor, change.fields(key.sign(change.statement())))
-        after, links = extend(head, [event])
-        self.queue.head.replace(connection, after, successor.sign(after.statement()))
+        latest, links = extend(head, [event])
+        after = SignedHead(latest, successor.sign(latest.statement()), latest.end)
+        self.queue.head.replace(connection, after)
         insert_events(connection, links)
         return after
 
@@ -104,14 +105,14 @@ class SqlAuditLog:
 
     def _cut(self, connection: Connection, last: Link, before: str) -> int:
         """Let the chain begin after `last`, and append the event that says so."""
-        head = self.queue.head.lock(connection)
+        head = self.queue.head.lock(connection).latest
         if not head.first_seq <= last.seq <= head.seq:
             return 0
         gone = last.seq - head.first_seq + 1
         fields = {"first": head.first_seq, "last": last.seq, "last_hash": last.hash.hex(), "before": before}
         event = self._event(Kind.PRUNED, ITSELF, fields)
         after, links = extend(Head(last.seq + 1, last.hash, head.seq, head.hash), [event])
-        self.queue.head.replace(connection, after)
+        self.queue.head.replace(connection, self._context.signed(after))
         connection.execute(delete(audit_events).where(audit_events.c.seq <= last.seq))
         insert_events(connection, links)
         return gone

@@ -1,7 +1,7 @@
-"""The one writer of a process: everything in the queue is chained, signed and written in one transaction.
+"""The one writer of a process: everything in the queue is chained and written in one transaction.
 
 A hundred concurrent commands cost one flush. A job that cannot be written does not make others fail, and a job whose
-execution has already ended writes nothing.
+execution has already ended writes nothing. The head is signed soon afterwards, once for all that was written meanwhile.
 """
 
 import asyncio
@@ -15,10 +15,11 @@ from typing import Any, NamedTuple, TypeVar
 from sqlalchemy import Connection, insert, select
 from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError
 
-from backend.core.audit.chain import Anchor, Head, Link, extend
+from backend.core.audit.chain import Anchor, Link, extend
 from backend.core.audit.events import Event
 from backend.core.errors import StorageError
 from backend.core.execution.model import Status
+from backend.storage.audit_chain import SignedHead
 from backend.storage.audit_head import STUCK, AuditHead, LedgerContext
 from backend.storage.bare_connection import BareConnection
 from backend.storage.checkpoint import AnchorFile
@@ -28,6 +29,8 @@ from backend.storage.tables import audit_events, executions
 
 T = TypeVar("T")
 
+SIGN_AFTER = 0.1  # seconds from the first event that is not signed
+RETRY_AFTER = 1.0  # seconds from a signature that could not be written
 BATCH = 256  # jobs written in one transaction, at most
 
 INSERT_EVENT = insert(audit_events)
@@ -44,7 +47,7 @@ class _Job:
 
 
 class _Written(NamedTuple):
-    head: Head
+    head: SignedHead
     skipped: Sequence[_Job] = ()
 
 
@@ -62,14 +65,24 @@ class CommitQueue:
     head: AuditHead = field(init=False)
     _waiting: list[_Job] = field(default_factory=list)
     _writer: asyncio.Task[None] | None = None
+    _due: bool = False  # whether the next transaction signs the head
+    _timer: asyncio.TimerHandle | None = None  # until it is due
 
     def __post_init__(self) -> None:
         self.head = AuditHead(self.context)
 
     async def prepare(self) -> None:
-        """Make the head of a new chain. Raises StorageError, also for a head that was changed."""
+        """Make the head of a new chain, or sign what a server that died had not signed.
+
+        Raises StorageError, also for a head that was changed.
+        """
         with suppress(IntegrityError):
-            await self.database.write(self.head.make)
+            if (await self.database.write(self.head.make)).mac:
+                await self.sign()
+
+    async def sign(self) -> None:
+        """Sign the head now. Raises StorageError."""
+        await self._commit([], sign=True)
 
     async def write(
         self,
@@ -95,38 +108,67 @@ class CommitQueue:
         job = _Job(asyncio.get_running_loop().create_future(), events, opened, closed)
         job.done.add_done_callback(_retrieve_error)
         self._waiting.append(job)
+        self._start()
+        return job.done
+
+    def _start(self) -> None:
         if self._writer is None or self._writer.done():
             self._writer = asyncio.create_task(self._drain_queue())
-        return job.done
+
+    def _sign_next(self) -> None:
+        """Sign with the next transaction, which is made for this if nothing waits."""
+        self._timer, self._due = None, True
+        self._start()
 
     async def write_locked(self, work: Callable[[Connection], tuple[Sequence[Event], T]]) -> T:
         """Run `work` while no server of this database writes, and append its events. Raises StorageError."""
         head, result = await self.database.write(partial(self._append_locked_work, work=work))
-        self.moved(head.end)
+        self._moved(head)
         return result
 
     def _append_locked_work(
         self, connection: Connection, work: Callable[[Connection], tuple[Sequence[Event], T]]
-    ) -> tuple[Head, T]:
+    ) -> tuple[SignedHead, T]:
         head = self.head.lock(connection)
         events, result = work(connection)
-        after, links = extend(head, events)
+        latest, links = extend(head.latest, events)
+        after = self.context.continued(head, latest.end)
         self.head.replace(connection, after)
         insert_events(connection, links)
         return after, result
 
-    def moved(self, end: Anchor) -> None:
-        """Record the end of the chain outside the database."""
+    def signed(self, end: Anchor) -> None:
+        """Record the signed end of the chain outside the database."""
         if self.checkpoint:
             self.checkpoint.note(end)
 
+    def _moved(self, head: SignedHead) -> None:
+        """Record the head, and have it signed."""
+        if self.head.known and head.end.seq < self.head.known.end.seq:
+            return  # a later one was faster
+        self.head.known = head
+        if head.mac:
+            self._sign_after(SIGN_AFTER)
+            return
+        if self._timer:
+            self._timer.cancel()
+        self._timer, self._due = None, False
+        self.signed(head.end)
+
+    def _sign_after(self, seconds: float) -> None:
+        if self._timer is None and not self._due:
+            self._timer = asyncio.get_running_loop().call_later(seconds, self._sign_next)
+
     async def _drain_queue(self) -> None:
         """Write until the queue is empty; jobs that arrive meanwhile share the next transaction."""
-        while self._waiting:
+        while self._waiting or self._due:
             jobs, self._waiting = self._waiting[:BATCH], self._waiting[BATCH:]
             try:
-                await self._commit(jobs)
+                await self._commit(jobs, self._due)
             except Exception as error:
+                if self._due:
+                    self._due = False
+                    self._sign_after(RETRY_AFTER)
                 if isinstance(error.__cause__, TimeoutError):
                     # What waits would wait as long again, and in vain.
                     jobs, self._waiting = jobs + self._waiting, []
@@ -139,48 +181,58 @@ class CommitQueue:
 
     async def _commit_alone(self, job: _Job) -> None:
         try:
-            await self._commit([job])
+            await self._commit([job], sign=False)
         except Exception as error:
             _fail([job], error)
 
-    async def _commit(self, jobs: list[_Job]) -> None:
+    async def _commit(self, jobs: list[_Job], sign: bool) -> None:
         try:
-            written = await self.database.write_short(partial(self._append, jobs=jobs))
+            written = await self.database.write_short(partial(self._append, jobs=jobs, sign=sign))
         except _LockNeededError:
-            written = await self.database.write(partial(self._append_locked, jobs=jobs))
-        self.head.known = written.head
-        self.moved(written.head.end)
+            written = await self.database.write(partial(self._append_locked, jobs=jobs, sign=sign))
+        self._moved(written.head)
         for job in jobs:
             if not job.done.done():
                 job.done.set_result(job not in written.skipped)
 
-    def _append(self, connection: Connection | BareConnection, jobs: list[_Job]) -> _Written:
+    def _append(self, connection: Connection | BareConnection, jobs: list[_Job], sign: bool) -> _Written:
         """Write all jobs in the transaction of `connection`, in as few statements as possible, without reading."""
         known = self.head.known
         if known:
-            after, links = _extend(known, jobs)
+            after, links = self._extend(known, jobs, sign)
             if self.head.move(connection, known, after):
                 if not _insert(connection, jobs, links):
                     raise _LockNeededError
                 return _Written(after)
         if isinstance(connection, BareConnection):
             raise _LockNeededError
-        return self._append_locked(connection, jobs)
+        return self._append_locked(connection, jobs, sign)
 
-    def _append_locked(self, connection: Connection, jobs: list[_Job]) -> _Written:
+    def _append_locked(self, connection: Connection, jobs: list[_Job], sign: bool) -> _Written:
         """Write the jobs that can still be written, after what other servers wrote."""
         head = self.head.lock(connection)
         skipped = _ended_among(connection, jobs)
         rest = [job for job in jobs if job not in skipped]
-        after, links = _extend(head, rest)
+        after, links = self._extend(head, rest, sign)
         if not (self.head.move(connection, head, after) and _insert(connection, rest, links)):
             raise StorageError(STUCK)
         return _Written(after, skipped)
 
+    def _extend(self, head: SignedHead, jobs: list[_Job], sign: bool) -> tuple[SignedHead, list[Link]]:
+        latest, links = extend(head.latest, (event for job in jobs for event in job.events))
+        return self.context.signed(latest) if sign else self.context.continued(head, latest.end), links
+
     async def close(self) -> None:
-        """Write what is left, and wait for it. Raises nothing: each caller gets its own error."""
+        """Write and sign what is left, and wait for it. Raises nothing: each caller gets its own error."""
         if self._writer:
             await self._writer
+        if self._timer:
+            self._timer.cancel()
+            self._sign_next()
+        if self._writer:
+            await self._writer
+        if self._timer:  # it could not be signed; the next start does it
+            self._timer.cancel()
         if self.checkpoint:
             await self.checkpoint.close()
 
@@ -189,10 +241,6 @@ def insert_events(connection: Connection | BareConnection, links: Sequence[Link]
     """Write events under their numbers."""
     if rows := [{"seq": each.seq, "body": each.body, "hash": each.hash} for each in links]:
         connection.execute(INSERT_EVENT, rows)
-
-
-def _extend(head: Head, jobs: list[_Job]) -> tuple[Head, list[Link]]:
-    return extend(head, (event for job in jobs for event in job.events))
 
 
 def _insert(connection: Connection | BareConnection, jobs: list[_Job], links: list[Link]) -> bool:

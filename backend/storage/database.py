@@ -34,7 +34,7 @@ BUSY_TIMEOUT = 5000  # milliseconds that SQLite waits for another writer
 PATIENCE = 2.5
 LONG_PATIENCE = 60.0  # seconds for a transaction that reads or deletes much, for which no client waits
 READERS = 4  # threads that read from SQLite; a slow page of the history occupies one
-CLOSING = 2.0  # seconds that a transaction of SQLite may still take when the database is closed
+CLOSING = 2.0  # seconds that a transaction may still take when the database is closed
 OFTEN = 1_000_000  # instructions of SQLite, some ten milliseconds, between two looks at that time
 # `sqlite+aiosqlite` is what SQLAlchemy calls an asynchronous SQLite.
 DRIVERS = {"postgres": "postgresql+asyncpg", "postgresql": "postgresql+asyncpg", "sqlite+aiosqlite": "sqlite"}

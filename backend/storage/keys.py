@@ -17,7 +17,10 @@ from backend.storage.atomic_files import replace_file, sync_folder, whole_file
 
 
 class SigningKey(Protocol):
-    """A private key. Its signatures are deterministic; `public` is the public key, `public_pem` the same in PEM."""
+    """A private key. Its signatures are deterministic; `public` is the public key, `public_pem` the same in PEM.
+
+    A MAC needs the key to be verified, and is quickly made.
+    """
 
     @property
     def public(self) -> bytes: ...
@@ -26,6 +29,8 @@ class SigningKey(Protocol):
     def public_pem(self) -> bytes: ...
 
     def sign(self, data: bytes) -> bytes: ...
+
+    def mac(self, data: bytes) -> bytes: ...
 
 
 @dataclass(slots=True)
@@ -50,11 +55,11 @@ class AuditKeys:
         """The path of the next key."""
         return self.path.with_name(f"{self.path.name}.next")
 
-    def follow(self, statement: bytes, signature: bytes) -> bool:
-        """Sign with another key of this data folder from here on, if it made the signature; returns whether one did."""
+    def follow(self, authenticated: Callable[[SigningKey], bool]) -> bool:
+        """Sign with another key of this data folder from here on, if it authenticated the head; returns whether one did."""
         for path in (self.path, self.beside):
             key = self._find(path)
-            if key and key.sign(statement) == signature:
+            if key and authenticated(key):
                 self.current = key
                 with (
                     suppress(KeyFileError, OSError),

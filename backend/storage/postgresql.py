@@ -3,7 +3,7 @@
 import asyncio
 import math
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -11,8 +11,9 @@ import asyncpg  # type: ignore[import-untyped]
 from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
+from backend.core.errors import StorageError
 from backend.storage.bare_connection import BareConnection
-from backend.storage.database import LONG_PATIENCE, PATIENCE, Transactions
+from backend.storage.database import CLOSING, LONG_PATIENCE, PATIENCE, Transactions
 
 T = TypeVar("T")
 
@@ -60,10 +61,13 @@ class _Turns:
     free: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(POOL))
     gave_up: float = -math.inf
     ended: float = -math.inf
+    closed: bool = False
 
     @asynccontextmanager
     async def take(self, patience: float | None) -> AsyncIterator[None]:
-        """A turn, for `patience` seconds. Raises TimeoutError."""
+        """A turn, for `patience` seconds. Raises TimeoutError, or StorageError after `close`."""
+        if self.closed:
+            raise StorageError("The database was closed.")
         now = asyncio.get_running_loop().time
         begun = now()
         async with self.free:
@@ -76,6 +80,15 @@ class _Turns:
             except TimeoutError:
                 self.gave_up = now()
                 raise
+
+    async def close(self) -> None:
+        """Give no more turns, and wait a moment for those that were given."""
+        if not self.closed:
+            self.closed = True
+            with suppress(TimeoutError):
+                async with asyncio.timeout(CLOSING):
+                    for _ in range(POOL):
+                        await self.free.acquire()
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +106,7 @@ class _Connections:
         return await self.run(work, PATIENCE)
 
     async def close(self) -> None:
+        await self.turns.close()
         await self.engine.dispose()
 
 

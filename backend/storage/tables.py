@@ -331,7 +331,7 @@ audit_events = Table(
     Column("hash", LargeBinary(32), nullable=False),
 )
 
-# One row: where the chain begins and ends, signed.
+# One row: where the chain begins and ends, signed. `end_*` is where it ends by now, NULL while nothing follows.
 audit_head = Table(
     "audit_head",
     metadata,
@@ -341,4 +341,7 @@ audit_head = Table(
     Column("seq", BigInteger, nullable=False),
     Column("hash", LargeBinary(32), nullable=False),
     Column("signature", LargeBinary(64), nullable=False),
+    Column("end_seq", BigInteger),
+    Column("end_hash", LargeBinary(32)),
+    Column("end_mac", LargeBinary(32)),
 )

@@ -84,6 +84,7 @@ def test_a_whole_audit_is_0_and_says_what_it_found(capsys: pytest.CaptureFixture
         "events": 21,
         "first_seq": 1,
         "head": head,
+        "unsigned": 0,
         "breaks": [],
         "rotations": [],
         "unseen": [],

@@ -48,7 +48,14 @@ async def saved(database: Database) -> Any:
     return await database.read(first(select(audit_head)))
 
 
+def end_of(head: Any) -> Anchor:
+    """Where the chain ended when a row of the head was saved."""
+    return Anchor(head.end_seq or head.seq, bytes(head.end_hash or head.hash))
+
+
 async def cut_back(database: Database, head: Any) -> None:
     await change(
-        database, delete(audit_events).where(EVENT.seq > head.seq), update(audit_head).values(**dict(head._mapping))
+        database,
+        delete(audit_events).where(EVENT.seq > end_of(head).seq),
+        update(audit_head).values(**dict(head._mapping)),
     )

@@ -48,6 +48,7 @@ async def test_what_is_changed_in_the_database_is_found(
 ) -> None:
     for number in range(5):
         await ledger.executions.open(attempt(f"echo {number}"))
+    await ledger.queue.sign()
     await whole(database)
     await change(database, *statements)
     found = (await verify(database)).problem

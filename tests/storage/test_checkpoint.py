@@ -5,11 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from backend.core.audit.chain import Anchor
 from backend.core.errors import StorageError
 from backend.storage.checkpoint import read_anchor
 from backend.storage.database import Database
-from tests.storage.chains import SIGNER, bodies, cut_back, saved, verify, whole
+from tests.storage.chains import SIGNER, bodies, cut_back, end_of, saved, verify, whole
 from tests.storage.writing import Ledger, attempt, store
 
 
@@ -20,7 +19,7 @@ async def test_an_older_head_with_its_tail_cut_off_is_found_by_the_anchor(databa
     newer = await saved(database)
     await cut_back(database, older)
     await whole(database)
-    noted = Anchor(newer.seq, bytes(newer.hash))
+    noted = end_of(newer)
     assert (
         await verify(database, noted)
     ).problem == "the chain ends at event 2, but event 4 was anchored: the tail was cut off"
@@ -70,6 +69,7 @@ async def test_an_anchor_that_cannot_be_written_stops_nothing_and_is_written_whe
         ledger = store(database, SIGNER, checkpoint=path)
         await ledger.audit.prepare()
         await ledger.executions.open(attempt())
+        await ledger.queue.sign()
         assert ledger.queue.checkpoint
         assert ledger.queue.checkpoint._writing
         await asyncio.wait([ledger.queue.checkpoint._writing], timeout=0.1)  # one attempt, in vain
@@ -118,6 +118,7 @@ async def test_no_server_covers_up_that_what_another_noted_is_lost(
     await one.audit.prepare()
     await other.audit.prepare()
     await other.executions.open(attempt())
+    await other.queue.sign()  # it looks at the chain no more until it writes
     older = await saved(database)
     for _ in range(2):
         await one.executions.open(attempt())

@@ -137,7 +137,8 @@ class Verdict:
 
     `begins` is the number of the first event that was checked. `breaks` are the numbers of the events which record that an
     anchored place was gone when a server started, `rotations` those of the events that replaced the key; `unseen` are the
-    anchors that lie before the part that was checked.
+    anchors that lie before the part that was checked; `unsigned` is how many of the events were written after the head was
+    signed.
     """
 
     head: Head
@@ -147,6 +148,7 @@ class Verdict:
     breaks: Sequence[int] = ()
     rotations: Sequence[int] = ()
     unseen: Sequence[Anchor] = ()
+    unsigned: int = 0
 
 
 @dataclass(slots=True)
@@ -154,7 +156,8 @@ class Verifier:
     """Checks a chain link by link. `problem` is the first problem, empty while there is none.
 
     `at` is the place that it has reached; it begins at the start of the chain, or of a part of it. `anchors` are places
-    recorded earlier. `keys` are the keys that the events name, the last of which must have signed the head; the trusted
+    recorded earlier. `end` is where the chain ends by now, if events were written since the head was signed: they are
+    checked as well. `keys` are the keys that the events name, the last of which must have signed the head; the trusted
     one must be among them.
     """
 
@@ -168,10 +171,13 @@ class Verifier:
     rotations: list[int] = field(default_factory=list)
     keys: list[bytes] = field(default_factory=list)
     begins: int = 1
+    end: Anchor | None = None
+    signed: Anchor = field(init=False)  # the place of the head, or of the last link before it, as it was found
 
     def __post_init__(self) -> None:
         if not self.at.seq:
             self.at = self.head.start
+        self.signed = self.at
         self.problem = "" if self.at.seq >= self.head.first_seq else self._beginning()
         self.begins = self.at.seq + 1
         self._check_anchors()
@@ -190,6 +196,8 @@ class Verifier:
             return False
         self.at = Anchor(link.seq, link.hash)
         self.checked += 1
+        if link.seq <= self.head.seq:
+            self.signed = self.at
         self._check_anchors()
         return not self.problem
 
@@ -233,15 +241,20 @@ class Verifier:
         """The verdict after the last link; `signature` is that of the head."""
         problem = self.problem or self._check_head(signature)
         unseen = tuple(anchor for anchor in self.anchors if anchor.seq < self.begins - 1)
-        return Verdict(self.head, self.checked, problem, self.begins, tuple(self.breaks), tuple(self.rotations), unseen)
+        notes = tuple(self.breaks), tuple(self.rotations), unseen
+        return Verdict(self.head, self.checked, problem, self.begins, *notes, max(0, self.at.seq - self.head.seq))
 
     def _check_head(self, signature: bytes) -> str:
         keys = self.keys or [self.trust.key]
         if self.trust.key not in keys or not self.trust.check(keys[-1], self.head.statement(), signature):
             return "the signature of the head is wrong: the head was changed, or signed with another key"
-        if self.at != self.head.end:
-            return f"the chain ends at event {self.at.seq}, its signed head at {self.head.seq}: the tail was changed"
+        signed, end = self.signed, self.end or self.head.end
+        if signed != self.head.end:
+            return f"the chain ends at event {signed.seq}, its signed head at {self.head.seq}: the tail was changed"
+        if self.at != end:
+            what = "signed head" if end == self.head.end else "recorded end"
+            return f"the chain ends at event {self.at.seq}, its {what} at {end.seq}: the tail was changed"
         last = max((anchor.seq for anchor in self.anchors), default=0)
-        if self.head.seq < last:
+        if end.seq < last:
             return f"the chain ends at event {self.at.seq}, but event {last} was anchored: the tail was cut off"
         return ""
