@@ -1100,9 +1100,9 @@ static void leave_service(int socket)
     set_blocked(~0ull);
     CALL(__NR_dup3, socket, SOCKET, O_CLOEXEC);
     CALL(__NR_dup3, SOCKET, UNUSED, O_CLOEXEC); /* so that no number below FIRST_GIVEN is free */
-    cage.signals = open_signals(PARENT_DIED);
-    CALL(__NR_dup3, cage.signals, SIGNALS_OF_SERVER, O_CLOEXEC);
-    cage.signals = SIGNALS_OF_SERVER;
+    cage.signals = (int)CALL(__NR_dup3, open_signals(PARENT_DIED), SIGNALS_OF_SERVER, O_CLOEXEC);
+    if (cage.signals < 0)
+        exit_now(BAD_SPEC);
     cage.control = SOCKET;
     CALL(__NR_prctl, PR_SET_DUMPABLE, 0);
     CALL(__NR_prctl, PR_SET_PDEATHSIG, SIGHUP); /* of the thread that started us, so that others may go on */
