@@ -66,7 +66,7 @@ def _ways() -> Iterator[tuple[dict[str, Once], CageServer]]:
         if bwrap := shutil.which("bwrap"):
             words = [bwrap, *shown(workspace)]
             ways["bwrap"] = lambda: _in_bwrap(words)
-        yield ways, find_server(launcher.usable_cage(), os.geteuid())
+        yield ways, find_server(launcher.usable_cage())
         room.close()
 
 

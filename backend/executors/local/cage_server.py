@@ -92,7 +92,11 @@ class CageServer:
         self._process = None
 
 
+def find_server(cage: Path) -> CageServer:
+    """The one of this process. A fork of it gets another, and so does the process itself if it changes its user."""
+    return _server(cage, os.getpid(), os.geteuid())
+
+
 @cache
-def find_server(cage: Path, user: int) -> CageServer:
-    """The one of this process. If it changes its user, it gets another."""
+def _server(cage: Path, process: int, user: int) -> CageServer:
     return CageServer(cage)

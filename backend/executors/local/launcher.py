@@ -136,7 +136,7 @@ class CageLauncher:
             theirs.callback(group.close)
             given = numbered([*group.descriptors, *_descriptors(stages), *([room.descriptor] if room else [])])
             spec = spec_file(self._spec(stages, user, given, group, room), theirs)
-            find_server(cage, os.geteuid()).start([status_write, life, control_read, spec, *given])
+            find_server(cage).start([status_write, life, control_read, spec, *given])
             ours.pop_all()
         return _Running(ended, control, status, len(stages), group)
 

@@ -48,7 +48,7 @@ def cage(cache: Path, request: pytest.FixtureRequest) -> Iterator[Cage]:
 def server_of(cage: Cage) -> CageServer:
     """The one that its commands are started by; it runs."""
     cage.run(["true"])
-    server = find_server(cage.launcher.usable_cage(), os.geteuid())
+    server = find_server(cage.launcher.usable_cage())
     assert server.pid
     return server
 
@@ -102,6 +102,7 @@ def test_what_it_never_read_is_an_error_of_that_command(cage: Cage) -> None:
     server = server_of(cage)
     first = server.pid
     os.kill(first, signal.SIGSTOP)
+    wait_until(lambda: ") T " in Path(f"/proc/{first}/stat").read_text(), "the server to stop")
     launched, output = cage.start(["touch", "ran"], ["touch", "ran"])
     os.kill(first, signal.SIGKILL)
     wait(launched.ended)
@@ -169,7 +170,7 @@ from backend.executors.local.launcher import CageLauncher
 from tests.executors.local.caged import Cage, RUN_AS
 launcher = CageLauncher(Path(sys.argv[1]), RUN_AS)
 Cage(launcher, Path(sys.argv[2])).run(["true"])
-print(find_server(launcher.usable_cage(), os.geteuid()).pid, flush=True)
+print(find_server(launcher.usable_cage()).pid, flush=True)
 os.read(0, 1)
 """
 
