@@ -46,7 +46,7 @@ COMPOUND = frozenset({*CLOSED_BY, "if", "while", "until", "for", "case"})
 REDIRECTIONS = REDIRECTS | MERGES
 NAME = re.compile("[A-Za-z_][A-Za-z0-9_]*")
 CHANGE_FOLDER = "cd"
-WHICH = Word("which")  # what `command -v` means where no name is a function or an alias
+WHICH = Word("which")  # what `command -v` and `type` mean where no name is a function or an alias
 LEAVING = frozenset({"break", "continue"})
 READ = "read"
 BUILTINS = frozenset({CHANGE_FOLDER, "export", "unset", "set", "exit", ":", READ, *LEAVING})
@@ -339,8 +339,7 @@ class _Reader:
             raise Refused(_no_loop(words[0].text))
         if words and words[0].text == "[[":
             words = tested(words, assigned=bool(assignments))
-        if [each.text for each in words[:2]] == ["command", "-v"]:
-            words[:2] = [WHICH]
+        words = _asks_for_program(words)
         if words or (assignments and not redirects):
             return Command(tuple(words), tuple(assignments), tuple(redirects))
         raise Refused(self._missing(bool(assignments)))
@@ -452,3 +451,13 @@ def _no_program() -> Decision:
     return Decision.deny(
         "syntax.assignment", "A variable is set for the command after it, and there is none.", "NAME=value command"
     )
+
+
+def _asks_for_program(words: list[Word]) -> list[Word]:
+    match [each.text for each in words[:2]]:
+        case ["command", "-v"]:
+            return [WHICH, *words[2:]]
+        case ["type", _]:
+            return [WHICH, *words[1:]]
+        case _:
+            return words
