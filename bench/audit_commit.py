@@ -18,18 +18,22 @@ from backend.core.decisions import Decision, Risk
 from backend.core.execution.model import Status, Usage
 from backend.core.identity import Principal
 from backend.runtime.clock import new_id
+from backend.storage import commit_queue
 from backend.storage.execution_log import SqlExecutionLog
 from bench.keeping import open_executions
 
 FEW, COMMANDS = 64, 1920
-COUNTED = 192  # of them under valgrind, which is slow
+COUNTED = 192  # of them under valgrind
+SLOWER = 50  # times that a program is under valgrind: the interval of signatures is as much longer there
 TOTAL = re.compile(r"I +refs: +([\d,]+)")
 
 
 def main() -> None:
     """Print a row for each number of commands at once; as a child, write commands."""
-    if len(sys.argv) == 3:
-        asyncio.run(_write(int(sys.argv[1]), int(sys.argv[2])))
+    if len(sys.argv) > 1:
+        at_once, count, slower = map(int, sys.argv[1:])
+        commit_queue.SIGN_AFTER *= slower
+        asyncio.run(_write(at_once, count))
         return
     print("| commands at once | M instructions | us of processor time |\n|---|---|---|")
     for at_once in (1, 32):
@@ -38,13 +42,13 @@ def main() -> None:
         print(f"| {at_once} | {instructions / 1e6:.3f} | {seconds * 1e6:.0f} |", flush=True)
 
 
-def _words(at_once: int, count: int) -> list[str]:
-    return [sys.executable, "-m", "bench.audit_commit", str(at_once), str(count)]
+def _words(at_once: int, count: int, slower: int) -> list[str]:
+    return [sys.executable, "-m", "bench.audit_commit", str(at_once), str(count), str(slower)]
 
 
 def _instructions(at_once: int, count: int) -> int:
     words = ["valgrind", "--tool=cachegrind", "--cache-sim=no", "--cachegrind-out-file=/dev/null"]
-    done = subprocess.run([*words, *_words(at_once, count)], stderr=subprocess.PIPE, check=True, text=True)
+    done = subprocess.run([*words, *_words(at_once, count, SLOWER)], stderr=subprocess.PIPE, check=True, text=True)
     [total] = TOTAL.findall(done.stderr)
     return int(total.replace(",", ""))
 
@@ -52,7 +56,7 @@ def _instructions(at_once: int, count: int) -> int:
 def _seconds(at_once: int, count: int) -> float:
     """The processor time of a process that writes commands."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run(_words(at_once, count), check=True)
+    subprocess.run(_words(at_once, count, 1), check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 

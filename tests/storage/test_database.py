@@ -24,7 +24,7 @@ from backend.core.errors import StorageError
 from backend.core.execution.model import Status
 from backend.core.ports import Filter
 from backend.storage.bare_connection import BareConnection
-from backend.storage.database import LOG_SIZE, Database, changes, database_url, rows
+from backend.storage.database import LOG_SIZE, LONG_PATIENCE, Database, changes, database_url, rows
 from backend.storage.execution_history import page_query
 from backend.storage.postgresql import POOL
 from backend.storage.schema import LATEST, MIGRATIONS
@@ -143,9 +143,9 @@ async def test_a_new_database_is_what_the_migrations_make(two: list[Database]) -
     await new.migrate()
     await old.write(lambda connection: upgrade(connection, "0001"), patience=None)
     await old.migrate()
-    expected = await old.read(described)
+    expected = await old.read(described, LONG_PATIENCE)
     assert expected["version"] == [(LATEST,)]
-    assert await new.read(described) == expected
+    assert await new.read(described, LONG_PATIENCE) == expected
 
 
 OLD_ROW = """insert into executions (id, principal, project_id, command, working_dir, status, risk, rule, deletes, dry_run,
