@@ -45,6 +45,8 @@ MOST_UNREAD = 64  # messages that a server has not read; more wait in the record
 READS_SOON = 0.01  # seconds until a server that reads has read some of them
 READ_AHEAD = 8  # blocks of a recording that wait while others are sent
 JOINED = 128 * 1024  # bytes of blocks in one message that are enough
+FLOWING = 16 * 1024  # bytes of output in a message behind which more is expected
+MORE_SOON = 0.003  # seconds that it is given to come, so that it needs fewer messages
 STREAM_TTL = 86400  # seconds
 FIRST_PAUSE, LONGEST_PAUSE = 0.25, 8.0
 MOST_JOBS = 512
@@ -313,6 +315,8 @@ class Jobs:
             output = b"".join(line for line in lines if _is_output(line))
             await self._until_sent(job, _output(job.after, upto, _end(transcript)), output)
             job.after = upto
+            if len(output) >= FLOWING and blocks.qsize() < READ_AHEAD // 2:
+                await asyncio.sleep(MORE_SOON)
 
     async def _until_sent(self, job: Job, body: Mapping[str, Any], output: bytes = b"") -> None:
         """Send output as soon as Redis is there and the server keeps up: until then, the recording has it."""
