@@ -51,6 +51,10 @@ class StopReason(StrEnum):
     LEASE_LOST = "lease_lost"
 
 
+# What is recorded then is not all that the command wrote, even where it had ended before it was stopped.
+INCOMPLETE = frozenset({StopReason.OUTPUT_LIMIT, StopReason.UNRECORDED, StopReason.RECORDINGS_FULL})
+
+
 def unrecorded(error: RecordingError) -> StopReason:
     """Why an execution is stopped of which no more can be recorded."""
     return StopReason.RECORDINGS_FULL if isinstance(error, ShareUsedUpError) else StopReason.UNRECORDED

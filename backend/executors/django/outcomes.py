@@ -7,6 +7,7 @@ from backend.core.execution.model import (
     EXIT_GATEPOST_FAILED,
     EXIT_SIGNAL_BASE,
     EXIT_TIMED_OUT,
+    INCOMPLETE,
     Outcome,
     Status,
     StopReason,
@@ -17,10 +18,10 @@ from backend.core.execution.model import (
 def reported(end: RunEnd, reason: StopReason | None, stdout: int, stderr: int) -> Outcome:
     """The outcome of a command whose end was reported; `reason` is why it was stopped, if it was."""
     code, signal = _exit_code(end)
-    if end.status == "success":
+    if end.status == "success" and reason not in INCOMPLETE:
         return Outcome(Status.SUCCEEDED, code, signal, stdout, stderr)
     if reason:
-        return stopped_outcome(reason, signal, code, stdout, stderr)
+        return stopped_outcome(reason, signal, code or EXIT_GATEPOST_FAILED, stdout, stderr)
     match end.status:
         case "timed_out":
             problem = "Timed out: the runner stopped the command."

@@ -14,6 +14,7 @@ from backend.core.errors import RecordingError
 from backend.core.execution.instructions import Instructions
 from backend.core.execution.model import (
     EXIT_GATEPOST_FAILED,
+    INCOMPLETE,
     Delivery,
     Job,
     Outcome,
@@ -42,8 +43,6 @@ START_WITHIN = 90  # seconds in which a job must begin once it was asked for; le
 ANSWER_WITHIN = 1.5  # seconds in which a host answers a signal; less than other servers wait for this one
 STOP_GRACE = 10.0  # seconds that the end is waited for once a stop was sent
 LEAVES = frozenset({StopReason.SHUTDOWN, StopReason.LEASE_LOST})  # the command goes on, and another server takes it up
-# What is recorded here is not all that the command wrote, even where it had ended before it was stopped.
-INCOMPLETE = frozenset({StopReason.OUTPUT_LIMIT, StopReason.UNRECORDED, StopReason.RECORDINGS_FULL})
 MAY_STILL_RUN = "The host did not confirm the stop: the command may still run there."
 
 
