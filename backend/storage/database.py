@@ -105,6 +105,7 @@ class Database:
         try:
             with _storage_errors(), _file_lock(Path(f"{self._file}.lock") if self._file else None):
                 await self.write(bring_up_to_date, patience=None)
+            await self.write_short(lambda _: None)  # opens its files, for the case that they are moved away
         except StorageError as error:
             raise StorageError(f"{error}{self._hint}") from error
 
@@ -192,6 +193,7 @@ class _Threads:
         await asyncio.to_thread(self._threads.shutdown)
         if self._bare:
             self._bare.close()
+            self._bare = None
         self._engine.dispose()
 
 

@@ -143,6 +143,7 @@ async def test_without_descriptors_commands_fail_and_nothing_leaks(start_server:
     env = {"GATEPOST_CONCURRENT_PER_PRINCIPAL": "50", "GATEPOST_CONCURRENT_TOTAL": "50"}
     server = start_server(env, before=(LIMITED, "NOFILE", 50, 50))
     async with terminal(server) as client:
+        await client.run("pwd")  # the server of the cage stays
         before = _descriptors(server)
         for _ in range(30):
             await client.send(type="run", command="pyguard sleep 8001")

@@ -50,6 +50,19 @@ def above_stdio(descriptor: int, close: ExitStack) -> int:
 
 
 def spawn(cage: Path, arguments: Iterable[str], inherited: set[int]) -> int:
-    """The pid of a new process that has these descriptors under the same numbers. Half the time of `subprocess`."""
+    """The pid of a new process that has these descriptors under the same numbers. Half the time of `subprocess`.
+
+    Standard streams that the service lacks are open in it all the same, so that what it opens is not taken for one.
+    """
     keep = [(os.POSIX_SPAWN_DUP2, descriptor, descriptor) for descriptor in inherited]
-    return os.posix_spawn(str(cage), [str(cage), *arguments], {}, file_actions=keep)
+    streams = [
+        (os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in range(3) if not _is_passed_on(number)
+    ]
+    return os.posix_spawn(str(cage), [str(cage), *arguments], {}, file_actions=[*streams, *keep])
+
+
+def _is_passed_on(descriptor: int) -> bool:
+    try:
+        return os.get_inheritable(descriptor)
+    except OSError:
+        return False

@@ -153,7 +153,15 @@ def place() -> Iterator[Path]:
 
 WRITES = "import time\nwhile True: open('big', 'ab').write(b'x' * 65536); time.sleep(0.001)"
 MAKES = "import itertools, os, time\nfor n in itertools.count(): os.mkdir(str(n)); time.sleep(0.001)"
+STAYS = "import os, time\nopen(f'begun{os.getpid()}', 'w').close(); time.sleep(60)"
 CLOSES = "import os, time\nos.mkdir('closed'); os.chmod('closed', 0)\nwhile True: time.sleep(1)"
+
+
+async def begun(room: Room, count: int) -> None:
+    """Wait until so many commands run: their workspace was measured before, and was not full."""
+    async with asyncio.timeout(BOUND):
+        while len(list(room.workspace.glob("begun*"))) < count:
+            await asyncio.sleep(0.01)
 
 
 @pytest.mark.parametrize("code", [WRITES, MAKES, pytest.param(CLOSES, marks=pytest.mark.skipif(ROOT, reason="root"))])
@@ -171,14 +179,14 @@ async def test_who_fills_the_workspace_is_stopped(place: Path, code: str) -> Non
 async def test_who_runs_beside_is_stopped_too_and_who_is_elsewhere_is_not(place: Path) -> None:
     (place / "a").mkdir()
     (place / "b").mkdir()
-    room, other = (Room(place / name, "import time; time.sleep(60)", Quota(4 * MIB, 100, 0)) for name in "ab")
+    room, other = (Room(place / name, STAYS, Quota(4 * MIB, 100, 0)) for name in "ab")
     other.bench.executor.monitors = room.bench.executor.monitors
     controls = [Instructions(stdin=False) for _ in range(3)]
     runs = [
         asyncio.ensure_future(each.bench.run(instructions))
         for each, instructions in zip((room, room, other), controls, strict=True)
     ]
-    await asyncio.sleep(0)
+    await begun(room, 2)
     (room.workspace / "big").write_bytes(b"x" * 8 * MIB)
     async with asyncio.timeout(BOUND):
         await asyncio.gather(*runs[:2])
@@ -308,11 +316,11 @@ def no_new_thread(_: object) -> None:
 async def test_where_no_thread_can_be_started_any_more_the_limit_holds(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    room = Room(place, "import time; time.sleep(60)", Quota(4 * MIB, 100, 0))
+    room = Room(place, STAYS, Quota(4 * MIB, 100, 0))
     monkeypatch.setattr("threading.Thread.start", no_new_thread)
     instructions = Instructions(stdin=False)
     running = asyncio.ensure_future(room.bench.run(instructions))
-    await asyncio.sleep(0)
+    await begun(room, 1)
     (room.workspace / "big").write_bytes(b"x" * 8 * MIB)
     async with asyncio.timeout(BOUND):
         assert (await running).signal == "SIGKILL"
