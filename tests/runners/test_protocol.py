@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ from backend.core.identity import Principal
 from backend.core.ids import as_uuid
 from tests.client import BOUND
 from tests.recipes.house import ANN, BOB, load_profile
-from tests.runners.shop import SECRET, Shop, open_shop
+from tests.runners.shop import QUICK, SECRET, Shop, open_shop
 
 HEARTBEAT = {"runner_version": "0.1.0", "python_version": "3.12", "django_version": "5.2", "commands_hash": ""}
 
@@ -208,17 +209,18 @@ async def _until(shop: Shop, id: str, line: str) -> list[str]:
     return found
 
 
-async def test_chunks_that_follow_the_end_belong_to_it_for_a_while_and_then_to_the_audit(shop: Shop) -> None:
-    id = await shop.waiting()
-    await shop.start(id)
-    await shop.output(id, 2, "2\n")
-    await shop.complete(id)  # chunk 1 is still on its way
-    await shop.output(id, 1, "1\n")
-    assert await shop.recorded(id) == ["1", "2"]
-    for number in (3, 4):
-        assert (await shop.output(id, number, "too late\n")).status_code == 200
-    [event] = shop.events("answered_late")
-    assert (event["execution"], event["output"]) == (id, "too late\n")
+async def test_chunks_that_follow_the_end_belong_to_it_for_a_while_and_then_to_the_audit() -> None:
+    async with open_shop(replace(QUICK, gap=BOUND)) as shop:
+        id = await shop.waiting()
+        await shop.start(id)
+        await shop.output(id, 2, "2\n")
+        await shop.complete(id)  # chunk 1 is still on its way
+        await shop.output(id, 1, "1\n")
+        assert await shop.recorded(id) == ["1", "2"]
+        for number in (3, 4):
+            assert (await shop.output(id, number, "too late\n")).status_code == 200
+        [event] = shop.events("answered_late")
+        assert (event["execution"], event["output"]) == (id, "too late\n")
 
 
 async def test_what_is_reported_late_is_recorded_once_for_so_many_executions(
