@@ -7,7 +7,16 @@ from pathlib import Path
 
 from tests.preloaded import Before
 
-MORE = ("alembic.command", "concurrent.futures.thread", "encodings.idna", "sqlite3", "sqlite3.dbapi2")
+MORE = (
+    "alembic.command",
+    "concurrent.futures.thread",
+    "encodings.idna",
+    *(
+        f"encodings.utf_{width}_{order}" for width in (16, 32) for order in ("le", "be")
+    ),  # what some random keys look like
+    "sqlite3",
+    "sqlite3.dbapi2",
+)
 LONELY = 54321  # a user who owns nothing else
 
 
