@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backend.cli.actor import actor
+from backend.cli.failures import EXIT_USAGE
 from backend.core.audit.events import Kind
 from backend.core.client_address import reachable
 from backend.core.errors import GatepostError
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from backend.storage.identities import SqlIdentities
 
 EXIT_FAILED = 1
-EXIT_USAGE = 2
 LINK_MINUTES = 15
 
 

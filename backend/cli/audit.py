@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from backend.storage.recording_digests import Comparison
 
 EXIT_TAMPERED = 1
-EXIT_USAGE = 2
 HERE = Path()  # stands for the data folder
 PATIENCE = 1.0  # seconds before progress is shown
 SHOW_EVERY = 0.1  # seconds

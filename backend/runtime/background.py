@@ -41,43 +41,30 @@ async def supervised(job: str, work: Callable[[], Coroutine[None, None, None]]) 
 
 
 async def prune_often(settings: Settings, stores: Stores) -> None:
-    """Delete what is too old, by a clock that did not jump."""
-    log = structlog.get_logger()
-    while True:
-        try:
-            if now := await stores.clock.time():
-                await stores.executions.prune(_before(now, settings.history_days))
-                await stores.identities.forget_expired()
-                await stores.keys.forget()
-                await stores.schedules.prune(_before(now, settings.history_days))
-                await stores.notifications.prune(_before(now, settings.retention_days))
-        except (OSError, StorageError) as error:
-            log.error("old data not deleted", reason=reason_of(error))
-        await asyncio.sleep(PRUNE_EVERY)
+    """Delete what is too old."""
+
+    async def prune(now: int) -> None:
+        await stores.executions.prune(_before(now, settings.history_days))
+        await stores.identities.forget_expired()
+        await stores.keys.forget()
+        await stores.schedules.prune(_before(now, settings.history_days))
+        await stores.notifications.prune(_before(now, settings.retention_days))
+
+    await _by_trusted_clock(stores, prune, PRUNE_EVERY, "old data not deleted")
 
 
 async def summarise_often(stores: Stores) -> None:
-    """Sum up the hours that are over, by a clock that did not jump."""
-    log = structlog.get_logger()
-    while True:
-        try:
-            if now := await stores.clock.time():
-                await stores.figures.summarise(now)
-        except StorageError as error:
-            log.error("hours not summed up", reason=reason_of(error))
-        await asyncio.sleep(SUMMARISE_EVERY)
+    """Sum up the hours that are over."""
+    await _by_trusted_clock(stores, stores.figures.summarise, SUMMARISE_EVERY, "hours not summed up")
 
 
 async def forget_runs_often(stores: Stores) -> None:
-    """Delete what runners are no longer answered, by a clock that did not jump: it is what commands that run report."""
-    log = structlog.get_logger()
-    while True:
-        try:
-            if await stores.clock.time():
-                await stores.runners.forget()
-        except (OSError, StorageError) as error:
-            log.error("old answers to runners not deleted", reason=reason_of(error))
-        await asyncio.sleep(FORGET_RUNS_EVERY)
+    """Delete what runners are no longer answered: it is what commands that run report."""
+
+    async def forget(_: int) -> None:
+        await stores.runners.forget()
+
+    await _by_trusted_clock(stores, forget, FORGET_RUNS_EVERY, "old answers to runners not deleted")
 
 
 async def take_up_often(runners: Runners) -> None:
@@ -87,15 +74,13 @@ async def take_up_often(runners: Runners) -> None:
 
 async def cut_audit_often(settings: Settings, stores: Stores) -> None:
     """Prune the old events of the audit, which verifies all of it."""
-    log = structlog.get_logger()
-    while settings.audit_days:
-        try:
-            now = await stores.clock.time()
-            if now and (gone := await stores.audit.prune(iso(_before(now, settings.audit_days)))):
-                log.info("audit events deleted", count=gone)
-        except (OSError, StorageError) as error:
-            log.error("old audit events not deleted", reason=reason_of(error))
-        await asyncio.sleep(CUT_AUDIT_EVERY)
+
+    async def cut(now: int) -> None:
+        if gone := await stores.audit.prune(iso(_before(now, settings.audit_days))):
+            structlog.get_logger().info("audit events deleted", count=gone)
+
+    if settings.audit_days:
+        await _by_trusted_clock(stores, cut, CUT_AUDIT_EVERY, "old audit events not deleted")
 
 
 async def heartbeat_often(stores: Stores, stop_lost: Callable[[frozenset[str]], None]) -> None:
@@ -144,6 +129,17 @@ async def run_schedules_often(runner: ScheduleRunner) -> None:
 async def notify_often(notifier: Notifier) -> None:
     """Report how executions ended."""
     await _repeat(notifier.run_once, NOTIFY_EVERY, "notifications not sent")
+
+
+async def _by_trusted_clock(stores: Stores, work: Callable[[int], Awaitable[None]], every: float, problem: str) -> None:
+    """Do something with the time every so many seconds, but not while the clock has jumped."""
+    while True:
+        try:
+            if now := await stores.clock.time():
+                await work(now)
+        except (OSError, StorageError) as error:
+            structlog.get_logger().error(problem, reason=reason_of(error))
+        await asyncio.sleep(every)
 
 
 async def _repeat(work: Callable[[], Awaitable[object]], every: float, problem: str) -> None:

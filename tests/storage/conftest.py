@@ -173,6 +173,15 @@ async def database(new_url: str) -> AsyncIterator[Database]:
 
 
 @pytest.fixture
+async def in_file(tmp_path: Path) -> AsyncIterator[Database]:
+    """A migrated database in SQLite."""
+    database = Database(database_url(None, tmp_path))
+    await database.migrate()
+    yield database
+    await database.close()
+
+
+@pytest.fixture
 async def ledger(database: Database) -> Ledger:
     made = store(database, SIGNER)
     await made.audit.prepare()

@@ -333,15 +333,6 @@ async def test_a_read_cannot_write(database: Database) -> None:
     assert await database.write(changes(insert(users).values(ANN))) == 1
 
 
-@pytest.fixture
-async def in_file(tmp_path: Path) -> AsyncIterator[Database]:
-    """A migrated database in SQLite."""
-    database = Database(database_url(None, tmp_path))
-    await database.migrate()
-    yield database
-    await database.close()
-
-
 async def test_a_slow_read_delays_neither_reads_nor_writes(in_file: Database) -> None:
     begun, done = threading.Event(), threading.Event()
 

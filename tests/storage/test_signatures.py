@@ -3,7 +3,6 @@
 import asyncio
 import shutil
 import sqlite3
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -180,14 +179,6 @@ async def test_a_forged_end_is_signed_by_no_server(unsigned: None, database: Dat
     for each in (ledger, store(database, SIGNER)):
         with pytest.raises(StorageError, match="not signed with this server's key"):
             await each.executions.open(attempt())
-
-
-@pytest.fixture
-async def in_file(tmp_path: Path) -> AsyncIterator[Database]:
-    database = Database(database_url(None, tmp_path))
-    await database.migrate()
-    yield database
-    await database.close()
 
 
 def image(folder: Path, to: Path, log_bytes: int) -> Database:

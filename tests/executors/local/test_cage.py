@@ -9,7 +9,6 @@ import signal
 import struct
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,19 +19,17 @@ import pytest
 from backend.executors.local import confinement, launcher
 from backend.executors.local.cage_server import CageServer, numbered
 from backend.executors.local.cgroups import Groups
-from backend.executors.local.launcher import BAD_SPEC, CageLauncher, cage_environment
+from backend.executors.local.launcher import BAD_SPEC, cage_environment
 from backend.executors.local.process_spec import Bounds, Ports, Stage
 from tests.executors.local.caged import (
     BOUND,
     ROOT,
     RUN_AS,
     Cage,
-    folder,
     give,
     marked,
     program,
     read_all,
-    roomy,
     shell,
     wait,
 )
@@ -47,23 +44,6 @@ AWAY = (
     "x=$(setsid sh -c 'sleep {mark} >/dev/null & echo $!; sleep {mark} >/dev/null & echo $!');"
     "(sleep {mark} & echo $!); echo $x ready; sleep {mark}"
 )
-
-
-@pytest.fixture(scope="module")
-def cache() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory() as name:
-        yield Path(name)
-
-
-@pytest.fixture(params=["alone", "in a room"])
-def cage(cache: Path, request: pytest.FixtureRequest) -> Iterator[Cage]:
-    """With and without namespaces: what holds, holds for both."""
-    if request.param == "in a room":
-        with roomy(cache) as cage:
-            yield cage
-        return
-    with folder() as workspace:
-        yield Cage(CageLauncher(cache, RUN_AS), workspace)
 
 
 def status(text: str) -> dict[str, str]:

@@ -9,8 +9,6 @@ import signal
 import struct
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,29 +18,13 @@ from backend.executors.local import cgroups, confinement, launcher
 from backend.executors.local.cage_server import CageServer, find_server
 from backend.executors.local.launcher import CageLauncher
 from backend.executors.local.process_spec import Bounds, Launched, Stage
-from tests.executors.local.caged import BOUND, RUN_AS, Cage, folder, program, read_all, roomy, shell, wait
+from tests.executors.local.caged import BOUND, RUN_AS, Cage, folder, program, read_all, shell, wait
 from tests.executors.local.test_cage import FILTER
 from tests.needs import need
 from tests.serving import wait_until
 
 REPOSITORY = Path(__file__).parents[3]
 OWN = {"0", "1", "2"}  # its descriptors: the socket twice, signals
-
-
-@pytest.fixture(scope="module")
-def cache() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory() as name:
-        yield Path(name)
-
-
-@pytest.fixture(params=["alone", "in a room"])
-def cage(cache: Path, request: pytest.FixtureRequest) -> Iterator[Cage]:
-    if request.param == "in a room":
-        with roomy(cache) as cage:
-            yield cage
-        return
-    with folder() as workspace:
-        yield Cage(CageLauncher(cache, RUN_AS), workspace)
 
 
 def server_of(cage: Cage) -> CageServer:

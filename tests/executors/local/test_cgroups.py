@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -27,12 +26,6 @@ KILLS = {1: "memory.oom_control", 2: "memory.events"}
 PEAK = {1: "memory.max_usage_in_bytes", 2: "memory.peak"}
 # Four that hold 40 MB each, since nobody reads what they write.
 GREEDY = "one() { head -c 40000000 /dev/zero | tail -n 1; }; one & one & one & one & wait"
-
-
-@pytest.fixture(scope="module")
-def cache() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory() as name:
-        yield Path(name)
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import asyncio
 import sys
-import tempfile
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from pathlib import Path
@@ -25,12 +24,6 @@ from tests.executors.local.caged import RUN_AS, folder
 from tests.executors.local.test_egress import CALLER, World, listening
 from tests.executors.local.test_pipelines import Log
 from tests.executors.local.test_rooms import wanted
-
-
-@pytest.fixture(scope="module")
-def cache() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory() as name:
-        yield Path(name)
 
 
 @pytest.fixture
