@@ -1,6 +1,6 @@
 """Finds targets: the terminal's workspace, those of accounts and projects, and the profiles that apply there."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -11,11 +11,13 @@ from backend.core.errors import StorageError
 from backend.core.execution.executor import Executor
 from backend.core.execution.refusals import unknown_project
 from backend.core.execution.targets import OWN, ExecutionLimits, Target, TargetRef
-from backend.core.identity import Principal, Project
+from backend.core.identity import Principal, Project, User
 from backend.core.policy.egress import Egress, network_of
 from backend.core.policy.files import FileView
 from backend.core.policy.profile import OFFLINE, Profile, ProfileError
 from backend.core.ports import Projects
+
+MOST_KNOWN = 1000  # targets that are kept
 
 
 class LocalPlaces(Protocol):
@@ -65,6 +67,7 @@ class TargetResolver:
     django: DjangoTargets | None = None
     _workspaces: dict[str, FileView] = field(default_factory=dict)
     _profiles: dict[str, Profile] = field(default_factory=dict)
+    _targets: dict[Hashable, Target] = field(default_factory=dict)
 
     def reachable(self) -> frozenset[TargetRef]:
         """The targets of which executions may wait for this server: enrolled hosts, whose commands outlive a server.
@@ -83,8 +86,9 @@ class TargetResolver:
                 return self._own(who)
             case TargetRef("project", id):
                 project = await self.projects.get(id)
-                found = self._of_project(project) if project and project.is_open_to(who) else None
-                return found or unknown_project(id)
+                if project is None or not project.is_open_to(who):
+                    return unknown_project(id)
+                return self._known(project, lambda: self._of_project(project)) or unknown_project(id)
             case TargetRef("host", id) if self.hosts:
                 return await self.hosts.resolve(who, id)
             case TargetRef("django", name) if self.django:
@@ -106,16 +110,32 @@ class TargetResolver:
 
     def leave(self, visitor: Principal) -> None:
         """The connection of a visitor has ended."""
+        self._targets.pop(visitor.name, None)
         self.places.leave(visitor.name)
 
+    def _known(self, key: Hashable, make: Callable[[], Target | None]) -> Target | None:
+        """A target that is made once, with what is known of its lines."""
+        if key not in self._targets and (made := make()):
+            if len(self._targets) >= MOST_KNOWN:
+                self._targets.clear()
+            self._targets[key] = made
+        return self._targets.get(key)
+
     def _own(self, who: Principal) -> Target | Decision:
-        if who.user is None:
-            return self._target(OWN, self.visitors_profile, self.places.of_visitor(self.visitors_files, who.name))
-        profile = self._profile(who.user.profile)
-        if profile is None:
-            reason = f"The profile {who.user.profile!r} of this account does not exist."
-            return Decision.deny("target.unknown", reason, "Ask an administrator for another profile.")
-        return self._target(OWN, profile, self._workspace(f"accounts/{who.user.id}"))
+        user = who.user
+        key = (user.id, user.profile) if user else who.name
+        found = self._known(key, lambda: self._of_account(user) if user else self._of_visitor(who.name))
+        if found:
+            return found
+        reason = f"The profile {user.profile if user else ''!r} of this account does not exist."
+        return Decision.deny("target.unknown", reason, "Ask an administrator for another profile.")
+
+    def _of_visitor(self, name: str) -> Target:
+        return self._target(OWN, self.visitors_profile, self.places.of_visitor(self.visitors_files, name))
+
+    def _of_account(self, user: User) -> Target | None:
+        profile = self._profile(user.profile)
+        return self._target(OWN, profile, self._workspace(f"accounts/{user.id}")) if profile else None
 
     def _of_project(self, project: Project) -> Target | None:
         try:

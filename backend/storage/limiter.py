@@ -8,7 +8,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Set
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 
 from limits import RateLimitItem, RateLimitItemPerSecond
 from limits.aio.storage import MemoryStorage, Storage
@@ -140,24 +140,26 @@ class MovingWindow:
         self._namespace = namespace
         self._item: RateLimitItem = RateLimitItemPerSecond(rate.count, rate.seconds)
         self._strategy = MovingWindowRateLimiter(storage or WindowStorage())
+        # In the memory of this process nothing is waited for, and nothing can fail.
+        self._bounded: Callable[[], AbstractAsyncContextManager[None]] = _storage_errors if storage else nullcontext
 
     async def hit(self, key: str) -> float:
         """Count one for `key`; returns 0.0 if it is admitted, else the seconds until the window has room."""
-        async with _storage_errors():
+        async with self._bounded():
             if await self._strategy.hit(self._item, self._namespace, key):
                 return 0.0
             return await self._seconds(key)
 
     async def wait(self, key: str) -> float:
         """What `hit` would return, without counting."""
-        async with _storage_errors():
+        async with self._bounded():
             if await self._strategy.test(self._item, self._namespace, key):
                 return 0.0
             return await self._seconds(key)
 
     async def left(self, key: str) -> Budget:
         """What `key` has left, without counting."""
-        async with _storage_errors():
+        async with self._bounded():
             stats = await self._strategy.get_window_stats(self._item, self._namespace, key)
         unused = stats.remaining == self.rate.count
         return Budget(self.rate, stats.remaining, 0.0 if unused else self._until(stats.reset_time))

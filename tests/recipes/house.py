@@ -77,28 +77,31 @@ class Quiet:
     def on_audit_failure(self, execution: str, error: StorageError) -> None: ...
 
 
-@dataclass(slots=True)
 class Speaker:
     """Runs lines by saying their words; `cat` runs until it is stopped and says which signals it gets."""
 
-    output: RecordingWriter | None = None
-    stopped: asyncio.Event = field(default_factory=asyncio.Event)
-
     async def run(self, job: Job, output: RecordingWriter, instructions: Instructions) -> Outcome:
-        self.output = output
         data = f"{' '.join(job.plan.argvs[0][1:])}\n".encode()
         output.lines("stdout", encode_lines(data))
         if job.plan.program == "cat":
-            with instructions.received_by(self):
-                await self.stopped.wait()
+            cat = _Cat(output)
+            with instructions.received_by(cat):
+                await cat.stopped.wait()
             return stopped_outcome(instructions.reason or StopReason.CANCELLED, "SIGTERM", 143, len(data), 0)
         return Outcome(Status.SUCCEEDED, 0, stdout_bytes=len(data))
+
+
+@dataclass(slots=True)
+class _Cat:
+    """One that runs."""
+
+    output: RecordingWriter
+    stopped: asyncio.Event = field(default_factory=asyncio.Event)
 
     def stop(self) -> None:
         self.stopped.set()
 
     async def signal(self, name: SignalName) -> Delivery:
-        assert self.output
         self.output.say("stdout", name)
         return Delivery.DELIVERED
 

@@ -167,6 +167,8 @@ class Gateway:
     async def _judge(self, request: Request) -> Plan | Decision:
         """Judge the line, in a thread: searching folders and following links can take a while."""
         try:
+            if known := request.target.verdicts.find(request.command, request.target, request.cwd, request.kept.state):
+                return known
             return await asyncio.to_thread(_judged, request)
         except Exception as error:  # whatever breaks, the attempt is on record
             self.lifecycle.observer.on_crash(request.execution, error)
@@ -203,7 +205,7 @@ class Gateway:
 def _judged(request: Request) -> Plan | Decision:
     """The verdict on a line. A session whose place is no longer there starts again: else nothing could run in it."""
     kept = request.kept
-    verdict = admit(request.command, request.target, request.cwd, kept.state)
+    verdict = request.target.verdicts.judge(request.command, request.target, request.cwd, kept.state)
     if isinstance(verdict, Plan) or kept == NOTHING_KEPT or isinstance(_place(request), Plan):
         return verdict
     request.keep(NOTHING_KEPT)

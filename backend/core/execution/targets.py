@@ -1,12 +1,13 @@
 """Where a command runs: under which policy, by which executor, within which limits."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from backend.core.execution.executor import Executor
 from backend.core.policy.files import FileView
 from backend.core.policy.profile import OFFLINE, Offline, Profile
+from backend.core.policy.verdicts import Verdicts
 
 TARGET_PATTERN = "^[a-z][a-z0-9-]{0,31}(:[A-Za-z0-9._-]{1,64})?$"
 
@@ -80,7 +81,8 @@ class Target:
     """A resolved target.
 
     With `metadata_only` its output is neither stored nor shown. An execution of a target that `waits` is queued until
-    a server that reaches the target claims it; the others are started by the server that admits them.
+    a server that reaches the target claims it; the others are started by the server that admits them. `verdicts` are what
+    is known of its lines.
     """
 
     ref: TargetRef
@@ -93,3 +95,4 @@ class Target:
     offline: Offline = OFFLINE
     metadata_only: bool = False
     waits: bool = False
+    verdicts: Verdicts = field(default_factory=Verdicts, init=False, compare=False, repr=False)
