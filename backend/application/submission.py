@@ -11,7 +11,7 @@ from backend.core.execution.gateway import Gateway
 from backend.core.execution.refusals import unavailable
 from backend.core.execution.registry import Execution
 from backend.core.execution.requests import Refused, Request, Waiting
-from backend.core.execution.sessions import Session
+from backend.core.execution.sessions import NOTHING_KEPT, Session
 from backend.core.execution.targets import OWN, Target, TargetRef, addressed
 from backend.core.identity import Principal
 from backend.core.limits import Budget
@@ -103,10 +103,14 @@ class Submission:
         target = found if isinstance(found, Target) else await self.resolver.resolve(who, OWN)
         if isinstance(target, Decision):
             return target
-        request = Request(
+        kept = spec.session.at(who.name, str(target.ref)) if spec.session else NOTHING_KEPT
+        is_placed = spec.cwd != "."
+        return Request(
             who,
             target,
             line,
+            cwd=spec.cwd if is_placed else kept.folder,
+            is_placed=is_placed,
             timeout=spec.timeout,
             dry_run=spec.dry_run,
             stdin=spec.stdin,
@@ -117,11 +121,8 @@ class Submission:
             unresolved=found if isinstance(found, Decision) else None,
             input=spec.input,
             session=spec.session,
-            execution=spec.execution,
+            execution=spec.execution or self.new_id(),
         )
-        if spec.cwd == ".":
-            return replace(request, cwd=request.kept.folder)
-        return replace(request, cwd=spec.cwd, is_placed=True)
 
     async def _once(self, request: Request, once: IdempotencyKey) -> Execution | Waiting | Existing | Refused:
         principal = request.principal.name

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any, TextIO
 
 import structlog
@@ -150,7 +151,7 @@ class Telemetry:
         self.registry = CollectorRegistry()
         self._clock = clock
         self._watch = AlertTracker()
-        self._log = structlog.get_logger()
+        self._log = structlog.get_logger().bind()
         self._executions = Counter(
             "gatepost_executions_total", "Commands that ended", ["result"], registry=self.registry
         )
@@ -169,6 +170,8 @@ class Telemetry:
             "gatepost_audit_failures_total", "Events that could not be written to the audit", registry=self.registry
         )
         self.connections = Gauge("gatepost_ws_connections", "Open terminal sockets", registry=self.registry)
+        self._allowed = cache(partial(self._decisions.labels, "allowed"))
+        self._result = cache(self._executions.labels)
 
     def refused(self, request: Request, decision: Decision) -> None:
         self._decisions.labels("denied", decision.rule).inc()
@@ -183,7 +186,7 @@ class Telemetry:
             self._see(request, AttemptSummary(failed=True, deletes=False, dangerous=decision.risk in DANGEROUS))
 
     def started(self, execution: Execution) -> None:
-        self._decisions.labels("allowed", execution.attempt.decision.rule).inc()
+        self._allowed(execution.attempt.decision.rule).inc()
         self._running.inc()
         self._log.debug(
             "started",
@@ -195,7 +198,7 @@ class Telemetry:
 
     def ended(self, execution: Execution, completion: Completion) -> None:
         self._running.dec()
-        self._executions.labels(str(completion.status)).inc()
+        self._result(str(completion.status)).inc()
         self._duration.observe(completion.duration_ms / 1000)
         self._log.info(
             "ended",

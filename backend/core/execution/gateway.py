@@ -85,7 +85,8 @@ class Gateway:
 
     async def submit(self, request: Request) -> Execution | Waiting | Refused:
         """Judge a request and start it. The caller follows the execution from here on."""
-        request = replace(request, execution=request.execution or self.lifecycle.clock.new_id())
+        if not request.execution:
+            request = replace(request, execution=self.lifecycle.clock.new_id())
         return await self._shielded(self._submit(request))
 
     async def resume(self, request: Request, plan: Plan) -> Execution | Decision | None:

@@ -278,7 +278,9 @@ def _instructions(request: Request) -> Instructions:
 
 def _kept(left: LineState, request: Request) -> Kept:
     """What a line leaves to the next one of its session."""
-    kept = replace(BEGINNING, exported=left.exported, background=left.background)
+    kept = BEGINNING
+    if left.exported or left.background:
+        kept = replace(BEGINNING, exported=left.exported, background=left.background)
     return Kept(request.kept.folder if request.is_placed else left.folder(request.target.files.root), kept)
 
 

@@ -149,6 +149,9 @@ class StepLog(Protocol):
         ...
 
 
+NOTHING_YET = Outcome(Status.SUCCEEDED, 0)  # the outcome of a line of which nothing has run
+
+
 @dataclass(slots=True)
 class _Progress:
     """The progress of a line. `begun`: a step has run; `ended`: nothing else of it runs."""
@@ -176,7 +179,7 @@ class _Progress:
     def add(self, outcome: Outcome) -> None:
         """A step has ended. One that could not run as it should, or was stopped, ends the line: also as a condition."""
         self.outcome = _added(self.outcome, outcome)
-        self.state = replace(outcome.left or self.state, status=outcome.exit_code or 0)
+        self.state = _ending_in(outcome.left or self.state, outcome.exit_code or 0)
         self.ended = self.ended or bool(outcome.problem) or outcome.status not in {Status.SUCCEEDED, Status.FAILED}
 
     def negate(self) -> None:
@@ -186,7 +189,7 @@ class _Progress:
     def conclude(self, code: int) -> None:
         """The exit code of what has just ended, whatever ran in it."""
         self.outcome = replace(self.outcome, exit_code=code, signal=None, status=_ended(code).status)
-        self.state = replace(self.state, status=code)
+        self.state = _ending_in(self.state, code)
 
     def left_loop(self) -> bool:
         """Whether the loop that has just finished a round ends."""
@@ -209,7 +212,7 @@ class Sequence:
 
     async def run(self, job: Job, output: RecordingWriter, instructions: Instructions) -> Outcome:
         """Run a line to its end. The outcome is that of the last step that ran, with the output of all."""
-        progress = _Progress(Outcome(Status.SUCCEEDED, 0), job.plan.start)
+        progress = _Progress(NOTHING_YET, job.plan.start)
         line = _Line(self, job, output, instructions, self.clock() + job.timeout, progress, job.plan.invocations)
         await line.steps(job.plan.script.steps, tested=False)
         return replace(progress.outcome, left=progress.state, background=tuple(progress.started))
@@ -620,7 +623,13 @@ def _ended(code: int) -> Outcome:
     return Outcome(Status.FAILED if code else Status.SUCCEEDED, code)
 
 
+def _ending_in(state: LineState, code: int) -> LineState:
+    return state if state.status == code else replace(state, status=code)
+
+
 def _added(before: Outcome, outcome: Outcome) -> Outcome:
+    if before == NOTHING_YET:
+        return outcome
     return replace(
         outcome,
         stdout_bytes=before.stdout_bytes + outcome.stdout_bytes,

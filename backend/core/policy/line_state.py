@@ -137,7 +137,9 @@ class LineState:
 
     def folder(self, root: PurePosixPath) -> str:
         """The folder, relative to a workspace; the workspace where it is not in that."""
-        return str(self.cwd.relative_to(root)) if self.cwd.is_relative_to(root) else "."
+        if self.cwd == root or not self.cwd.is_relative_to(root):
+            return "."
+        return str(self.cwd.relative_to(root))
 
     def starting(self, execution: str) -> "LineState":
         """The state after an execution was started in the background."""

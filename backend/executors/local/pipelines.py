@@ -99,10 +99,13 @@ class LocalPipelines:
 
     async def run(self, pipeline: Pipeline, recorder: RecordingWriter, instructions: Instructions) -> Outcome:
         """Run to the end; every process of the pipeline is gone when this returns."""
-        programs = [self._outside(invocation) for invocation in pipeline.invocations]
-        for program, invocation in zip(programs, pipeline.invocations, strict=True):
-            if not (program.command and self._file(program, invocation, pipeline)):
+        files: list[str] = []
+        for invocation in pipeline.invocations:
+            program = self._outside(invocation)
+            file = self._file(program, invocation, pipeline) if program.command else None
+            if file is None:
                 return _not_found(invocation.argv[0])
+            files.append(file)
         async with AsyncExitStack() as ending:
             try:
                 owner = folder_owner(pipeline.root, self.owner)
@@ -128,7 +131,7 @@ class LocalPipelines:
             state = state_file() if pipeline.leaves_state else -1
             if pipeline.leaves_state:
                 ending.callback(os.close, state)
-            started = self._start(pipeline, owner, bounds, room, recorder, state)
+            started = self._start(pipeline, files, owner, bounds, room, recorder, state)
             match started:
                 case Outcome():
                     outcome = started
@@ -136,7 +139,7 @@ class LocalPipelines:
                     outcome = await _Running(started, pipeline, recorder, instructions, self.lines, self.memory).watch()
                     if pipeline.leaves_state:
                         outcome = _with_state(outcome, state, started.given, recorder)
-            return replace(outcome, stderr_bytes=outcome.stderr_bytes + said)
+            return replace(outcome, stderr_bytes=outcome.stderr_bytes + said) if said else outcome
 
     async def _own_home(self, pipeline: Pipeline, owner: Owner | None, ending: AsyncExitStack) -> Home:
         """The home of the workspace, which stays."""
@@ -183,18 +186,19 @@ class LocalPipelines:
     def _start(
         self,
         pipeline: Pipeline,
+        files: Sequence[str],
         owner: Owner | None,
         bounds: Sequence[Bounds],
         room: RoomEntrance | None,
         recorder: RecordingWriter,
         state: int,
     ) -> "_Started | Outcome":
-        """The pipeline, or the outcome where there is nothing to wait for."""
+        """The pipeline, started from these files, or the outcome where there is nothing to wait for."""
         with ExitStack() as descriptors:
             try:
                 wiring = Wiring(pipeline, descriptors, owner, recorder, full=bounds[0].full)
                 stages = {
-                    number: self._stage(pipeline, pipeline.invocations[number], each, streams, owner, room, state)
+                    number: self._stage(pipeline, number, files[number], each, streams, owner, room, state)
                     for number, (each, streams) in enumerate(zip(bounds, wiring.stages, strict=True))
                     if streams
                 }
@@ -234,23 +238,24 @@ class LocalPipelines:
     def _stage(
         self,
         pipeline: Pipeline,
-        invocation: Invocation,
+        number: int,
+        file: str,
         bounds: Bounds,
         streams: Streams,
         owner: Owner | None,
         room: RoomEntrance | None,
         state: int,
     ) -> Stage:
+        invocation = pipeline.invocations[number]
         program = self._outside(invocation)
         words = (*program.command, *invocation.argv[1:])
-        path = self._file(program, invocation, pipeline) or words[0]
         standard = _environment(pipeline, bounds.home) | ({} if room else POLLING) | self._heap
         if bounds.kept:
             standard |= {"GIT_CONFIG_GLOBAL": git_defaults(bounds.home, pipeline.actor.name, owner)}
         given = {**self.environment, **(proxy_environment(room.proxy) if room and room.proxy else {})}
         reporting = {STATE: str(state)} if state >= 0 else {}
         environment = {**standard, **given, **dict(invocation.environment), **program.environment, **reporting}
-        return Stage(invocation.argv[0], path, words, environment, pipeline.cwd, *streams, bounds, state)
+        return Stage(invocation.argv[0], file, words, environment, pipeline.cwd, *streams, bounds, state)
 
 
 def _tool_folders(pipeline: Pipeline) -> list[str]:
