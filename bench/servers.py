@@ -53,6 +53,7 @@ def gatepost_server(
     settings: Mapping[str, str] = GENEROUS,
     words: Sequence[str] = (sys.executable, "-m", "backend"),
     bound: float = START_BOUND,
+    options: Sequence[str] = (),
 ) -> Iterator[Running]:
     """Gatepost, started by `words`, on which `pyguard WORDS` runs `program WORDS`. It has `bound` seconds to start."""
     port = free_port()
@@ -61,7 +62,7 @@ def gatepost_server(
     environment = {"PATH": os.environ["PATH"], "PYGUARD_COMMAND": program, **settings}
     try:
         with _running(
-            [*words, "serve", "--port", str(port), "--data-dir", str(folder)], environment, port, bound
+            [*words, "serve", "--port", str(port), "--data-dir", str(folder), *options], environment, port, bound
         ) as pid:
             yield Running(port, pid, folder)
     finally:
