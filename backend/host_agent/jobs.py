@@ -310,9 +310,8 @@ class Jobs:
     async def _send_blocks(self, job: Job, blocks: "asyncio.Queue[bytes]") -> None:
         transcript = Transcript()
         while block := await _joined(blocks):
-            upto, lines = last_seq(block), block.splitlines(keepends=True)
-            await transcript.add(b"".join(line for line in lines if not _is_output(line)))
-            output = b"".join(line for line in lines if _is_output(line))
+            upto, (output, others) = last_seq(block), _divided(block)
+            await transcript.add(others)
             await self._until_sent(job, _output(job.after, upto, _end(transcript)), output)
             job.after = upto
             if len(output) >= FLOWING and blocks.qsize() < READ_AHEAD // 2:
@@ -450,8 +449,13 @@ async def _joined(blocks: "asyncio.Queue[bytes]") -> bytes:
     return found
 
 
-def _is_output(line: bytes) -> bool:
-    return line.startswith((b'{"type":"stdout"', b'{"type":"stderr"'))
+def _divided(block: bytes) -> tuple[bytes, bytes]:
+    """The stored lines of output in a block, and the others."""
+    output: list[bytes] = []
+    others: list[bytes] = []
+    for line in block.splitlines(keepends=True):
+        (output if line.startswith((b'{"type":"stdout"', b'{"type":"stderr"')) else others).append(line)
+    return b"".join(output), b"".join(others)
 
 
 def _end(transcript: Transcript) -> dict[str, Any] | None:
