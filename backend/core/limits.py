@@ -1,7 +1,8 @@
 """Limits on how many commands run and how often. The counters are passed in, so that all transports share them."""
 
 import re
-from collections import Counter
+from collections import Counter, deque
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 from typing import Protocol, Self
 
@@ -10,6 +11,7 @@ from backend.core.figures import duration_text
 from backend.core.identity import Principal
 
 UNITS = {"second": 1, "minute": 60, "hour": 3600, "day": 86400}
+SWEEP_EVERY = 1024  # hits between two searches for expired windows
 RATE = re.compile(r"(\d+)\s*/\s*(?:(\d+)\s*)?(second|minute|hour|day)s?")
 
 
@@ -79,6 +81,47 @@ async def check_rate(limiter: RateLimiter, keys: tuple[str, ...], what: str = "c
 async def least_left(limiter: RateLimiter, keys: tuple[str, ...]) -> Budget:
     """What is left where all of `keys` are counted."""
     return min([await limiter.left(key) for key in keys], key=lambda budget: (budget.remaining, -budget.reset))
+
+
+class Windows:
+    """Moving windows as queues of times; a hit costs the same however many keys and entries there are.
+
+    Their clock is monotonic: when that of the machine is set back, no client has to wait until it is as late again.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._times: dict[str, deque[float]] = {}
+        self._hits = 0
+
+    def acquire(self, key: str, limit: int, expiry: int, amount: int = 1) -> bool:
+        """Count `amount` for `key` unless that would make more than `limit` in `expiry` seconds."""
+        now = self._clock()
+        self._sweep(now - expiry)
+        window = self._times.setdefault(key, deque())
+        while window and window[0] <= now - expiry:
+            window.popleft()
+        if len(window) + amount > limit:
+            return False
+        window.extend([now] * amount)
+        return True
+
+    def state(self, key: str, expiry: int) -> tuple[float, int]:
+        """How many seconds old the oldest entry is that counts, and how many there are."""
+        now = self._clock()
+        counted = [at for at in self._times.get(key, ()) if at > now - expiry]
+        return now - counted[0] if counted else 0.0, len(counted)
+
+    @property
+    def keys(self) -> Set[str]:
+        """What is counted."""
+        return self._times.keys()
+
+    def _sweep(self, oldest: float) -> None:
+        """Delete windows without current entries, so that visitors who left take no memory."""
+        self._hits += 1
+        if self._hits % SWEEP_EVERY == 0:
+            self._times = {key: window for key, window in self._times.items() if window and window[-1] > oldest}
 
 
 @dataclass(slots=True)

@@ -10,7 +10,6 @@ from typing import Any
 from backend.core.audit.events import Kind
 from backend.core.errors import StorageError
 from backend.core.hosts.messages import Command, Dropped
-from backend.core.limits import RateLimiter
 from backend.core.ports import AuditLog
 from backend.host_agent.front import Front
 from backend.host_agent.jobs import Jobs
@@ -21,11 +20,11 @@ MOST_COMMANDS = 512  # commands that are answered at once; what arrives beyond t
 
 @dataclass(slots=True)
 class Daemon:
-    """Answers the commands of a host. `read` accepts a message or drops it; `audited` bounds the events about dropped ones."""
+    """Answers the commands of a host. `read` accepts a message or drops it; `audited` says whether a dropped one is recorded."""
 
     front: Front
     audit: AuditLog
-    audited: RateLimiter
+    audited: Callable[[], bool]
     read: Callable[[bytes], Command | Dropped]
     finish_for: float
     answering: set[asyncio.Task[None]] = field(default_factory=set)
@@ -80,7 +79,7 @@ class Daemon:
     async def _record(self, dropped: Dropped) -> None:
         """Record a message that gets no answer; of a flood only the beginning."""
         with suppress(StorageError):
-            if not await self.audited.hit("redis"):
+            if self.audited():
                 await self.audit.record(Kind.REJECTED, "unknown", "redis", {"reason": dropped.reason})
 
 

@@ -93,6 +93,8 @@ class Jobs:
     tasks: set["asyncio.Task[None]"] = field(default_factory=set)
     unread: dict[str, int] = field(default_factory=dict)  # messages of each server, when the last one was sent
     unacknowledged: set[bytes] = field(default_factory=set)
+    acknowledging: "asyncio.Task[None] | None" = None
+    expire_at: dict[str, float] = field(default_factory=dict)  # of streams: when they are next given a time to expire
     _sending: Exchange = field(init=False)
     _away: bool = False
 
@@ -126,7 +128,7 @@ class Jobs:
         """Receive a batch; returns where to go on."""
         stream = jobs_stream(self.party.host)
         if start == "0" and self.unacknowledged:
-            await self._acknowledge(*self.unacknowledged)
+            await self._acknowledge()
         try:
             async with asyncio.timeout(BLOCK + PATIENCE):  # a connection that was cut silently never answers
                 found = await self.client.xreadgroup(
@@ -167,16 +169,18 @@ class Jobs:
         return task
 
     def _ack(self, id: bytes) -> None:
-        """Delete a message, together with what is sent next. If Redis is away, it is deleted before others are read."""
+        """Delete a message, with others and with what is sent next. If Redis is away, before others are read."""
         self.unacknowledged.add(id)
-        self._start(self._deleted(id))
+        if self.acknowledging is None or self.acknowledging.done():
+            self.acknowledging = self._start(self._acknowledge_all())
 
-    async def _deleted(self, id: bytes) -> None:
+    async def _acknowledge_all(self) -> None:
         with suppress(*GONE):
-            await self._acknowledge(id)
+            while self.unacknowledged:
+                await self._acknowledge()
 
-    async def _acknowledge(self, *ids: bytes) -> None:
-        stream = jobs_stream(self.party.host)
+    async def _acknowledge(self) -> None:
+        stream, ids = jobs_stream(self.party.host), tuple(self.unacknowledged)
         await self._sending.send(("XACK", stream, GROUP, *ids), ("XDEL", stream, *ids))
         self.unacknowledged.difference_update(ids)
 
@@ -233,19 +237,18 @@ class Jobs:
 
     async def _run_to_its_end(self, job: Job, started: "Execution | Known | Decision", *, quick: bool) -> None:
         """Wait until a job needs no place any more. The recording of a quick one is sent as one message."""
-        running = {started.task} if isinstance(started, Execution) and started.task else set()
-        if quick and running:
-            await asyncio.wait(running)
+        running = started.task if isinstance(started, Execution) else None
         if not isinstance(started, Decision):
             job.begun = True
-            job.sending = asyncio.ensure_future(self._follow(job))
-        if running:
-            await asyncio.wait(running)
+            job.sending = asyncio.ensure_future(self._send_at_once(job) if quick and running else self._follow(job))
+        if running and not quick:
+            await asyncio.wait({running})
 
     async def _all_sent(self, job: Job) -> None:
         """Wait until the recording is sent; from an earlier message on where the server asks for it."""
         while job.sending:
-            await asyncio.wait({job.sending})
+            if not job.sending.done():
+                await asyncio.wait({job.sending})
             if not job.sending.cancelled():
                 job.sending.result()
                 return
@@ -307,12 +310,20 @@ class Jobs:
             end = {"status": "lost", "error": problem.reason, "rule": problem.rule}
             await self._until_sent(job, _output(job.after, job.after, end))
 
+    async def _send_at_once(self, job: Job) -> None:
+        """Send the recording of a command that is over soon when it has ended: in one message, unless it is long."""
+        blocks: asyncio.Queue[bytes] = asyncio.Queue()
+        if await self.service.follow_started(job.execution, job.after, blocks.put):
+            await self._follow(job)  # its recording cannot be read, which that says
+        else:
+            blocks.put_nowait(b"")
+            await self._send_blocks(job, blocks)
+
     async def _send_blocks(self, job: Job, blocks: "asyncio.Queue[bytes]") -> None:
         transcript = Transcript()
         while block := await _joined(blocks):
-            upto, lines = last_seq(block), block.splitlines(keepends=True)
-            await transcript.add(b"".join(line for line in lines if not _is_output(line)))
-            output = b"".join(line for line in lines if _is_output(line))
+            upto, (output, others) = last_seq(block), _divided(block)
+            await transcript.add(others)
             await self._until_sent(job, _output(job.after, upto, _end(transcript)), output)
             job.after = upto
             if len(output) >= FLOWING and blocks.qsize() < READ_AHEAD // 2:
@@ -341,9 +352,16 @@ class Jobs:
     async def _send(self, job: Job, kind: str, body: Mapping[str, Any], output: bytes = b"") -> None:
         stream = reply_stream(self.party.host, job.server)
         data = self.party.seal("server", kind, {"execution": job.execution, **body}, self.nonce(), self.now(), output)
-        _, _, self.unread[job.server] = await self._sending.send(
-            ("XADD", stream, "*", "m", data), ("EXPIRE", stream, STREAM_TTL), ("XLEN", stream)
+        *_, self.unread[job.server] = await self._sending.send(
+            ("XADD", stream, "*", "m", data), *self._expiry(stream), ("XLEN", stream)
         )
+
+    def _expiry(self, stream: str) -> tuple[tuple[str, str, int], ...]:
+        """Has a stream expire when nothing is added to it for long; said now and then, not with each message."""
+        if self.now() < self.expire_at.get(stream, 0):
+            return ()
+        self.expire_at[stream] = self.now() + STREAM_TTL / 24
+        return (("EXPIRE", stream, STREAM_TTL),)
 
     def _instruct(self, body: Mapping[str, Any]) -> None:
         job, instruction = self.jobs.get(str(body.get("execution"))), _instruction(body.get("instruction"))
@@ -385,6 +403,7 @@ class Jobs:
         if not self._away:
             self.report(f"Redis is away ({type(error).__name__}): jobs do not arrive, output waits on disk.")
         self._away = True
+        self.expire_at.clear()  # it may have lost the streams
 
     def _over(self) -> None:
         if self._away:
@@ -450,8 +469,13 @@ async def _joined(blocks: "asyncio.Queue[bytes]") -> bytes:
     return found
 
 
-def _is_output(line: bytes) -> bool:
-    return line.startswith((b'{"type":"stdout"', b'{"type":"stderr"'))
+def _divided(block: bytes) -> tuple[bytes, bytes]:
+    """The stored lines of output in a block, and the others."""
+    output: list[bytes] = []
+    others: list[bytes] = []
+    for line in block.splitlines(keepends=True):
+        (output if line.startswith((b'{"type":"stdout"', b'{"type":"stderr"')) else others).append(line)
+    return b"".join(output), b"".join(others)
 
 
 def _end(transcript: Transcript) -> dict[str, Any] | None:

@@ -18,7 +18,6 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from backend import __version__
-from backend.accounts.authentication import Authenticator
 from backend.application.executions import ExecutionService
 from backend.application.local_executions import LocalExecutions
 from backend.application.submission import Submission
@@ -31,7 +30,8 @@ from backend.core.execution.sessions import Sessions
 from backend.core.hosts.envelope import Party
 from backend.core.hosts.messages import Command, Dropped, SeenIds, read_command, sign
 from backend.core.hosts.registry import HostEntry
-from backend.core.limits import Rate, Slots
+from backend.core.identity import Principal
+from backend.core.limits import Budget, Rate, Slots, Windows
 from backend.core.policy.admit import Scope
 from backend.core.quota import Quota
 from backend.core.recording.redaction import DEFAULT_PATTERNS, Masks
@@ -56,7 +56,7 @@ from backend.host_agent.targets import HostTargets, Lines
 from backend.policies.loader import load_profile
 from backend.runtime.agent_settings import AgentSettings
 from backend.runtime.background import heartbeat_often, prune_often, recover_often, retry_often, supervised
-from backend.runtime.clock import new_id, now_ms, utc_now
+from backend.runtime.clock import new_id, utc_now
 from backend.runtime.command_line import verb
 from backend.runtime.host_secrets import SENSITIVE_PATTERNS, ParameterCipher
 from backend.runtime.local_executor import output_lines
@@ -65,14 +65,33 @@ from backend.runtime.preflight import Guard, build_guard
 from backend.runtime.retention import RecordingRetention
 from backend.runtime.settings import Settings, SettingsError, data_exposed
 from backend.runtime.telemetry import Telemetry, configure_logs
-from backend.runtime.tokens import access_tokens
-from backend.storage.limiter import MovingWindow
 
 JOB: TypeAdapter[Job] = TypeAdapter(Job)
-COMMAND_RATE = Rate(2000, 1)  # of one sender; more than a host answers. What runs at once is limited by the front
 RUNNING = 64
-AUDITED_DROPS = Rate(60, 60)
+AUDITED_DROPS = 60  # a minute; of a flood only the beginning
 UNSIGNED = "Commands are not signed: every client of this Redis can run the commands of this host."
+
+
+class Unlimited:
+    """Senders send as often as they like: how many commands run at once, and how many wait, is limited by the front."""
+
+    rate = Rate(1_000_000, 1)
+
+    async def hit(self, key: str) -> float:
+        return 0.0
+
+    async def wait(self, key: str) -> float:
+        return 0.0
+
+    async def left(self, key: str) -> Budget:
+        return Budget(self.rate, self.rate.count, 0.0)
+
+
+class Untokened:
+    """Those who send commands have no tokens, whose end would end what they view."""
+
+    async def is_valid(self, principal: Principal) -> bool:
+        return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +145,7 @@ def build_agent(settings: Settings, own: AgentSettings) -> Agent:
         submission=Submission(gateway, targets, stores.keys, new_id),
         history=stores.history,
         projects=stores.projects,
-        tokens=Authenticator(stores.identities, access_tokens(settings), now_ms, time.monotonic),
+        tokens=Untokened(),
         queue=stores.ownership,
         local=LocalExecutions(gateway.lifecycle.registry, stores.recordings, stores.history, raw=settings.raw_output),
         bus=MemoryBus(),
@@ -158,9 +177,8 @@ def _program_folder(settings: Settings) -> Path:
 
 
 def _gateway(settings: Settings, stores: Stores, guard: Guard, masks: Masks) -> Gateway:
-    window = MovingWindow(COMMAND_RATE, "commands")
     return Gateway(
-        rates=Rates(window, window, window),
+        rates=Rates(Unlimited(), Unlimited(), Unlimited()),
         slots=Slots(RUNNING, RUNNING),
         refusals=stores.executions,
         lifecycle=Lifecycle(
@@ -233,7 +251,7 @@ async def _serve(agent: Agent) -> None:
     async with prepared(agent):
         log = structlog.get_logger()
         front = Front(agent.service, agent.handlers, time.monotonic)
-        audited = MovingWindow(AUDITED_DROPS, "dropped")
+        audited = partial(Windows(time.monotonic).acquire, "dropped", AUDITED_DROPS, 60)
         longest = max(handler.timeout for handler in agent.handlers.values())
         daemon = Daemon(front, agent.stores.audit, audited, _reader(agent), finish_for=longest)
         link = _link(agent, front, daemon)

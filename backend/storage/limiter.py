@@ -6,8 +6,7 @@ every hit scans all keys, with a thread for each, so its cost grows with the num
 
 import asyncio
 import time
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Set
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 
 from limits import RateLimitItem, RateLimitItemPerSecond
@@ -18,51 +17,9 @@ from limits.storage import MemoryStorage as BlockingMemoryStorage
 from limits.storage import storage_from_string
 
 from backend.core.errors import StorageError
-from backend.core.limits import Budget, Rate
+from backend.core.limits import Budget, Rate, Windows
 
 REDIS_PATIENCE = 2.0  # seconds after which a Redis that does not answer is considered unavailable
-SWEEP_EVERY = 1024  # hits between two searches for expired windows
-
-
-class Windows:
-    """Moving windows as queues of times; a hit costs the same however many keys and entries there are.
-
-    Their clock is monotonic: when that of the machine is set back, no client has to wait until it is as late again.
-    """
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self._times: dict[str, deque[float]] = {}
-        self._hits = 0
-
-    def acquire(self, key: str, limit: int, expiry: int, amount: int) -> bool:
-        """Count `amount` for `key` unless that would make more than `limit` in `expiry` seconds."""
-        now = self._clock()
-        self._sweep(now - expiry)
-        window = self._times.setdefault(key, deque())
-        while window and window[0] <= now - expiry:
-            window.popleft()
-        if len(window) + amount > limit:
-            return False
-        window.extend([now] * amount)
-        return True
-
-    def state(self, key: str, expiry: int) -> tuple[float, int]:
-        """The Unix time of the oldest entry that counts, as the library expects, and how many there are."""
-        now = self._clock()
-        counted = [at for at in self._times.get(key, ()) if at > now - expiry]
-        return time.time() - (now - counted[0] if counted else 0.0), len(counted)
-
-    @property
-    def keys(self) -> Set[str]:
-        """What is counted."""
-        return self._times.keys()
-
-    def _sweep(self, oldest: float) -> None:
-        """Delete windows without current entries, so that visitors who left take no memory."""
-        self._hits += 1
-        if self._hits % SWEEP_EVERY == 0:
-            self._times = {key: window for key, window in self._times.items() if window and window[-1] > oldest}
 
 
 class WindowStorage(MemoryStorage):
@@ -78,7 +35,7 @@ class WindowStorage(MemoryStorage):
         return self.windows.acquire(key, limit, expiry, amount)
 
     async def get_moving_window(self, key: str, limit: int, expiry: int) -> tuple[float, int]:
-        return self.windows.state(key, expiry)
+        return _state(self.windows, key, expiry)
 
 
 class PageWindowStorage(BlockingMemoryStorage):
@@ -94,10 +51,16 @@ class PageWindowStorage(BlockingMemoryStorage):
         return self.windows.acquire(key, limit, expiry, amount)
 
     def get_moving_window(self, key: str, limit: int, expiry: int) -> tuple[float, int]:
-        return self.windows.state(key, expiry)
+        return _state(self.windows, key, expiry)
 
 
 PAGE_WINDOWS = "windows://"
+
+
+def _state(windows: Windows, key: str, expiry: int) -> tuple[float, int]:
+    """The Unix time of the oldest entry that counts, as the library expects, and how many there are."""
+    age, count = windows.state(key, expiry)
+    return time.time() - age, count
 
 
 def shared_storage(redis_url: str) -> Storage:

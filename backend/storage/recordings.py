@@ -300,11 +300,11 @@ class FileRecordings:
             fd = open_own(path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             recording = RecordingFile.resumed(path, fd)
-            last = _last_line(fd, os.fstat(fd).st_size)
+            first, last = _first_line(fd), _last_line(fd, os.fstat(fd).st_size)
         except OSError as error:
             raise RecordingError(f"The recording cannot be resumed: {error.strerror}.") from error
         self._live[execution] = recording
-        return Resumed(recording, last_seq(last + b"\n") if last else 0, json.loads(last)["ms"] if last else 0)
+        return Resumed.of(recording, first, last)
 
     def find(self, execution: str) -> RecordingFile | None:
         """A recording by its id; see `cut_off` for one that a crash left without its end. Raises OSError."""
@@ -493,6 +493,13 @@ def _ended_at(fd: int, size: int) -> bool:
     if not size or os.pread(fd, 1, size - 1) != b"\n":
         return False
     return COMPLETE in os.pread(fd, HEAD, _line_start(fd, size - 1))
+
+
+def _first_line(fd: int) -> bytes:
+    found = b""
+    while b"\n" not in found and (block := os.pread(fd, BLOCK, len(found))):
+        found += block
+    return found.partition(b"\n")[0]
 
 
 def _last_line(fd: int, whole: int) -> bytes:

@@ -21,16 +21,23 @@ export function errorText(error) {
 }
 
 async function request(path, token, options = {}) {
+  return (await responseTo(path, token, options)).json().catch(() => null);
+}
+
+async function responseTo(path, token, options) {
   const headers = { ...options.headers, ...(token ? { Authorization: `Bearer ${token}` } : {}) };
-  let response;
+  const url = new URL(path, document.baseURI);
+  const response = await unlessCut(fetch(url, { ...options, headers, cache: "no-store" }));
+  if (response.ok) return response;
+  throw new ApiError(response.status, problemText(response, await response.json().catch(() => null)));
+}
+
+async function unlessCut(promise) {
   try {
-    response = await fetch(new URL(path, document.baseURI), { ...options, headers, cache: "no-store" });
+    return await promise;
   } catch {
     throw new ApiError(0, UNREACHABLE);
   }
-  const body = await response.json().catch(() => null);
-  if (!response.ok) throw new ApiError(response.status, problemText(response, body));
-  return body;
 }
 
 function problemText(response, problem) {
@@ -83,10 +90,29 @@ export async function readOutput(token, id) {
   return pieces;
 }
 
+export const startExecution = (token, body) => request("api/executions", token, asJson(body));
+export const cancelExecution = (token, id) => request(`api/executions/${id}/cancel`, token, { method: "POST" });
+
+// The messages of an execution behind `after`, live, until its end. It takes a token, which an EventSource cannot send.
+export async function* messagesOf(token, id, after, signal) {
+  const headers = { "Last-Event-ID": after };
+  const { body } = await responseTo(`api/executions/${id}/events`, token, { headers, signal });
+  if (body === null) return; // nothing comes after it
+  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (let part = { value: "" }; !part.done; part = await unlessCut(reader.read())) {
+    const events = (rest + part.value).split("\n\n");
+    rest = events.pop();
+    yield* events.map((event) => /^data: (.*)$/m.exec(event)?.[1]).filter(Boolean).map((data) => JSON.parse(data));
+  }
+}
+
 export const readExecution = (token, id) => request(`api/executions/${id}`, token);
 
 const send = (method, path, token, body) => request(path, token, { ...asJson(body), method });
 const remove = (path, token) => request(path, token, { method: "DELETE" });
+
+export const listHosts = (token) => request("api/hosts", token);
 
 // Django projects, their commands, and the keys of their runners.
 

@@ -7,6 +7,7 @@ import { bindAppearance } from "../views/appearance-view.js";
 import { AutomationView } from "../views/automation-view.js";
 import { DjangoView } from "../views/django-view.js";
 import { ExecutionView } from "../views/execution-view.js";
+import { HostsView } from "../views/hosts-view.js";
 import { LimitsView } from "../views/limits-view.js";
 import { HistoryView } from "../views/history-view.js";
 import { LoginView } from "../views/login-view.js";
@@ -44,6 +45,7 @@ const session = new TerminalSession(
     onReady(message) {
       login.close();
       account.onReady(message);
+      hosts.setUser(account.user);
       limits.load();
       protectionProblem().then(showProtection);
     },
@@ -107,7 +109,9 @@ const past = new HistoryView({
 });
 const token = () => session.login;
 const started = (line, dryRun) => (!session.busy && prompt.run(line, dryRun) ? "" : NOT_NOW);
+const hosts = new HostsView({ token });
 const panels = [
+  hosts,
   new DjangoView({ token, run: (line) => started(line, false), check: (line) => started(line, true), focusPrompt }),
   new AutomationView({ token, user: () => account.user, replay, focusPrompt }),
 ];

@@ -3,7 +3,7 @@
 import { duration, moment } from "./format.js";
 import { row } from "./row.js";
 
-const STATUS = {
+export const STATUS = {
   queued: "Queued",
   running: "Running",
   succeeded: "Succeeded",
@@ -13,7 +13,7 @@ const STATUS = {
   timed_out: "Timed out",
   lost: "Lost",
 };
-const MARKS = { queued: "○", running: "●", succeeded: "✓" };
+export const MARKS = { queued: "○", running: "●", succeeded: "✓" };
 
 // `on` has: replay(entry), reuse(entry), save(entry)
 export function historyRow(entry, on) {

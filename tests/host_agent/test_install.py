@@ -7,6 +7,7 @@ import shlex
 import shutil
 import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -162,3 +163,13 @@ def test_the_handler_of_the_page_is_one(tmp_path: Path, redis: Redis) -> None:
     file = tmp_path / "handlers.py"
     file.write_text(code)
     assert [each.name for each in handlers_of_file(file)] == ["deploy"]
+
+
+def test_an_agent_imports_nothing_that_only_servers_need() -> None:
+    """It is to be small: each of these takes megabytes."""
+    names = "fastapi starlette uvicorn slowapi limits alembic asyncpg httpx websockets"
+    code = (
+        f"import sys, backend.cli.agent, backend.runtime.host_agent; print(*sys.modules.keys() & {set(names.split())})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -50,11 +50,23 @@ class OverTheWire:
 
 
 @dataclass(frozen=True, slots=True)
+class GoesOn:
+    """An executor whose machine goes on when its server ends; `jobs` are those that it was given."""
+
+    jobs: list[Job]
+
+    async def run(self, job: Job, output: RecordingWriter, instructions: Instructions) -> Outcome:
+        self.jobs.append(job)
+        return Outcome(Status.SUCCEEDED, 0) if job.resumed else Outcome(Status.QUEUED, None)
+
+
+@dataclass(frozen=True, slots=True)
 class WithMachines:
     """The resolver of the server, and a case for machines, which only ann may use; `reached` are those that wait."""
 
     rest: Any
     reached: frozenset[TargetRef] = frozenset()
+    goes_on: GoesOn = field(default_factory=lambda: GoesOn([]))
 
     def reachable(self) -> frozenset[TargetRef]:
         return self.reached
@@ -67,6 +79,9 @@ class WithMachines:
             case TargetRef("later", name) if who.name == ANN.name:
                 files = Unseen(PurePosixPath("/srv"))
                 return Target(ref, load_profile("agent"), files, OverTheWire(name), self.rest.limits, waits=True)
+            case TargetRef("lasting"):
+                files = Unseen(PurePosixPath("/srv"))
+                return Target(ref, load_profile("agent"), files, self.goes_on, self.rest.limits)
             case TargetRef("machine", name):
                 return Decision.deny("target.unknown", f"There is no machine {name} for you.", "Ask ann.")
             case _:
@@ -154,6 +169,23 @@ async def test_an_execution_waits_for_a_server_that_reaches_its_target(machines:
     assert not isinstance(record, Decision)
     assert (record.status, record.target, record.owner) == (Status.SUCCEEDED, "later:shop", machines.service.owner)
     assert await machines.runner.run_once() == 0
+
+
+async def test_what_is_taken_up_keeps_the_timeout_that_it_was_started_with(machines: House) -> None:
+    ref = TargetRef("lasting", "shop")
+    resolver = machines_of(machines, ref).service.submission.resolver
+    assert isinstance(resolver, WithMachines)
+    jobs, usual = resolver.goes_on.jobs, resolver.rest.limits.timeout
+    for timeout in (usual - 7, None):
+        started = await machines.service.submit(ANN, CommandSpec("ls", ref, timeout=timeout, detached=True))
+        assert isinstance(started, Execution)
+        assert started.task
+        await started.task  # its server leaves it
+        assert await machines.runner.run_once() == 1
+        assert [(job.timeout, job.resumed) for job in jobs[-2:]] == [
+            (timeout or usual, False),
+            (timeout or usual, True),
+        ]
 
 
 async def test_one_that_waits_can_be_cancelled_and_nothing_else(machines: House) -> None:

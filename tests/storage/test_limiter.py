@@ -10,11 +10,10 @@ from limits.storage import storage_from_string
 from limits.strategies import MovingWindowRateLimiter as PageLimiter
 
 from backend.core.errors import StorageError
-from backend.core.limits import Rate
+from backend.core.limits import SWEEP_EVERY, Rate
 from backend.storage.limiter import (
     PAGE_WINDOWS,
     REDIS_PATIENCE,
-    SWEEP_EVERY,
     MovingWindow,
     WindowStorage,
     is_reachable,

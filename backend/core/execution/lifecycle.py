@@ -103,7 +103,7 @@ class Lifecycle:
 
     async def start(self, request: Request, plan: Plan, on_end: Callable[[], None]) -> Execution:
         """Open the recording and the audit, then run. If it raises RecordingError or StorageError, nothing runs."""
-        execution, recorder = self._prepare(request, plan, Resumed(self.recordings.create(request.execution), 0, 0))
+        execution, recorder = self._prepare(request, plan, Resumed(self.recordings.create(request.execution)))
         with self._discarded_on_error(execution):
             await self.log.open(execution.attempt)
         return self._begin(execution, recorder, on_end)
@@ -111,9 +111,12 @@ class Lifecycle:
     async def resume(self, request: Request, plan: Plan, on_end: Callable[[], None]) -> Execution | None:
         """Claim an execution that waits, then run it as any other. If it raises as `start` does, it still waits.
 
-        None if it does not wait (any more): it was cancelled, or another server was first.
+        None if it does not wait (any more): it was cancelled, or another server was first. What is taken up keeps the
+        timeout that it was started with.
         """
-        execution, recorder = self._prepare(request, plan, self.recordings.resume(request.execution))
+        stored = self.recordings.resume(request.execution)
+        request = replace(request, timeout=request.timeout or stored.timeout)
+        execution, recorder = self._prepare(request, plan, stored)
         with self._discarded_on_error(execution):
             claimed = await self.queue.claim(execution.id)
         if claimed:

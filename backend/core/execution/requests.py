@@ -12,8 +12,8 @@ from backend.core.identity import Principal
 class Request:
     """A command that a principal wants to run.
 
-    `timeout` is in seconds, None for the longest that is allowed. `stdin` keeps standard input open; `detached`
-    commands keep running without a viewer; `execution` is the id that it gets, `client_ref` the client's name for it.
+    `timeout` is in seconds, None for the usual one; for a `resumed` command, for one that only its host knows. `stdin` keeps
+    standard input open; `detached` commands keep running without a viewer; `execution` is the id that it gets, `client_ref` the client's name for it.
     `input` is all that its standard input will hold. With a `session` it begins where the line before it ended; one that
     `is_placed` runs in a folder of its own and leaves the session where it is. `unresolved` is why the requested target is not available; `target` is then the principal's own.
     `schedule` is the schedule that asks. One that is `resumed` went on when its server died, and is only followed.
@@ -55,7 +55,7 @@ class Request:
     @property
     def seconds(self) -> float:
         """Seconds that the command may run."""
-        return self.timeout or self.target.limits.timeout
+        return self.timeout or (self.target.limits.longest if self.resumed else self.target.limits.timeout)
 
 
 @dataclass(frozen=True, slots=True)

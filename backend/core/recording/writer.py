@@ -3,12 +3,13 @@
 The stored lines are exactly what viewers are sent.
 """
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, Self
 
 from backend.core.errors import RecordingError, ShareUsedUpError
-from backend.core.recording.batches import after
+from backend.core.recording.batches import after, last_seq
 from backend.core.recording.digest import RecordingDigest
 from backend.core.recording.lines import Lines, encode_lines
 from backend.core.recording.messages import ExecutionMessage
@@ -65,11 +66,22 @@ class RecordingLog(RecordingReader, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Resumed:
-    """A log that is written on. It holds the messages up to number `seq`, the last of which came after `ms` milliseconds."""
+    """A log that is written on. It holds the messages up to number `seq`, the last of which came after `ms` milliseconds.
+
+    `timeout` is that of the command, in seconds; None where no message is stored.
+    """
 
     log: RecordingLog
-    seq: int
-    ms: int
+    seq: int = 0
+    ms: int = 0
+    timeout: float | None = None
+
+    @classmethod
+    def of(cls, log: RecordingLog, first: bytes, last: bytes) -> Self:
+        """A log whose first and last lines are these."""
+        if not last:
+            return cls(log)
+        return cls(log, last_seq(last + b"\n"), json.loads(last)["ms"], json.loads(first).get("timeout"))
 
 
 class Recorder:

@@ -14,6 +14,7 @@ from backend.core.execution.instructions import Instructions
 from backend.core.execution.model import Delivery, Job, Outcome, SignalName, Status, StopReason
 from backend.core.execution.wakeups import Wakeups
 from backend.core.recording.lines import LineAssembler
+from backend.core.recording.received import ReceivedOutput
 from backend.core.recording.writer import RecordingWriter
 from backend.executors.django.outcomes import reported
 
@@ -67,8 +68,7 @@ class _Running:
     instructions: Instructions
     wake: Callable[[], None]
     order: ChunkOrder = field(default_factory=ChunkOrder)
-    streams: dict[str, LineAssembler] = field(default_factory=dict)
-    sizes: dict[str, int] = field(default_factory=lambda: {"stdout": 0, "stderr": 0})
+    received: ReceivedOutput = field(init=False)
     begun: float | None = None
     stopped: float | None = None
     missing_since: float | None = None
@@ -76,7 +76,7 @@ class _Running:
     level: StopLevel = StopLevel.RUN
 
     def __post_init__(self) -> None:
-        self.streams = {"stdout": self.executor.lines(), "stderr": self.executor.lines()}
+        self.received = ReceivedOutput(self.output, self.job.output_limit, self.executor.lines)
 
     @property
     def pause(self) -> float:
@@ -131,33 +131,19 @@ class _Running:
         """Mark a gap when the chunks in it have been missing for too long."""
         while self.missing_since is not None and self._since(self.missing_since) >= self.executor.patience.gap:
             if gap := self.order.skip():
-                self._flush()
-                self._count("stderr", self.output.say("stderr", str(gap)))
+                self.received.say(str(gap))
             since = self.missing_since
             self._record(())
             self.missing_since = since if self.order.waiting else None
 
     def _add(self, stream: str, text: str) -> None:
-        data = text.encode("utf-8", "replace")
-        granted = min(len(data), max(self.job.output_limit - sum(self.sizes.values()), 0))
-        self._count(stream, granted)
-        for ready in (*self.streams[stream].feed(data[:granted]), *self.streams[stream].flush()):
-            self.output.lines(stream, ready)
-        if granted < len(data):
+        if not self.received.add(stream, text.encode("utf-8", "replace")):
             self.instructions.stop(StopReason.OUTPUT_LIMIT)
 
-    def _count(self, stream: str, size: int) -> None:
-        self.sizes[stream] += size
-
-    def _flush(self) -> None:
-        for name, lines in self.streams.items():
-            for ready in lines.flush(final=True):
-                self.output.lines(name, ready)
-
     def _ended(self, run: Run) -> Outcome:
-        self._flush()
+        self.received.flush()
         assert run.end
-        return reported(run.end, self.instructions.reason, *self.sizes.values())
+        return reported(run.end, self.instructions.reason, self.received.stdout, self.received.stderr)
 
     async def _stop(self, run: Run) -> None:
         """Ask the runner to stop the command: because of an instruction, or of the time."""
@@ -182,9 +168,8 @@ class _Running:
         silent = max(self.executor.now_ms() - run.heard_ms, 0) / 1000
         if not patience.is_given_up(reason, self._since(self.stopped), silent):
             return None
-        self._flush()
-        self._count("stderr", self.output.say("stderr", MAY_STILL_RUN))
-        return given_up(reason, silent, patience, *self.sizes.values())
+        self.received.say(MAY_STILL_RUN)
+        return given_up(reason, silent, patience, self.received.stdout, self.received.stderr)
 
     def _since(self, moment: float) -> float:
         return self.executor.clock() - moment

@@ -24,6 +24,7 @@ from backend.core.hosts.commands import HostCommand
 from backend.core.hosts.messages import Answer, output_text, sign
 from backend.core.hosts.ports import AnswerInbox, HostChannel, HostFigures, HostsAway
 from backend.core.recording.lines import LineAssembler
+from backend.core.recording.received import ReceivedOutput
 from backend.core.recording.writer import RecordingWriter
 
 MAY_STILL_RUN = "The host may still run the command: its agent cannot be asked to stop."
@@ -121,20 +122,17 @@ class _Recorded:
     instructions: Instructions
 
     def outcome(self, answer: Answer, lines: Callable[[], LineAssembler]) -> Outcome:
-        stdout = self._say("stdout", output_text(answer.output), self.job.output_limit, lines())
-        stderr = self._say("stderr", answer.error, self.job.output_limit - stdout, lines())
+        received = ReceivedOutput(self.output, self.job.output_limit, lines)
+        self._say(received, "stdout", output_text(answer.output))
+        self._say(received, "stderr", answer.error)
+        received.flush()
+        stdout, stderr = received.stdout, received.stderr
         if self.instructions.reason is StopReason.OUTPUT_LIMIT:
             return stopped_outcome(StopReason.OUTPUT_LIMIT, None, EXIT_GATEPOST_FAILED, stdout, stderr)
         status = Status.SUCCEEDED if answer.success else Status.FAILED
         return Outcome(status, 0 if answer.success else 1, stdout_bytes=stdout, stderr_bytes=stderr)
 
-    def _say(self, stream: str, text: str, limit: int, lines: LineAssembler) -> int:
-        if not text:
-            return 0
-        data = (text if text.endswith("\n") else f"{text}\n").encode("utf-8", "replace")
-        if len(data) > limit:
-            data = data[:limit]
+    def _say(self, received: ReceivedOutput, stream: str, text: str) -> None:
+        ended = text if text.endswith("\n") or not text else f"{text}\n"
+        if not received.add(stream, ended.encode("utf-8", "replace")):
             self.instructions.stop(StopReason.OUTPUT_LIMIT)
-        for ready in (*lines.feed(data), *lines.flush(final=True)):
-            self.output.lines(stream, ready)
-        return len(data)

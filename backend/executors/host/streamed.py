@@ -5,8 +5,8 @@ host. What is missing is asked for again, by sending the job again with the numb
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -29,7 +29,8 @@ from backend.core.hosts.commands import HostCommand
 from backend.core.hosts.envelope import Envelope, Party
 from backend.core.hosts.ports import HostFigures, HostsAway
 from backend.core.ids import time_of
-from backend.core.recording.lines import LineAssembler, Lines
+from backend.core.recording.lines import LineAssembler
+from backend.core.recording.received import ReceivedOutput
 from backend.core.recording.redaction.spans import MASK
 from backend.core.recording.transcript import output_of
 from backend.core.recording.writer import RecordingWriter
@@ -122,11 +123,10 @@ class _Run:
     last: int = 0
     known: bool = False
     begun: bool = False
-    sizes: dict[str, int] = field(default_factory=lambda: {"stdout": 0, "stderr": 0})
     heard: float = 0.0
     stopping: "asyncio.Task[None] | None" = None
     given_up: bool = False
-    streams: dict[str, LineAssembler] = field(default_factory=dict)
+    received: ReceivedOutput = field(init=False)
     input: InputSender = field(init=False)
     passing_on: "asyncio.Task[None] | None" = None
     asked: "dict[str, asyncio.Future[Delivery]]" = field(default_factory=dict)
@@ -135,9 +135,9 @@ class _Run:
 
     def __post_init__(self) -> None:
         self.input = InputSender(self.instructions.stdin, self._instruct)
+        self.received = ReceivedOutput(self.output, self.job.output_limit, self.executor.lines)
 
     async def watch(self) -> Outcome:
-        self.streams = {"stdout": self.executor.lines(), "stderr": self.executor.lines()}
         self.heard = self.executor.clock()
         self.begun = self.job.resumed
         self._end_within(self.job.timeout if self.begun else self.job.timeout + GIVEN_UP_AFTER)
@@ -154,9 +154,17 @@ class _Run:
             for answer in self.asked.values():
                 if not answer.done():
                     answer.set_result(Delivery.NOT_RUNNING)
-        for name, lines in self.streams.items():
-            self._record(name, lines.flush(final=True))
+        with self._stopped_by_errors():
+            self.received.flush()
         return outcome
+
+    @contextmanager
+    def _stopped_by_errors(self) -> Iterator[None]:
+        """Have the host stop what can no longer be recorded."""
+        try:
+            yield
+        except RecordingError as error:
+            self.instructions.stop(unrecorded(error))
 
     def _end_within(self, seconds: float) -> None:
         """Stop the command after a while, instead of when that was to be."""
@@ -177,8 +185,8 @@ class _Run:
                 await self._ask()
             elif (outcome := await self._received(message)) is not None:
                 return outcome
-        size = self.output.say("stderr", MAY_STILL_RUN)
-        return self._stopped(extra=size)
+        self.received.say(MAY_STILL_RUN)
+        return self._stopped()
 
     async def _next(self) -> Envelope | None:
         """The next message; None if there is none for a while, or the stop was given up."""
@@ -228,8 +236,7 @@ class _Run:
         host = self.executor.party.host
         if self.begun and silent > LOST_AFTER:
             problem = f"The host {host} has not been heard of for {LOST_AFTER:.0f} s while it ran the command."
-            stdout, stderr = self.sizes.values()
-            return Outcome(Status.LOST, None, None, stdout, stderr, problem=problem, rule="host.lost")
+            return Outcome(Status.LOST, None, None, *self._sizes, problem=problem, rule="host.lost")
         if not self.begun and silent > GIVEN_UP_AFTER:
             problem = (
                 f"The host {host} did not take the command within {GIVEN_UP_AFTER:.0f} s, and will not run it any more. Send it "
@@ -249,7 +256,7 @@ class _Run:
                     self._has_begun()
             case "output":
                 self._has_begun()
-                return await self._add(message)
+                return await self._record_next(message)
             case "input":
                 self.input.confirm(body.get("upto"), body.get("closed"))
             case "instructed":
@@ -265,7 +272,7 @@ class _Run:
         if (self.job.stdin or self.job.resumed) and self.passing_on is None:
             self.passing_on = asyncio.ensure_future(self.input.run())
 
-    async def _add(self, message: Envelope) -> Outcome | None:
+    async def _record_next(self, message: Envelope) -> Outcome | None:
         """Record what follows on the last message; ask again if something is missing between them."""
         after, upto, end = (message.body.get(name) for name in ("after", "upto", "end"))
         if not (type(after) is int and type(upto) is int):
@@ -286,23 +293,15 @@ class _Run:
             return None
         return self._outcome(end) if isinstance(end, dict) else None
 
-    def _say(self, name: str, data: bytes) -> None:
-        """Record a batch of the host. One that does not end with a line was shown there before its line had ended."""
-        granted = min(len(data), max(self.job.output_limit - sum(self.sizes.values()), 0))
-        self.sizes[name] += granted
-        lines = self.streams[name]
-        self._record(name, lines.feed(data[:granted]))
-        if not data.endswith(b"\n"):
-            self._record(name, lines.flush())
-        if granted < len(data):
-            self.instructions.stop(StopReason.OUTPUT_LIMIT)
+    def _say(self, stream: str, data: bytes) -> None:
+        """Record a batch of the host, which is to stop the command when no more of it can be recorded."""
+        with self._stopped_by_errors():
+            if not self.received.add(stream, data):
+                self.instructions.stop(StopReason.OUTPUT_LIMIT)
 
-    def _record(self, name: str, ready: Sequence[Lines]) -> None:
-        try:
-            for lines in ready:
-                self.output.lines(name, lines)
-        except RecordingError as error:
-            self.instructions.stop(unrecorded(error))
+    @property
+    def _sizes(self) -> tuple[int, int]:
+        return self.received.stdout, self.received.stderr
 
     def _outcome(self, end: Mapping[str, Any]) -> Outcome:
         """The end as the host reports it; a stop that was asked for here has its own outcome."""
@@ -313,22 +312,19 @@ class _Run:
         code, signal = end.get("exit_code"), end.get("signal")
         if status is Status.DENIED:  # by the policy of the host, which has the last word
             status, code = Status.FAILED, 126
-        stdout, stderr = self.sizes.values()
         return Outcome(
             status,
             code if type(code) is int and 0 <= code < 256 else None,
             signal[:16] if isinstance(signal, str) else None,
-            stdout,
-            stderr,
+            *self._sizes,
             problem=problem,
             rule=rule or ("host.failed" if problem else ""),
             usage=_usage(end),
         )
 
-    def _stopped(self, extra: int = 0) -> Outcome:
+    def _stopped(self) -> Outcome:
         reason = self.instructions.reason or StopReason.CANCELLED
-        stdout, stderr = self.sizes.values()
-        return stopped_outcome(reason, None, EXIT_GATEPOST_FAILED, stdout, stderr + extra)
+        return stopped_outcome(reason, None, EXIT_GATEPOST_FAILED, *self._sizes)
 
     def stop(self) -> None:
         """Have the host stop the command; after a grace its end is not waited for. It outlives the server."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from backend.core.errors import RecordingError
-from backend.core.recording.batches import after, last_seq
+from backend.core.recording.batches import after
 from backend.core.recording.digest import RecordingDigest
 from backend.core.recording.messages import Complete
 from backend.core.recording.reader import Send
@@ -67,8 +67,8 @@ class MemoryRecording:
     def resume(self) -> Resumed:
         """Write on."""
         self.live = self._resumed = True
-        last = bytes(self._stored).splitlines()[-1:]
-        return Resumed(self, last_seq(bytes(self._stored)), json.loads(last[0])["ms"]) if last else Resumed(self, 0, 0)
+        lines = bytes(self._stored).splitlines() or [b""]
+        return Resumed.of(self, lines[0], lines[-1])
 
     async def copy(self, send: Send, begin: int = 0, end: int | None = None) -> int:
         """Send what is stored now between two offsets, in blocks of complete lines; returns the offset reached."""
@@ -131,7 +131,7 @@ class MemoryRecordings:
     def resume(self, execution: str) -> Resumed:
         """Write on one that was left without an end; begin it where there is none."""
         found = self.find(execution)
-        return found.resume() if found else Resumed(self.create(execution), 0, 0)
+        return found.resume() if found else Resumed(self.create(execution))
 
     def find(self, execution: str) -> MemoryRecording | None:
         """A recording by its id."""

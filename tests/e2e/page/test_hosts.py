@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.async_api import Browser
+from playwright.async_api import Browser, expect
 from redis import Redis as Client
 
 from tests import preloaded
 from tests.accounts import gatepost
-from tests.e2e.page.visits import ONE_LOOP, account, is_known, log_in, new_visit, open_page
+from tests.e2e.page.visits import ONE_LOOP, WAIT, Visit, account, is_known, log_in, new_visit, open_page
 from tests.host_agent.agents import docker_stand_in, git, repositories
 from tests.preloaded import Process
 from tests.redis_server import running_redis
@@ -149,9 +149,14 @@ def test_the_steps_of_the_page_work(hosts: Hosts) -> None:
         change = (("web-01", name), ("/opt/app/config", str(host.repository)))
         begun = hosts.curl("curl -s http://127.0.0.1:8000/api/hosts/web-01/commands", *change)
         wait_until(host.is_current, f"the pull\n{begun}", 30)
-    both = hosts.curl("curl -s http://127.0.0.1:8000/api/hosts/commands")
-    assert both["summary"] == {"succeeded": 2}
-    assert [(each["host"], each["output"]) for each in both["results"]] == [("web-01", "pong\n"), ("web-02", "pong\n")]
+    listed = '"hosts":["web-01","web-02"]'
+    for chosen in (listed, '"labels":{"env":"production"}'):
+        both = hosts.curl("curl -s http://127.0.0.1:8000/api/hosts/commands", (listed, chosen))
+        assert both["summary"] == {"succeeded": 2}
+        assert [(each["host"], each["output"]) for each in both["results"]] == [
+            ("web-01", "pong\n"),
+            ("web-02", "pong\n"),
+        ]
 
 
 def line(wanted: str) -> Callable[[str], bool]:
@@ -182,5 +187,33 @@ async def test_the_page_runs_a_command_on_two_hosts_side_by_side(browser: Browse
         visit.is_clean()
     await first.type("@web-01 echo pong of the page")
     await first.shows(line("pong of the page"))
+    await both_at_once(first, hosts)
     for visit in (first, second):
         await visit.page.context.close()
+
+
+async def both_at_once(visit: Visit, hosts: Hosts) -> None:
+    """Hosts that are chosen by a label run one line, each in a box of its own; all of it can be stopped, and run again."""
+    page, results = visit.page, visit.page.locator("#hosts-body article")
+    await page.click("#hosts")
+    await page.locator("#hosts-body select").select_option(label="online, env=production")
+    for name in hosts.hosts:
+        await expect(page.get_by_label(f"{name} · online · env=production")).to_be_checked(timeout=WAIT)
+    await page.get_by_label("Command", exact=True).last.fill("run 'pwd; echo begun; tail -f /dev/null'")
+    await page.click("#hosts-body button[type=submit]")
+    for at, (name, host) in enumerate(hosts.hosts.items()):
+        await expect(results.nth(at).locator("h3")).to_have_text(name)
+        await expect(results.nth(at).locator("pre")).to_have_text(
+            f"{host.folder / 'data/lines'}\nbegun\n", timeout=WAIT
+        )
+    await expect(page.locator("#hosts-note")).to_have_text("2 running")
+    await page.get_by_role("button", name="Stop all").click()
+    await expect(page.locator("#hosts-note")).to_have_text("2 cancelled", timeout=WAIT)
+    await page.click("#hosts-back")
+    await page.get_by_label("web-02 · online").check(timeout=WAIT)
+    await page.get_by_label("Command", exact=True).last.fill("git_status /not/configured")
+    await page.press("#hosts-body input[name=line]", "Enter")
+    await expect(page.locator("#hosts-note")).to_have_text("1 failed", timeout=WAIT)
+    await expect(results.locator("pre")).to_contain_text("Repository path not allowed")
+    await page.click("#hosts-close")
+    visit.is_clean()

@@ -183,7 +183,7 @@ async def test_one_that_was_left_is_written_on_without_a_gap(recordings: Recordi
     log.leave()
     assert (await read(log))[-1]["seq"] == 304
     resumed = recordings.resume(ID)
-    assert (resumed.seq, resumed.ms) == (304, 0)
+    assert (resumed.seq, resumed.ms, resumed.timeout) == (304, 0, STARTED.timeout)
     recorder = Recorder(ID, resumed.log, lambda: 0.0, resumed=resumed)
     recorder.begin(STARTED)
     for data in (b"0-0\n", b"".join(b"1-%d\n" % line for line in range(101)), None):
@@ -212,7 +212,7 @@ async def test_one_that_was_resumed_is_not_discarded_and_ends_behind_what_it_hol
 
 def test_one_that_is_not_there_is_begun(recordings: Recordings) -> None:
     resumed = recordings.resume(ID)
-    assert (resumed.seq, resumed.ms) == (0, 0)
+    assert (resumed.seq, resumed.ms, resumed.timeout) == (0, 0, None)
     resumed.log.discard()
     assert recordings.find(ID) is None
 
