@@ -163,8 +163,7 @@ class Runners:
 
     async def _claim(self, key: RunnerKey, execution: str, nonce: str) -> Decision | None:
         """Have this server own an execution that waits, if no other request has begun it."""
-        waiting = await self.queue_runner.queue.queued({str(target_of(key.project))}, BATCH)
-        mine = next((each for each in waiting if each.record.id == execution), None)
+        mine = await self.queue_runner.queue.waiting(execution)
         if mine is None or not mine.job:  # it was started, though it may have no server now
             return None if await self._has_started(key, execution, nonce) else _claimed(execution)
         job, muted = await self._job(mine), mine.record.metadata_only

@@ -129,9 +129,10 @@ class RunnerGate:
     async def call(self, request: Request) -> Call:
         """The request, if it is valid and was not answered before. Raises Problem."""
         nonce = request.headers.get("x-request-nonce", "")
-        caller = await self._caller(request, nonce)
+        address = self.access.security.address(request.scope)
+        caller = await self._caller(request, nonce, address)
         key = caller.key
-        request.state.principal = Principal(f"runner:{key.name}", self.access.security.address(request.scope))
+        request.state.principal = Principal(f"runner:{key.name}", address)
         self._check_time(request.headers.get("x-request-timestamp", ""))
         if not NONCE.fullmatch(nonce):
             raise Problem(400, "runner.nonce", "X-Request-Nonce is missing or invalid.", hint="Send a new UUID.")
@@ -144,9 +145,8 @@ class RunnerGate:
             raise Repeated(answer)
         return call
 
-    async def _caller(self, request: Request, nonce: str) -> Caller:
+    async def _caller(self, request: Request, nonce: str, address: str) -> Caller:
         """Read with each request: a key that was revoked, on whichever server, is refused at once."""
-        address = self.access.security.address(request.scope)
         secret = self.access.security.bearer(request.scope) or ""
         found = await self.runners.store.caller(self.secret_hash(secret), nonce)
         if found and found.key.is_valid(int(self.now() * 1000)):
