@@ -24,9 +24,16 @@ from bench.measures import percentile, spread
 from bench.servers import GENEROUS, ROOT, gatepost_server
 
 GOAL = 0.050  # seconds, of which 99 in 100 questions for work take less
-ASKED = 1000  # questions for work that find nothing, whose processor time is measured
+EACH = 500  # requests of a kind whose processor time is measured
+WHOLE = 50  # executions of which it is measured
 FLUSH, ASK = 1.5, 2.0  # seconds
+SUCCESS = {"exit_code": 0, "status": "success"}
 LINES = [{"timestamp": None, "content": f"line {number} of a command that prints\n"} for number in range(20)]
+
+
+def chunk(number: int) -> dict[str, Any]:
+    """A chunk of output, as a runner reports it."""
+    return {"chunk_number": number, "segments": LINES, "is_stderr": False}
 
 
 @dataclass
@@ -72,7 +79,7 @@ class Figures:
     chunks: list[float] = field(default_factory=list)
     starts: list[float] = field(default_factory=list)
     processor: float = 0.0  # seconds of the server
-    nothing: float = 0.0  # seconds of the server for a question that finds nothing, while it does nothing else
+    kinds: dict[str, float] = field(default_factory=dict)  # of the server for one request, while it does nothing else
 
     @property
     def requests(self) -> int:
@@ -100,14 +107,13 @@ def run_one(caller: Caller, path: str, offset: float, until: float, figures: Fig
     numbers, asked = itertools.count(1), 0.0
     time.sleep(offset)
     while (now := time.monotonic()) < until:
-        chunk = {"chunk_number": next(numbers), "segments": LINES, "is_stderr": False}
-        timed(figures.chunks, lambda body=chunk: caller.call("POST", f"{path}/output/", body))  # type: ignore[misc]
+        timed(figures.chunks, lambda: caller.call("POST", f"{path}/output/", chunk(next(numbers))))
         if now - asked >= ASK:
             asked = now
             timed(figures.polls, lambda: caller.call("GET", "/api/runner/pending/"))
             caller.call("GET", f"{path}/cancel-status/")
         time.sleep(FLUSH)
-    caller.call("POST", f"{path}/complete/", {"exit_code": 0, "status": "success"})
+    caller.call("POST", f"{path}/complete/", SUCCESS)
 
 
 def start_many(submit: Callable[[], Any], caller: Caller, until: float, figures: Figures) -> None:
@@ -125,7 +131,7 @@ def start_many(submit: Callable[[], Any], caller: Caller, until: float, figures:
         path = f"/api/runner/executions/{offers[0]['id']}"
         caller.call("POST", f"{path}/start/")
         figures.starts.append(time.perf_counter() - begun)
-        caller.call("POST", f"{path}/complete/", {"exit_code": 0, "status": "success"})
+        caller.call("POST", f"{path}/complete/", SUCCESS)
 
 
 def cli(data: Path, *words: str) -> str:
@@ -151,6 +157,36 @@ def processor_time(pid: int) -> float:
     return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
+def cost(pid: int, times: int, action: Callable[[int], Any]) -> float:
+    """Processor time of the server for an action, which is repeated with the numbers from 1 on."""
+    before = processor_time(pid)
+    for number in range(1, times + 1):
+        action(number)
+    return (processor_time(pid) - before) / times
+
+
+def costs(pid: int, caller: Caller, submit: Callable[[], Any]) -> dict[str, float]:
+    """Processor time of each kind of request of one runner that is alone."""
+    versions = {"runner_version": "1", "python_version": "3", "django_version": "6", "commands_hash": ""}
+    found = {
+        "a question that finds nothing": cost(pid, EACH, lambda _: caller.call("GET", "/api/runner/pending/")),
+        "a heartbeat": cost(pid, EACH, lambda _: caller.call("POST", "/api/runner/heartbeat/", versions)),
+    }
+    submit()
+    path = claimed(caller)
+    found |= {
+        "a chunk": cost(pid, EACH, lambda number: caller.call("POST", f"{path}/output/", chunk(number))),
+        "a question whether to stop": cost(pid, EACH, lambda _: caller.call("GET", f"{path}/cancel-status/")),
+    }
+    caller.call("POST", f"{path}/complete/", SUCCESS)
+
+    def run_whole(_: int) -> None:
+        submit()
+        caller.call("POST", f"{claimed(caller)}/complete/", SUCCESS)
+
+    return found | {"an execution: submitted, asked for, started, ended": cost(pid, WHOLE, run_whole)}
+
+
 def measure(runners: int, seconds: float) -> Figures:
     """All of it."""
     figures = Figures()
@@ -162,13 +198,10 @@ def measure(runners: int, seconds: float) -> Figures:
         def submit(target: str) -> None:
             admin.call("POST", "/api/executions", {"target": f"django:{target}", "command": "migrate", "timeout": 300})
 
+        figures.kinds = costs(server.pid, waiting, lambda: submit(other))
         for _ in callers:
             submit(name)
         paths = [claimed(caller) for caller in callers]
-        before = processor_time(server.pid)
-        for _ in range(ASKED):
-            waiting.call("GET", "/api/runner/pending/")
-        figures.nothing = (processor_time(server.pid) - before) / ASKED
         until = time.monotonic() + seconds
         work: list[tuple[Callable[..., None], tuple[Any, ...]]] = [
             (run_one, (caller, path, FLUSH * number / runners, until, figures))
@@ -200,7 +233,8 @@ def main() -> int:
     print(f"| a chunk of output ({len(figures.chunks)}) | {spread(figures.chunks)} | | |")
     print(f"| from a submission to the start ({len(figures.starts)}) | {spread(figures.starts)} | < 300 ms | |")
     print(f"| processor time of the server for a request | {figures.processor / figures.requests * 1e3:.1f} ms | | |")
-    print(f"| the same, for a question that finds nothing | {figures.nothing * 1e3:.1f} ms | | |")
+    for kind, seconds in figures.kinds.items():
+        print(f"| the same, for {kind} | {seconds * 1e3:.1f} ms | | |")
     return 0 if met else 1
 
 

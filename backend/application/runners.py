@@ -13,7 +13,7 @@ from backend.application.queue_runner import BATCH, QueueRunner
 from backend.core.audit.events import Kind
 from backend.core.decisions import Decision
 from backend.core.django.commands import CommandList, command_and_arguments
-from backend.core.django.ports import Added, RunnerKey, RunnerStore, RunnerVersions
+from backend.core.django.ports import Added, Reply, RunnerKey, RunnerStore, RunnerVersions
 from backend.core.django.runs import Chunk, Run, RunEnd, StopLevel
 from backend.core.errors import StorageError
 from backend.core.execution.model import Job, Status
@@ -163,8 +163,7 @@ class Runners:
 
     async def _claim(self, key: RunnerKey, execution: str, nonce: str) -> Decision | None:
         """Have this server own an execution that waits, if no other request has begun it."""
-        waiting = await self.queue_runner.queue.queued({str(target_of(key.project))}, BATCH)
-        mine = next((each for each in waiting if each.record.id == execution), None)
+        mine = await self.queue_runner.queue.waiting(execution)
         if mine is None or not mine.job:  # it was started, though it may have no server now
             return None if await self._has_started(key, execution, nonce) else _claimed(execution)
         job, muted = await self._job(mine), mine.record.metadata_only
@@ -187,18 +186,19 @@ class Runners:
         same = run is not None and not run.closed and (run.key, run.nonce) == (key.id, nonce)
         return same and record is not None and not record.status.is_final
 
-    async def output(self, key: RunnerKey, execution: str, chunk: Chunk) -> Decision | None:
-        """A runner reports a piece of output. It may arrive twice, late and out of order."""
+    async def output(self, key: RunnerKey, execution: str, chunk: Chunk, reply: Reply) -> Reply | Decision | None:
+        """A runner reports a piece of output. It may arrive twice, late and out of order.
+
+        The reply, if it was stored with the chunk; None if what is answered is still to be stored.
+        """
         if isinstance(run := await self._run(key, execution), Decision):
             return run
-        match await self.store.add_chunk(execution, chunk):
-            case Added.NEW:
-                self.wakeups.wake(execution)
-            case Added.LATE if not run.muted and chunk.text:
-                await self._record_late(key, execution, output=self.mask(chunk.text)[:LATE_SHOWN])
-            case _:
-                pass
-        return None
+        added = await self.store.add_chunk(execution, chunk, reply)
+        if added is Added.NEW:
+            self.wakeups.wake(execution)
+        if added is Added.LATE and not run.muted and chunk.text:
+            await self._record_late(key, execution, output=self.mask(chunk.text)[:LATE_SHOWN])
+        return reply if added in {Added.NEW, Added.KNOWN} else None
 
     async def complete(self, key: RunnerKey, execution: str, end: RunEnd) -> Decision | None:
         """A runner reports how a command ended. The first end stays."""

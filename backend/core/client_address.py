@@ -1,6 +1,7 @@
 """The address that a request comes from, and whether its Origin is allowed."""
 
 from collections.abc import Callable, Collection, Sequence
+from functools import lru_cache
 from ipaddress import IPv4Address, ip_address, ip_network
 from urllib.parse import urlsplit
 
@@ -23,6 +24,7 @@ def client_address(peer: str, forwarded: Sequence[str], trusted_hops: int) -> st
     return _network(peer)
 
 
+@lru_cache(maxsize=1024)  # of every request, and most come from a few addresses
 def _network(address: str) -> str:
     """The address that limits are counted for: an IPv6 customer can choose any address of a /64."""
     try:

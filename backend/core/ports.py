@@ -82,6 +82,10 @@ class Queue(Protocol):
         """Up to `limit` executions of these targets that wait, the oldest first."""
         ...
 
+    async def waiting(self, execution: str) -> Queued | None:
+        """An execution, if it waits."""
+        ...
+
     async def claim(self, execution: str) -> bool:
         """Take over an execution that waits; False when it does not wait (any more). One server claims it."""
         ...

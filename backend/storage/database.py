@@ -8,14 +8,15 @@ import fcntl
 import math
 import os
 import sqlite3
+import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from sqlalchemy import Connection, Executable, Row, create_engine, event, select
+from sqlalchemy import Connection, Executable, Row, Select, create_engine, event, select
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -64,6 +65,8 @@ class Transactions(Protocol):
 
     async def run_short(self, work: Callable[[Connection | BareConnection], T]) -> T: ...
 
+    async def rows(self, query: Select[Any], values: Mapping[str, Any]) -> Sequence[Any]: ...
+
     async def close(self) -> None: ...
 
 
@@ -83,6 +86,14 @@ class Database:
         """
         with _storage_errors():
             return await self._reads.run(work, patience)
+
+    async def read_short(self, query: Select[Any], **values: object) -> Sequence[Any]:
+        """The rows of a query that is made once and asked often: nothing in it depends on `values`. Raises StorageError.
+
+        With SQLite this takes a fraction of the processor time of `read`.
+        """
+        with _storage_errors():
+            return await self._reads.rows(query, values)
 
     async def write(self, work: Callable[[Connection], T], patience: float | None = PATIENCE) -> T:
         """Run `work` in a transaction that may write. Raises StorageError; IntegrityError is passed on.
@@ -151,9 +162,9 @@ class _Threads:
 
     def __init__(self, url: str, size: int, pragmas: tuple[str, ...]) -> None:
         self._pragmas = pragmas
-        # One more than threads: that of short transactions stays with its thread.
-        self._engine = create_engine(url, pool_size=size + 1, pool_use_lifo=True, hide_parameters=True)
-        self._bare: BareConnection | None = None
+        # Two for a thread: a bare connection stays with its thread.
+        self._engine = create_engine(url, pool_size=2 * size, pool_use_lifo=True, hide_parameters=True)
+        self._bare: dict[int, BareConnection] = {}  # by thread
         self._threads = WorkerThreads(size, "database")
         self._ends = math.inf  # when transactions that still run are interrupted
         event.listen(self._engine, "do_connect", self._open_files)
@@ -168,13 +179,17 @@ class _Threads:
             return work(connection)
 
     async def run_short(self, work: Callable[[Connection | BareConnection], T]) -> T:
-        """The same on a bare connection; only where there is one thread."""
-        return await self._threads.run(partial(self._short_transaction, work))
+        """The same on a bare connection."""
+        return await self._threads.run(lambda: self._bare_connection().transact(work))
 
-    def _short_transaction(self, work: Callable[[Connection | BareConnection], T]) -> T:
-        if self._bare is None:
-            self._bare = BareConnection(self._engine.raw_connection())
-        return self._bare.transact(work)
+    async def rows(self, query: Select[Any], values: Mapping[str, Any]) -> Sequence[Any]:
+        return await self._threads.run(lambda: self._bare_connection().rows(query, values))
+
+    def _bare_connection(self) -> BareConnection:
+        """The bare connection of this thread."""
+        if (thread := threading.get_ident()) not in self._bare:
+            self._bare[thread] = BareConnection(self._engine.raw_connection())
+        return self._bare[thread]
 
     def _open_files(self, *_: Any) -> None:
         """Restore the modes that a connection needs, before it is made."""
@@ -191,9 +206,9 @@ class _Threads:
     async def close(self) -> None:
         self._ends = time.monotonic() + CLOSING
         await asyncio.to_thread(self._threads.shutdown)
-        if self._bare:
-            self._bare.close()
-            self._bare = None
+        for each in self._bare.values():
+            each.close()
+        self._bare.clear()
         self._engine.dispose()
 
 

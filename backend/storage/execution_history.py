@@ -30,8 +30,8 @@ class SqlExecutionHistory:
 
     async def get(self, execution: str) -> Record | None:
         """One record."""
-        row = await self.database.read(first(ONE, id=execution))
-        return record_of(row) if row else None
+        found = await self.database.read_short(ONE, id=execution)
+        return record_of(found[0]) if found else None
 
     async def page(self, wanted: Filter) -> Sequence[Record]:
         """Records, newest first. Ids sort by time, so an index finds each page without reading what is not on it."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from sqlalchemy import Row, bindparam, func, insert, text, update
+from sqlalchemy import bindparam, func, insert, text, update
 
 from backend.core.audit.attempts import Completion, Record
 from backend.core.decisions import Risk
@@ -57,9 +57,9 @@ def closing(execution: str, old: Status, completion: Completion, lease_ms: int =
     }
 
 
-def record_of(row: Row[*tuple[Any, ...]]) -> Record:
+def record_of(row: Any) -> Record:
     """The record of a row that has COLUMNS, and maybe others."""
-    values = {name: row._mapping[name] for name in NAMES}
+    values = {name: getattr(row, name) for name in NAMES}
     return Record(**{**values, "status": Status(values["status"]), "risk": Risk(values["risk"])})
 
 

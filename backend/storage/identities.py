@@ -82,8 +82,8 @@ class SqlIdentities:
 
     async def user(self, id: str) -> User | None:
         """The account with this id."""
-        row = await self._database.read(first(OWNER, user=as_id(id)))
-        return _user(row) if row else None
+        found = await self._database.read_short(OWNER, user=as_id(id))
+        return _user(found[0]) if found else None
 
     async def user_named(self, name: str) -> User | None:
         """The account with this name."""
@@ -217,7 +217,7 @@ def _take_link(connection: Connection, secret_hash: bytes, now: int) -> User | N
     return None if owner.disabled else _user(owner)
 
 
-def _user(row: Row[Any]) -> User:
+def _user(row: Any) -> User:
     return User(row.id, row.name, Role(row.role), row.profile, row.disabled, row.created_ms, row.valid_from_ms)
 
 

@@ -1,8 +1,9 @@
 """Which server runs an execution, in the database: leases, and executions that wait for an owner."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, bindparam, select, update
 
@@ -38,6 +39,9 @@ CLAIM = (
     )
     .returning(table.c.principal)
 )
+WAITING = select(*COLUMNS, table.c.job).where(QUEUED)
+WAITS = WAITING.where(table.c.id == bindparam("key"))
+WAIT_FOR = WAITING.where(table.c.target == bindparam("of")).order_by(table.c.id).limit(bindparam("limit"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +104,15 @@ class SqlOwnership:
 
     async def queued(self, targets: Collection[str], limit: int) -> Sequence[Queued]:
         """Up to `limit` executions of these targets that wait, the oldest first."""
+        if len(targets) == 1:  # a runner asks for those of its project, and often
+            values = {"of": next(iter(targets)), "limit": limit}
+            return _waiting(await self.queue.database.read_short(WAIT_FOR, **values))
         return await self.queue.database.read(partial(_queued, targets=sorted(targets), limit=limit))
+
+    async def waiting(self, execution: str) -> Queued | None:
+        """An execution that waits."""
+        found = _waiting(await self.queue.database.read_short(WAITS, key=execution))
+        return found[0] if found else None
 
     async def claim(self, execution: str) -> bool:
         """Take over an execution that waits; False when it does not wait (any more)."""
@@ -138,5 +150,9 @@ def _renew(connection: Connection, values: dict[str, object]) -> frozenset[str]:
 
 
 def _queued(connection: Connection, targets: list[str], limit: int) -> list[Queued]:
-    query = select(*COLUMNS, table.c.job).where(QUEUED, table.c.target.in_(targets)).order_by(table.c.id).limit(limit)
-    return [Queued(record_of(row), row.job or "") for row in connection.execute(query)]
+    query = WAITING.where(table.c.target.in_(targets)).order_by(table.c.id).limit(limit)
+    return _waiting(connection.execute(query))
+
+
+def _waiting(found: Iterable[Any]) -> list[Queued]:
+    return [Queued(record_of(row), row.job or "") for row in found]

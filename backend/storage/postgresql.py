@@ -2,13 +2,13 @@
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import asyncpg  # type: ignore[import-untyped]
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Select
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from backend.core.errors import StorageError
@@ -104,6 +104,9 @@ class _Connections:
 
     async def run_short(self, work: Callable[[Connection | BareConnection], T]) -> T:
         return await self.run(work, PATIENCE)
+
+    async def rows(self, query: Select[Any], values: Mapping[str, Any]) -> Sequence[Any]:
+        return await self.run(lambda connection: connection.execute(query, values or None).all(), PATIENCE)
 
     async def close(self) -> None:
         await self.turns.close()

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, delete, insert, or_, select, true, update
+from sqlalchemy import ColumnElement, Connection, bindparam, delete, insert, or_, select, true, update
 
 from backend.core.identity import NetworkAccess, Project, Role, User
 from backend.core.ids import as_id
@@ -14,6 +14,8 @@ from backend.storage.identities import checked_name, known_users
 from backend.storage.tables import project_members, projects
 
 LONGEST_NAME = 100  # characters
+BY_ID = select(projects).where(projects.c.id == bindparam("id"), projects.c.deleted_ms.is_(None))
+MEMBERS = select(project_members.c.user_id).where(project_members.c.project_id == bindparam("id"))
 
 
 class SqlProjects:
@@ -54,8 +56,11 @@ class SqlProjects:
 
     async def get(self, id: str) -> Project | None:
         """The project with this id, None when there is none or it was deleted."""
-        found = await self._database.read(partial(_find, condition=projects.c.id == as_id(id)))
-        return found[0] if found else None
+        found = await self._database.read_short(BY_ID, id=as_id(id))
+        if not found:
+            return None
+        members = await self._database.read_short(MEMBERS, id=found[0].id)
+        return _project(found[0], frozenset(member.user_id for member in members))
 
     async def visible_to(self, user: User) -> list[Project]:
         """The projects that exist for `user`, the oldest first: all for an administrator, else own and joined ones."""
@@ -124,7 +129,7 @@ def _find(connection: Connection, condition: ColumnElement[bool]) -> list[Projec
     return [_project(row, frozenset(members.get(row.id, ()))) for row in rows]
 
 
-def _project(row: Row[Any], members: frozenset[str]) -> Project:
+def _project(row: Any, members: frozenset[str]) -> Project:
     return Project(
         id=row.id,
         name=row.name,

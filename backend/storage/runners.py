@@ -2,18 +2,20 @@
 
 import json
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, case, delete, insert, or_, select, update
+from sqlalchemy import BigInteger, Boolean, Connection, Text, bindparam, case, delete, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from backend.core.django.commands import CommandList, ManagementCommand
-from backend.core.django.ports import Added, Answer, Caller, RunnerKey, RunnerVersions
+from backend.core.django.ports import Added, Answer, Caller, Reply, RunnerKey, RunnerVersions
 from backend.core.django.runs import Chunk, Run, RunEnd, StopLevel
 from backend.core.ids import as_id
-from backend.storage.database import LONG_PATIENCE, Database, changes, first, rows
+from backend.storage.bare_connection import BareConnection
+from backend.storage.database import LONG_PATIENCE, Database, changes, rows
 from backend.storage.execution_rows import storable
 from backend.storage.identities import checked_name
 from backend.storage.tables import projects, runner_answers, runner_chunks, runner_commands, runner_keys, runner_runs
@@ -35,16 +37,44 @@ CALLER = (
     .join_from(runner_keys, runner_answers, ANSWERED, isouter=True)
     .where(BY_SECRET)
 )
-RUN = select(runner_runs).where(runner_runs.c.execution == bindparam("id"))
-HEAR = update(runner_runs).where(runner_runs.c.execution == bindparam("id")).values(heard_ms=bindparam("now"))
+BY_ID = select(runner_keys).where(runner_keys.c.id == bindparam("id"))
+OF_PROJECT = select(runner_keys).where(runner_keys.c.project_id == bindparam("project")).order_by(runner_keys.c.id)
+COMMANDS = select(runner_commands).where(runner_commands.c.project_id == bindparam("project"))
+COMMANDS_HASH = select(runner_commands.c.hash).where(runner_commands.c.project_id == bindparam("project"))
+SEEN = (
+    update(runner_keys)
+    .where(runner_keys.c.id == bindparam("key"))
+    .values(
+        runner_version=bindparam("runner"),
+        python_version=bindparam("python"),
+        django_version=bindparam("django"),
+        seen_ms=bindparam("now"),
+    )
+)
+THIS_RUN = runner_runs.c.execution == bindparam("id")
+RUN = select(runner_runs).where(THIS_RUN)
+HEAR = update(runner_runs).where(THIS_RUN).values(heard_ms=bindparam("now"))
+HEAR_OPEN = HEAR.where(runner_runs.c.closed.is_(False))
+END = (
+    update(runner_runs)
+    .where(THIS_RUN, runner_runs.c.end_status.is_(None))
+    .values(end_status=bindparam("status"), exit_code=bindparam("code"), heard_ms=bindparam("now"))
+)
 OF_EXECUTION = runner_chunks.c.execution == bindparam("id")
-NUMBER = select(runner_chunks.c.number).where(OF_EXECUTION, runner_chunks.c.number == bindparam("number"))
 IN_ORDER = select(runner_chunks).order_by(runner_chunks.c.number).limit(bindparam("limit"))
 FROM = runner_chunks.c.number >= bindparam("begin")
 NEXT_CHUNKS = IN_ORDER.where(OF_EXECUTION, FROM)
 SKIPPED = or_(FROM, runner_chunks.c.number.in_(bindparam("skipped", expanding=True)))
 NEXT_AND_SKIPPED = IN_ORDER.where(OF_EXECUTION, SKIPPED)
-ADD_CHUNK, ADD_ANSWER = insert(runner_chunks), insert(runner_answers)
+KNOWN = select(runner_chunks.c.number).where(OF_EXECUTION, runner_chunks.c.number == bindparam("place"))
+NEW_CHUNK = select(
+    runner_runs.c.execution,
+    bindparam("place", type_=BigInteger),
+    bindparam("error", type_=Boolean),
+    case((runner_runs.c.muted, ""), else_=bindparam("text", type_=Text)),
+).where(THIS_RUN, ~KNOWN.exists())
+ADD_CHUNK = insert(runner_chunks).from_select(["execution", "number", "is_stderr", "content"], NEW_CHUNK)
+ADD_ANSWER = insert(runner_answers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +99,13 @@ class SqlRunners:
 
     async def key_by_secret(self, secret_hash: bytes) -> RunnerKey | None:
         """The key with this secret, also one that has expired; None if its project was deleted."""
-        found = await self.database.read(first(KEY, secret_hash=secret_hash))
-        return _key(found) if found else None
+        found = await self.database.read_short(KEY, secret_hash=secret_hash)
+        return _key(found[0]) if found else None
 
     async def keys(self, projects: Collection[str]) -> Sequence[RunnerKey]:
         """The keys of some projects, the oldest first."""
+        if len(projects) == 1:  # that of a command, or of a runner
+            return list(map(_key, await self.database.read_short(OF_PROJECT, project=next(iter(projects)))))
         query = select(runner_keys).where(runner_keys.c.project_id.in_(sorted(projects))).order_by(runner_keys.c.id)
         return list(map(_key, await self.database.read(rows(query))))
 
@@ -84,8 +116,8 @@ class SqlRunners:
 
     async def key(self, id: str) -> RunnerKey | None:
         """The key with this id."""
-        found = await self.database.read(first(select(runner_keys).where(runner_keys.c.id == as_id(id))))
-        return _key(found) if found else None
+        found = await self.database.read_short(BY_ID, id=as_id(id))
+        return _key(found[0]) if found else None
 
     async def end_key(self, id: str, at_ms: int) -> bool:
         """Let a key be valid until then, but no longer than it was; False if there is none."""
@@ -102,9 +134,9 @@ class SqlRunners:
 
     async def seen(self, id: str, versions: RunnerVersions) -> None:
         """Record a heartbeat."""
-        texts = {f"{name}_version": storable(text)[:LONGEST_VERSION] for name, text in asdict(versions).items()}
-        changed = update(runner_keys).where(runner_keys.c.id == as_id(id)).values(**texts, seen_ms=self.now_ms())
-        await self.database.write(changes(changed))
+        texts = {name: storable(text)[:LONGEST_VERSION] for name, text in asdict(versions).items()}
+        row = {"key": as_id(id), "now": self.now_ms(), **texts}
+        await self.database.write_short(lambda connection: connection.execute(SEEN, row).rowcount)
 
     async def set_commands(self, project: str, commands: CommandList) -> None:
         """Store the commands of a project."""
@@ -113,33 +145,32 @@ class SqlRunners:
 
     async def commands(self, project: str) -> CommandList | None:
         """The commands of a project; None if no runner has reported any."""
-        query = select(runner_commands).where(runner_commands.c.project_id == as_id(project))
-        found = await self.database.read(first(query))
-        if found is None:
+        found = await self.database.read_short(COMMANDS, project=as_id(project))
+        if not found:
             return None
-        return CommandList(tuple(ManagementCommand(**each) for each in json.loads(found.commands)), found.hash)
+        return CommandList(tuple(ManagementCommand(**each) for each in json.loads(found[0].commands)), found[0].hash)
 
     async def commands_hash(self, project: str) -> str:
         """The hash of the commands of a project; empty if there are none."""
-        query = select(runner_commands.c.hash).where(runner_commands.c.project_id == as_id(project))
-        found = await self.database.read(first(query))
-        return str(found.hash) if found else ""
+        found = await self.database.read_short(COMMANDS_HASH, project=as_id(project))
+        return str(found[0].hash) if found else ""
 
     async def caller(self, secret_hash: bytes, nonce: str) -> Caller | None:
         """Who sends a request, also with a key that has expired; None if there is no such key."""
-        found = await self.database.read(first(CALLER, secret_hash=secret_hash, nonce=nonce))
-        if found is None:
-            return None
-        answered = found.digest is not None
-        return Caller(_key(found), Answer(bytes(found.digest), found.status, found.body) if answered else None)
+        for row in await self.database.read_short(CALLER, secret_hash=secret_hash, nonce=nonce):
+            answered = row.digest is not None
+            return Caller(_key(row), Answer(bytes(row.digest), row.status, row.body) if answered else None)
+        return None
 
     async def remember(self, key: str, nonce: str, answer: Answer) -> None:
         """Store an answer; the first one stays."""
-        row = {"key_id": key, "nonce": nonce, "created_ms": self.now_ms(), **asdict(answer)}
-        try:
-            await self.database.write(lambda connection: connection.execute(ADD_ANSWER, row).rowcount)
-        except IntegrityError:
-            return
+        row = self._answer_row(Reply(key, nonce, answer))
+        with suppress(IntegrityError):
+            await self.database.write_short(lambda connection: connection.execute(ADD_ANSWER, row).rowcount)
+
+    def _answer_row(self, reply: Reply) -> dict[str, Any]:
+        row = {"key_id": reply.key, "nonce": reply.nonce, "created_ms": self.now_ms()}
+        return {**row, "digest": reply.answer.digest, "status": reply.answer.status, "body": reply.answer.body}
 
     async def begin(self, execution: str, key: str, nonce: str, *, muted: bool, timeout_ms: int) -> bool:
         """Have an execution that waits started by a request. False if another request has started it."""
@@ -169,28 +200,36 @@ class SqlRunners:
 
     async def run(self, execution: str) -> Run | None:
         """An execution that a runner has started."""
-        found = await self.database.read(first(RUN, id=as_id(execution)))
-        return _run(found) if found else None
+        found = await self.database.read_short(RUN, id=as_id(execution))
+        return _run(found[0]) if found else None
 
     async def heard(self, run: Run) -> None:
         """A runner has called about an execution, which was read just now. To be called often: few calls write."""
         now = self.now_ms()
         if not 0 <= now - run.heard_ms < HEARD_EVERY:
-            await self.database.write(partial(_hear, execution=run.execution, now=now))
+            row = {"id": run.execution, "now": now}
+            await self.database.write_short(lambda connection: connection.execute(HEAR, row).rowcount)
 
-    async def add_chunk(self, execution: str, chunk: Chunk) -> Added:
-        """Store a piece of output."""
-        add = partial(_add_chunk, execution=execution, chunk=chunk, now=self.now_ms())
+    async def add_chunk(self, execution: str, chunk: Chunk, reply: Reply | None = None) -> Added:
+        """Store a piece of output, and what its request is answered if the execution runs."""
+        answer = self._answer_row(reply) if reply else None
+        add = partial(_add_chunk, execution=as_id(execution), chunk=chunk, answer=answer, now=self.now_ms())
         try:
-            return await self.database.write(add)
-        except IntegrityError:
-            return Added.KNOWN  # added by another server at the same time
+            added = await self.database.write_short(add)
+        except IntegrityError:  # the same request was answered, or another server has added it, at the same time
+            return await self.add_chunk(execution, chunk) if reply else Added.KNOWN
+        if added is None:
+            return Added.LATE if await self.run(execution) else Added.UNKNOWN
+        return added
 
     async def chunks(self, execution: str, begin: int, skipped: Collection[int], limit: int) -> Sequence[Chunk]:
         """Up to `limit` chunks numbered from `begin` on, or among those that were skipped."""
         values = {"id": execution, "begin": begin, "limit": limit}
-        query = rows(NEXT_AND_SKIPPED, **values, skipped=sorted(skipped)) if skipped else rows(NEXT_CHUNKS, **values)
-        return [Chunk(row.number, row.is_stderr, row.content) for row in await self.database.read(query)]
+        if skipped:
+            found = await self.database.read(rows(NEXT_AND_SKIPPED, **values, skipped=sorted(skipped)))
+        else:
+            found = await self.database.read_short(NEXT_CHUNKS, **values)
+        return [Chunk(row.number, row.is_stderr, row.content) for row in found]
 
     async def ask_to_stop(self, execution: str, level: StopLevel, *, mute: bool = False) -> None:
         """Have a runner stop a command; a level that was higher stays."""
@@ -201,9 +240,8 @@ class SqlRunners:
 
     async def complete(self, execution: str, end: RunEnd) -> bool:
         """Store how an execution ended; False if that is known already."""
-        running = (runner_runs.c.execution == execution) & runner_runs.c.end_status.is_(None)
-        values = {"end_status": end.status, "exit_code": end.exit_code, "heard_ms": self.now_ms()}
-        return await self.database.write(changes(update(runner_runs).where(running).values(**values))) == 1
+        row = {"id": as_id(execution), "status": end.status, "code": end.exit_code, "now": self.now_ms()}
+        return await self.database.write_short(lambda connection: connection.execute(END, row).rowcount) == 1
 
     async def close_run(self, execution: str) -> None:
         """The end of an execution is about to be in the history: delete its chunks."""
@@ -222,10 +260,6 @@ class SqlRunners:
         await self.database.write(changes(delete(runner_runs).where(old)), LONG_PATIENCE)
 
 
-def _hear(connection: Connection, execution: str, now: int) -> None:
-    connection.execute(HEAR, {"id": execution, "now": now})
-
-
 def _set_commands(connection: Connection, project: str, text: str, hash: str) -> None:
     values = {"commands": text, "hash": hash}
     if not connection.execute(
@@ -234,19 +268,16 @@ def _set_commands(connection: Connection, project: str, text: str, hash: str) ->
         connection.execute(insert(runner_commands).values(project_id=project, **values))
 
 
-def _add_chunk(connection: Connection, execution: str, chunk: Chunk, now: int) -> Added:
-    run = connection.execute(RUN, {"id": execution}).first()
-    if run is None:
-        return Added.UNKNOWN
-    if run.closed:
-        return Added.LATE
-    _hear(connection, execution, now)
-    if connection.execute(NUMBER, {"id": execution, "number": chunk.number}).first():
-        return Added.KNOWN
-    text = "" if run.muted else storable(chunk.text)
-    row = {"execution": execution, "number": chunk.number, "is_stderr": chunk.is_stderr, "content": text}
-    connection.execute(ADD_CHUNK, row)
-    return Added.NEW
+def _add_chunk(
+    connection: Connection | BareConnection, execution: str, chunk: Chunk, answer: dict[str, Any] | None, now: int
+) -> Added | None:
+    """None if the execution does not run."""
+    if not connection.execute(HEAR_OPEN, {"id": execution, "now": now}).rowcount:
+        return None
+    if answer:
+        connection.execute(ADD_ANSWER, answer)
+    row = {"id": execution, "place": chunk.number, "error": chunk.is_stderr, "text": storable(chunk.text)}
+    return Added.NEW if connection.execute(ADD_CHUNK, row).rowcount else Added.KNOWN
 
 
 def _close(connection: Connection, execution: str) -> None:
@@ -254,7 +285,7 @@ def _close(connection: Connection, execution: str) -> None:
     connection.execute(delete(runner_chunks).where(runner_chunks.c.execution == execution))
 
 
-def _key(row: Row[Any]) -> RunnerKey:
+def _key(row: Any) -> RunnerKey:
     return RunnerKey(
         id=row.id,
         project=row.project_id,
@@ -267,7 +298,7 @@ def _key(row: Row[Any]) -> RunnerKey:
     )
 
 
-def _run(row: Row[Any]) -> Run:
+def _run(row: Any) -> Run:
     return Run(
         execution=row.execution,
         key=row.key_id,

@@ -19,7 +19,7 @@ from pydantic import BaseModel, FailFast, Field
 from backend.application.runners import Pending, Runners
 from backend.core.decisions import Decision
 from backend.core.django.commands import ManagementCommand, command_list
-from backend.core.django.ports import Answer, Caller, RunnerKey, RunnerVersions
+from backend.core.django.ports import Answer, Caller, Reply, RunnerKey, RunnerVersions
 from backend.core.django.runs import MOST_CHUNKS, Chunk, RunEnd, StopLevel
 from backend.core.figures import duration_text
 from backend.core.identity import Principal
@@ -34,6 +34,7 @@ BODY_LIMIT = 5 * 2**20  # bytes; the commands of a large project with their help
 CLOCKS_DIFFER = 300  # seconds by which the time of a request may differ from the server's
 LONGEST_WAIT = 25.0  # seconds; shorter than what proxies and runners wait for
 RECENT = 4096  # answers to requests that change nothing, which are stored in memory only
+OK = {"ok": True}
 NONCE = re.compile(r"[A-Za-z0-9_-]{8,64}")
 NAME: Any = Field(min_length=1, max_length=128)
 WORD: Any = Field(default="", max_length=128)
@@ -92,7 +93,12 @@ class Repeated(Problem):
         self.answer = answer
 
     def response(self) -> JSONResponse:
-        return JSONResponse(json.loads(self.answer.body), self.answer.status)
+        return repeated(self.answer)
+
+
+def repeated(answer: Answer) -> JSONResponse:
+    """The response that is stored as an answer."""
+    return JSONResponse(json.loads(answer.body), answer.status)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +109,10 @@ class Call:
     nonce: str
     digest: bytes
     changes: bool
+
+    def reply(self, what: Mapping[str, Any]) -> Reply:
+        """What it is answered if all goes well."""
+        return Reply(self.key.id, self.nonce, Answer(self.digest, 200, json.dumps(what)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,9 +129,10 @@ class RunnerGate:
     async def call(self, request: Request) -> Call:
         """The request, if it is valid and was not answered before. Raises Problem."""
         nonce = request.headers.get("x-request-nonce", "")
-        caller = await self._caller(request, nonce)
+        address = self.access.security.address(request.scope)
+        caller = await self._caller(request, nonce, address)
         key = caller.key
-        request.state.principal = Principal(f"runner:{key.name}", self.access.security.address(request.scope))
+        request.state.principal = Principal(f"runner:{key.name}", address)
         self._check_time(request.headers.get("x-request-timestamp", ""))
         if not NONCE.fullmatch(nonce):
             raise Problem(400, "runner.nonce", "X-Request-Nonce is missing or invalid.", hint="Send a new UUID.")
@@ -134,9 +145,8 @@ class RunnerGate:
             raise Repeated(answer)
         return call
 
-    async def _caller(self, request: Request, nonce: str) -> Caller:
+    async def _caller(self, request: Request, nonce: str, address: str) -> Caller:
         """Read with each request: a key that was revoked, on whichever server, is refused at once."""
-        address = self.access.security.address(request.scope)
         secret = self.access.security.bearer(request.scope) or ""
         found = await self.runners.store.caller(self.secret_hash(secret), nonce)
         if found and found.key.is_valid(int(self.now() * 1000)):
@@ -158,9 +168,11 @@ class RunnerGate:
             detail = f"The clock of this runner is {by} {'ahead of' if ahead > 0 else 'behind'} that of the server."
             raise Problem(400, "runner.clock", detail, hint="Set both clocks, for example by NTP.")
 
-    async def answer(self, call: Call, work: Awaitable[Mapping[str, Any] | Decision]) -> JSONResponse:
+    async def answer(self, call: Call, work: Awaitable[Mapping[str, Any] | Reply | Decision]) -> JSONResponse:
         """Answer a request, and remember that answer unless it is one that the runner will ask for again."""
         result = await work
+        if isinstance(result, Reply):
+            return repeated(result.answer)
         response = Problem.of(result).response() if isinstance(result, Decision) else JSONResponse(dict(result))
         if response.status_code < 500 and response.status_code != 429:
             await self._remember(call, Answer(call.digest, response.status_code, bytes(response.body).decode()))
@@ -250,8 +262,8 @@ def _pending(offer: Pending) -> dict[str, Any]:
 def _add_executions(router: APIRouter, gate: RunnerGate, caller: Any) -> None:
     runners = gate.runners
 
-    async def done(work: Awaitable[Decision | None]) -> Mapping[str, Any] | Decision:
-        return await work or {"ok": True}
+    async def done(work: Awaitable[Reply | Decision | None]) -> Mapping[str, Any] | Reply | Decision:
+        return await work or OK
 
     @_route(router, "POST", "/executions/{id}/start")
     async def start(call: caller, id: str) -> JSONResponse:
@@ -263,7 +275,7 @@ def _add_executions(router: APIRouter, gate: RunnerGate, caller: Any) -> None:
         """Report a piece of output."""
         text = "".join(segment.content for segment in body.segments)
         chunk = Chunk(body.chunk_number, body.is_stderr, text)
-        return await gate.answer(call, done(runners.output(call.key, of_uuid(id), chunk)))
+        return await gate.answer(call, done(runners.output(call.key, of_uuid(id), chunk, call.reply(OK))))
 
     @_route(router, "POST", "/executions/{id}/complete")
     async def complete(call: caller, id: str, body: Complete) -> JSONResponse:

@@ -16,7 +16,7 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
-from sqlalchemy import Connection, bindparam, func, insert, inspect, select, text, update
+from sqlalchemy import Connection, Select, bindparam, func, insert, inspect, literal_column, select, text, update
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import IntegrityError
 
@@ -36,6 +36,9 @@ MANY_ROWS = text(
     "with recursive n(i) as (select 1 union all select i + 1 from n where i < 99999) select i, users.id from n left join users"
 )
 RENAME = update(users).where(users.c.id == bindparam("key")).values(name=bindparam("new_name"), password_hash=None)
+NOWHERE: Select[Any] = (
+    select(literal_column("id")).select_from(text("nowhere")).where(literal_column("id") == bindparam("v"))
+)
 SLEEP = text("select pg_sleep(:seconds)")
 ROOT = Path(__file__).parent.parent.parent
 MIGRATE = """
@@ -254,6 +257,18 @@ async def test_a_short_transaction_reports_the_rows_of_all_its_values(database: 
         return connection.execute(RENAME, [{"key": key, "new_name": key * 2} for key in ("ann", "eve", "bob")]).rowcount
 
     assert await database.write_short(add) == 2
+
+
+async def test_a_short_read_returns_the_values_and_the_names_of_any_other(database: Database) -> None:
+    hashed = select(*users.c, (users.c.id == "ann").label("is_ann")).where(users.c.id == bindparam("key"))
+    assert await database.read_short(hashed, key="ann") == []
+    await database.write_short(lambda connection: connection.execute(insert(users), ANN | {"disabled": True}).rowcount)
+    (found,), (expected,) = await database.read_short(hashed, key="ann"), await database.read(rows(hashed, key="ann"))
+    assert found._asdict() == expected._asdict()
+    assert (found.disabled is True, found.is_ann is True) == (True, True)
+    with pytest.raises(StorageError) as caught:
+        await database.read_short(NOWHERE, v="canary")
+    assert "canary" not in str(caught.value)
 
 
 async def test_foreign_keys_are_kept(database: Database) -> None:

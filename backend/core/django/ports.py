@@ -61,6 +61,15 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class Reply:
+    """The answer to the request `nonce` of a key."""
+
+    key: str
+    nonce: str
+    answer: Answer
+
+
+@dataclass(frozen=True, slots=True)
 class Caller:
     """The key of a request, and what another request with its nonce was answered."""
 
@@ -157,7 +166,9 @@ class RunnerRuns(Protocol):
         """A runner has called about an execution, which was read just now. To be called often: few calls write."""
         ...
 
-    async def add_chunk(self, execution: str, chunk: Chunk) -> Added: ...
+    async def add_chunk(self, execution: str, chunk: Chunk, reply: Reply | None = None) -> Added:
+        """Store a piece of output and, if the execution runs, what its request is answered, in one transaction."""
+        ...
 
     async def chunks(self, execution: str, begin: int, skipped: Collection[int], limit: int) -> Sequence[Chunk]:
         """Up to `limit` chunks that are numbered from `begin` on, or are among those that were skipped; in order."""

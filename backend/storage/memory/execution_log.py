@@ -158,6 +158,11 @@ class MemoryOwnership:
         waiting = self.log.executions.with_status(Status.QUEUED)
         return [Queued(row.record, row.job or "") for row in waiting if row.record.target in targets][:limit]
 
+    async def waiting(self, execution: str) -> Queued | None:
+        """An execution that waits."""
+        row = self.log.executions.rows.get(execution)
+        return Queued(row.record, row.job or "") if row and row.status is Status.QUEUED else None
+
     async def claim(self, execution: str) -> bool:
         """Take over an execution that waits; False when it does not wait (any more)."""
         row = self.log.executions.rows.get(execution)

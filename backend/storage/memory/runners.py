@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 from backend.core.django.commands import CommandList
-from backend.core.django.ports import Added, Answer, Caller, RunnerKey, RunnerVersions
+from backend.core.django.ports import Added, Answer, Caller, Reply, RunnerKey, RunnerVersions
 from backend.core.django.runs import Chunk, Run, RunEnd, StopLevel
 from backend.core.ports import Projects
 from backend.storage.identities import checked_name
@@ -118,12 +118,14 @@ class MemoryRunners:
         if found := self._runs.get(run.execution):
             self._runs[run.execution] = replace(found, heard_ms=self.now_ms())
 
-    async def add_chunk(self, execution: str, chunk: Chunk) -> Added:
-        """Store a piece of output."""
+    async def add_chunk(self, execution: str, chunk: Chunk, reply: Reply | None = None) -> Added:
+        """Store a piece of output, and what its request is answered if the execution runs."""
         run = self._runs.get(execution)
         if run is None or run.closed:
             return Added.LATE if run else Added.UNKNOWN
         await self.heard(run)
+        if reply:
+            await self.remember(reply.key, reply.nonce, reply.answer)
         chunks = self._chunks.setdefault(execution, {})
         if chunk.number in chunks:
             return Added.KNOWN

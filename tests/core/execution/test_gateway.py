@@ -94,6 +94,9 @@ class Book:
     async def queued(self, targets: Collection[str], limit: int) -> Sequence[Queued]:
         return ()
 
+    async def waiting(self, execution: str) -> Queued | None:
+        return None
+
     async def hand_over(self, execution: str) -> bool:
         self._write("handed over", execution)
         return True

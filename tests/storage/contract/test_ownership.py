@@ -166,7 +166,11 @@ async def test_what_waits_is_found_by_its_targets(world: World, server: Server, 
     assert (found.record.id, found.record.target) == (web.id, "machine:web")
     both = await other.ownership.queued({"machine:web", "machine:shop"}, 9)
     assert [each.record.id for each in both] == [shop.id, web.id]
+    assert await other.ownership.queued({"machine:web"}, 9) == [found]
+    assert await other.ownership.waiting(web.id) == found
+    assert await other.ownership.waiting("unknown") is None
     assert await other.ownership.claim(web.id)
+    assert await other.ownership.waiting(web.id) is None
     assert await other.ownership.queued({"machine:web"}, 9) == []
     assert not await server.ownership.claim(web.id)
     assert not await server.ownership.claim("unknown")

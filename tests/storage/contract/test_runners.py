@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from backend.core.django.commands import ManagementCommand, command_list
-from backend.core.django.ports import Added, Answer, Caller, RunnerStore, RunnerVersions
+from backend.core.django.ports import Added, Answer, Caller, Reply, RunnerStore, RunnerVersions
 from backend.core.django.runs import Chunk, RunEnd, StopLevel
 from backend.core.identity import Role
 from backend.storage.identities import SqlIdentities
@@ -138,6 +138,24 @@ async def test_chunks_are_stored_once_and_read_in_order(runners: RunnerStore) ->
     await runners.close_run(EXECUTION)
     assert await runners.add_chunk(EXECUTION, one) is Added.LATE
     assert await runners.chunks(EXECUTION, 1, (), 9) == []
+
+
+async def test_a_chunk_is_stored_with_what_its_request_is_answered(runners: RunnerStore, project: str) -> None:
+    key = await runners.add_key(project, "production", HASH)
+    await runners.begin(EXECUTION, key.id, "n", muted=False, timeout_ms=MINUTE)
+    first, second = (Reply(key.id, "nonce", Answer(digest, 200, "{}")) for digest in (HASH, OTHER))
+    assert await runners.add_chunk("F" * 26, Chunk(1, False, "x"), first) is Added.UNKNOWN
+    assert await runners.caller(HASH, "nonce") == Caller(key, None)
+    assert await runners.add_chunk(EXECUTION, Chunk(1, False, "x"), first) is Added.NEW
+    assert await runners.add_chunk(EXECUTION, Chunk(2, False, "y"), second) is Added.NEW
+    assert await runners.caller(HASH, "nonce") == Caller(key, first.answer)
+    assert [each.text for each in await runners.chunks(EXECUTION, 1, (), 9)] == ["x", "y"]
+    known = Reply(key.id, "another", first.answer)
+    assert await runners.add_chunk(EXECUTION, Chunk(2, False, "y"), known) is Added.KNOWN
+    assert await runners.caller(HASH, "another") == Caller(key, first.answer)
+    await runners.close_run(EXECUTION)
+    assert await runners.add_chunk(EXECUTION, Chunk(3, False, "z"), Reply(key.id, "late", first.answer)) is Added.LATE
+    assert await runners.caller(HASH, "late") == Caller(key, None)
 
 
 async def test_a_muted_run_stores_no_output(runners: RunnerStore) -> None:
