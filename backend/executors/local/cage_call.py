@@ -10,16 +10,20 @@ from pathlib import Path
 
 VERSION = "cage 7"  # of the spec
 ENCODING, ERRORS = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()  # of os.fsencode
-LENGTH = struct.Struct("<I")
 
 
 def fields(values: Iterable[str | int | bytes]) -> bytes:
-    """Of each its length, its bytes, a NUL. A spec has a hundred of them, so they are joined once."""
-    parts: list[bytes] = []
-    for value in values:
-        data = value if isinstance(value, bytes) else str(value).encode(ENCODING, ERRORS)
-        parts += (LENGTH.pack(len(data)), data, b"\0")
+    """Of each its length, its bytes, a NUL. A spec has a hundred of them, so they are packed and joined once."""
+    datas = [value if isinstance(value, bytes) else _bytes(value) for value in values]
+    lengths = struct.pack(f"<{len(datas)}I", *map(len, datas))
+    parts = [b"\0"] * (3 * len(datas))
+    parts[0::3] = [lengths[at : at + 4] for at in range(0, len(lengths), 4)]
+    parts[1::3] = datas
     return b"".join(parts)
+
+
+def _bytes(value: str | int) -> bytes:
+    return value.encode(ENCODING, ERRORS) if isinstance(value, str) else b"%d" % value
 
 
 def spec_file(data: bytes, close: ExitStack) -> int:

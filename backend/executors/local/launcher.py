@@ -206,10 +206,12 @@ def _process_count(uid: int) -> int:
 def _count_processes(second: int) -> Counter[int]:
     """Of every user."""
     total: Counter[int] = Counter()
-    for entry in os.scandir("/proc"):
-        with suppress(OSError):
-            if entry.name.isdigit():
-                total[entry.stat().st_uid] += os.stat(f"/proc/{entry.name}/task").st_nlink - 2
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            about = os.stat(f"/proc/{name}/task")
+        except OSError:  # it has ended
+            continue
+        total[about.st_uid] += about.st_nlink - 2
     return total
 
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from errno import EUSERS
 from itertools import chain
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from backend.executors.local.process_spec import Owner
 
@@ -77,7 +77,7 @@ def folder_owner(folder: str, shared: Owner | None) -> Owner | None:
     return (os.stat(folder).st_uid, shared[1]) if shared else None
 
 
-def reopen(folder: Path) -> None:
+def reopen(folder: PurePath) -> None:
     """Undo what a command did to the mode of a workspace, or of a folder above it that belongs to the same user.
 
     Landlock does not cover modes, so a command can close its workspace to others that share its user, and where that is
@@ -90,11 +90,11 @@ def reopen(folder: Path) -> None:
         _open(folder, PRIVATE)
 
 
-def _open(folder: Path, needed: int) -> None:
+def _open(folder: PurePath, needed: int) -> None:
     """Give the owner these rights."""
-    info = folder.stat()
+    info = os.stat(folder)
     if info.st_mode & needed != needed and os.geteuid() in {0, info.st_uid}:
-        folder.chmod(info.st_mode & 0o7777 | needed)
+        os.chmod(folder, info.st_mode & 0o7777 | needed)
 
 
 def _folders(parent: Path) -> list[Path]:
