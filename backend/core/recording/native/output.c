@@ -531,6 +531,10 @@ static PyObject *filter_output(PyObject *module, PyObject *arguments)
             *last = *at++;
             continue;
         }
+        if (*at < 0xC2) {       /* nothing begins so; in binary output, this is a quarter of the bytes */
+            *last = UNDECODABLE + *at++;
+            continue;
+        }
         int length = character(at, end, last);
         if (!final && (length == INCOMPLETE || is_cut_surrogate(at, end)))
             break;
@@ -545,6 +549,15 @@ static PyObject *filter_output(PyObject *module, PyObject *arguments)
         at -= *code < 0x80 || between(*code, UNDECODABLE + 0x80, UNDECODABLE + 0xFF) ? 1 : *code < 0x800 ? 2 : *code < 0x10000 ? 3 : 4;
     uint8_t *out = buffer;
     for (Codes code = codes; code < stop;) {
+        if (between(*code, ' ', '~')) {
+            *out++ = *code++;
+            continue;
+        }
+        if (between(*code, UNDECODABLE + 0xA0, UNDECODABLE + 0xFF)) {
+            out = put(out, 0xFFFD);
+            code++;
+            continue;
+        }
         if (is_active(*code)) {
             Codes after = removed(code, stop);
             if (after > code) {
