@@ -1,11 +1,34 @@
-"""`python -m bench.simulated VERB ...`: Gatepost where valgrind does not know pidfd_open, with a thread instead."""
+"""`python -m bench.simulated VERB ...`: Gatepost under valgrind, which is SLOWER than a processor, and so is the clock.
+
+What the server does every second it then does as often for each command as without valgrind, and the interpreter's lock is
+taken from a thread as seldom. Where valgrind does not know pidfd_open, there is a thread instead.
+"""
 
 import errno
 import os
+import selectors
 import sys
 import threading
+import time
+from collections.abc import Callable
+from typing import Any
 
-from backend.cli.main import main
+SLOWER = 50
+
+
+def slow_clock() -> None:
+    """From here on, timers of the event loop and all that is measured in this process take so many times longer."""
+    clock = time.monotonic
+    begun = clock()
+    time.monotonic = lambda: begun + (clock() - begun) / SLOWER
+    for selector in (selectors.EpollSelector, selectors.PollSelector):
+        selector.select = slowed(selector.select)  # type: ignore[method-assign]
+    sys.setswitchinterval(SLOWER * sys.getswitchinterval())
+
+
+def slowed(select: Callable[..., Any]) -> Callable[..., Any]:
+    """A selector that waits longer."""
+    return lambda self, timeout=None: select(self, timeout and timeout * SLOWER)
 
 
 def watched(pid: int) -> int:
@@ -30,6 +53,9 @@ def has_pidfds() -> bool:
 
 
 if __name__ == "__main__":
+    slow_clock()
     if not has_pidfds():
         os.pidfd_open = lambda pid, flags=0: watched(pid)
+    from backend.cli.main import main
+
     sys.exit(main())

@@ -71,9 +71,16 @@ static uint64_t unprintable(uint64_t word)
     return (~(word | word << 1) & EACH(0x40)) << 1 | (word & EACH(0x80));
 }
 
-static int is_plain_text(uint64_t word)
+/* 0x80 in each byte that is neither printable nor the end of a line nor a tab. */
+static uint64_t no_plain_text(uint64_t word)
 {
-    return !((unprintable(word) & ~equal(word, '\n') & ~equal(word, '\t')) | equal(word, 0x7F));
+    return (unprintable(word) & ~equal(word, '\n') & ~equal(word, '\t')) | equal(word, 0x7F);
+}
+
+/* How many bytes are before the first that has 0x80 in a mask. */
+static int before(uint64_t mask)
+{
+    return __builtin_ctzll(mask) >> 3;
 }
 
 /* ---- UTF-8 ---- */
@@ -208,13 +215,13 @@ static PyObject *encode_lines(PyObject *module, PyObject *argument)
     uint8_t *out = buffer;
     *out++ = '"';
     while (at < end) {
-        while (end - at >= 8) {
+        for (uint64_t found = 0; end - at >= 8 && !found;) {
             uint64_t word = eight(at);
-            if (unprintable(word) | equal(word, '"') | equal(word, '\\'))
-                break;
+            found = unprintable(word) | equal(word, '"') | equal(word, '\\');
+            int length = found ? before(found) : 8;
             memcpy(out, &word, 8);
-            out += 8;
-            at += 8;
+            out += length;
+            at += length;
         }
         while (at < end && plain[*at])
             *out++ = *at++;
@@ -473,8 +480,8 @@ static int is_harmless(Bytes at, Bytes end)
 {
     uint32_t code;
     while (at < end) {
-        while (end - at >= 8 && is_plain_text(eight(at)))
-            at += 8;
+        for (uint64_t found = 0; end - at >= 8 && !found; at += found ? before(found) : 8)
+            found = no_plain_text(eight(at));
         for (int length; at < end && *at >= 0x80 && !may_be_active(*at) && (length = usual(at, end));)
             at += length;
         if (at == end)
@@ -524,6 +531,10 @@ static PyObject *filter_output(PyObject *module, PyObject *arguments)
             *last = *at++;
             continue;
         }
+        if (*at < 0xC2) {       /* nothing begins so; in binary output, this is a quarter of the bytes */
+            *last = UNDECODABLE + *at++;
+            continue;
+        }
         int length = character(at, end, last);
         if (!final && (length == INCOMPLETE || is_cut_surrogate(at, end)))
             break;
@@ -538,6 +549,15 @@ static PyObject *filter_output(PyObject *module, PyObject *arguments)
         at -= *code < 0x80 || between(*code, UNDECODABLE + 0x80, UNDECODABLE + 0xFF) ? 1 : *code < 0x800 ? 2 : *code < 0x10000 ? 3 : 4;
     uint8_t *out = buffer;
     for (Codes code = codes; code < stop;) {
+        if (between(*code, ' ', '~')) {
+            *out++ = *code++;
+            continue;
+        }
+        if (between(*code, UNDECODABLE + 0xA0, UNDECODABLE + 0xFF)) {
+            out = put(out, 0xFFFD);
+            code++;
+            continue;
+        }
         if (is_active(*code)) {
             Codes after = removed(code, stop);
             if (after > code) {
@@ -576,11 +596,11 @@ static PyObject *uncoloured(PyObject *module, PyObject *argument)
 /* ---- a search for many texts at once ---- */
 
 #define GRAM 3                  /* bytes of a text that are looked up */
-#define SLOTS (1 << 16)
+#define SLOTS (1 << 15)
 #define NONE UINT16_MAX
 
 typedef struct {
-    uint8_t bits[SLOTS / 8];
+    uint8_t used[SLOTS];
     uint16_t first[SLOTS], count;
     uint8_t *texts;
     struct needle {
@@ -589,14 +609,23 @@ typedef struct {
     } needles[];
 } Search;
 
+/* Where three bytes are looked up. They are the lowest of `gram`; the factor has no use for those above them. */
 static uint32_t slot(uint32_t gram)
 {
-    return (uint32_t)(gram * 0x9E3779B1u) >> 16;
+    return gram * 0x3779B100u >> 17;
 }
 
 static uint32_t gram_at(Bytes at)
 {
-    return (uint32_t)at[0] << 16 | at[1] << 8 | at[2];
+    return (uint32_t)at[2] << 16 | at[1] << 8 | at[0];
+}
+
+/* The same, read with the byte behind it. */
+static uint32_t four_at(Bytes at)
+{
+    uint32_t four;
+    memcpy(&four, at, 4);
+    return four;
 }
 
 static int rarity(uint8_t byte)
@@ -646,7 +675,7 @@ static int add_needle(Search *search, PyObject *item, uint32_t *used)
     uint32_t gram = rarest(text, size), place = slot(gram_at(text + gram));
     *needle = (struct needle){*used, size, gram, search->first[place]};
     search->first[place] = search->count++;
-    search->bits[place >> 3] |= 1 << (place & 7);
+    search->used[place] = 1;
     *used += size;
     return 1;
 }
@@ -700,6 +729,26 @@ static int confirm(Search *search, Bytes begin, Bytes at, Bytes end, PyObject *l
     return 1;
 }
 
+/* The next place from `at` on with three bytes of a text; `end` if there is none. */
+static Bytes candidate(const Search *search, Bytes at, Bytes end)
+{
+    const uint8_t *used = search->used;
+    for (; end - at >= 4 + GRAM; at += 4) {
+        if (used[slot(four_at(at))])
+            return at;
+        if (used[slot(four_at(at + 1))])
+            return at + 1;
+        if (used[slot(four_at(at + 2))])
+            return at + 2;
+        if (used[slot(four_at(at + 3))])
+            return at + 3;
+    }
+    for (; end - at >= GRAM; at++)
+        if (used[slot(gram_at(at))])
+            return at;
+    return end;
+}
+
 static PyObject *find_all(PyObject *module, PyObject *arguments)
 {
     PyObject *capsule, *argument;
@@ -716,9 +765,8 @@ static PyObject *find_all(PyObject *module, PyObject *arguments)
     if (!list || size < GRAM)
         return list;
     end = begin + size;
-    for (Bytes at = begin; at + GRAM <= end; at++) {
-        uint32_t place = slot(gram_at(at));
-        if (search->bits[place >> 3] & 1 << (place & 7) && !confirm(search, begin, at, end, list, buffer)) {
+    for (Bytes at = begin; (at = candidate(search, at, end)) < end; at++) {
+        if (!confirm(search, begin, at, end, list, buffer)) {
             Py_DECREF(list);
             return NULL;
         }
