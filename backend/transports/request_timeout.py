@@ -72,7 +72,7 @@ class BoundedProtocol(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        if self.conn.their_state in {h11.IDLE, h11.SEND_BODY}:
+        if self._awaits_request():
             self._set_deadline()
         else:
             self._clear_deadline()
@@ -97,10 +97,13 @@ class BoundedProtocol(H11Protocol):
             self._deadline = None
 
     def _close_slow(self) -> None:
-        # After an upgrade the socket belongs to another protocol.
         self._deadline = None
-        if self.transport.get_protocol() is self and self.conn.their_state in {h11.IDLE, h11.SEND_BODY}:
+        if self._awaits_request():
             self.transport.close()
+
+    def _awaits_request(self) -> bool:
+        """After an upgrade the socket belongs to another protocol; a deadline would keep this one, with all it has parsed."""
+        return self.transport.get_protocol() is self and self.conn.their_state in {h11.IDLE, h11.SEND_BODY}
 
 
 def bounded_protocol(most: int, of_an_address: int | None) -> type[H11Protocol]:

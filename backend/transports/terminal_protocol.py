@@ -6,7 +6,6 @@
 The shell in `terminal_socket` performs the actions and reports their results.
 """
 
-from collections import deque
 from dataclasses import dataclass, field
 from typing import assert_never
 
@@ -128,10 +127,10 @@ class TerminalProtocol:
     is_over: bool = False  # the token has expired
     ready: bool = False
     following: list[str] = field(default_factory=list)
-    waiting: deque[str] = field(default_factory=deque)
+    waiting: list[str] = field(default_factory=list)
     busy: bool = False  # a command of the queue runs, or is about to
     turn: str = ""  # the execution that the queue waits for
-    ended: deque[str] = field(default_factory=lambda: deque(maxlen=ENDED_LIMIT))
+    ended: list[str] = field(default_factory=list)
 
     def receive(self, text: str | None) -> Actions:
         """A frame: its text, None for a binary one."""
@@ -199,7 +198,7 @@ class TerminalProtocol:
         if self.busy or not self.waiting:
             return []
         self.busy = True
-        return [Submit(CommandSpec(self.waiting.popleft()), in_turn=True)]
+        return [Submit(CommandSpec(self.waiting.pop(0)), in_turn=True)]
 
     def _run(self, message: messages.Run) -> Actions:
         if not message.command.strip():
@@ -292,7 +291,7 @@ class TerminalProtocol:
         if execution in self.following:
             self.following.remove(execution)
         if problem is None:
-            self.ended.append(execution)
+            self.ended = [*self.ended[1 - ENDED_LIMIT :], execution]
         actions: Actions = [refusal(problem)] if problem else []
         if execution == self.turn:
             self.turn, self.busy = "", False

@@ -147,30 +147,30 @@ async def _deny(
 class PlainWriter:
     """Writes what a client without a subprotocol shows: see `plain_lines`."""
 
-    def __init__(self, writer: BlockWriter) -> None:
+    def __init__(self, writer: BlockWriter, begin: Callable[[Coroutine[Any, Any, None]], object]) -> None:
         self._writer = writer
+        self._begin = begin
         self._lines = PlainLines()
         self._now = asyncio.get_running_loop().time
         self._turn = asyncio.Lock()
-        self._holds = asyncio.Event()
+        self._holds = False  # a task waits for what is held back: idle connections have none
 
     async def write(self, block: bytes) -> bool:
         async with self._turn:
             return await self._pass_on(self._lines.feed(block, self._now()))
 
-    async def write_late(self) -> None:
-        """Write what has been held back for long enough, whenever there is such; runs until it is cancelled."""
-        while True:
-            await self._holds.wait()
-            await asyncio.sleep(max(0.0, (self._lines.due or 0.0) - self._now()))
+    async def _write_late(self) -> None:
+        """Write what has been held back for long enough, until nothing is."""
+        while (due := self._lines.due) is not None:
+            await asyncio.sleep(max(0.0, due - self._now()))
             async with self._turn:
-                await self._pass_on(self._lines.expire(self._now()))
+                await self._writer.write(self._lines.expire(self._now()))
+        self._holds = False
 
     async def _pass_on(self, ready: bytes) -> bool:
-        if self._lines.due is None:
-            self._holds.clear()
-        else:
-            self._holds.set()
+        if self._lines.due is not None and not self._holds:
+            self._holds = True
+            self._begin(self._write_late())
         return await self._writer.write(ready)
 
 
@@ -193,8 +193,7 @@ class TerminalConnection:
         self._receive, self._send = receive, send
         self._pace = FramePace(socket.pace)
         writer = block_writer(send, batches=subprotocol == BATCH, shared=socket.frames)
-        self._plain = None if subprotocol else PlainWriter(writer)
-        self._writer: BlockWriter = self._plain or writer
+        self._writer: BlockWriter = writer if subprotocol else PlainWriter(writer, self._begin)
         self._following: dict[str, asyncio.Task[Any]] = {}
         self._attached: set[str] = set()  # those of them that this client has not started itself
         self._tasks: set[asyncio.Task[None]] = set()
@@ -213,8 +212,6 @@ class TerminalConnection:
             await self._authenticate(bearer)
             if not self._closed.done():
                 self._begin(self._recheck())
-                if self._plain:
-                    self._begin(self._plain.write_late())
                 await self._converse()
         except StorageError as error:
             await self._perform([refusal(unavailable(error)), Close(CLOSE_TRY_LATER, "storage.unavailable")])

@@ -1,6 +1,7 @@
 """Floods over one connection: others are served, memory stays, and what goes on is cut off."""
 
 import asyncio
+import gc
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
@@ -10,6 +11,7 @@ from websockets.exceptions import ConnectionClosed
 
 from backend.transports import frame_pace
 from backend.transports.bounded_socket import BoundedSocket
+from backend.transports.request_timeout import BoundedProtocol, bounded_protocol
 from bench.hostile.clients import Peer, address, frame, many
 from bench.hostile.clients import terminal as hostile
 from tests.client import output, terminal
@@ -131,6 +133,17 @@ async def test_a_client_is_not_silent_while_its_answer_waits_behind_what_it_sent
                 while await silent.reader.read(65536):
                     pass
         silent.writer.transport.abort()
+
+
+async def test_an_idle_terminal_does_not_keep_the_parser_of_its_request() -> None:
+    common = shared()
+    house = build(common)
+    bounded = {"ws": BoundedSocket, "http": bounded_protocol(1000, None)}
+    async with house.joined(), served(common, house, **bounded) as front, terminal(front) as client:
+        await client.send(type="ping", id="1")
+        assert await client.receive() == {"type": "pong", "id": "1"}
+        gc.collect()
+        assert not [each for each in gc.get_objects() if issubclass(type(each), BoundedProtocol)]
 
 
 async def test_text_that_is_not_utf_8_is_closed_with_1007_and_no_traceback(server: Server) -> None:
