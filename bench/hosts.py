@@ -10,16 +10,19 @@ import signal
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from bench.__main__ import machine
+from bench.host_driver import AT_ONCE, Driver
 from bench.host_faults import faults
 from bench.host_rig import Rig, rig
 from bench.sockets import BATCH, completed, gatepost
 
 LINES = 1_000_000
+CLIENTS = 32
 
 
 def speed(rounds: int) -> None:
@@ -32,18 +35,30 @@ def speed(rounds: int) -> None:
         print(f"| echo round trip, p50 | {statistics.median(times) * 1000:.1f} ms | 5 ms |", flush=True)
         local = [_timed(client, "echo hi") for _ in range(rounds * 100)]
         print(f"| the same on the server | {statistics.median(local) * 1000:.1f} ms | |", flush=True)
-        before = _processor(made)
-        print(f"| echo, 32 at once | {_rate(made, more, rounds * 200):.0f} a second | 1000 |", flush=True)
-        spent = ", ".join(
-            f"{name} {(ticks - before[name]) * 1000 / _HERTZ / (rounds * 200):.2f} ms"
-            for name, ticks in _processor(made).items()
-        )
-        print(f"| processor time for each of them | {spent} | |", flush=True)
         client.close()
+        _rates(made, more, rounds * 200)
         here = _streamed(made, more, f"seq 1 {LINES}", rounds)
         there = _streamed(made, more, f"@web-1 run 'seq 1 {LINES}'", rounds)
         print(f"| `seq 1 {LINES}` | {there:.1f} s, on the server {here:.1f} s: {here / there:.2f} | 0.5 |", flush=True)
         _idle(made)
+
+
+def _rates(made: Rig, more: str, commands: int) -> None:
+    """How many echoes a second go through one server, and what the agent takes where its jobs come from a bare driver."""
+    agent = made.agents["web-1"].env
+    driver = Driver.of(agent["REDIS_URL"], "web-1", agent["GATEPOST_HOST_SECRET"])
+    ways: dict[str, Callable[[], float]] = {
+        f"echo, {CLIENTS} at once through one server": lambda: _rate(made, more, commands),
+        f"echo, {AT_ONCE} at once from a bare driver": lambda: driver.rate(commands),
+    }
+    for name, measure in ways.items():
+        before = _processor(made)
+        print(f"| {name} | {measure():.0f} a second | 1000 |", flush=True)
+        spent = ", ".join(
+            f"{process} {(ticks - before[process]) * 1000 / _HERTZ / commands:.2f} ms"
+            for process, ticks in _processor(made).items()
+        )
+        print(f"| processor time for each of them | {spent} | |", flush=True)
 
 
 def _timed(client: Any, command: str) -> float:
@@ -66,15 +81,15 @@ def _streamed(made: Rig, more: str, command: str, rounds: int) -> float:
 
 def _rate(made: Rig, more: str, commands: int) -> float:
     def some(client: Any) -> None:
-        for _ in range(commands // 32):
+        for _ in range(commands // CLIENTS):
             _timed(client, "@web-1 echo hi")
         client.close()
 
-    clients = [gatepost(made.ports[0], more) for _ in range(32)]
-    with ThreadPoolExecutor(32) as threads:
+    clients = [gatepost(made.ports[0], more) for _ in range(CLIENTS)]
+    with ThreadPoolExecutor(CLIENTS) as threads:
         begun = time.perf_counter()
         list(threads.map(some, clients))
-        return commands // 32 * 32 / (time.perf_counter() - begun)
+        return commands // CLIENTS * CLIENTS / (time.perf_counter() - begun)
 
 
 _HERTZ = os.sysconf("SC_CLK_TCK")

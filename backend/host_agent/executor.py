@@ -24,7 +24,8 @@ from backend.core.language.parser import Invocation
 from backend.core.recording.writer import RecordingWriter
 from backend.host_agent.handlers import Handler, HandlerError, LineHandler, Program, ProgramHandler, PythonHandler
 
-LONGEST_RESULT = 1 << 20  # bytes; it is one message
+LONGEST_RESULT = 1 << 20  # bytes, as it is recorded; it is one message
+LONGEST_PROBLEM = 4096  # characters, which a server reads of it
 Decrypt = Callable[[str], str]  # raises ValueError
 
 
@@ -83,7 +84,7 @@ class HandlerExecutor:
 
 
 def _failed(problem: str, rule: str, code: int) -> Outcome:
-    return Outcome(Status.FAILED, code, problem=problem, rule=rule)
+    return Outcome(Status.FAILED, code, problem=problem[:LONGEST_PROBLEM], rule=rule)
 
 
 class _Call:
@@ -128,9 +129,9 @@ class _Call:
             text = result if isinstance(result, str) else json.dumps(result, ensure_ascii=False)
         except (TypeError, ValueError, RecursionError) as error:
             return _failed(f"The handler returned what is no JSON: {error}", "host.failed", 1)
-        size = len(text.encode("utf-8", "replace")) + 1
+        size = len(json.dumps(text, ensure_ascii=False).encode("utf-8", "replace"))
         if size > (most := min(self.job.output_limit, LONGEST_RESULT)):
-            problem = f"The handler returned {size} bytes; at most {most} are allowed."
+            problem = f"What the handler returned takes {size} bytes as JSON; at most {most} are allowed."
             return _failed(problem, "host.output", 1)
         return Outcome(Status.SUCCEEDED, 0, stdout_bytes=self.output.say("stdout", text))
 

@@ -25,8 +25,8 @@ export class HostsView extends PanelView {
 
   // An account that may use no host has no button.
   async setUser(user) {
+    if (user !== this.user) element("hosts").hidden = true;
     this.user = user;
-    element("hosts").hidden = true;
     const token = this.page.token();
     if (user === null || token === null) return;
     const hosts = await listHosts(token).catch(() => []);

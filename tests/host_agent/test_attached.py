@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from time import monotonic
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import pytest_asyncio
@@ -40,7 +40,7 @@ from backend.core.recording.redaction.spans import MASK
 from backend.core.recording.writer import Recorder
 from backend.executors.host.streamed import ASK_AGAIN, RESUMED_WITHIN, START_WITHIN
 from backend.host_agent.front import AT_ONCE
-from backend.host_agent.handlers import HandlersError, installed_handlers
+from backend.host_agent.handlers import Handler, HandlerError, HandlersError, PythonHandler, installed_handlers
 from backend.policies.loader import load_profile
 from backend.runtime import agent_check
 from backend.runtime.clock import new_id, now_ms
@@ -129,6 +129,31 @@ async def test_a_command_whose_output_finds_no_room_here_is_stopped_there(host: 
     record = await host.agent.service.history.get(job.execution)
     assert record
     assert record.status is Status.FAILED
+
+
+@pytest.mark.parametrize(
+    ("result", "rule", "size"),
+    [
+        ("\x01" * 170_000, "", 170_001),  # six bytes each
+        ("\\" * 1_000_000, "host.output", 0),  # two bytes each: more than a message holds
+        (HandlerError("x" * 3_000_000), "host.refused", 0),
+    ],
+)
+async def test_what_a_handler_says_fits_into_a_message_or_is_refused(
+    host: Attached, monkeypatch: pytest.MonkeyPatch, result: str | HandlerError, rule: str, size: int
+) -> None:
+    async def run(_: Any) -> str:
+        if isinstance(result, HandlerError):
+            raise result
+        return result
+
+    monkeypatch.setitem(
+        cast(dict[str, Handler], host.agent.handlers), "echo", PythonHandler("echo", 5, run, quick=True)
+    )
+    task, _, _, _ = begin_command(host, HostCommand("echo", {}))
+    outcome = await task
+    assert (outcome.rule, outcome.stdout_bytes, outcome.status is Status.SUCCEEDED) == (rule, size, not rule)
+    assert len(outcome.problem) <= 4096
 
 
 async def test_a_line_that_has_not_ended_is_shown(host: Attached) -> None:
