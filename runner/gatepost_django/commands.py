@@ -1,5 +1,6 @@
 """Which management commands may run, with which arguments."""
 
+import re
 import shlex
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -61,6 +62,7 @@ DEFAULT_DISALLOWED_COMMANDS = (
     "clean_pyc",
 )
 OWN = "gatepost"  # the command of the runner, which is no command for a server
+SHORT_OPTIONS = re.compile(r"-[^-]\w*")
 IMPORTING = ("--settings", "--pythonpath")  # they import any module
 
 
@@ -115,14 +117,15 @@ def _refused(word: str, root: Path) -> str | None:
     if len(option) > 2 and any(each.startswith(option) for each in IMPORTING):
         return f"`{option}` can import any module of this machine; leave it out."
     if any(_leads_out(value, root) for value in _values(word)):
-        return f"`{word}` leads out of the folder of manage.py; name a path in it."
+        return f"`{word}` leads out of the folder of manage.py; name a path in it, as a word of its own."
     return None
 
 
 def _values(word: str) -> list[str]:
-    """What may be a path in a word: `path`, `--output=path`, `-opath`."""
-    short = [word[2:]] if word.startswith("-") and not word.startswith("--") else []
-    return [word, *word.split("=", 1)[1:], *short]
+    """What may be a path in a word: `path`, `--output=path`, `-opath`, `-aopath` with two options in one."""
+    options = SHORT_OPTIONS.match(word)
+    attached = [word[begin:] for begin in range(2, options.end() + 1)] if options else []
+    return [word, *word.split("=", 1)[1:], *attached]
 
 
 def _leads_out(value: str, root: Path) -> bool:

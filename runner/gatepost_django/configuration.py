@@ -1,5 +1,6 @@
 """The settings of a runner, read from those of the project."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from gatepost_django.commands import DEFAULT_ALLOWED_COMMANDS, DEFAULT_DISALLOWE
 PREFIXES = ("GATEPOST_", "MANAGECOMMAND_", "DJANGOCOMMAND_")  # the first one that has a setting counts
 LOCAL = ("localhost", "127.0.0.1", "::1")
 DEFAULT_METADATAONLY_COMMANDS = ("dumpdata",)  # it prints whatever the database has
+ADDRESS = re.compile(r"[!-~]+")  # neither blanks nor line breaks
 LEAST_INTERVAL = 5  # seconds between two heartbeats
 
 
@@ -161,7 +163,9 @@ def _wrong_server(found: Found | None, http_hosts: tuple[str, ...]) -> Wrong | N
         return Wrong("GATEPOST_SERVER_URL", "GATEPOST_SERVER_URL is not set.", hint)
     try:
         url = urlsplit(str(found.value))
-        host = url.hostname
+        host, _ = url.hostname, url.port  # which raises ValueError where it is no number
+        if not ADDRESS.fullmatch(str(found.value)):
+            raise ValueError
     except ValueError:
         return Wrong(found.name, f"{found.name} is not an address.", hint)
     if url.username or url.password or url.query or url.fragment:

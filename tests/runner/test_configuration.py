@@ -40,6 +40,10 @@ def test_addresses_that_are_right(url: str) -> None:
         "",
         "http://[",
         "https://",
+        "https://a.example:port",
+        "https://a.example:99999",
+        "https://a example",
+        "https://a.example\nb",
     ],
 )
 def test_addresses_that_are_wrong(url: str) -> None:

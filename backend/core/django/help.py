@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 HEADING = re.compile(r"(positional arguments|options|optional arguments|[A-Za-z][^:\n]{0,60}):")
 ENTRY = re.compile(r" {2}(\S.*?)(?: {2,}(\S.*))?")
+BRACKETS = re.compile(r"\[[^\[\]]*\]|\([^()]*\)")
 USUAL = frozenset(  # of every command
     [
         "-h",
@@ -21,6 +22,7 @@ USUAL = frozenset(  # of every command
         "--skip-checks",
     ]
 )
+DEEPEST = 8  # brackets in brackets that are read
 LONGEST = 64 * 1024  # characters that are read
 LONGEST_SUMMARY = 300  # characters
 
@@ -50,7 +52,8 @@ def summary_of(text: str) -> str:
 def fields_of(text: str) -> tuple[HelpField, ...]:
     """The arguments that the command has in addition to those of every command, as far as its help can be read."""
     usage, entries = " ".join(_usage(text[:LONGEST])), _entries(text[:LONGEST])
-    found = (_field(section, head, help, usage) for section, head, help in entries)
+    needed = _needed(usage)
+    found = (_field(section, head, help, usage, needed) for section, head, help in entries)
     return tuple(field for field in found if field and field.flag not in USUAL)
 
 
@@ -60,6 +63,13 @@ def _usage(text: str) -> Iterator[str]:
         if not line.strip():
             return
         yield line.strip()
+
+
+def _needed(usage: str) -> frozenset[str]:
+    """The words that no line is without: neither optional, `[-a]`, nor one of several, `(-a | -b)`."""
+    for _ in range(DEEPEST):
+        usage = BRACKETS.sub(" ", usage)
+    return frozenset(usage.split())
 
 
 def _entries(text: str) -> Iterator[tuple[str, str, str]]:
@@ -80,20 +90,20 @@ def _entries(text: str) -> Iterator[tuple[str, str, str]]:
         yield section, head, " ".join(help)
 
 
-def _field(section: str, head: str, help: str, usage: str) -> HelpField | None:
-    """The field of an entry: `-n N, --name N`, `--flag`, `{a,b}`, `app_label`."""
+def _field(section: str, head: str, help: str, usage: str, needed: frozenset[str]) -> HelpField | None:
+    """The field of an entry: `-n N, --name N`, `-n, --name N`, `--flag, --no-flag`, `{a,b}`, `app_label`."""
     choices = tuple(found[1].split(",")) if (found := re.search(r"\{([^{}\s]+)\}", head)) else ()
     if not head.startswith("-"):
         if section != "positional arguments":
             return None
         name = head.split()[0].strip("{}")
-        optional = f"[{name}" in usage or f"[{head.split()[0]}" in usage
         many = f"{head.split()[0]} ..." in usage
-        return HelpField("argument" if choices else name, "", True, not optional, choices, help, many)
+        required = head.split()[0] in needed
+        return HelpField("argument" if choices else name, "", True, required, choices, help, many)
     options = re.findall(r"(?:^|, )(-{1,2}[A-Za-z0-9][\w-]*)", head)
     if not options:
         return None
-    flag = max(options, key=len)
-    required = re.search(rf"(?<![\w\[-]){re.escape(flag)}(?![\w-])", usage) is not None
+    flag = next((each for each in options if each.startswith("--")), options[0])
+    required = not needed.isdisjoint(options)
     takes_value = re.search(rf"{re.escape(options[-1])}[ =\[]", f"{head} ".rstrip() + "") is not None
     return HelpField(flag.lstrip("-"), flag, takes_value, required, choices, help, "..." in head)

@@ -1,7 +1,9 @@
 """The commands of Django projects: their list, their help as fields, and a line as a command with arguments."""
 
+import argparse
 import hashlib
 import json
+import re
 import shlex
 
 from hypothesis import given
@@ -71,6 +73,28 @@ def test_help_becomes_fields() -> None:
     )
 
 
+def test_a_field_is_required_if_no_line_is_without_it() -> None:
+    parser = argparse.ArgumentParser(prog="manage.py greet")
+    parser.add_argument("-n", "--name", required=True)
+    parser.add_argument("--wave", action=argparse.BooleanOptionalAction)
+    parser.add_argument("--often", nargs="*")
+    either = parser.add_mutually_exclusive_group(required=True)
+    either.add_argument("--loud", action="store_true")
+    either.add_argument("--volume")
+    parser.add_argument("guests", nargs="+")
+    later = re.sub(r"-n NAME, --name NAME", "-n, --name NAME", parser.format_help())  # as Python 3.13 writes it
+    for text in (parser.format_help(), later):
+        fields = {each.flag or each.name: (each.required, each.takes_value, each.many) for each in fields_of(text)}
+        assert fields == {
+            "guests": (True, True, True),
+            "--name": (True, True, False),
+            "--wave": (False, False, False),
+            "--often": (False, True, True),
+            "--loud": (False, False, False),
+            "--volume": (False, True, False),
+        }
+
+
 def test_the_summary_is_what_the_command_is_for() -> None:
     assert summary_of(HELP) == "Output the contents of the database: as a fixture."
     assert summary_of("Greets\n  a customer.\n") == "Greets a customer."
@@ -79,7 +103,13 @@ def test_the_summary_is_what_the_command_is_for() -> None:
 
 
 def test_what_is_no_help_has_no_fields() -> None:
-    for text in ("", "Traceback (most recent call last):\n  File x", "options:", "x" * 100_000):
+    for text in (
+        "",
+        "Traceback (most recent call last):\n  File x",
+        "options:",
+        "x" * 100_000,
+        f"usage: {'[' * 30_000}{']' * 30_000}",
+    ):
         assert fields_of(text) == ()
 
 
