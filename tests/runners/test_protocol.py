@@ -248,18 +248,19 @@ async def test_the_first_end_stays(shop: Shop) -> None:
     assert (await shop.ended(id)).status is Status.SUCCEEDED
 
 
-async def test_a_cancelled_command_is_asked_to_end_then_killed_and_its_end_recorded(shop: Shop) -> None:
-    id = await shop.waiting()
-    await shop.start(id)
-    assert await shop.house.service.instruct(ANN, id, Stop(StopReason.CANCELLED, ANN.name)) is Delivery.DELIVERED
-    async with asyncio.timeout(10):
-        while await shop.stop_level(id) != (True, False):
-            await asyncio.sleep(0.01)
-        while await shop.stop_level(id) != (True, True):
-            await asyncio.sleep(0.01)
-    await shop.complete(id, -9, "cancelled")
-    record = await shop.ended(id)
-    assert (record.status, record.exit_code) == (Status.CANCELLED, 137)
+async def test_a_cancelled_command_is_asked_to_end_then_killed_and_its_end_recorded() -> None:
+    async with open_shop(replace(QUICK, stop=BOUND)) as shop:
+        id = await shop.waiting()
+        await shop.start(id)
+        assert await shop.house.service.instruct(ANN, id, Stop(StopReason.CANCELLED, ANN.name)) is Delivery.DELIVERED
+        async with asyncio.timeout(10):
+            while await shop.stop_level(id) != (True, False):
+                await asyncio.sleep(0.01)
+            while await shop.stop_level(id) != (True, True):
+                await asyncio.sleep(0.01)
+        await shop.complete(id, -9, "cancelled")
+        record = await shop.ended(id)
+        assert (record.status, record.exit_code) == (Status.CANCELLED, 137)
 
 
 async def test_a_signal_is_a_stop_or_a_kill_and_no_other(shop: Shop) -> None:
