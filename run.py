@@ -137,20 +137,29 @@ def install(file: Path) -> None:
     shown = file.relative_to(ROOT)
     print(f"Installing {shown} ...", file=sys.stderr, flush=True)
     begun = time.monotonic()
-    command = [*installer(), "--quiet", "-r", file]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
-    if done.returncode:
-        raise SetupError(
-            f"installing {shown} failed:\n{tail(done.stdout)}\n"
-            "Check the network and the settings of pip, then run this again; it goes on where it stopped."
-        )
-    print(f"Installed {shown} in {time.monotonic() - begun:.0f} s.", file=sys.stderr, flush=True)
+    failure = ""
+    for installer in installers():
+        command = [*installer, "--quiet", "-r", file]
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+        if not done.returncode:
+            print(f"Installed {shown} in {time.monotonic() - begun:.0f} s.", file=sys.stderr, flush=True)
+            return
+        failure = tail(done.stdout)
+    raise SetupError(
+        f"installing {shown} failed:\n{failure}\n"
+        "Check the network and the settings of pip, then run this again; it goes on where it stopped."
+    )
 
 
-def installer() -> list[str | Path]:
-    """What installs into `.venv`: uv where it is there, or the pip that comes with Python, which is not installed itself."""
+def installers() -> Iterator[list[str | Path]]:
+    """What installs into `.venv`: uv where it is there; then pip, because a mirror in the settings of pip is unknown to uv."""
     if uv := shutil.which("uv"):
-        return [uv, "pip", "install", "--python", python_of(VENV)]
+        yield [uv, "pip", "install", "--python", python_of(VENV)]
+    yield pip()
+
+
+def pip() -> list[str | Path]:
+    """The pip that comes with Python, which is not installed itself."""
     if not (found := importlib.util.find_spec("ensurepip")) or not found.origin:
         raise SetupError(f"pip is missing.\n{DEBIAN}")
     places = (Path(found.origin).parent / "_bundled", Path("/usr/share/python-wheels"))  # the second is Debian's

@@ -104,11 +104,23 @@ def test_uv_installs_where_it_is_there(
     ]
 
 
+def test_pip_installs_where_uv_cannot(
+    project: Path, environment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "uv").write_text("#!/bin/sh\necho no index; exit 2\n")
+    (tmp_path / "uv").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    run.VENV.symlink_to(environment)
+    run.CORE.write_text("# for pip\n")
+    run.set_up([run.CORE])
+    assert "Installed requirements.txt" in capfd.readouterr().err
+
+
 def test_where_pip_is_missing_it_is_told_how_to_get_it(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(project))
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(run.SetupError, match=r"pip is missing\.\nOn Debian and Ubuntu: apt-get install python3-venv"):
-        run.installer()
+        run.pip()
 
 
 def test_a_second_one_waits_for_the_first(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
