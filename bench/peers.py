@@ -20,7 +20,7 @@ from bench.sockets import BATCH, Client, completed, gatepost, timed, websocketd
 from bench.sockets import obvious as open_peer
 
 ONCE = 100  # commands of a round
-TEXT_SIZE = 4_000_000  # bytes of each kind of text
+TEXT_SIZE = 16_000_000  # bytes of each kind of text
 Connect = Callable[[], Client]
 
 
