@@ -259,6 +259,14 @@ def _pending(offer: Pending) -> dict[str, Any]:
     }
 
 
+def _execution(id: str) -> str:
+    """The execution that a path names. Raises Problem."""
+    if execution := of_uuid(id):
+        return execution
+    detail = f"{id[:64]!r} is not the id of an execution."
+    raise Problem(404, "execution.unknown", detail, hint="Send the `id` that `pending/` has answered, which is a UUID.")
+
+
 def _add_executions(router: APIRouter, gate: RunnerGate, caller: Any) -> None:
     runners = gate.runners
 
@@ -268,27 +276,27 @@ def _add_executions(router: APIRouter, gate: RunnerGate, caller: Any) -> None:
     @_route(router, "POST", "/executions/{id}/start")
     async def start(call: caller, id: str) -> JSONResponse:
         """Claim an execution."""
-        return await gate.answer(call, done(runners.start(call.key, of_uuid(id), call.nonce)))
+        return await gate.answer(call, done(runners.start(call.key, _execution(id), call.nonce)))
 
     @_route(router, "POST", "/executions/{id}/output")
     async def output(call: caller, id: str, body: Output) -> JSONResponse:
         """Report a piece of output."""
         text = "".join(segment.content for segment in body.segments)
         chunk = Chunk(body.chunk_number, body.is_stderr, text)
-        return await gate.answer(call, done(runners.output(call.key, of_uuid(id), chunk, call.reply(OK))))
+        return await gate.answer(call, done(runners.output(call.key, _execution(id), chunk, call.reply(OK))))
 
     @_route(router, "POST", "/executions/{id}/complete")
     async def complete(call: caller, id: str, body: Complete) -> JSONResponse:
         """Report how a command ended."""
         end = RunEnd(body.status, body.exit_code)
-        return await gate.answer(call, done(runners.complete(call.key, of_uuid(id), end)))
+        return await gate.answer(call, done(runners.complete(call.key, _execution(id), end)))
 
     @_route(router, "GET", "/executions/{id}/cancel-status")
     async def cancel_status(call: caller, id: str) -> JSONResponse:
         """Whether a command is to be stopped."""
 
         async def work() -> Mapping[str, Any] | Decision:
-            level = await runners.stop_level(call.key, of_uuid(id))
+            level = await runners.stop_level(call.key, _execution(id))
             if isinstance(level, Decision):
                 return level
             return {"cancel_requested": level > StopLevel.RUN, "force_kill": level is StopLevel.KILL}

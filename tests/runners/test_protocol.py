@@ -504,6 +504,13 @@ async def test_every_answer_is_a_json_object(shop: Shop) -> None:
         assert "json" in answer.headers["content-type"]
 
 
+async def test_what_is_no_id_is_named(shop: Shop) -> None:
+    answer = await shop.say("GET", "executions/01ARZ/cancel-status/")
+    assert (answer.status_code, answer.json()["rule"]) == (404, "execution.unknown")
+    assert answer.json()["detail"] == "'01ARZ' is not the id of an execution."
+    assert "UUID" in answer.json()["hint"]
+
+
 async def test_a_body_that_is_no_json_is_refused_with_json(shop: Shop) -> None:
     headers = {"Authorization": f"Bearer {SECRET}", "Content-Type": "application/json"}
     answer = await shop.client.post("/api/runner/heartbeat/", content=b"<html>", headers=headers)
