@@ -1,26 +1,46 @@
-"""Lines as people and agents send them: how many of them run in a project. As a program it prints the share and the others."""
+"""Lines as people and agents send them: how many of them run in a project. As a program it prints the shares and the others."""
 
+import asyncio
+import re
+import shutil
+import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
 
 import pytest
 
 from backend.core.decisions import Decision
-from backend.core.policy.admit import admit
+from backend.core.execution.model import EXIT_DENIED
+from backend.core.policy.admit import Plan, admit
 from backend.core.policy.files import FileView, Unseen
 from backend.core.policy.profile import OFFLINE, Offline, Profile
+from backend.executors.local.launcher import cage_environment
+from backend.executors.local.outside import STANDARD
+from backend.executors.local.run_as import give_folder
 from backend.policies.loader import load_profile
+from tests.core.execution.test_lines import OWNER, Bench
+from tests.real_lines.project import ENVIRONMENT, seed
 
 LINES = Path(__file__).parent / "lines.txt"
 PROFILES = ("agent", "workbench")
-ENOUGH = 0.95  # of all lines; what is refused is not offered on purpose, or not yet
+# Of all lines; what is refused is not offered on purpose, or not yet.
+ENOUGH = {"agent": 0.91, "workbench": 0.99}
+EVERY = 3  # one of so many lines is run
+# What needs the network, packages or a room, does not end by itself, or is about what is outside of a project.
+APART = re.compile(
+    r"\b(npm|npx|yarn|pnpm|bun|curl|wget|pip3?|uv|poetry|pytest|cargo|go|mvn|gradlew|docker|sudo|apt-get|brew|gh|psql|push|pull|fetch"
+    r"|vim|nano|code|open|watch|tail -f|less|ps|pgrep|pkill|kill|lsof|ss|netstat|venv|crontab|ssh-keygen|help|date|shuf|mktemp|rg|tree)\b"
+    r"|[^&>]&($|[^&>])|/(tmp|dev|proc)\b|until|server"
+)
+NOT_COMPARED = {"out.tar.gz", ".git", ".tmp", ".cache", "__pycache__", ".config", ".npm"}
 
 
 def files() -> Unseen:
     """A workspace that cannot be looked into, and a home beside it."""
     view = Unseen(PurePosixPath("/srv/ws"))
     view.home = PurePosixPath("/srv/homes/ws")
-    view.variables = {"HOME": str(view.home)}
+    view.variables = {**STANDARD, **cage_environment(str(view.home))}
     return view
 
 
@@ -50,13 +70,67 @@ def refused(name: str) -> dict[str, Decision]:
 def test_most_lines_are_accepted(name: str) -> None:
     found, every = refused(name), lines()
     assert len(set(every)) >= 150
-    assert len(found) <= (1 - ENOUGH) * len(every)
+    assert len(found) <= (1 - ENOUGH[name]) * len(every)
     assert all(verdict.reason and verdict.hint for verdict in found.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """What became of lines in a project: those that ran, those that ended otherwise than in bash, files that differ after all."""
+
+    ran: int
+    unlike: dict[str, tuple[int | None, int]]
+    files: set[str]
+
+
+async def compared(folder: Path) -> Compared:
+    """Run some lines one after another in a project, and in a copy of it by bash."""
+    ours, theirs = folder / "ws", folder / "bash"
+    ours.mkdir()
+    seed(ours)
+    shutil.copytree(ours, theirs)
+    for each in (ours, *ours.rglob("*")):
+        give_folder(each, OWNER)
+    bench, unlike, ran = Bench(ours), {}, 0
+    for line in [line for line in lines() if not APART.search(line)][::EVERY]:
+        if not isinstance(bench.judge(line), Plan):
+            continue
+        ran += 1
+        code = (await bench.run(line)).outcome.exit_code
+        environment = {**ENVIRONMENT, "HOME": str(theirs)}
+        done = subprocess.run(
+            ["bash", "-c", line], cwd=theirs, env=environment, capture_output=True, stdin=subprocess.DEVNULL, timeout=30
+        )
+        if code != done.returncode and not (code == EXIT_DENIED and done.returncode):
+            unlike[line] = (code, done.returncode)
+    return Compared(ran, unlike, differing(ours, theirs))
+
+
+def differing(one: Path, other: Path) -> set[str]:
+    first, second = contents(one), contents(other)
+    return {name for name in first | second if first.get(name) != second.get(name)}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """The files of a project by name, without those that tools keep for themselves."""
+    found = (each for each in folder.rglob("*") if each.is_file() and not each.is_symlink())
+    names = {str(each.relative_to(folder)): each for each in found}
+    return {name: each.read_bytes() for name, each in names.items() if NOT_COMPARED.isdisjoint(Path(name).parts)}
+
+
+async def test_lines_do_in_a_project_what_they_do_in_bash(tmp_path: Path) -> None:
+    found = await compared(tmp_path)
+    assert found.ran >= 40
+    assert (found.unlike, found.files) == ({}, set())
 
 
 if __name__ == "__main__":
     for each in PROFILES:
         others = refused(each)
-        print(f"{each}: {1 - len(others) / len(lines()):.1%} of {len(lines())} lines run")
+        print(f"{each}: {1 - len(others) / len(lines()):.1%} of {len(lines())} lines are accepted")
         for written, verdict in others.items():
             print(f"  {written!r:60.60} {verdict.rule}")
+    with TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        sampled = asyncio.run(compared(Path(folder)))
+    print(f"agent: {1 - len(sampled.unlike) / sampled.ran:.1%} of {sampled.ran} of these ran and ended as in bash")

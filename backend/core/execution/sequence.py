@@ -53,6 +53,7 @@ from backend.core.policy.admit import (
 from backend.core.policy.egress import Egress
 from backend.core.policy.files import folder_of
 from backend.core.policy.line_state import (
+    Activate,
     Await,
     Cancel,
     Define,
@@ -559,10 +560,15 @@ class _Line:
         elif isinstance(effect, Enter) and not self._is_folder(effect.folder):
             said = self.output.say("stderr", f"cd: {effect.folder}: No such folder") if effect.reports else 0
             progress.add(Outcome(Status.FAILED, 1, stderr_bytes=said))
+        elif isinstance(effect, Activate) and not self._is_environment(effect):
+            said = self.output.say("stderr", f"{effect.folder}/bin/activate: No such file")
+            progress.add(Outcome(Status.FAILED, 1, stderr_bytes=said))
         else:
             progress.add(_ended(substituted if isinstance(effect, Define) else 0))
             progress.state = progress.state.after(effect)
             progress.leaving = effect if isinstance(effect, Leave) else None
+            if isinstance(effect, Enter) and effect.shown:
+                self._write(f"{progress.state.cwd}\n")
 
     async def _read(self, effect: Read) -> None:
         """Read a line into variables, which are judged as those of a loop. It fails at the end of the input."""
@@ -613,6 +619,9 @@ class _Line:
             progress.add(_unaudited(error))
         if reason := self.instructions.reason:
             progress.outcome, progress.ended = _stopped(reason, progress.outcome), True
+
+    def _is_environment(self, effect: Activate) -> bool:
+        return self._is_folder(str(self.sequence.target.files.root / effect.folder / "bin"))
 
     def _is_folder(self, folder: str) -> bool:
         entered = self.sequence.target.files.for_line().enter(str(normal(self.progress.state.cwd / folder)))

@@ -1,4 +1,4 @@
-"""Arithmetic, as in `$((1 + 2 * $N))`: the integers and operators of POSIX without assignments, and 64 bits, no more."""
+"""Arithmetic, as in `$((1 + 2 * $N))`: the integers and operators of POSIX without assignments, `**` of bash, and 64 bits, no more."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -7,7 +7,7 @@ from operator import and_, mul, or_, xor
 
 TOKEN = re.compile(
     r"[ \t\n]*(?:(?P<number>0[xX][0-9a-fA-F]{1,16}|[0-9]{1,20})|\$?(?P<name>[A-Za-z_][A-Za-z0-9_]*)"
-    r"|\$\{(?P<braced>[A-Za-z_][A-Za-z0-9_]*)\}|(?P<sign><<|>>|<=|>=|==|!=|&&|\|\||[-+*/%<>!~&^|?:()]))"
+    r"|\$\{(?P<braced>[A-Za-z_][A-Za-z0-9_]*)\}|(?P<sign>\*\*|<<|>>|<=|>=|==|!=|&&|\|\||[-+*/%<>!~&^|?:()]))"
 )
 UNLIKE = re.compile(r"[A-Za-z0-9_$=#\[]")  # right behind a number or a name
 INTEGER = re.compile(r"[-+]?(0[xX][0-9a-fA-F]{1,16}|[0-9]{1,20})")
@@ -99,6 +99,12 @@ def _shifted(first: int, second: int, left: bool) -> int:
     return first << second if left else first >> second
 
 
+def _power(base: int, exponent: int) -> int:
+    if exponent < 0 or (exponent > 64 and abs(base) > 1):
+        raise UnlikeArithmetic("its exponent is negative or too large")
+    return int(base ** min(exponent, 64 + exponent % 2))
+
+
 UNARY: Mapping[str, Callable[[int], int]] = {
     "-": lambda one: -one,
     "+": lambda one: one,
@@ -109,6 +115,7 @@ BINARY: Mapping[str, Callable[[int, int], int]] = {
     "+": lambda one, two: one + two,
     "-": lambda one, two: one - two,
     "*": mul,
+    "**": _power,
     "/": _divided,
     "%": lambda one, two: one - _divided(one, two) * two,
     "<<": lambda one, two: _shifted(one, two, left=True),
@@ -156,11 +163,16 @@ class _Reader:
 
     def _binary(self, level: int, depth: int) -> Expression:
         if level == len(LEVELS):
-            return self._unary(depth)
+            return self._power(depth)
         found = self._binary(level + 1, depth)
         while sign := self._take(*LEVELS[level]):
             found = Expression(sign, (found, self._binary(level + 1, depth)))
         return found
+
+    def _power(self, depth: int) -> Expression:
+        """`2 ** 10`, which begins with its right side."""
+        base = self._unary(depth)
+        return Expression("**", (base, self._power(self._deeper(depth)))) if self._take("**") else base
 
     def _unary(self, depth: int) -> Expression:
         if sign := self._take("-", "+", "!", "~"):

@@ -42,9 +42,12 @@ STRAY_JOINER = re.compile("(?:^|[\x00-\x7f])[\u200c\u200d]")
 EXPANSION = re.compile(r"[A-Za-z0-9_{(\[@*#?$!-]")  # $[ is arithmetic in some shells
 PARAMETER = re.compile(
     r"\$(?:(?P<name>[A-Za-z_][A-Za-z0-9_]*+|[?!])"
-    r"|\{(?P<braced>[A-Za-z_][A-Za-z0-9_]*|\?)"
+    r"|\{(?P<braced>[A-Za-z_][A-Za-z0-9_]*|\?|[1-9](?=:[-+]))"
     r"(?:(?P<operator>:[-+])(?P<operand>[A-Za-z0-9_./:@%+=,-]*)"
-    rf"|(?P<trim>%%?|##?)(?P<pattern>{PATTERN.pattern}))?\}}"
+    rf"|(?P<trim>%%?|##?)(?P<pattern>{PATTERN.pattern})"
+    r"|(?P<change>\^\^?|,,?)"
+    r"|(?P<slice>:)(?P<range>(?: -)?[0-9]{1,6}(?::-?[0-9]{1,6})?)"
+    r"|(?P<replace>//?)(?P<texts>[A-Za-z0-9_.:@+=,-]+/[A-Za-z0-9_./:@%+=,-]*))?\}"
     r"|\{#(?P<length>[A-Za-z_][A-Za-z0-9_]*)\})(?!\\\n)"
 )
 ASSIGNMENT = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=")
@@ -405,8 +408,10 @@ class _Lexer:
             self._refuse("syntax.expansion", '$ starts a variable or a substitution, also inside " "')
         end = self.length + len(found[0])
         name = found["name"] or found["braced"] or found["length"]
-        operator = "length" if found["length"] else found["operator"] or found["trim"] or ""
-        operand = found["operand"] or found["pattern"] or ""
+        operators = ("operator", "trim", "change", "slice", "replace")
+        operator = "length" if found["length"] else next(filter(None, map(found.group, operators)), "")
+        operands = ("operand", "pattern", "range", "texts")
+        operand = next(filter(None, map(found.group, operands)), "")
         self.parameters.append(Parameter(self.length, end, name, quoted, operator, operand))
         self._add(found[0])
         self.at = found.end()

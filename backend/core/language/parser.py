@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 
 from backend.core.decisions import Decision
-from backend.core.language.double_brackets import tested
+from backend.core.language.double_brackets import tested, unlike
 from backend.core.language.lexer import MERGES, REDIRECTS, Operator, Refused, Token, tokens
 from backend.core.language.patterns import UnlikePattern, parts_of_pattern
 from backend.core.language.tree import (
@@ -49,7 +49,8 @@ CHANGE_FOLDER = "cd"
 WHICH = Word("which")  # what `command -v` and `type` mean where no name is a function or an alias
 LEAVING = frozenset({"break", "continue"})
 READ = "read"
-BUILTINS = frozenset({CHANGE_FOLDER, "export", "unset", "set", "exit", ":", READ, *LEAVING})
+SOURCES = frozenset({"source", "."})
+BUILTINS = frozenset({CHANGE_FOLDER, "export", "unset", "set", "exit", ":", READ, "deactivate", *SOURCES, *LEAVING})
 JOB_CONTROL = frozenset({"jobs", "wait"})  # and kill, which is a program too
 EXAMPLES = "( a; b ), { a; b; }, if a; then b; fi, while a; do b; done, for NAME in a b; do c; done"
 DEPTH_LIMIT = 20  # compounds within compounds
@@ -159,22 +160,50 @@ class _Reader:
 
     def _stage(self) -> Step:
         if self._next_text() in COMPOUND:
-            return self._compound_step()
+            return self._redirected(Step("", (), self._compound()))
+        if self._is_next("[["):
+            return self._redirected(self._test())
         command = self._command()
         if READ not in self.builtins or command.redirects == () or [each.text for each in command.words[:1]] != [READ]:
             return Step("", (command,))
         return Step("", (), Group((Step("", (replace(command, redirects=()),)),), False), redirects=command.redirects)
 
-    def _compound_step(self) -> Step:
-        """A compound with its redirections."""
-        compound, redirects = self._compound(), []
+    def _is_next(self, text: str) -> bool:
+        return bool(self.waiting) and isinstance(word := self.waiting[-1], Word) and word.text == text
+
+    def _test(self) -> Step:
+        """`[[ ]]`: up to its end `&&` and `||` join tests, and not steps."""
+        self._pop()
+        alternatives: list[list[list[Word]]] = [[[]]]
+        while self.waiting and not self._is_next("]]"):
+            match self._pop():
+                case Word() as word:
+                    alternatives[-1][-1].append(word)
+                case Operator(text="&&"):
+                    alternatives[-1].append([])
+                case Operator(text="||"):
+                    alternatives.append([[]])
+                case Operator(text="!"):
+                    alternatives[-1][-1].append(Word("!"))
+                case _:
+                    raise Refused(unlike())
+        if not self.waiting:
+            raise Refused(unlike())
+        self._pop()
+        return tested(alternatives)
+
+    def _redirected(self, step: Step) -> Step:
+        """A compound, or a test, with its redirections."""
+        redirects: list[Redirect] = []
         while self._next_text() in REDIRECTIONS:
             operator = self._pop()
             assert isinstance(operator, Operator)
             redirects += self._redirects(operator)
         if self._next_text() not in {"", "|", *JOINS, *CLOSING}:
             raise Refused(_joined_group())
-        return Step("", (), compound, redirects=tuple(redirects))
+        if step.compound or not redirects:
+            return replace(step, redirects=tuple(redirects))
+        return Step("", tuple(replace(each, redirects=tuple(redirects)) for each in step.commands))
 
     def _piped(self, stages: list[Step]) -> Step:
         """Commands between two compounds are one pipeline."""
@@ -338,7 +367,7 @@ class _Reader:
         if words and words[0].text in self.builtins & LEAVING and not self.loops:
             raise Refused(_no_loop(words[0].text))
         if words and words[0].text == "[[":
-            words = tested(words, assigned=bool(assignments))
+            raise Refused(unlike())
         words = _asks_for_program(words)
         if words or (assignments and not redirects):
             return Command(tuple(words), tuple(assignments), tuple(redirects))

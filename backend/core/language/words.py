@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from backend.core.decisions import Decision
 from backend.core.language.arithmetic import Expression, UnlikeArithmetic
 from backend.core.language.tree import GLOB_STARTS, Parameter, Word
-from backend.core.language.trimming import trimmed
+from backend.core.language.trimming import changed
 
 __all__ = ["UNKNOWN", "Guess", "Parameter", "Unset", "Word", "expand_words", "joined"]
 
@@ -148,7 +148,10 @@ def _changed(parameter: Parameter, value: str | None) -> str:
         case "length":
             return str(len(value))
         case operator:
-            return trimmed(value, operator, parameter.operand)
+            try:
+                return changed(value, operator, parameter.operand)
+            except ValueError:
+                raise Unset(_unlike_range(parameter)) from None
 
 
 def _computed(expression: Expression, values: Mapping[str, str]) -> str:
@@ -174,6 +177,11 @@ def _unknown(name: str) -> Decision:
     return Decision.deny(
         "syntax.variable", reason, f"Set it before: {name}=value; or quote the $ with ' on both sides."
     )
+
+
+def _unlike_range(parameter: Parameter) -> Decision:
+    reason = f"${{{parameter.name}:{parameter.operand}}} ends before it begins."
+    return Decision.deny("syntax.expansion", reason, "A negative length is where the part ends, counted from the end.")
 
 
 def _odd_glob(text: str) -> Decision:

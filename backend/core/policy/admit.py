@@ -437,17 +437,18 @@ class _CommandJudge:
         words = expand_words(command.words, self.values)
         if not words:
             raise _Refused(_nothing_left(profile))
-        argv, decision = self._decided(words)
+        has_document = any(each.operator == "<<" for each in command.redirects)
+        argv, decision = self._decided(words, has_document)
         moved = tuple(in_temporary(word, files) for word in words)
         if decision.rule == "path.outside" and moved != words:
-            argv, decision = self._decided(moved)
+            argv, decision = self._decided(moved, has_document)
         self._allowed(decision)
         redirects, paths = self._redirects(command)
         if refusal := files.check((*decision.paths, *paths), self.place.cwd):
             raise _Refused(refusal)
         return Invocation(argv, environment, redirects), decision
 
-    def _decided(self, words: tuple[Word, ...]) -> tuple[tuple[str, ...], Decision]:
+    def _decided(self, words: tuple[Word, ...], has_document: bool) -> tuple[tuple[str, ...], Decision]:
         """The arguments that these words become, and the decision on them."""
         profile = self.target.profile
         if refusal := profile.decide_globs(words, self.place):
@@ -455,7 +456,7 @@ class _CommandJudge:
         argv = self.target.files.expand(words, self.place.cwd)
         if isinstance(argv, Decision):
             raise _Refused(argv)
-        argv = profile.guarded(argv)
+        argv = profile.guarded(profile.with_input(argv) if has_document else argv)
         return argv, profile.decide(argv, self.place)
 
     def _allowed(self, decision: Decision) -> Decision:

@@ -1,5 +1,5 @@
-"""The builtins: cd, export, unset, set, exit, break, continue and `:` change the state of a line, kill, wait and jobs are
-about the executions that it has started in the background."""
+"""The builtins: cd, export, unset, set, exit, break, continue, source and `:` change the state of a line, kill, wait and
+jobs are about the executions that it has started in the background."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -8,10 +8,13 @@ from typing import Protocol
 
 from backend.core.decisions import Decision
 from backend.core.language.fields import BLANKS
+from backend.core.language.lexer import ASSIGNMENT
 from backend.core.language.parser import Command
-from backend.core.language.words import UNKNOWN, Word, expand_words, joined
+from backend.core.language.words import UNKNOWN, Guess, Word, expand_words, joined
 from backend.core.policy.files import FileView, outside
 from backend.core.policy.line_state import (
+    ENVIRONMENT,
+    Activate,
     Await,
     Cancel,
     Define,
@@ -24,10 +27,12 @@ from backend.core.policy.line_state import (
     Options,
     Read,
     ShowStarted,
+    normal,
 )
 from backend.core.policy.profile import NULL_DEVICE, VARIABLE_NAME, Place, Profile
 
 LAST_STATUS = 255
+ACTIVATES = re.compile(r"(?:(.+)/)?bin/activate")
 KILL = "kill"
 EXECUTION = re.compile("%[0-9A-HJKMNP-TV-Z%+]*|[0-9A-HJKMNP-TV-Z]{26}")  # how kill and wait name one
 EXAMPLES = dict.fromkeys((KILL, "wait", "jobs"), "For example: npm start & sleep 5; kill %1.") | {
@@ -70,7 +75,11 @@ def judge_builtin(
         return arguments
     match name:
         case "cd":
-            return _cd(arguments, target, place, values, reports=not silent)
+            return _cd(arguments, target, place, state, reports=not silent)
+        case "source" | ".":
+            return _source(name, arguments, target, place)
+        case "deactivate":
+            return _misused(name, "takes no argument") if arguments else Builtin((), Forget((ENVIRONMENT,)))
         case "exit":
             return _exit(arguments, state)
         case "unset":
@@ -139,9 +148,14 @@ def _is_silenced(command: Command) -> bool:
 
 
 def _cd(
-    arguments: tuple[str, ...], target: BuiltinTarget, place: Place, values: Mapping[str, str], *, reports: bool
+    arguments: tuple[str, ...], target: BuiltinTarget, place: Place, state: LineState, *, reports: bool
 ) -> Builtin | Decision:
     folders = arguments[1:] if arguments[:1] == ("--",) else arguments
+    if folders == ("-",):
+        before = str(state.previous or "")
+        if not before or not place.works_in(before):
+            return _misused("cd", "goes back only after another cd in the line or its session")
+        return target.files.check((before,), place.cwd) or Builtin(arguments, Enter(before, reports, shown=reports))
     if len(folders) > 1 or any(not folder or folder.startswith("-") for folder in folders):
         return _misused("cd", "takes the name of one folder")
     folder = folders[0] if folders else str(place.root)
@@ -150,14 +164,33 @@ def _cd(
     return target.files.check((folder,), place.cwd) or Builtin(arguments, Enter(folder, reports))
 
 
+def _source(name: str, arguments: tuple[str, ...], target: BuiltinTarget, place: Place) -> Builtin | Decision:
+    """The file that activates a virtual environment of the workspace: it is not run, what it would do is done."""
+    found = ACTIVATES.fullmatch(arguments[0]) if len(arguments) == 1 else None
+    if found is None:
+        why = "it runs a file as commands, unless that activates a virtual environment of Python"
+        hint = "source .venv/bin/activate; bash FILE runs a file; NAME=value sets a variable."
+        return Decision.deny(f"blocked.{name}", f"{name} is blocked: {why}.", hint)
+    folder = normal(place.cwd / (found[1] or "."))
+    if not folder.is_relative_to(place.root):
+        return outside(arguments[0])
+    own = str(folder.relative_to(place.root))
+    judged = target.profile.decide_assignment(ENVIRONMENT, own)
+    if not judged.allowed:
+        return judged
+    return target.files.check((str(folder),), place.cwd) or Builtin(arguments, Activate(own))
+
+
 def _export(
     words: tuple[Word, ...], target: BuiltinTarget, state: LineState, values: Mapping[str, str]
 ) -> Builtin | Decision:
     """As in an assignment, the value of `export NAME=value` stays one word."""
-    texts = tuple(joined(word, values) for word in words)
+    texts = tuple(text for word in words for text in _declared(word, values))
     found: dict[str, str] = {}
     for text in texts:
         name, sign, value = text.partition("=")
+        if isinstance(text, Guess) and not sign:
+            continue
         if not VARIABLE_NAME.fullmatch(name):
             return _misused("export", "takes names of variables, or NAME=value")
         judged = target.profile.decide_assignment(name, value if sign else values.get(name, ""))
@@ -168,6 +201,16 @@ def _export(
     if not texts:
         return _misused("export", "takes names of variables, or NAME=value")
     return Builtin(texts, Define(tuple(found.items()), exported=True))
+
+
+def _declared(word: Word, values: Mapping[str, str]) -> tuple[str, ...]:
+    """What a word declares: NAME=value stays one word, anything else is split as for a program."""
+    written = ASSIGNMENT.match(word.text)
+    starts = min((each.start for each in word.parameters), default=len(word.text))
+    if written and written.end() <= starts:
+        return (joined(word, values),)
+    text = joined(word, values)
+    return (text,) if isinstance(text, Guess) else tuple(each.text for each in expand_words((word,), values))
 
 
 def _unset(arguments: tuple[str, ...], target: BuiltinTarget) -> Builtin | Decision:

@@ -13,6 +13,14 @@ class Enter:
 
     folder: str
     reports: bool = True
+    shown: bool = False  # its name, as `cd -` does
+
+
+@dataclass(frozen=True, slots=True)
+class Activate:
+    """Use the virtual environment of Python in a folder, named from the workspace."""
+
+    folder: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +91,9 @@ class ShowStarted:
     """Show what the line has started in the background."""
 
 
-Effect = Enter | Define | Forget | Exit | Options | Leave | Cancel | Await | ShowStarted | Read
+Effect = Enter | Activate | Define | Forget | Exit | Options | Leave | Cancel | Await | ShowStarted | Read
 
+ENVIRONMENT = "VIRTUAL_ENV"
 STARTED_LIMIT = 100  # executions in the background that a line and its session know, the newest
 NOT_STARTED = "0" * 26  # the id of an execution that is not started yet
 
@@ -104,10 +113,13 @@ class LineState:
     pipefail: bool = False
     xtrace: bool = False
     background: Mapping[str, str] = field(default_factory=dict)
+    previous: PurePosixPath | None = None  # the folder before the last `cd`
 
     def values(self, standard: Mapping[str, str]) -> dict[str, str]:
         """All variables that a word may name."""
         own = {"PWD": str(self.cwd), "?": str(self.status)}
+        if self.previous:
+            own["OLDPWD"] = str(self.previous)
         if self.background:
             own["!"] = [*self.background.values()][-1]
         return {**standard, **self.variables, **self.exported, **own}
@@ -116,7 +128,9 @@ class LineState:
         """The state that a builtin leaves if it succeeds."""
         match effect:
             case Enter(folder=folder):
-                return replace(self, cwd=normal(self.cwd / folder))
+                return replace(self, cwd=normal(self.cwd / folder), previous=self.cwd)
+            case Activate(folder=folder):
+                return self._defined({ENVIRONMENT: folder}, exported=True)
             case Define(values=values, exported=exported):
                 return self._defined(dict(values), exported)
             case Forget(names=names):

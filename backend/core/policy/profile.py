@@ -9,7 +9,8 @@ options, abbreviated options. The keys of a profile:
     operators                     what a line may hold, a subset of | && || ; & > >> < 2>&1 &> << ( $ $( {,} for cd; with ; also
                                   line breaks, with 2>&1 also >&2, with << also <<<, with ( also { } and !, with $ variables, with {,} the
                                   expansion of braces, with for also if, while and until, with cd also export, unset,
-                                  set, exit, break, continue and :
+                                  set, exit, break, continue, : and source of the file that
+                                  activates a virtual environment
     environment                   variables that `NAME=value command` may set
     pipefail = true               a pipeline fails if any of its programs does, not only the last; SIGPIPE is no failure
     quirks                        quirks of all programs, see below
@@ -42,6 +43,7 @@ options, abbreviated options. The keys of a profile:
       ends                        options after which everything is an operand
       takes_appended              xargs may add words to it, whatever they are
       alone                       other programs may not start it
+      from_input                  without arguments it runs the text of a here-document, as with the operand -
       spares_root                 the workspace itself is not a permitted argument
       spares_null                 /dev/null is not a permitted argument
       in_rooms                    it can do nothing without a room, and is not offered there
@@ -92,7 +94,7 @@ OPERATORS = frozenset(
 
 # Variables that make a program load code, start another program or search elsewhere for its files.
 DANGEROUS_VARIABLE = re.compile(
-    "(?i:LD_.*|DYLD_.*|GIT_.*|PYTHON.*|PERL.*|RUBY.*|NPM_CONFIG_.*|YARN_.*|BASH.*|GCONV_PATH|NODE_(?!ENV$).*)"
+    "(?i:LD_.*|DYLD_.*|GIT_.*|PYTHON(?!DONTWRITEBYTECODE$|UNBUFFERED$).*|PERL.*|RUBY.*|NPM_CONFIG_.*|YARN_.*|BASH.*|GCONV_PATH|NODE_(?!ENV$).*)"
     "|PATH|ENV|IFS|HOME|SHELL|SHELLOPTS|PS4|EDITOR|VISUAL|PAGER|BROWSER|LESS.*|TMPDIR|TAR_OPTIONS|TAPE|GREP_.*|UNZIP|ZIP.*"
     "|POSIXLY_CORRECT|.*_PROXY|.*_proxy|XDG_.*|LOCPATH|NLSPATH|TERMINFO.*|AWK.*|GAWK.*|CURL_.*|WGET.*|SSL_.*|SSH_.*"
 )
@@ -113,9 +115,17 @@ STEPS = 1000  # that a line may run, unless its profile gives a number
 STARTED_LIMIT = 3  # programs that start programs that start programs
 CAN_PERMIT = "An administrator can permit it in a profile (GATEPOST_PROFILES)."
 NULL_DEVICE = "/dev/null"
-# Files that describe the machine, which every command may read.
+# Files that describe the machine, and a device that holds nothing, which every command may read.
 OPEN_FILES = frozenset(
-    {"/etc/os-release", "/proc/cpuinfo", "/proc/loadavg", "/proc/meminfo", "/proc/uptime", "/proc/version"}
+    {
+        "/dev/urandom",
+        "/etc/os-release",
+        "/proc/cpuinfo",
+        "/proc/loadavg",
+        "/proc/meminfo",
+        "/proc/uptime",
+        "/proc/version",
+    }
 )
 SCRIPT = Kind("program of the project", Role.TARGET)
 DEVICES = PurePosixPath("/dev")
@@ -427,6 +437,11 @@ class Profile:
         except ArgumentError:
             pass  # it will be refused
         return argv
+
+    def with_input(self, argv: tuple[str, ...]) -> tuple[str, ...]:
+        """The command as it reads code from a here-document."""
+        program = self.programs.get(argv[0])
+        return (*argv, "-") if program and program.from_input and len(argv) == 1 else argv
 
     def _takes_end(self, argv: tuple[str, ...]) -> bool:
         """Whether `--` at the end makes what follows operands. Raises ArgumentError."""

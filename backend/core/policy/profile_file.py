@@ -198,6 +198,7 @@ def _command(name: str, spec: Table, known: _Known, summary: str) -> Program:
         ends=frozenset(spec.strings("ends")),
         takes_appended=spec.truth("takes_appended"),
         alone=spec.truth("alone"),
+        from_input=spec.truth("from_input"),
         spares_root=spec.truth("spares_root"),
         spares_null=spec.truth("spares_null"),
         in_rooms=spec.truth("in_rooms"),

@@ -101,6 +101,7 @@ class Program:
     ends: frozenset[str] = frozenset()
     takes_appended: bool = False
     alone: bool = False
+    from_input: bool = False
     spares_root: bool = False
     spares_null: bool = False
     in_rooms: bool = False

@@ -51,6 +51,7 @@ from backend.executors.local.wiring import ParentEnds, Streams, Wiring
 from backend.executors.local.workspace_usage import UsageMonitors
 from backend.executors.local.workspace_users import folder_owner
 
+ACTIVATED = "VIRTUAL_ENV"  # named from the workspace
 TOOL_FOLDERS = ("node_modules/.bin", ".venv/bin", "venv/bin")
 # What is said of a command that a limit ended, by its rule.
 LIMITS = {
@@ -224,7 +225,9 @@ class LocalPipelines:
             return find_program(name)
         if "/" in name:
             return find_program(os.path.join(pipeline.cwd, name))
-        return find_program(name) or self._tool(name, pipeline)
+        activated = _activated(pipeline, invocation)
+        own = find_program(f"{activated}/bin/{name}") if activated else None
+        return own or find_program(name) or self._tool(name, pipeline)
 
     def _tool(self, name: str, pipeline: Pipeline) -> str | None:
         """A tool that the project has installed."""
@@ -255,7 +258,17 @@ class LocalPipelines:
         given = {**self.environment, **(proxy_environment(room.proxy) if room and room.proxy else {})}
         reporting = {STATE: str(state)} if state >= 0 else {}
         environment = {**standard, **given, **dict(invocation.environment), **program.environment, **reporting}
+        activated = _activated(pipeline, invocation)
+        if activated and invocation.argv[0] not in self.outside:
+            environment |= {ACTIVATED: activated, "PATH": f"{activated}/bin:{environment['PATH']}"}
         return Stage(invocation.argv[0], file, words, environment, pipeline.cwd, *streams, bounds, state)
+
+
+def _activated(pipeline: Pipeline, invocation: Invocation) -> str:
+    """The virtual environment that the line has activated; empty where there is none, or where a shell runs the line."""
+    name = "" if pipeline.leaves_state else dict(invocation.environment).get(ACTIVATED, "")
+    folder = os.path.normpath(os.path.join(pipeline.root, name)) if name else ""
+    return folder if folder.startswith(f"{pipeline.root}/") else ""
 
 
 def _tool_folders(pipeline: Pipeline) -> list[str]:

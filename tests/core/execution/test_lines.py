@@ -103,6 +103,12 @@ def bench(tmp_path: Path) -> Bench:
         ("cd here && cd .. && cat a.txt", "one\ntwo\n", 0),  # as a shell: back to where the link is
         ("cd nope; echo $?; cat a.txt", "1\none\ntwo\n", 0),
         ("cd nope 2>/dev/null || echo no", "no\n", 0),
+        (
+            "mkdir -p v/bin; printf '#!/bin/sh\\necho mine\\n' > v/bin/hostname; chmod +x v/bin/hostname; source v/bin/activate"
+            " && hostname; cd v && printenv VIRTUAL_ENV | grep -c /v$; deactivate; printenv VIRTUAL_ENV; . no/bin/activate; echo $?",
+            "mine\n1\n1\n",
+            0,
+        ),
         ("(cd src; cat b.txt); cat a.txt", "three\none\ntwo\n", 0),
         ("{ cd src; }; cat b.txt", "three\n", 0),
         ("(exit 3); echo $?; exit 4; echo no", "3\n", 4),
@@ -372,6 +378,12 @@ def some_compound(random: Random, depth: int) -> str:
     [
         "X='a  b*'; cat <<< $X; cat <<< \"$X\"'c'; tr a-z A-Z <<< a.t* | cat; read a b <<< '1 2 3'; echo $b",
         "cat <<< '' | wc -c; while read -r x; do echo $x; done <<< $(cat a.txt); cat << E <<< 2\n1\nE",
+        "[[ -f a.txt && ! -d a.txt || x == y ]] && echo 1; A=abc; [[ $A == a* && $A != *d ]] && echo 2; [[ $A == 'a*' ]]; echo $?;"
+        " [[ $A =~ ^ab ]] && [[ ! $A =~ ^b ]] && echo 3; [[ $A == ?[a-c]c ]] > o || echo no; [[ $A == b ]] | cat; echo $?",
+        "A=b; if [[ $A == c* ]] || [[ $A = b ]]; then echo 1; fi; [[ -n $A && $A == [c-d] || $A =~ b$ ]]; echo $?; set -e; [[ $A == c ]] || echo 2;"
+        " [[ x != x* ]]; echo no",
+        "cd src; cd deep; cd - > /dev/null; ls; cd ..; ls; A=src/b.txt; echo ${A##*/} ${A%.*} ${A/src/x} ${A:0:3} ${A^^} $((2 ** 8))",
+        "A='X1=a CI=2'; export CI=$(echo 1) && printenv CI; export $(echo CI=3 TZ=UTC) && printenv CI TZ; printf 'print(5)' > p; python3 << 'E'\nprint(7)\nE",
         "cat <<< ~ | wc -l; N=3; cat <<< $((N * 2)) | cat; cat <<< x > o; cat o; (cat; cat) <<< y",
     ],
 )

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from backend.core.decisions import Decision
 from backend.core.language.parser import Group, Script, Step, parse
-from backend.core.language.trimming import trimmed
+from backend.core.language.trimming import changed, trimmed
 from backend.core.language.words import Unset, expand_words
 from backend.executors.local.workspace import FolderView
 
@@ -487,9 +487,16 @@ def test_braces(line: str, expected: str | list[str]) -> None:
         "x ${#}",
         "x ${#x%y}",
         "x ${#?}",
-        "x ${x/a/b}",
-        "x ${x^^}",
-        "x ${x:1:2}",
+        "x ${x/a*/b}",
+        "x ${x/#a/b}",
+        "x ${x/$y/b}",
+        "x ${x/a/&}",
+        "x ${x//}",
+        "x ${x^^a}",
+        "x ${x@U}",
+        "x ${x:y}",
+        "x ${x:1:2:3}",
+        "x ${x:12345678}",
         "x ${}",
         "x $1",
         "x $@",
@@ -536,7 +543,17 @@ def test_any_line_is_taken_or_refused(line: str) -> None:
         ("x $((++i))", "syntax.arithmetic"),
         ("x $((i=1))", "syntax.arithmetic"),
         ("x $((i+=1))", "syntax.arithmetic"),
-        ("x $((2**3))", "syntax.arithmetic"),
+        ("x $((2**3)) $((2 ** 3 ** 2)) $((-2 ** 2)) $((2 * 3 ** 2))", ["x", "8", "512", "4", "18"]),
+        ("x $((2 ** -1))", "syntax.arithmetic"),
+        ("x $((0 ** -1))", "syntax.arithmetic"),
+        ("x $((3 ** 999999999999))", "syntax.arithmetic"),
+        ("x $((-1 ** 999999999999))", ["x", "-1"]),
+        ("x $((2 *** 3))", "syntax.arithmetic"),
+        ("x ${X:1} ${X:0:2} ${X/x/zz} ${X^^}", ["x", "x", "y", "/x", "/zz", "y", "/X", "Y"]),
+        ("x ${X:3:-3}", "syntax.expansion"),
+        ("x ${nope:1}", "syntax.variable"),
+        ("x ${1:-a} ${2:+b}", ["x", "a"]),
+        ("x ${nope^^}", "syntax.variable"),
         ("x $((2#1))", "syntax.arithmetic"),
         ("x $((a[0]))", "syntax.arithmetic"),
         ("x $((1,2))", "syntax.arithmetic"),
@@ -565,12 +582,23 @@ def test_any_line_is_taken_or_refused(line: str) -> None:
         ("[[ $X == 'a b' ]]", ["[", "/x y", "=", "a b", "]"]),
         ("[[ $X ]]", ["[", "/x y", "]"]),
         ("[[ * = '*' ]]", ["[", "*", "=", "*", "]"]),
-        ("[[ a == b* ]]", "syntax.test"),
+        ("[[ a == [[:alpha:]] ]]", "syntax.bracket"),
+        ("[[ a == +(b) ]]", "syntax.test"),
         ("[[ a == $X ]]", "syntax.test"),
-        ("[[ a =~ b ]]", "syntax.test"),
+        ("[[ a =~ b+ ]]", "syntax.test"),
+        ("[[ a =~ (b) ]]", "syntax.test"),
+        ("[[ a =~ $X ]]", "syntax.test"),
+        ("[[ a < b ]]", "syntax.test"),
+        ("[[ a > b ]]", "syntax.test"),
+        ("[[ ( a ) ]]", "syntax.test"),
+        ("[[ a; b ]]", "syntax.test"),
+        ("[[ a ]] && [[ x", "syntax.test"),
+        ("[[ 1 -lt 2 ]]", ["[", "1", "-lt", "2", "]"]),
         ("[[ a -eq b ]]", "syntax.test"),
         ("[[ -v a ]]", "syntax.test"),
-        ("[[ a && b ]]", "syntax.test"),
+        ("[[ a && ]]", "syntax.test"),
+        ("[[ || a ]]", "syntax.test"),
+        ("[[ a && b ] ]", "syntax.test"),
         ("[[ -f a", "syntax.test"),
         ("[[ ]]", "syntax.test"),
         ("[[ -o a ]]", "syntax.test"),
@@ -645,6 +673,28 @@ def test_a_shell_trims_to_the_same(shell: str, folder: Path) -> None:
     done = subprocess.run([program], input=text, cwd=folder, capture_output=True, text=True, check=True)
     for piece, said in zip(pieces, done.stdout.splitlines(), strict=True):
         assert f"<{trimmed(*piece)}>" == said, piece
+
+
+def test_bash_changes_to_the_same(folder: Path) -> None:
+    program = shutil.which("bash")
+    if not program:
+        pytest.skip("bash is not here")
+    random, pieces = Random(3), []
+    for _ in range(1500):
+        value = "".join(random.choices("abAB./é", k=random.randrange(7)))
+        start, length = random.choice(["0", "1", "3", "9", " -1", " -4"]), random.choice(["", ":0", ":2", ":9", ":-1"])
+        old, new = random.choice(["a", "b", "ab", "A.", "."]), random.choice(["", "x", "a", "a/b"])
+        change = random.choice([(":", start + length), ("/", f"{old}/{new}"), ("//", f"{old}/{new}")])
+        pieces.append((value, *random.choice([change, change, (random.choice(["^", "^^", ",", ",,"]), "")])))
+    text = "".join(f"x='{value}'; (echo \"<${{x{sign}{operand}}}>\") || echo none\n" for value, sign, operand in pieces)
+    done = subprocess.run(
+        [program], input=text, cwd=folder, capture_output=True, text=True, check=True, env={"LC_ALL": "C.UTF-8"}
+    )
+    for piece, said in zip(pieces, done.stdout.splitlines(), strict=True):
+        try:
+            assert f"<{changed(*piece)}>" == said, piece
+        except ValueError:
+            assert said == "none", piece
 
 
 VALUES = {"X": "a b", "Y": "*.txt", "Z": "", "W": "  s\tt ", "V": "-[a-c]"}
