@@ -1,6 +1,9 @@
 """Fixtures: real servers for end-to-end tests, each ended with the test or module that asked for it."""
 
+import compileall
 import gc
+import multiprocessing
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -8,6 +11,7 @@ from typing import Any
 
 import hypothesis
 import pytest
+from _pytest.assertion import rewrite
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 from tests.serving import ANY_PROGRAM, Server, clean_up, processes_of, start
@@ -16,6 +20,10 @@ StartServer = Callable[..., Server]
 
 hypothesis.settings.register_profile("untimed", deadline=None)  # how long an example takes depends on what else runs
 hypothesis.settings.load_profile("untimed")
+
+ROOT = Path(__file__).parent.parent
+
+gc.disable()  # until everything is collected, none of which can go
 
 
 def end(server: Server) -> None:
@@ -110,6 +118,34 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     """What was collected stays to the end: the collector need not look through it again each time."""
     gc.collect()
     gc.freeze()
+    gc.enable()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes(config: pytest.Config) -> None:
+    """Compile each file once, not in each worker: that takes longer than everything else before the first test."""
+    gc.enable()  # nothing is collected here
+    files = [file for folder in ("backend", "runner", "tests") for file in (ROOT / folder).rglob("*.py")]
+    several = [files[at :: os.cpu_count()] for at in range(os.cpu_count() or 1)]
+    fork = multiprocessing.get_context("fork")
+    compilers = [fork.Process(target=_compile, args=(config, some)) for some in several]
+    for compiler in compilers:
+        compiler.start()
+    for compiler in compilers:
+        compiler.join()
+
+
+def _compile(config: pytest.Config, files: list[Path]) -> None:
+    """Leave the bytecode where pytest and Python look for it. A folder that cannot be written to stays as it is."""
+    for file in files:
+        if not file.match("test_*.py") and file.name != "conftest.py":
+            compileall.compile_file(file, quiet=2)
+            continue
+        place = rewrite.get_cache_dir(file)
+        kept = place / (file.stem + rewrite.PYC_TAIL)
+        if rewrite._read_pyc(file, kept) is None and rewrite.try_makedirs(place):
+            digest, code = rewrite._rewrite_test(file, config)
+            rewrite._write_pyc(config.stash[rewrite.assertstate_key], code, digest, kept)
 
 
 def _skip_without(
@@ -145,11 +181,11 @@ def reachable(tmp_path_factory: pytest.TempPathFactory) -> None:
         folder.chmod(0o711)
 
 
-@pytest.fixture(autouse=True)
-def reachable_folder(request: pytest.FixtureRequest) -> None:
+@pytest.fixture
+def tmp_path(tmp_path: Path) -> Path:
     """The same for the folder of a test."""
-    if "tmp_path" in request.fixturenames:
-        request.getfixturevalue("tmp_path").chmod(0o711)
+    tmp_path.chmod(0o711)
+    return tmp_path
 
 
 @pytest.fixture(scope="module")
