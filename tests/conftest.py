@@ -14,6 +14,7 @@ import pytest
 from _pytest.assertion import rewrite
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
+from tests import password_work
 from tests.serving import ANY_PROGRAM, Server, clean_up, processes_of, start
 
 StartServer = Callable[..., Server]
@@ -23,6 +24,7 @@ hypothesis.settings.load_profile("untimed")
 
 ROOT = Path(__file__).parent.parent
 
+password_work.make_least()  # before anything is imported that hashes one
 gc.disable()  # until everything is collected, none of which can go
 
 
@@ -186,6 +188,14 @@ def tmp_path(tmp_path: Path) -> Path:
     """The same for the folder of a test."""
     tmp_path.chmod(0o711)
     return tmp_path
+
+
+@pytest.fixture(scope="module")
+def shipped_password_work() -> Iterator[None]:
+    """Passwords are hashed with the work that is shipped."""
+    password_work.make_shipped()
+    yield
+    password_work.make_least()
 
 
 @pytest.fixture(scope="module")

@@ -36,6 +36,8 @@ from backend.core.identity import Permission, Principal, Role, User
 from backend.storage.database import Database, database_url
 from backend.storage.identities import SqlIdentities
 
+pytestmark = pytest.mark.usefixtures("shipped_password_work")
+
 KEY = b"k" * 32
 NOW = 1_700_000_000
 ID = "01ARZ3NDEKTSV4RRFFQ69G5FAV"

@@ -5,11 +5,12 @@ import time
 
 import pytest
 
-from backend.accounts.credentials import hash_password
 from backend.accounts.passwords import Passwords
 from backend.core.recent_logins import RecentLogins
+from tests.password_work import SHIPPED
 
-HASH = hash_password("correct horse")
+HASH = SHIPPED.hash("correct horse")
+pytestmark = pytest.mark.usefixtures("shipped_password_work")
 
 
 async def test_passwords_leave_the_loop_free() -> None:
