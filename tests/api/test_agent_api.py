@@ -396,6 +396,15 @@ class TestSession:
         assert world.execute("ann", "printenv CI", session="s.1").json()["exit_code"] == 1
         assert world.execute("ann", "ls kept").json()["session_dir"] is None
 
+    def test_a_session_goes_back_to_the_folder_before(self, world: World) -> None:
+        world.execute("ann", "mkdir -p kept/in && cd kept && cd in", session="s.6")
+        placed = world.execute("ann", "cd .. && cd -", session="s.6", working_dir="kept").json()
+        assert placed["stdout"].endswith("/kept\n")
+        back = world.execute("ann", "cd - && pwd -L", session="s.6").json()
+        assert [line.rsplit("/", 1)[-1] for line in back["stdout"].splitlines()] == ["kept", "kept"]
+        assert world.execute("ann", "cd - && echo $OLDPWD", session="s.6").json()["session_dir"] == "kept/in"
+        assert world.execute("ann", "cd -", session="s.7").json()["rule"] == "syntax.cd"
+
     def test_a_session_is_of_one_account_and_one_project(self, world: World) -> None:
         world.execute("ann", "mkdir -p kept/in && cd kept/in", session="s.2")
         assert world.execute("cleo", "ls", session="s.2").json()["session_dir"] == "."

@@ -281,10 +281,12 @@ def _instructions(request: Request) -> Instructions:
 
 def _kept(left: LineState, request: Request) -> Kept:
     """What a line leaves to the next one of its session."""
+    before, placed = request.kept, request.is_placed
+    previous = before.state.previous if placed else left.previous
     kept = BEGINNING
-    if left.exported or left.background:
-        kept = replace(BEGINNING, exported=left.exported, background=left.background)
-    return Kept(request.kept.folder if request.is_placed else left.folder(request.target.files.root), kept)
+    if left.exported or left.background or previous:
+        kept = replace(BEGINNING, exported=left.exported, background=left.background, previous=previous)
+    return Kept(before.folder if placed else left.folder(request.target.files.root), kept)
 
 
 def _job(request: Request, plan: Plan) -> Job:
