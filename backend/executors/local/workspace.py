@@ -252,9 +252,10 @@ def _too_long(path: str) -> Decision:
 
 def prepare_workspace(folder: Path) -> None:
     """Make the folder and, in a new one, a file to look at."""
-    if folder.exists():
+    try:
+        folder.mkdir(parents=True, mode=0o755)
+    except FileExistsError:  # perhaps of a server that starts at the same time
         return
-    folder.mkdir(parents=True, mode=0o755)
     welcome = folder / "welcome.txt"
     welcome.write_text("This is the folder in which commands run. Type help to see what is allowed.\n")
     welcome.chmod(stat.S_IRUSR | stat.S_IWUSR | stat.S_IRGRP | stat.S_IROTH)

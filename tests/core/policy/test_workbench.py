@@ -335,7 +335,7 @@ def test_what_bash_runs_is_seen(around: list[str], line: str, only_sudo: Path) -
 def only_sudo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a harmless program of this name, and nothing but `cat` of what the machine has."""
     folder = tmp_path_factory.mktemp("bin")
-    (folder / "sudo").write_text("#!/bin/sh\necho a program runs >&2\n")
+    (folder / "sudo").write_text("#!/bin/sh\nprintf 'a program %s\\n' runs >&2\n")
     (folder / "sudo").chmod(0o755)
     (folder / "cat").symlink_to("/bin/cat")
     return folder

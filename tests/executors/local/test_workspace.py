@@ -1,6 +1,8 @@
 """The workspace: globs, folders and links."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 
@@ -125,6 +127,18 @@ def test_a_new_workspace_has_something_to_look_at(tmp_path: Path) -> None:
     (tmp_path / "new/welcome.txt").unlink()
     prepare_workspace(tmp_path / "new")
     assert not (tmp_path / "new/welcome.txt").exists()
+
+
+def test_servers_that_start_at_the_same_time_share_a_new_workspace(tmp_path: Path) -> None:
+    together = Barrier(8)
+
+    def start(number: int) -> None:
+        together.wait(30)
+        prepare_workspace(tmp_path / str(number // 8) / "new")
+
+    with ThreadPoolExecutor(8) as servers:
+        list(servers.map(start, range(8 * 20)))
+    assert len(list(tmp_path.glob("*/new/welcome.txt"))) == 20
 
 
 @pytest.mark.parametrize("glob", ["*" * 60 + "x", "*a" * 40 + "b", "*?" * 40 + "x", "[!z]*" * 40 + "0"])
