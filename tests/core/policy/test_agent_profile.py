@@ -466,6 +466,7 @@ WORDS_ONLY = {
     "test",
     "[",
     "true",
+    "yes",
     "false",
 } | OPTIONS_UNKNOWN  # whose arguments are no options
 WORDS = sorted(
