@@ -44,36 +44,6 @@ ALONE = (
 )
 
 
-# Files that take longest. They begin first: at the end a worker would be left alone with one of them.
-FIRST = (
-    *ALONE,
-    "tests/e2e/page/test_page.py",
-    "tests/e2e/test_seals.py",
-    "tests/e2e/test_starting.py",
-    "tests/e2e/test_secrets.py",
-    "tests/e2e/test_crash.py",
-    "tests/e2e/test_outage.py",
-    "tests/e2e/test_old_client.py",
-    "tests/storage/test_audit_log.py",
-    "tests/host_agent/test_enrolled.py",
-    "tests/transports/test_pages.py",
-    "tests/api/test_tokens.py",
-    "tests/test_examples.py",
-    "tests/storage/test_database.py",
-    "tests/e2e/test_many_servers.py",
-    "tests/e2e/page/test_words.py",
-    "tests/e2e/test_retention.py",
-    "tests/e2e/test_workspace_users.py",
-    "tests/cli/test_audit.py",
-    "tests/e2e/page/test_login.py",
-    "tests/e2e/page/test_hosts.py",
-    "tests/api/test_roles.py",
-    "tests/api/test_agent_api.py",
-    "tests/e2e/test_outside_programs.py",
-    "tests/e2e/test_stop.py",
-)
-
-
 # Tests that take long, and whose promise a shorter one holds too: they run with `--long`.
 LONG = (
     "tests/api/test_description.py::test_whatever_is_asked_is_answered_as_described",
@@ -106,14 +76,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     _skip_without(config, items, "--long", LONG, "takes long")
     _skip_without(config, items, "--packages", PACKAGES, "installs packages from registries")
-    items.sort(
-        key=lambda item: next((place for place, name in enumerate(FIRST) if item.nodeid.startswith(name)), len(FIRST))
-    )
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """By default pytest-xdist begins with the files that have the most tests, which are the quickest."""
-    config.option.loadscopereorder = False
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

@@ -93,7 +93,7 @@ class ShowStarted:
 
 Effect = Enter | Activate | Define | Forget | Exit | Options | Leave | Cancel | Await | ShowStarted | Read
 
-ENVIRONMENT = "VIRTUAL_ENV"
+ENVIRONMENT = "VIRTUAL_ENV"  # names the virtual environment that is activated, from the workspace
 STARTED_LIMIT = 100  # executions in the background that a line and its session know, the newest
 NOT_STARTED = "0" * 26  # the id of an execution that is not started yet
 

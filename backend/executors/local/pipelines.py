@@ -25,6 +25,7 @@ from backend.core.execution.sequence import Input, Pipeline
 from backend.core.language.parser import Invocation
 from backend.core.policy.egress import Egress
 from backend.core.policy.files import TEMPORARY
+from backend.core.policy.line_state import ENVIRONMENT
 from backend.core.policy.shell import STATE
 from backend.core.quota import NO_QUOTA
 from backend.core.recording.lines import LineAssembler
@@ -51,7 +52,6 @@ from backend.executors.local.wiring import ParentEnds, Streams, Wiring
 from backend.executors.local.workspace_usage import UsageMonitors
 from backend.executors.local.workspace_users import folder_owner
 
-ACTIVATED = "VIRTUAL_ENV"  # named from the workspace
 TOOL_FOLDERS = ("node_modules/.bin", ".venv/bin", "venv/bin")
 # What is said of a command that a limit ended, by its rule.
 LIMITS = {
@@ -260,13 +260,13 @@ class LocalPipelines:
         environment = {**standard, **given, **dict(invocation.environment), **program.environment, **reporting}
         activated = _activated(pipeline, invocation)
         if activated and invocation.argv[0] not in self.outside:
-            environment |= {ACTIVATED: activated, "PATH": f"{activated}/bin:{environment['PATH']}"}
+            environment |= {ENVIRONMENT: activated, "PATH": f"{activated}/bin:{environment['PATH']}"}
         return Stage(invocation.argv[0], file, words, environment, pipeline.cwd, *streams, bounds, state)
 
 
 def _activated(pipeline: Pipeline, invocation: Invocation) -> str:
     """The virtual environment that the line has activated; empty where there is none, or where a shell runs the line."""
-    name = "" if pipeline.leaves_state else dict(invocation.environment).get(ACTIVATED, "")
+    name = "" if pipeline.leaves_state else dict(invocation.environment).get(ENVIRONMENT, "")
     folder = os.path.normpath(os.path.join(pipeline.root, name)) if name else ""
     return folder if folder.startswith(f"{pipeline.root}/") else ""
 
