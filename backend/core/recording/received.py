@@ -25,7 +25,9 @@ class ReceivedOutput:
         """
         granted = data[: max(self.limit - self.stdout - self.stderr, 0)]
         self._count(stream, len(granted))
-        lines = self._streams.setdefault(stream, self.lines())
+        if stream not in self._streams:
+            self._streams[stream] = self.lines()
+        lines = self._streams[stream]
         self._record(stream, lines.feed(granted))
         if not granted.endswith(b"\n"):
             self._record(stream, lines.flush())
