@@ -4,7 +4,6 @@ import http.client
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from tests import preloaded
+from tests.ports import free_port
 from tests.preloaded import Before, Process
 
 ROOT = Path(__file__).parent.parent
@@ -156,7 +156,7 @@ def start(
     what is `before` it (see tests/preloaded.py).
     """
     folder.chmod(0o711)  # commands run as another user where the tests are root
-    port = _free_port()
+    port = free_port()
     environment = {
         "PATH": os.environ["PATH"],
         "PYTHONPATH": str(ROOT),
@@ -193,12 +193,6 @@ def _streams(logs: Path) -> Iterator[tuple[IO[bytes], IO[bytes], IO[bytes]]]:
         Path(os.devnull).open("rb") as none,
     ):
         yield none, out, err
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _answers(server: Server) -> bool:

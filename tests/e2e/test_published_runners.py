@@ -167,7 +167,7 @@ def test_a_published_runner_works_unchanged(
         lingering = shop.run("linger")
         wait_until(lambda: shop.output(lingering, "stdout") == "here\n", "the output of a command that runs", BOUND)
         server.kill()
-        monkeypatch.setattr(serving, "_free_port", lambda: server.port)
+        monkeypatch.setattr(serving, "free_port", lambda: server.port)
         check_cancelled(project_of(start_server()), lingering)
     assert "Traceback" not in server.logs
     assert key not in server.logs

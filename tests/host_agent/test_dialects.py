@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ from tests.host_agent.agents import (
 )
 from tests.host_agent.conftest import StartAgent
 from tests.needs import need
+from tests.ports import free_port
 from tests.redis_server import Redis, running_redis
 from tests.serving import wait_until
 
@@ -330,9 +330,7 @@ def test_an_agent_starts_without_redis_and_waits_for_it(tmp_path: Path) -> None:
 
 
 def test_host_port_and_password_as_existing_agents_have_them(tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
+    port = str(free_port())
     with running_redis("--requirepass", "hush-hush", "--port", port) as redis:
         env = {"REDIS_URL": "", "REDIS_HOST": "127.0.0.1", "REDIS_PORT": port, "REDIS_DB": "2"}
         env |= {"REDIS_PASSWORD": "hush-hush", "AGENT_HOSTNAME": "", "AGENT_ID": "db-1"}

@@ -5,7 +5,6 @@ import os
 import re
 import shlex
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +17,7 @@ from backend.host_agent.handlers import handlers_of_file
 from tests.accounts import gatepost
 from tests.host_agent.agents import Backend, docker_stand_in, repositories, start_agent
 from tests.needs import need
+from tests.ports import free_port
 from tests.redis_server import Redis, running_redis
 from tests.serving import ROOT
 
@@ -118,9 +118,7 @@ def test_the_unit_is_one_that_systemd_accepts(tmp_path: Path) -> None:
 
 def test_tls(tmp_path: Path) -> None:
     need(shutil.which("openssl"), "openssl")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
+    port = str(free_port())
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
     words = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
     words += ["-addext", "subjectAltName=DNS:localhost", "-keyout", str(key), "-out", str(certificate)]

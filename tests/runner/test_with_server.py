@@ -137,7 +137,7 @@ def test_a_server_that_dies_costs_no_line_and_no_second_run(
     server.kill()
     go.touch()
     shop.logged("act has ended")
-    monkeypatch.setattr(serving, "_free_port", lambda: server.port)
+    monkeypatch.setattr(serving, "free_port", lambda: server.port)
     start_server()
     assert ended(project, counted)["status"] == "succeeded"
     lines = [f"line {number}" for number in range(300)]
@@ -160,7 +160,7 @@ def test_a_server_that_is_away_for_a_minute_costs_no_line(
     begun, before = time.monotonic(), printed.stat().st_size
     wait_until(lambda: time.monotonic() - begun >= MINUTE, "the end of the outage", 2 * MINUTE)
     away = printed.stat().st_size - before
-    monkeypatch.setattr(serving, "_free_port", lambda: server.port)
+    monkeypatch.setattr(serving, "free_port", lambda: server.port)
     start_server(ASKED_OFTEN)
     returned = time.monotonic()
     wait_until(

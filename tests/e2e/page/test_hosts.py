@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shlex
-import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -20,6 +19,7 @@ from tests import preloaded
 from tests.accounts import gatepost
 from tests.e2e.page.visits import ONE_LOOP, WAIT, Visit, account, is_known, log_in, new_visit, open_page
 from tests.host_agent.agents import docker_stand_in, git, repositories
+from tests.ports import free_port
 from tests.preloaded import Process
 from tests.redis_server import running_redis
 from tests.serving import ROOT, Server, start, wait_until
@@ -85,12 +85,6 @@ class Hosts:
         return json.loads(done.stdout)
 
 
-def _port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def enrolled(server: Server, redis: Any, name: str, port: int, folder: Path) -> Host:
     """Enroll a host as the page says, copy its settings there, and add what the page names."""
     _, _, *words = shlex.split(step("python3 run.py host enroll web-01"))
@@ -117,7 +111,7 @@ def enrolled(server: Server, redis: Any, name: str, port: int, folder: Path) -> 
 
 @pytest.fixture(scope="module")
 def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
-    folder, port = tmp_path_factory.mktemp("hosts"), _port()
+    folder, port = tmp_path_factory.mktemp("hosts"), free_port()
     folder.chmod(0o711)
     (folder / "server").mkdir()
     with ExitStack() as ending:
