@@ -241,7 +241,7 @@ def _unread(root: Node, source: bytes) -> Decision | None:
     expanded: list[tuple[int, int]] = [(0, 0)]  # each `${...}` that is in no other
     for node in _nodes(root):
         if node.type in OPENING:
-            known.add(node.start_byte)
+            known.add(node.end_byte - len(node.type))  # in quotes, the blanks before it belong to its node
         elif node.type == "expansion" and node.start_byte >= expanded[-1][1]:
             expanded.append((node.start_byte, node.end_byte))
         elif node.start_byte < expanded[-1][1] and node.type in {"raw_string", "ansi_c_string"}:
@@ -250,7 +250,7 @@ def _unread(root: Node, source: bytes) -> Decision | None:
             return _not_read()  # for bash, the first brace ends the `${...}`
         elif node.type in {"raw_string", "ansi_c_string", "comment"} or _is_quoted_body(node):
             texts.append((node.start_byte, node.end_byte))
-        elif node.type == "command_substitution" and _source(node).startswith("`"):
+        elif node.type == "command_substitution" and _source(node).lstrip().startswith("`"):
             known.add(node.end_byte - 1)
             if "\\" in _source(node):
                 return _not_read()

@@ -42,6 +42,8 @@ def commands(line: str) -> list[list[str]]:
         (": ${x:=$(ls y)}", [[":", UNKNOWN], ["ls", "y"]]),
         ("echo $((`ls`))", [["echo", UNKNOWN], ["ls"]]),
         ("diff <(ls a) <(ls b)", [["diff", UNKNOWN, UNKNOWN], ["ls", "a"], ["ls", "b"]]),
+        ('echo "$f $(ls x)" "$(ls y)  $(ls z)"', [["echo", UNKNOWN, UNKNOWN], ["ls", "x"], ["ls", "y"], ["ls", "z"]]),
+        ('echo "$f `ls x`"', [["echo", UNKNOWN], ["ls", "x"]]),
         ("ls | wc |& cat & pwd", [["ls"], ["wc"], ["cat"], ["pwd"]]),
         ("echo a #rm x", [["echo", "a"]]),
         ("echo 'rm x' \"rm y\"", [["echo", "rm x", "rm y"]]),
