@@ -28,6 +28,7 @@ options, abbreviated options. The keys of a profile:
                                   shell, of plain commands that are judged by the same rules)
     scripts = RISK                programs of the workspace may run by their path (./build.sh), with this risk
     [programs.NAME]               summary, usage, risk, network = true (only where the network is on)
+      loopback                    although it is: in a room, whose loopback is its own, for a server there
       arguments                   "listed" (the default), "any"
       flags                       options without a value
       values                      {option = kind}; "kind?" where the value may be omitted
@@ -111,6 +112,7 @@ NEGATIONS = {("!",), ("-not",)}
 MATCHES_ALL = re.compile(r"[*?./]+|\.[*+]|\+0[a-zA-Z]?")
 ASKS_FOR_HELP = frozenset({"-h", "--help", "--version"})
 OF_PROJECT = "A program of the project"
+LOOPBACK = re.compile(r"(https?://)?(localhost|127\.0\.0\.1)(:[0-9]+)?([/?].*)?", re.S)
 STEPS = 1000  # that a line may run, unless its profile gives a number
 STARTED_LIMIT = 3  # programs that start programs that start programs
 CAN_PERMIT = "An administrator can permit it in a profile (GATEPOST_PROFILES)."
@@ -352,6 +354,8 @@ class Profile:
             return refusal
         if program is None or (program.alone and depth):
             return Decision.deny(f"blocked.{name}", f"{name} is not started by other programs here.", self.allowed)
+        if program.loopback and self.has_rooms and any(map(LOOPBACK.fullmatch, words)):
+            place = replace(place, network=True)  # whatever else it names: nothing leads out of the room
         if program.network and not place.network:
             return place.offline.refusal(program)
         parse, arguments = ArgumentParse(), []

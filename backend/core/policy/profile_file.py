@@ -183,6 +183,7 @@ def _command(name: str, spec: Table, known: _Known, summary: str) -> Program:
         usage=spec.text("usage", ""),
         risk=spec.choice("risk", Risk, Risk.SAFE),
         network=spec.truth("network"),
+        loopback=spec.truth("loopback"),
         any_arguments=arguments == "any",
         options=_options(spec, known.kinds),
         refused=spec.table("refused").texts(),

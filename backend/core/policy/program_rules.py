@@ -86,6 +86,7 @@ class Program:
     usage: str = ""
     risk: Risk = Risk.SAFE
     network: bool = False
+    loopback: bool = False
     any_arguments: bool = False
     options: Mapping[str, Option] = field(default_factory=dict)
     refused: Mapping[str, str] = field(default_factory=dict)

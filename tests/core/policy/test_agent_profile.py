@@ -111,6 +111,21 @@ def test_without_a_network_that_is_what_is_said(line: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "line", ["curl -s localhost:3000/health", "wget -q -O - http://127.0.0.1:5173/", "timeout 5 curl http://localhost"]
+)
+def test_a_server_of_the_room_is_asked_without_a_network(line: str) -> None:
+    assert decide(line, OFFLINE).allowed
+    assert WITHOUT_ROOMS.decide(tuple(line.split()), OFFLINE).rule == "network.off"
+
+
+@pytest.mark.parametrize(
+    "line", ["curl http://localhost.example.org/", "curl http://127.0.0.1.nip.io", "curl -H localhost.x a.example.org"]
+)
+def test_what_only_looks_like_the_loopback_needs_the_network(line: str) -> None:
+    assert decide(line, OFFLINE).rule == "network.off"
+
+
+@pytest.mark.parametrize(
     ("line", "paths"),
     [
         ("cat a b", ("a", "b")),
