@@ -66,7 +66,7 @@ def version_of_module(module: Path) -> str:
 PRODUCTS = {
     "cage": Product(
         BACKEND / "executors/local/cage/cage.c",
-        "cage 7",  # what the program prints, and how each spec begins
+        "cage 8",  # what the program prints, and how each spec begins
         "cage-{machine}",
         ("-O2", "-s", "-static", "-nostdlib", "-ffreestanding", "-fno-stack-protector", "-fno-pie", "-no-pie"),
         version_of_cage,

@@ -104,7 +104,8 @@ def _protected(launcher: CageLauncher) -> tuple[Rooms, Protection]:
     try:
         found = _tried(partial(probe, launcher, in_room=True), "L3")
         if found.meets("L3"):
-            return Rooms(partial(make_room, launcher.usable_cage())), found
+            make = partial(make_room, launcher.usable_cage(), memory=launcher.limits.memory_total)
+            return Rooms(make), found
         reason = found.failures().strip() or f"only {found.level} is reached in them"
     except OSError as error:
         reason = error.strerror or str(error)

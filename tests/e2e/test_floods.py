@@ -51,13 +51,14 @@ def _too_much(end: Message) -> bool:
     return bool(end["truncated"])
 
 
+ENDS = {1, 137}  # what gets no more memory ends itself; a control group has it killed
 FLOODS = {
     "shell bomb": Flood(("bash bomb.sh",), lambda end: end["exit_code"] is not None, 2),
     "fork bomb": Flood(("python3 spin.py",), _timed_out, 2),
     "sleepers": Flood(("bash sleepers.sh",), lambda end: end["status"] in {"failed", "timed_out"}, 2),
     "yes": Flood(("yes",), _too_much),
     "endless line": Flood(("python3 line.py",), _too_much),
-    "memory": Flood(("python3 hog.py",), lambda end: end["exit_code"] == 1 and end["peak_memory_bytes"] < 3 << 30),
+    "memory": Flood(("python3 hog.py",), lambda end: end["exit_code"] in ENDS and end["peak_memory_bytes"] < 3 << 30),
     "errors": Flood(("python3 errors.py",), _too_much),
     "disk": Flood(("python3 disk.py",), lambda end: end["exit_code"] == 1 and end["written_bytes"] <= LARGEST_FILE),
     "processor": Flood(("python3 burn.py",) * 4, _timed_out, 2),

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 
-VERSION = "cage 7"  # of the spec
+VERSION = "cage 8"  # of the spec
 ENCODING, ERRORS = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()  # of os.fsencode
 
 

@@ -60,11 +60,12 @@ REMOVE_DELAYS = (0.0, 0.001, 0.004)  # seconds to wait for killed processes befo
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """What the cage needs to join: a folder, the file in it to write to, the layers that it adds."""
+    """What the cage needs to join: a folder, the file in it to write to, the layers that it adds, whether it limits memory."""
 
     folder: int  # descriptor
     join: str
     layers: str  # separated by commas
+    memory: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,8 @@ class Part:
     def open(self) -> Member:
         """OSError where the folder no longer exists."""
         folder = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        return Member(folder, JOIN[self.version], ",".join(f"cgroup:{each}" for each in self.limits))
+        layers = ",".join(f"cgroup:{each}" for each in self.limits)
+        return Member(folder, JOIN[self.version], layers, "memory" in self.limits)
 
     def met(self) -> Iterator[tuple[str, int]]:
         """How often each limit was met since the group was created."""

@@ -453,18 +453,19 @@ def _with_state(outcome: Outcome, state: int, given: Mapping[str, str], recorder
 def _limit(exit_code: int, met: frozenset[str]) -> str:
     """The rule of the limit that ended a command, as far as the kernel reports it; a shell reports its child's end.
 
-    What gets no more memory may end itself: node aborts.
+    Where one of its processes was killed for memory, the others may end as they like. What gets no more may end itself: node
+    aborts.
     """
     match exit_code - EXIT_SIGNAL_BASE:
         case signal.SIGXCPU:
             return "limits.cpu"
         case signal.SIGXFSZ:
             return "limits.file_size"
-        case signal.SIGKILL if "memory" in met:
-            return "limits.memory"
         case signal.SIGABRT if NEARLY_ALL in met:
             return "limits.memory"
-    return "limits.processes" if exit_code and "pids" in met else ""
+        case _ if not exit_code:
+            return ""
+    return "limits.memory" if "memory" in met else "limits.processes" if "pids" in met else ""
 
 
 def _pipefail(ends: Sequence[StageEnd]) -> int:

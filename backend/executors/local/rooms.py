@@ -40,6 +40,9 @@ TMP = "/tmp"
 USERS = "/etc/passwd"
 USERS_SIZE = 64 * 1024  # characters of that file, where the room has its own
 USER = "gatepost:x:{0}:{0}::{1}:/bin/bash\n"  # what programs find when they ask for the name of their user
+MEMORY = "/proc/meminfo"
+ALL_OF_IT = {"MemTotal", "MemFree", "MemAvailable"}  # there: a command begins with all the memory that it may have
+OF_PAGES = {"Hugepagesize", "VmallocTotal"}  # no amounts that are used
 SCRATCH_SIZE = "16m"  # of each folder in memory: for sockets and locks; what is large belongs to the workspace
 LINKS = {
     "/dev/fd": "/proc/self/fd",
@@ -141,8 +144,9 @@ def _pid_namespace(pid: int) -> int:
         return 0
 
 
-def make_room(cage: Path, plan: RoomPlan) -> Room:
-    """Make a room. Waits for it; OSError where the machine does not permit it."""
+def make_room(cage: Path, plan: RoomPlan, memory: int = 0) -> Room:
+    """Make a room, whose commands see so much memory (bytes; 0: that of the machine). Waits for it; OSError where the
+    machine does not permit it."""
     root = os.geteuid() == 0
     namespaces = OWN | (0 if plan.network else NEW_NETWORK)
     with ExitStack() as ours, ExitStack() as theirs:
@@ -152,7 +156,7 @@ def make_room(cage: Path, plan: RoomPlan) -> Room:
         user = (-1, -1) if root else (os.geteuid(), os.getegid())
         receiving, sending = _exit_ends(plan, ours, theirs)
         words: list[str | int] = [VERSION, lifeline_read, status_write, sending, namespaces, *user]
-        words += [*_listed(_proc_entries()), *_shown(plan)]
+        words += [*_listed(_proc_entries()), *_shown(plan, memory)]
         spec = spec_file(fields(words), theirs)
         maker = spawn(cage, ["--room", str(spec)], {spec, lifeline_read, status_write, sending} - {-1})
         theirs.close()
@@ -213,7 +217,7 @@ def _proc_entries() -> list[str]:
     return sorted({path.split("/")[2] for path in READABLE if path.startswith("/proc/")} - {"self"})
 
 
-def _shown(plan: RoomPlan) -> list[str | int]:
+def _shown(plan: RoomPlan, memory: int) -> list[str | int]:
     """What the room shows: how many, then kind, path and more of each. Folders come before what is inside of them."""
     folders = _system() | dict.fromkeys(plan.in_memory, (IN_MEMORY, SCRATCH_SIZE))
     own = (plan.root, *plan.homes, *plan.kept)
@@ -221,7 +225,8 @@ def _shown(plan: RoomPlan) -> list[str | int]:
     # Nothing is put into what commands can write to.
     folders = {path: how for path, how in folders.items() if not _is_below(path, own)}
     folders |= dict.fromkeys(own, (WRITABLE, ""))
-    entries = [(kind, path, more) for path, (kind, more) in sorted(folders.items())] + _links(plan) + _users(plan)
+    entries = [(kind, path, more) for path, (kind, more) in sorted(folders.items())]
+    entries += [*_links(plan), *_users(plan), *_memory(memory)]
     return [len(entries), *(word for entry in entries for word in entry)]
 
 
@@ -264,6 +269,22 @@ def _users(plan: RoomPlan) -> list[_Shown]:
     if any(line.split(":")[2:3] == [str(plan.uid)] for line in known.splitlines()):
         return []
     return [(TEXT, USERS, USER.format(plan.uid, (*plan.kept, *plan.homes, plan.root)[0]) + known)]
+
+
+def _memory(limit: int) -> list[_Shown]:
+    """The memory that a command may have in the place of the machine's, of which tools take a part for each of their
+    workers."""
+    with open(MEMORY) as file:
+        amounts = dict(line.split(":", 1) for line in file)
+    if not 0 < limit < int(amounts["MemTotal"].split()[0]) * 1024:
+        return []
+    known = {name: amount for name, amount in amounts.items() if name in OF_PAGES}
+    lines = (f"{name}:{known.get(name) or _kib(limit if name in ALL_OF_IT else 0)}" for name in amounts)
+    return [(TEXT, MEMORY, "".join(lines))]
+
+
+def _kib(size: int) -> str:
+    return f"{size // 1024:>15} kB\n"
 
 
 def _outermost(paths: Iterable[str], shown: Iterable[str]) -> list[str]:

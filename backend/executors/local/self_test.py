@@ -88,7 +88,8 @@ def probe(launcher: CageLauncher, *, in_room: bool = False) -> Protection:
     """
     with ExitStack() as stack:
         place = _Place(stack, launcher.run_as)
-        room = make_room(launcher.usable_cage(), plan_room([Bounds(place.root)])) if in_room else None
+        plan = plan_room([Bounds(place.root)])
+        room = make_room(launcher.usable_cage(), plan, launcher.limits.memory_total) if in_room else None
         if room:
             stack.callback(room.close)
         free = replace(launcher, minimum="L0")

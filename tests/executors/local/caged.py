@@ -170,7 +170,7 @@ class Cage:
             return None
         plan = plan_room([bounds])
         if plan not in self.rooms or self.rooms[plan].ended:
-            self.rooms[plan] = make_room(self.launcher.usable_cage(), plan)
+            self.rooms[plan] = make_room(self.launcher.usable_cage(), plan, self.launcher.limits.memory_total)
         return self.rooms[plan].entrance
 
     def run(

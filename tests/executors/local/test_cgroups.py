@@ -213,10 +213,12 @@ def test_what_a_killed_cage_leaves_is_killed(cage: Cage) -> None:
 
 def test_a_group_that_cannot_be_joined_is_not_told(cage: Cage, monkeypatch: pytest.MonkeyPatch) -> None:
     def nowhere(self: cgroups.Part) -> Member:
-        return Member(os.open("/", os.O_RDONLY), cgroups.JOIN[self.version], "cgroup:memory,cgroup:pids")
+        return Member(os.open("/", os.O_RDONLY), cgroups.JOIN[self.version], "cgroup:memory,cgroup:pids", True)
 
     monkeypatch.setattr(cgroups.Part, "open", nowhere)
     assert layers(cage) == set()
+    limit = cage.limited(memory=1 << 28).run(["grep", "data size", "/proc/self/limits"]).text.split()[3]
+    assert limit == str(1 << 28), "as where there are no groups"
 
 
 def test_a_bound_that_cannot_be_written_is_not_told(cage: Cage, monkeypatch: pytest.MonkeyPatch) -> None:

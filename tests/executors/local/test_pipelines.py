@@ -17,6 +17,7 @@ from backend.core.recording.batches import read_batch
 from backend.core.recording.digest import RecordingDigest
 from backend.core.recording.reader import Send
 from backend.core.recording.writer import Recorder
+from backend.executors.local.cgroups import detect_groups
 from backend.executors.local.launcher import POLLING, CageLauncher, CageLimits, cage_environment
 from backend.executors.local.outside import OutsideProgram
 from backend.executors.local.pipelines import LocalPipelines, _limit
@@ -155,12 +156,27 @@ async def test_the_limit_that_ended_a_command_is_named(
 
 
 @pytest.mark.parametrize(
+    "code",
+    [
+        "kept = [bytearray(1 << 20) for _ in range(1000)]",
+        "import os, sys; pid = os.fork(); pid or [bytearray(1 << 20) for _ in range(1000)]; sys.exit(os.wait()[1] != 0)",
+    ],
+)
+async def test_who_needs_more_memory_is_told_so(tmp_path: Path, code: str) -> None:
+    """Also a program that would end by itself if it got no more, and one whose child needed it."""
+    if not any("memory" in branch.controllers for branch in detect_groups().branches):
+        pytest.skip("no control group limits memory here")
+    outcome = await Bench(tmp_path, code, limits=CageLimits(memory=64 << 20, memory_total=64 << 20)).run()
+    assert (outcome.status, outcome.rule) == (Status.FAILED, "limits.memory")
+
+
+@pytest.mark.parametrize(
     ("exit_code", "met", "rule"),
     [
         (137, {"memory"}, "limits.memory"),
         (137, {"memory", "pids"}, "limits.memory"),
         (137, set(), ""),
-        (1, {"memory"}, ""),
+        (1, {"memory"}, "limits.memory"),
         (1, {"pids"}, "limits.processes"),
         (0, {"pids", "memory"}, ""),
         (152, set(), "limits.cpu"),

@@ -17,6 +17,7 @@ import pytest
 from backend.core.policy.files import TEMPORARY
 from backend.executors.local import rooms as module
 from backend.executors.local.homes import make_temporary
+from backend.executors.local.launcher import CageLimits
 from backend.executors.local.process_spec import Bounds, Stage
 from backend.executors.local.rooms import Room, RoomPlan, Rooms, make_room, plan_room
 from tests.executors.local.caged import BOUND, ROOT, RUN_AS, Cage, folder, give, program, read_all, roomy, shell, wait
@@ -77,6 +78,18 @@ class TestFiles:
         assert cage.run(["head", "-n", "1", "/etc/group"]).codes == [0]
         assert "root:" in cage.run(["cat", "/etc/passwd"]).text
         assert cage.run(shell("echo x >> /etc/passwd; chmod 777 /etc/passwd")).codes != [0]
+
+    def test_the_memory_is_what_a_command_may_have(self, cache: Path) -> None:
+        wanted("free")
+        names = [line.partition(":")[0] for line in Path("/proc/meminfo").read_text().splitlines()]
+        with roomy(cache, CageLimits(memory_total=64 << 20)) as cage:
+            shown = dict(line.split(":", 1) for line in cage.run(["cat", "/proc/meminfo"]).text.splitlines())
+            assert list(shown) == names
+            assert shown["MemTotal"].split() == shown["MemAvailable"].split() == ["65536", "kB"]
+            assert cage.run(["free", "-b"]).text.splitlines()[1].split()[1:3] == [str(64 << 20), "0"]
+            assert cage.run(shell("echo x > /proc/meminfo")).codes != [0]
+        with roomy(cache, CageLimits(memory_total=1 << 60)) as cage:
+            assert cage.run(["grep", "MemTotal", "/proc/meminfo"]).text in Path("/proc/meminfo").read_text()
 
     def test_what_is_in_memory_is_shared_in_a_room_and_bounded(self, cage: Cage) -> None:
         assert cage.run(shell("echo kept > /tmp/x; echo kept > /dev/shm/x")).codes == [0]

@@ -184,7 +184,7 @@ static int fork_for_parent(void) { return (int)CALL(__NR_clone, CLONE_PARENT | S
 #define NET_CONNECT_TCP 2ull
 #define SCOPE_ALL 3 /* abstract UNIX sockets and signals */
 
-#define VERSION "cage 7"
+#define VERSION "cage 8"
 #define SPEC_LIMIT (8 << 20) /* bytes; more than the kernel accepts as arguments */
 #define MAX_STAGES 64
 #define MAX_RULES 256
@@ -254,7 +254,7 @@ struct confinement {
     struct sock_filter instructions[MAX_FILTER];
 };
 struct stage { struct confinement *confinement; char *executable, *cwd, **argv, **env; int fds[3], kept, kept_as, pid; };
-struct group { int folder, joined; const char *join, *layers; };
+struct group { int folder, joined, memory; const char *join, *layers; }; /* memory: it counts that of the command */
 struct process { int pid, parent; char state, ours; };
 
 static struct {
@@ -391,6 +391,7 @@ static void read_groups(void)
         cage.groups[i].folder = next_descriptor();
         cage.groups[i].join = next_text();
         cage.groups[i].layers = next_text();
+        cage.groups[i].memory = next_int(0, 1);
     }
 }
 
@@ -549,10 +550,21 @@ static long set_rlimit(int what, long long soft, long long hard)
     return CALL(__NR_prlimit64, 0, what, &next, 0);
 }
 
+/* What a process may come to use. A group counts what is used, by all of them, and reports when that is too much: it is to
+ * be met first, but one process alone is to be limited even then. */
+static long long data_limit(void)
+{
+    for (int i = 0; i < cage.ngroups; i++)
+        if (cage.groups[i].memory && cage.groups[i].joined)
+            return cage.data < INT64_MAX / 2 ? 2 * cage.data : INT64_MAX;
+    return cage.data;
+}
+
 static long apply_rlimits(void)
 {
+    long long data = data_limit();
     long failed = set_rlimit(RLIMIT_CPU, cage.cpu, cage.cpu + 1);
-    failed = failed ? failed : set_rlimit(RLIMIT_DATA, cage.data, cage.data);
+    failed = failed ? failed : set_rlimit(RLIMIT_DATA, data, data);
     /* The stack is not data: without a hard limit, a program could raise its own and grow past the limit of memory. */
     failed = failed ? failed : set_rlimit(RLIMIT_STACK, 8LL << 20, 64LL << 20);
     failed = failed ? failed : set_rlimit(RLIMIT_FSIZE, cage.file_size, cage.file_size);
