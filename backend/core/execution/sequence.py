@@ -51,7 +51,7 @@ from backend.core.policy.admit import (
     place_redirects,
 )
 from backend.core.policy.egress import Egress
-from backend.core.policy.files import folder_of
+from backend.core.policy.files import TEMPORARY, folder_of
 from backend.core.policy.line_state import (
     Activate,
     Await,
@@ -512,7 +512,7 @@ class _Line:
         if verdict.is_builtin:
             await self._change(verdict.effect, substituted)
         else:
-            pipeline = self._pipeline(verdict)
+            pipeline = self._pipeline(verdict.invocations, leaves_state=verdict.is_line)
             self.progress.add(await self.sequence.runner.run(pipeline, self.output, self.instructions))
 
     async def _verdict(self, step: Step) -> Verdict | Decision:
@@ -525,12 +525,17 @@ class _Line:
             await sequence.log.step(self.job.execution, self.job.actor, argvs, verdict.decision)
         return verdict
 
-    def _pipeline(self, verdict: Verdict) -> Pipeline:
+    async def _run(self, argv: tuple[str, ...]) -> None:
+        """Run a program that does what a form of the line stands for, without a say in its end."""
+        pipeline = replace(self._pipeline((Invocation(argv),)), stdin=False, input=None)
+        await self.sequence.runner.run(pipeline, self.output, self.instructions)
+
+    def _pipeline(self, invocations: tuple[Invocation, ...], *, leaves_state: bool = False) -> Pipeline:
         job, target, progress = self.job, self.sequence.target, self.progress
         spent = progress.outcome.stdout_bytes + progress.outcome.stderr_bytes
         return Pipeline(
             execution=job.execution,
-            invocations=verdict.invocations,
+            invocations=invocations,
             root=str(target.files.root),
             cwd=str(progress.state.cwd),
             timeout=max(self.end - self.sequence.clock(), 0),
@@ -542,7 +547,7 @@ class _Line:
             actor=job.actor,
             captured=self.captured,
             input=self.input,
-            leaves_state=verdict.is_line,
+            leaves_state=leaves_state,
         )
 
     async def _change(self, effect: Effect | None, substituted: int) -> None:
@@ -554,6 +559,8 @@ class _Line:
         if isinstance(effect, Read):
             await self._read(effect)
             return
+        if isinstance(effect, Enter) and effect.folder == str(self.sequence.target.files.root / TEMPORARY):
+            await self._run(("mkdir", "-p", effect.folder))  # /tmp is always there
         if isinstance(effect, Exit):
             progress.add(_ended(effect.status))
             progress.ended = True

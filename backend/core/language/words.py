@@ -9,7 +9,7 @@ from backend.core.language.arithmetic import Expression, UnlikeArithmetic
 from backend.core.language.tree import GLOB_STARTS, Parameter, Word
 from backend.core.language.trimming import changed
 
-__all__ = ["UNKNOWN", "Guess", "Parameter", "Unset", "Word", "expand_words", "joined"]
+__all__ = ["UNKNOWN", "Guess", "OrEmpty", "Parameter", "Unset", "Word", "expand_words", "joined"]
 
 GLOB_CHARACTERS = GLOB_STARTS | frozenset("]!^-")
 BLANK = re.compile("[ \t\n]+")  # what separates fields: IFS cannot be set
@@ -27,6 +27,14 @@ class Guess(str):
 # What a value is taken to be before a line runs: a plain name, and a number that a process may have. The step is judged again
 # when it is known.
 UNKNOWN = Guess("2")
+
+
+class OrEmpty(dict[str, str]):
+    """Variables, of which those that are not set are empty."""
+
+    def get(self, name: str, default: str | None = None) -> str:  # type: ignore[override]
+        """The value of a variable."""
+        return super().get(name, "")
 
 
 class Unset(Exception):

@@ -45,6 +45,7 @@ from backend.core.policy.profile import OFFLINE, Offline, Place, Profile
 from backend.core.policy.shell import judge_bash, run_by_bash
 
 RISKS = list(Risk)
+TESTS = frozenset({"[", "test"})
 OPEN_REDIRECTS = frozenset({"<", ">", ">>"})
 ANSWERED = frozenset({"help", "clear"})  # lines that Gatepost answers itself, also where a shell runs all others
 STEP_LIMIT = 1000  # steps of a line that are judged before it starts
@@ -340,7 +341,7 @@ def _words(words: tuple[Word, ...], target: PolicyTarget, state: LineState) -> t
 
 def choose(compound: Case, target: PolicyTarget, state: LineState) -> tuple[Step, ...] | Decision:
     """The steps of the first choice with a pattern that matches."""
-    values = state.values(target.files.variables)
+    values = state.tested_values(target.files.variables)
     try:
         word = joined(compound.word, values)
         for choice in compound.choices:
@@ -434,7 +435,9 @@ class _CommandJudge:
         """What a command runs, and the decision on it."""
         profile, files = self.target.profile, self.target.files
         environment = self._environment(command)
-        words = expand_words(command.words, self.values)
+        is_test = command.words[0].text in TESTS
+        values = self.state.tested_values(self.target.files.variables) if is_test else self.values
+        words = expand_words(command.words, values)
         if not words:
             raise _Refused(_nothing_left(profile))
         has_document = any(each.operator == "<<" for each in command.redirects)

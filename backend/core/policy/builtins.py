@@ -11,7 +11,7 @@ from backend.core.language.fields import BLANKS
 from backend.core.language.lexer import ASSIGNMENT
 from backend.core.language.parser import Command
 from backend.core.language.words import UNKNOWN, Guess, Word, expand_words, joined
-from backend.core.policy.files import FileView, outside
+from backend.core.policy.files import FileView, in_temporary, outside
 from backend.core.policy.line_state import (
     ENVIRONMENT,
     Activate,
@@ -38,6 +38,7 @@ EXECUTION = re.compile("%[0-9A-HJKMNP-TV-Z%+]*|[0-9A-HJKMNP-TV-Z]{26}")  # how k
 EXAMPLES = dict.fromkeys((KILL, "wait", "jobs"), "For example: npm start & sleep 5; kill %1.") | {
     "read": "For example: while read -r LINE; do echo $LINE; done < list.txt."
 }
+OPTIONS = {"a": "allexport", "e": "errexit", "u": "nounset", "x": "xtrace", "o": "pipefail"}  # of set
 SIGNALS = {"1": "HUP", "2": "INT", "3": "QUIT", "9": "KILL", "10": "USR1", "12": "USR2", "15": "TERM"}
 
 
@@ -158,7 +159,7 @@ def _cd(
         return target.files.check((before,), place.cwd) or Builtin(arguments, Enter(before, reports, shown=reports))
     if len(folders) > 1 or any(not folder or folder.startswith("-") for folder in folders):
         return _misused("cd", "takes the name of one folder")
-    folder = folders[0] if folders else str(place.root)
+    folder = in_temporary(Word(folders[0]), target.files).text if folders else str(place.root)
     if not place.works_in(folder):
         return outside(folder)
     return target.files.check((folder,), place.cwd) or Builtin(arguments, Enter(folder, reports))
@@ -233,26 +234,20 @@ def _exit(arguments: tuple[str, ...], state: LineState) -> Builtin | Decision:
 
 
 def _set(arguments: tuple[str, ...]) -> Builtin | Decision:
-    """`set -e`, `-u` (variables that are not set are refused anyway), `-x` and `-o pipefail`, also as `set -euxo pipefail`."""
-    errexit: bool | None = None
-    pipefail: bool | None = None
-    xtrace: bool | None = None
+    """`set -e`, `-u`, `-x` and `-o pipefail`, also as `set -euxo pipefail`."""
+    given: dict[str, bool] = {}
     words = iter(arguments)
     for word in words:
-        on = word.startswith("-")
-        if word[:1] not in {"-", "+"} or not word[1:] or set(word[1:]) - set("euxo" if on else "exo"):
+        if word[:1] not in {"-", "+"} or not word[1:] or set(word[1:]) - set(OPTIONS):
             return _unset_option()
-        errexit = on if "e" in word else errexit
-        xtrace = on if "x" in word else xtrace
-        if "o" in word:
-            if next(words, "") != "pipefail":
-                return _unset_option()
-            pipefail = on
-    return Builtin(arguments, Options(errexit, pipefail, xtrace)) if arguments else _unset_option()
+        if "o" in word and next(words, "") != "pipefail":
+            return _unset_option()
+        given |= dict.fromkeys((OPTIONS[letter] for letter in word[1:]), word.startswith("-"))
+    return Builtin(arguments, Options(**given)) if arguments else _unset_option()
 
 
 def _unset_option() -> Decision:
-    return _misused("set", "takes -e, -u, -x and -o pipefail")
+    return _misused("set", "takes -a, -e, -u, -x and -o pipefail")
 
 
 def _misused(name: str, what: str) -> Decision:

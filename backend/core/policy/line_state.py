@@ -4,7 +4,7 @@ from collections.abc import Container, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 
-from backend.core.language.words import UNKNOWN, Guess
+from backend.core.language.words import UNKNOWN, Guess, OrEmpty
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +47,12 @@ class Exit:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What `set` changes: whether a failure ends the line, any program of a pipeline can fail it, commands are shown."""
+    """What `set` changes: whether a failure ends the line, any program of a pipeline can fail it, commands are shown, tests know
+    variables that are not set."""
 
+    allexport: bool | None = None
     errexit: bool | None = None
+    nounset: bool | None = None
     pipefail: bool | None = None
     xtrace: bool | None = None
 
@@ -93,6 +96,8 @@ class ShowStarted:
 
 Effect = Enter | Activate | Define | Forget | Exit | Options | Leave | Cancel | Await | ShowStarted | Read
 
+# What a shell calls itself, its system and its user, which is not the name that the machine has for the owner of a workspace.
+OF_A_SHELL = {"SHELL": "/bin/bash", "OSTYPE": "linux-gnu", "USER": "gatepost", "LOGNAME": "gatepost"}
 ENVIRONMENT = "VIRTUAL_ENV"  # names the virtual environment that is activated, from the workspace
 STARTED_LIMIT = 100  # executions in the background that a line and its session know, the newest
 NOT_STARTED = "0" * 26  # the id of an execution that is not started yet
@@ -109,7 +114,9 @@ class LineState:
     variables: Mapping[str, str] = field(default_factory=dict)
     exported: Mapping[str, str] = field(default_factory=dict)
     status: int = 0
+    allexport: bool = False
     errexit: bool = False
+    nounset: bool = False
     pipefail: bool = False
     xtrace: bool = False
     background: Mapping[str, str] = field(default_factory=dict)
@@ -122,7 +129,12 @@ class LineState:
             own["OLDPWD"] = str(self.previous)
         if self.background:
             own["!"] = [*self.background.values()][-1]
-        return {**standard, **self.variables, **self.exported, **own}
+        return {**OF_A_SHELL, **standard, **self.variables, **self.exported, **own}
+
+    def tested_values(self, standard: Mapping[str, str]) -> dict[str, str]:
+        """The same for a test, where one that is not set is empty."""
+        values = self.values(standard)
+        return values if self.nounset else OrEmpty(values)
 
     def after(self, effect: Effect | None) -> "LineState":
         """The state that a builtin leaves if it succeeds."""
@@ -137,12 +149,14 @@ class LineState:
                 variables = {name: value for name, value in self.variables.items() if name not in names}
                 remaining = {name: value for name, value in self.exported.items() if name not in names}
                 return replace(self, variables=variables, exported=remaining)
-            case Options(errexit=errexit, pipefail=pipefail, xtrace=xtrace):
+            case Options():
                 return replace(
                     self,
-                    errexit=self.errexit if errexit is None else errexit,
-                    pipefail=self.pipefail if pipefail is None else pipefail,
-                    xtrace=self.xtrace if xtrace is None else xtrace,
+                    allexport=_changed(self.allexport, effect.allexport),
+                    errexit=_changed(self.errexit, effect.errexit),
+                    nounset=_changed(self.nounset, effect.nounset),
+                    pipefail=_changed(self.pipefail, effect.pipefail),
+                    xtrace=_changed(self.xtrace, effect.xtrace),
                 )
             case Read(names=names):
                 return self._defined(dict.fromkeys(names, UNKNOWN), exported=False)
@@ -188,6 +202,10 @@ class LineState:
 def _merged(values: Mapping[str, str], others: Mapping[str, str]) -> dict[str, str]:
     differing = (name for name, value in others.items() if values.get(name, value) != value)
     return {**others, **values, **{name: Guess(values[name]) for name in differing}}
+
+
+def _changed(before: bool, given: bool | None) -> bool:
+    return before if given is None else given
 
 
 BEGINNING = LineState(PurePosixPath("/"))

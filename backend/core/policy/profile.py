@@ -23,7 +23,7 @@ options, abbreviated options. The keys of a profile:
     [kinds]                       NAME = a regular expression that all of the value must match, or
                                   {pattern, role}, where the role is one of the built-in kinds: text, path,
                                   target (a file that is written: none of git's own), folder (what other paths may
-                                  be relative to), guess (a path if it looks like one out of the workspace), sed, awk,
+                                  be relative to), link (what a link leads to, or its name), guess (a path if it looks like one out of the workspace), sed, awk,
                                   run (a program, judged by the same rules, with all words after it), line (a line for a
                                   shell, of plain commands that are judged by the same rules)
     scripts = RISK                programs of the workspace may run by their path (./build.sh), with this risk
@@ -84,6 +84,7 @@ from backend.core.policy.program_rules import (
     Quirk,
     Role,
     Started,
+    placed_links,
 )
 from backend.core.policy.sed_awk import ScriptError, check_awk, check_sed
 
@@ -99,6 +100,8 @@ DANGEROUS_VARIABLE = re.compile(
     "|PATH|ENV|IFS|HOME|SHELL|SHELLOPTS|PS4|EDITOR|VISUAL|PAGER|BROWSER|LESS.*|TMPDIR|TAR_OPTIONS|TAPE|GREP_.*|UNZIP|ZIP.*"
     "|POSIXLY_CORRECT|.*_PROXY|.*_proxy|XDG_.*|LOCPATH|NLSPATH|TERMINFO.*|AWK.*|GAWK.*|CURL_.*|WGET.*|SSL_.*|SSH_.*"
 )
+# These make a program load files of the workspace, which is no news where its own programs run anyway (`scripts`).
+LOADS_OWN_CODE = frozenset({"PYTHONPATH"})
 VARIABLE_NAME = re.compile("[A-Za-z_][A-Za-z0-9_]*")
 # Several of the harmless variables name a file when their value is a path.
 VARIABLE_VALUE = re.compile(r"(?!.*\.\.)(?::?[A-Za-z0-9_+*@,.=-][A-Za-z0-9_+*@,.:=/ -]*)?")
@@ -260,6 +263,7 @@ class Profile:
         programs, extra = read_programs(table)
         shell = _shell(table)
         risks = table.table("risks")
+        scripts = table.choice("scripts", Risk, Risk.BLOCKED)
         profile = cls(
             name=table.text("name"),
             summary=table.text("summary"),
@@ -269,14 +273,14 @@ class Profile:
             programs={name: program for name, program in programs.items() if not program.in_rooms},
             only_in_rooms={name: program for name, program in programs.items() if program.in_rooms},
             extra=extra,
-            scripts=table.choice("scripts", Risk, Risk.BLOCKED),
+            scripts=scripts,
             shell=shell,
             unlisted=risks.choice("unlisted", Risk, None) if shell else Risk.BLOCKED,
             dynamic=risks.choice("dynamic", Risk, None) if shell else Risk.BLOCKED,
             blocked_programs=blocked.table("programs").texts(),
             blocked_arguments=tuple(map(_blocked_argument, blocked.tables_of("arguments"))),
             operators=_operators(table),
-            environment=_environment(table),
+            environment=_environment(table, scripts),
             pipefail=table.truth("pipefail"),
         )
         for part in (table, limits, blocked, risks):
@@ -368,6 +372,9 @@ class Profile:
                 if refusal := _refuse_path(parse.uses[-1].program, argument, place):
                     return refusal
                 arguments.append(argument)
+            arguments = placed_links(parse.uses[-1], arguments)
+            if refusal := _first_refused(parse.uses[-1].program, arguments, place):
+                return refusal
             if started.open_ended:
                 parse.check_open_end()
             _check_guard(started, parse.uses[-1].program)
@@ -633,6 +640,10 @@ def _refuse_path(program: Program, argument: Argument, place: Place) -> Decision
     return _refuse_outside(argument.text, place)
 
 
+def _first_refused(program: Program, arguments: list[Argument], place: Place) -> Decision | None:
+    return next((refusal for each in arguments if (refusal := _refuse_path(program, each, place))), None)
+
+
 def _refuse_outside(path: str, place: Place) -> Decision | None:
     if place.holds(path):
         return None
@@ -669,11 +680,12 @@ def _operators(table: Table) -> frozenset[str]:
     return operators
 
 
-def _environment(table: Table) -> frozenset[str]:
+def _environment(table: Table, scripts: Risk) -> frozenset[str]:
+    harmless = frozenset() if scripts is Risk.BLOCKED else LOADS_OWN_CODE
     for name in (names := table.strings("environment")):
         if not VARIABLE_NAME.fullmatch(name):
             raise ProfileError(f"{table.place}.environment: {name!r} is not the name of a variable")
-        if DANGEROUS_VARIABLE.fullmatch(name):
+        if DANGEROUS_VARIABLE.fullmatch(name) and name not in harmless:
             raise ProfileError(f"{table.place}.environment: {name} can change which program runs, or from where")
     return frozenset(names)
 

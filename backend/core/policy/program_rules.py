@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from itertools import chain
+from itertools import chain, product
 from pathlib import PurePosixPath
 
 from backend.core.decisions import Decision, Risk
@@ -18,6 +18,7 @@ NUMBER_OPTION = re.compile(r"-[0-9]+")
 ASSIGNED = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)", re.DOTALL)
 PLACEHOLDER = "\ufffc"  # in a word, for what is only known later
 LINE_OPERATORS = frozenset({"&&", "||", ";", "|"})
+SYMBOLIC, ELSEWHERE = frozenset({"-s", "--symbolic"}), frozenset({"-r", "--relative", "-t", "--target-directory"})
 REPLACES = "-I"  # the option of a program that appends words, for the text that they replace
 
 
@@ -29,6 +30,7 @@ class Role(StrEnum):
     TARGET = "target"  # a file that it may write
     FOLDER = "folder"  # a folder that it changes to and may write in; other paths may be relative to it
     GUESS = "guess"  # unknown: what looks like a path out of the workspace is treated as a path
+    LINK = "link"  # what a link leads to, or its name; a symbolic one is read from where it is made
     SED = "sed"  # a script
     AWK = "awk"  # a script
     RUN = "run"  # a program that it starts, with the words after it
@@ -252,6 +254,24 @@ def _guess(token: str) -> Argument:
     value = token.partition("=")[2] if token.startswith("-") and "=" in token else token
     leads_out = value.startswith("/") or ".." in PurePosixPath(value).parts
     return Argument(value, Role.PATH if leads_out and not any(map(str.isspace, value)) else Role.TEXT)
+
+
+def placed_links(use: ProgramUse, arguments: list[Argument]) -> list[Argument]:
+    """The arguments with the files that links lead to: a symbolic one is read from where it is made.
+
+    That is next to its name, or in it if that is a folder.
+    """
+    links = [each.text for each in arguments if each.role is Role.LINK]
+    if not links:
+        return arguments
+    others = [each for each in arguments if each.role is not Role.LINK]
+    if not use.given & SYMBOLIC or use.given & ELSEWHERE:
+        return [*others, *(Argument(text, Role.TARGET) for text in links)]
+    *targets, name = links if len(links) > 1 else [*links, "."]
+    is_folder = len(targets) > 1 or name.endswith("/") or name in {".", ".."}
+    places = (PurePosixPath(name),) if is_folder else (PurePosixPath(name).parent, PurePosixPath(name))
+    files = (str(place / target) for place, target in product(places, targets))
+    return [*others, Argument(name, Role.TARGET), *(Argument(file, Role.TARGET) for file in files)]
 
 
 def _shaped(program: Program, tokens: Iterator[str]) -> Iterator[Argument]:

@@ -97,6 +97,18 @@ def bench(tmp_path: Path) -> Bench:
         ("cat nope &> /dev/null || echo no", "no\n", 0),
         ("grep one a.txt /dev/null", "a.txt:one\n", 0),
         ("cd src && cat ../a.txt", "one\ntwo\n", 0),
+        ("cd /tmp && echo x > f && cd /tmp && cat f ../.tmp/f; ls ../a.txt; cd ~; ls /tmp", "x\nx\n../a.txt\nf\n", 0),
+        ("ln -s ../a.txt src/l && cat src/l; ln -s ../../a.txt src/deep/; cat here/a.txt", "one\ntwo\none\ntwo\n", 0),
+        (
+            "[ -n \"$NONE\" ] || echo none; [[ $NONE == a* ]]; echo $?; case $NONE in '') echo empty;; esac",
+            "none\n1\nempty\n",
+            0,
+        ),
+        (
+            "case $OSTYPE in linux*) echo $SHELL;; esac; echo $USER | wc -w; SHELL=x; echo $SHELL",
+            "/bin/bash\n1\nx\n",
+            0,
+        ),
         ("cat src/../a.txt > src/deep/../c && cat src/c", "one\ntwo\n", 0),
         ("mkdir -p build/x && cd build/x && cat ../../a.txt", "one\ntwo\n", 0),
         ("cd src; cat b.txt; cd ..; cat a.txt", "three\none\ntwo\n", 0),

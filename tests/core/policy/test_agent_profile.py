@@ -578,6 +578,12 @@ def test_a_variable_that_starts_programs_cannot_be_listed(name: str) -> None:
         Profile.from_toml(f"{HEAD}environment = ['{name}']\n{LIMITS}")
 
 
+def test_where_programs_of_the_workspace_run_python_may_load_its_files() -> None:
+    assert Profile.from_toml(f"{HEAD}scripts = 'moderate'\nenvironment = ['PYTHONPATH']\n{LIMITS}").environment
+    assert AGENT.decide_assignment("PYTHONPATH", ".:src").allowed
+    assert AGENT.decide_assignment("PYTHONPATH", "../src").rule == "environment.value"
+
+
 @pytest.mark.parametrize(
     ("text", "place"),
     [
