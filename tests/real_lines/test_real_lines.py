@@ -1,10 +1,13 @@
 """Lines as people and agents send them: how many of them run in a project. As a program it prints the shares and the others."""
 
 import asyncio
+import os
 import re
 import shutil
 import subprocess
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 
@@ -15,8 +18,9 @@ from backend.core.execution.model import EXIT_DENIED
 from backend.core.policy.admit import Plan, admit
 from backend.core.policy.files import FileView, Unseen
 from backend.core.policy.profile import OFFLINE, Offline, Profile
-from backend.executors.local.launcher import cage_environment
+from backend.executors.local.launcher import CageLauncher, cage_environment
 from backend.executors.local.outside import STANDARD
+from backend.executors.local.rooms import Rooms, make_room
 from backend.executors.local.run_as import give_folder
 from backend.policies.loader import load_profile
 from tests.core.execution.test_lines import OWNER, Bench
@@ -33,6 +37,7 @@ APART = re.compile(
     r"|vim|nano|code|open|watch|tail -f|less|ps|pgrep|pkill|kill|lsof|ss|netstat|venv|crontab|ssh-keygen|help|date|shuf|mktemp|rg|tree)\b"
     r"|[^&>]&($|[^&>])|/(tmp|dev|proc)\b|until|server"
 )
+SHARED = ("/tmp", "/var/tmp", "/dev/shm", "/run/lock")  # where everybody may write
 NOT_COMPARED = {"out.tar.gz", ".git", ".tmp", ".cache", "__pycache__", ".config", ".npm"}
 
 
@@ -76,34 +81,80 @@ def test_most_lines_are_accepted(name: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """What became of lines in a project: those that ran, those that ended otherwise than in bash, files that differ after all."""
+    """What became of lines in a project: how many ran, those that ended otherwise than in bash, files that differ after all,
+    what changed outside, and the processes that are left."""
 
     ran: int
     unlike: dict[str, tuple[int | None, int]]
     files: set[str]
+    outside: set[str]
+    left: list[str]
 
 
 async def compared(folder: Path) -> Compared:
-    """Run some lines one after another in a project, and in a copy of it by bash."""
-    ours, theirs = folder / "ws", folder / "bash"
-    ours.mkdir()
-    seed(ours)
-    shutil.copytree(ours, theirs)
-    for each in (ours, *ours.rglob("*")):
+    """Run some lines one after another in a project, with and without a room, and in a copy of it by bash."""
+    alone, *copies = (folder / name for name in ("alone", "in_room", "bash", "neighbour"))
+    in_room, theirs, neighbour = copies
+    alone.mkdir()
+    seed(alone)
+    for each in copies:
+        shutil.copytree(alone, each)
+    for each in (folder, neighbour, *neighbour.rglob("*")):
+        each.chmod(0o777)  # only the cage is between
+    launcher = CageLauncher(folder / "cage", OWNER)
+    rooms = Rooms(partial(make_room, launcher.usable_cage()))
+    before = outside(neighbour)
+    ends = await ran(Bench(alone)), await ran(Bench(in_room, rooms=rooms))
+    changed, left = outside(neighbour) ^ before, processes(folder)
+    await rooms.close()
+    expected = {line: in_bash(line, theirs) for line in ends[0]}
+    unlike = {
+        line: (code, expected[line]) for each in ends for line, code in each.items() if unequal(code, expected[line])
+    }
+    files = differing(alone, theirs) | differing(in_room, theirs)
+    return Compared(len(expected), unlike, files, {name for name, *_ in changed}, left)
+
+
+async def ran(bench: Bench) -> dict[str, int | None]:
+    """How each line ends that is accepted."""
+    for each in (bench.folder, *bench.folder.rglob("*")):
         give_folder(each, OWNER)
-    bench, unlike, ran = Bench(ours), {}, 0
+    ends = {}
     for line in [line for line in lines() if not APART.search(line)][::EVERY]:
-        if not isinstance(bench.judge(line), Plan):
-            continue
-        ran += 1
-        code = (await bench.run(line)).outcome.exit_code
-        environment = {**ENVIRONMENT, "HOME": str(theirs)}
-        done = subprocess.run(
-            ["bash", "-c", line], cwd=theirs, env=environment, capture_output=True, stdin=subprocess.DEVNULL, timeout=30
-        )
-        if code != done.returncode and not (code == EXIT_DENIED and done.returncode):
-            unlike[line] = (code, done.returncode)
-    return Compared(ran, unlike, differing(ours, theirs))
+        if isinstance(bench.judge(line), Plan):
+            ends[line] = (await bench.run(line)).outcome.exit_code
+    return ends
+
+
+def in_bash(line: str, folder: Path) -> int:
+    """How it ends there."""
+    environment = {**ENVIRONMENT, "HOME": str(folder)}
+    words = ["bash", "-c", line]
+    done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, stdin=subprocess.DEVNULL, timeout=30)
+    return done.returncode
+
+
+def unequal(code: int | None, expected: int) -> bool:
+    return code != expected and not (code == EXIT_DENIED and expected)
+
+
+def outside(neighbour: Path) -> set[tuple[str, int, int, int, int]]:
+    """The state of another project, which everybody may write to, and of what the commands' user has in shared folders."""
+    shared = (each for folder in SHARED for each in Path(folder).glob("*") if OWNER and each.lstat().st_uid == OWNER[0])
+    found = ((str(each), each.lstat()) for each in (neighbour, *neighbour.rglob("*"), *shared))
+    return {(name, about.st_mode, about.st_uid, about.st_size, about.st_mtime_ns) for name, about in found}
+
+
+def processes(folder: Path) -> list[str]:
+    """What still runs there."""
+    found = (each.parent.name for each in Path("/proc").glob("[0-9]*/cwd") if _leads_to(each, folder))
+    return list(found)
+
+
+def _leads_to(link: Path, folder: Path) -> bool:
+    with suppress(OSError):  # it has ended
+        return os.readlink(link).startswith(str(folder))
+    return False
 
 
 def differing(one: Path, other: Path) -> set[str]:
@@ -118,10 +169,11 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {name: each.read_bytes() for name, each in names.items() if NOT_COMPARED.isdisjoint(Path(name).parts)}
 
 
-async def test_lines_do_in_a_project_what_they_do_in_bash(tmp_path: Path) -> None:
+async def test_lines_do_in_a_project_what_they_do_in_bash_and_nothing_outside(tmp_path: Path) -> None:
     found = await compared(tmp_path)
     assert found.ran >= 40
     assert (found.unlike, found.files) == ({}, set())
+    assert (found.outside, found.left) == (set(), [])
 
 
 if __name__ == "__main__":
@@ -133,4 +185,7 @@ if __name__ == "__main__":
     with TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         sampled = asyncio.run(compared(Path(folder)))
-    print(f"agent: {1 - len(sampled.unlike) / sampled.ran:.1%} of {sampled.ran} of these ran and ended as in bash")
+    print(
+        f"agent: {1 - len(sampled.unlike) / sampled.ran:.1%} of {sampled.ran} of these ran and ended as in bash, at L2 and L3"
+    )
+    print(f"outside of the project they changed {len(sampled.outside)} files and left {len(sampled.left)} processes")

@@ -4,7 +4,7 @@ import asyncio
 import shutil
 import subprocess
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 
@@ -19,6 +19,7 @@ from backend.core.policy.profile import Profile
 from backend.core.recording.writer import Recorder
 from backend.executors.local.launcher import CageLauncher
 from backend.executors.local.pipelines import LocalPipelines
+from backend.executors.local.rooms import Rooms
 from backend.executors.local.run_as import find_owner, give_folder
 from backend.executors.local.workspace import FolderView
 from backend.policies.loader import load_profile
@@ -48,6 +49,7 @@ class Bench:
 
     folder: Path
     profile: Profile = AGENT
+    rooms: Rooms = field(default_factory=Rooms)
 
     @property
     def scope(self) -> Scope:
@@ -65,7 +67,7 @@ class Bench:
         plan = self.judge(line)
         assert isinstance(plan, Plan), (line, plan)
         log = Log()
-        pipelines = LocalPipelines(CageLauncher(self.folder.parent / "cage", OWNER), owner=OWNER)
+        pipelines = LocalPipelines(CageLauncher(self.folder.parent / "cage", OWNER), owner=OWNER, rooms=self.rooms)
         sequence = Sequence(self.scope, pipelines, NoSteps(), str, time.monotonic)
         job = Job(ID, "local", ACTOR, line, plan, 20.0, 1 << 22, stdin=bool(given))
         recorder = Recorder(ID, log, asyncio.get_running_loop().time)
