@@ -37,7 +37,7 @@ APART = re.compile(
     r"|vim|nano|code|open|watch|tail -f|less|ps|pgrep|pkill|kill|lsof|ss|netstat|venv|crontab|ssh-keygen|help|date|shuf|mktemp|rg|tree)\b"
     r"|[^&>]&($|[^&>])|/(tmp|dev|proc)\b|until|server"
 )
-SHARED = ("/tmp", "/var/tmp", "/dev/shm", "/run/lock")  # where everybody may write
+SHARED = ("/tmp", "/var/tmp", "/dev/shm", "/run/lock")  # where everybody may write, other tests among them
 NOT_COMPARED = {"out.tar.gz", ".git", ".tmp", ".cache", "__pycache__", ".config", ".npm"}
 
 
@@ -91,8 +91,11 @@ class Compared:
     left: list[str]
 
 
-async def compared(folder: Path) -> Compared:
-    """Run some lines one after another in a project, with and without a room, and in a copy of it by bash."""
+async def compared(folder: Path, shared: tuple[str, ...] = ()) -> Compared:
+    """Run some lines one after another in a project, with and without a room, and in a copy of it by bash.
+
+    Outside is another project, and folders that everybody shares.
+    """
     alone, *copies = (folder / name for name in ("alone", "in_room", "bash", "neighbour"))
     in_room, theirs, neighbour = copies
     alone.mkdir()
@@ -103,9 +106,9 @@ async def compared(folder: Path) -> Compared:
         each.chmod(0o777)  # only the cage is between
     launcher = CageLauncher(folder / "cage", OWNER)
     rooms = Rooms(partial(make_room, launcher.usable_cage()))
-    before = outside(neighbour)
+    before = outside(neighbour, shared)
     ends = await ran(Bench(alone)), await ran(Bench(in_room, rooms=rooms))
-    changed, left = outside(neighbour) ^ before, processes(folder)
+    changed, left = outside(neighbour, shared) ^ before, processes(folder)
     await rooms.close()
     expected = {line: in_bash(line, theirs) for line in ends[0]}
     unlike = {
@@ -138,10 +141,10 @@ def unequal(code: int | None, expected: int) -> bool:
     return code != expected and not (code == EXIT_DENIED and expected)
 
 
-def outside(neighbour: Path) -> set[tuple[str, int, int, int, int]]:
+def outside(neighbour: Path, shared: tuple[str, ...]) -> set[tuple[str, int, int, int, int]]:
     """The state of another project, which everybody may write to, and of what the commands' user has in shared folders."""
-    shared = (each for folder in SHARED for each in Path(folder).glob("*") if OWNER and each.lstat().st_uid == OWNER[0])
-    found = ((str(each), each.lstat()) for each in (neighbour, *neighbour.rglob("*"), *shared))
+    own = (each for folder in shared for each in Path(folder).glob("*") if OWNER and each.lstat().st_uid == OWNER[0])
+    found = ((str(each), each.lstat()) for each in (neighbour, *neighbour.rglob("*"), *own))
     return {(name, about.st_mode, about.st_uid, about.st_size, about.st_mtime_ns) for name, about in found}
 
 
@@ -184,7 +187,7 @@ if __name__ == "__main__":
             print(f"  {written!r:60.60} {verdict.rule}")
     with TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
-        sampled = asyncio.run(compared(Path(folder)))
+        sampled = asyncio.run(compared(Path(folder), SHARED))
     print(
         f"agent: {1 - len(sampled.unlike) / sampled.ran:.1%} of {sampled.ran} of these ran and ended as in bash, at L2 and L3"
     )
