@@ -44,7 +44,7 @@ from backend.core.execution.model import Job
 from backend.core.execution.sessions import Sessions
 from backend.core.execution.targets import ExecutionLimits
 from backend.core.identity import Principal
-from backend.core.limits import Rate, Slots, share_of_accounts
+from backend.core.limits import Rate, RateLimiter, Slots, share_of_accounts
 from backend.core.policy.profile import Profile, ProfileError
 from backend.core.recording.redaction import DEFAULT_PATTERNS, Masks
 from backend.core.recording.retention import SHARE, RecordingShares, Retention
@@ -67,7 +67,7 @@ from backend.runtime.schedules import schedule_runner
 from backend.runtime.settings import Settings, SettingsError, load_settings
 from backend.runtime.telemetry import HostCollector, Telemetry, configure_logs
 from backend.runtime.tokens import access_tokens, name_digest
-from backend.storage.limiter import PAGE_WINDOWS, MovingWindow, is_reachable, shared_storage
+from backend.storage.limiter import PAGE_WINDOWS, MovingWindow, is_reachable, moving_window, shared_storage
 from backend.transports.agent_api import Agents, Capabilities, agent_routes
 from backend.transports.dependencies import Access
 from backend.transports.django_api import DjangoService, django_routes
@@ -126,9 +126,9 @@ class House:
         self.resolver.leave(visitor)
         self.background.leave(visitor)
 
-    def window(self, rate: Rate, name: str) -> MovingWindow:
+    def window(self, rate: Rate, name: str) -> RateLimiter:
         """A limit, shared by all servers if Redis is configured."""
-        return MovingWindow(rate, name, self.counters)
+        return moving_window(rate, name, self.counters)
 
 
 def create_app(settings: Settings, *, greets: bool = True) -> FastAPI:
@@ -152,7 +152,7 @@ def create_app(settings: Settings, *, greets: bool = True) -> FastAPI:
         security=security,
         audit=audit,
         requests=house.window(Rate.parse(settings.api_rate), "api"),
-        rejections=Rejections(audit, MovingWindow(AUDITED_REJECTIONS, "rejections")),
+        rejections=Rejections(audit, MovingWindow(AUDITED_REJECTIONS)),
         mask=masks.text,
     )
     info = _service_info(house.telemetry)
@@ -269,9 +269,9 @@ def _gateway(
 ) -> Gateway:
     return Gateway(
         rates=Rates(
-            MovingWindow(Rate.parse(settings.command_rate), "commands", counters),
-            MovingWindow(Rate.parse(settings.user_rate), "user-commands", counters),
-            MovingWindow(Rate.parse(settings.check_rate), "checks", counters),
+            moving_window(Rate.parse(settings.command_rate), "commands", counters),
+            moving_window(Rate.parse(settings.user_rate), "user-commands", counters),
+            moving_window(Rate.parse(settings.check_rate), "checks", counters),
         ),
         slots=Slots(
             settings.concurrent_per_principal,

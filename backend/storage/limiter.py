@@ -1,47 +1,59 @@
 """The counters behind the limits: in the memory of this process, or in Redis, shared by several.
 
-The strategy is that of `limits.aio`, so a shared store can replace this one. Its own memory store is not used:
-every hit scans all keys, with a thread for each, so its cost grows with the number of visitors.
+The shared ones are those of `limits.aio`. Its own memory store is not used: every hit scans all keys, with a thread for
+each, so its cost grows with the number of visitors.
 """
 
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager
 
 from limits import RateLimitItem, RateLimitItemPerSecond
-from limits.aio.storage import MemoryStorage, Storage
+from limits.aio.storage import Storage
 from limits.aio.strategies import MovingWindowRateLimiter
 from limits.errors import StorageError as LimitsStorageError
 from limits.storage import MemoryStorage as BlockingMemoryStorage
 from limits.storage import storage_from_string
 
 from backend.core.errors import StorageError
-from backend.core.limits import Budget, Rate, Windows
+from backend.core.limits import Budget, Rate, RateLimiter, Windows
 
 REDIS_PATIENCE = 2.0  # seconds after which a Redis that does not answer is considered unavailable
 
 
-class WindowStorage(MemoryStorage):
-    """The counters of this process."""
+class MovingWindow:
+    """Counts against one rate in a moving window, in the memory of this process; the same object serves every front."""
 
-    STORAGE_SCHEME = ["async+windows"]  # noqa: RUF012 - the library declares it as a list
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        super().__init__()
+    def __init__(self, rate: Rate, clock: Callable[[], float] = time.monotonic) -> None:
+        self.rate = rate
         self.windows = Windows(clock)
 
-    async def acquire_entry(self, key: str, limit: int, expiry: int, amount: int = 1) -> bool:
-        return self.windows.acquire(key, limit, expiry, amount)
+    async def hit(self, key: str) -> float:
+        """Count one for `key`; returns 0.0 if it is admitted, else the seconds until the window has room."""
+        if self.windows.acquire(key, self.rate.count, self.rate.seconds):
+            return 0.0
+        return self._until_room(key)
 
-    async def get_moving_window(self, key: str, limit: int, expiry: int) -> tuple[float, int]:
-        return _state(self.windows, key, expiry)
+    async def wait(self, key: str) -> float:
+        """What `hit` would return, without counting."""
+        _, count = self.windows.state(key, self.rate.seconds)
+        return 0.0 if count < self.rate.count else self._until_room(key)
+
+    async def left(self, key: str) -> Budget:
+        """What `key` has left, without counting."""
+        _, count = self.windows.state(key, self.rate.seconds)
+        return Budget(self.rate, self.rate.count - count, self._until_room(key) if count else 0.0)
+
+    def _until_room(self, key: str) -> float:
+        age, _ = self.windows.state(key, self.rate.seconds)
+        return max(self.rate.seconds - age, 0.001)
 
 
 class PageWindowStorage(BlockingMemoryStorage):
     """The same for the limits of pages, whose library finds it by its URL `windows://`."""
 
-    STORAGE_SCHEME = ["windows"]  # noqa: RUF012 - as above
+    STORAGE_SCHEME = ["windows"]  # noqa: RUF012 - the library declares it as a list
 
     def __init__(self, *arguments: str, **options: str) -> None:
         super().__init__()
@@ -51,16 +63,12 @@ class PageWindowStorage(BlockingMemoryStorage):
         return self.windows.acquire(key, limit, expiry, amount)
 
     def get_moving_window(self, key: str, limit: int, expiry: int) -> tuple[float, int]:
-        return _state(self.windows, key, expiry)
+        """The Unix time of the oldest entry that counts, as the library expects, and how many there are."""
+        age, count = self.windows.state(key, expiry)
+        return time.time() - age, count
 
 
 PAGE_WINDOWS = "windows://"
-
-
-def _state(windows: Windows, key: str, expiry: int) -> tuple[float, int]:
-    """The Unix time of the oldest entry that counts, as the library expects, and how many there are."""
-    age, count = windows.state(key, expiry)
-    return time.time() - age, count
 
 
 def shared_storage(redis_url: str) -> Storage:
@@ -92,37 +100,32 @@ async def is_reachable(storage: Storage) -> bool:
         return False
 
 
-class MovingWindow:
-    """Counts against one rate in a moving window; the same object serves every front.
+class SharedWindow:
+    """The same where several servers share the counters. Its methods raise StorageError when these cannot be reached."""
 
-    Its methods raise StorageError when the counters cannot be reached.
-    """
-
-    def __init__(self, rate: Rate, namespace: str, storage: Storage | None = None) -> None:
+    def __init__(self, rate: Rate, namespace: str, storage: Storage) -> None:
         self.rate = rate
         self._namespace = namespace
         self._item: RateLimitItem = RateLimitItemPerSecond(rate.count, rate.seconds)
-        self._strategy = MovingWindowRateLimiter(storage or WindowStorage())
-        # In the memory of this process nothing is waited for, and nothing can fail.
-        self._bounded: Callable[[], AbstractAsyncContextManager[None]] = _storage_errors if storage else nullcontext
+        self._strategy = MovingWindowRateLimiter(storage)
 
     async def hit(self, key: str) -> float:
-        """Count one for `key`; returns 0.0 if it is admitted, else the seconds until the window has room."""
-        async with self._bounded():
+        """As `MovingWindow.hit`."""
+        async with _storage_errors():
             if await self._strategy.hit(self._item, self._namespace, key):
                 return 0.0
             return await self._seconds(key)
 
     async def wait(self, key: str) -> float:
-        """What `hit` would return, without counting."""
-        async with self._bounded():
+        """As `MovingWindow.wait`."""
+        async with _storage_errors():
             if await self._strategy.test(self._item, self._namespace, key):
                 return 0.0
             return await self._seconds(key)
 
     async def left(self, key: str) -> Budget:
-        """What `key` has left, without counting."""
-        async with self._bounded():
+        """As `MovingWindow.left`."""
+        async with _storage_errors():
             stats = await self._strategy.get_window_stats(self._item, self._namespace, key)
         unused = stats.remaining == self.rate.count
         return Budget(self.rate, stats.remaining, 0.0 if unused else self._until(stats.reset_time))
@@ -134,6 +137,11 @@ class MovingWindow:
     def _until(self, unix: float) -> float:
         """The seconds to a time. One that is later than a window lasts was stored by a clock that was ahead of ours."""
         return min(max(unix - time.time(), 0.001), float(self.rate.seconds))
+
+
+def moving_window(rate: Rate, namespace: str, storage: Storage | None) -> RateLimiter:
+    """A window with the shared counters, where there are any."""
+    return SharedWindow(rate, namespace, storage) if storage else MovingWindow(rate)
 
 
 @asynccontextmanager

@@ -26,7 +26,7 @@ async def test_the_checks_are_made_in_the_order_that_is_shown(servers: Servers) 
     target = await house.resolver.resolve(ANN, OWN)
     assert not isinstance(target, Decision)
     admitting, open_slots = gateway.rates, gateway.slots
-    none = MovingWindow(Rate(1, 3600), "used up")
+    none = MovingWindow(Rate(1, 3600))
     await none.hit(ANN.name)
     # A request that every check refuses; each of these makes one of them content.
     gateway.closing, gateway.rates, gateway.slots = True, Rates(none, none, none), Slots(0, 0)

@@ -204,7 +204,7 @@ def build(common: Shared, *, slots: int = 8, shares: House | None = None) -> Hou
     owner, folder = common.new_id(), shares.service.folder if shares else common.new_id()
     log = MemoryExecutionLog(common.executions, common.audit, common.clock, owner, folder)
     recordings = shares.recordings if shares else MemoryRecordings()
-    window = MovingWindow(Rate(10_000, 60), "t")
+    window = MovingWindow(Rate(10_000, 60))
     clock = Clock(time.monotonic, lambda: "2026-01-02T03:04:05Z", common.new_id)
     ownership = MemoryOwnership(log)
     lifecycle = Lifecycle(log, ownership, encode, recordings, Quiet(), clock, str)

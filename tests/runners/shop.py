@@ -181,7 +181,7 @@ async def open_shop(patience: Patience = QUICK, recheck: float = 5.0) -> AsyncIt
 
 
 def _app(common: Shared, runners: Runners, clock: Moving) -> FastAPI:
-    window = MovingWindow(Rate(10_000, 60), "runners")
+    window = MovingWindow(Rate(10_000, 60))
     tokens = Authenticator(
         common.identities, Tokens(b"k" * 64, lambda: 0.0, common.new_id), common.clock, time.monotonic
     )
@@ -189,7 +189,7 @@ def _app(common: Shared, runners: Runners, clock: Moving) -> FastAPI:
     access = Access(security, common.audit, window, Rejections(common.audit, window), str)
     app = FastAPI(max_body_size=256 * 1024)
     add_problems(app, access.rejected, LARGER_BODIES)
-    gate = RunnerGate(access, runners, secret_hash, MovingWindow(Rate(5, 60), "keys"), clock)
+    gate = RunnerGate(access, runners, secret_hash, MovingWindow(Rate(5, 60)), clock)
     app.include_router(runner_routes(gate))
     return app
 

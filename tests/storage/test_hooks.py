@@ -117,10 +117,10 @@ class Desk:
 
 
 def _app(desk: Desk, store: SqlHooks, calls: int, failures: int) -> FastAPI:
-    common, window = desk.common, MovingWindow(Rate(10_000, 60), "hooks")
+    common, window = desk.common, MovingWindow(Rate(10_000, 60))
     tokens = Tokens(b"k" * 64, lambda: 0.0, common.new_id)
     judge = Authenticator(desk.users, tokens, common.clock, time.monotonic)
-    failed = MovingWindow(Rate(failures, 60), "failures")
+    failed = MovingWindow(Rate(failures, 60))
     security = Security(Connections(9, 9), (), 0, False, None, judge, failed, common.new_id)
     access = Access(security, common.audit, window, Rejections(common.audit, window), str)
     app = FastAPI(max_body_size=2 * LONGEST_BODY)
@@ -128,7 +128,7 @@ def _app(desk: Desk, store: SqlHooks, calls: int, failures: int) -> FastAPI:
     now_ms, own = lambda: desk.seconds * 1000, desk.house.service
     randomness = lambda size: common.new_id().encode().ljust(size)[:size]  # noqa: E731
     service = HookService(store, own, common.audit, 2, now_ms, new_id, randomness)
-    counted = MovingWindow(Rate(calls, 60), "calls")
+    counted = MovingWindow(Rate(calls, 60))
     called = HookCalls(store, own, desk.users, common.audit, counted, failed, now_ms, randomness)
     app.include_router(hook_routes(HookRoutes(access, service, called, desk.users)))
     return app

@@ -15,7 +15,7 @@ from backend.storage.limiter import (
     PAGE_WINDOWS,
     REDIS_PATIENCE,
     MovingWindow,
-    WindowStorage,
+    SharedWindow,
     is_reachable,
     shared_storage,
 )
@@ -23,14 +23,14 @@ from tests.redis_server import running_redis
 
 
 async def test_a_window_takes_so_many_and_no_more() -> None:
-    window = MovingWindow(Rate(3, 60), "t")
+    window = MovingWindow(Rate(3, 60))
     assert [await window.hit("a") for _ in range(3)] == [0.0, 0.0, 0.0]
     assert 58 < await window.hit("a") <= 60
     assert await window.hit("b") == 0.0
 
 
 async def test_what_was_refused_does_not_count() -> None:
-    window = MovingWindow(Rate(1, 1), "t")
+    window = MovingWindow(Rate(1, 1))
     assert await window.hit("a") == 0.0
     async with asyncio.timeout(30):
         while wait := await window.hit("a"):
@@ -39,25 +39,25 @@ async def test_what_was_refused_does_not_count() -> None:
 
 
 async def test_two_limits_do_not_share_their_counts() -> None:
-    first, second = MovingWindow(Rate(1, 60), "one"), MovingWindow(Rate(1, 60), "two")
+    first, second = MovingWindow(Rate(1, 60)), MovingWindow(Rate(1, 60))
     assert await first.hit("a") == 0.0
     assert await second.hit("a") == 0.0
 
 
 async def test_visitors_who_left_take_no_memory() -> None:
     now = 1000.0
-    storage = WindowStorage(lambda: now)
+    window = MovingWindow(Rate(10**6, 10), lambda: now)
     for number in range(500):
-        await storage.acquire_entry(f"visitor {number}", 1, 10)
+        await window.hit(f"visitor {number}")
     now = 2000.0
     for _ in range(SWEEP_EVERY):
-        await storage.acquire_entry("the last", 10**6, 10)
-    assert set(storage.windows.keys) == {"the last"}
+        await window.hit("the last")
+    assert set(window.windows.keys) == {"the last"}
 
 
 @pytest.mark.parametrize("hours", [-1, 1])
 async def test_a_clock_that_is_set_makes_nobody_wait_longer(monkeypatch: pytest.MonkeyPatch, hours: int) -> None:
-    window, clock = MovingWindow(Rate(1, 1), "t"), time.time
+    window, clock = MovingWindow(Rate(1, 1)), time.time
     assert await window.hit("a") == 0.0
     monkeypatch.setattr(time, "time", lambda: clock() + hours * 3600)
     assert 0 < await window.hit("a") <= 1
@@ -84,7 +84,7 @@ async def test_what_a_clock_ahead_of_ours_stored_in_redis_is_no_reason_to_wait_l
 ) -> None:
     with running_redis() as redis:
         storage, clock = shared_storage(redis.url), time.time
-        window = MovingWindow(Rate(1, 2), "t", storage)
+        window = SharedWindow(Rate(1, 2), "t", storage)
         assert await window.hit("ann") == 0.0
         monkeypatch.setattr(time, "time", lambda: clock() - 3600)
         assert 0 < await window.hit("ann") <= 2
@@ -97,7 +97,7 @@ async def test_what_a_clock_ahead_of_ours_stored_in_redis_is_no_reason_to_wait_l
 async def test_a_window_in_redis_is_shared_exactly() -> None:
     with running_redis() as redis:
         storages = [shared_storage(redis.url) for _ in range(4)]
-        windows = [MovingWindow(Rate(30, 60), "t", storage) for storage in storages]
+        windows = [SharedWindow(Rate(30, 60), "t", storage) for storage in storages]
         waits = await asyncio.gather(*(windows[number % 4].hit("ann") for number in range(100)))
         assert waits.count(0.0) == 30
         assert all(0 < wait <= 60 for wait in waits if wait)
@@ -115,7 +115,7 @@ async def test_a_redis_that_does_not_answer_is_given_up_soon_and_used_again_when
     with running_redis() as redis:
         assert redis.process
         storage = shared_storage(redis.url)
-        window = MovingWindow(Rate(30, 60), "t", storage)
+        window = SharedWindow(Rate(30, 60), "t", storage)
         assert (await window.hit("ann"), await is_reachable(storage)) == (0.0, True)
         redis.process.send_signal(signal.SIGSTOP)
         begun = time.monotonic()

@@ -91,7 +91,7 @@ async def served(common: Shared, house: House, **options: Any) -> AsyncIterator[
 
 
 def _app(common: Shared, house: House, checks: Checks) -> FastAPI:
-    window = MovingWindow(Rate(10_000, 60), "in-process")
+    window = MovingWindow(Rate(10_000, 60))
     security = Security(Connections(100, 100), (), 0, True, None, checks, window, common.new_id)
     rejections = Rejections(common.audit, window)
     access = Access(security, common.audit, window, rejections, str)

@@ -5,16 +5,47 @@ import os
 import struct
 import sys
 from collections.abc import Iterable
-from contextlib import ExitStack
 from pathlib import Path
+from typing import Self
 
 VERSION = "cage 8"  # of the spec
 ENCODING, ERRORS = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()  # of os.fsencode
 
 
-def fields(values: Iterable[str | int | bytes]) -> bytes:
-    """Of each its length, its bytes, a NUL. A spec has a hundred of them, so they are packed and joined once."""
-    datas = [value if isinstance(value, bytes) else _bytes(value) for value in values]
+class Descriptors:
+    """Descriptors that are closed together. A command has a dozen, and an ExitStack takes eight calls for each."""
+
+    __slots__ = ("_open",)
+
+    def __init__(self) -> None:
+        self._open: list[int] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def add(self, descriptor: int) -> int:
+        """Close it with the others."""
+        self._open.append(descriptor)
+        return descriptor
+
+    def keep(self) -> None:
+        """Leave them open, for the caller to close."""
+        self._open.clear()
+
+    def close(self) -> None:
+        while self._open:
+            os.close(self._open.pop())
+
+
+def fields(values: Iterable[str | int]) -> bytes:
+    """Of each its length, its bytes, a NUL. A spec has a hundred of them, so they are encoded, packed and joined at once."""
+    texts = list(map(str, values))
+    datas = "\0".join(texts).encode(ENCODING, ERRORS).split(b"\0") if texts else []
+    if len(datas) != len(texts):  # one has a NUL inside, and the cage is to refuse it
+        datas = [text.encode(ENCODING, ERRORS) for text in texts]
     lengths = struct.pack(f"<{len(datas)}I", *map(len, datas))
     parts = [b"\0"] * (3 * len(datas))
     parts[0::3] = [lengths[at : at + 4] for at in range(0, len(lengths), 4)]
@@ -22,35 +53,31 @@ def fields(values: Iterable[str | int | bytes]) -> bytes:
     return b"".join(parts)
 
 
-def _bytes(value: str | int) -> bytes:
-    return value.encode(ENCODING, ERRORS) if isinstance(value, str) else b"%d" % value
+def field(data: bytes) -> bytes:
+    """One of any bytes."""
+    return b"%b%b\0" % (struct.pack("<I", len(data)), data)
 
 
-def spec_file(data: bytes, close: ExitStack) -> int:
+def spec_file(data: bytes, close: Descriptors) -> int:
     """The descriptor of a file in memory."""
-    descriptor = os.memfd_create("cage")
-    close.callback(os.close, descriptor)
+    descriptor = close.add(os.memfd_create("cage"))
     left = memoryview(data)
     while left:
         left = left[os.write(descriptor, left) :]
     return descriptor
 
 
-def pipe(reader: ExitStack, writer: ExitStack) -> tuple[int, int]:
-    """A pipe whose ends are closed by these."""
+def pipe(reader: Descriptors, writer: Descriptors) -> tuple[int, int]:
+    """A pipe whose ends are closed with these."""
     reading, writing = os.pipe()
-    reader.callback(os.close, reading)
-    writer.callback(os.close, writing)
-    return reading, writing
+    return reader.add(reading), writer.add(writing)
 
 
-def above_stdio(descriptor: int, close: ExitStack) -> int:
+def above_stdio(descriptor: int, close: Descriptors) -> int:
     """The descriptor, or a copy of one below 3, which are the cage's own streams."""
     if descriptor > 2:
         return descriptor
-    copy = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
-    close.callback(os.close, copy)
-    return copy
+    return close.add(fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3))
 
 
 def spawn(cage: Path, arguments: Iterable[str], inherited: set[int]) -> int:

@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from threading import Lock
 
-from backend.executors.local.cage_call import above_stdio, spawn
+from backend.executors.local.cage_call import Descriptors, above_stdio, spawn
 
 FIRST_OF_SPEC = 7  # number of the first descriptor that a spec refers to, in the supervisor
 
@@ -76,10 +76,9 @@ class CageServer:
             self._end()
 
     def _begin(self) -> _Process:
-        with ExitStack() as ours, ExitStack() as theirs:
-            asked, asking = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        asked, asking = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with ExitStack() as ours, asking, Descriptors() as theirs:
             ours.callback(asked.close)
-            theirs.callback(asking.close)
             end = above_stdio(asking.fileno(), theirs)
             process = _Process(spawn(self.cage, ["--serve", str(end), str(os.getpid())], {end}), asked)
             ours.pop_all()

@@ -10,8 +10,8 @@ import os
 import shutil
 import stat
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -54,8 +54,8 @@ class Homes:
     alive: Callable[[str], bool]
     skeleton: Path | None = None
     _numbers: Iterator[int] = field(default_factory=itertools.count)
-    _users: Counter[Path] = field(default_factory=Counter)
-    _left: set[Path] = field(default_factory=set)
+    _users: Counter[str] = field(default_factory=Counter)
+    _left: set[str] = field(default_factory=set)
 
     def of_workspace(self, name: str) -> Path:
         """The home of the commands in a workspace that has this name."""
@@ -65,34 +65,37 @@ class Homes:
         """The home of a visitor's commands."""
         return self.folder / self.server / VISITORS / visitor.removeprefix("visitor:")
 
-    @asynccontextmanager
-    async def used(self, home: Path, owner: Owner | None) -> AsyncIterator[Home]:
-        """Have a home that stays, made where it is missing, while a command runs. Raises OSError."""
+    def hold(self, home: str, owner: Owner | None) -> Home:
+        """Have a home that stays, made where it is missing, until it is released. Raises OSError."""
         prepare(home, owner, self.skeleton)
         self._users[home] += 1
-        try:
-            yield Home(str(home), str(home.parent if home.parent.name == VISITORS else home))
-        finally:
-            self._users[home] -= 1
-            if not self._users[home]:
-                del self._users[home]
-                if home in self._left:
-                    self._left.discard(home)
-                    with suppress(RuntimeError):  # no thread can be started: the next startup removes it
-                        await asyncio.to_thread(remove, home)
+        parent = os.path.dirname(home)
+        return Home(home, parent if os.path.basename(parent) == VISITORS else home)
+
+    def release(self, home: str) -> None:
+        """A command that held it has ended."""
+        self._users[home] -= 1
+        if not self._users[home]:
+            del self._users[home]
+            if home in self._left:
+                self._left.discard(home)
+                self._remove(home)
 
     def leave(self, home: Path) -> None:
         """Remove a home, or let the last command that uses it do so."""
-        if home in self._users:
-            self._left.add(home)
+        if (path := str(home)) in self._users:
+            self._left.add(path)
         elif home.exists():
-            with suppress(RuntimeError):
-                asyncio.get_running_loop().run_in_executor(None, remove, home)
+            self._remove(path)
+
+    def _remove(self, home: str) -> None:
+        with suppress(RuntimeError):  # no thread can be started: the next startup removes it
+            asyncio.get_running_loop().run_in_executor(None, remove, Path(home))
 
     def make(self, execution: str, owner: Owner | None) -> Path:
         """A new home, of the user of the command. Raises OSError."""
         home = self.folder / self.server / f"{execution}-{next(self._numbers)}"
-        reopen(home.parent)
+        reopen(str(home.parent))
         _make(home, owner, self.skeleton)
         return home
 
@@ -104,13 +107,13 @@ class Homes:
                     remove(left)
 
 
-def prepare(home: Path, owner: Owner | None, skeleton: Path | None = None) -> None:
+def prepare(home: str, owner: Owner | None, skeleton: Path | None = None) -> None:
     """Make a home that stays where it is missing, and give it to the user of the workspace. Raises OSError."""
-    reopen(home.parent)
-    if not home.is_dir():
-        _make(home, owner, skeleton)
-    elif owner and home.lstat().st_uid != owner[0]:
-        hand_over(home, owner)
+    reopen(os.path.dirname(home))
+    if not os.path.isdir(home):
+        _make(Path(home), owner, skeleton)
+    elif owner and os.lstat(home).st_uid != owner[0]:
+        hand_over(Path(home), owner)
     reopen(home)
 
 

@@ -10,7 +10,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from dataclasses import field as default
 from functools import cache, lru_cache
@@ -18,7 +18,7 @@ from pathlib import Path
 
 from backend.executors.local import cgroups
 from backend.executors.local.cage_binary import MissingCage, find_cage
-from backend.executors.local.cage_call import VERSION, fields, pipe, spec_file
+from backend.executors.local.cage_call import VERSION, Descriptors, field, fields, pipe, spec_file
 from backend.executors.local.cage_server import find_server, numbered
 from backend.executors.local.confinement import SUPERVISOR_PID, landlock_rules, syscall_filter
 from backend.executors.local.process_spec import (
@@ -128,17 +128,27 @@ class CageLauncher:
             raise OSError(errno.EPERM, "as root, programs need a user of their own")
         if self.minimum >= "L3" and room is None:
             raise OSError(errno.ENOSYS, "namespaces are not applied")
-        with ExitStack() as ours, ExitStack() as theirs:
+        group = self.groups.acquire(self.limits.processes, self.limits.memory_total)
+        try:
+            return self._ask(cage, stages, room, user, group)
+        except BaseException:
+            group.release()
+            raise
+        finally:
+            group.close()
+
+    def _ask(
+        self, cage: Path, stages: Sequence[Stage], room: RoomEntrance | None, user: Owner | None, group: cgroups.Group
+    ) -> "_Running":
+        """Have the server of the cage start it."""
+        with Descriptors() as ours, Descriptors() as theirs:
             control_read, control = pipe(theirs, ours)
             status, status_write = pipe(ours, theirs)
             ended, life = pipe(ours, theirs)
-            group = self.groups.acquire(self.limits.processes, self.limits.memory_total)
-            ours.callback(group.release)
-            theirs.callback(group.close)
             given = numbered([*group.descriptors, *_descriptors(stages), *([room.descriptor] if room else [])])
             spec = spec_file(self._spec(stages, user, given, group, room), theirs)
             find_server(cage).start([status_write, life, control_read, spec, *given])
-            ours.pop_all()
+            ours.keep()
         return _Running(ended, control, status, len(stages), group)
 
     def usable_cage(self) -> Path:
@@ -162,7 +172,7 @@ class CageLauncher:
         """What the cage reads. `given` are the numbers under which it has our descriptors."""
         limits, confinements = self.limits, list(dict.fromkeys(stage.bounds for stage in stages))
         entrance = (given[room.descriptor], room.namespaces) if room else (-1, 0)
-        spec: list[str | int | bytes] = [VERSION, self.minimum[1:], *entrance, *(user or (-1, -1))]
+        spec: list[str | int] = [VERSION, self.minimum[1:], *entrance, *(user or (-1, -1))]
         # In a user namespace of its own the kernel counts only what runs there.
         others = 0 if room and room.own_user else _process_count(user[0] if user else os.geteuid())
         processes = others + limits.processes
@@ -318,7 +328,7 @@ def _confinement(bounds: Bounds, room: RoomEntrance | None, guarded: int | None)
     ports = net.tcp if isinstance(net, Ports) else ()
     ruled = (len(rules), *(word for rule in rules for word in rule))
     filtered = syscall_filter(net, guarded, room is not None)
-    return fields([int(net is True), _scoped(room), len(ports), *ports, *ruled, filtered])
+    return fields([int(net is True), _scoped(room), len(ports), *ports, *ruled]) + field(filtered)
 
 
 def _scoped(room: RoomEntrance | None) -> int:

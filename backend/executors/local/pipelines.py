@@ -4,9 +4,8 @@ import asyncio
 import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 from backend.core.execution.instructions import Instructions
 from backend.core.execution.model import (
@@ -30,6 +29,7 @@ from backend.core.policy.shell import STATE
 from backend.core.quota import NO_QUOTA
 from backend.core.recording.lines import LineAssembler
 from backend.core.recording.writer import RecordingWriter
+from backend.executors.local.cage_call import Descriptors
 from backend.executors.local.egress import Caller, proxy_environment
 from backend.executors.local.homes import IN_WORKSPACE, Home, Homes, git_defaults, make_temporary, remove
 from backend.executors.local.inputs import open_input
@@ -110,7 +110,7 @@ class LocalPipelines:
         async with AsyncExitStack() as ending:
             try:
                 owner = folder_owner(pipeline.root, self.owner)
-                own = await self._own_home(pipeline, owner, ending)
+                own = self._own_home(pipeline, owner, ending)
                 homes = [
                     await self._private_home(self.outside[name], pipeline, owner, instructions, ending)
                     if name in self.outside
@@ -124,7 +124,7 @@ class LocalPipelines:
             said = recorder.say("stderr", lease.notice) if lease.notice else 0
             bounds = self._bounds(pipeline, homes, full=bool(lease.notice))
             try:
-                room = await ending.enter_async_context(self._entered(pipeline, bounds))
+                room = await self._enter(pipeline, bounds, ending)
                 if (room and room.temporary) or _uses_temporary(pipeline):
                     make_temporary(pipeline.root, owner)
             except OSError as error:
@@ -142,11 +142,13 @@ class LocalPipelines:
                         outcome = _with_state(outcome, state, started.given, recorder)
             return replace(outcome, stderr_bytes=outcome.stderr_bytes + said) if said else outcome
 
-    async def _own_home(self, pipeline: Pipeline, owner: Owner | None, ending: AsyncExitStack) -> Home:
+    def _own_home(self, pipeline: Pipeline, owner: Owner | None, ending: AsyncExitStack) -> Home:
         """The home of the workspace, which stays."""
         if self.homes is None or pipeline.home in {"", pipeline.root}:
             return IN_WORKSPACE
-        return await ending.enter_async_context(self.homes.used(Path(pipeline.home), owner))
+        home = self.homes.hold(pipeline.home, owner)
+        ending.callback(self.homes.release, pipeline.home)
+        return home
 
     async def _private_home(
         self,
@@ -165,10 +167,10 @@ class LocalPipelines:
         ending.callback(lease.release)
         return Home(str(home))
 
-    def _entered(self, pipeline: Pipeline, bounds: list[Bounds]) -> AbstractAsyncContextManager[RoomEntrance | None]:
+    async def _enter(self, pipeline: Pipeline, bounds: list[Bounds], leaving: AsyncExitStack) -> RoomEntrance | None:
         """The room of its programs. Listed hosts are reached from a room alone: without one there is no network."""
         egress = pipeline.network if isinstance(pipeline.network, Egress) else None
-        return self.rooms.entered(bounds, egress, Caller(pipeline.execution, pipeline.actor))
+        return await self.rooms.enter(bounds, leaving, egress, Caller(pipeline.execution, pipeline.actor))
 
     def _bounds(self, pipeline: Pipeline, homes: Sequence[Home], *, full: bool) -> list[Bounds]:
         """The confinement of each program."""
@@ -195,9 +197,9 @@ class LocalPipelines:
         state: int,
     ) -> "_Started | Outcome":
         """The pipeline, started from these files, or the outcome where there is nothing to wait for."""
-        with ExitStack() as descriptors:
+        with Descriptors() as ours, Descriptors() as theirs:
             try:
-                wiring = Wiring(pipeline, descriptors, owner, recorder, full=bounds[0].full)
+                wiring = Wiring(pipeline, theirs, ours, owner, recorder, full=bounds[0].full)
                 stages = {
                     number: self._stage(pipeline, number, files[number], each, streams, owner, room, state)
                     for number, (each, streams) in enumerate(zip(bounds, wiring.stages, strict=True))
@@ -211,7 +213,8 @@ class LocalPipelines:
             number, first = next(iter(stages.items()))
             own = dict(pipeline.invocations[number].environment)
             given = {name: value for name, value in first.environment.items() if name not in own}
-            return _Started(launched, wiring.take(), tuple(stages), wiring.said, given)
+            ours.keep()
+            return _Started(launched, wiring.parent_ends, tuple(stages), wiring.said, given)
 
     def _outside(self, invocation: Invocation) -> OutsideProgram:
         """How a program is started; one of the machine's own by its name."""

@@ -14,14 +14,14 @@ import errno
 import os
 import select
 import socket
-from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import ExitStack, asynccontextmanager, suppress
+from collections.abc import Callable, Iterable
+from contextlib import AsyncExitStack, ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from backend.core.policy.egress import Egress
 from backend.core.policy.files import TEMPORARY
-from backend.executors.local.cage_call import VERSION, above_stdio, fields, pipe, spawn, spec_file
+from backend.executors.local.cage_call import VERSION, Descriptors, above_stdio, fields, pipe, spawn, spec_file
 from backend.executors.local.confinement import DEVICES, READABLE, READABLE_WITH_NETWORK, RUNNABLE, SCRATCH
 from backend.executors.local.egress import Caller, EgressProxies, EgressProxy
 from backend.executors.local.process_spec import (
@@ -149,12 +149,12 @@ def make_room(cage: Path, plan: RoomPlan, memory: int = 0) -> Room:
     machine does not permit it."""
     root = os.geteuid() == 0
     namespaces = OWN | (0 if plan.network else NEW_NETWORK)
-    with ExitStack() as ours, ExitStack() as theirs:
+    with ExitStack() as sockets, Descriptors() as ours, Descriptors() as theirs:
         lifeline_read, lifeline = pipe(theirs, ours)
         status, status_write = pipe(ours, theirs)
         lifeline_read = above_stdio(lifeline_read, theirs)
         user = (-1, -1) if root else (os.geteuid(), os.getegid())
-        receiving, sending = _exit_ends(plan, ours, theirs)
+        receiving, sending = _exit_ends(plan, sockets, theirs)
         words: list[str | int] = [VERSION, lifeline_read, status_write, sending, namespaces, *user]
         words += [*_listed(_proc_entries()), *_shown(plan, memory)]
         spec = spec_file(fields(words), theirs)
@@ -166,7 +166,7 @@ def make_room(cage: Path, plan: RoomPlan, memory: int = 0) -> Room:
         if first and "ready" in reported:
             exit = _received(receiving) if receiving else None
             room = Room(first, lifeline, namespaces | (0 if root else NEW_USER), plan, exit)
-            ours.pop_all()
+            ours.keep()
             os.close(status)
             return room
     if first:
@@ -175,14 +175,13 @@ def make_room(cage: Path, plan: RoomPlan, memory: int = 0) -> Room:
     raise OSError(int(number or 0), f"no namespaces: {what or 'not made in time'}: {os.strerror(int(number or 0))}")
 
 
-def _exit_ends(plan: RoomPlan, ours: ExitStack, theirs: ExitStack) -> tuple[socket.socket | None, int]:
+def _exit_ends(plan: RoomPlan, ours: ExitStack, theirs: Descriptors) -> tuple[socket.socket | None, int]:
     """The ends of what the room's way out is sent through; none where it has no such way."""
     if plan.egress is None:
         return None, -1
     receiving, sending = socket.socketpair()
     ours.callback(receiving.close)
-    theirs.callback(sending.close)
-    return receiving, above_stdio(sending.fileno(), theirs)
+    return receiving, above_stdio(theirs.add(sending.detach()), theirs)
 
 
 def _received(receiving: socket.socket) -> socket.socket:
@@ -329,27 +328,25 @@ class Rooms:
     _kept: dict[RoomPlan, _Kept] = field(default_factory=dict)
     _closing: set[asyncio.Future[None]] = field(default_factory=set)
 
-    @asynccontextmanager
-    async def entered(
-        self, bounds: Iterable[Bounds], egress: Egress | None = None, caller: Caller | None = None
-    ) -> AsyncIterator[RoomEntrance | None]:
-        """The way into the room of these programs while a command runs there. Raises OSError."""
+    async def enter(
+        self,
+        bounds: Iterable[Bounds],
+        leaving: AsyncExitStack,
+        egress: Egress | None = None,
+        caller: Caller | None = None,
+    ) -> RoomEntrance | None:
+        """The way into the room of these programs, until `leaving` is closed. Raises OSError."""
         if self.make is None:
-            yield None
-            return
+            return None
         plan = plan_room(bounds, egress if self.proxies else None)
         kept = self._find(plan, self.make)
         kept.users += 1
-        try:
-            room = await asyncio.shield(kept.making)
-            if room.proxy and caller:
-                async with room.proxy.used_by(caller) as address:
-                    yield replace(room.entrance, proxy=address)
-            else:
-                yield room.entrance
-        finally:
-            kept.users -= 1
-            self._left(plan, kept)
+        leaving.callback(self._leave, plan, kept)
+        room = await asyncio.shield(kept.making)
+        if room.proxy and caller:
+            address = await leaving.enter_async_context(room.proxy.used_by(caller))
+            return replace(room.entrance, proxy=address)
+        return room.entrance
 
     async def close(self) -> None:
         """End all of them."""
@@ -370,7 +367,8 @@ class Rooms:
             kept.timer = None
         return kept
 
-    def _left(self, plan: RoomPlan, kept: _Kept) -> None:
+    def _leave(self, plan: RoomPlan, kept: _Kept) -> None:
+        kept.users -= 1
         if kept.users:
             return
         # The home of an outside program is there for one command alone, and so is a room that shows it.

@@ -2,7 +2,6 @@
 
 import errno
 import os
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -10,6 +9,7 @@ from backend.core.execution.sequence import Pipeline
 from backend.core.language.parser import Invocation
 from backend.core.policy.files import folder_of
 from backend.core.recording.writer import RecordingWriter
+from backend.executors.local.cage_call import Descriptors, pipe
 from backend.executors.local.inputs import held
 from backend.executors.local.openat2 import NULL, open_inside
 
@@ -34,31 +34,31 @@ class ParentEnds:
 class Wiring:
     """The descriptors of a pipeline: pipes between its programs, files it is redirected to, pipes to us.
 
-    The children's ends close with `descriptors`, ours too unless they were taken. A program whose file cannot be opened has
+    The children's ends close with `theirs`, ours with `ours` unless they are kept. A program whose file cannot be opened has
     no streams: as in a shell it does not run, with a message as if it were its own, while the others do.
     """
 
     def __init__(
         self,
         pipeline: Pipeline,
-        descriptors: ExitStack,
+        theirs: Descriptors,
+        ours: Descriptors,
         owner: tuple[int, int] | None,
         recorder: RecordingWriter,
         *,
         full: bool,
     ) -> None:
-        self.theirs, self.ours = descriptors, ExitStack()
-        descriptors.push(self.ours)
+        self.theirs, self.ours = theirs, ours
         self.owner, self.full = owner, full
         self.said = 0
         stdout, child_stdout = self._pipe_to_us()
         stderr, child_stderr = self._pipe_to_us()
         reading, stdin = self._input(pipeline)
-        self._taken = ParentEnds(stdin, stdout, stderr)
+        self.parent_ends = ParentEnds(stdin, stdout, stderr)
         self.stages: list[Streams | None] = []
         last = len(pipeline.invocations) - 1
         for number, invocation in enumerate(pipeline.invocations):
-            following, writing = self._pipe_between() if number < last else (-1, child_stdout)
+            following, writing = pipe(self.theirs, self.theirs) if number < last else (-1, child_stdout)
             streams = {0: reading, 1: writing, 2: child_stderr}
             try:
                 self._redirect(pipeline, invocation, streams)
@@ -75,52 +75,30 @@ class Wiring:
                 source, sink = MERGED[redirect.operator]
                 streams[sink] = streams[source]
             elif redirect.operator == "<<":
-                streams[0] = self._shared(held(redirect.target.encode()))
+                streams[0] = self.theirs.add(held(redirect.target.encode()))
             else:
                 if self.full and redirect.operator != "<" and redirect.target != NULL:
                     raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT), redirect.target)
                 cwd = os.path.realpath(pipeline.cwd)
                 root = _folder_of(os.path.join(cwd, redirect.target), pipeline)
                 descriptor = open_inside(root, cwd, redirect.target, redirect.operator, self.owner)
-                self.theirs.callback(os.close, descriptor)
+                self.theirs.add(descriptor)
                 streams[redirect.descriptor] = descriptor
 
     def _input(self, pipeline: Pipeline) -> tuple[int, int]:
         if pipeline.input is not None:
-            return self._shared(os.dup(pipeline.input.fileno())), -1
+            return self.theirs.add(os.dup(pipeline.input.fileno())), -1
         return self._pipe_from_us() if pipeline.stdin else (self._null(), -1)
 
-    def _shared(self, descriptor: int) -> int:
-        """A descriptor that closes with the children's ends."""
-        self.theirs.callback(os.close, descriptor)
-        return descriptor
-
-    def take(self) -> ParentEnds:
-        """Our ends; the caller closes them."""
-        self.ours.pop_all()
-        return self._taken
-
     def _pipe_to_us(self) -> tuple[int, int]:
-        reading, writing = os.pipe()
-        self.ours.callback(os.close, reading)
-        self.theirs.callback(os.close, writing)
+        reading, writing = pipe(self.ours, self.theirs)
         os.set_blocking(reading, False)
         return reading, writing
 
     def _pipe_from_us(self) -> tuple[int, int]:
-        reading, writing = os.pipe()
-        self.theirs.callback(os.close, reading)
-        self.ours.callback(os.close, writing)
+        reading, writing = pipe(self.theirs, self.ours)
         os.set_blocking(writing, False)
         return reading, writing
 
-    def _pipe_between(self) -> tuple[int, int]:
-        reading, writing = os.pipe()
-        self.theirs.callback(os.close, reading)
-        self.theirs.callback(os.close, writing)
-        return reading, writing
-
     def _null(self) -> int:
-        null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-        self.theirs.callback(os.close, null)
-        return null
+        return self.theirs.add(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))

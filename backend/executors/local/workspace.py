@@ -46,7 +46,7 @@ class FolderView:
 
     def for_line(self) -> "FolderView":
         """The same folder, open again, with the time for the links of one line."""
-        reopen(self.root)
+        reopen(str(self.root))
         view = copy(self)
         view.links = LinkReader(time.thread_time, LINK_TIME)
         return view

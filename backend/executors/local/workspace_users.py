@@ -77,23 +77,26 @@ def folder_owner(folder: str, shared: Owner | None) -> Owner | None:
     return (os.stat(folder).st_uid, shared[1]) if shared else None
 
 
-def reopen(folder: PurePath) -> None:
+def reopen(folder: str) -> None:
     """Undo what a command did to the mode of a workspace, or of a folder above it that belongs to the same user.
 
     Landlock does not cover modes, so a command can close its workspace to others that share its user, and where that is
     the service's own user, every workspace.
     """
-    with suppress(OSError):  # what else is wrong is found where the folder is used
-        if os.geteuid() != 0:
-            for parent in reversed(folder.parents):
-                _open(parent, 0o100)
-        _open(folder, PRIVATE)
+    user = os.geteuid()
+    try:
+        if user != 0:
+            for parent in reversed(PurePath(folder).parents):
+                _open(str(parent), 0o100, user)
+        _open(folder, PRIVATE, user)
+    except OSError:
+        pass  # what else is wrong is found where the folder is used
 
 
-def _open(folder: PurePath, needed: int) -> None:
-    """Give the owner these rights."""
+def _open(folder: str, needed: int, user: int) -> None:
+    """Give the owner these rights, where this process, of that user, may."""
     info = os.stat(folder)
-    if info.st_mode & needed != needed and os.geteuid() in {0, info.st_uid}:
+    if info.st_mode & needed != needed and user in {0, info.st_uid}:
         os.chmod(folder, info.st_mode & 0o7777 | needed)
 
 

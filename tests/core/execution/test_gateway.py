@@ -176,7 +176,7 @@ def make(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[.
     def build(profile: str = "terminal", terms: ExecutionLimits = LIMITS, **parts: Any) -> House:
         prepare_workspace(tmp_path / "ws")
         give_folder(tmp_path / "ws", owner)
-        limiter = MovingWindow(Rate(1000, 60), "t")
+        limiter = MovingWindow(Rate(1000, 60))
         book, mask = Book(), lambda text: text.replace("hunter2", "[masked]")
         pipelines = LocalPipelines(cage, {"pyguard": OutsideProgram(("env",))}, owner=owner)
         places = LocalPlaces(WorkspaceUsers(tmp_path, ("accounts",), owner), pipelines, book, mask, time.monotonic)
@@ -199,7 +199,7 @@ def make(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[.
 
 
 def visitors_only(limiter: MovingWindow) -> Rates:
-    return Rates(limiter, MovingWindow(Rate(1000, 60), "users"), MovingWindow(Rate(2, 60), "checks"))
+    return Rates(limiter, MovingWindow(Rate(1000, 60)), MovingWindow(Rate(2, 60)))
 
 
 async def start(gateway: House, command: str, **fields: Any) -> Execution:
@@ -288,7 +288,7 @@ async def test_a_refusal_does_not_wait_long_for_an_audit_that_does_not_answer(ma
 
 
 async def test_the_rate_counts_for_the_principal_and_for_its_address(make: Callable[..., House]) -> None:
-    gateway = make(rates=visitors_only(MovingWindow(Rate(3, 60), "t")))
+    gateway = make(rates=visitors_only(MovingWindow(Rate(3, 60))))
     assert await rule_of(gateway, "rm x") == "blocked.rm"
     await messages(gateway, await start(gateway, "pwd"))
     await messages(gateway, await start(gateway, "pwd", principal=BOB))
@@ -298,7 +298,7 @@ async def test_the_rate_counts_for_the_principal_and_for_its_address(make: Calla
 
 
 async def test_checks_are_counted_apart_and_explaining_is_one_of_them(make: Callable[..., House]) -> None:
-    gateway = make(rates=visitors_only(MovingWindow(Rate(1, 60), "t")))
+    gateway = make(rates=visitors_only(MovingWindow(Rate(1, 60))))
     assert [left.remaining for left in await gateway.rates.left(ANN)] == [1, 2]
     await messages(gateway, await start(gateway, "pwd", dry_run=True))
     assert [left.remaining for left in await gateway.rates.left(ANN)] == [1, 1]

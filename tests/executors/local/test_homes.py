@@ -67,25 +67,25 @@ def test_homes_that_a_command_of_our_user_closed_are_opened_again() -> None:
     with unprivileged() as place:
         homes = _homes(place)
         homes.make("X", None)
-        prepare(first := homes.of_visitor("visitor:1"), None)
+        prepare(str(first := homes.of_visitor("visitor:1")), None)
         for closed in (place / "homes", place / "homes/A", first.parent, first):
             closed.chmod(0)
-            prepare(first, None)
+            prepare(str(first), None)
             assert (first / "..").resolve() == first.parent
             closed.chmod(0)
-            prepare(homes.of_visitor(f"visitor:{closed.name}"), None)
+            prepare(str(homes.of_visitor(f"visitor:{closed.name}")), None)
             closed.chmod(0)
             homes.make("X", None)
-            prepare(first, None)
+            prepare(str(first), None)
 
 
 def test_the_home_of_a_workspace_stays(tmp_path: Path) -> None:
     home = _homes(tmp_path, "A").of_workspace("projects/X")
-    prepare(home, RUN_AS)
+    prepare(str(home), RUN_AS)
     (home / "mine").write_text("kept")
     _homes(tmp_path, "B").sweep()
     home.chmod(0)
-    prepare(home, RUN_AS)
+    prepare(str(home), RUN_AS)
     assert (home / "mine").read_text() == "kept"
     assert (home.stat().st_mode & 0o777, home.stat().st_uid) == (0o700, RUN_AS[0] if RUN_AS else os.getuid())
     assert home.parent.stat().st_mode & 0o777 == 0o711
@@ -94,25 +94,27 @@ def test_the_home_of_a_workspace_stays(tmp_path: Path) -> None:
 @pytest.mark.skipif(not ROOT, reason="only root gives folders away")
 def test_the_home_of_a_workspace_that_got_another_user_follows_it(tmp_path: Path) -> None:
     home = _homes(tmp_path).of_workspace("projects/X")
-    prepare(home, (65533, 65534))
+    prepare(str(home), (65533, 65534))
     (home / "mine").write_text("kept")
     os.chown(home / "mine", 65533, 65534)
-    prepare(home, RUN_AS)
+    prepare(str(home), RUN_AS)
     assert {home.stat().st_uid, (home / "mine").stat().st_uid} == {65534}
 
 
 async def test_the_home_of_a_visitor_goes_with_the_connection_once_no_command_uses_it(tmp_path: Path) -> None:
     homes = _homes(tmp_path)
     home, other = homes.of_visitor("visitor:01ONE"), homes.of_visitor("visitor:01TWO")
-    async with homes.used(other, RUN_AS):
-        async with homes.used(home, RUN_AS) as told:
-            (home / "mine").write_text("x")
-            homes.leave(home)
-            assert home.exists()
-        assert (told.path, told.kept) == (str(home), str(home.parent))
-        assert not home.exists()
-    async with homes.used(other, RUN_AS) as told:
-        assert told == Home(str(other), str(other.parent))
+    assert homes.hold(str(other), RUN_AS) == Home(str(other), str(other.parent))
+    for _ in range(2):
+        assert homes.hold(str(home), RUN_AS) == Home(str(home), str(home.parent))
+    (home / "mine").write_text("x")
+    homes.leave(home)
+    homes.release(str(home))
+    assert home.exists()
+    homes.release(str(home))
+    await asyncio.to_thread(wait_until, lambda: not home.exists(), "the home to be removed")
+    homes.release(str(other))
+    assert other.exists()
     homes.leave(other)
     await asyncio.to_thread(wait_until, lambda: not other.exists(), "the home to be removed")
     homes.leave(home)  # a visitor who has run nothing
@@ -120,7 +122,7 @@ async def test_the_home_of_a_visitor_goes_with_the_connection_once_no_command_us
 
 def test_git_has_an_author_unless_it_is_planted(tmp_path: Path) -> None:
     home = _homes(tmp_path).of_workspace("projects/X")
-    prepare(home, RUN_AS)
+    prepare(str(home), RUN_AS)
     path = Path(git_defaults(str(home), "user:ann", RUN_AS))
     assert path.read_text().split("\n")[:3] == ["[user]", "\tname = ann", "\temail = ann@gatepost.invalid"]
     path.write_text("[user]\n\tname = other\n")

@@ -7,7 +7,8 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,7 @@ from backend.core.policy.files import TEMPORARY
 from backend.executors.local import rooms as module
 from backend.executors.local.homes import make_temporary
 from backend.executors.local.launcher import CageLimits
-from backend.executors.local.process_spec import Bounds, Stage
+from backend.executors.local.process_spec import Bounds, RoomEntrance, Stage
 from backend.executors.local.rooms import Room, RoomPlan, Rooms, make_room, plan_room
 from tests.executors.local.caged import BOUND, ROOT, RUN_AS, Cage, folder, give, program, read_all, roomy, shell, wait
 from tests.needs import need
@@ -40,6 +41,13 @@ def wanted(*names: str) -> None:
 
 def script(cage: Cage, name: str, text: str) -> None:
     (cage.root / name).write_text(text)
+
+
+@asynccontextmanager
+async def entered(rooms: Rooms, bounds: list[Bounds]) -> AsyncIterator[RoomEntrance | None]:
+    """The room of these programs, for a while."""
+    async with AsyncExitStack() as leaving:
+        yield await rooms.enter(bounds, leaving)
 
 
 class TestFiles:
@@ -322,9 +330,9 @@ class TestKeeping:
         return Rooms(partial(make_room, cage.launcher.usable_cage()))
 
     async def test_it_is_the_same_for_the_next_command(self, rooms: Rooms, bounds: list[Bounds]) -> None:
-        async with rooms.entered(bounds) as first:
+        async with entered(rooms, bounds) as first:
             pass
-        async with rooms.entered(bounds) as second:
+        async with entered(rooms, bounds) as second:
             assert second == first
         await rooms.close()
 
@@ -338,7 +346,7 @@ class TestKeeping:
         rooms = Rooms(counted)
 
         async def enter() -> None:
-            async with rooms.entered(bounds):
+            async with entered(rooms, bounds):
                 pass
 
         await asyncio.gather(*(enter() for _ in range(20)))
@@ -350,7 +358,7 @@ class TestKeeping:
         self, rooms: Rooms, bounds: list[Bounds], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(module, "KEPT_FOR", 0.01)
-        async with rooms.entered(bounds) as first:
+        async with entered(rooms, bounds) as first:
             pass
         async with asyncio.timeout(BOUND):
             while rooms._kept or rooms._closing:
@@ -359,11 +367,11 @@ class TestKeeping:
         await rooms.close()
 
     async def test_one_that_has_died_is_made_again(self, rooms: Rooms, bounds: list[Bounds]) -> None:
-        async with rooms.entered(bounds) as first:
+        async with entered(rooms, bounds) as first:
             assert first is not None
             signal.pidfd_send_signal(first.descriptor, signal.SIGKILL)
             wait(first.descriptor)
-        async with rooms.entered(bounds) as second:
+        async with entered(rooms, bounds) as second:
             assert second is not None
             assert not module._is_readable(second.descriptor, 0)
         await rooms.close()
@@ -375,14 +383,14 @@ class TestKeeping:
         for number in range(4):
             workspace = cage.root / str(number)
             workspace.mkdir()
-            async with rooms.entered([Bounds(str(workspace))]):
+            async with entered(rooms, [Bounds(str(workspace))]):
                 pass
         assert [Path(plan.root).name for plan in rooms._kept] == ["2", "3"]
         await rooms.close()
 
     async def test_without_a_workspace_there_is_none(self, rooms: Rooms) -> None:
         with pytest.raises(FileNotFoundError):
-            async with rooms.entered([Bounds("/nowhere/at/all")]):
+            async with entered(rooms, [Bounds("/nowhere/at/all")]):
                 pass
 
     async def test_without_a_thread_it_is_an_error_as_others(
@@ -391,10 +399,10 @@ class TestKeeping:
         def no_thread(*_: object) -> None:
             raise RuntimeError("can't start new thread")
 
-        async with rooms.entered(bounds) as room:
+        async with entered(rooms, bounds) as room:
             monkeypatch.setattr(asyncio, "to_thread", no_thread)
             with pytest.raises(BlockingIOError):
-                async with rooms.entered([Bounds(bounds[0].root, network=True)]):
+                async with entered(rooms, [Bounds(bounds[0].root, network=True)]):
                     pass
             assert room
         [kept] = rooms._kept.values()
@@ -404,7 +412,7 @@ class TestKeeping:
     async def test_it_leaves_no_descriptor(self, rooms: Rooms, bounds: list[Bounds]) -> None:
         await asyncio.to_thread(len, "")
         before = len(os.listdir("/proc/self/fd"))
-        async with rooms.entered(bounds):
+        async with entered(rooms, bounds):
             pass
         await rooms.close()
         assert len(os.listdir("/proc/self/fd")) == before
