@@ -64,12 +64,14 @@ class CommitQueue:
     checkpoint: AnchorFile | None = None
     head: AuditHead = field(init=False)
     _waiting: list[_Job] = field(default_factory=list)
-    _writer: asyncio.Task[None] | None = None
+    _idle: asyncio.Event = field(default_factory=asyncio.Event)
+    _retrying: asyncio.Task[None] | None = None  # what a transaction could not write
     _due: bool = False  # whether the next transaction signs the head
     _timer: asyncio.TimerHandle | None = None  # until it is due
 
     def __post_init__(self) -> None:
         self.head = AuditHead(self.context)
+        self._idle.set()
 
     async def prepare(self) -> None:
         """Make the head of a new chain, or sign what a server that died had not signed.
@@ -106,14 +108,28 @@ class CommitQueue:
     ) -> "asyncio.Future[bool]":
         """Queue a job for the writer. It is written even if its caller is cancelled."""
         job = _Job(asyncio.get_running_loop().create_future(), events, opened, closed)
-        job.done.add_done_callback(_retrieve_error)
         self._waiting.append(job)
         self._start()
         return job.done
 
     def _start(self) -> None:
-        if self._writer is None or self._writer.done():
-            self._writer = asyncio.create_task(self._drain_queue())
+        """Write what waits. Jobs that arrive meanwhile share the next transaction."""
+        if self._idle.is_set() and (self._waiting or self._due):
+            self._idle.clear()
+            jobs, self._waiting, sign = self._waiting[:BATCH], self._waiting[BATCH:], self._due
+            self.database.call_short(partial(self._append, jobs=jobs, sign=sign), partial(self._written, jobs, sign))
+
+    def _written(self, jobs: list[_Job], sign: bool, written: _Written | None, failed: BaseException | None) -> None:
+        """A transaction has ended."""
+        if written is None:
+            self._retrying = asyncio.create_task(self._retry(jobs, sign, failed))
+            return
+        self._settle(jobs, written)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        self._idle.set()
+        self._start()
 
     def _sign_next(self) -> None:
         """Sign with the next transaction, which is made for this if nothing waits."""
@@ -159,25 +175,30 @@ class CommitQueue:
         if self._timer is None and not self._due:
             self._timer = asyncio.get_running_loop().call_later(seconds, self._sign_next)
 
-    async def _drain_queue(self) -> None:
-        """Write until the queue is empty; jobs that arrive meanwhile share the next transaction."""
-        while self._waiting or self._due:
-            jobs, self._waiting = self._waiting[:BATCH], self._waiting[BATCH:]
-            try:
-                await self._commit(jobs, self._due)
-            except Exception as error:
-                if self._due:
-                    self._due = False
-                    self._sign_after(RETRY_AFTER)
-                if isinstance(error.__cause__, TimeoutError):
-                    # What waits would wait as long again, and in vain.
-                    jobs, self._waiting = jobs + self._waiting, []
-                if len(jobs) > 1 and not _is_down(error):
-                    # One of them cannot be written; the others must not fail with it.
-                    for job in jobs:
-                        await self._commit_alone(job)
-                else:
-                    _fail(jobs, error)
+    async def _retry(self, jobs: list[_Job], sign: bool, failed: BaseException | None) -> None:
+        """What follows a transaction that was rolled back."""
+        try:
+            if not isinstance(failed, _LockNeededError):
+                raise failed or StorageError(STUCK)
+            await self._commit_locked(jobs, sign)
+        except Exception as error:
+            await self._split(jobs, error)
+        finally:
+            self._go_on()
+
+    async def _split(self, jobs: list[_Job], error: Exception) -> None:
+        """One of them cannot be written; the others must not fail with it, unless the database does."""
+        if self._due:
+            self._due = False
+            self._sign_after(RETRY_AFTER)
+        if isinstance(error.__cause__, TimeoutError):
+            # What waits would wait as long again, and in vain.
+            jobs, self._waiting = jobs + self._waiting, []
+        if len(jobs) == 1 or _is_down(error):
+            _fail(jobs, error)
+            return
+        for job in jobs:
+            await self._commit_alone(job)
 
     async def _commit_alone(self, job: _Job) -> None:
         try:
@@ -189,7 +210,14 @@ class CommitQueue:
         try:
             written = await self.database.write_short(partial(self._append, jobs=jobs, sign=sign))
         except _LockNeededError:
-            written = await self.database.write(partial(self._append_locked, jobs=jobs, sign=sign))
+            await self._commit_locked(jobs, sign)
+        else:
+            self._settle(jobs, written)
+
+    async def _commit_locked(self, jobs: list[_Job], sign: bool) -> None:
+        self._settle(jobs, await self.database.write(partial(self._append_locked, jobs=jobs, sign=sign)))
+
+    def _settle(self, jobs: list[_Job], written: _Written) -> None:
         self._moved(written.head)
         for job in jobs:
             if not job.done.done():
@@ -224,13 +252,11 @@ class CommitQueue:
 
     async def close(self) -> None:
         """Write and sign what is left, and wait for it. Raises nothing: each caller gets its own error."""
-        if self._writer:
-            await self._writer
+        await self._idle.wait()
         if self._timer:
             self._timer.cancel()
             self._sign_next()
-        if self._writer:
-            await self._writer
+            await self._idle.wait()
         if self._timer:  # it could not be signed; the next start does it
             self._timer.cancel()
         if self.checkpoint:
@@ -297,16 +323,11 @@ def _open_among(connection: Connection, closed: Sequence[Mapping[str, Any]]) -> 
     }
 
 
-def _retrieve_error(done: "asyncio.Future[bool]") -> None:
-    """Retrieve an error that no caller awaits any more, so that asyncio does not report it."""
-    if not done.cancelled():
-        done.exception()
-
-
 def _fail(jobs: list[_Job], error: Exception) -> None:
     for job in jobs:
         if not job.done.done():
             job.done.set_exception(_storage_error(error))
+            job.done.exception()  # retrieved: asyncio is not to report one that no caller awaits any more
 
 
 def _is_down(error: Exception) -> bool:

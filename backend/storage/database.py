@@ -25,7 +25,7 @@ from backend.core.errors import StorageError
 from backend.storage.bare_connection import BareConnection
 from backend.storage.modes import restore
 from backend.storage.schema import bring_up_to_date
-from backend.storage.worker_threads import WorkerThreads
+from backend.storage.worker_threads import Then, WorkerThreads
 
 T = TypeVar("T")
 
@@ -64,6 +64,8 @@ class Transactions(Protocol):
     async def run(self, work: Callable[[Connection], T], patience: float | None) -> T: ...
 
     async def run_short(self, work: Callable[[Connection | BareConnection], T]) -> T: ...
+
+    def call_short(self, work: Callable[[Connection | BareConnection], T], then: Then[T]) -> None: ...
 
     async def rows(self, query: Select[Any], values: Mapping[str, Any]) -> Sequence[Any]: ...
 
@@ -110,6 +112,10 @@ class Database:
         """
         with _storage_errors():
             return await self._writes.run_short(work)
+
+    def call_short(self, work: Callable[[Connection | BareConnection], T], then: Then[T]) -> None:
+        """Begin what `write_short` does, and call `then` in the event loop with the result, or with what it would raise."""
+        self._writes.call_short(work, partial(_tell, then))
 
     async def migrate(self) -> None:
         """Bring the tables up to date; only one process at a time. Raises StorageError."""
@@ -180,7 +186,13 @@ class _Threads:
 
     async def run_short(self, work: Callable[[Connection | BareConnection], T]) -> T:
         """The same on a bare connection."""
-        return await self._threads.run(lambda: self._bare_connection().transact(work))
+        return await self._threads.run(partial(self._short_transaction, work))
+
+    def call_short(self, work: Callable[[Connection | BareConnection], T], then: Then[T]) -> None:
+        self._threads.call(partial(self._short_transaction, work), then)
+
+    def _short_transaction(self, work: Callable[[Connection | BareConnection], T]) -> T:
+        return self._bare_connection().transact(work)
 
     async def rows(self, query: Select[Any], values: Mapping[str, Any]) -> Sequence[Any]:
         return await self._threads.run(lambda: self._bare_connection().rows(query, values))
@@ -240,6 +252,16 @@ def _storage_errors() -> Iterator[None]:
     except OSError as error:
         why = error.strerror or str(error) or "it does not answer in time"
         raise StorageError(f"The database cannot be reached: {why}.") from error
+
+
+def _tell(then: Then[T], result: T | None, failed: BaseException | None) -> None:
+    try:
+        with _storage_errors():
+            if failed:
+                raise failed
+    except Exception as error:
+        failed = error
+    then(result, failed)
 
 
 def _make_private(path: str | None) -> None:

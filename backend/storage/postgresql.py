@@ -5,6 +5,7 @@ import math
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 import asyncpg  # type: ignore[import-untyped]
@@ -14,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from backend.core.errors import StorageError
 from backend.storage.bare_connection import BareConnection
 from backend.storage.database import CLOSING, LONG_PATIENCE, PATIENCE, Transactions
+from backend.storage.worker_threads import Then
 
 T = TypeVar("T")
 
@@ -97,6 +99,7 @@ class _Connections:
 
     engine: AsyncEngine
     turns: _Turns
+    running: set[asyncio.Task[Any]] = field(default_factory=set)
 
     async def run(self, work: Callable[[Connection], T], patience: float | None) -> T:
         async with self.turns.take(patience), self.engine.begin() as connection:
@@ -105,12 +108,23 @@ class _Connections:
     async def run_short(self, work: Callable[[Connection | BareConnection], T]) -> T:
         return await self.run(work, PATIENCE)
 
+    def call_short(self, work: Callable[[Connection | BareConnection], T], then: Then[T]) -> None:
+        running = asyncio.create_task(self.run_short(work))
+        self.running.add(running)
+        running.add_done_callback(self.running.discard)
+        running.add_done_callback(partial(_tell, then))
+
     async def rows(self, query: Select[Any], values: Mapping[str, Any]) -> Sequence[Any]:
         return await self.run(lambda connection: connection.execute(query, values or None).all(), PATIENCE)
 
     async def close(self) -> None:
         await self.turns.close()
         await self.engine.dispose()
+
+
+def _tell(then: Then[T], done: "asyncio.Task[T]") -> None:
+    failed = asyncio.CancelledError() if done.cancelled() else done.exception()
+    then(None if failed else done.result(), failed)
 
 
 def transactions(url: str) -> tuple[Transactions, Transactions]:

@@ -5,6 +5,7 @@ import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from queue import SimpleQueue
 from threading import Thread
 from typing import Any, Generic, TypeVar
@@ -12,36 +13,40 @@ from typing import Any, Generic, TypeVar
 T = TypeVar("T")
 
 
+Then = Callable[[T | None, BaseException | None], None]  # called with the result, or with the error
+
+
 @dataclass(frozen=True, slots=True)
 class _Task(Generic[T]):
     work: Callable[[], T]
     loop: asyncio.AbstractEventLoop
-    done: "asyncio.Future[T]"
+    then: Then[T]
 
     def run(self) -> None:
+        result, failed = None, None
         try:
             result = self.work()
         except BaseException as error:
-            self._settle(self.done.set_exception, error)
-        else:
-            self._settle(self.done.set_result, result)
-
-    def _settle(self, settle: Callable[[Any], None], outcome: object) -> None:
+            failed = error
         with suppress(RuntimeError):  # the loop was closed
-            self.loop.call_soon_threadsafe(_unless_done, self.done, settle, outcome)
+            self.loop.call_soon_threadsafe(self.then, result, failed)
 
 
-def _unless_done(done: "asyncio.Future[Any]", settle: Callable[[Any], None], outcome: object) -> None:
+def _settle(done: "asyncio.Future[Any]", result: object, failed: BaseException | None) -> None:
     """Settle what its caller has not cancelled."""
-    if not done.done():
-        settle(outcome)
+    if done.done():
+        return
+    if failed is None:
+        done.set_result(result)
+    else:
+        done.set_exception(failed)
 
 
 class WorkerThreads:
     """Threads that start at once: later, commands may have used up the processes that this one may start."""
 
     def __init__(self, size: int, name: str) -> None:
-        self._queue: SimpleQueue[_Task[object] | None] = SimpleQueue()
+        self._queue: SimpleQueue[_Task[Any] | None] = SimpleQueue()
         self._threads = [
             Thread(target=_work, args=(self._queue,), name=f"{name}_{number}", daemon=True) for number in range(size)
         ]
@@ -51,12 +56,17 @@ class WorkerThreads:
 
     def run(self, work: Callable[[], T]) -> "asyncio.Future[T]":
         """Run a function in the next thread that is free, in their order; also if its caller is cancelled."""
-        if not self._end.alive:
-            raise RuntimeError("the threads were shut down")
+        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self.call(work, partial(_settle, done))
+        return done
+
+    def call(self, work: Callable[[], T], then: Then[T]) -> None:
+        """The same, and call `then` in the event loop: a turn of it earlier than what awaits a future goes on."""
         loop = asyncio.get_running_loop()
-        task = _Task(work, loop, loop.create_future())
-        self._queue.put(task)
-        return task.done
+        if self._end.alive:
+            self._queue.put(_Task(work, loop, then))
+        else:
+            loop.call_soon(then, None, RuntimeError("the threads were shut down"))
 
     def shutdown(self) -> None:
         """End the threads, once what they have to run has ended."""
@@ -65,12 +75,12 @@ class WorkerThreads:
             thread.join()
 
 
-def _work(queue: "SimpleQueue[_Task[object] | None]") -> None:
+def _work(queue: "SimpleQueue[_Task[Any] | None]") -> None:
     while (task := queue.get()) is not None:
         task.run()
         del task  # it may be what keeps these threads from being shut down
 
 
-def _end(queue: "SimpleQueue[_Task[object] | None]", size: int) -> None:
+def _end(queue: "SimpleQueue[_Task[Any] | None]", size: int) -> None:
     for _ in range(size):
         queue.put(None)

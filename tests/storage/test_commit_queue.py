@@ -51,14 +51,14 @@ async def test_one_that_cannot_be_written_does_not_take_others_with_it(database:
 
 async def test_many_at_once_cost_few_transactions(database: Database, ledger: Ledger) -> None:
     commits = 0
-    write = database.write_short
+    call = database.call_short
 
-    async def counting(work: Any) -> Any:
+    def counting(work: Any, then: Any) -> None:
         nonlocal commits
         commits += 1
-        return await write(work)
+        call(work, then)
 
-    database.write_short = counting  # type: ignore[method-assign]
+    database.call_short = counting  # type: ignore[method-assign]
     await asyncio.gather(*(ledger.executions.open(attempt()) for _ in range(200)))
     assert commits <= 2
     assert (await whole(database)).events == 400

@@ -79,8 +79,7 @@ async def test_a_signature_that_cannot_be_written_is_written_later(
     await ledger.executions.open(attempt())
     await change(database, text("alter table audit_head rename to elsewhere"))
     ledger.queue._sign_next()
-    assert ledger.queue._writer
-    await ledger.queue._writer
+    await ledger.queue._idle.wait()
     await change(database, text("alter table elsewhere rename to audit_head"))
     async with asyncio.timeout(30):
         while (await whole(database)).unsigned:

@@ -46,7 +46,7 @@ async def test_to_shut_down_waits_for_what_was_to_be_run() -> None:
     threads.shutdown()
     assert sorted(ran) == list(range(20))
     with pytest.raises(RuntimeError, match="shut down"):
-        threads.run(lambda: 1)
+        await threads.run(lambda: 1)
 
 
 async def test_threads_without_an_owner_end() -> None:

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 from backend.core.audit.attempts import Attempt
 from backend.core.decisions import Decision
@@ -79,7 +79,8 @@ class Gateway:
     refusals: RefusalLog
     lifecycle: Lifecycle
     protected: Callable[[], Decision | None]
-    starting: set[asyncio.Future[Any]] = field(default_factory=set)
+    starting: set[asyncio.Task[None]] = field(default_factory=set)
+    none_starting: asyncio.Event = field(default_factory=asyncio.Event)
     recording: set[asyncio.Future[None]] = field(default_factory=set)
     closing: bool = False
 
@@ -87,18 +88,38 @@ class Gateway:
         """Judge a request and start it. The caller follows the execution from here on."""
         if not request.execution:
             request = replace(request, execution=self.lifecycle.clock.new_id())
-        return await self._shielded(self._submit(request))
+        return await self._answer(self._submit(request))
 
     async def resume(self, request: Request, plan: Plan) -> Execution | Decision | None:
         """Start an execution that was admitted before and waits. Otherwise it still waits, or None: it does not."""
-        return await self._shielded(self._resume(request, plan))
+        return await self._answer(self._resume(request, plan))
 
-    async def _shielded(self, work: Coroutine[Any, Any, T]) -> T:
-        """A caller that disconnects must not leave a command between its audit and its start."""
-        starting = asyncio.ensure_future(work)
-        self.starting.add(starting)
-        starting.add_done_callback(self.starting.discard)
-        return await asyncio.shield(starting)
+    async def _answer(self, start: Coroutine[Any, Any, T]) -> T:
+        """Start in a task of its own: a caller that disconnects must not leave a command between its audit and its start."""
+        answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self.none_starting.clear()
+        self.starting.add(asyncio.create_task(self._start(start, answer)))
+        return await answer
+
+    async def _start(self, start: Coroutine[Any, Any, T], answer: asyncio.Future[T]) -> None:
+        """Tell the caller, if there is one by now, then run what was started to its end."""
+        try:
+            started = await start
+        except Exception as error:
+            if not answer.done():
+                answer.set_exception(error)
+            return
+        finally:
+            self._no_longer_starting()
+        if not answer.done():
+            answer.set_result(started)
+        if isinstance(started, Execution):
+            await self.lifecycle.run(started)
+
+    def _no_longer_starting(self) -> None:
+        self.starting.discard(cast("asyncio.Task[None]", asyncio.current_task()))
+        if not self.starting:
+            self.none_starting.set()
 
     async def _submit(self, request: Request) -> Execution | Waiting | Refused:
         try:
@@ -199,7 +220,8 @@ class Gateway:
     async def close(self) -> None:
         """Stop all executions and wait until they have ended; no new one is admitted."""
         self.closing = True
-        await asyncio.gather(*self.starting, return_exceptions=True)
+        if self.starting:
+            await self.none_starting.wait()
         await self.lifecycle.registry.stop_all(StopReason.SHUTDOWN)
 
 

@@ -82,7 +82,6 @@ class Lifecycle:
     enqueued: Callable[[str], None] = ignored
     shares: RecordingShares = field(default_factory=RecordingShares)
     registry: Registry = field(default_factory=Registry)
-    ending: set[asyncio.Future[bool]] = field(default_factory=set)
 
     def attempt(self, request: Request, decision: Decision, argvs: tuple[tuple[str, ...], ...]) -> Attempt:
         """The record of a request and of the verdict on it."""
@@ -102,31 +101,33 @@ class Lifecycle:
         )
 
     async def start(self, request: Request, plan: Plan, on_end: Callable[[], None]) -> Execution:
-        """Open the recording and the audit, then run. If it raises RecordingError or StorageError, nothing runs."""
-        execution, recorder = self._prepare(request, plan, Resumed(self.recordings.create(request.execution)))
+        """Open the recording and the audit; the same task is to `run` it at once.
+
+        If it raises RecordingError or StorageError, nothing is to run.
+        """
+        execution = self._prepare(request, plan, Resumed(self.recordings.create(request.execution)), on_end)
         with self._discarded_on_error(execution):
             await self.log.open(execution.attempt)
-        return self._begin(execution, recorder, on_end)
+        return self._begin(execution)
 
     async def resume(self, request: Request, plan: Plan, on_end: Callable[[], None]) -> Execution | None:
-        """Claim an execution that waits, then run it as any other. If it raises as `start` does, it still waits.
+        """Claim an execution that waits, to `run` it as any other. If it raises as `start` does, it still waits.
 
         None if it does not wait (any more): it was cancelled, or another server was first. What is taken up keeps the
         timeout that it was started with.
         """
         stored = self.recordings.resume(request.execution)
         request = replace(request, timeout=request.timeout or stored.timeout)
-        execution, recorder = self._prepare(request, plan, stored)
+        execution = self._prepare(request, plan, stored, on_end)
         with self._discarded_on_error(execution):
             claimed = await self.queue.claim(execution.id)
         if claimed:
-            return self._begin(execution, recorder, on_end)
+            return self._begin(execution)
         self._discard(execution)
         return None
 
-    def _prepare(self, request: Request, plan: Plan, stored: Resumed) -> tuple[Execution, Recorder]:
+    def _prepare(self, request: Request, plan: Plan, stored: Resumed, on_end: Callable[[], None]) -> Execution:
         attempt, log = self.attempt(request, plan.decision, plan.argvs), stored.log
-        execution = Execution(attempt.id, request, plan, attempt, log, _instructions(request))
         count = partial(self.shares.add, owner_of(request.principal))
         recorder = Recorder(
             attempt.id,
@@ -137,8 +138,9 @@ class Lifecycle:
             muted=request.hides_output,
             resumed=stored,
         )
+        execution = Execution(attempt.id, request, plan, attempt, log, recorder, _instructions(request), on_end)
         self.registry.add(execution)  # now: as soon as it is on record, any server may send it an instruction
-        return execution, recorder
+        return execution
 
     @contextmanager
     def _discarded_on_error(self, execution: Execution) -> Iterator[None]:
@@ -152,9 +154,9 @@ class Lifecycle:
         self.registry.remove(execution)
         execution.log.discard()
 
-    def _begin(self, execution: Execution, recorder: Recorder, on_end: Callable[[], None]) -> Execution:
-        """It is on record, so whatever fails from here on must be recorded as its end: all of it is in the task."""
-        execution.task = asyncio.create_task(self._run(execution, recorder, on_end))
+    def _begin(self, execution: Execution) -> Execution:
+        """It is on record, so whatever fails from here on must be recorded as its end: all of it is in `run`."""
+        execution.task = asyncio.current_task()
         execution.watch_for_viewers()
         return execution
 
@@ -165,7 +167,9 @@ class Lifecycle:
         self.enqueued(attempt.target)
         return Waiting(attempt.id)
 
-    async def _run(self, execution: Execution, recorder: Recorder, on_end: Callable[[], None]) -> None:
+    async def run(self, execution: Execution) -> None:
+        """Run what was started, until its end is recorded."""
+        recorder = execution.recorder
         begun = 0 if recorder.resumed else recorder.elapsed_ms
         outcome = Outcome(Status.FAILED, EXIT_GATEPOST_FAILED, problem="Gatepost failed.", rule="server.failed")
         try:
@@ -183,7 +187,6 @@ class Lifecycle:
                 await self._hand_over(execution, recorder)
             else:
                 await self._end(execution, outcome, recorder, recorder.elapsed_ms - begun)
-            on_end()
 
     async def _hand_over(self, execution: Execution, recorder: Recorder) -> None:
         """Leave an execution that goes on elsewhere to the server that takes it up."""
@@ -193,6 +196,7 @@ class Lifecycle:
             await self.queue.hand_over(execution.id)
         self.registry.remove(execution)
         self.observer.handed_over(execution)
+        execution.on_end()
 
     async def _execute(self, execution: Execution, recorder: Recorder) -> Outcome:
         request = execution.request
@@ -241,26 +245,24 @@ class Lifecycle:
         )
         dry_run = execution.request.dry_run
         completion = replace(completion, recording=recorder.seal(complete_message(completion, dry_run=dry_run)))
-        instead: list[Problem | Complete] = []
-        if not await self._write_ending(execution.attempt, completion):
-            completion = replace(completion, status=Status.LOST, exit_code=None, signal=None)
-            if reason is not StopReason.LEASE_LOST:  # else the viewers know
-                instead.append(Problem(message=LATE, rule="server.lost"))
-            instead.append(complete_message(completion, dry_run=dry_run))
-        self.registry.remove(execution)
-        recorder.end(*instead)
-        self.observer.ended(execution, completion)
+        # A database that does not answer delays the end by so much.
+        late = asyncio.get_running_loop().call_later(ENDING_BOUND, self._show_end, execution, completion)
+        is_first = await self._close(execution.attempt, completion)
+        late.cancel()
+        if is_first:
+            self._show_end(execution, completion)
+            return
+        completion = replace(completion, status=Status.LOST, exit_code=None, signal=None)
+        told = [] if reason is StopReason.LEASE_LOST else [Problem(message=LATE, rule="server.lost")]  # else they know
+        self._show_end(execution, completion, *told, complete_message(completion, dry_run=dry_run))
 
-    async def _write_ending(self, attempt: Attempt, completion: Completion) -> bool:
-        """Write the end to the audit; a database that does not answer delays it by ENDING_BOUND at most.
-
-        False if another server has recorded it as lost.
-        """
-        writing = asyncio.ensure_future(self._close(attempt, completion))
-        self.ending.add(writing)
-        writing.add_done_callback(self.ending.discard)
-        await asyncio.wait({writing}, timeout=ENDING_BOUND)
-        return not writing.done() or writing.result()
+    def _show_end(self, execution: Execution, completion: Completion, *instead: Problem | Complete) -> None:
+        """Let the viewers have the end, unless they have it."""
+        if self.registry.find(execution.id) is execution:
+            self.registry.remove(execution)
+            execution.recorder.end(*instead)
+            self.observer.ended(execution, completion)
+            execution.on_end()
 
     async def _close(self, attempt: Attempt, completion: Completion) -> bool:
         try:

@@ -1,7 +1,7 @@
 """The executions that run in this process, and their viewers."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 
@@ -10,7 +10,7 @@ from backend.core.execution.instructions import Instructions
 from backend.core.execution.model import Delivery, Instruction, StopReason
 from backend.core.execution.requests import Request
 from backend.core.policy.admit import Plan
-from backend.core.recording.writer import RecordingLog
+from backend.core.recording.writer import Recorder, RecordingLog
 
 FIRST_VIEWER = (
     1.0  # seconds that the client which started a command has to begin viewing, however short the grace period
@@ -27,7 +27,9 @@ class Execution:
     plan: Plan
     attempt: Attempt
     log: RecordingLog
+    recorder: Recorder
     instructions: Instructions
+    on_end: Callable[[], None]
     viewers: int = 0
     unviewed: asyncio.Event = field(default_factory=asyncio.Event)
     running: bool = True
