@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from typing import Any, Protocol, TypeVar
@@ -289,7 +289,8 @@ class ExecutionService:
             await asyncio.sleep(POLL)
 
     async def _follow_here(self, found: _Found, id: str, after_seq: int, send: Send) -> Decision | None:
-        with self._counted_by(self._other_owner(found), id):
+        owner = self._other_owner(found)
+        with self._counted_by(owner, id) if owner else nullcontext():
             sent = await _read(lambda: self.local.follow_here(id, after_seq, send))
         return sent if isinstance(sent, Decision) else None if sent else forgotten(id)
 
@@ -302,12 +303,11 @@ class ExecutionService:
     @contextmanager
     def _counted_by(self, owner: str, id: str) -> Iterator[None]:
         """Have another server count a viewer of what it runs, who reads the recording here, from the shared folder."""
-        counting = asyncio.create_task(self._count_viewer(owner, id)) if owner else None
+        counting = asyncio.create_task(self._count_viewer(owner, id))
         try:
             yield
         finally:
-            if counting:
-                counting.cancel()
+            counting.cancel()
 
     async def _count_viewer(self, owner: str, id: str) -> None:
         """Follow behind the last line: a viewer for the server that runs it, but nothing is sent twice."""

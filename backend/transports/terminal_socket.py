@@ -408,12 +408,15 @@ class TerminalConnection:
         """Start a task that ends with the connection."""
 
         async def guarded() -> None:
-            with suppress(ClientGone):
+            try:
                 await work
+            except ClientGone:
+                pass
+            finally:
+                self._tasks.discard(task)
 
         task = asyncio.create_task(guarded())
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
         return task
 
     async def _leave(self) -> None:

@@ -1,8 +1,8 @@
 """The lifecycle of an admitted command: audited, recorded, run by its target's executor, its end recorded."""
 
 import asyncio
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Protocol, assert_never
@@ -106,8 +106,11 @@ class Lifecycle:
         If it raises RecordingError or StorageError, nothing is to run.
         """
         execution = self._prepare(request, plan, Resumed(self.recordings.create(request.execution)), on_end)
-        with self._discarded_on_error(execution):
+        try:
             await self.log.open(execution.attempt)
+        except BaseException:
+            self._discard(execution)
+            raise
         return self._begin(execution)
 
     async def resume(self, request: Request, plan: Plan, on_end: Callable[[], None]) -> Execution | None:
@@ -119,8 +122,11 @@ class Lifecycle:
         stored = self.recordings.resume(request.execution)
         request = replace(request, timeout=request.timeout or stored.timeout)
         execution = self._prepare(request, plan, stored, on_end)
-        with self._discarded_on_error(execution):
+        try:
             claimed = await self.queue.claim(execution.id)
+        except BaseException:
+            self._discard(execution)
+            raise
         if claimed:
             return self._begin(execution)
         self._discard(execution)
@@ -141,14 +147,6 @@ class Lifecycle:
         execution = Execution(attempt.id, request, plan, attempt, log, recorder, _instructions(request), on_end)
         self.registry.add(execution)  # now: as soon as it is on record, any server may send it an instruction
         return execution
-
-    @contextmanager
-    def _discarded_on_error(self, execution: Execution) -> Iterator[None]:
-        try:
-            yield
-        except BaseException:
-            self._discard(execution)
-            raise
 
     def _discard(self, execution: Execution) -> None:
         self.registry.remove(execution)

@@ -178,8 +178,9 @@ class Usage:
     @property
     def figures(self) -> dict[str, Any]:
         """The fields of messages, events, rows and the history: all but the layers."""
-        names = (each.name for each in fields(self) if each.name != "layers")
-        return {**{name: getattr(self, name) for name in names}, "protection": self.protection or None}
+        figures = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "layers"}
+        figures["protection"] = self.protection or None
+        return figures
 
     def plus(self, other: "Usage") -> "Usage":
         """The sum of both, with the weaker protection of the two."""

@@ -86,13 +86,13 @@ class Part:
         """How often each limit was met since the group was created."""
         for each in self.limits:
             file, name = MET[self.version, each]
-            words = _words(f"{self.path}/{file}")
+            words = _figures(f"{self.path}/{file}")
             yield each, next((int(count) for word, count in pairwise(words) if word == name), 0)
 
     def is_clean(self) -> bool:
         """Whether another command may use it: nothing runs in it, and almost nothing is charged to it."""
         for each, limit in self.limits.items():
-            words = _words(f"{self.path}/{CURRENT[self.version, each]}")
+            words = _figures(f"{self.path}/{CURRENT[self.version, each]}")
             if not words or int(words[0]) > limit * CLEAN[each]:
                 return False
         return "pids" in self.limits or not _words(f"{self.path}/cgroup.procs")  # no process is counted there already
@@ -399,6 +399,20 @@ def _words(path: str | Path) -> list[str]:
         return []
     try:
         return b"".join(iter(lambda: os.read(file, 65536), b"")).decode().split()
+    except OSError:
+        return []
+    finally:
+        os.close(file)
+
+
+def _figures(path: str) -> list[str]:
+    """The words of a file of a few figures, which one read gets."""
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return []
+    try:
+        return os.read(file, 4096).decode().split()
     except OSError:
         return []
     finally:

@@ -6,6 +6,7 @@ import signal
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from backend.core.execution.instructions import Instructions
 from backend.core.execution.model import (
@@ -45,6 +46,7 @@ from backend.executors.local.process_spec import (
     Stage,
     StageEnd,
 )
+from backend.executors.local.readers import Readers
 from backend.executors.local.rooms import Rooms
 from backend.executors.local.shell_state import SIZE, StateError, left_state, state_file
 from backend.executors.local.streams import Budget, Captured, OutputStream, StdinPump
@@ -93,6 +95,7 @@ class LocalPipelines:
     memory: int = CageLimits().memory
     homes: Homes | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
+    _readers: Readers | None = None
 
     def opened(self, source: bytes | str, root: str, cwd: str) -> Input:
         """These bytes, or a file below `root`, as an input that programs share. Raises OSError."""
@@ -137,10 +140,17 @@ class LocalPipelines:
                 case Outcome():
                     outcome = started
                 case _Started():
-                    outcome = await _Running(started, pipeline, recorder, instructions, self.lines, self.memory).watch()
+                    readers = self._readers_of(asyncio.get_running_loop())
+                    running = _Running(started, pipeline, recorder, instructions, readers, self.lines, self.memory)
+                    outcome = await running.watch()
                     if pipeline.leaves_state:
                         outcome = _with_state(outcome, state, started.given, recorder)
             return replace(outcome, stderr_bytes=outcome.stderr_bytes + said) if said else outcome
+
+    def _readers_of(self, loop: asyncio.AbstractEventLoop) -> Readers:
+        if self._readers is None or self._readers.loop is not loop:
+            self._readers = Readers(loop)
+        return self._readers
 
     def _own_home(self, pipeline: Pipeline, owner: Owner | None, ending: AsyncExitStack) -> Home:
         """The home of the workspace, which stays."""
@@ -341,11 +351,12 @@ class _Running:
         pipeline: Pipeline,
         recorder: RecordingWriter,
         instructions: Instructions,
+        readers: Readers,
         lines: Callable[[], LineAssembler],
         memory: int,
     ) -> None:
         ours, self.memory = started.ours, memory
-        self.loop = asyncio.get_running_loop()
+        self.loop, self.readers = readers.loop, readers
         self.ended: asyncio.Future[None] = self.loop.create_future()
         self.stopping: asyncio.Task[None] | None = None
         self.launched, self.started, self.pipeline, self.instructions = (
@@ -357,21 +368,21 @@ class _Running:
         self.budget = Budget(pipeline.output_limit)
         written = Captured(pipeline.captured) if pipeline.captured else lines()
         self.streams = [
-            OutputStream(self.loop, ours.stdout, "stdout", recorder, instructions, self.budget, written),
-            OutputStream(self.loop, ours.stderr, "stderr", recorder, instructions, self.budget, lines()),
+            OutputStream(readers, ours.stdout, "stdout", recorder, instructions, self.budget, written),
+            OutputStream(readers, ours.stderr, "stderr", recorder, instructions, self.budget, lines()),
         ]
         self.stdin = StdinPump(self.loop, ours.stdin, instructions.stdin) if ours.stdin >= 0 else None
 
     async def watch(self) -> Outcome:
         """Wait for the end, its own or the one that is asked for."""
-        self.loop.add_reader(self.launched.ended, _set, self.ended)
+        self.readers.add(self.launched.ended, partial(_set, self.ended))
         deadline = self.loop.call_later(self.pipeline.timeout, self.instructions.stop, StopReason.TIMED_OUT)
         try:
             with self.instructions.received_by(self):
                 await self.ended
         finally:
             deadline.cancel()
-            self.loop.remove_reader(self.launched.ended)
+            self.readers.remove(self.launched.ended)
         if self.stopping:
             await self.stopping
         return await self._finish()

@@ -307,6 +307,7 @@ class _Kept:
 
     making: asyncio.Future[Room]
     users: int = 0
+    left: float = 0.0  # when the last one left it, by the clock of the loop
     timer: asyncio.TimerHandle | None = None
 
     @property
@@ -362,9 +363,6 @@ class Rooms:
             self._forget(plan, kept)  # it has ended by itself
         if kept is None or not kept.usable:
             kept = self._kept[plan] = _Kept(asyncio.ensure_future(_made(make, plan, self.proxies)))
-        if kept.timer:
-            kept.timer.cancel()
-            kept.timer = None
         return kept
 
     def _leave(self, plan: RoomPlan, kept: _Kept) -> None:
@@ -375,10 +373,25 @@ class Rooms:
         if plan.homes or self._kept.get(plan) is not kept or not kept.usable:
             self._forget(plan, kept)
             return
-        kept.timer = asyncio.get_running_loop().call_later(KEPT_FOR, self._forget, plan, kept)
+        kept.left = asyncio.get_running_loop().time()
+        if kept.timer is None:
+            self._look_again(plan, kept)
         unused = [each for each in self._kept.items() if not each[1].users]
         for each in unused[:-MOST_UNUSED]:
             self._forget(*each)
+
+    def _look_again(self, plan: RoomPlan, kept: _Kept) -> None:
+        """Forget it when it was not used for long enough. The timer of one that is used is not set anew each time."""
+        kept.timer = asyncio.get_running_loop().call_at(kept.left + KEPT_FOR, self._expire, plan, kept)
+
+    def _expire(self, plan: RoomPlan, kept: _Kept) -> None:
+        kept.timer = None
+        if kept.users:
+            return
+        if asyncio.get_running_loop().time() < kept.left + KEPT_FOR:
+            self._look_again(plan, kept)
+        else:
+            self._forget(plan, kept)
 
     def _forget(self, plan: RoomPlan, kept: _Kept) -> None:
         """Close it, which waits for the end of its processes."""

@@ -10,6 +10,7 @@ from backend.core.execution.model import StopReason, unrecorded
 from backend.core.execution.sequence import Capture
 from backend.core.recording.lines import LineAssembler, Lines
 from backend.core.recording.writer import RecordingWriter
+from backend.executors.local.readers import Readers
 
 READ_SIZE = 32 * 1024  # bytes; larger reads gain nothing and make other sockets wait
 PARTIAL_DELAY = 0.1  # seconds that the start of a line waits for its end
@@ -47,7 +48,7 @@ class OutputStream:
 
     def __init__(
         self,
-        loop: asyncio.AbstractEventLoop,
+        readers: Readers,
         fd: int,
         name: str,
         recorder: RecordingWriter,
@@ -55,19 +56,19 @@ class OutputStream:
         budget: Budget,
         assembler: LineAssembler,
     ) -> None:
-        self.loop, self.fd, self.name = loop, fd, name
+        self.loop, self.readers, self.fd, self.name = readers.loop, readers, fd, name
         self.recorder, self.instructions, self.budget = recorder, instructions, budget
         self.assembler = assembler
         self.bytes = 0
         self.open = True
         self.timer: asyncio.TimerHandle | None = None
         self.closed: asyncio.Future[None] | None = None  # while `drain` waits
-        loop.add_reader(fd, self._on_readable)
+        readers.add(fd, self._on_readable)
 
     def _on_readable(self) -> None:
         """Move a read. A stream that fills it has more, which others need not wait for."""
         if self._move() == READ_SIZE:
-            self.loop.remove_reader(self.fd)
+            self.readers.remove(self.fd)
             low_priority().add(self._go_on)
 
     def _go_on(self) -> None:
@@ -76,7 +77,7 @@ class OutputStream:
         if self._move() == READ_SIZE:
             low_priority().add(self._go_on)
         elif self.open:
-            self.loop.add_reader(self.fd, self._on_readable)
+            self.readers.add(self.fd, self._on_readable)
 
     def _move(self) -> int:
         """Move one read; returns its bytes, 0 when there is nothing to read now."""
@@ -121,7 +122,7 @@ class OutputStream:
         self.open = False
         if self.timer:
             self.timer.cancel()
-        self.loop.remove_reader(self.fd)
+        self.readers.remove(self.fd)
         os.close(self.fd)
         self._record(self.assembler.flush(final=True))
         if self.closed and not self.closed.done():

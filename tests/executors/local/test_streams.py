@@ -13,6 +13,7 @@ from backend.core.execution.instructions import Instructions
 from backend.core.execution.low_priority import PATIENCE
 from backend.core.recording.lines import LineAssembler
 from backend.core.recording.writer import Recorder
+from backend.executors.local.readers import Readers
 from backend.executors.local.streams import READ_SIZE, Budget, OutputStream
 from backend.storage.memory.recordings import MemoryRecordings
 from tests.client import BOUND
@@ -40,8 +41,8 @@ async def pipe() -> AsyncIterator[Pipe]:
     fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, 8 * READ_SIZE)
     recorder = Recorder(ID, MemoryRecordings().create(ID), time.monotonic)
     instructions = Instructions(stdin=False)
-    loop = asyncio.get_running_loop()
-    stream = OutputStream(loop, read, "stdout", recorder, instructions, Budget(1 << 30), LineAssembler())
+    readers = Readers(asyncio.get_running_loop())
+    stream = OutputStream(readers, read, "stdout", recorder, instructions, Budget(1 << 30), LineAssembler())
     yield Pipe(stream, write)
     os.close(write)
     await stream.drain(BOUND)

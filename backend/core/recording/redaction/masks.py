@@ -41,7 +41,9 @@ class Masks:
 
     def text(self, text: str) -> str:
         """A complete text, masked."""
-        return self.complete(text.encode("utf-8", "surrogatepass")).decode("utf-8", "surrogatepass")
+        data = text.encode("utf-8", "surrogatepass")
+        found, _ = self.find(data, 0)
+        return masked(data, found).decode("utf-8", "surrogatepass") if found else text
 
     def complete(self, data: bytes) -> bytes:
         """Complete bytes, masked."""
@@ -58,7 +60,7 @@ class Masks:
         if self.keys and (key_lines or KEY_MARKER in view.text):
             more, key_lines = key_spans(view.text, key_lines)
             spans += more
-        return [view.span(span) for span in merged(spans)], key_lines
+        return [view.span(span) for span in merged(spans)] if spans else [], key_lines
 
     def possible_start(self, line: bytes) -> int:
         """Where a secret may begin that the line, which has not ended, does not contain in full."""
