@@ -7,7 +7,7 @@ process rotated the key, and this data folder has the new one, the server uses t
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from hmac import compare_digest
 from typing import Any
@@ -61,8 +61,8 @@ class LedgerContext:
         """The head that was signed last, and another end with its MAC."""
         if end == before.end:
             return before
-        after = SignedHead(before.head, before.signature, end)
-        return replace(after, mac=self.keys.current.mac(after.statement()))
+        statement = SignedHead(before.head, before.signature, end).statement()
+        return SignedHead(before.head, before.signature, end, self.keys.current.mac(statement))
 
     def event(self, draft: Draft, actor: str, address: str) -> Event:
         """An event that happens now."""

@@ -381,7 +381,7 @@ class Rooms:
             self._forget(*each)
 
     def _look_again(self, plan: RoomPlan, kept: _Kept) -> None:
-        """Forget it when it was not used for long enough. The timer of one that is used is not set anew each time."""
+        """Forget it when it was not used for long enough. The timer of one that is used goes on."""
         kept.timer = asyncio.get_running_loop().call_at(kept.left + KEPT_FOR, self._expire, plan, kept)
 
     def _expire(self, plan: RoomPlan, kept: _Kept) -> None:
