@@ -60,7 +60,7 @@ async def test_many_at_once_cost_few_transactions(database: Database, ledger: Le
 
     database.call_short = counting  # type: ignore[method-assign]
     await asyncio.gather(*(ledger.executions.open(attempt()) for _ in range(200)))
-    assert commits <= 2
+    assert commits <= 3  # of the first, of all others, of the signature
     assert (await whole(database)).events == 400
 
 
