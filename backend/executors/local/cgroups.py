@@ -60,12 +60,13 @@ REMOVE_DELAYS = (0.0, 0.001, 0.004)  # seconds to wait for killed processes befo
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """What the cage needs to join: a folder, the file in it to write to, the layers that it adds, whether it limits memory."""
+    """What the cage needs to join: a folder, the file in it to write to, the layers that it adds, what it limits."""
 
     folder: int  # descriptor
     join: str
     layers: str  # separated by commas
     memory: bool
+    processes: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +81,7 @@ class Part:
         """OSError where the folder no longer exists."""
         folder = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         layers = ",".join(f"cgroup:{each}" for each in self.limits)
-        return Member(folder, JOIN[self.version], layers, "memory" in self.limits)
+        return Member(folder, JOIN[self.version], layers, "memory" in self.limits, "pids" in self.limits)
 
     def met(self) -> Iterator[tuple[str, int]]:
         """How often each limit was met since the group was created."""

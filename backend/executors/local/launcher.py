@@ -60,10 +60,10 @@ class CageLimits:
     """What each process may use. Beyond it, the kernel refuses or kills.
 
     `memory` is what a process may write to privately (RLIMIT_DATA): neither address space, of which node reserves tens of
-    GiB, nor memory shared with other processes is limited. Where a control group counts the memory of all processes of a
-    command, `memory_total` is the limit of that, and a process may reserve twice `memory`, so that the group is met first,
-    which reports it. `processes` are those that a command may have in addition to the processes and threads that its user
-    had when it started; it has no effect for root. With control groups it is also the limit of all processes of one command.
+    GiB, nor memory shared with other processes is limited. `processes` are those that a command may have in addition to the
+    processes and threads that its user had when it started; it has no effect for root. Where a control group counts what all
+    processes of one command use, `memory_total` is the limit of their memory and `processes` that of their number; the
+    limits of a process and a user are twice as high then, so that the group is met first, which reports it.
     """
 
     cpu_seconds: int = 600
@@ -180,7 +180,7 @@ class CageLauncher:
         spec += [limits.cpu_seconds, limits.memory, file_size, processes, limits.open_files]
         spec += [len(group.members)]
         for member in group.members:
-            spec += [given[member.folder], member.join, member.layers, int(member.memory)]
+            spec += [given[member.folder], member.join, member.layers, int(member.memory), int(member.processes)]
         spec += [len(confinements)]
         head = fields(spec)
         guarded = self._guarded(room)

@@ -160,6 +160,15 @@ def test_a_limit_that_was_met_is_reported_once(cage: Cage) -> None:
     assert launched.finish().limits_met == {"pids"}
 
 
+def test_the_group_is_met_before_the_limits_of_a_process(cage: Cage) -> None:
+    """These are met without a report."""
+    want("memory", "pids")
+    forks = shell("for i in 1 2 3 4 5 6 7 8 9 10 11 12; do sleep 0.1 & done; wait")
+    assert cage.limited(processes=8).run(forks).report.limits_met == {"pids"}
+    small = cage.limited(memory=32 * MIB, memory_total=32 * MIB)
+    assert small.run(["tail", "/dev/zero"]).report.limits_met == {"memory"}
+
+
 def test_a_group_is_used_again_once_nothing_is_in_it(cage: Cage) -> None:
     launched, output = cage.start(["true"])
     paths = [part.path for part in group_of(launched).parts]
@@ -213,7 +222,7 @@ def test_what_a_killed_cage_leaves_is_killed(cage: Cage) -> None:
 
 def test_a_group_that_cannot_be_joined_is_not_told(cage: Cage, monkeypatch: pytest.MonkeyPatch) -> None:
     def nowhere(self: cgroups.Part) -> Member:
-        return Member(os.open("/", os.O_RDONLY), cgroups.JOIN[self.version], "cgroup:memory,cgroup:pids", True)
+        return Member(os.open("/", os.O_RDONLY), cgroups.JOIN[self.version], "cgroup:memory,cgroup:pids", True, True)
 
     monkeypatch.setattr(cgroups.Part, "open", nowhere)
     assert layers(cage) == set()

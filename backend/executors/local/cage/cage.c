@@ -254,7 +254,7 @@ struct confinement {
     struct sock_filter instructions[MAX_FILTER];
 };
 struct stage { struct confinement *confinement; char *executable, *cwd, **argv, **env; int fds[3], kept, kept_as, pid; };
-struct group { int folder, joined, memory; const char *join, *layers; }; /* memory: it counts that of the command */
+struct group { int folder, joined, memory, processes; const char *join, *layers; }; /* memory, processes: it counts them */
 struct process { int pid, parent; char state, ours; };
 
 static struct {
@@ -392,6 +392,7 @@ static void read_groups(void)
         cage.groups[i].join = next_text();
         cage.groups[i].layers = next_text();
         cage.groups[i].memory = next_int(0, 1);
+        cage.groups[i].processes = next_int(0, 1);
     }
 }
 
@@ -550,14 +551,27 @@ static long set_rlimit(int what, long long soft, long long hard)
     return CALL(__NR_prlimit64, 0, what, &next, 0);
 }
 
-/* What a process may come to use. A group counts what is used, by all of them, and reports when that is too much: it is to
- * be met first, but one process alone is to be limited even then. */
+/* A group counts what all processes of a command use, and reports when that is too much: it is to be met first, but one
+ * process and one user are to be limited even then. */
+static long long beside_group(long long limit, int counted)
+{
+    return !counted ? limit : limit < INT64_MAX / 2 ? 2 * limit : INT64_MAX;
+}
+
 static long long data_limit(void)
 {
+    int counted = 0;
     for (int i = 0; i < cage.ngroups; i++)
-        if (cage.groups[i].memory && cage.groups[i].joined)
-            return cage.data < INT64_MAX / 2 ? 2 * cage.data : INT64_MAX;
-    return cage.data;
+        counted |= cage.groups[i].joined && cage.groups[i].memory;
+    return beside_group(cage.data, counted);
+}
+
+static long long process_limit(void)
+{
+    int counted = 0;
+    for (int i = 0; i < cage.ngroups; i++)
+        counted |= cage.groups[i].joined && cage.groups[i].processes;
+    return beside_group(cage.processes, counted);
 }
 
 static long apply_rlimits(void)
@@ -686,7 +700,8 @@ static int confine(int index)
         fail_stage(index, failed);
     /* Not before the change of uid: a user who already has that many processes could execute nothing more, so that one
      * command that forks without end would keep all others from starting. */
-    if ((failed = set_rlimit(RLIMIT_NPROC, cage.processes, cage.processes)))
+    long long processes = process_limit();
+    if ((failed = set_rlimit(RLIMIT_NPROC, processes, processes)))
         fail_stage(index, failed);
     long uid = CALL(__NR_getuid);
     int locked = !CALL(__NR_prctl, PR_SET_NO_NEW_PRIVS, 1);
