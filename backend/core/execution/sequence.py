@@ -323,10 +323,11 @@ class _Line:
                 self.progress.begun = True
                 self.progress.state = self.progress.state.declaring(name, body)
                 self.progress.conclude(0)
-            case Trap(steps=steps):
+            case Trap(steps=steps, silent=silent):
                 self.progress.begun = True
                 self.progress.state = replace(self.progress.state, trap=steps)
-                self.progress.conclude(0)
+                if not silent:
+                    self.progress.conclude(0)
 
     async def _call(self, call: Call, *, tested: bool) -> None:
         """Run the steps of a function."""

@@ -217,7 +217,9 @@ class _Reader:
         name, *words = [each.text for each in command.words] or [""]
         if name == EXECUTE and words and not words[0].startswith("-") and words[0] not in self.builtins:
             inner = Step("", (replace(command, words=command.words[1:]),))
-            return Step("", (), Group((inner, Step(";", (Command((Word("exit"),)),))), False))
+            # What runs at the end of the line does not run after another program has taken its place.
+            ended = (Step(";", (), Trap((), silent=True)), Step(";", (Command((Word("exit"),)),)))
+            return Step("", (), Group((inner, *ended), False))
         if name not in {EVALUATE, TRAP} or command.assignments:
             return None
         depends = (each.is_glob or any(one.name for one in each.parameters) for each in command.words)

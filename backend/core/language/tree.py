@@ -281,9 +281,10 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Trap:
-    """Steps that run when the line, or the subshell, has ended."""
+    """Steps that run when the line, or the subshell, has ended. With `silent` the exit code stays that of the step before."""
 
     steps: tuple[Step, ...]
+    silent: bool = False
 
 
 Compound = Group | If | Case | While | For | Piped | Fed | Background | Function | Call | Trap

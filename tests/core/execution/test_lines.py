@@ -430,6 +430,8 @@ LIKE_BASH = [
     "trap 'rm -f t; echo gone' EXIT; touch t; (trap 'echo inner' EXIT; echo sub); [ -f t ] && echo there; exit 3",
     "c() { echo cleanup; }; trap c EXIT INT; trap - EXIT; trap c EXIT; set -e; false; echo no",
     "trap 'exit 7' EXIT; exit 2",
+    "trap 'echo no' EXIT; false; exec echo $?",
+    "trap 'echo yes' EXIT; (exec false); echo $?; trap 'echo no' EXIT; exec false",
     "echo $(trap 'echo t' EXIT; echo s) | cat; echo end",
     "exec echo a; echo no",
     "(exec cat nope); echo $?; (exec ls src) | cat; exec false",
