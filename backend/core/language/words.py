@@ -52,14 +52,18 @@ class OrElse(dict[str, str]):
 
 
 class Listed(str):
-    """The words of an array, or those that a function was called with; as a text it is the first one."""
+    """The words of an array, or those that a function was called with; as a text it is the first one.
 
-    __slots__ = ("items",)
+    `is_all` where they are the names of everything in the workspace, as a glob found them.
+    """
+
+    __slots__ = ("is_all", "items")
     items: tuple[str, ...]
+    is_all: bool
 
-    def __new__(cls, items: tuple[str, ...]) -> Self:
+    def __new__(cls, items: tuple[str, ...], *, is_all: bool = False) -> Self:
         made = super().__new__(cls, items[0] if items else "")
-        made.items = items
+        made.items, made.is_all = items, is_all
         return made
 
 
@@ -154,6 +158,13 @@ class _Fields:
                 raise Unset(_odd_glob(text))
             self.fields.append(Word(text, frozenset(self.active)))
         self.text, self.active, self.length, self.begun = [], set(), 0, False
+
+
+def names_all(words: Iterable[Word], values: Mapping[str, str]) -> bool:
+    """Whether one of the words stands for a list that is everything in the workspace."""
+    lists = (each for word in words for each in word.parameters if each.name == POSITIONAL or each.operator == ALL)
+    found = (values.get(each.name) for each in lists)
+    return any(isinstance(each, Listed) and each.is_all for each in found)
 
 
 def _values(parameter: Parameter, values: Mapping[str, str]) -> tuple[str, ...]:

@@ -40,11 +40,11 @@ from backend.core.language.tree import (
     substitutions,
     words_of,
 )
-from backend.core.language.words import UNKNOWN, Guess, Listed, Unset, expand_words, joined
+from backend.core.language.words import UNKNOWN, Guess, Listed, Unset, expand_words, joined, names_all
 from backend.core.policy.builtins import KILL, judge_builtin, names_execution
 from backend.core.policy.files import FileView, in_temporary
 from backend.core.policy.line_state import BEGINNING, CALL_DEPTH, NOT_STARTED, Define, Effect, LineState
-from backend.core.policy.profile import OFFLINE, Offline, Place, Profile
+from backend.core.policy.profile import OFFLINE, Offline, Place, Profile, has_all
 from backend.core.policy.shell import judge_bash, run_by_bash
 
 RISKS = list(Risk)
@@ -404,8 +404,21 @@ def enter_call(call: Call, target: PolicyTarget, state: LineState) -> LineState 
     """The state in which a function begins: its words are expanded now."""
     if call.name in state.called or len(state.called) == CALL_DEPTH:
         return _too_many_calls(call.name)
-    words = judge_words(call.words, target, state)
+    try:
+        words = _listed(call.words, _for_line(target), state)
+    except Unset as unset:
+        return unset.decision
     return words if isinstance(words, Decision) else state.calling(call.name, words)
+
+
+def _listed(words: tuple[Word, ...], target: PolicyTarget, state: LineState) -> Listed | Decision:
+    """The words that these become, as a list that can be named. Raises Unset."""
+    values = state.values(target.files.variables)
+    expanded = expand_words(words, values)
+    items = target.files.expand(expanded, state.cwd)
+    if isinstance(items, Decision):
+        return items
+    return Listed(items, is_all=names_all(words, values) or has_all(expanded, _place(target, state.cwd)))
 
 
 def choose(compound: Case, target: PolicyTarget, state: LineState) -> tuple[Step, ...] | Decision:
@@ -481,7 +494,8 @@ def _judge_assignments(
     found: dict[str, str] = {}
     for assignment in command.assignments:
         exported = state.allexport or assignment.name in {*state.exported, *target.files.variables}
-        value = _assigned(assignment, target, state, values)
+        items = assignment.items
+        value = joined(assignment.value, values) if items is None else _listed(items, target, state)
         if isinstance(value, Decision):
             return value
         if isinstance(value, Listed) and exported:
@@ -493,14 +507,6 @@ def _judge_assignments(
     decision = Decision(True, "allow.environment", Risk.SAFE, "Set a variable of the line")
     invocations = tuple(Invocation((f"{name}={_shown(value)}",)) for name, value in found.items())
     return Verdict(invocations, decision, Define(tuple(found.items()), exported=False), is_builtin=True)
-
-
-def _assigned(assignment: Assignment, target: PolicyTarget, state: LineState, values: dict[str, str]) -> str | Decision:
-    """The value of an assignment. Raises Unset."""
-    if assignment.items is None:
-        return joined(assignment.value, values)
-    items = target.files.expand(expand_words(assignment.items, values), state.cwd)
-    return items if isinstance(items, Decision) else Listed(items)
 
 
 def _shown(value: str) -> str:
@@ -525,6 +531,8 @@ class _CommandJudge:
         words = expand_words(command.words, values)
         if not words:
             raise _Refused(_nothing_left(profile))
+        if names_all(command.words, values) and (refusal := self.target.profile.refuse_all(words[0].text)):
+            raise _Refused(refusal)
         has_document = any(each.operator == "<<" for each in command.redirects)
         argv, decision = self._decided(words, has_document)
         moved = tuple(in_temporary(word, files) for word in words)

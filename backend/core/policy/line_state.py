@@ -173,6 +173,7 @@ class LineState:
     functions: Mapping[str, tuple[Step, ...]] = field(default_factory=dict)
     trap: tuple[Step, ...] = ()  # what runs at the end
     positional: tuple[str, ...] | None = None
+    has_all: bool = False  # the words that the function was called with are everything in the workspace
     hidden: Mapping[str, str | None] = field(default_factory=dict)
     called: tuple[str, ...] = ()
     open: bool = False
@@ -187,7 +188,7 @@ class LineState:
         if self.positional is not None:
             own |= {} if self.nounset else dict.fromkeys("123456789", "")
             own |= {str(number): word for number, word in enumerate(self.positional[:9], 1)}
-            own |= {"#": str(len(self.positional)), "@": Listed(self.positional)}
+            own |= {"#": str(len(self.positional)), "@": Listed(self.positional, is_all=self.has_all)}
         values = {**OF_A_SHELL, **standard, **self.variables, **self.exported, **own}
         return OrElse(values, UNKNOWN) if self.open else values
 
@@ -231,16 +232,18 @@ class LineState:
             case Exit() | Leave() | Return() | Cancel() | Await() | ShowStarted() | None:
                 return self
 
-    def calling(self, name: str, words: tuple[str, ...]) -> "LineState":
+    def calling(self, name: str, words: Listed) -> "LineState":
         """The state in which a function begins."""
-        return replace(self, positional=words, hidden={}, called=(*self.called, name))
+        return replace(self, positional=words.items, has_all=words.is_all, hidden={}, called=(*self.called, name))
 
     def returned(self, before: "LineState") -> "LineState":
         """The state that a function leaves: local variables have the values that they had `before` it was called."""
         gone = tuple(name for name, value in self.hidden.items() if value is None)
         old = {name: value for name, value in self.hidden.items() if value is not None}
         state = self.after(Forget(gone))._defined(old, exported=False)
-        return replace(state, positional=before.positional, hidden=before.hidden, called=before.called)
+        return replace(
+            state, positional=before.positional, has_all=before.has_all, hidden=before.hidden, called=before.called
+        )
 
     def declaring(self, name: str, body: tuple[Step, ...]) -> "LineState":
         """The state with a function."""

@@ -227,7 +227,7 @@ async def test_what_a_line_does(bench: Bench, line: str, stdout: str | None, cod
         assert refusal.rule == "syntax.variable"
         return
     ran = await bench.run(line)
-    assert not ran.outcome.problem
+    assert not ran.outcome.problem, ran.outcome.problem
     assert ran.outcome.exit_code == code
     assert stdout is None or ran.log.text("stdout") == stdout
 
@@ -455,7 +455,7 @@ async def test_functions_arrays_and_what_else_only_bash_has(bench: Bench, line: 
         check=False,
     )
     ran = await bench.run(line)
-    assert not ran.outcome.problem
+    assert not ran.outcome.problem, ran.outcome.problem
     assert ran.said == (done.stdout, done.returncode)
     assert not [*bench.folder.glob(f".tmp/.{ID}*")]
 
