@@ -1,6 +1,7 @@
 """Lines run to their end: the same output and exit code as in a shell, and nothing for those that harm."""
 
 import asyncio
+import re
 import shutil
 import subprocess
 import time
@@ -617,6 +618,57 @@ async def test_a_random_line_does_what_it_does_in_a_shell(bench: Bench, shell: s
         said = done.stdout + done.stderr + written
         if "cd: " in done.stdout + written or "can't cd" in said or "cannot open" in said:
             continue  # dash says 2 where others say 1, and ours is not redirected with its group
+        assert (ran.said, line) == ((done.stdout, done.returncode), line), line
+        compared += 1
+    assert compared > 25
+
+
+def some_line_of_bash(random: Random) -> str:
+    """A random line with a form that only bash has."""
+    inner, other = some_line(random, 1), some_line(random, 1)
+    return random.choice(
+        [
+            f"f() {{ {inner}}}; f a 'b c'; f\n",
+            f"f() {{ {inner} return 2; {other}}}; f; echo $?; f | cat\n",
+            f"f() {{ local X=9; {inner}}}; f > g; cat g; {other}",
+            f'f() {{ for X in "$@"; do {inner} [ $X = b ] && return; done; }}; f a b $Y; {other}',
+            f"f() ( {inner}); f && {other}",
+            f"for ((i=0; i<3; i++)); do {inner} [ $i = 1 ] && continue; {other}done; echo $i\n",
+            f"i=3; while ((i--)); do {inner}done; {other}",
+            f"a=($Y 'c d' *.txt); {inner} printf '%s.' \"${{a[@]}}\" ${{#a[@]}} ${{a[1]}}\n",
+            f'a=($(cd src; {inner})); echo ${{#a[@]}} "${{a[@]}}"\n',
+            f"cat <({inner}) - < <({other})\n",
+            f"while read -r X; do {inner}done < <(cat a.txt); {other}",
+            f"trap 'echo end $X' EXIT; {inner}",
+            f"( trap 'echo end' EXIT; {inner}); {other}",
+        ]
+    )
+
+
+async def test_a_random_line_of_bash_does_what_it_does_there(bench: Bench) -> None:
+    random, compared = Random(5), 0
+    for _ in range(60):
+        # With the status of what ran last a group that is redirected ends otherwise: its file was opened before.
+        line = "X=1; Y='d  e'\n" + re.sub(r"exit\b(?! 3)", "exit 4", some_line_of_bash(random))
+        if isinstance(bench.judge(line), Decision) or ("$(" in line and "<<" in line):
+            continue
+        bench.clean()
+        ran = await bench.run(line)
+        bench.clean()
+        if ran.outcome.problem:
+            continue
+        done = subprocess.run(
+            ["bash", "-O", "inherit_errexit"],
+            input=line,
+            cwd=bench.folder,
+            env={"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": str(bench.folder)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        written = "".join(each.read_text() for each in bench.folder.rglob("[fgh]"))
+        if "cd: " in done.stdout + written:
+            continue
         assert (ran.said, line) == ((done.stdout, done.returncode), line), line
         compared += 1
     assert compared > 25
