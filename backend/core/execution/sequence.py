@@ -430,7 +430,9 @@ class _Line:
         """Each stage runs in a subshell, on what the one before has written."""
         last, code = len(piped.stages) - 1, 0
         data: bytes | None = None
+        before = self.progress.state.status
         for number, stage in enumerate(piped.stages):
+            self.progress.state = replace(self.progress.state, status=before)  # they begin at once in a shell
             written = Capture(PIPED_LIMIT) if number < last else self.captured
             with nullcontext(self) if data is None else self._opened(data) as line:
                 if line:

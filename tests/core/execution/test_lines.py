@@ -650,7 +650,7 @@ async def test_a_random_line_of_bash_does_what_it_does_there(bench: Bench) -> No
     for _ in range(60):
         # With the status of what ran last a group that is redirected ends otherwise: its file was opened before.
         line = "X=1; Y='d  e'\n" + re.sub(r"exit\b(?! 3)", "exit 4", some_line_of_bash(random))
-        if isinstance(bench.judge(line), Decision) or ("$(" in line and "<<" in line):
+        if isinstance(bench.judge(line), Decision) or ("<<" in line and ("$(" in line or "<(" in line)):
             continue
         bench.clean()
         ran = await bench.run(line)
