@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Protocol
 
 from backend.core.decisions import Decision
@@ -23,32 +24,40 @@ from backend.core.execution.model import (
     unrecorded,
 )
 from backend.core.language.fields import Fields
-from backend.core.language.lexer import hidden_character
-from backend.core.language.parser import Invocation, no_background
+from backend.core.language.lexer import PROCESS_NAME, hidden_character
+from backend.core.language.parser import Invocation, Opened, no_background, parse
 from backend.core.language.tree import (
     Background,
+    Call,
     Case,
     Compound,
     Fed,
     For,
+    Function,
     Group,
     If,
     Parameter,
     Piped,
+    Script,
     Step,
+    Trap,
     While,
     substitutions,
     words_of,
 )
 from backend.core.language.words import VALUE_LIMIT
 from backend.core.policy.admit import (
+    NESTING_LIMIT,
     PolicyTarget,
     Verdict,
     assigned,
     choose,
+    enter_call,
     judge_step,
     judge_words,
     place_redirects,
+    resolved,
+    too_deep,
 )
 from backend.core.policy.egress import Egress
 from backend.core.policy.files import TEMPORARY, folder_of
@@ -63,7 +72,10 @@ from backend.core.policy.line_state import (
     Leave,
     LineState,
     Read,
+    Return,
+    Shift,
     ShowStarted,
+    Source,
     normal,
 )
 from backend.core.policy.profile import Profile
@@ -161,7 +173,9 @@ class _Progress:
     state: LineState
     begun: bool = False
     ended: bool = False
-    leaving: Leave | None = None  # the loop around what runs now
+    leaving: Leave | Return | None = None  # the loop, or the function, around what runs now
+    depth: int = 0  # compounds within compounds, where functions are called
+    files: set[str] = field(default_factory=set)  # of `<( )`
     started: list[str] = field(default_factory=list)  # in the background
 
     @property
@@ -194,7 +208,10 @@ class _Progress:
 
     def left_loop(self) -> bool:
         """Whether the loop that has just finished a round ends."""
-        leaving, self.leaving = self.leaving, None
+        leaving = self.leaving
+        if isinstance(leaving, Return):
+            return True
+        self.leaving = None
         return self.ended or (leaving is not None and not leaving.again)
 
 
@@ -216,6 +233,8 @@ class Sequence:
         progress = _Progress(NOTHING_YET, job.plan.start)
         line = _Line(self, job, output, instructions, self.clock() + job.timeout, progress, job.plan.invocations)
         await line.steps(job.plan.script.steps, tested=False)
+        await line.trapped()
+        await line.remove_files()
         return replace(progress.outcome, left=progress.state, background=tuple(progress.started))
 
 
@@ -253,11 +272,28 @@ class _Line:
             if progress.state.errexit and progress.failed and not is_tested:
                 progress.ended = True
 
+    async def trapped(self) -> None:
+        """Run what `trap` names for the end, which leaves the exit code as it is."""
+        progress, code = self.progress, self.progress.outcome.exit_code
+        steps, progress.state = progress.state.trap, replace(progress.state, trap=())
+        if not steps or progress.outcome.problem or self.instructions.reason or code is None:
+            return
+        ended, progress.ended = progress.ended, False
+        await self.steps(steps, tested=True)
+        if not progress.ended:
+            progress.conclude(code)
+            progress.ended = ended
+
     async def _step(self, step: Step, *, tested: bool) -> None:
+        step = resolved(step, self.progress.state)
         if step.redirects:
             await self._redirected(step, tested=tested)
+        elif step.compound and self.progress.depth == NESTING_LIMIT:
+            self.progress.add(_denied(too_deep()))
         elif step.compound:
+            self.progress.depth += 1
             await self._compound(step.compound, tested=tested)
+            self.progress.depth -= 1
         else:
             await self._commands(step, tested=tested)
         if step.negated and not self.progress.over and not self.instructions.reason:
@@ -281,6 +317,34 @@ class _Line:
                 await self._fed(compound, tested=tested)
             case Background():
                 await self._background(compound)
+            case Call():
+                await self._call(compound, tested=tested)
+            case Function(name=name, body=body):
+                self.progress.begun = True
+                self.progress.state = self.progress.state.declaring(name, body)
+                self.progress.conclude(0)
+            case Trap(steps=steps, silent=silent):
+                self.progress.begun = True
+                self.progress.state = replace(self.progress.state, trap=steps)
+                if not silent:
+                    self.progress.conclude(0)
+
+    async def _call(self, call: Call, *, tested: bool) -> None:
+        """Run the steps of a function."""
+        progress = self.progress
+        texts = await self._substituted(substitutions(call.words), tested=tested)
+        if progress.over:
+            return
+        before, filled = progress.state, call.filled(iter(texts))
+        begun = await asyncio.to_thread(enter_call, filled, self.sequence.target, before)
+        if isinstance(begun, Decision):
+            progress.add(_denied(begun))
+            return
+        progress.state = begun
+        await self.steps(call.body, tested=tested)
+        progress.state = progress.state.returned(before)
+        if isinstance(progress.leaving, Return):
+            progress.leaving = None
 
     async def _background(self, compound: Background) -> None:
         """Start an execution of its own, and tell its number and id as a shell does."""
@@ -366,7 +430,9 @@ class _Line:
         """Each stage runs in a subshell, on what the one before has written."""
         last, code = len(piped.stages) - 1, 0
         data: bytes | None = None
+        before = self.progress.state.status
         for number, stage in enumerate(piped.stages):
+            self.progress.state = replace(self.progress.state, status=before)  # they begin at once in a shell
             written = Capture(PIPED_LIMIT) if number < last else self.captured
             with nullcontext(self) if data is None else self._opened(data) as line:
                 if line:
@@ -419,6 +485,9 @@ class _Line:
             code = progress.state.status
             if progress.left_loop():
                 return
+            await self.steps(loop.after, tested=True)
+            if progress.over:
+                return
         if not progress.left_loop():
             progress.conclude(code)
 
@@ -449,7 +518,9 @@ class _Line:
         """The output of each substitution, unless one of them ends the line."""
         texts: list[str] = []
         for parameter in parameters:
-            text = await self._output(parameter, tested=tested)
+            is_file = parameter.name == PROCESS_NAME
+            number = len(texts)
+            text = await (self._file(parameter, number) if is_file else self._output(parameter, tested=tested))
             if isinstance(text, Decision):
                 self.progress.add(_denied(text))
             if isinstance(text, Decision) or self.progress.ended:
@@ -463,6 +534,29 @@ class _Line:
         await replace(self, captured=captured)._subshell(parameter.steps, tested=tested)
         return _text(captured)
 
+    async def _file(self, parameter: Parameter, number: int) -> str | Decision:
+        """The name of a file with what a `<( )` writes. It is the same in each round of a loop, and removed at the end of the line."""
+        progress, status = self.progress, self.progress.state.status
+        captured = Capture(PIPED_LIMIT)
+        progress.depth += 1
+        await replace(self, captured=captured)._subshell(parameter.steps, tested=True)
+        progress.depth -= 1
+        if progress.ended or captured.overflowed:
+            return _too_much_piped() if captured.overflowed else ""
+        folder = self.sequence.target.files.root / TEMPORARY
+        name = str(folder / f".{self.job.execution}-{progress.depth}-{number}")
+        progress.files.add(name)
+        with self._opened(bytes(captured.data)) as line:
+            if line:
+                await line._run(Invocation(("cat",), redirects=(Opened(">", 1, name),)))
+        progress.conclude(status)
+        return name
+
+    async def remove_files(self) -> None:
+        """Remove the files of `<( )`."""
+        if self.progress.files and not self.instructions.reason:
+            await self._run(Invocation(("rm", "-f", *sorted(self.progress.files))))
+
     async def _group(self, group: Group, *, tested: bool) -> None:
         if group.subshell:
             await self._subshell(group.steps, tested=tested)
@@ -472,7 +566,10 @@ class _Line:
     async def _subshell(self, steps: tuple[Step, ...], *, tested: bool) -> None:
         """A subshell leaves the state as it was, and `exit` ends only the subshell."""
         progress, before = self.progress, self.progress.state
+        progress.state = replace(before, trap=())
         await self.steps(steps, tested=tested)
+        await self.trapped()
+        progress.leaving = None if isinstance(progress.leaving, Return) else progress.leaving
         progress.state = replace(before, status=progress.state.status)
         progress.ended = bool(progress.outcome.problem or self.instructions.reason)
 
@@ -525,9 +622,9 @@ class _Line:
             await sequence.log.step(self.job.execution, self.job.actor, argvs, verdict.decision)
         return verdict
 
-    async def _run(self, argv: tuple[str, ...]) -> None:
+    async def _run(self, invocation: Invocation) -> None:
         """Run a program that does what a form of the line stands for, without a say in its end."""
-        pipeline = replace(self._pipeline((Invocation(argv),)), stdin=False, input=None)
+        pipeline = replace(self._pipeline((invocation,)), stdin=False)
         await self.sequence.runner.run(pipeline, self.output, self.instructions)
 
     def _pipeline(self, invocations: tuple[Invocation, ...], *, leaves_state: bool = False) -> Pipeline:
@@ -559,8 +656,14 @@ class _Line:
         if isinstance(effect, Read):
             await self._read(effect)
             return
+        if isinstance(effect, Source):
+            await self._source(effect)
+            return
+        if isinstance(effect, Shift) and effect.count > len(progress.state.positional or ()):
+            progress.add(_ended(1))
+            return
         if isinstance(effect, Enter) and effect.folder == str(self.sequence.target.files.root / TEMPORARY):
-            await self._run(("mkdir", "-p", effect.folder))  # /tmp is always there
+            await self._run(Invocation(("mkdir", "-p", effect.folder)))  # /tmp is always there
         if isinstance(effect, Exit):
             progress.add(_ended(effect.status))
             progress.ended = True
@@ -571,9 +674,10 @@ class _Line:
             said = self.output.say("stderr", f"{effect.folder}/bin/activate: No such file")
             progress.add(Outcome(Status.FAILED, 1, stderr_bytes=said))
         else:
-            progress.add(_ended(substituted if isinstance(effect, Define) else 0))
+            code = effect.status if isinstance(effect, Return) else substituted if isinstance(effect, Define) else 0
+            progress.add(_ended(code))
             progress.state = progress.state.after(effect)
-            progress.leaving = effect if isinstance(effect, Leave) else None
+            progress.leaving = effect if isinstance(effect, Leave | Return) else None
             if isinstance(effect, Enter) and effect.shown:
                 self._write(f"{progress.state.cwd}\n")
 
@@ -603,6 +707,23 @@ class _Line:
             return
         await self._change(verdict.effect, 0)
         progress.conclude(0 if fields.ended_by_break else 1)
+
+    async def _source(self, effect: Source) -> None:
+        """Set the variables that a file names: each of its lines is judged as one of the line."""
+        progress = self.progress
+        with self._opened(effect.file) as line:
+            if line is None:
+                return
+            assert line.input
+            data = b"".join(iter(partial(line.input.read_line, VALUE_LIMIT), b""))
+        text = _decoded(data, effect.file, VALUE_LIMIT, longer=len(data) > VALUE_LIMIT)
+        profile = self.sequence.target.profile
+        parsed = text if isinstance(text, Decision) else parse(text, profile.operators, assignments=True)
+        if isinstance(parsed, Decision) or not parsed.only_assigns:
+            progress.add(_denied(_not_variables(effect.file, parsed)))
+            return
+        progress.conclude(0)
+        await self.steps(parsed.steps, tested=True)
 
     async def _control(self, effect: Cancel | Await | ShowStarted) -> None:
         """Run a builtin about what runs in the background."""
@@ -682,6 +803,11 @@ def _decoded(data: bytes, what: str, limit: int, *, longer: bool) -> str | Decis
         reason = f"{what} cannot be part of a command: {hidden.reason.replace('The line', 'it')}"
         return replace(hidden, reason=reason, hint="Keep it in a file instead.")
     return text
+
+
+def _not_variables(file: str, parsed: Script | Decision) -> Decision:
+    why = parsed.reason if isinstance(parsed, Decision) else "it has other lines than NAME=value."
+    return Decision.deny("syntax.source", f"{file} cannot be read: {why}", "bash FILE runs a file of commands.")
 
 
 def _too_much_piped() -> Decision:

@@ -105,6 +105,18 @@ def _power(base: int, exponent: int) -> int:
     return int(base ** min(exponent, 64 + exponent % 2))
 
 
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """What is between `(( ))`: the new value of a variable, where it sets one, and the result, which decides how it ends.
+
+    `result` is computed after the variable has its new value.
+    """
+
+    name: str
+    value: Expression | None
+    result: Expression
+
+
 UNARY: Mapping[str, Callable[[int], int]] = {
     "-": lambda one: -one,
     "+": lambda one: one,
@@ -139,6 +151,30 @@ def parse_arithmetic(text: str, at: int) -> tuple[Expression, int]:
     if not text.startswith("))", reader.skip()):
         raise UnlikeArithmetic("it is not closed by ))")
     return expression, reader.at + 2
+
+
+ONE = Expression("1")
+SET = re.compile(r"[ \t\n]*([A-Za-z_][A-Za-z0-9_]*)[ \t\n]*(?:([-+*/%]?)=(?!=)|(\+\+|--)(?![-+]))")
+STEPPED = re.compile(r"[ \t\n]*(\+\+|--)[ \t\n]*([A-Za-z_][A-Za-z0-9_]*)")
+
+
+def parse_statement(text: str, at: int) -> tuple[Statement, int]:
+    """The statement that begins at `at`, as in `((i++))`, and where what follows it begins. Raises UnlikeArithmetic."""
+    if found := SET.match(text, at):
+        name, sign, step = found.groups()
+        own = Expression(name)
+        if step:
+            back = "-" if step == "++" else "+"
+            return Statement(name, Expression(step[0], (own, ONE)), Expression(back, (own, ONE))), found.end()
+        reader = _Reader(text, found.end())
+        given = reader.expression(0)
+        value = Expression(sign, (own, given)) if sign else given
+        return Statement(name, value, own), reader.skip()
+    if found := STEPPED.match(text, at):
+        own = Expression(found[2])
+        return Statement(found[2], Expression(found[1][0], (own, ONE)), own), found.end()
+    reader = _Reader(text, at)
+    return Statement("", None, reader.expression(0)), reader.skip()
 
 
 @dataclass(slots=True)

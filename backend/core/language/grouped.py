@@ -10,19 +10,23 @@ from backend.core.decisions import Decision
 from backend.core.language.lexer import Refused
 from backend.core.language.parser import BUILTINS, in_background
 from backend.core.language.tree import (
+    Assignment,
     Background,
     Branch,
+    Call,
     Case,
     Command,
     Compound,
     Fed,
     For,
+    Function,
     Group,
     If,
     Parameter,
     Piped,
     Redirect,
     Step,
+    Trap,
     While,
     Word,
 )
@@ -58,8 +62,12 @@ class _Spread:
                 return If(tuple(map(self.branch, branches)), self.steps(otherwise))
             case Case(word=word, choices=choices):
                 return Case(self.word(word), tuple(replace(each, steps=self.steps(each.steps)) for each in choices))
-            case While(repeated=repeated):
-                return replace(compound, repeated=self.branch(repeated))
+            case While(repeated=repeated, after=after):
+                return replace(compound, repeated=self.branch(repeated), after=self.steps(after))
+            case Call(words=words, body=body):
+                return replace(compound, words=tuple(map(self.word, words)), body=self.steps(body))
+            case Function() | Trap():
+                return compound
             case For(words=words, body=body):
                 return replace(compound, words=tuple(map(self.word, words)), body=self.steps(body))
             case Fed(steps=steps):
@@ -86,11 +94,16 @@ class _Spread:
     def command(self, command: Command, *, is_last: bool) -> Command:
         """Builtins write nothing. Only the last program of a pipeline writes its output where the compound does."""
         words = tuple(map(self.word, command.words))
-        assignments = tuple(replace(each, value=self.word(each.value)) for each in command.assignments)
+        assignments = tuple(map(self.assignment, command.assignments))
         if not words or words[0].text in BUILTINS | {"wait"}:
             return replace(command, words=words, assignments=assignments)
         own = self.redirects if is_last else self.errors()
         return Command(words, assignments, (*own, *command.redirects))
+
+    def assignment(self, assignment: Assignment) -> Assignment:
+        """An assignment, whose substitutions are those of a word."""
+        items = None if assignment.items is None else tuple(map(self.word, assignment.items))
+        return replace(assignment, value=self.word(assignment.value), items=items)
 
     def word(self, word: Word) -> Word:
         """What the substitutions of a word write is theirs; their errors go where those of the compound go."""

@@ -11,11 +11,17 @@ from dataclasses import dataclass, field, replace
 from typing import NoReturn
 
 from backend.core.decisions import Decision
-from backend.core.language.arithmetic import UnlikeArithmetic, parse_arithmetic
+from backend.core.language.arithmetic import Statement, UnlikeArithmetic, parse_arithmetic, parse_statement
 from backend.core.language.braces import TooMany, UnlikeBrace, expand_braces
 from backend.core.language.tree import Assignment, Parameter, Step, Word, has_background
 from backend.core.language.trimming import PATTERN
-from backend.core.language.words import BRACKET_LIMIT, GLOB_CHARACTERS, UNLIKE_BRACKET, unlike_arithmetic
+from backend.core.language.words import (
+    BRACKET_LIMIT,
+    GLOB_CHARACTERS,
+    UNLIKE_BRACKET,
+    unlike_arithmetic,
+    unlike_statement,
+)
 
 __all__ = ["Assignment", "Operator", "Refused", "Token", "Word", "hidden_character", "tokens"]
 
@@ -40,25 +46,28 @@ SURROGATE = re.compile("[\ud800-\udfff]")
 # Joiners are part of emoji and of several scripts, but between ASCII letters they only disguise text.
 STRAY_JOINER = re.compile("(?:^|[\x00-\x7f])[\u200c\u200d]")
 EXPANSION = re.compile(r"[A-Za-z0-9_{(\[@*#?$!-]")  # $[ is arithmetic in some shells
+INDEX = r"\$?[A-Za-z_][A-Za-z0-9_]*|[0-9]{1,4}"  # of an element of an array
 PARAMETER = re.compile(
-    r"\$(?:(?P<name>[A-Za-z_][A-Za-z0-9_]*+|[?!])"
-    r"|\{(?P<braced>[A-Za-z_][A-Za-z0-9_]*|\?|[1-9](?=:[-+]))"
-    r"(?:(?P<operator>:[-+])(?P<operand>[A-Za-z0-9_./:@%+=,-]*)"
+    r"\$(?:(?P<name>[A-Za-z_][A-Za-z0-9_]*+|[?!#@1-9])"
+    r"|\{(?P<braced>[A-Za-z_][A-Za-z0-9_]*|[?@1-9])"
+    rf"(?:(?P<index>\[(?:@|{INDEX})\])|(?P<operator>:[-+])(?P<operand>[A-Za-z0-9_./:@%+=,-]*)"
     rf"|(?P<trim>%%?|##?)(?P<pattern>{PATTERN.pattern})"
     r"|(?P<change>\^\^?|,,?)"
     r"|(?P<slice>:)(?P<range>(?: -)?[0-9]{1,6}(?::-?[0-9]{1,6})?)"
     r"|(?P<replace>//?)(?P<texts>[A-Za-z0-9_.:@+=,-]+/[A-Za-z0-9_./:@%+=,-]*))?\}"
-    r"|\{#(?P<length>[A-Za-z_][A-Za-z0-9_]*)\})(?!\\\n)"
+    r"|\{#(?P<length>[A-Za-z_][A-Za-z0-9_]*)(?P<counted>\[@\])?\})(?!\\\n)"
 )
 ASSIGNMENT = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=")
 ASSIGNED_TILDE = re.compile(
     r"[A-Za-z_][A-Za-z0-9_]*(\[.*\])?\+?=(.*:)?$"
 )  # what a word has before a ~ that is expanded
 MERGE = re.compile(r"(2>&1|1?>&2)(?![^ \t\n;&|<>()])")
+ARITHMETIC_FOLLOWS = re.compile(r"[ \t]*\(\(")
 JOINED_LINE = re.compile(r"(?:\\\n)+")
 DELIMITER = re.compile(r"[A-Za-z0-9_.!%+@=:/-]+")
 # In order: where two match, the longer one is meant.
 KNOWN_OPERATORS = ("&&", "||", "&>", ">>", "<<<", "<<", ";;", ";", "&", "|", ">", "<", "(", ")", "\n")
+BEFORE_COMMANDS = frozenset({"&&", "||", ";", ";;", "&", "|", "\n", "(", ")"})
 MERGE_OPERATOR = "2>&1"
 MERGES = frozenset({MERGE_OPERATOR, ">&2"})
 REDIRECTS = frozenset({">", ">>", "<", "&>", "<<", "<<<"})
@@ -67,9 +76,12 @@ PERMITTED_WITH = {"\n": ";", ")": "(", ">&2": MERGE_OPERATOR, ";;": ";", "<<<": 
 VARIABLES, BRACES, GROUP, SUBSTITUTION, LOOP = "$", "{,}", "(", "$(", "for"
 SIGNS = frozenset({"!", "{", "}"})
 # Words that are operators where a command begins; `in` comes after the name of `for`.
-KEYWORDS = frozenset({"if", "then", "elif", "else", "fi", "while", "until", "for", "do", "done", "case", "esac"})
+FUNCTION = "function"
+KEYWORDS = frozenset(
+    {"if", "then", "elif", "else", "fi", "while", "until", "for", "do", "done", "case", "esac", FUNCTION}
+)
 KEYWORD = re.compile(f"(?:{'|'.join(KEYWORDS)})(?![^ \t\n;&|<>()])")
-SUBSTITUTION_NAME, ARITHMETIC_NAME = "$()", "$(())"
+SUBSTITUTION_NAME, ARITHMETIC_NAME, PROCESS_NAME = "$()", "$(())", "<()"
 HOME = "HOME"
 ASSIGNED_HOME_PREFIX = re.compile("~(?=[/: \t\n;&|<>()]|$)")
 HOME_PREFIX = re.compile("~(?=[/ \t\n;&|<>()]|$)")
@@ -94,7 +106,14 @@ class Operator:
     body: Word | None = None
 
 
-Token = Word | Assignment | Operator
+@dataclass(frozen=True, slots=True)
+class Arithmetic:
+    """`(( ))`, or the three statements of `for (( ; ; ))`, each of which may be left out there."""
+
+    statements: tuple[Statement | None, ...]
+
+
+Token = Word | Assignment | Operator | Arithmetic
 
 
 class Refused(Exception):
@@ -105,14 +124,14 @@ class Refused(Exception):
 Read = Callable[[list[Token]], tuple[Step, ...]]
 
 
-def tokens(line: str, operators: frozenset[str], *, assignments: bool, read: Read) -> list[Token]:
+def tokens(line: str, operators: frozenset[str], *, assignments: bool, read: Read, depth: int = 0) -> list[Token]:
     """Split `line`. Raises Refused with what in it is refused and where (characters, from 1).
 
-    `read` makes steps of the tokens of a substitution.
+    `read` makes steps of the tokens of a substitution; `depth` is the number of those around the line.
     """
     if hidden := hidden_character(line):
         raise Refused(hidden)
-    return _Lexer(line, operators, read, assignments=assignments).tokens()
+    return _Lexer(line, operators, read, assignments=assignments, depth=depth).tokens()
 
 
 def hidden_character(line: str) -> Decision | None:
@@ -193,32 +212,85 @@ class _Lexer:
             if inside and not groups.opened and self.line[self.at] == ")":
                 self.at += 1
                 break
+            if self.line.startswith("((", self.at) and before_program and not is_target and LOOP in self.operators:
+                self.found.append(self._statements())
+                before_program = self._follows("for", before=2)
+                continue
             if self._at_operator():
                 operator = self._operator()
                 groups.add(operator.text)
-                self.found.append(operator)
-                if operator.text == "<<":
-                    self._begin_document()
-                elif operator.text == "\n":
-                    self._read_documents()
-                    self.found[-1] = replace(operator, end=self.at)
-                before_program = before_program or operator.text in {"&&", "||", ";", ";;", "&", "|", "\n", "(", ")"}
+                self._add_operator(operator)
+                before_program = before_program or operator.text in BEFORE_COMMANDS
                 is_target = operator.text in REDIRECTS - {"<<"}
                 continue
             if before_program and not is_target and (keyword := self._keyword()):
                 self.found.append(keyword)
                 groups.add(keyword.text)
-                before_program = keyword.text not in {"for", "case"}
+                is_arithmetic = keyword.text == "for" and bool(ARITHMETIC_FOLLOWS.match(self.line, self.at))
+                before_program = keyword.text not in {"for", "case", FUNCTION} or is_arithmetic
                 continue
             found = self._words(assignable=before_program and not is_target, is_target=is_target)
+            names_function = self._follows(FUNCTION)
             self.found += found
             before_program = before_program and (is_target or isinstance(found[0], Assignment) if found else True)
+            before_program = before_program or names_function
             is_target = False
         else:
             if inside:
                 self._refuse("syntax.substitution", "A $( is never closed", "Close it with ).")
         self._check_documents()
         return self.found
+
+    def _add_operator(self, operator: Operator) -> None:
+        self.found.append(operator)
+        if operator.text == "<<":
+            self._begin_document()
+        elif operator.text == "\n":
+            self._read_documents()
+            self.found[-1] = replace(operator, end=self.at)
+
+    def _follows(self, keyword: str, before: int = 1) -> bool:
+        """Whether the last token, or the one before, is this keyword."""
+        last = self.found[-before] if len(self.found) >= before else None
+        return isinstance(last, Operator) and last.text == keyword
+
+    def _statements(self) -> Arithmetic:
+        """`((i++))`, `((i=0; i<3; i++))`."""
+        is_for = self._follows("for")
+        self.at += 2
+        found: list[Statement | None] = []
+        try:
+            while True:
+                self._skip_spaces()
+                is_left_out = is_for and (self.line.startswith(("))", ";"), self.at))
+                statement, self.at = (None, self.at) if is_left_out else parse_statement(self.line, self.at)
+                found.append(statement)
+                self._skip_spaces()
+                if self.line.startswith("))", self.at) and len(found) == (3 if is_for else 1):
+                    self.at += 2
+                    return Arithmetic(tuple(found))
+                if not self.line.startswith(";", self.at) or not is_for or len(found) == 3:
+                    raise UnlikeArithmetic("it is not closed by ))")
+                self.at += 1
+        except UnlikeArithmetic as error:
+            raise Refused(unlike_statement(error)) from None
+
+    def _skip_spaces(self) -> None:
+        while self.line[self.at : self.at + 1] in {" ", "\t", "\n"}:
+            self.at += 1
+
+    def _at_process(self) -> bool:
+        return self.line.startswith("<(", self.at) and SUBSTITUTION in self.operators
+
+    def _process(self) -> Word:
+        """`<( )`: the name of a file with the output of what is in it."""
+        before = self.line[self.at - 1 : self.at]
+        self._begin_text()
+        self._substitution(quoted=True, name=PROCESS_NAME)
+        after = self.line[self.at : self.at + 1]
+        if not {before, after} <= {"", *BLANKS, *OPERATORS} - {"<", ">"}:
+            self._refuse("syntax.redirect", "A <( ) is a word of its own", "diff <(sort a) <(sort b)")
+        return self._word()
 
     def _skip_blanks(self) -> bool:
         """Skip what separates words, with comments and with line breaks that a backslash makes none."""
@@ -236,6 +308,8 @@ class _Lexer:
 
     def _at_operator(self) -> bool:
         """Whether an operator begins here, possibly with the number of a descriptor."""
+        if self._at_process():
+            return False
         end = self.at
         while self.line[end : end + 1].isascii() and self.line[end : end + 1].isdigit():
             end += 1
@@ -288,9 +362,13 @@ class _Lexer:
 
     def _words(self, *, assignable: bool, is_target: bool) -> list[Word | Assignment]:
         """A word, or the words that it becomes by its braces."""
+        if self._at_process():
+            return [self._process()]
         self._begin_text()
         name = ASSIGNMENT.match(self.line, self.at) if assignable and self.assignments else None
         self.assigning = name is not None
+        if name and self.line.startswith("(", name.end()) and LOOP in self.operators:
+            return [self._array(name)]
         if name:
             self.at = name.end()
         elif self.line[self.at] == "~":
@@ -309,6 +387,22 @@ class _Lexer:
         if is_target or self._braced or any(word.text[each.start + 1] not in "{(" for each in unquoted):
             self._refuse_brace(self._start)
         return [*self._braces(word)]
+
+    def _array(self, name: re.Match[str]) -> Assignment:
+        """`NAME=(a b)`: the words up to the `)`."""
+        self.at = name.end() + 1
+        items: list[Word] = []
+        while self._skip_blanks():
+            if self.line[self.at] == "\n":
+                self.at += 1
+            elif self.line[self.at] == ")":
+                self.at += 1
+                return Assignment(name[1], Word(""), tuple(items))
+            elif self._at_operator():
+                break
+            else:
+                items += [each for each in self._words(assignable=False, is_target=False) if isinstance(each, Word)]
+        return self._refuse("syntax.array", "An array is a list of words", "NAME=(a b 'c d'); echo \"${NAME[@]}\"")
 
     def _word(self) -> Word:
         return Word("".join(self.text), frozenset(self.active), tuple(self.parameters))
@@ -408,8 +502,9 @@ class _Lexer:
             self._refuse("syntax.expansion", '$ starts a variable or a substitution, also inside " "')
         end = self.length + len(found[0])
         name = found["name"] or found["braced"] or found["length"]
-        operators = ("operator", "trim", "change", "slice", "replace")
-        operator = "length" if found["length"] else next(filter(None, map(found.group, operators)), "")
+        operators = ("index", "operator", "trim", "change", "slice", "replace")
+        length = ("count" if found["counted"] else "length") if found["length"] else ""
+        operator = length or next(filter(None, map(found.group, operators)), "")
         operands = ("operand", "pattern", "range", "texts")
         operand = next(filter(None, map(found.group, operands)), "")
         self.parameters.append(Parameter(self.length, end, name, quoted, operator, operand))
@@ -430,7 +525,7 @@ class _Lexer:
         self.parameters.append(Parameter(self.length, end, ARITHMETIC_NAME, quoted, expression=expression))
         self._add(text)
 
-    def _substitution(self, *, quoted: bool) -> None:
+    def _substitution(self, *, quoted: bool, name: str = SUBSTITUTION_NAME) -> None:
         """`$( )`: a line of its own, whose words and quotes have nothing to do with those around it."""
         start = self.at
         if self.depth >= SUBSTITUTION_DEPTH:
@@ -449,7 +544,7 @@ class _Lexer:
         text = self.line[start : self.at]
         if self.documents and "\n" in text:
             self._refuse_document("A $( ) goes on where the text of a here-document begins")
-        self.parameters.append(Parameter(self.length, self.length + len(text), SUBSTITUTION_NAME, quoted, steps=steps))
+        self.parameters.append(Parameter(self.length, self.length + len(text), name, quoted, steps=steps))
         self._add(text)
 
     def _escaped(self) -> None:

@@ -6,13 +6,25 @@ loop. A command has words, assignments in front of them, and redirections.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import groupby
 
 from backend.core.decisions import Decision
+from backend.core.language.arithmetic import Expression, Statement
 from backend.core.language.double_brackets import tested, unlike
-from backend.core.language.lexer import MERGES, REDIRECTS, Operator, Refused, Token, tokens
+from backend.core.language.lexer import (
+    ARITHMETIC_NAME,
+    FUNCTION,
+    MERGES,
+    REDIRECTS,
+    SUBSTITUTION_DEPTH,
+    Arithmetic,
+    Operator,
+    Refused,
+    Token,
+    tokens,
+)
 from backend.core.language.patterns import UnlikePattern, parts_of_pattern
 from backend.core.language.tree import (
     NO_TEXT,
@@ -24,12 +36,15 @@ from backend.core.language.tree import (
     Command,
     Compound,
     For,
+    Function,
     Group,
     If,
+    Parameter,
     Piped,
     Redirect,
     Script,
     Step,
+    Trap,
     While,
     Word,
     has_background,
@@ -50,7 +65,14 @@ WHICH = Word("which")  # what `command -v` and `type` mean where no name is a fu
 LEAVING = frozenset({"break", "continue"})
 READ = "read"
 SOURCES = frozenset({"source", "."})
-BUILTINS = frozenset({CHANGE_FOLDER, "export", "unset", "set", "exit", ":", READ, "deactivate", *SOURCES, *LEAVING})
+OF_FUNCTIONS = frozenset({"return", "local", "shift"})
+BUILTINS = frozenset(
+    {CHANGE_FOLDER, "export", "unset", "set", "exit", ":", READ, "deactivate", *SOURCES, *LEAVING, *OF_FUNCTIONS}
+)
+EXECUTE, EVALUATE, TRAP = "exec", "eval", "trap"
+TRAPPED = frozenset({"EXIT", "0", "INT", "TERM", "HUP", "SIGINT", "SIGTERM", "SIGHUP"})
+TEXT_SUBSTITUTIONS = 2  # $( ) within $( ) in the words of eval and trap
+SUCCEED = Word(":")
 JOB_CONTROL = frozenset({"jobs", "wait"})  # and kill, which is a program too
 EXAMPLES = "( a; b ), { a; b; }, if a; then b; fi, while a; do b; done, for NAME in a b; do c; done"
 DEPTH_LIMIT = 20  # compounds within compounds
@@ -87,13 +109,27 @@ def parse(line: str, operators: frozenset[str] = NO_OPERATORS, *, assignments: b
     `operators` are those that are permitted in it, as a profile lists them; `assignments` permits `NAME=value`.
     """
 
-    def read(found: list[Token]) -> tuple[Step, ...]:
-        return _Reader(found, line, builtins_among(operators)).steps()[0]
-
     try:
-        return Script(read(tokens(line, operators, assignments=assignments, read=read)))
+        return Script(_read(line, operators, assignments=assignments))
     except Refused as refused:
         return refused.decision
+
+
+def _read(
+    line: str, operators: frozenset[str], *, assignments: bool, depth: int = 0, is_text: bool = False
+) -> tuple[Step, ...]:
+    """The steps of a line, or of a text of eval or trap in it, at a `depth` of compounds. Raises Refused."""
+
+    def read_text(text: str, depth: int) -> tuple[Step, ...]:
+        if is_text:
+            raise Refused(_unlike_text(EVALUATE))
+        return _read(text, operators, assignments=assignments, depth=depth, is_text=True)
+
+    def read(found: list[Token]) -> tuple[Step, ...]:
+        return _Reader(found, line, builtins_among(operators), read_text, depth).steps()[0]
+
+    substitutions = SUBSTITUTION_DEPTH - TEXT_SUBSTITUTIONS if is_text else 0
+    return read(tokens(line, operators, assignments=assignments, read=read, depth=substitutions))
 
 
 @dataclass(slots=True)
@@ -103,8 +139,10 @@ class _Reader:
     waiting: list[Token]
     line: str
     builtins: frozenset[str]
+    read_text: Callable[[str, int], tuple[Step, ...]]
     depth: int = 0
     loops: int = 0  # around what is read now
+    functions: int = 0  # the same
     at: int = 0  # characters up to the end of the operator that was read last
 
     def __post_init__(self) -> None:
@@ -163,10 +201,75 @@ class _Reader:
             return self._redirected(Step("", (), self._compound()))
         if self._is_next("[["):
             return self._redirected(self._test())
+        if self.waiting and isinstance(self.waiting[-1], Arithmetic):
+            return self._redirected(self._arithmetic(self.waiting[-1]))
+        if name := self._function_name():
+            return self._function(name)
         command = self._command()
+        if READ in self.builtins and (special := self._special(command)):
+            return special
         if READ not in self.builtins or command.redirects == () or [each.text for each in command.words[:1]] != [READ]:
             return Step("", (command,))
         return Step("", (), Group((Step("", (replace(command, redirects=()),)),), False), redirects=command.redirects)
+
+    def _special(self, command: Command) -> Step | None:
+        """What `exec`, `eval` and `trap` mean where their words are known."""
+        name, *words = [each.text for each in command.words] or [""]
+        if name == EXECUTE and words and not words[0].startswith("-") and words[0] not in self.builtins:
+            inner = Step("", (replace(command, words=command.words[1:]),))
+            # What runs at the end of the line does not run after another program has taken its place.
+            ended = (Step(";", (), Trap((), silent=True)), Step(";", (Command((Word("exit"),)),)))
+            return Step("", (), Group((inner, *ended), False))
+        if name not in {EVALUATE, TRAP} or command.assignments:
+            return None
+        depends = (each.is_glob or any(one.name for one in each.parameters) for each in command.words)
+        if not words or any(depends):
+            raise Refused(_unlike_text(name))
+        if name == TRAP:
+            return Step("", (), self._trap(words), redirects=command.redirects)
+        steps = self.read_text(" ".join(words), self.depth) or (Step("", (Command((SUCCEED,)),)),)
+        return Step("", (), Group(steps, False), redirects=command.redirects)
+
+    def _trap(self, words: list[str]) -> Trap:
+        """`trap 'COMMANDS' EXIT`, `trap - EXIT`."""
+        text, *names = words
+        if not set(names) & {"EXIT", "0"} or not set(names) <= TRAPPED:
+            raise Refused(_unlike_text(TRAP))
+        return Trap(() if text == "-" else self.read_text(text, self.depth))
+
+    def _function_name(self) -> str:
+        """The name of the function that begins here; its name and brackets are consumed."""
+        is_named = self._next_text() == FUNCTION
+        first = self.waiting[-2 if is_named else -1 :][:1] if self.waiting else []
+        brackets = [each.text for each in self.waiting[-3 - is_named :][:2] if isinstance(each, Operator)]
+        if brackets != [")", "("]:
+            brackets = []
+        if not is_named and not brackets:
+            return ""
+        if not first or not isinstance(first[0], Word) or not NAME.fullmatch(first[0].text) or first[0].parameters:
+            raise Refused(_unlike_function())
+        del self.waiting[-1 - is_named - len(brackets) :]
+        return first[0].text
+
+    def _function(self, name: str) -> Step:
+        """`NAME() { STEPS; }`: its body is read as any group."""
+        self._skip_breaks()
+        if self._next_text() not in CLOSED_BY or name in self.builtins:
+            raise Refused(_unlike_function())
+        loops, self.loops, self.functions = self.loops, 0, self.functions + 1
+        body = Step("", (), self._compound())
+        self.loops, self.functions = loops, self.functions - 1
+        if self._next_text() in REDIRECTIONS | {"|", "word"}:
+            raise Refused(_unlike_function())
+        return Step("", (), Function(name, (body,)))
+
+    def _arithmetic(self, token: Arithmetic) -> Step:
+        """`(( ))`: succeeds where the result is not 0."""
+        self._pop()
+        statement = token.statements[0]
+        assert statement
+        steps = (*_set_by(statement), _differs_from_zero(statement.result))
+        return steps[0] if len(steps) == 1 else Step("", (), Group(steps, False))
 
     def _is_next(self, text: str) -> bool:
         return bool(self.waiting) and isinstance(word := self.waiting[-1], Word) and word.text == text
@@ -258,8 +361,24 @@ class _Reader:
             branches.append(Branch(condition, steps))
         return If(tuple(branches), self._some_steps(opening, "fi")[0] if end == "else" else ())
 
-    def _for(self, opening: Operator) -> For:
-        """`for NAME in WORDS; do STEPS; done`."""
+    def _counted(self, opening: Operator) -> Group:
+        token = self._pop()
+        assert isinstance(token, Arithmetic)
+        begin, condition, after = token.statements
+        if self._next_text() in {";", "\n"}:
+            self._pop()
+            self._skip_breaks()
+        if self._next_text() != "do":
+            raise Refused(_unlike_for(opening))
+        self._pop()
+        tested = (*_set_by(condition), _differs_from_zero(condition.result)) if condition else (_always(),)
+        loop = While(Branch(tested, self._body(opening)), until=False, after=_set_by(after))
+        return Group((*_set_by(begin), Step(";", (), loop)), False)
+
+    def _for(self, opening: Operator) -> For | Group:
+        """`for NAME in WORDS; do STEPS; done`, `for ((A; B; C)); do STEPS; done`."""
+        if self.waiting and isinstance(self.waiting[-1], Arithmetic):
+            return self._counted(opening)
         words = [*self._plain_words()]
         if len(words) < 2 or not NAME.fullmatch(words[0].text) or words[0].parameters or words[1].text != "in":
             raise Refused(_unlike_for(opening))
@@ -364,6 +483,12 @@ class _Reader:
                 case Word() as word:
                     self._pop()
                     words.append(word)
+                case Arithmetic():
+                    raise Refused(_unlike_arithmetic_command())
+        if (words or len(assignments) > 1 or redirects) and any(each.items is not None for each in assignments):
+            raise Refused(_unlike_array())
+        if words and words[0].text in self.builtins & OF_FUNCTIONS and not self.functions:
+            raise Refused(_no_function(words[0].text))
         if words and words[0].text in self.builtins & LEAVING and not self.loops:
             raise Refused(_no_loop(words[0].text))
         if words and words[0].text == "[[":
@@ -395,6 +520,28 @@ class _Reader:
             return [Redirect(">", 1, target), Redirect("2>&1", 2)]
         standard = 0 if operator.text == "<" else 1
         return [Redirect(operator.text, operator.descriptor or standard, target)]
+
+
+def _set_by(statement: Statement | None) -> tuple[Step, ...]:
+    """The step that sets the variable of a statement."""
+    if statement is None or statement.value is None:
+        return ()
+    return (Step("", (Command((), (Assignment(statement.name, _number(statement.value)),)),)),)
+
+
+def _differs_from_zero(result: Expression) -> Step:
+    return Step(";", (Command((Word("["), _number(result), Word("-ne"), Word("0"), Word("]"))),))
+
+
+def _always() -> Step:
+    return Step("", (Command((SUCCEED,)),))
+
+
+def _number(expression: Expression) -> Word:
+    """The word that `$(( ))` with this expression is."""
+    return Word(
+        ARITHMETIC_NAME, parameters=(Parameter(0, len(ARITHMETIC_NAME), ARITHMETIC_NAME, expression=expression),)
+    )
 
 
 def _background(steps: list[Step], line: str) -> Step:
@@ -442,6 +589,32 @@ def unlike_case() -> Decision:
     """Why a case is not read."""
     reason = "This is not how a case is written: its patterns are words, with unquoted variables in none of them."
     return Decision.deny("syntax.case", reason, "case $NAME in a|b*) COMMANDS;; *) COMMANDS;; esac")
+
+
+def _unlike_text(name: str) -> Decision:
+    if name == TRAP:
+        reason = "The words of trap are a line that is written there, and EXIT."
+        return Decision.deny("syntax.trap", reason, "trap 'rm -f x' EXIT")
+    reason = "The words of eval must be written in the line, and hold no other eval or trap."
+    return Decision.deny("syntax.eval", reason, "eval 'a; b'")
+
+
+def _unlike_function() -> Decision:
+    reason = "This is not how a function is written: its name is a word that is no builtin, its body a group."
+    return Decision.deny("syntax.function", reason, 'NAME() { COMMANDS "$1"; }; NAME a')
+
+
+def _no_function(name: str) -> Decision:
+    return Decision.deny("syntax.function", f"{name} is not in a function.", "Use exit, or leave it out.")
+
+
+def _unlike_array() -> Decision:
+    reason = "NAME=(a b) is a command of its own: programs get no arrays."
+    return Decision.deny("syntax.array", reason, 'NAME=(a b); echo "${NAME[@]}"')
+
+
+def _unlike_arithmetic_command() -> Decision:
+    return Decision.deny("syntax.group", "(( )) is a command of its own.", "((N++)); echo $((N + 1))")
 
 
 def _no_loop(name: str) -> Decision:

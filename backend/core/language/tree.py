@@ -83,10 +83,21 @@ NO_TEXT = Word("")
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """`NAME=value` in front of a program, or alone."""
+    """`NAME=value` in front of a program, or alone; `NAME=(a b)` alone has `items`."""
 
     name: str
     value: Word
+    items: tuple[Word, ...] | None = None
+
+    @property
+    def words(self) -> tuple[Word, ...]:
+        """The words in it."""
+        return (self.value,) if self.items is None else self.items
+
+    def filled(self, texts: Iterator[str]) -> "Assignment":
+        """The assignment with the output of each substitution."""
+        items = None if self.items is None else tuple(each.filled(texts) for each in self.items)
+        return replace(self, value=self.value.filled(texts), items=items)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,9 +126,15 @@ class Command:
         return tuple(word.text for word in self.words)
 
     @property
+    def only_assigns(self) -> bool:
+        """Whether all it does is to set variables, from what it says itself."""
+        is_builtin = not self.words or self.words[0].text == "export"
+        return is_builtin and not self.redirects and not any(self.substitutions)
+
+    @property
     def substitutions(self) -> Iterator[Parameter]:
         """The substitutions in it, in the order in which they run."""
-        values = (each.value for each in self.assignments)
+        values = chain.from_iterable(each.words for each in self.assignments)
         targets = (each.target for each in self.redirects)
         return substitutions((*self.words, *targets, *values))
 
@@ -125,7 +142,7 @@ class Command:
         """The command with the output of each substitution, in that order."""
         words = tuple(each.filled(texts) for each in self.words)
         redirects = tuple(replace(each, target=each.target.filled(texts)) for each in self.redirects)
-        assignments = tuple(replace(each, value=each.value.filled(texts)) for each in self.assignments)
+        assignments = tuple(each.filled(texts) for each in self.assignments)
         return Command(words, assignments, redirects)
 
 
@@ -206,6 +223,7 @@ class While:
 
     repeated: Branch
     until: bool
+    after: "tuple[Step, ...]" = ()  # each round, also one that `continue` has ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +258,36 @@ class Background:
     line: str
 
 
-Compound = Group | If | Case | While | For | Piped | Fed | Background
+@dataclass(frozen=True, slots=True)
+class Function:
+    """Steps that get a name: a command of this name runs them."""
+
+    name: str
+    body: tuple[Step, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """The steps of a function, which these words are for. `name` is that of the function."""
+
+    name: str
+    words: tuple[Word, ...]
+    body: tuple[Step, ...]
+
+    def filled(self, texts: Iterator[str]) -> "Call":
+        """The same with the output of each substitution."""
+        return replace(self, words=tuple(each.filled(texts) for each in self.words))
+
+
+@dataclass(frozen=True, slots=True)
+class Trap:
+    """Steps that run when the line, or the subshell, has ended. With `silent` the exit code stays that of the step before."""
+
+    steps: tuple[Step, ...]
+    silent: bool = False
+
+
+Compound = Group | If | Case | While | For | Piped | Fed | Background | Function | Call | Trap
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,6 +300,12 @@ class Script:
     def commands(self) -> Iterator[Command]:
         """All commands of the line, those of its substitutions too."""
         return _commands(self.steps)
+
+    @property
+    def only_assigns(self) -> bool:
+        """Whether all it does is to set variables, from what it says itself."""
+        alone = (each.commands[0] if len(each.commands) == 1 else None for each in self.steps)
+        return all(each is not None and each.only_assigns for each in alone)
 
     @property
     def words(self) -> tuple[Word, ...]:
@@ -279,7 +332,7 @@ def assigned_names(steps: tuple[Step, ...]) -> frozenset[str]:
 def words_of(compound: Compound | None) -> tuple[Word, ...]:
     """The words of a compound itself."""
     match compound:
-        case For(words=words):
+        case For(words=words) | Call(words=words):
             return words
         case Case(word=word, choices=choices):
             return (word, *chain.from_iterable(each.patterns for each in choices))
@@ -298,9 +351,9 @@ def parts_of(compound: Compound) -> Iterator[tuple[Step, ...]]:
             yield otherwise
         case Case(choices=choices):
             yield from (each.steps for each in choices)
-        case While(repeated=branch):
-            yield from (branch.condition, branch.steps)
-        case For(body=steps) | Piped(stages=steps):
+        case While(repeated=branch, after=after):
+            yield from (branch.condition, branch.steps, after)
+        case For(body=steps) | Piped(stages=steps) | Function(body=steps) | Call(body=steps) | Trap(steps=steps):
             yield steps
 
 

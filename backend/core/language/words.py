@@ -3,18 +3,21 @@
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Self
 
 from backend.core.decisions import Decision
 from backend.core.language.arithmetic import Expression, UnlikeArithmetic
 from backend.core.language.tree import GLOB_STARTS, Parameter, Word
 from backend.core.language.trimming import changed
 
-__all__ = ["UNKNOWN", "Guess", "OrEmpty", "Parameter", "Unset", "Word", "expand_words", "joined"]
+__all__ = ["UNKNOWN", "Guess", "Listed", "OrElse", "Parameter", "Unset", "Word", "expand_words", "joined"]
 
 GLOB_CHARACTERS = GLOB_STARTS | frozenset("]!^-")
+POSITIONAL, ALL = "@", "[@]"  # what stands for all words of a list
 BLANK = re.compile("[ \t\n]+")  # what separates fields: IFS cannot be set
 UNLIKE_BRACKET = re.compile(r"\[(\^|!?[^]\s]*\[[:.=])")  # means different things in different shells
 BRACKET_LIMIT = 100  # opening brackets of a word, each of which is compared with the rest of it
+ELEMENT = re.compile("0|[1-9][0-9]{0,8}")
 VALUE_LIMIT = 100_000  # characters that the words of a command may have
 
 
@@ -29,12 +32,39 @@ class Guess(str):
 UNKNOWN = Guess("2")
 
 
-class OrEmpty(dict[str, str]):
-    """Variables, of which those that are not set are empty."""
+class OrElse(dict[str, str]):
+    """Variables, of which those that are not set have this value."""
+
+    def __init__(self, values: Mapping[str, str], otherwise: str) -> None:
+        super().__init__(values)
+        self.otherwise = otherwise
 
     def get(self, name: str, default: str | None = None) -> str:  # type: ignore[override]
         """The value of a variable."""
-        return super().get(name, "")
+        return super().get(name, self.otherwise)
+
+    def __missing__(self, name: str) -> str:
+        return self.otherwise
+
+    def copy(self) -> "OrElse":
+        """The same variables, which can be set."""
+        return OrElse(self, self.otherwise)
+
+
+class Listed(str):
+    """The words of an array, or those that a function was called with; as a text it is the first one.
+
+    `is_all` where they are the names of everything in the workspace, as a glob found them.
+    """
+
+    __slots__ = ("is_all", "items")
+    items: tuple[str, ...]
+    is_all: bool
+
+    def __new__(cls, items: tuple[str, ...], *, is_all: bool = False) -> Self:
+        made = super().__new__(cls, items[0] if items else "")
+        made.items, made.is_all = items, is_all
+        return made
 
 
 class Unset(Exception):
@@ -89,11 +119,13 @@ class _Fields:
         for parameter in self.word.parameters:
             self._literal(start, parameter.start)
             start = parameter.end
-            value = _value(parameter, self.values)
-            if parameter.quoted:
-                self._add(value, lambda _: False)
-            else:
-                self._unquoted(value)
+            for number, value in enumerate(_values(parameter, self.values)):
+                if number:
+                    self._end()
+                if parameter.quoted:
+                    self._add(value, lambda _: False)
+                else:
+                    self._unquoted(value)
         self._literal(start, len(self.word.text))
         self._end()
         return self.fields
@@ -128,20 +160,51 @@ class _Fields:
         self.text, self.active, self.length, self.begun = [], set(), 0, False
 
 
+def names_all(words: Iterable[Word], values: Mapping[str, str]) -> bool:
+    """Whether one of the words stands for a list that is everything in the workspace."""
+    lists = (each for word in words for each in word.parameters if each.name == POSITIONAL or each.operator == ALL)
+    found = (values.get(each.name) for each in lists)
+    return any(isinstance(each, Listed) and each.is_all for each in found)
+
+
+def _values(parameter: Parameter, values: Mapping[str, str]) -> tuple[str, ...]:
+    """The value of a parameter; the words of one that is a list."""
+    if parameter.name != POSITIONAL and parameter.operator != ALL:
+        return (_value(parameter, values),)
+    found = values.get(parameter.name)
+    if found is None:
+        raise Unset(_unknown(parameter.name))
+    return found.items if isinstance(found, Listed) else (found,)
+
+
 def _value(parameter: Parameter, values: Mapping[str, str]) -> str:
     if not parameter.name:
         return ""
+    if parameter.name == POSITIONAL or parameter.operator == ALL:
+        return " ".join(_values(parameter, values))
     if parameter.steps:
         assert parameter.value is not None, "a substitution was not run"
         return parameter.value
     if parameter.expression:
         return _computed(parameter.expression, values)
     value = values.get(parameter.name)
-    text = _changed(parameter, value)
+    text = _changed(parameter, value, values)
     return Guess(text) if isinstance(value, Guess) else text
 
 
-def _changed(parameter: Parameter, value: str | None) -> str:
+def _element(value: str, index: str, values: Mapping[str, str]) -> str:
+    """An element of an array; empty where there is none."""
+    text = index if index.isdigit() else values.get(index)
+    if text is None:
+        raise Unset(_unknown(index))
+    items = value.items if isinstance(value, Listed) else (value,)
+    if not ELEMENT.fullmatch(text):
+        reason = f"{text} is not the number of an element."
+        raise Unset(Decision.deny("syntax.array", reason, "Elements have numbers from 0 on: ${NAME[0]}."))
+    return items[int(text)] if int(text) < len(items) else ""
+
+
+def _changed(parameter: Parameter, value: str | None, values: Mapping[str, str]) -> str:
     """What the operator of a parameter makes of the value of its variable."""
     match parameter.operator:
         case ":-":
@@ -155,6 +218,10 @@ def _changed(parameter: Parameter, value: str | None) -> str:
             return value
         case "length":
             return str(len(value))
+        case "count":
+            return str(len(value.items)) if isinstance(value, Listed) else "1"
+        case index if index.startswith("["):
+            return _element(value, index[1:-1].removeprefix("$"), values)
         case operator:
             try:
                 return changed(value, operator, parameter.operand)
@@ -178,6 +245,12 @@ def unlike_arithmetic(error: UnlikeArithmetic) -> Decision:
     return Decision.deny(
         "syntax.arithmetic", f"A $(( )) has no value: {error}.", "For example: $((N + 1)), $((2 * (A - B)))."
     )
+
+
+def unlike_statement(error: UnlikeArithmetic) -> Decision:
+    """Why a (( )) is not read."""
+    hint = "For example: ((N++)), ((N > 1)), for ((i=0; i<3; i++)); write a blank between the brackets of two groups."
+    return Decision.deny("syntax.group", f"A (( )) is not arithmetic: {error}.", hint)
 
 
 def _unknown(name: str) -> Decision:

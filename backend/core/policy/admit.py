@@ -18,11 +18,13 @@ from backend.core.language.patterns import matches
 from backend.core.language.tree import (
     Assignment,
     Background,
+    Call,
     Case,
     Command,
     Compound,
     Fed,
     For,
+    Function,
     Group,
     If,
     Parameter,
@@ -30,6 +32,7 @@ from backend.core.language.tree import (
     Redirect,
     Script,
     Step,
+    Trap,
     While,
     Word,
     assigned_names,
@@ -37,17 +40,18 @@ from backend.core.language.tree import (
     substitutions,
     words_of,
 )
-from backend.core.language.words import UNKNOWN, Guess, Unset, expand_words, joined
+from backend.core.language.words import UNKNOWN, Guess, Listed, Unset, expand_words, joined, names_all
 from backend.core.policy.builtins import KILL, judge_builtin, names_execution
 from backend.core.policy.files import FileView, in_temporary
-from backend.core.policy.line_state import BEGINNING, NOT_STARTED, Define, Effect, LineState
-from backend.core.policy.profile import OFFLINE, Offline, Place, Profile
+from backend.core.policy.line_state import BEGINNING, CALL_DEPTH, NOT_STARTED, Define, Effect, LineState
+from backend.core.policy.profile import OFFLINE, Offline, Place, Profile, has_all
 from backend.core.policy.shell import judge_bash, run_by_bash
 
 RISKS = list(Risk)
 TESTS = frozenset({"[", "test"})
 OPEN_REDIRECTS = frozenset({"<", ">", ">>"})
 ANSWERED = frozenset({"help", "clear"})  # lines that Gatepost answers itself, also where a shell runs all others
+NESTING_LIMIT = 100  # lists of steps within lists of steps: compounds, substitutions, calls
 STEP_LIMIT = 1000  # steps of a line that are judged before it starts
 LENGTH_LIMIT = 400_000  # characters of these, with each round of a loop
 
@@ -169,8 +173,10 @@ def _judge_shell(line: str, target: PolicyTarget, cwd: str, before: LineState) -
 
 def _judge_script(script: Script, target: PolicyTarget, start: LineState) -> Plan | Decision:
     judged = _Judgement(target, start)
-    if refusal := judged.refusal(script.steps):
+    if refusal := judged.refusal(script.steps) or judged.trapped():
         return refusal
+    if not judged.verdicts:
+        return _only_defined()
     decision = riskiest(verdict.decision for verdict in judged.verdicts)
     argvs = tuple(invocation.argv for verdict in judged.verdicts for invocation in verdict.invocations)
     return Plan(script, tuple(judged.verdicts), decision, argvs, start)
@@ -184,12 +190,18 @@ class _Judgement:
     state: LineState
     verdicts: list[Verdict] = field(default_factory=list)
     length: int = 0  # characters of all that was judged
+    depth: int = 0
 
     def refusal(self, steps: tuple[Step, ...]) -> Decision | None:
         """Why one of the steps may not run."""
+        self.depth += 1
+        if self.depth > NESTING_LIMIT:
+            return too_deep()
         for step in steps:
+            step = resolved(step, self.state)
             if refusal := self._redirected(step) if step.redirects else self._any(step):
                 return refusal
+        self.depth -= 1
         return None
 
     def _any(self, step: Step) -> Decision | None:
@@ -209,6 +221,14 @@ class _Judgement:
                 return refusal
             case Fed(steps=steps):
                 return self.refusal(steps)
+            case Function(name=name, body=body):
+                self.state = self.state.declaring(name, body)
+                return None
+            case Call():
+                return self._call(compound)
+            case Trap(steps=steps):
+                self.state = replace(self.state, trap=steps)
+                return None
             case Group(steps=steps, subshell=subshell):
                 return self._subshell(steps) if subshell else self.refusal(steps)
             case If():
@@ -224,8 +244,26 @@ class _Judgement:
 
     def _subshell(self, steps: tuple[Step, ...]) -> Decision | None:
         before = self.state
-        refusal = self.refusal(steps)
+        self.state = replace(before, trap=())
+        refusal = self.refusal(steps) or self.trapped()
         self.state = before
+        return refusal
+
+    def trapped(self) -> Decision | None:
+        """Why what runs at the end may not."""
+        return self.refusal(self.state.trap)
+
+    def _call(self, call: Call) -> Decision | None:
+        """The steps of a function are judged with the words that it is called with."""
+        if refusal := self._substituted(substitutions(call.words)):
+            return refusal
+        filled, before = call.filled(repeat(UNKNOWN)), self.state
+        begun = enter_call(filled, self.target, before)
+        if isinstance(begun, Decision):
+            return begun
+        self.state = begun
+        refusal = self.refusal(call.body)
+        self.state = self.state.returned(before)
         return refusal
 
     def _if(self, compound: If) -> Decision | None:
@@ -261,7 +299,7 @@ class _Judgement:
 
     def _while(self, loop: While) -> Decision | None:
         """One round is judged, with variables that may have been set in another one."""
-        steps = (*loop.repeated.condition, *loop.repeated.steps)
+        steps = (*loop.repeated.condition, *loop.repeated.steps, *loop.after)
         before = self.state = self.state.guessing(assigned_names(steps))
         refusal = self.refusal(steps)
         self.state = self.state.merged(before)
@@ -339,6 +377,50 @@ def _words(words: tuple[Word, ...], target: PolicyTarget, state: LineState) -> t
         return unset.decision
 
 
+def resolved(step: Step, state: LineState) -> Step:
+    """The step, with the functions that its commands are the names of."""
+    if not state.functions or step.compound or not any(_function(each, state) for each in step.commands):
+        return step
+    stages = tuple(_stage(each, state) for each in step.commands)
+    if len(stages) > 1:
+        return replace(step, commands=(), compound=Piped(stages))
+    return replace(stages[0], join=step.join, negated=step.negated)
+
+
+def _function(command: Command, state: LineState) -> str:
+    name = command.words[0] if command.words else Word("")
+    return name.text if name.text in state.functions and not name.parameters else ""
+
+
+def _stage(command: Command, state: LineState) -> Step:
+    """A command as a step; variables before the name of a function make it the program, which is refused or found."""
+    name = _function(command, state)
+    if not name or command.assignments:
+        return Step("", (command,))
+    return Step("", (), Call(name, command.words[1:], state.functions[name]), redirects=command.redirects)
+
+
+def enter_call(call: Call, target: PolicyTarget, state: LineState) -> LineState | Decision:
+    """The state in which a function begins: its words are expanded now."""
+    if call.name in state.called or len(state.called) == CALL_DEPTH:
+        return _too_many_calls(call.name)
+    try:
+        words = _listed(call.words, _for_line(target), state)
+    except Unset as unset:
+        return unset.decision
+    return words if isinstance(words, Decision) else state.calling(call.name, words)
+
+
+def _listed(words: tuple[Word, ...], target: PolicyTarget, state: LineState) -> Listed | Decision:
+    """The words that these become, as a list that can be named. Raises Unset."""
+    values = state.values(target.files.variables)
+    expanded = expand_words(words, values)
+    items = target.files.expand(expanded, state.cwd)
+    if isinstance(items, Decision):
+        return items
+    return Listed(items, is_all=names_all(words, values) or has_all(expanded, _place(target, state.cwd)))
+
+
 def choose(compound: Case, target: PolicyTarget, state: LineState) -> tuple[Step, ...] | Decision:
     """The steps of the first choice with a pattern that matches."""
     values = state.tested_values(target.files.variables)
@@ -411,15 +493,24 @@ def _judge_assignments(
     """Variables of the line: only those that programs get are those of the profile."""
     found: dict[str, str] = {}
     for assignment in command.assignments:
-        value = joined(assignment.value, values)
-        exported = assignment.name in state.exported or assignment.name in target.files.variables
+        exported = state.allexport or assignment.name in {*state.exported, *target.files.variables}
+        items = assignment.items
+        value = joined(assignment.value, values) if items is None else _listed(items, target, state)
+        if isinstance(value, Decision):
+            return value
+        if isinstance(value, Listed) and exported:
+            return _exported_array(assignment.name)
         judged = target.profile.decide_variable(assignment.name, value, exported=exported)
         if not judged.allowed:
             return judged
         values[assignment.name] = found[assignment.name] = value
     decision = Decision(True, "allow.environment", Risk.SAFE, "Set a variable of the line")
-    invocations = tuple(Invocation((f"{name}={value}",)) for name, value in found.items())
+    invocations = tuple(Invocation((f"{name}={_shown(value)}",)) for name, value in found.items())
     return Verdict(invocations, decision, Define(tuple(found.items()), exported=False), is_builtin=True)
+
+
+def _shown(value: str) -> str:
+    return f"({' '.join(value.items)})" if isinstance(value, Listed) else value
 
 
 @dataclass(slots=True)
@@ -440,6 +531,8 @@ class _CommandJudge:
         words = expand_words(command.words, values)
         if not words:
             raise _Refused(_nothing_left(profile))
+        if names_all(command.words, values) and (refusal := self.target.profile.refuse_all(words[0].text)):
+            raise _Refused(refusal)
         has_document = any(each.operator == "<<" for each in command.redirects)
         argv, decision = self._decided(words, has_document)
         moved = tuple(in_temporary(word, files) for word in words)
@@ -469,7 +562,7 @@ class _CommandJudge:
 
     def _environment(self, command: Command) -> tuple[tuple[str, str], ...]:
         """What a program gets: the exported variables, and those in front of it, each of which sees those before."""
-        given, values = dict(self.state.exported), dict(self.values)
+        given, values = dict(self.state.exported), self.values.copy()
         for assignment in command.assignments:
             value = joined(assignment.value, values)
             self._allowed(self.target.profile.decide_assignment(assignment.name, value))
@@ -493,6 +586,26 @@ def _nothing_left(profile: Profile) -> Decision:
     return Decision.deny(
         "command.empty", "The variables of the command are empty: nothing is left of it.", profile.allowed
     )
+
+
+def _exported_array(name: str) -> Decision:
+    return Decision.deny("syntax.array", f"{name} is exported: programs get no arrays.", 'Write NAME="a b c".')
+
+
+def _only_defined() -> Decision:
+    reason = "The line only says what a function or a trap would do."
+    return Decision.deny("command.empty", reason, "Call the function in the same line: f() { ls; }; f", risk=Risk.SAFE)
+
+
+def _too_many_calls(name: str) -> Decision:
+    reason = f"{name} calls itself, or functions call each other more than {CALL_DEPTH} deep."
+    return Decision.deny("syntax.function", reason, "Write a loop, or a script.")
+
+
+def too_deep() -> Decision:
+    """Why lists of steps within lists of steps are refused."""
+    reason = f"Commands are nested more than {NESTING_LIMIT} deep when functions are called."
+    return Decision.deny("limits.expansion", reason, "Write the commands one after another.")
 
 
 def _too_many_steps() -> Decision:

@@ -24,14 +24,20 @@ from backend.core.policy.line_state import (
     Forget,
     Leave,
     LineState,
+    Localize,
     Options,
     Read,
+    Return,
+    Shift,
     ShowStarted,
+    Source,
     normal,
 )
 from backend.core.policy.profile import NULL_DEVICE, VARIABLE_NAME, Place, Profile
 
 LAST_STATUS = 255
+STATUS = re.compile("[0-9]{1,5}")
+SETS_VARIABLES = re.compile(r"(?:.*/)?(?:\.env(?:\.[A-Za-z0-9_.-]+)?|[A-Za-z0-9_.-]+\.env)")
 ACTIVATES = re.compile(r"(?:(.+)/)?bin/activate")
 KILL = "kill"
 EXECUTION = re.compile("%[0-9A-HJKMNP-TV-Z%+]*|[0-9A-HJKMNP-TV-Z]{26}")  # how kill and wait name one
@@ -71,6 +77,8 @@ def judge_builtin(
         return _misused(name, "has no output to redirect, and takes no variables before it")
     if name == "export":
         return _export(command.words[1:], target, state, values)
+    if name == "local":
+        return _local(command.words[1:], target, state, values)
     arguments = target.files.expand(expand_words(command.words[1:], values), place.cwd)
     if isinstance(arguments, Decision):
         return arguments
@@ -81,8 +89,10 @@ def judge_builtin(
             return _source(name, arguments, target, place)
         case "deactivate":
             return _misused(name, "takes no argument") if arguments else Builtin((), Forget((ENVIRONMENT,)))
-        case "exit":
-            return _exit(arguments, state)
+        case "exit" | "return":
+            return _exit(name, arguments, state)
+        case "shift":
+            return _shift(arguments, state)
         case "unset":
             return _unset(arguments, target)
         case "set":
@@ -166,10 +176,14 @@ def _cd(
 
 
 def _source(name: str, arguments: tuple[str, ...], target: BuiltinTarget, place: Place) -> Builtin | Decision:
-    """The file that activates a virtual environment of the workspace: it is not run, what it would do is done."""
+    """A file that sets variables, or activates a virtual environment of the workspace: it is not run, what it would do is done."""
+    if len(arguments) == 1 and SETS_VARIABLES.fullmatch(arguments[0]):
+        return _source_variables(arguments, target, place)
     found = ACTIVATES.fullmatch(arguments[0]) if len(arguments) == 1 else None
     if found is None:
-        why = "it runs a file as commands, unless that activates a virtual environment of Python"
+        why = (
+            "it runs a file as commands, unless that sets variables (.env) or activates a virtual environment of Python"
+        )
         hint = "source .venv/bin/activate; bash FILE runs a file; NAME=value sets a variable."
         return Decision.deny(f"blocked.{name}", f"{name} is blocked: {why}.", hint)
     folder = normal(place.cwd / (found[1] or "."))
@@ -182,15 +196,27 @@ def _source(name: str, arguments: tuple[str, ...], target: BuiltinTarget, place:
     return target.files.check((str(folder),), place.cwd) or Builtin(arguments, Activate(own))
 
 
+def _source_variables(arguments: tuple[str, ...], target: BuiltinTarget, place: Place) -> Builtin | Decision:
+    (file,) = arguments
+    if refusal := target.profile.refuse_token(arguments):
+        return refusal
+    decided = target.profile.decide_file(file, place)
+    if not decided.allowed:
+        return decided
+    return target.files.check(decided.paths, place.cwd) or Builtin(arguments, Source(file))
+
+
 def _export(
     words: tuple[Word, ...], target: BuiltinTarget, state: LineState, values: Mapping[str, str]
 ) -> Builtin | Decision:
     """As in an assignment, the value of `export NAME=value` stays one word."""
     texts = tuple(text for word in words for text in _declared(word, values))
     found: dict[str, str] = {}
+    others = False
     for text in texts:
         name, sign, value = text.partition("=")
         if isinstance(text, Guess) and not sign:
+            others = True
             continue
         if not VARIABLE_NAME.fullmatch(name):
             return _misused("export", "takes names of variables, or NAME=value")
@@ -201,7 +227,32 @@ def _export(
             found[name] = value if sign else values[name]
     if not texts:
         return _misused("export", "takes names of variables, or NAME=value")
-    return Builtin(texts, Define(tuple(found.items()), exported=True))
+    return Builtin(texts, Define(tuple(found.items()), exported=True, others=others))
+
+
+def _local(
+    words: tuple[Word, ...], target: BuiltinTarget, state: LineState, values: Mapping[str, str]
+) -> Builtin | Decision:
+    """`local NAME=value NAME`: those without a value are empty."""
+    texts = tuple(text for word in words for text in _declared(word, values))
+    found: dict[str, str] = {}
+    for text in texts:
+        name, _, value = text.partition("=")
+        if not VARIABLE_NAME.fullmatch(name):
+            return _misused("local", "takes names of variables, or NAME=value")
+        exported = state.allexport or name in state.exported or name in target.files.variables
+        judged = target.profile.decide_variable(name, value, exported=exported)
+        if not judged.allowed:
+            return judged
+        found[name] = value
+    return Builtin(texts, Localize(tuple(found.items()))) if found else _misused("local", "takes names of variables")
+
+
+def _shift(arguments: tuple[str, ...], state: LineState) -> Builtin | Decision:
+    count = arguments[0] if arguments else "1"
+    if len(arguments) > 1 or not count.isdecimal() or not count.isascii() or len(count) > 4:
+        return _misused("shift", "takes a number")
+    return Builtin(arguments, Shift(int(count)))
 
 
 def _declared(word: Word, values: Mapping[str, str]) -> tuple[str, ...]:
@@ -225,12 +276,12 @@ def _unset(arguments: tuple[str, ...], target: BuiltinTarget) -> Builtin | Decis
     return Builtin(arguments, Forget(names))
 
 
-def _exit(arguments: tuple[str, ...], state: LineState) -> Builtin | Decision:
-    if not arguments:
-        return Builtin(arguments, Exit(state.status))
-    if len(arguments) == 1 and arguments[0].isdecimal() and arguments[0].isascii() and int(arguments[0]) <= LAST_STATUS:
-        return Builtin(arguments, Exit(int(arguments[0])))
-    return _misused("exit", f"takes a number up to {LAST_STATUS}")
+def _exit(name: str, arguments: tuple[str, ...], state: LineState) -> Builtin | Decision:
+    """`exit` and `return`, with the status of what ran last where none is given."""
+    given = arguments or (str(state.status),)
+    if len(given) > 1 or not STATUS.fullmatch(given[0]) or int(given[0]) > LAST_STATUS:
+        return _misused(name, f"takes a number up to {LAST_STATUS}")
+    return Builtin(arguments, Exit(int(given[0])) if name == "exit" else Return(int(given[0])))
 
 
 def _set(arguments: tuple[str, ...]) -> Builtin | Decision:

@@ -424,13 +424,12 @@ class Profile:
 
     def decide_globs(self, words: tuple[Word, ...], place: Place) -> Decision | None:
         """Refuse a glob for everything in the workspace where the workspace itself is refused too."""
-        program = self.programs.get(words[0].text)
-        if program is None or not program.spares_root:
-            return None
-        globs = (PurePosixPath(word.text) for word in words[1:] if word.is_glob)
-        folders = (str(_below_stars(path)) for path in globs if _is_stars(path))
-        is_all = any(place.holds(folder) and place.is_root(folder) for folder in folders)
-        return _root_refusal(program, Risk.HIGH) if is_all else None
+        return self.refuse_all(words[0].text) if has_all(words[1:], place) else None
+
+    def refuse_all(self, name: str) -> Decision | None:
+        """Refuse everything in the workspace to a program that the workspace itself is refused to."""
+        program = self.programs.get(name)
+        return _root_refusal(program, Risk.HIGH) if program and program.spares_root else None
 
     def guarded(self, argv: tuple[str, ...]) -> tuple[str, ...]:
         """The command with `--` where words follow that are only known later, so that none of them is an option."""
@@ -526,6 +525,13 @@ class Profile:
                 if blocked.pattern.search(argument):
                     return Decision.deny(blocked.rule, blocked.reason, blocked.hint)
         return None
+
+
+def has_all(words: Iterable[Word], place: Place) -> bool:
+    """Whether one of the words is a glob for everything in the workspace."""
+    globs = (PurePosixPath(word.text) for word in words if word.is_glob)
+    folders = (str(_below_stars(path)) for path in globs if _is_stars(path))
+    return any(place.holds(folder) and place.is_root(folder) for folder in folders)
 
 
 def _is_stars(path: PurePosixPath) -> bool:

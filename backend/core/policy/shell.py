@@ -37,6 +37,7 @@ NAMED = 10  # programs in the reason
 DEPTH_LIMIT = 8  # texts within texts, and programs that start programs
 TEXT_LIMIT = 100  # texts of a line that are run as lines: each is parsed by itself
 SYSTEM_FOLDERS = ("/bin/", "/usr/bin/", "/usr/local/bin/")
+IN_FOLDER = re.compile(r"(\"?)\$(?:PWD|\{PWD\})\1/*")  # the folder that a line is in, as it is named without cd
 SHELL_FILES = frozenset({"--init-file", "--rcfile"})
 SHELLS = frozenset({"ash", "bash", "dash", "ksh", "rbash", "sh", "zsh"})
 FOLDER_CHANGES = frozenset({"cd", "popd", "pushd"})
@@ -228,7 +229,7 @@ class _Judge:
 
     def _program(self, program: Program, words: ShellCommand, depth: int) -> Decision | None:
         """A program whose arguments the profile knows: these only raise the risk, unless they empty the workspace."""
-        texts = tuple(PLACEHOLDER if word.text is None else word.text for word in words)
+        texts = tuple(map(self._text, words))
         if refusal := self._refuse_emptying((program.name, *texts), words):
             return refusal
         parse = ArgumentParse()
@@ -244,6 +245,11 @@ class _Judge:
             self.raise_risk(use.risk)
         refusals = (self._command(_started(each), depth) for each in parse.started)
         return next(filter(None, refusals), None)
+
+    def _text(self, word: ShellWord) -> str:
+        if word.text is None and IN_FOLDER.fullmatch(word.source):
+            return str(self.place.cwd)
+        return PLACEHOLDER if word.text is None else word.text
 
     def _refuse_emptying(self, argv: tuple[str, ...], words: ShellCommand) -> Decision | None:
         """Refuse what would delete the workspace itself, or everything in it."""

@@ -1,6 +1,7 @@
 """Lines run to their end: the same output and exit code as in a shell, and nothing for those that harm."""
 
 import asyncio
+import re
 import shutil
 import subprocess
 import time
@@ -227,7 +228,7 @@ async def test_what_a_line_does(bench: Bench, line: str, stdout: str | None, cod
         assert refusal.rule == "syntax.variable"
         return
     ran = await bench.run(line)
-    assert not ran.outcome.problem
+    assert not ran.outcome.problem, ran.outcome.problem
     assert ran.outcome.exit_code == code
     assert stdout is None or ran.log.text("stdout") == stdout
 
@@ -410,6 +411,98 @@ async def test_a_text_is_an_input_as_in_bash(bench: Bench, line: str) -> None:
     assert ran.said == (done.stdout, done.returncode)
 
 
+LIKE_BASH = [
+    "for ((i=0; i<3; i++)); do echo $i; done; echo $i $?; for ((i=5; i > 0; i-=2)) do [ $i = 3 ] && continue; echo $i; done; for ((;;)); do break; done; echo $?",
+    "i=0; ((i++)); echo $? $i; ((i)); echo $?; ((i == 1)) && echo one; if ((i > 3)); then echo no; else echo $((i)); fi; ((i += 4)); ((i--)); echo $i; ((++i)); ((--i)); ((i*=3)); ((i%=5)); echo $i; while ((i < 5)); do ((i++)); done; echo $i; ! ((0)); echo $?",
+    "set -e; i=0; ((i++)) || true; ((i)); echo on; ((i - 1)); echo no",
+    'greet() { echo "hello $1"; }; greet world; greet "a b" c; function two { echo $# "$@"; }; two; two a "b c"; two $(echo x y); function three() { greet "$2"; }; three x y',
+    'f() { local x=1 y; x=2; z=3; echo $x; return 4; echo no; }; x=9; f; echo $? $x $z; f > o || echo failed; cat o; f | tr 2 b; echo $?; y=$(f); echo "$y"; (f); echo $?; f && echo no',
+    'f() { for i in 1 2 3; do [ $i = 2 ] && return 7; echo $i; done; }; f; echo $?; g() { if [ -z "$1" ]; then return; fi; echo "got $1"; }; false; g; echo $?; g a; g() { echo other; }; g; f() ( cd src; x=5; ls ); f; pwd -L | grep -c src; echo ${x:-no}',
+    'f() { echo "[$1]" "[$2]" ${3:-d}; shift; echo $# $1; shift 2 || echo few; for a in "$@"; do echo "<$a>"; done; }; f "a b" c; cd src; f() { cat "$1"; }; f b.txt; cd ..; f a.txt | head -1',
+    'f() { while read -r x; do echo "<$x>"; done; }; f < a.txt; cat a.txt | f; f <<E\nq\nE\n',
+    "f() { exit 3; }; (f); echo $?; ls() { echo mine; }; ls; f; echo no",
+    "set -e; f() { false; echo on; }; f || echo no; if f; then echo yes; fi; f; echo never",
+    'f() { g; }; g() { echo later; }; f; if true; then h() { echo h; }; fi; h; f() { echo $1; }; export CI=1; f $CI; f "$(f in)" x; X=a; f ${X}b; f *.txt; f "*"',
+    'arr=(a \'b c\' *.txt $(echo d e)); echo ${#arr[@]} "${arr[1]}" ${arr[0]} $arr; for x in "${arr[@]}"; do echo "<$x>"; done; printf \'%s-\' ${arr[@]}; echo; i=1; echo "${arr[$i]}" "${arr[i]}" "x${arr[@]}y"; e=(); echo ${#e[@]}; printf \'[%s]\' "${e[@]}" a "${arr[7]}"; echo ${#arr}; arr=(z); echo "${arr[@]}"',
+    'a=(\n  x # one\n  y\n)\necho "${a[@]}"; f() { echo $#; }; f "${a[@]}"; b=("${a[@]}" z); echo "${#b[@]}"; s="${a[@]}"; echo "$s"',
+    'diff <(echo a; echo b) <(echo a; echo c) | grep "^[<>]"; comm -12 <(sort a.txt) <(cat a.txt); while read -r x; do echo "<$x>"; done < <(cat a.txt; echo end); cat <(echo 1) <(echo 2) - <<< 3; false; cat <(true) ; echo $?',
+    "x=0; while read -r a; do x=$((x+1)); done < <(seq 3); echo $x; for i in 1 2; do cat <(echo $i) <(cat <(echo in $i)); done; wc -l < <(cat a.txt)",
+    "trap 'echo bye $x' EXIT; x=1; echo hi; x=2; false",
+    "trap 'rm -f t; echo gone' EXIT; touch t; (trap 'echo inner' EXIT; echo sub); [ -f t ] && echo there; exit 3",
+    "c() { echo cleanup; }; trap c EXIT INT; trap - EXIT; trap c EXIT; set -e; false; echo no",
+    "trap 'exit 7' EXIT; exit 2",
+    "trap 'echo no' EXIT; false; exec echo $?",
+    "trap 'echo yes' EXIT; (exec false); echo $?; trap 'echo no' EXIT; exec false",
+    "echo $(trap 'echo t' EXIT; echo s) | cat; echo end",
+    "exec echo a; echo no",
+    "(exec cat nope); echo $?; (exec ls src) | cat; exec false",
+    'eval "echo hi"; eval echo a "b  c"; eval \'x=3; for i in 1 2; do echo $i; done\'; echo $x; eval "false"; echo $?; eval "echo a | tr a b" > o; cat o; eval \'f() { echo f $1; }\'; f 1; eval ""; echo $?',
+    'printf \'A=1\\n# c\\n\\nB="x y"\\nexport PORT=3\\nC=$A-$B\\n\' > .env; source .env; echo $A "$B" $C; printenv PORT; . ./.env && echo ok; source ./nope.env; echo $?',
+    "printf 'PORT=3\\nDEBUG=app:*\\n' > .env; set -a; . ./.env; set +a; printenv PORT DEBUG; unset PORT; export $(grep -v '^#' .env | xargs); echo $PORT; printenv PORT",
+]
+
+
+@pytest.mark.parametrize("line", LIKE_BASH)
+async def test_functions_arrays_and_what_else_only_bash_has(bench: Bench, line: str) -> None:
+    copy = shutil.copytree(bench.folder, bench.folder.parent / "copy", symlinks=True)
+    environment = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": str(copy)}
+    done = subprocess.run(
+        ["bash", "-c", line],
+        cwd=copy,
+        env=environment,
+        capture_output=True,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        check=False,
+    )
+    ran = await bench.run(line)
+    assert not ran.outcome.problem, ran.outcome.problem
+    assert ran.said == (done.stdout, done.returncode)
+    assert not [*bench.folder.glob(f".tmp/.{ID}*")]
+
+
+async def test_functions_nest_as_deep_as_they_are_judged(bench: Bench) -> None:
+    """Also where other definitions than those that were judged turn out to be theirs."""
+    deep = "( " * 17 + "echo $( " + "( " * 17 + "{0}" + " )" * 17 + ")" + " )" * 17
+    line = f"h() {{ {deep.format('echo in')}; }}; f() {{ {deep.format('h')}; }}; f"
+    assert (await bench.run(line)).said == ("in\n", 0)
+    deeper = f"{line[:-3]}; g() {{ {deep.format('f')}; }}; g"
+    refusal = bench.judge(deeper)
+    assert isinstance(refusal, Decision)
+    assert refusal.rule == "limits.expansion"
+    hidden = f"{line}; g() {{ :; }}; N=0; while [ $N != 2 ]; do g; g() {{ {deep.format('f')}; }}; N=$((N + 1)); done"
+    ran = await bench.run(hidden)
+    assert (ran.outcome.exit_code, ran.outcome.rule) == (126, "limits.expansion")
+
+
+async def test_a_file_of_variables_is_not_run(bench: Bench) -> None:
+    for text in (
+        "ls\n",
+        "A=$(ls)\n",
+        "A=1 ls\n",
+        "A=1; ls\n",
+        "A='\n",
+        "A=1 > x\n",
+        "A=\u001b[2J\n",
+        "a & \n",
+        "f() { ls; }\n",
+    ):
+        (bench.folder / ".env").write_text(text)
+        ran = await bench.run("source .env; echo no")
+        assert (ran.said, ran.outcome.rule) == (("", 126), "syntax.source"), text
+    (bench.folder / ".env").write_text("PATH=.\n")
+    assert (await bench.run("source .env; echo no")).outcome.rule == "environment.unlisted"
+    (bench.folder / ".env").write_text("X=/etc/passwd\n")
+    assert (await bench.run("source .env; cat $X")).outcome.rule == "path.outside"
+    assert (await bench.run("source .env; echo $Y")).outcome.rule == "syntax.variable"
+    assert (await bench.run("set -a; source .env; ls")).outcome.rule == "environment.unlisted"
+    (bench.folder / ".env").unlink()
+    (bench.folder / ".env").symlink_to("/etc/passwd")
+    refusal = bench.judge("source .env; echo no")
+    assert isinstance(refusal, Decision)
+    assert refusal.rule == "path.link"
+
+
 async def test_what_runs_is_shown_if_asked_for(bench: Bench) -> None:
     ran = await bench.run("set -ex; X='a b'; echo \"$X\" | cat; set +x; echo no")
     assert ran.log.text("stderr").splitlines() == ["+ 'X=a b'", "+ echo 'a b'", "+ cat", "+ set +x"]
@@ -525,6 +618,57 @@ async def test_a_random_line_does_what_it_does_in_a_shell(bench: Bench, shell: s
         said = done.stdout + done.stderr + written
         if "cd: " in done.stdout + written or "can't cd" in said or "cannot open" in said:
             continue  # dash says 2 where others say 1, and ours is not redirected with its group
+        assert (ran.said, line) == ((done.stdout, done.returncode), line), line
+        compared += 1
+    assert compared > 25
+
+
+def some_line_of_bash(random: Random) -> str:
+    """A random line with a form that only bash has."""
+    inner, other = some_line(random, 1), some_line(random, 1)
+    return random.choice(
+        [
+            f"f() {{ {inner}}}; f a 'b c'; f\n",
+            f"f() {{ {inner} return 2; {other}}}; f; echo $?; f | cat\n",
+            f"f() {{ local X=9; {inner}}}; f > g; cat g; {other}",
+            f'f() {{ for X in "$@"; do {inner} [ $X = b ] && return; done; }}; f a b $Y; {other}',
+            f"f() ( {inner}); f && {other}",
+            f"for ((i=0; i<3; i++)); do {inner} [ $i = 1 ] && continue; {other}done; echo $i\n",
+            f"i=3; while ((i--)); do {inner}done; {other}",
+            f"a=($Y 'c d' *.txt); {inner} printf '%s.' \"${{a[@]}}\" ${{#a[@]}} ${{a[1]}}\n",
+            f'a=($(cd src; {inner})); echo ${{#a[@]}} "${{a[@]}}"\n',
+            f"cat <({inner}) - < <({other})\n",
+            f"while read -r X; do {inner}done < <(cat a.txt); {other}",
+            f"trap 'echo end $X' EXIT; {inner}",
+            f"( trap 'echo end' EXIT; {inner}); {other}",
+        ]
+    )
+
+
+async def test_a_random_line_of_bash_does_what_it_does_there(bench: Bench) -> None:
+    random, compared = Random(5), 0
+    for _ in range(60):
+        # With the status of what ran last a group that is redirected ends otherwise: its file was opened before.
+        line = "X=1; Y='d  e'\n" + re.sub(r"exit\b(?! 3)", "exit 4", some_line_of_bash(random))
+        if isinstance(bench.judge(line), Decision) or ("<<" in line and ("$(" in line or "<(" in line)):
+            continue
+        bench.clean()
+        ran = await bench.run(line)
+        bench.clean()
+        if ran.outcome.problem:
+            continue
+        done = subprocess.run(
+            ["bash", "-O", "inherit_errexit"],
+            input=line,
+            cwd=bench.folder,
+            env={"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": str(bench.folder)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        written = "".join(each.read_text() for each in bench.folder.rglob("[fgh]"))
+        if "cd: " in done.stdout + written:
+            continue
         assert (ran.said, line) == ((done.stdout, done.returncode), line), line
         compared += 1
     assert compared > 25

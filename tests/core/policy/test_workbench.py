@@ -70,6 +70,8 @@ def test_only_where_commands_run_in_rooms() -> None:
         ("rm -rf dist", Risk.MODERATE),
         ("cd dist && rm -rf *", Risk.MODERATE),
         ("cd dist && rm -rf .", Risk.MODERATE),
+        ("cd dist && rm -rf $PWD", Risk.MODERATE),
+        ("rm -rf $PWD/dist", Risk.MODERATE),
         ("node -e 1", Risk.MODERATE),
         ("./build.sh", Risk.MODERATE),
         ("./ls", Risk.MODERATE),
@@ -252,7 +254,19 @@ def test_a_line_is_judged_in_time(line: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["rm -rf .", "rm -rf *", "rm -rf ./*", "rm -rf ~ /", "find . -delete", "cd x; rm -rf /", "ls;rm -r ../.."]
+    "line",
+    [
+        "rm -rf $PWD",
+        'rm -rf "$PWD"',
+        "rm -rf ${PWD}/",
+        "rm -rf .",
+        "rm -rf *",
+        "rm -rf ./*",
+        "rm -rf ~ /",
+        "find . -delete",
+        "cd x; rm -rf /",
+        "ls;rm -r ../..",
+    ],
 )
 def test_the_workspace_is_not_emptied(line: str) -> None:
     assert refused(line).rule == "path.root"
