@@ -2,9 +2,11 @@
 
 import json
 import re
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 from playwright.async_api import Browser, Route, WebSocketRoute, expect
 
 from tests.conftest import StartServer
@@ -153,15 +155,30 @@ async def test_clear_empties_the_screen_without_asking_the_server(visit: Visit) 
     await visit.shows(lambda text: "remember me" not in text)
 
 
-@ONE_LOOP
-async def test_the_description_of_the_api_renders_and_a_token_tries_it_out(browser: Browser, server: Server) -> None:
-    token = account(server, "docs-reader")
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def description(browser: Browser, server: Server) -> AsyncIterator[Visit]:
+    """The page with the description of the API, which takes seconds to render."""
     context = await new_context(browser)
     visit = await new_visit(context, server)
-    page = visit.page
-    await page.goto(f"{server.url}/docs")
-    await page.wait_for_selector(".opblock", timeout=WAIT)
-    paths = server.get("/openapi.json").json["paths"]
+    await visit.page.goto(f"{server.url}/docs")
+    await visit.page.wait_for_selector(".opblock", timeout=WAIT)
+    yield visit
+    visit.is_clean()
+    await context.close()
+
+
+@ONE_LOOP
+async def test_the_description_of_the_api_fits_a_phone(description: Visit) -> None:
+    await description.page.set_viewport_size({"width": 360, "height": 740})
+    assert await description.page.evaluate("document.documentElement.scrollWidth") <= 360
+
+
+@ONE_LOOP
+async def test_the_description_of_the_api_renders_and_a_token_tries_it_out(description: Visit) -> None:
+    token = account(description.server, "docs-reader")
+    page = description.page
+    await page.set_viewport_size({"width": 1280, "height": 720})
+    paths = description.server.get("/openapi.json").json["paths"]
     assert await page.locator(".opblock").count() == sum(map(len, paths.values()))
     await page.click("button.authorize")
     await page.fill(".modal-ux input", token)
@@ -171,19 +188,7 @@ async def test_the_description_of_the_api_renders_and_a_token_tries_it_out(brows
     await page.click(".try-out__btn")
     await page.click("button.execute")
     await page.get_by_text('"name": "docs-reader"').first.wait_for(timeout=WAIT)
-    visit.is_clean()
-    await context.close()
-
-
-@ONE_LOOP
-async def test_the_description_of_the_api_fits_a_phone(browser: Browser, server: Server) -> None:
-    context = await new_context(browser, viewport={"width": 360, "height": 740})
-    visit = await new_visit(context, server)
-    await visit.page.goto(f"{server.url}/docs")
-    await visit.page.wait_for_selector(".opblock", timeout=WAIT)
-    assert await visit.page.evaluate("document.documentElement.scrollWidth") <= 360
-    visit.is_clean()
-    await context.close()
+    description.is_clean()
 
 
 @pytest.mark.parametrize(("width", "height"), [(320, 640), (360, 740), (820, 1180), (1920, 1080)])
