@@ -10,9 +10,8 @@ import hashlib
 import mimetypes
 import posixpath
 import re
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -28,14 +27,30 @@ DIGEST = re.compile(r"[0-9a-f]{16}/")
 IMPORT = re.compile(r"""^\s*(?:import|export)\b[^"';]*"(\.[^"]+)";""", re.M)
 
 
+class PageFile:
+    """What is sent of a file. All of it is found out once, since a visit requests some forty."""
+
+    def __init__(self, content: bytes, media_type: str) -> None:
+        self.content = content
+        self.media_type = media_type
+        self.digest = _digest(content)
+        self.etag = f'W/"{self.digest}"'
+        self.compressible = media_type.startswith(COMPRESSIBLE)
+        self._compressed = b""
+
+    async def compressed(self) -> bytes:
+        if not self._compressed:
+            self._compressed = await asyncio.to_thread(gzip.compress, self.content, mtime=0)
+        return self._compressed
+
+
 class PageFiles:
     """An ASGI application that sends the files below a folder, which are read once."""
 
     def __init__(self, folder: Path) -> None:
-        files = sorted(path for path in folder.rglob("*") if path.is_file())
-        self._files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
-        self.digest = _digest(repr([(name, _digest(content)) for name, content in self._files.items()]).encode())
-        self._compressed = cache(lambda content: gzip.compress(content, mtime=0))
+        names = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+        self._files = {name: PageFile(path.read_bytes(), _media_type(name)) for name, path in names.items()}
+        self.digest = _digest(repr([(name, file.digest) for name, file in self._files.items()]).encode())
         self._html = cache(self._read_html)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -55,38 +70,40 @@ class PageFiles:
 
     async def page(self, request: Request, name: str, *, main: str) -> Response:
         """An HTML file, with the addresses of its files, and with all modules that `main` needs requested at once."""
-        return await self._answer(request, self._html(name, main), "text/html; charset=utf-8", ALWAYS_ASK)
+        return await _answer(request, self._html(name, main), ALWAYS_ASK)
 
     async def response(self, request: Request, name: str, lifetime: str) -> Response:
         """A file. Raises HTTPException if there is none of this name."""
-        content = self._files.get(name)
-        if content is None:
+        file = self._files.get(name)
+        if file is None:
             raise HTTPException(404)
-        return await self._answer(request, content, _media_type(name), lifetime)
+        return await _answer(request, file, lifetime)
 
-    def _read_html(self, name: str, main: str) -> bytes:
+    def _read_html(self, name: str, main: str) -> PageFile:
         base = f"static/{self.digest}"
         links = "".join(f'    <link rel="modulepreload" href="{base}/{module}" />\n' for module in self._modules(main))
-        text = self._files[name].decode().replace('="static/', f'="{base}/')
-        return text.replace("  </head>", f"{links}  </head>", 1).encode()
+        text = self._files[name].content.decode().replace('="static/', f'="{base}/')
+        return PageFile(text.replace("  </head>", f"{links}  </head>", 1).encode(), "text/html; charset=utf-8")
 
     def _modules(self, main: str) -> list[str]:
         """The module and all that it imports, directly or not."""
         found = [main]
         for module in found:
-            imported = IMPORT.findall(self._files[module].decode()) if not module.startswith("vendor/") else []
+            imported = IMPORT.findall(self._files[module].content.decode()) if not module.startswith("vendor/") else []
             names = [posixpath.normpath(posixpath.join(posixpath.dirname(module), path)) for path in imported]
             found += [name for name in dict.fromkeys(names) if name not in found]
         return found
 
-    async def _answer(self, request: Request, content: bytes, media_type: str, lifetime: str) -> Response:
-        headers = {"cache-control": lifetime, "etag": f'W/"{_digest(content)}"', "vary": "accept-encoding"}
-        if headers["etag"] in request.headers.get("if-none-match", ""):
-            return Response(status_code=304, headers=headers)
-        if media_type.startswith(COMPRESSIBLE) and _accepts_gzip(request):
-            headers["content-encoding"] = "gzip"
-            content = await asyncio.to_thread(self._compressed, content)
-        return Response(content, headers=headers, media_type=media_type)
+
+async def _answer(request: Request, file: PageFile, lifetime: str) -> Response:
+    headers = {"cache-control": lifetime, "etag": file.etag, "vary": "accept-encoding"}
+    if file.etag in request.headers.get("if-none-match", ""):
+        return Response(status_code=304, headers=headers)
+    content = file.content
+    if file.compressible and _accepts_gzip(request.headers.get("accept-encoding", "")):
+        headers["content-encoding"] = "gzip"
+        content = await file.compressed()
+    return Response(content, headers=headers, media_type=file.media_type)
 
 
 def _digest(content: bytes) -> str:
@@ -98,9 +115,11 @@ def _media_type(name: str) -> str:
     return MEDIA_TYPES.get(suffix) or mimetypes.guess_type(name)[0] or "text/plain"
 
 
-def _accepts_gzip(request: Request) -> bool:
-    offered: dict[str, Any] = {}
-    for item in request.headers.get("accept-encoding", "").lower().split(","):
+@lru_cache(8)  # browsers send one or two of them
+def _accepts_gzip(accepted: str) -> bool:
+    """Whether a header `Accept-Encoding` admits gzip."""
+    offered: dict[str, bool] = {}
+    for item in accepted.lower().split(","):
         coding, _, weight = item.partition(";")
         offered[coding.strip()] = weight.replace(" ", "") not in {"q=0", "q=0.0", "q=0.00", "q=0.000"}
-    return bool(offered.get("gzip", offered.get("*", False)))
+    return offered.get("gzip", offered.get("*", False))

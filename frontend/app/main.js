@@ -4,13 +4,10 @@ import { CommandHistory } from "../components/command-history.js";
 import { element } from "../components/element.js";
 import { AccountView } from "../views/account-view.js";
 import { bindAppearance } from "../views/appearance-view.js";
-import { AutomationView } from "../views/automation-view.js";
-import { DjangoView } from "../views/django-view.js";
 import { ExecutionView } from "../views/execution-view.js";
-import { HostsView } from "../views/hosts-view.js";
 import { LimitsView } from "../views/limits-view.js";
-import { HistoryView } from "../views/history-view.js";
 import { LoginView } from "../views/login-view.js";
+import { PanelsView } from "../views/panels-view.js";
 import { ProjectView } from "../views/project-view.js";
 import { bindHeight, bindMenu } from "../views/menu-view.js";
 import { PasswordView } from "../views/password-view.js";
@@ -45,7 +42,7 @@ const session = new TerminalSession(
     onReady(message) {
       login.close();
       account.onReady(message);
-      hosts.setUser(account.user);
+      panels.setUser(account.user);
       limits.load();
       protectionProblem().then(showProtection);
     },
@@ -97,7 +94,10 @@ function replay(id, when) {
   hideWelcome();
   return "";
 }
-const past = new HistoryView({
+const started = (line, dryRun) => (!session.busy && prompt.run(line, dryRun) ? "" : NOT_NOW);
+const panels = new PanelsView({
+  token: () => session.login,
+  user: () => account.user,
   scope: () => ({ token: session.login, project: projects.id, name: projects.name }),
   replay,
   reuse(command) {
@@ -105,16 +105,10 @@ const past = new HistoryView({
     prompt.fill(command);
     return "";
   },
+  run: (line) => started(line, false),
+  check: (line) => started(line, true),
   focusPrompt,
 });
-const token = () => session.login;
-const started = (line, dryRun) => (!session.busy && prompt.run(line, dryRun) ? "" : NOT_NOW);
-const hosts = new HostsView({ token });
-const panels = [
-  hosts,
-  new DjangoView({ token, run: (line) => started(line, false), check: (line) => started(line, true), focusPrompt }),
-  new AutomationView({ token, user: () => account.user, replay, focusPrompt }),
-];
 const shared = new SharedLogin(credentials, {
   offered: (token) => account.logIn(token),
   replaced: (token) => session.replaceLogin(token),
@@ -138,7 +132,7 @@ const password = new PasswordView({
 });
 const onLogOut = (token) => shared.end(token);
 const account = new AccountView({
-  session, terminal, history, projects, panels: [past, ...panels], password, showNotice, focusPrompt, onLogOut,
+  session, terminal, history, projects, panels, password, showNotice, focusPrompt, onLogOut,
 });
 const login = new LoginView({
   token: (token) => session.presentToken(token),
@@ -188,10 +182,12 @@ async function logInByLink(ticket) {
     return;
   }
   if (session.ready) session.showState();
-  else {
+  else connect();
+}
+
+function connect() {
   connection.open();
   shared.ask();
-}
 }
 
 window.addEventListener("hashchange", () => {
@@ -217,7 +213,4 @@ bindHeight();
 if (session.current !== null) hideWelcome();
 focusPrompt();
 if (initialTicket) logInByLink(initialTicket);
-else {
-  connection.open();
-  shared.ask();
-}
+else connect();

@@ -5,7 +5,7 @@ import { lasting, thisTab } from "../app/storage.js";
 import { element } from "../components/element.js";
 
 export class AccountView {
-  // `page` has: session, terminal, history, projects, panels (dialogs of the account), password, showNotice(text), focusPrompt(),
+  // `page` has: session, terminal, history, projects, panels, password, showNotice(text), focusPrompt(),
   // onLogOut(token)
   constructor(page) {
     this.page = page;
@@ -47,7 +47,7 @@ export class AccountView {
   // The screen stays, for the same account to go on.
   expire() {
     this.expired = true;
-    for (const panel of this.page.panels) panel.close();
+    this.page.panels.close();
     this.page.projects.close();
     return this.user;
   }
@@ -85,7 +85,7 @@ export class AccountView {
     this.expired = false;
     terminal.clear();
     session.forget();
-    for (const panel of panels) panel.close();
+    panels.close();
     projects.reset();
     thisTab.remove("history");
     history.use(thisTab);

@@ -1,7 +1,7 @@
 // What the account has running by itself: schedules, notifications and hooks, one kind at a time.
 
 import { addThing, changeThing, listThings } from "../app/api.js";
-import { create, element } from "../components/element.js";
+import { create } from "../components/element.js";
 import { form } from "../components/fields.js";
 import { action, list } from "../components/row.js";
 import { secretBox } from "../components/secret.js";
@@ -16,17 +16,13 @@ import { schedules } from "./schedule-kind.js";
 const KINDS = { schedules, notifications, hooks };
 
 export class AutomationView extends PanelView {
-  // `page` has: token(), user(), replay(id), which returns a problem as text, focusPrompt()
   constructor(page) {
-    super("automation");
-    this.page = page;
-    this.places = { projects: [], django: [] };
-    element("automation").addEventListener("click", () => this.open());
-    element("automation-kinds").addEventListener("change", () => this.showList());
+    super("automation", page, [kindsField()]);
+    this.part("kinds").addEventListener("change", () => this.showList());
   }
 
   get kindName() {
-    return element("automation-kinds").querySelector(":checked").value;
+    return this.part("kinds").querySelector(":checked").value;
   }
 
   get kind() {
@@ -37,14 +33,14 @@ export class AutomationView extends PanelView {
     return this.page.token();
   }
 
-  open() {
-    super.open();
+  onOpen() {
     this.showList();
   }
 
+  // Nothing is there to be pressed before all of it is: a button that is replaced under the pointer is never clicked.
   showList(note = "") {
     const { kind, kindName, token } = this;
-    this.show([this.head(kind)]);
+    this.show();
     this.ask(() => Promise.all([listThings(token, kindName), places(token)]), ([things, found]) => {
       this.places = found;
       const rows = things.map((thing) => kind.rowOf(thing, this));
@@ -108,8 +104,19 @@ export class AutomationView extends PanelView {
   }
 
   openExecution(id) {
-    const problem = this.page.replay(id);
-    if (problem) this.problem(problem);
-    else this.close();
+    this.leave(this.page.replay(id));
   }
+}
+
+// The choice of one kind.
+function kindsField() {
+  const place = create("fieldset", "", { id: "automation-kinds", className: "kinds" });
+  place.append(create("legend", "Show", { className: "visually-hidden" }));
+  for (const [value, { title }] of Object.entries(KINDS)) {
+    const label = create("label", "");
+    const checked = value === "schedules";
+    label.append(create("input", "", { type: "radio", name: "automation-kind", value, checked }), create("span", title));
+    place.append(label);
+  }
+  return place;
 }

@@ -1,12 +1,12 @@
 // The Django projects: their runners and keys, their commands, and a form for the arguments of each.
 
 import { changeKey, createKey, listCommands, listDjango, listProjects, revokeKey } from "../app/api.js";
-import { create, element } from "../components/element.js";
+import { create } from "../components/element.js";
 import { field, form, valuesOf } from "../components/fields.js";
 import { moment, quoted } from "../components/format.js";
 import { action, list, row } from "../components/row.js";
 import { secretBox } from "../components/secret.js";
-import { PanelView } from "./panel-view.js";
+import { chooser, PanelView } from "./panel-view.js";
 
 const SEARCH_AFTER = 200; // ms without a key
 const MARKS = { online: "●", offline: "○", suspended: "‖", revoked: "✕" };
@@ -15,41 +15,38 @@ const KEY_USE =
   "Set it as API_KEY in the settings of the Django project. Only a digest of it is stored here, so it cannot be shown again.";
 
 export class DjangoView extends PanelView {
-  // `page` has: token(), run(line) and check(line), which return a problem as text, focusPrompt()
   constructor(page) {
-    super("django");
-    this.page = page;
+    super("django", page, [chooser({ id: "django-project", text: "Project", label: "Django project" })]);
     this.projects = [];
-    element("django").addEventListener("click", () => this.open());
-    element("django-project").addEventListener("change", () => this.showProject());
+    this.part("project").addEventListener("change", () => this.showProject());
   }
 
-  open() {
-    super.open();
+  onOpen() {
     this.load();
   }
 
   get project() {
-    return this.projects.find(({ project_id: id }) => id === element("django-project").value);
+    return this.projects.find(({ project_id: id }) => id === this.part("project").value);
   }
 
   // Projects with runners, and those that could have one.
-  load(then = () => this.showProject()) {
+  load() {
     const token = this.page.token();
     this.ask(() => Promise.all([listDjango(token), listProjects(token)]), ([django, all]) => {
       const others = all.filter(({ id }) => !django.some(({ project_id: known }) => known === id));
       this.projects = [...django, ...others.map(({ id, name }) => ({ project_id: id, name, runners: [], manages: true }))];
       this.showProjects(django.length);
-      then();
+      this.showProject();
     });
   }
 
   showProjects(withRunners) {
-    const before = element("django-project").value;
+    const choice = this.part("project");
+    const before = choice.value;
     const options = this.projects.map(({ name, project_id: id }, at) => new Option(at < withRunners ? name : `${name} (no runner)`, id));
-    element("django-project").replaceChildren(...options);
-    if (this.projects.some(({ project_id: id }) => id === before)) element("django-project").value = before;
-    element("django-project-label").hidden = this.projects.length === 0;
+    choice.replaceChildren(...options);
+    if (this.projects.some(({ project_id: id }) => id === before)) choice.value = before;
+    choice.parentElement.hidden = this.projects.length === 0;
   }
 
   showProject() {
@@ -151,7 +148,7 @@ export class DjangoView extends PanelView {
     const search = create("input", "", { type: "search", placeholder: "Search commands and their help", ariaLabel: "Search commands", autocomplete: "off", spellcheck: false });
     search.addEventListener("input", () => {
       clearTimeout(this.searching);
-      this.searching = setTimeout(() => this.search(project, search.value), SEARCH_AFTER);
+      this.searching = setTimeout(() => search.isConnected && this.search(project, search.value), SEARCH_AFTER);
     });
     const head = create("div", "", { className: "head" });
     head.append(create("h3", "Commands"), search);
@@ -193,16 +190,6 @@ export class DjangoView extends PanelView {
     made.lastChild.before(preview);
     update();
     this.showForm(command.name, made, [create("p", command.summary, { className: "aside" }), ...fullHelp(command.help_text)]);
-  }
-
-  // The dialog closes, and the output is in the terminal, unless that is not possible now.
-  leave(problem) {
-    if (problem) {
-      this.problem(problem);
-      return;
-    }
-    this.close();
-    this.page.focusPrompt();
   }
 }
 

@@ -1,7 +1,7 @@
 // Hooks, as the view of what runs by itself shows them.
 
 import { callHook, deleteThing, rotateHook } from "../app/api.js";
-import { canSign } from "../app/hook-call.js";
+import { canSign, signedHeaders } from "../app/hook-call.js";
 import { create } from "../components/element.js";
 import { field, form } from "../components/fields.js";
 import { row } from "../components/row.js";
@@ -60,7 +60,11 @@ export const hooks = {
   tryOut(hook, view) {
     if (!canSign()) return [];
     const typed = (values) => Object.fromEntries(Object.entries(values).map(([name, text]) => [name, hook.parameters[name].type === "integer" ? Number(text) : text]));
-    const run = (values) => view.ask(() => callHook(hook, typed(values)), ({ id }) => view.note(`The call was accepted. It is in your history as ${id}.`));
+    const call = async (values) => {
+      const body = JSON.stringify(typed(values));
+      return callHook(hook.url, body, await signedHeaders(hook.secret, body));
+    };
+    const run = (values) => view.ask(() => call(values), ({ id }) => view.note(`The call was accepted. It is in your history as ${id}.`));
     const fields = Object.entries(hook.parameters).map(([name, parameter]) => valueField(name, parameter));
     return [create("h3", "Try it out"), form({ fields, send: "Send a test call", run })];
   },

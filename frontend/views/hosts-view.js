@@ -1,7 +1,7 @@
 // One command on several hosts: they are chosen by label or one by one, and their results are shown side by side.
 
 import { listHosts } from "../app/api.js";
-import { create, element } from "../components/element.js";
+import { create } from "../components/element.js";
 import { field, form } from "../components/fields.js";
 import { STATUS } from "../components/history-row.js";
 import { HostResult } from "./host-result.js";
@@ -11,30 +11,16 @@ const AT_ONCE = 4; // hosts; a browser keeps six connections to a server
 const NAMED = (labels) => Object.entries(labels).map(([name, value]) => `${name}=${value}`);
 
 export class HostsView extends PanelView {
-  // `page` has: token()
   constructor(page) {
-    super("hosts");
-    this.page = page;
+    super("hosts", page, []);
     this.hosts = [];
     this.line = "";
     this.following = null;
-    element("hosts").addEventListener("click", () => this.open());
     // What runs goes on, and is in the history.
     this.part("dialog").addEventListener("close", () => this.leave());
   }
 
-  // An account that may use no host has no button.
-  async setUser(user) {
-    if (user !== this.user) element("hosts").hidden = true;
-    this.user = user;
-    const token = this.page.token();
-    if (user === null || token === null) return;
-    const hosts = await listHosts(token).catch(() => []);
-    if (user === this.user) element("hosts").hidden = hosts.length === 0;
-  }
-
-  open() {
-    super.open();
+  onOpen() {
     this.load();
   }
 

@@ -1,14 +1,15 @@
-// A wide dialog whose content is replaced: lists, forms, and what the server answers.
+// What is in a panel: lists, forms, and what the server answers. Its content is replaced, never added to.
 
 import { errorText } from "../app/api.js";
-import { element } from "../components/element.js";
+import { create, element } from "../components/element.js";
 
 export class PanelView {
-  // The elements are NAME-dialog, NAME-close, NAME-back, NAME-problem, NAME-body and NAME-note.
-  constructor(name) {
+  // The elements of the panel are there; `tools` are put next to its title.
+  constructor(name, page, tools) {
     this.name = name;
+    this.page = page;
     this.requests = 0; // only the answer to the last one is shown
-    this.part("close").addEventListener("click", () => this.close());
+    this.part("close").before(...tools);
     this.part("back").addEventListener("click", () => this.goBack());
     // Nothing of an account stays on the page, nor does an answer that arrives too late.
     this.part("dialog").addEventListener("close", () => this.show());
@@ -18,12 +19,14 @@ export class PanelView {
     return element(`${this.name}-${name}`);
   }
 
-  open() {
-    this.part("dialog").showModal();
-  }
-
-  close() {
+  // The dialog closes, and the output is in the terminal, unless there is a problem.
+  leave(problem) {
+    if (problem) {
+      this.problem(problem);
+      return;
+    }
     this.part("dialog").close();
+    this.page.focusPrompt();
   }
 
   // Replace the content; `back` is called by the button, which is there while one is given.
@@ -63,4 +66,13 @@ export class PanelView {
       this.problem(text);
     }
   }
+}
+
+// A list to choose from, next to the title of a panel; a phone has no room for `text`.
+export function chooser({ id, text, label, options = [] }) {
+  const place = create("label", "");
+  const select = create("select", "", { id, ariaLabel: label });
+  select.append(...options.map(([value, shown]) => new Option(shown, value)));
+  place.append(create("span", text), " ", select);
+  return place;
 }

@@ -7,13 +7,14 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, async_playwright
 
-from tests.e2e.page.visits import CHROMIUM, FLAGS, Held, Visit, account, new_visit, open_page
+from tests.e2e.page.visits import CHROMIUM, FLAGS, Held, Visit, account, new_context, new_visit, open_page
 from tests.needs import need
 from tests.serving import Server
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def browser() -> AsyncIterator[Browser]:
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def chromium() -> AsyncIterator[Browser]:
+    """One for all tests of a worker, from the first that asks for it. It ends with the process that holds its pipe, too."""
     need(Path(CHROMIUM).exists(), "chromium (apt-get install chromium-headless-shell, or CHROMIUM_PATH)")
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
@@ -21,19 +22,27 @@ async def browser() -> AsyncIterator[Browser]:
         await browser.close()
 
 
-@pytest_asyncio.fixture(loop_scope="module")
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def browser(chromium: Browser) -> AsyncIterator[Browser]:
+    """Where each test opens contexts of its own; what a failed one has left open is closed with its module."""
+    yield chromium
+    for context in chromium.contexts:
+        await context.close()
+
+
+@pytest_asyncio.fixture(loop_scope="session")
 async def visit(browser: Browser, server: Server) -> AsyncIterator[Visit]:
     """The page, high enough for every line of these tests; at the end it must have complained of nothing and asked no other host."""
-    context = await browser.new_context(viewport={"width": 1000, "height": 1600})
+    context = await new_context(browser, viewport={"width": 1000, "height": 1200})
     visit = await open_page(context, server)
     yield visit
     visit.is_clean()
     await context.close()
 
 
-@pytest_asyncio.fixture(loop_scope="module")
+@pytest_asyncio.fixture(loop_scope="session")
 async def held(browser: Browser, server: Server) -> AsyncIterator[tuple[Visit, Held]]:
-    context = await browser.new_context(viewport={"width": 1000, "height": 1600})
+    context = await new_context(browser, viewport={"width": 1000, "height": 1200})
     visit = await new_visit(context, server)
     held = Held()
     await held.route(visit.page)

@@ -1,5 +1,6 @@
 """The page with Django projects, and with what runs by itself: schedules, notifications, hooks."""
 
+import asyncio
 import base64
 import hashlib
 import hmac
@@ -12,9 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest_asyncio
-from playwright.async_api import Browser, Locator, expect
+from playwright.async_api import Browser, Locator, Route, expect
 
-from tests.e2e.page.visits import ONE_LOOP, WAIT, Visit, is_known, log_in, make_project, new_visit
+from tests.e2e.page.visits import ONE_LOOP, WAIT, Visit, is_known, log_in, make_project, new_context, new_visit
 from tests.serving import Server, wait_until
 
 HELP = """\
@@ -100,11 +101,11 @@ class Desk:
             await self.body.locator(f"[name={name}]").fill(value)
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def known(browser: Browser, server: Server, ann: str) -> AsyncIterator[Visit]:
     """The page of ann, as a phone shows it: what fits there fits everywhere."""
     make_project(server, ann, "shop")
-    context = await browser.new_context(viewport={"width": 390, "height": 844})
+    context = await new_context(browser, viewport={"width": 390, "height": 844})
     context.set_default_timeout(WAIT)
     visit = await new_visit(context, server)
     await visit.page.goto(server.url)
@@ -268,6 +269,27 @@ async def test_messages_that_are_dead_are_shown_and_sent_again(known: Visit) -> 
     await desk.press("Delete page us")
     await desk.press("Delete? Delete page us: press again")
     await desk.shows("A notification reports how executions ended")
+    await known.page.click("#automation-close")
+
+
+@ONE_LOOP
+async def test_no_button_is_replaced_while_it_may_be_pressed(known: Visit) -> None:
+    desk = await opened(known, "automation")
+    loaded = asyncio.Event()
+
+    async def answer(route: Route) -> None:
+        await loaded.wait()
+        await route.continue_()
+
+    await known.page.route("**/api/hooks", answer)
+    await known.page.get_by_label("Hooks").check()
+    await desk.shows("Loading …")
+    before = await desk.body.get_by_role("button").element_handles()
+    loaded.set()
+    await desk.shows("A hook is a fixed line")
+    for button in before:
+        assert await button.evaluate("(button) => button.isConnected")
+    await known.page.unroute("**/api/hooks", answer)
     await known.page.click("#automation-close")
 
 

@@ -2,7 +2,7 @@
 
 from playwright.async_api import Browser, BrowserContext
 
-from tests.e2e.page.visits import ONE_LOOP, WAIT, Visit, open_page
+from tests.e2e.page.visits import ONE_LOOP, WAIT, Visit, new_context, open_page
 from tests.serving import Server
 
 NO_CLIPBOARD = "Object.defineProperty(Navigator.prototype, 'clipboard', { value: undefined })"
@@ -23,7 +23,7 @@ async def copied(context: BrowserContext, server: Server) -> str:
 
 @ONE_LOOP
 async def test_an_entry_is_copied_with_its_output(browser: Browser, server: Server) -> None:
-    context = await browser.new_context(permissions=["clipboard-read", "clipboard-write"])
+    context = await new_context(browser, permissions=["clipboard-read", "clipboard-write"])
     visit = await open_page(context, server)
     for command in (f"echo {LONG}", "echo second"):
         await visit.type(command)
@@ -48,7 +48,7 @@ async def test_an_entry_is_copied_with_its_output(browser: Browser, server: Serv
 
 @ONE_LOOP
 async def test_copying_works_without_the_clipboard_of_a_secure_page(browser: Browser, server: Server) -> None:
-    context = await browser.new_context(permissions=["clipboard-read", "clipboard-write"])
+    context = await new_context(browser, permissions=["clipboard-read", "clipboard-write"])
     visit = await open_page(context, server)
     await visit.page.evaluate(NO_CLIPBOARD)
     await visit.type("echo by selection")
@@ -81,7 +81,7 @@ async def click_at(visit: Visit, text: str, offset: int) -> None:
 async def test_a_web_address_in_the_output_opens_in_a_tab_that_knows_nothing_of_this_one(
     browser: Browser, server: Server
 ) -> None:
-    context = await browser.new_context(viewport={"width": 1000, "height": 900})
+    context = await new_context(browser, viewport={"width": 1000, "height": 900})
     visit = await open_page(context, server)
     await visit.type(f"echo '日本 (see {server.url}/healthz?a=b). javascript:alert(1) ftp://x.test/'")
     await visit.sees("Done in")

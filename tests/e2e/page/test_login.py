@@ -18,6 +18,7 @@ from tests.e2e.page.visits import (
     is_visitor,
     kept_login,
     log_in,
+    new_context,
     new_visit,
     open_page,
 )
@@ -34,7 +35,7 @@ def claims(token: str) -> dict[str, int]:
 
 @ONE_LOOP
 async def test_a_login_is_renewed_while_the_page_is_used(browser: Browser, server: Server, ann: str) -> None:
-    context = await browser.new_context()
+    context = await new_context(browser)
     visit = await new_visit(context, server)
     await visit.page.clock.install()
     await visit.page.goto(cli(server, "user", "link", "ann"))
@@ -67,7 +68,7 @@ async def test_when_a_login_ends_the_screen_stays_and_the_login_is_offered_over_
     server = start_server({"GATEPOST_SECRET_KEY": KEY})
     api_token = account(server, "eve")
     id = server.get("/api/auth/me", {"Authorization": f"Bearer {api_token}"}).json["id"]
-    context = await browser.new_context(viewport={"width": 1000, "height": 1200})
+    context = await new_context(browser, viewport={"width": 1000, "height": 1200})
     visit = await open_page(context, server)
 
     async def use_until_the_end() -> None:
@@ -101,7 +102,7 @@ async def test_when_a_login_ends_the_screen_stays_and_the_login_is_offered_over_
 async def test_tabs_share_a_login_and_its_end_and_store_it_nowhere_else(
     browser: Browser, server: Server, ann: str
 ) -> None:
-    context = await browser.new_context()
+    context = await new_context(browser)
     one = await open_page(context, server)
     two = await open_page(context, server)
     await log_in(one, "ann")
@@ -123,7 +124,7 @@ async def test_tabs_share_a_login_and_its_end_and_store_it_nowhere_else(
 @ONE_LOOP
 async def test_a_password_is_set_in_the_page(browser: Browser, server: Server) -> None:
     cli(server, "user", "add", "guest", "--no-password")
-    context = await browser.new_context()
+    context = await new_context(browser)
     visit = await new_visit(context, server)
     await visit.page.goto(cli(server, "user", "link", "guest"))
     await is_known(visit, "guest · agent")
@@ -132,7 +133,7 @@ async def test_a_password_is_set_in_the_page(browser: Browser, server: Server) -
     visit.is_clean()
     await context.close()
 
-    context = await browser.new_context()
+    context = await new_context(browser)
     visit = await open_page(context, server)
     await log_in(visit, "guest", NEW_PASSWORD)
     await is_known(visit, "guest · agent")

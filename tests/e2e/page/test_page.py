@@ -2,9 +2,11 @@
 
 import json
 import re
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 from playwright.async_api import Browser, Route, WebSocketRoute, expect
 
 from tests.conftest import StartServer
@@ -23,6 +25,7 @@ from tests.e2e.page.visits import (
     kept_login,
     log_in,
     make_project,
+    new_context,
     new_visit,
     open_page,
     paste,
@@ -117,6 +120,19 @@ async def test_output_is_text_and_never_markup(visit: Visit) -> None:
 
 
 @ONE_LOOP
+async def test_a_screen_reader_finds_the_rows_of_the_terminal(visit: Visit) -> None:
+    tree = visit.page.locator("#screen .xterm-accessibility-tree")
+    await visit.page.check("#reader")
+    await visit.type("echo '<b>read</b>' out")
+    await expect(tree).to_contain_text("✓ Done in", timeout=WAIT)
+    found = [row.replace("\xa0", " ").rstrip() for row in await tree.locator("> div").all_inner_texts()]
+    assert found == await visit.rows()
+    assert found[:2] == ["$ echo '<b>read</b>' out", "<b>read</b> out"]
+    await visit.page.reload()
+    await expect(tree).to_be_attached(timeout=WAIT)
+
+
+@ONE_LOOP
 async def test_arrows_walk_through_the_history(visit: Visit) -> None:
     for command in ("echo one", "echo two"):
         await visit.type(command)
@@ -139,15 +155,30 @@ async def test_clear_empties_the_screen_without_asking_the_server(visit: Visit) 
     await visit.shows(lambda text: "remember me" not in text)
 
 
-@ONE_LOOP
-async def test_the_description_of_the_api_renders_and_a_token_tries_it_out(browser: Browser, server: Server) -> None:
-    token = account(server, "docs-reader")
-    context = await browser.new_context()
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def description(browser: Browser, server: Server) -> AsyncIterator[Visit]:
+    """The page with the description of the API, which takes seconds to render."""
+    context = await new_context(browser)
     visit = await new_visit(context, server)
-    page = visit.page
-    await page.goto(f"{server.url}/docs")
-    await page.wait_for_selector(".opblock", timeout=WAIT)
-    paths = server.get("/openapi.json").json["paths"]
+    await visit.page.goto(f"{server.url}/docs")
+    await visit.page.wait_for_selector(".opblock", timeout=WAIT)
+    yield visit
+    visit.is_clean()
+    await context.close()
+
+
+@ONE_LOOP
+async def test_the_description_of_the_api_fits_a_phone(description: Visit) -> None:
+    await description.page.set_viewport_size({"width": 360, "height": 740})
+    assert await description.page.evaluate("document.documentElement.scrollWidth") <= 360
+
+
+@ONE_LOOP
+async def test_the_description_of_the_api_renders_and_a_token_tries_it_out(description: Visit) -> None:
+    token = account(description.server, "docs-reader")
+    page = description.page
+    await page.set_viewport_size({"width": 1280, "height": 720})
+    paths = description.server.get("/openapi.json").json["paths"]
     assert await page.locator(".opblock").count() == sum(map(len, paths.values()))
     await page.click("button.authorize")
     await page.fill(".modal-ux input", token)
@@ -157,25 +188,13 @@ async def test_the_description_of_the_api_renders_and_a_token_tries_it_out(brows
     await page.click(".try-out__btn")
     await page.click("button.execute")
     await page.get_by_text('"name": "docs-reader"').first.wait_for(timeout=WAIT)
-    visit.is_clean()
-    await context.close()
-
-
-@ONE_LOOP
-async def test_the_description_of_the_api_fits_a_phone(browser: Browser, server: Server) -> None:
-    context = await browser.new_context(viewport={"width": 360, "height": 740})
-    visit = await new_visit(context, server)
-    await visit.page.goto(f"{server.url}/docs")
-    await visit.page.wait_for_selector(".opblock", timeout=WAIT)
-    assert await visit.page.evaluate("document.documentElement.scrollWidth") <= 360
-    visit.is_clean()
-    await context.close()
+    description.is_clean()
 
 
 @pytest.mark.parametrize(("width", "height"), [(320, 640), (360, 740), (820, 1180), (1920, 1080)])
 @ONE_LOOP
 async def test_the_page_fits_every_width(browser: Browser, server: Server, width: int, height: int) -> None:
-    context = await browser.new_context(viewport={"width": width, "height": height})
+    context = await new_context(browser, viewport={"width": width, "height": height})
     visit = await open_page(context, server)
     await visit.type("help")
     await visit.sees("Commands:")
@@ -193,7 +212,7 @@ async def test_dark_and_light_follow_the_system_and_the_switch(browser: Browser,
     ground = "getComputedStyle(document.body).backgroundColor"
     seen = {}
     for scheme in ("dark", "light"):
-        context = await browser.new_context(color_scheme=scheme)
+        context = await new_context(browser, color_scheme=scheme)
         visit = await open_page(context, server)
         seen[scheme] = await visit.page.evaluate(ground)
         await visit.page.select_option("#theme", "light" if scheme == "dark" else "dark")
@@ -205,7 +224,7 @@ async def test_dark_and_light_follow_the_system_and_the_switch(browser: Browser,
 @ONE_LOOP
 async def test_a_server_with_a_token_asks_for_it(browser: Browser, start_server: StartServer) -> None:
     server = start_server({"GATEPOST_ACCESS_TOKEN": "a token of the page tests"})
-    context = await browser.new_context()
+    context = await new_context(browser)
     page = await context.new_page()
     await page.goto(server.url)
     await page.wait_for_selector("#token-dialog[open]", timeout=WAIT)
@@ -222,7 +241,7 @@ async def test_a_server_with_a_token_asks_for_it(browser: Browser, start_server:
 async def test_a_login_link_logs_in_once_and_leaves_no_trace(browser: Browser, server: Server, ann: str) -> None:
     link = cli(server, "user", "link", "ann")
     ticket = link.partition("#login=")[2]
-    context = await browser.new_context()
+    context = await new_context(browser)
     visit = await new_visit(context, server)
     sent: list[str] = []
     visit.page.on("websocket", lambda socket: socket.on("framesent", lambda text: sent.append(str(text))) and None)
@@ -239,7 +258,7 @@ async def test_a_login_link_logs_in_once_and_leaves_no_trace(browser: Browser, s
     assert await kept_login(visit) == token
     visit.is_clean()
 
-    elsewhere = await browser.new_context()
+    elsewhere = await new_context(browser)
     other = await new_visit(elsewhere, server)
     await other.page.goto(link)
     await other.page.get_by_text("This login link was used before").wait_for(timeout=WAIT)
@@ -276,7 +295,7 @@ async def test_the_form_logs_in_by_keyboard_alone(visit: Visit, ann: str) -> Non
 
 @ONE_LOOP
 async def test_a_wrong_password_is_answered_kindly(browser: Browser, server: Server, ann: str) -> None:
-    context = await browser.new_context()
+    context = await new_context(browser)
     visit = await open_page(context, server)
     await log_in(visit, "ann", "not this one")
     await visit.page.get_by_text("The name or the password is wrong.").wait_for(timeout=WAIT)
@@ -347,7 +366,7 @@ async def test_commands_run_in_the_project_that_is_chosen(visit: Visit, ann: str
 async def test_a_server_without_visitors_lets_one_log_in(browser: Browser, start_server: StartServer) -> None:
     server = start_server({"GATEPOST_VISITORS": "false"})
     token = account(server, "ann")
-    context = await browser.new_context()
+    context = await new_context(browser)
     visit = await new_visit(context, server)
     await visit.page.goto(server.url)
     await visit.page.wait_for_selector("#login-dialog[open]", timeout=WAIT)  # there is no access token to ask for
@@ -462,7 +481,7 @@ UNPROTECTED = {
 
 @ONE_LOOP
 async def test_a_server_that_cannot_hold_commands_says_so_in_words(browser: Browser, server: Server) -> None:
-    context = await browser.new_context(viewport={"width": 360, "height": 740})
+    context = await new_context(browser, viewport={"width": 360, "height": 740})
     visit = await new_visit(context, server)
     await visit.page.route("**/health/protection", lambda route: route.fulfill(status=503, json=UNPROTECTED))
     await visit.page.goto(server.url)
@@ -480,7 +499,7 @@ async def test_a_server_that_cannot_hold_commands_says_so_in_words(browser: Brow
 
 @ONE_LOOP
 async def test_a_refusal_for_want_of_protection_shows_the_reason(browser: Browser, server: Server) -> None:
-    context = await browser.new_context()
+    context = await new_context(browser)
     visit = await new_visit(context, server)
     reason = "Commands can be held at L0 here, L2 is required."
 
@@ -537,9 +556,12 @@ async def test_messages_look_the_same_with_and_without_the_mark_of_other_clients
     await is_known(visit, "ann · agent")
     await visit.type("ls")
     await visit.sees("The server is busy.")
-    rows = await visit.page.locator("#screen .xterm-accessibility-tree > div").all_inner_texts()
-    shown = [row.replace("\xa0", " ").rstrip() for row in rows if row.strip()]
-    assert shown == ["$ ls", "Timed out.", "✕ Refused by limits.busy", "  The server is busy."]
+    assert [row for row in await visit.rows() if row] == [
+        "$ ls",
+        "Timed out.",
+        "✕ Refused by limits.busy",
+        "  The server is busy.",
+    ]
     await visit.page.context.close()
 
 
@@ -549,7 +571,7 @@ async def test_the_page_fits_when_logged_in(
     browser: Browser, server: Server, ann: str, width: int, height: int
 ) -> None:
     make_project(server, ann, "A project with quite a long name, as people give them to projects")
-    context = await browser.new_context(viewport={"width": width, "height": height})
+    context = await new_context(browser, viewport={"width": width, "height": height})
     await context.add_init_script(f"sessionStorage.setItem('gatepost.login', '\"{ann}\"')")
     visit = await open_page(context, server)
     await is_known(visit, "ann · agent")
@@ -590,9 +612,9 @@ async def test_words_of_the_page_break_between_words(visit: Visit) -> None:
     await visit.page.set_viewport_size({"width": 360, "height": 1200})
     await visit.type("rm -rf /")
     await visit.sees("pyguard.")
-    rows = await visit.page.locator("#screen .xterm-accessibility-tree > div").all_inner_texts()
+    rows = await visit.rows()
     begin = next(at for at, row in enumerate(rows) if "Allowed here" in row)
-    hint = [row.replace("\xa0", " ").rstrip() for row in rows[begin : begin + 2]]
+    hint = rows[begin : begin + 2]
     assert all(row.startswith("  ") for row in hint)
     words = ["Allowed", "here:", "cat,", "clear,", "echo,", "help,", "ls,", "pwd,", "pyguard."]
     assert "  ".join(hint).split()[: len(words)] == words
@@ -759,7 +781,7 @@ async def test_a_long_history_comes_in_pages(visit: Visit, ann: str) -> None:
 
 @ONE_LOOP
 async def test_nothing_moves_on_a_phone_while_a_command_runs(browser: Browser, server: Server) -> None:
-    context = await browser.new_context(viewport={"width": 360, "height": 740})
+    context = await new_context(browser, viewport={"width": 360, "height": 740})
     visit = await open_page(context, server)
     boxes = "['menu-button', 'screen', 'line'].map((id) => JSON.stringify(document.getElementById(id).getBoundingClientRect()))"
     await visit.type("echo first")
@@ -776,7 +798,7 @@ async def test_nothing_moves_on_a_phone_while_a_command_runs(browser: Browser, s
 
 @ONE_LOOP
 async def test_a_phone_shows_when_the_next_attempt_to_connect_comes(browser: Browser, server: Server) -> None:
-    context = await browser.new_context(viewport={"width": 360, "height": 740})
+    context = await new_context(browser, viewport={"width": 360, "height": 740})
     visit = await new_visit(context, server)
     await visit.page.route_web_socket("**/ws/terminal", lambda socket: socket.close())
     await visit.page.goto(server.url)

@@ -3,7 +3,7 @@
 import pytest
 from playwright.async_api import Browser, BrowserContext
 
-from tests.e2e.page.visits import ONE_LOOP, WAIT, Visit, open_page
+from tests.e2e.page.visits import ONE_LOOP, WAIT, Visit, new_context, open_page
 from tests.serving import Server
 
 # What a browser does that lays the keyboard over the page.
@@ -14,7 +14,7 @@ COVER = """
 
 
 async def phone(browser: Browser, width: int = 390, height: int = 844) -> BrowserContext:
-    return await browser.new_context(viewport={"width": width, "height": height}, has_touch=True, is_mobile=True)
+    return await new_context(browser, viewport={"width": width, "height": height}, has_touch=True, is_mobile=True)
 
 
 async def lines_of(visit: Visit) -> int:

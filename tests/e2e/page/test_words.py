@@ -6,7 +6,7 @@ import re
 from playwright.async_api import Browser, WebSocketRoute, expect
 
 from tests.conftest import StartServer
-from tests.e2e.page.visits import ONE_LOOP, READY, WAIT, Visit, new_visit, open_page
+from tests.e2e.page.visits import ONE_LOOP, READY, WAIT, Visit, new_context, new_visit, open_page
 from tests.serving import Server
 
 STARTED = {"type": "started", "execution": "E", "seq": 1, "ms": 0, "argv": ["cat"], "risk": "safe", "rule": "allow.cat"}
@@ -30,7 +30,7 @@ async def test_a_stop_that_comes_too_late_is_no_refusal_and_input_that_does_is_t
     browser: Browser, server: Server
 ) -> None:
     """The server's end of the command and the instruction to it pass each other."""
-    context = await browser.new_context()
+    context = await new_context(browser)
     visit = await new_visit(context, server)
 
     def connect(socket: WebSocketRoute) -> None:
@@ -72,7 +72,7 @@ async def test_ready_is_said_when_the_output_is_on_the_screen(visit: Visit) -> N
 @ONE_LOOP
 async def test_a_timeout_is_told_once_and_sizes_are_told_in_units(browser: Browser, start_server: StartServer) -> None:
     server = start_server({"GATEPOST_COMMAND_TIMEOUT": "1", "GATEPOST_OUTPUT_LIMIT": "65536"})
-    context = await browser.new_context(viewport={"width": 1000, "height": 1600})
+    context = await new_context(browser, viewport={"width": 1000, "height": 1200})
     visit = await open_page(context, server)
     await visit.type("pyguard sleep 60")
     await visit.sees(re.compile(r"Stopped after 1\.\d s"))
@@ -91,7 +91,7 @@ async def test_an_account_only_server_offers_the_login_and_a_token_server_asks_f
         ({"GATEPOST_ACCESS_TOKEN": "a token of the page tests"}, "#token-dialog[open]"),
     ):
         server = start_server(env)
-        context = await browser.new_context()
+        context = await new_context(browser)
         visit = await new_visit(context, server)
         await visit.page.goto(server.url)
         await visit.page.wait_for_selector(dialog, timeout=WAIT)
@@ -104,7 +104,7 @@ async def test_checks_do_not_use_up_the_commands_and_what_is_left_is_shown(
     browser: Browser, start_server: StartServer
 ) -> None:
     server = start_server({"GATEPOST_COMMAND_RATE": "2/minute", "GATEPOST_CHECK_RATE": "5/minute"})
-    context = await browser.new_context(viewport={"width": 1000, "height": 1600})
+    context = await new_context(browser, viewport={"width": 1000, "height": 1200})
     visit = await open_page(context, server)
     state = visit.page.locator("#state-text")
     await expect(state).to_have_text("Ready", timeout=WAIT)
