@@ -4,10 +4,11 @@ import asyncio
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from queue import SimpleQueue
 from threading import Thread
 from typing import Any, Generic, TypeVar
+
+from backend.core.dataclasses import dataclass
 
 T = TypeVar("T")
 

@@ -2,8 +2,9 @@
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from backend.core.dataclasses import dataclass
 from backend.core.decisions import Decision
 from backend.core.language.arithmetic import Expression, UnlikeArithmetic
 from backend.core.language.tree import GLOB_STARTS, Parameter, Word

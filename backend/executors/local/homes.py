@@ -12,9 +12,10 @@ import stat
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
+from backend.core.dataclasses import dataclass
 from backend.core.policy.files import TEMPORARY
 from backend.executors.local.launcher import PNPM_STORE
 from backend.executors.local.openat2 import open_inside
