@@ -4,11 +4,11 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from backend.accounts.credentials import hash_password, verify_password
+from backend.core.dataclasses import dataclass
 from backend.core.threads import started_threads
 
 AT_ONCE = 2  # threads; a hash takes a tenth of a second of a processor, and 64 MiB

@@ -2,8 +2,9 @@
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from backend.core.dataclasses import dataclass
 from backend.core.identity import ApiToken, User
 from backend.core.ports import Identities
 

@@ -1,10 +1,10 @@
 """What lines ask for in the background: executions of their own, of the same principal in the same place."""
 
 import asyncio
-from dataclasses import dataclass
 
 from backend.application.executions import ExecutionService
 from backend.application.submission import CommandSpec
+from backend.core.dataclasses import dataclass
 from backend.core.decisions import Decision
 from backend.core.execution.background import Seen
 from backend.core.execution.model import Delivery, Instruction, Job

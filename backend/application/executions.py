@@ -3,13 +3,14 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import lru_cache, partial
 from typing import Any, Protocol, TypeVar
 
 from backend.application.local_executions import LocalExecutions
 from backend.application.submission import CommandSpec, Existing, IdempotencyKey, Submission
 from backend.core.audit.attempts import Completion, Record
+from backend.core.dataclasses import dataclass
 from backend.core.decisions import Decision
 from backend.core.errors import StorageError
 from backend.core.execution.access import Owner, Relation, may_control, may_view, relation

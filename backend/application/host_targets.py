@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import PurePosixPath
 
+from backend.core.dataclasses import dataclass
 from backend.core.decisions import Decision
 from backend.core.execution.executor import Executor
 from backend.core.execution.targets import ExecutionLimits, Target, TargetRef

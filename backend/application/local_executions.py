@@ -2,9 +2,9 @@
 
 import asyncio
 from contextlib import suppress
-from dataclasses import dataclass
 
 from backend.core.audit.attempts import Record
+from backend.core.dataclasses import dataclass
 from backend.core.errors import StorageError
 from backend.core.execution.model import Delivery, Instruction, Status, Usage
 from backend.core.execution.registry import Registry

@@ -2,11 +2,12 @@
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Protocol
 
 from backend.application import owned
 from backend.core.audit.events import Kind
+from backend.core.dataclasses import dataclass
 from backend.core.decisions import Decision
 from backend.core.execution.access import Owner, may_view, relation
 from backend.core.execution.refusals import unknown, unknown_project

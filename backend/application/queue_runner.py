@@ -2,11 +2,11 @@
 
 import asyncio
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 from typing import Protocol
 
 from backend.application.submission import TargetResolver
 from backend.core.audit.attempts import Completion, Record
+from backend.core.dataclasses import dataclass
 from backend.core.decisions import Decision
 from backend.core.execution.gateway import Gateway, check_role
 from backend.core.execution.model import EXIT_GATEPOST_FAILED, Job, Status

@@ -4,9 +4,9 @@ Each change is recorded in the audit. Methods raise StorageError.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from backend.core.audit.events import Kind
+from backend.core.dataclasses import dataclass
 from backend.core.django.ports import RunnerKey, RunnerKeys
 from backend.core.ports import Actor, AuditLog
 

@@ -7,10 +7,11 @@ reads it there.
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from backend.application.queue_runner import BATCH, QueueRunner
 from backend.core.audit.events import Kind
+from backend.core.dataclasses import dataclass
 from backend.core.decisions import Decision
 from backend.core.django.commands import CommandList, command_and_arguments
 from backend.core.django.ports import Added, Reply, RunnerKey, RunnerStore, RunnerVersions

@@ -1,11 +1,12 @@
 """Finds targets: the terminal's workspace, those of accounts and projects, and the profiles that apply there."""
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Protocol
 
 from backend.application.django_targets import DjangoTargets
 from backend.application.host_targets import HOST, HostTargets
+from backend.core.dataclasses import dataclass
 from backend.core.decisions import Decision
 from backend.core.errors import StorageError
 from backend.core.execution.executor import Executor

@@ -1,7 +1,6 @@
 """What a server does for the other servers."""
 
 import asyncio
-from dataclasses import dataclass
 from functools import partial
 from time import monotonic
 
@@ -9,6 +8,7 @@ from backend.bus.link import Link
 from backend.bus.messages import Answer, Close, Credit, End, Instruct, RelayRequest, Result
 from backend.bus.progress import LAST_BLOCKS
 from backend.bus.relay import OutgoingRelay
+from backend.core.dataclasses import dataclass
 from backend.core.execution.bus import LocalExecutions
 from backend.core.execution.model import Delivery
 

@@ -3,12 +3,13 @@
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from redis.asyncio import Redis
 
 from backend.bus.link import GONE, Command
+from backend.core.dataclasses import dataclass
 
 MOST = 256  # senders whose commands are in one exchange
 

@@ -11,7 +11,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from redis.asyncio import Redis
@@ -19,6 +19,7 @@ from redis.exceptions import ResponseError
 
 from backend.bus.exchange import Exchange
 from backend.bus.link import FIRST_PAUSE, GONE, LONGEST_PAUSE, PATIENCE
+from backend.core.dataclasses import dataclass
 from backend.core.hosts.envelope import Envelope, Party
 from backend.core.hosts.messages import SeenIds
 from backend.core.hosts.naming import jobs_stream, reply_stream

@@ -11,7 +11,6 @@ import asyncio
 import random
 import re
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass
 from secrets import token_hex
 from time import monotonic
 from typing import Any
@@ -23,6 +22,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from backend.bus.messages import TOKEN, Message, decode, encode
+from backend.core.dataclasses import dataclass
 
 COMMANDS = (
     16  # connections for short exchanges; when all are in use, the next exchange waits for PATIENCE and then fails

@@ -10,10 +10,10 @@ Every client of Redis can write anything there: `decode` returns None for what i
 
 import json
 import re
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, assert_never
 
+from backend.core.dataclasses import dataclass
 from backend.core.execution.model import (
     CloseInput,
     Delivery,

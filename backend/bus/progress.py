@@ -1,7 +1,6 @@
 """The progress of a relayed recording: where the next server continues, with nothing lost or repeated."""
 
-from dataclasses import dataclass
-
+from backend.core.dataclasses import dataclass
 from backend.core.recording.batches import after, first_seq, last_seq
 from backend.core.recording.reader import Send
 

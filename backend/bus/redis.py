@@ -3,13 +3,13 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 
 from backend.bus.answers import Answers
 from backend.bus.link import Link, connection_arguments
 from backend.bus.messages import Answer, Beat, Block, End, Message, Result
 from backend.bus.progress import CopyProgress, FollowProgress
 from backend.bus.requests import Requests
+from backend.core.dataclasses import dataclass
 from backend.core.execution.bus import LocalExecutions, Relay
 from backend.core.execution.model import Delivery, Instruction
 from backend.core.recording.reader import Send

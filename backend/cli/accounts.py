@@ -14,7 +14,7 @@ import json
 import secrets
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from backend.cli.actor import actor
 from backend.cli.failures import EXIT_USAGE
 from backend.core.audit.events import Kind
 from backend.core.client_address import reachable
+from backend.core.dataclasses import dataclass
 from backend.core.errors import GatepostError
 from backend.core.identity import ApiToken, Permission, Role, User, scopes_of, scopes_text
 from backend.core.times import DAY_MS

@@ -4,10 +4,10 @@ import argparse
 import json
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
+from backend.core.dataclasses import dataclass
 from backend.core.execution.model import EXIT_DENIED
 from backend.core.policy.admit import Plan, admit
 from backend.core.policy.files import Unseen

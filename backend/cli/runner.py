@@ -7,12 +7,13 @@ import json
 import secrets
 import sys
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from backend.application.runner_keys import KeyAdministration, NewKey
 from backend.cli.stored import Opened, Refusal, add_list, add_overlap, add_verb, show_secret
 from backend.core.audit.events import Kind
+from backend.core.dataclasses import dataclass
 from backend.core.execution.model import Actor
 from backend.core.identity import Project, Role, User
 from backend.core.times import iso

@@ -10,13 +10,13 @@ import argparse
 import asyncio
 import sys
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from backend.application.submission import CommandSpec
 from backend.cli.actor import actor
 from backend.cli.policy import WrittenLines
+from backend.core.dataclasses import dataclass
 from backend.core.decisions import Decision, Risk
 from backend.core.errors import GatepostError, reason_of
 from backend.core.execution.refusals import unknown_project

@@ -12,10 +12,11 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import partial
 
 from backend.cli.failures import said
+from backend.core.dataclasses import dataclass
 
 STOPS = (signal.SIGTERM, signal.SIGINT)
 WATCHED = {*STOPS, signal.SIGCHLD}

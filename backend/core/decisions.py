@@ -1,8 +1,9 @@
 """The decision on a command: allowed or refused, by which rule, and why."""
 
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Self
+
+from backend.core.dataclasses import dataclass
 
 
 class Risk(StrEnum):

@@ -2,8 +2,10 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
+
+from backend.core.dataclasses import dataclass
 
 USER_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 SHORTEST_PASSWORD = 10

@@ -3,9 +3,9 @@
 import re
 from collections import Counter, deque
 from collections.abc import Callable, Set
-from dataclasses import dataclass
 from typing import Protocol, Self
 
+from backend.core.dataclasses import dataclass
 from backend.core.decisions import Decision, Risk
 from backend.core.figures import duration_text
 from backend.core.identity import Principal

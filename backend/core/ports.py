@@ -4,11 +4,11 @@ Every method raises StorageError when the storage cannot do it, unless it says o
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from backend.core.audit.attempts import Attempt, Completion, Record
 from backend.core.audit.events import Kind
+from backend.core.dataclasses import dataclass
 from backend.core.decisions import Decision
 from backend.core.execution.model import Status
 from backend.core.identity import ApiToken, NetworkAccess, Principal, Project, User

@@ -1,7 +1,6 @@
 """How much a workspace may hold, so that one project cannot use up the disk of all."""
 
-from dataclasses import dataclass
-
+from backend.core.dataclasses import dataclass
 from backend.core.execution.model import StopReason
 from backend.core.figures import size_text
 

@@ -1,6 +1,8 @@
 """Where accounts have logged in before: what strangers try must not keep them waiting."""
 
-from dataclasses import dataclass, field
+from dataclasses import field
+
+from backend.core.dataclasses import dataclass
 
 MOST = 10_000  # accounts with an address, about 2 MB
 

@@ -2,9 +2,9 @@
 
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from typing import Any
 
+from backend.core.dataclasses import dataclass
 from backend.host_agent.handlers import Handler, HandlerError, Program, ProgramHandler, PythonHandler
 
 ECHO_TIMEOUT = 5.0  # seconds

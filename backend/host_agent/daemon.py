@@ -4,10 +4,11 @@ import asyncio
 import signal
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from backend.core.audit.events import Kind
+from backend.core.dataclasses import dataclass
 from backend.core.errors import StorageError
 from backend.core.hosts.messages import Command, Dropped
 from backend.core.ports import AuditLog

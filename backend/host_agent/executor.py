@@ -3,9 +3,9 @@
 import asyncio
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, assert_never
 
+from backend.core.dataclasses import dataclass
 from backend.core.execution.instructions import Instructions
 from backend.core.execution.model import (
     EXIT_GATEPOST_FAILED,

@@ -4,11 +4,12 @@ import asyncio
 import json
 import shlex
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from backend.application.executions import ExecutionService
 from backend.application.submission import CommandSpec, Existing
+from backend.core.dataclasses import dataclass
 from backend.core.decisions import Decision
 from backend.core.execution.requests import Refused, Waiting
 from backend.core.execution.targets import OWN, TargetRef

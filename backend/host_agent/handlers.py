@@ -16,10 +16,10 @@ import importlib.metadata
 import importlib.util
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from backend.core.dataclasses import dataclass
 from backend.core.errors import GatepostError, reason_of
 from backend.core.policy.profile_file import PROGRAM_NAME
 

@@ -10,7 +10,7 @@ import re
 from base64 import b64decode
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from redis.asyncio import Redis
@@ -20,6 +20,7 @@ from backend.application.executions import ExecutionService
 from backend.application.submission import CommandSpec
 from backend.bus.exchange import Exchange
 from backend.bus.link import GONE
+from backend.core.dataclasses import dataclass
 from backend.core.decisions import Decision
 from backend.core.errors import StorageError
 from backend.core.execution.model import Delivery, Instruction, Signal, SignalName, Status, Stop, StopReason, Write

@@ -7,12 +7,13 @@ import asyncio
 import random
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from backend.core.dataclasses import dataclass
 from backend.core.hosts.messages import Answer
 from backend.core.hosts.naming import answer_channel, command_channel, registry_key
 from backend.host_agent.outbox import Outbox

@@ -4,10 +4,11 @@ import json
 import os
 from collections import deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
+from backend.core.dataclasses import dataclass
 from backend.core.hosts.messages import read_object
 
 MOST = 1000  # answers that are kept; beyond it the oldest are given up

@@ -1,9 +1,9 @@
 """The targets of an agent: its own commands and, where the operator permits it, lines in one folder."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+from backend.core.dataclasses import dataclass
 from backend.core.decisions import Decision
 from backend.core.execution.executor import Executor
 from backend.core.execution.targets import OWN, ExecutionLimits, Target, TargetRef

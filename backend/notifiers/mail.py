@@ -3,12 +3,12 @@
 import json
 import smtplib
 import ssl
-from dataclasses import dataclass
 from email.message import EmailMessage
 from functools import partial
 from typing import Self
 from urllib.parse import unquote, urlsplit
 
+from backend.core.dataclasses import dataclass
 from backend.core.notifications.model import EMAIL, Delivery, Failure, Notification
 from backend.notifiers.waiting import in_thread
 

@@ -1,7 +1,6 @@
 """Sends each notification the way it asks for."""
 
-from dataclasses import dataclass
-
+from backend.core.dataclasses import dataclass
 from backend.core.notifications.model import Delivery, Failure, Notification
 from backend.notifiers.mail import Mail, email_refusal
 from backend.notifiers.webhook import Webhooks

@@ -6,12 +6,12 @@ import socket
 import ssl
 import time
 from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache, partial
 from ipaddress import ip_address
 from typing import Self
 from urllib.parse import urlsplit
 
+from backend.core.dataclasses import dataclass
 from backend.core.decisions import Decision
 from backend.core.notifications.model import LONGEST_URL, Delivery, Failure, Notification
 from backend.core.notifications.rules import signed_headers

@@ -6,7 +6,6 @@ import stat
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.exceptions import NoPermissionError, RedisError
 
+from backend.core.dataclasses import dataclass
 from backend.core.errors import GatepostError
 from backend.core.hosts.naming import answer_channel, command_channel, jobs_stream, registry_key, reply_stream
 from backend.executors.local.outside import find_program

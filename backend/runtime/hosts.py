@@ -5,13 +5,14 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from backend.application.host_targets import HOST, HostTargets
 from backend.core.audit.events import Kind
+from backend.core.dataclasses import dataclass
 from backend.core.errors import StorageError
 from backend.core.execution.executor import Executor
 from backend.core.execution.targets import ExecutionLimits

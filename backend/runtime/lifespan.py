@@ -10,7 +10,6 @@ import secrets
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from dataclasses import dataclass
 from functools import partial
 
 import structlog
@@ -22,6 +21,7 @@ from backend.application.notifier import Notifier
 from backend.application.queue_runner import QueueRunner
 from backend.application.runners import Runners
 from backend.application.schedule_runner import ScheduleRunner
+from backend.core.dataclasses import dataclass
 from backend.core.execution.gateway import Gateway
 from backend.core.execution.model import StopReason
 from backend.core.identity import Role

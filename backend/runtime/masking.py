@@ -1,10 +1,10 @@
 """Audit and logs without the secrets that clients put where none belong: into a path, a header, a name."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from backend.core.audit.events import Kind
+from backend.core.dataclasses import dataclass
 from backend.core.ports import AuditLog
 
 

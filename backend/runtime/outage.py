@@ -1,9 +1,8 @@
 """What fails for a while: logged once, and when it is over."""
 
-from dataclasses import dataclass
-
 import structlog
 
+from backend.core.dataclasses import dataclass
 from backend.core.errors import StorageError, reason_of
 
 

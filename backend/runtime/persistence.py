@@ -1,12 +1,13 @@
 """Everything that is stored, opened in the data folder and in the database of the settings."""
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import field
 from errno import ENOTDIR
 from pathlib import Path
 
 from backend.accounts.credentials import Signer, new_signing_key, verify_signature
 from backend.accounts.passwords import Passwords
+from backend.core.dataclasses import dataclass
 from backend.core.errors import GatepostError, KeyFileError, reason_of
 from backend.core.execution.ownership import Contact, Holdings
 from backend.core.ids import is_id

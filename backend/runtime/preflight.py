@@ -4,12 +4,13 @@ import asyncio
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import partial
 from pathlib import Path
 
 import structlog
 
+from backend.core.dataclasses import dataclass
 from backend.core.decisions import Decision
 from backend.core.errors import reason_of
 from backend.core.figures import size_text

@@ -15,12 +15,12 @@ import re
 import shlex
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from backend.core.dataclasses import dataclass
 from backend.core.policy.profile import MissingVariables
 from backend.core.policy.profile_file import PROGRAM_NAME
 from backend.executors.local.outside import program_folders

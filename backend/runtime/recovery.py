@@ -2,12 +2,13 @@
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Protocol
 
 import structlog
 
 from backend.core.audit.attempts import Completion, Record
+from backend.core.dataclasses import dataclass
 from backend.core.errors import StorageError, reason_of
 from backend.core.execution.model import Status, Usage
 from backend.core.execution.ownership import Contact

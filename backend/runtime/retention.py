@@ -3,12 +3,13 @@
 import asyncio
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import partial
 
 import structlog
 
 from backend.core.audit.execution_events import recordings_deleted
+from backend.core.dataclasses import dataclass
 from backend.core.errors import StorageError
 from backend.core.recording.retention import VISITORS, RecordingShares, Retention, Stored, of_a_day, to_delete
 from backend.runtime.clock import now_ms

@@ -2,11 +2,11 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from backend.application.django_targets import DjangoTargets
 from backend.application.queue_runner import QueueRunner
 from backend.application.runners import Runners
+from backend.core.dataclasses import dataclass
 from backend.core.execution.targets import ExecutionLimits
 from backend.core.execution.wakeups import Wakeups
 from backend.core.ports import AuditLog

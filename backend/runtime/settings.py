@@ -8,7 +8,6 @@ import os
 import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
@@ -19,6 +18,7 @@ from dotenv import dotenv_values
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from backend.core.dataclasses import dataclass
 from backend.core.identity import LONGEST_PASSWORD, SHORTEST_PASSWORD
 from backend.core.limits import Rate
 from backend.core.notifications.model import EMAIL

@@ -9,7 +9,6 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any, TextIO
 
@@ -21,6 +20,7 @@ from prometheus_client.registry import Collector
 
 from backend.core.audit.anomalies import DANGEROUS, AlertTracker, AttemptSummary, is_counted
 from backend.core.audit.attempts import Completion
+from backend.core.dataclasses import dataclass
 from backend.core.decisions import Decision
 from backend.core.errors import StorageError, reason_of
 from backend.core.execution.model import Status

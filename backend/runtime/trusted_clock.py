@@ -1,11 +1,12 @@
 """The clock by which old data is deleted. Not one that has jumped: it would delete what is not old."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 import structlog
 
+from backend.core.dataclasses import dataclass
 from backend.core.times import DAY_MS, iso
 from backend.runtime.command_line import verb
 from backend.storage.atomic_files import replace_file

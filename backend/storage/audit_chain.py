@@ -6,13 +6,13 @@ An attacker may have put anything into the database, so what is read here is not
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, LargeBinary, cast, func, select
 
 from backend.core.audit.chain import EMPTY, Anchor, Head, Link, Trust, Verdict, Verifier
 from backend.core.audit.events import LONGEST_BODY
+from backend.core.dataclasses import dataclass
 from backend.core.errors import StorageError
 from backend.storage.database import LONG_PATIENCE, Database, first, rows
 from backend.storage.tables import audit_events, audit_head

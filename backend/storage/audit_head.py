@@ -7,7 +7,6 @@ process rotated the key, and this data folder has the new one, the server uses t
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from hmac import compare_digest
 from typing import Any
@@ -17,6 +16,7 @@ from sqlalchemy import Connection, bindparam, func, insert, select, update
 from backend.core.audit.chain import EMPTY, Anchor, Head
 from backend.core.audit.events import Event
 from backend.core.audit.execution_events import Draft
+from backend.core.dataclasses import dataclass
 from backend.core.errors import StorageError
 from backend.storage.audit_chain import SignedHead, read_head
 from backend.storage.bare_connection import BareConnection

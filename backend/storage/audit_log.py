@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import takewhile
 from typing import Any
@@ -12,6 +11,7 @@ from sqlalchemy import Connection, delete
 from backend.core.audit.chain import Head, Link, Succession, Trust, extend
 from backend.core.audit.events import Event, Kind
 from backend.core.audit.execution_events import Draft
+from backend.core.dataclasses import dataclass
 from backend.core.errors import StorageError
 from backend.storage.audit_chain import Chain, SignedHead
 from backend.storage.audit_head import LedgerContext

@@ -8,7 +8,7 @@ import asyncio
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
@@ -17,6 +17,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, Operation
 
 from backend.core.audit.chain import Anchor, Link, extend
 from backend.core.audit.events import Event
+from backend.core.dataclasses import dataclass
 from backend.core.errors import StorageError
 from backend.core.execution.model import Status
 from backend.storage.audit_chain import SignedHead

@@ -1,7 +1,6 @@
 """Figures over the executions of an account: sums of whole hours that are over, and the rows of the rest."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -9,6 +8,7 @@ from sqlalchemy import ColumnElement, Connection, and_, case, delete, false, fun
 from sqlalchemy.exc import IntegrityError
 
 from backend.core.audit.anomalies import MISTAKES, UNCOUNTED_RULES
+from backend.core.dataclasses import dataclass
 from backend.core.decisions import Risk
 from backend.core.execution.model import Status
 from backend.core.ids import first_id, time_of

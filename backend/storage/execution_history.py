@@ -1,13 +1,13 @@
 """Reads the history: pages, figures, single records. `backend.storage.execution_log` writes it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection, Executable, Select, bindparam, func, select
 
 from backend.core.audit.attempts import Record
+from backend.core.dataclasses import dataclass
 from backend.core.ids import first_id, time_of
 from backend.core.ports import Filter, Stats
 from backend.core.recording.retention import VISITORS

@@ -1,7 +1,7 @@
 """Executions in the database, written together with their events of the audit."""
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import partial
 
 from sqlalchemy import delete
@@ -11,6 +11,7 @@ from backend.core.audit.attempts import Attempt, Completion
 from backend.core.audit.events import Event, Kind
 from backend.core.audit.execution_events import Draft
 from backend.core.audit.suppression import RefusalSuppressor, SuppressedRefusals
+from backend.core.dataclasses import dataclass
 from backend.core.decisions import Decision
 from backend.core.errors import StorageError
 from backend.core.execution.model import Status

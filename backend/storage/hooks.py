@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, true, update
 
+from backend.core.dataclasses import dataclass
 from backend.core.hooks.model import Choice, Hook, Integer, Parameter, Text
 from backend.core.ids import as_id
 from backend.storage.database import Database, changes

@@ -5,9 +5,10 @@ import json
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field
 from pathlib import Path
 
+from backend.core.dataclasses import dataclass
 from backend.core.errors import KeyFileError, StorageError
 from backend.core.hosts.roster import Enrolled, Grant, Roster
 from backend.storage.atomic_files import replace_file

@@ -1,13 +1,13 @@
 """Idempotency keys: the first request with a key starts the command, every other one gets the same execution."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
+from backend.core.dataclasses import dataclass
 from backend.core.execution.model import Status
 from backend.core.ports import Claim
 from backend.storage.database import LONG_PATIENCE, Database, changes

@@ -8,10 +8,10 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, Self
 
+from backend.core.dataclasses import dataclass
 from backend.core.errors import KeyFileError
 from backend.storage.atomic_files import replace_file, sync_folder, whole_file
 

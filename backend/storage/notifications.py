@@ -1,12 +1,13 @@
 """Notifications and their deliveries in the database, shared by all servers."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, bindparam, delete, exists, func, insert, or_, select, true, update
 
+from backend.core.dataclasses import dataclass
 from backend.core.ids import as_id
 from backend.core.notifications.model import Delivery, DeliveryStatus, Event, Notification
 from backend.storage.database import LONG_PATIENCE, Database, changes

@@ -1,7 +1,6 @@
 """Which server runs an execution, in the database: leases, and executions that wait for an owner."""
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -10,6 +9,7 @@ from sqlalchemy import ColumnElement, Connection, bindparam, select, update
 from backend.core.audit import execution_events as events
 from backend.core.audit.attempts import Attempt, Completion, Record
 from backend.core.audit.events import Event
+from backend.core.dataclasses import dataclass
 from backend.core.execution.model import Status
 from backend.core.execution.ownership import RELEASED, Holdings, lease_until
 from backend.core.ports import Queued

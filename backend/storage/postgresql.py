@@ -4,7 +4,7 @@ import asyncio
 import math
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import partial
 from typing import Any, TypeVar
 
@@ -12,6 +12,7 @@ import asyncpg  # type: ignore[import-untyped]
 from sqlalchemy import Connection, Select
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
+from backend.core.dataclasses import dataclass
 from backend.core.errors import StorageError
 from backend.storage.bare_connection import BareConnection
 from backend.storage.database import CLOSING, LONG_PATIENCE, PATIENCE, Transactions

@@ -4,12 +4,13 @@ import json
 import os
 import stat
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
 from backend.core.audit.chain import Link
 from backend.core.audit.events import Kind
+from backend.core.dataclasses import dataclass
 from backend.core.errors import reason_of
 from backend.core.recording.digest import RecordingDigest
 from backend.storage.recordings import NAME, digest

@@ -2,10 +2,10 @@
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from backend.core.audit.attempts import Attempt
 from backend.core.audit.suppression import RefusalSuppressor, SuppressedRefusals
+from backend.core.dataclasses import dataclass
 
 ITSELF = "gatepost"  # the actor of what the service itself does
 # Refusals before the rate is counted or because of it, whose number nothing else limits: a client that repeats them would

@@ -3,13 +3,14 @@
 import json
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
 from sqlalchemy import BigInteger, Boolean, Connection, Text, bindparam, case, delete, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
+from backend.core.dataclasses import dataclass
 from backend.core.django.commands import CommandList, ManagementCommand
 from backend.core.django.ports import Added, Answer, Caller, Reply, RunnerKey, RunnerVersions
 from backend.core.django.runs import Chunk, Run, RunEnd, StopLevel

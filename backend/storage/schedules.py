@@ -1,7 +1,7 @@
 """Schedules and their runs in the database, shared by all servers."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -23,6 +23,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import IntegrityError
 
+from backend.core.dataclasses import dataclass
 from backend.core.ids import as_id
 from backend.core.schedules.model import ACTIVE, Ended, Policy, Ready, Run, RunStatus, Schedule, What, When
 from backend.core.schedules.ports import RunPage

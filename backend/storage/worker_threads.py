@@ -4,11 +4,12 @@ import asyncio
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from queue import SimpleQueue
 from threading import Thread
 from typing import Any, Generic, TypeVar
+
+from backend.core.dataclasses import dataclass
 
 T = TypeVar("T")
 

@@ -1,7 +1,6 @@
 """The agent API: run a command and get its output; history, figures and alerts."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal, assert_never
 
 from fastapi import APIRouter, Depends, Query
@@ -11,6 +10,7 @@ from backend.application.executions import ExecutionService
 from backend.application.submission import CommandSpec, Existing
 from backend.core import ids
 from backend.core.audit.anomalies import WINDOW_MINUTES, AttemptSummary, alerts
+from backend.core.dataclasses import dataclass
 from backend.core.decisions import Decision
 from backend.core.execution.model import Status
 from backend.core.execution.registry import Execution

@@ -1,13 +1,13 @@
 """What the routes of the API share: the caller and its permissions, and the bodies that they accept."""
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Annotated, Protocol, TypeVar
 
 from fastapi import Depends, Request
 from pydantic import BaseModel, ConfigDict
 
 from backend.application.owned import Owned
+from backend.core.dataclasses import dataclass
 from backend.core.decisions import Decision
 from backend.core.identity import Permission, Principal
 from backend.core.limits import RateLimiter

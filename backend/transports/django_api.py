@@ -1,6 +1,5 @@
 """Django projects as resources: their commands, and the keys of their runners. Commands run as any other execution."""
 
-from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query
@@ -9,6 +8,7 @@ from pydantic import BaseModel, Field
 from backend.application.django_targets import DjangoProject, DjangoTargets
 from backend.application.runner_keys import KeyAdministration, NewKey
 from backend.application.runners import target_of
+from backend.core.dataclasses import dataclass
 from backend.core.django.commands import CommandList
 from backend.core.django.help import HelpField, fields_of, summary_of
 from backend.core.django.ports import RunnerKey, RunnerStore

@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Annotated, Any, Literal, Self
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
@@ -16,6 +16,7 @@ from slowapi import Limiter
 from backend.application.executions import ExecutionService, Recording
 from backend.application.submission import CommandSpec, Existing
 from backend.core import ids
+from backend.core.dataclasses import dataclass
 from backend.core.decisions import Decision
 from backend.core.execution.model import (
     Delivery,

@@ -3,8 +3,7 @@
 While a frame waits, nothing is read from its connection, so what the client sends stays in its own buffers.
 """
 
-from dataclasses import dataclass
-
+from backend.core.dataclasses import dataclass
 from backend.core.limits import Pace
 
 RATE, BURST = 200.0, 5  # frames a second of one connection, and how many at once; no person types so fast

@@ -2,12 +2,12 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse, PlainTextResponse
 
+from backend.core.dataclasses import dataclass
 from backend.transports.routing import new_router
 from backend.transports.security import Connections
 

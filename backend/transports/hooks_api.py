@@ -1,7 +1,7 @@
 """Hooks: what accounts do with them, and the calls that start them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Header, Request, Response
@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 
 from backend.application.hooks import HookCalls, HookService
 from backend.core import ids
+from backend.core.dataclasses import dataclass
 from backend.core.execution.requests import Refused
 from backend.core.hooks.model import Call, Choice, Hook, Integer, Parameter, Text
 from backend.core.hooks.rules import LONGEST_BODY

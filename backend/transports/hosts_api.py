@@ -4,7 +4,6 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, Self
 
@@ -14,6 +13,7 @@ from pydantic import BaseModel, Field, model_validator
 from backend.application.executions import ExecutionService
 from backend.application.host_targets import HOST, HostTargets, unknown_host
 from backend.application.submission import CommandSpec
+from backend.core.dataclasses import dataclass
 from backend.core.decisions import Decision
 from backend.core.execution.gateway import check_role
 from backend.core.execution.targets import TargetRef

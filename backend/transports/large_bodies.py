@@ -2,12 +2,13 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from weakref import WeakValueDictionary
 
 from fastapi import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from backend.core.dataclasses import dataclass
 from backend.core.decisions import Decision
 from backend.core.errors import StorageError
 from backend.core.execution import refusals

@@ -1,7 +1,7 @@
 """Login and logout: passwords and one-time links are exchanged for access tokens."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Annotated, Protocol, TypeVar
 
 from fastapi import APIRouter, Depends, Form, Request, Response
@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field
 from slowapi import Limiter
 
 from backend.core.audit.events import Kind
+from backend.core.dataclasses import dataclass
 from backend.core.identity import LONGEST_PASSWORD, SHORTEST_PASSWORD, Claims, Permission, Principal, User
 from backend.core.limits import RateLimiter
 from backend.core.recent_logins import RecentLogins

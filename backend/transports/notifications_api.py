@@ -1,7 +1,6 @@
 """Notifications: webhooks and e-mail that report how executions ended."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Annotated, Self
 
 from fastapi import APIRouter, Depends, Query
@@ -10,6 +9,7 @@ from pydantic import BaseModel, Field, model_validator
 
 from backend.application.notifications import NotificationService
 from backend.core import ids
+from backend.core.dataclasses import dataclass
 from backend.core.identity import Permission, Principal
 from backend.core.notifications.model import LONGEST_URL, SUBJECT_PATTERN, Delivery, Event, Failure, Notification
 from backend.core.times import iso

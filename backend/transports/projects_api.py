@@ -1,7 +1,6 @@
 """Projects: places for commands, each with its members, workspace and policy."""
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Annotated, Any, Protocol, TypeVar
 
 from fastapi import APIRouter, Depends
@@ -9,6 +8,7 @@ from pydantic import BaseModel, Field
 
 from backend.application.owned import is_owner
 from backend.core.audit.events import Kind
+from backend.core.dataclasses import dataclass
 from backend.core.execution.refusals import unknown_project
 from backend.core.identity import NetworkAccess, Permission, Principal, Project
 from backend.core.policy.egress import MOST_ENTRIES, hosts_of, is_wider

@@ -5,13 +5,14 @@ Some attributes of that protocol are private to uvicorn: its version is pinned, 
 
 import asyncio
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from backend.core.client_address import client_address
+from backend.core.dataclasses import dataclass
 
 REQUEST_BOUND = 10.0  # seconds for the header and the body of a request
 

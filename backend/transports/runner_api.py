@@ -9,7 +9,7 @@ import json
 import re
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Request
@@ -17,6 +17,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, FailFast, Field
 
 from backend.application.runners import Pending, Runners
+from backend.core.dataclasses import dataclass
 from backend.core.decisions import Decision
 from backend.core.django.commands import ManagementCommand, command_list
 from backend.core.django.ports import Answer, Caller, Reply, RunnerKey, RunnerVersions

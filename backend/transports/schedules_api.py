@@ -1,7 +1,6 @@
 """Schedules: commands that run at the times of a cron expression."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Annotated, Any, Self
 
 from fastapi import APIRouter, Depends, Query
@@ -10,6 +9,7 @@ from pydantic import BaseModel, Field, model_validator
 
 from backend.application.schedules import ScheduleService
 from backend.core import ids
+from backend.core.dataclasses import dataclass
 from backend.core.execution.targets import TARGET_PATTERN, target_ref
 from backend.core.identity import Permission, Principal
 from backend.core.schedules.cron import LONGEST_CRON

@@ -4,7 +4,7 @@ import hmac
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import Enum, auto
 from typing import Any
 
@@ -19,6 +19,7 @@ from backend.core.client_address import (
     names_of_machine,
     origin_allowed,
 )
+from backend.core.dataclasses import dataclass
 from backend.core.decisions import Decision, Risk
 from backend.core.errors import StorageError
 from backend.core.figures import duration_text

@@ -6,12 +6,13 @@
 The shell in `terminal_socket` performs the actions and reports their results.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import assert_never
 
 from pydantic import ValidationError
 
 from backend.application.submission import CommandSpec
+from backend.core.dataclasses import dataclass
 from backend.core.decisions import Decision
 from backend.core.execution.model import (
     CloseInput,

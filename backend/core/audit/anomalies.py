@@ -2,9 +2,10 @@
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from backend.core.audit.attempts import Record
+from backend.core.dataclasses import dataclass
 from backend.core.decisions import Risk
 from backend.core.execution.model import Status
 

@@ -1,9 +1,9 @@
 """What is written of every attempt to run a command: a row of the history and events of the audit."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
+from backend.core.dataclasses import dataclass
 from backend.core.decisions import Decision, Risk
 from backend.core.execution.model import NOTHING_USED, Status, Usage
 from backend.core.identity import Principal

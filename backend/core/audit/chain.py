@@ -9,10 +9,11 @@ the chain is the work of `backend.storage`.
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Self
 
 from backend.core.audit.events import LONGEST_BODY, Event, Kind
+from backend.core.dataclasses import dataclass
 
 GENESIS = bytes(32)
 

@@ -2,9 +2,10 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
+
+from backend.core.dataclasses import dataclass
 
 LONGEST_BODY = 8 * 2**20  # characters of an event; a thousand arguments, each a path of the greatest length, take half
 

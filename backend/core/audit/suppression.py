@@ -1,7 +1,9 @@
 """Repeated refusals: only the first of each minute are recorded, with the number of those that were suppressed."""
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from itertools import takewhile
+
+from backend.core.dataclasses import dataclass
 
 WINDOW = 60_000  # milliseconds
 MOST = 60  # of a kind, in a window

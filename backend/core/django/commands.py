@@ -4,7 +4,9 @@ import hashlib
 import json
 import shlex
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+
+from backend.core.dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)

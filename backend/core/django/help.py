@@ -2,7 +2,8 @@
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+from backend.core.dataclasses import dataclass
 
 HEADING = re.compile(r"(positional arguments|options|optional arguments|[A-Za-z][^:\n]{0,60}):")
 ENTRY = re.compile(r" {2}(\S.*?)(?: {2,}(\S.*))?")

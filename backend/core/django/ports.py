@@ -1,10 +1,10 @@
 """What the runners of Django projects need of storage. Every method raises StorageError."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Protocol
 
+from backend.core.dataclasses import dataclass
 from backend.core.django.commands import CommandList
 from backend.core.django.runs import Chunk, Run, RunEnd, StopLevel
 

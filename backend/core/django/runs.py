@@ -1,9 +1,10 @@
 """An execution on a runner: its chunks of output in order, how it ended, and when it is given up. Pure."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import IntEnum
 
+from backend.core.dataclasses import dataclass
 from backend.core.execution.model import (
     EXIT_GATEPOST_FAILED,
     Outcome,

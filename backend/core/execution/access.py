@@ -1,8 +1,8 @@
 """Who may view and control an execution: one rule for every front."""
 
-from dataclasses import dataclass
 from enum import StrEnum
 
+from backend.core.dataclasses import dataclass
 from backend.core.identity import Permission, Principal, Project
 
 

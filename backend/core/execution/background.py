@@ -2,9 +2,9 @@
 
 import asyncio
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Protocol
 
+from backend.core.dataclasses import dataclass
 from backend.core.decisions import Decision
 from backend.core.execution.instructions import Instructions
 from backend.core.execution.model import (

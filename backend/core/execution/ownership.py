@@ -4,7 +4,9 @@ A server that runs an execution holds its lease and extends it at every heartbea
 may record the execution as lost; the first recorded end remains, so that a server which comes back changes nothing.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import field
+
+from backend.core.dataclasses import dataclass
 
 # Seconds that an execution belongs to its owner without a heartbeat. Five heartbeats: a database that fails over, or a
 # machine that is short of memory for some seconds costs no execution. It is also how long a client waits to learn that a

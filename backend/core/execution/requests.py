@@ -1,7 +1,6 @@
 """A request to the gateway, with everything that its checks need."""
 
-from dataclasses import dataclass
-
+from backend.core.dataclasses import dataclass
 from backend.core.decisions import Decision
 from backend.core.execution.sessions import NOTHING_KEPT, Kept, Session
 from backend.core.execution.targets import Target

@@ -1,8 +1,9 @@
 """Sessions: what lasts from one line of a client to its next: the folder, the exported variables, what it has started."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from backend.core.dataclasses import dataclass
 from backend.core.decisions import Decision
 from backend.core.policy.line_state import BEGINNING, LineState
 

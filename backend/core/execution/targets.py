@@ -1,9 +1,10 @@
 """Where a command runs: under which policy, by which executor, within which limits."""
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import NamedTuple
 
+from backend.core.dataclasses import dataclass
 from backend.core.execution.executor import Executor
 from backend.core.policy.files import FileView
 from backend.core.policy.profile import OFFLINE, Offline, Profile

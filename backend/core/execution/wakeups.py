@@ -2,7 +2,9 @@
 
 import asyncio
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import field
+
+from backend.core.dataclasses import dataclass
 
 
 @dataclass(slots=True)

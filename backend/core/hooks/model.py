@@ -1,8 +1,8 @@
 """Hooks and their parameters. Times are Unix milliseconds."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
+from backend.core.dataclasses import dataclass
 from backend.core.execution.model import Status
 
 

@@ -5,8 +5,9 @@ Here all ways are followed at once, as the bits of a number: at most (elements) 
 """
 
 import re
-from dataclasses import dataclass
 from typing import Self
+
+from backend.core.dataclasses import dataclass
 
 LONGEST_PATTERN = 100  # characters
 SET = r"\[\^?(?:\\[dws.\\\[\]^-]|[^\\\[\]])+\]"

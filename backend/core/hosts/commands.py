@@ -9,8 +9,9 @@ import json
 import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from backend.core.dataclasses import dataclass
 
 PARAMETER = re.compile(r"(?s)([A-Za-z_][A-Za-z0-9_.-]{0,63})(:?=)(.*)")
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")

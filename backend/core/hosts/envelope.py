@@ -11,9 +11,9 @@ cannot be used for another host, be sent back to its sender, be changed, or be u
 import hmac
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Literal
 
+from backend.core.dataclasses import dataclass
 from backend.core.hosts.messages import LONGEST, MOST_AGE, Dropped, SeenIds, read_object
 
 Direction = Literal["host", "server"]  # the receiver

@@ -9,8 +9,10 @@ import hashlib
 import hmac
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
+
+from backend.core.dataclasses import dataclass
 
 LONGEST = 2 << 20  # bytes of a message that is read at all
 MOST_AGE = 300  # seconds between the timestamp of a message and the clock of its receiver

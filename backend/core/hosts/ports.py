@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, contextmanager
-from dataclasses import dataclass
 from typing import Any, Protocol
 
+from backend.core.dataclasses import dataclass
 from backend.core.errors import StorageError
 from backend.core.hosts.messages import Answer
 from backend.core.hosts.registry import HostEntry

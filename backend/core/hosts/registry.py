@@ -1,7 +1,8 @@
 """The entry of a host in the registry: a hash that its agent refreshes, with the fields of both dialects."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from backend.core.dataclasses import dataclass
 
 HEALTHY_FOR = 90  # seconds since the last heartbeat
 RETURNS_WITHIN = 30  # seconds since the last heartbeat in which an agent that was killed may be started again

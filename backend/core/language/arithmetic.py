@@ -2,8 +2,9 @@
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from operator import and_, mul, or_, xor
+
+from backend.core.dataclasses import dataclass
 
 TOKEN = re.compile(
     r"[ \t\n]*(?:(?P<number>0[xX][0-9a-fA-F]{1,16}|[0-9]{1,20})|\$?(?P<name>[A-Za-z_][A-Za-z0-9_]*)"

@@ -7,7 +7,6 @@ by what is written. What the grammar cannot parse in full is refused, and so is 
 import re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Set
-from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
 from operator import itemgetter
@@ -16,6 +15,7 @@ from time import thread_time
 import tree_sitter_bash
 from tree_sitter import Language, Node, Parser
 
+from backend.core.dataclasses import dataclass
 from backend.core.decisions import Decision
 from backend.core.language.lexer import hidden_character
 

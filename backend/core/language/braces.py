@@ -2,8 +2,8 @@
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 
+from backend.core.dataclasses import dataclass
 from backend.core.language.words import Word
 
 DEPTH_LIMIT = 8

@@ -1,6 +1,8 @@
 """The fields of a line that is read: what the builtin read makes of its input."""
 
-from dataclasses import dataclass, field
+from dataclasses import field
+
+from backend.core.dataclasses import dataclass
 
 BLANKS = " \t\n"
 

@@ -4,8 +4,9 @@
 a command runs, and whatever became of the variables.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from backend.core.dataclasses import dataclass
 from backend.core.decisions import Decision
 from backend.core.language.lexer import Refused
 from backend.core.language.parser import BUILTINS, in_background

@@ -2,9 +2,10 @@
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Self
 
+from backend.core.dataclasses import dataclass
 from backend.core.decisions import Decision
 from backend.core.language.arithmetic import Expression, UnlikeArithmetic
 from backend.core.language.tree import GLOB_STARTS, Parameter, Word

@@ -1,8 +1,9 @@
 """Notifications and their deliveries. Times are Unix milliseconds."""
 
 import re
-from dataclasses import dataclass
 from enum import StrEnum
+
+from backend.core.dataclasses import dataclass
 
 SUBJECT_PATTERN = r"^(?:executions|(?:execution|schedule|project):[0-9A-Za-z]{1,64})$"
 EMAIL = re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9](?:[A-Za-z0-9.-]{0,250}[A-Za-z0-9])?")

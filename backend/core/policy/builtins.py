@@ -3,9 +3,9 @@ jobs are about the executions that it has started in the background."""
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Protocol
 
+from backend.core.dataclasses import dataclass
 from backend.core.decisions import Decision
 from backend.core.language.fields import BLANKS
 from backend.core.language.lexer import ASSIGNMENT

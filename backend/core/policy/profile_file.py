@@ -3,10 +3,11 @@
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from enum import StrEnum
 from typing import Any, TypeVar
 
+from backend.core.dataclasses import dataclass
 from backend.core.decisions import Risk
 from backend.core.policy.program_rules import BUILT_IN_KINDS, Kind, Option, Program, Quirk, Role
 

@@ -6,11 +6,12 @@ and of which kind, what the operands are. A token that no rule covers is refused
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
 from itertools import chain, product
 from pathlib import PurePosixPath
 
+from backend.core.dataclasses import dataclass
 from backend.core.decisions import Decision, Risk
 from backend.core.language.parser import parse
 

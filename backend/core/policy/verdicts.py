@@ -2,9 +2,10 @@
 
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import PurePosixPath
 
+from backend.core.dataclasses import dataclass
 from backend.core.decisions import Decision
 from backend.core.language.parser import Word
 from backend.core.policy.admit import Plan, PolicyTarget, Scope, admit

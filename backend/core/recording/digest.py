@@ -1,8 +1,9 @@
 """What shows that a recording is as it was written."""
 
 import hashlib
-from dataclasses import dataclass
 from typing import Any
+
+from backend.core.dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,10 @@ sequence within a secret can hide it.
 
 import codecs
 from collections.abc import Iterable
-from dataclasses import dataclass
 from json.encoder import encode_basestring
 from typing import Protocol
 
+from backend.core.dataclasses import dataclass
 from backend.core.recording.native import output
 
 LINE_LIMIT = 64 * 1024  # bytes of one line that are held back before it is passed on in parts

@@ -1,8 +1,9 @@
 """Output of a command that runs elsewhere: cut into lines, and recorded as far as the limit of the execution permits."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from backend.core.dataclasses import dataclass
 from backend.core.recording.lines import LineAssembler, Lines
 from backend.core.recording.writer import RecordingWriter
 

@@ -6,9 +6,10 @@ of others. The oldest recordings of the owner with the most are deleted to make 
 
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from operator import attrgetter
 
+from backend.core.dataclasses import dataclass
 from backend.core.decisions import Decision, Risk
 from backend.core.figures import size_text
 from backend.core.identity import Principal

@@ -7,10 +7,11 @@ remembers how much output precedes some places in it.
 import json
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from itertools import pairwise
 from typing import Any
 
+from backend.core.dataclasses import dataclass
 from backend.core.recording.batches import Batch, read_batch, read_plain
 from backend.core.recording.reader import Send
 

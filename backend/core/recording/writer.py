@@ -5,9 +5,9 @@ The stored lines are exactly what viewers are sent.
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol, Self
 
+from backend.core.dataclasses import dataclass
 from backend.core.errors import RecordingError, ShareUsedUpError
 from backend.core.recording.batches import after, last_seq
 from backend.core.recording.digest import RecordingDigest

@@ -6,13 +6,13 @@ expression with `*` in its minutes or hours is due at its intervals of real time
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
 from itertools import pairwise
 from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
 
+from backend.core.dataclasses import dataclass
 from backend.core.times import DAY_MS
 
 LONGEST_CRON = 100  # characters

@@ -1,8 +1,8 @@
 """Schedules and their runs. Times are Unix milliseconds; intervals are in seconds."""
 
-from dataclasses import dataclass
 from enum import StrEnum
 
+from backend.core.dataclasses import dataclass
 from backend.core.execution.model import Status
 
 LONGEST_SCHEDULE_NAME = 100  # characters

@@ -1,9 +1,9 @@
 """What schedules need of storage. Every method raises StorageError."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
+from backend.core.dataclasses import dataclass
 from backend.core.schedules.model import Ended, Ready, Run, Schedule
 from backend.core.schedules.rules import Due
 

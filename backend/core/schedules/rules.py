@@ -1,9 +1,10 @@
 """The rules of schedules: functions of times and random numbers, which are passed in."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 
+from backend.core.dataclasses import dataclass
 from backend.core.schedules.cron import Cron
 from backend.core.schedules.model import Policy, Ready, Run, RunStatus, Schedule
 

@@ -5,8 +5,9 @@ matter which server was called, nor how often.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from backend.core.dataclasses import dataclass
 from backend.core.django.ports import RunnerRuns
 from backend.core.django.runs import Chunk, ChunkOrder, Patience, Run, StopLevel, given_up
 from backend.core.errors import RecordingError, StorageError

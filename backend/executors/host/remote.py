@@ -6,9 +6,10 @@ that is stopped here may still run there.
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
+from backend.core.dataclasses import dataclass
 from backend.core.execution.instructions import Instructions
 from backend.core.execution.model import (
     EXIT_GATEPOST_FAILED,

@@ -7,9 +7,10 @@ host. What is missing is asked for again, by sending the job again with the numb
 import asyncio
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Protocol
 
+from backend.core.dataclasses import dataclass
 from backend.core.errors import RecordingError
 from backend.core.execution.instructions import Instructions
 from backend.core.execution.model import (

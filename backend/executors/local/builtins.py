@@ -1,8 +1,8 @@
 """The commands that Gatepost answers by itself, in the same way as any other: judged, recorded, followed."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
+from backend.core.dataclasses import dataclass
 from backend.core.execution.instructions import Instructions
 from backend.core.execution.model import Outcome, Status
 from backend.core.execution.sequence import Input, Pipeline, PipelineRunner

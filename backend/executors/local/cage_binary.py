@@ -13,9 +13,10 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from backend.core.dataclasses import dataclass
 
 FOLDER = Path(__file__).parent / "cage"
 COMPILERS = ("cc", "gcc", "clang")

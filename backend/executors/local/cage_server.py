@@ -9,11 +9,12 @@ import signal
 import socket
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cache
 from pathlib import Path
 from threading import Lock
 
+from backend.core.dataclasses import dataclass
 from backend.executors.local.cage_call import Descriptors, above_stdio, spawn
 
 FIRST_OF_SPEC = 7  # number of the first descriptor that a spec refers to, in the supervisor

@@ -16,10 +16,12 @@ import signal
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cache
 from itertools import count, pairwise
 from pathlib import Path
+
+from backend.core.dataclasses import dataclass
 
 CONTROLLERS = ("memory", "pids")
 PREFIX = "gatepost-"

@@ -8,9 +8,9 @@ import os
 import platform
 import stat
 import struct
-from dataclasses import dataclass
 from functools import cache
 
+from backend.core.dataclasses import dataclass
 from backend.executors.local.process_spec import Bounds, Ports
 
 # Access rights of Landlock.

@@ -12,9 +12,10 @@ import stat
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
+from backend.core.dataclasses import dataclass
 from backend.core.policy.files import TEMPORARY
 from backend.executors.local.launcher import PNPM_STORE
 from backend.executors.local.openat2 import open_inside

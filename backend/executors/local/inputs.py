@@ -4,8 +4,8 @@ import errno
 import fcntl
 import os
 import select
-from dataclasses import dataclass
 
+from backend.core.dataclasses import dataclass
 from backend.executors.local.openat2 import open_inside
 
 PIPE_CAPACITY = 1 << 20  # bytes that a pipe can be made to hold

@@ -11,11 +11,11 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from dataclasses import field as default
 from functools import cache, lru_cache
 from pathlib import Path
 
+from backend.core.dataclasses import dataclass
 from backend.executors.local import cgroups
 from backend.executors.local.cage_binary import MissingCage, find_cage
 from backend.executors.local.cage_call import VERSION, Descriptors, field, fields, pipe, spec_file
@@ -102,7 +102,7 @@ def landlock_abi() -> int:
     return min(max(abi, 0), LANDLOCK_ABI_NEWEST)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class CageLauncher:
     """Starts pipelines in the cage.
 

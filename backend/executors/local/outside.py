@@ -2,9 +2,10 @@
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
+from backend.core.dataclasses import dataclass
 from backend.executors.local.confinement import RUNNABLE
 from backend.executors.local.homes import Homes
 from backend.executors.local.process_spec import Ports

@@ -5,9 +5,10 @@ import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import partial
 
+from backend.core.dataclasses import dataclass
 from backend.core.execution.instructions import Instructions
 from backend.core.execution.model import (
     EXIT_GATEPOST_FAILED,

@@ -1,8 +1,8 @@
 """The workspaces of this machine, and the executors that run lines in them."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
+from backend.core.dataclasses import dataclass
 from backend.core.execution.background import BackgroundExecutions
 from backend.core.execution.executor import Executor
 from backend.core.execution.sequence import PipelineRunner, Sequence, StepLog

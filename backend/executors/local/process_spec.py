@@ -1,8 +1,10 @@
 """What a launcher is given and what it reports: the programs of one pipeline, their confinement, how they ended."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Protocol
+
+from backend.core.dataclasses import dataclass
 
 Owner = tuple[int, int]  # uid, gid
 

@@ -9,9 +9,11 @@ import ssl
 from base64 import b64encode
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Self
 from urllib.parse import unquote, urlsplit
+
+from backend.core.dataclasses import dataclass
 
 PIECE = 64 * 1024  # bytes that are passed on at once
 CLOSE_TIME = 10.0  # seconds in which the other end takes what is left

@@ -2,9 +2,9 @@
 
 import errno
 import os
-from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+from backend.core.dataclasses import dataclass
 from backend.core.execution.sequence import Pipeline
 from backend.core.language.parser import Invocation
 from backend.core.policy.files import folder_of

@@ -11,10 +11,11 @@ import os
 import stat
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from queue import SimpleQueue
 from threading import Thread
 
+from backend.core.dataclasses import dataclass
 from backend.core.execution.instructions import Instructions
 from backend.core.execution.model import StopReason
 from backend.core.quota import Quota, WorkspaceUsage

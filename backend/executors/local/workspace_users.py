@@ -9,11 +9,11 @@ import os
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from errno import EUSERS
 from itertools import chain
 from pathlib import Path, PurePath
 
+from backend.core.dataclasses import dataclass
 from backend.executors.local.process_spec import Owner
 
 PASS = 0o711  # the users of commands may pass through, but not list

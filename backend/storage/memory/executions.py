@@ -1,10 +1,11 @@
 """The rows of executions in memory, shared by all servers of a process, and what is read of them."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from backend.core.audit.anomalies import is_counted
 from backend.core.audit.attempts import Completion, Record
+from backend.core.dataclasses import dataclass
 from backend.core.decisions import Risk
 from backend.core.errors import StorageError
 from backend.core.execution.model import Status

@@ -1,8 +1,9 @@
 """Idempotency keys in memory."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from backend.core.dataclasses import dataclass
 from backend.core.execution.model import Status
 from backend.core.ports import Claim
 from backend.storage.idempotency_keys import KEPT, ORPHANED_AFTER

@@ -5,8 +5,8 @@ Of such a pattern it is known how a match begins and which texts it contains. An
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 
+from backend.core.dataclasses import dataclass
 from backend.core.recording.redaction.prefilters import WORD_CHARACTERS
 
 _ATOM = re.compile(

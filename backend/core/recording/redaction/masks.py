@@ -1,9 +1,9 @@
 """The secrets of a service, and where they are in a text."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import TypeAlias
 
+from backend.core.dataclasses import dataclass
 from backend.core.recording.native import OutputModule, output
 from backend.core.recording.redaction.patterns import LONGEST_MATCH, PRIVATE_KEY, SecretPattern
 from backend.core.recording.redaction.private_keys import KEY_MARKER, key_spans, possible_key_start

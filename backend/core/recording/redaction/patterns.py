@@ -2,8 +2,8 @@
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 
+from backend.core.dataclasses import dataclass
 from backend.core.recording.redaction.atoms import Atom, leading_word, partial_match, required_texts, split_pattern
 from backend.core.recording.redaction.prefilters import LONG_WORD, Prefilter, everything, long_words
 from backend.core.recording.redaction.spans import Span

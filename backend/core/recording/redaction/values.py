@@ -4,9 +4,9 @@ import json
 import re
 from base64 import b64encode
 from collections.abc import Iterator
-from dataclasses import dataclass
 from urllib.parse import quote, quote_plus
 
+from backend.core.dataclasses import dataclass
 from backend.core.recording.redaction.prefilters import (
     CAPITALS_IN_A_ROW,
     DIGITS_IN_A_ROW,
