@@ -122,10 +122,13 @@ class CommitQueue:
 
     def _written(self, jobs: list[_Job], sign: bool, written: _Written | None, failed: BaseException | None) -> None:
         """A transaction has ended."""
-        if written is None:
+        if written:
+            self._settle(jobs, written)
+        elif jobs or isinstance(failed, _LockNeededError):
             self._retrying = asyncio.create_task(self._retry(jobs, sign, failed))
             return
-        self._settle(jobs, written)
+        else:
+            self._sign_later()
         self._go_on()
 
     def _go_on(self) -> None:
@@ -176,6 +179,12 @@ class CommitQueue:
         if self._timer is None and not self._due:
             self._timer = asyncio.get_running_loop().call_later(seconds, self._sign_next)
 
+    def _sign_later(self) -> None:
+        """What was to sign the head failed."""
+        if self._due:
+            self._due = False
+            self._sign_after(RETRY_AFTER)
+
     async def _retry(self, jobs: list[_Job], sign: bool, failed: BaseException | None) -> None:
         """What follows a transaction that was rolled back."""
         try:
@@ -189,9 +198,7 @@ class CommitQueue:
 
     async def _split(self, jobs: list[_Job], error: Exception) -> None:
         """One of them cannot be written; the others must not fail with it, unless the database does."""
-        if self._due:
-            self._due = False
-            self._sign_after(RETRY_AFTER)
+        self._sign_later()
         if isinstance(error.__cause__, TimeoutError):
             # What waits would wait as long again, and in vain.
             jobs, self._waiting = jobs + self._waiting, []
