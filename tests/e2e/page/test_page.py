@@ -161,7 +161,7 @@ async def description(browser: Browser, server: Server) -> AsyncIterator[Visit]:
     context = await new_context(browser)
     visit = await new_visit(context, server)
     await visit.page.goto(f"{server.url}/docs")
-    await visit.page.wait_for_selector(".opblock", timeout=WAIT)
+    await visit.page.wait_for_selector(".opblock", timeout=2 * WAIT)
     yield visit
     visit.is_clean()
     await context.close()
