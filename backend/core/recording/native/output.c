@@ -327,12 +327,11 @@ static PyObject *split_items(PyObject *module, PyObject *argument)
 /* ---- the terminal filter ---- */
 
 #define ESC 0x1B
+#define C1 0xC2                 /* the first byte of U+0080 to U+009F; the second is the lower half of the number */
 #define STRING_LIMIT 4096       /* characters of an unterminated control string that are removed before output resumes */
 #define SEQUENCE_LIMIT 256      /* parameters of one sequence */
 #define LONGEST (STRING_LIMIT + 3)
-#define UNDECODABLE 0xDC00      /* added to a byte that is not UTF-8 */
-
-typedef const uint32_t *Codes;
+#define LONGEST_CHARACTER 4
 
 static int between(uint32_t code, uint32_t first, uint32_t last)
 {
@@ -344,45 +343,69 @@ static int starts_string(uint32_t code)
     return code == 0x90 || code == 0x98 || between(code, 0x9D, 0x9F);
 }
 
-static int is_control(uint32_t code)
+static int is_control(uint8_t byte)
 {
-    return code == 0x7F || (code < 0x20 && !between(code, 8, 10) && code != 13 && code != ESC);
+    return byte == 0x7F || (byte < 0x20 && !between(byte, 8, 10) && byte != 13 && byte != ESC);
 }
 
+/* Whether a character beyond ASCII is removed. */
 static int is_active(uint32_t code)
 {
-    if (between(code, ' ', '~'))
-        return 0;
-    if (code < ' ')
-        return is_control(code) || code == ESC;
-    return between(code, 0x7F, 0x9F) || code == 0x61C || between(code, 0x200E, 0x200F) || between(code, 0x202A, 0x202E)
-        || between(code, 0x2066, 0x2069) || between(code, UNDECODABLE + 0x80, UNDECODABLE + 0x9F);
+    return code < 0xA0 || code == 0x61C || between(code, 0x200E, 0x200F) || between(code, 0x202A, 0x202E)
+        || between(code, 0x2066, 0x2069);
 }
 
-static Codes skip(Codes at, Codes end, uint32_t first, uint32_t last, int limit)
+/* What passes of a byte by itself. `closer` in those that may begin more than that: of ESC, and of characters if another
+   byte of them follows. */
+static struct single {
+    uint8_t text[4], size, closer;
+} singles[256];
+
+#define CLOSER_IF_MORE 1
+#define CLOSER 2
+
+static void fill_singles(void)
+{
+    for (int byte = 0; byte < 0x100; byte++) {
+        struct single *single = &singles[byte];
+        if (byte >= 0xA0)
+            single->size = put(single->text, 0xFFFD) - single->text;
+        else if (byte < 0x80 && !is_control(byte))
+            single->text[single->size++] = byte;
+        single->closer = byte == ESC ? CLOSER : between(byte, 0xC2, 0xF4) ? CLOSER_IF_MORE : 0;
+    }
+}
+
+static Bytes skip(Bytes at, Bytes end, uint8_t first, uint8_t last, int limit)
 {
     while (limit-- && at < end && between(*at, first, last))
         at++;
     return at;
 }
 
-static Codes skip_string(Codes at, Codes end)
+static Bytes skip_string(Bytes at, Bytes end)
 {
-    for (int left = STRING_LIMIT; left && at < end; left--, at++)
-        if (*at == 7 || *at == 0x18 || *at == 0x1A || *at == ESC || between(*at, 0x80, 0x9F))
+    uint32_t code;
+    for (int left = STRING_LIMIT; left && at < end; left--) {
+        if (*at == 7 || *at == 0x18 || *at == 0x1A || *at == ESC)
             break;
+        int length = character(at, end, &code);
+        if (length > 0 && between(code, 0x80, 0x9F))
+            break;
+        at += length > 0 ? length : 1;
+    }
     return at;
 }
 
-static Codes skip_csi(Codes at, Codes end)
+static Bytes skip_csi(Bytes at, Bytes end)
 {
     return skip(skip(at, end, '0', '?', SEQUENCE_LIMIT), end, ' ', '/', SEQUENCE_LIMIT);
 }
 
 /* Whether what follows `ESC [` is one that passes: a colour, erasing in the line, moving to a column. */
-static int passes(Codes at, Codes end)
+static int passes(Bytes at, Bytes end)
 {
-    Codes after = skip(at, end, '0', ';', SEQUENCE_LIMIT);
+    Bytes after = skip(at, end, '0', ';', SEQUENCE_LIMIT);
     if (after < end && *after == 'm')
         return 1;
     after = skip(at, end, '0', '2', 1);
@@ -392,65 +415,76 @@ static int passes(Codes at, Codes end)
     return after < end && *after == 'G';
 }
 
-static int introduces_string(uint32_t code)
+/* Whether the two bytes begin a control string. */
+static int introduces_string(uint8_t first, uint8_t second)
 {
-    return code == ']' || code == 'P' || code == 'X' || code == '^' || code == '_';
+    if (first == C1)
+        return starts_string(second);
+    return first == ESC && (second == ']' || second == 'P' || second == 'X' || second == '^' || second == '_');
 }
 
-static Codes behind_string(Codes at, Codes end)
+static int introduces_csi(uint8_t first, uint8_t second)
+{
+    return second == (first == C1 ? 0x9B : '[');
+}
+
+static Bytes behind_string(Bytes at, Bytes end)
 {
     at = skip_string(at, end);
-    if (at < end && (*at == 7 || *at == 0x9C))
+    if (at < end && *at == 7)
         return at + 1;
-    return at + 1 < end && at[0] == ESC && at[1] == '\\' ? at + 2 : at;
+    if (end - at < 2)
+        return at;
+    return (at[0] == C1 && at[1] == 0x9C) || (at[0] == ESC && at[1] == '\\') ? at + 2 : at;
 }
 
-static Codes behind_csi(Codes at, Codes end)
+static Bytes behind_csi(Bytes at, Bytes end)
 {
     at = skip_csi(at, end);
     return at < end && between(*at, '@', '~') ? at + 1 : at;
 }
 
-/* Where what is removed ends; `at` itself if it passes. */
-static Codes removed(Codes at, Codes end)
+/* Where what ESC or C1 begins and is removed ends; `at` itself if it passes. */
+static Bytes removed(Bytes at, Bytes end)
 {
-    uint32_t code = *at, next = at + 1 < end ? at[1] : 0;
-    if (code == ESC) {
-        if (next == '[')
-            return passes(at + 2, end) ? at : behind_csi(at + 2, end);
-        if (introduces_string(next))
-            return behind_string(at + 2, end);
-        at = skip(at + 1, end, ' ', '/', SEQUENCE_LIMIT);
-        return at < end && between(*at, '0', '~') ? at + 1 : at;
-    }
-    if (starts_string(code))
-        return behind_string(at + 1, end);
-    if (code == 0x9B)
-        return behind_csi(at + 1, end);
-    for (at++; at < end && is_control(*at);)
-        at++;
-    return at;
+    uint8_t second = at + 1 < end ? at[1] : 0;
+    if (introduces_csi(*at, second))
+        return *at == ESC && passes(at + 2, end) ? at : behind_csi(at + 2, end);
+    if (introduces_string(*at, second))
+        return behind_string(at + 2, end);
+    if (*at == C1)
+        return at + 2;
+    at = skip(at + 1, end, ' ', '/', SEQUENCE_LIMIT);
+    return at < end && between(*at, '0', '~') ? at + 1 : at;
 }
 
-/* Whether a sequence that begins at `at` may go on after the end. */
-static int is_unfinished(Codes at, Codes end)
+/* Whether a sequence that ESC or C1 begins may go on after the end. */
+static int is_unfinished(Bytes at, Bytes end)
 {
-    uint32_t code = *at, next = at + 1 < end ? at[1] : 0;
-    Codes after;
-    if (code == 0x9B || (code == ESC && next == '['))
-        return skip_csi(at + (code == ESC ? 2 : 1), end) == end;
-    if (starts_string(code) || (code == ESC && introduces_string(next))) {
-        after = skip_string(at + (code == ESC ? 2 : 1), end);
+    uint8_t second = at + 1 < end ? at[1] : 0;
+    if (introduces_csi(*at, second))
+        return skip_csi(at + 2, end) == end;
+    if (introduces_string(*at, second)) {
+        Bytes after = skip_string(at + 2, end);
         return after == end || (after + 1 == end && *after == ESC);
     }
-    return code == ESC && skip(at + 1, end, ' ', '/', SEQUENCE_LIMIT) == end;
+    return *at == ESC && skip(at + 1, end, ' ', '/', SEQUENCE_LIMIT) == end;
 }
 
-static Codes unfinished(Codes begin, Codes end)
+/* The first unfinished sequence. One cannot be longer than the part that is looked at. */
+static Bytes unfinished(Bytes begin, Bytes end)
 {
-    for (Codes at = end - begin > LONGEST ? end - LONGEST : begin; at < end; at++)
-        if ((*at == ESC || *at == 0x9B || starts_string(*at)) && is_unfinished(at, end))
+    Bytes at = end - begin > LONGEST * LONGEST_CHARACTER ? end - LONGEST * LONGEST_CHARACTER : begin;
+    while (at < end) {
+        uint64_t found = 0;
+        for (; end - at >= 8 && !found; at += found ? before(found) : 8) {
+            uint64_t word = eight(at);
+            found = equal(word, ESC) | equal(word, C1);
+        }
+        if (at < end && (*at == ESC || *at == C1) && is_unfinished(at, end))
             return at;
+        at += at < end;
+    }
     return end;
 }
 
@@ -509,66 +543,78 @@ static int is_cut_surrogate(Bytes at, Bytes end)
     return end - at == 2 && at[0] == 0xED && between(at[1], 0xA0, 0xBF);
 }
 
+/* Where the character begins that the data ends within; its end if there is none. */
+static Bytes incomplete(Bytes begin, Bytes end)
+{
+    uint32_t code;
+    for (int size = LONGEST_CHARACTER - 1; size; size--) {
+        Bytes at = end - size;
+        if (at >= begin && *at >= 0xC2 && (character(at, end, &code) == INCOMPLETE || is_cut_surrogate(at, end)))
+            return at;
+    }
+    return end;
+}
+
+/* What passes of what ESC or a character of several bytes begins; `at` is moved behind it. */
+static uint8_t *pass_closer(uint8_t *out, Bytes *at, Bytes end)
+{
+    uint32_t code = 0;
+    Bytes begin = *at;
+    int length = *begin == ESC ? 1 : character(begin, end, &code);
+    if (length <= 0) {          /* each byte by itself: what follows the first of a broken character is none either */
+        ++*at;
+        return put(out, 0xFFFD);
+    }
+    if (*begin == ESC || between(code, 0x80, 0x9F)) {
+        *at = removed(begin, end);
+        if (*at > begin)
+            return out;
+    }
+    *at = begin + length;
+    if (*begin != ESC && is_active(code))
+        return out;
+    memcpy(out, begin, length);
+    return out + length;
+}
+
+/* What passes, without a branch for most bytes. One byte behind the end can be read, and begins nothing. */
+static uint8_t *pass(uint8_t *out, Bytes at, Bytes end)
+{
+    while (at < end) {
+        const struct single *single = &singles[*at];
+        if (single->closer & (is_more(at[1]) ? CLOSER | CLOSER_IF_MORE : CLOSER)) {
+            out = pass_closer(out, &at, end);
+            continue;
+        }
+        memcpy(out, single->text, sizeof single->text);
+        out += single->size;
+        at++;
+    }
+    return out;
+}
+
 /* What of the output may pass, and the bytes at its end that are held back unless it is `final`. */
 static PyObject *filter_output(PyObject *module, PyObject *arguments)
 {
     PyObject *argument;
-    Bytes data, at, end;
+    Bytes data, end, stop;
     Py_ssize_t size;
     int final;
     (void)module;
     if (!PyArg_ParseTuple(arguments, "Sp", &argument, &final) || !bytes_of(argument, &data, &size))
         return NULL;
-    if (is_harmless(data, data + size))
-        return Py_BuildValue("(Oy#)", argument, "", (Py_ssize_t)0);
-    /* A character has at most as many bytes of output as of input, three for one that is not UTF-8. */
-    size_t codes_at = ((size_t)size * 3 + 15) & ~(size_t)15;
-    if (!reserve(codes_at + (size_t)size * sizeof(uint32_t)))
+    end = data + size;
+    stop = final ? end : incomplete(data, end);
+    if (is_harmless(data, stop))
+        return stop == end ? Py_BuildValue("(Oy#)", argument, "", (Py_ssize_t)0)
+                           : Py_BuildValue("(y#y#)", data, (Py_ssize_t)(stop - data), stop, (Py_ssize_t)(end - stop));
+    if (!final)
+        stop = unfinished(data, stop);
+    /* A byte becomes at most the three of U+FFFD. */
+    if (!reserve((size_t)size * 3 + sizeof singles->text))
         return NULL;
-    uint32_t *codes = (uint32_t *)(buffer + codes_at), *last = codes;
-    for (at = data, end = data + size; at < end; last++) {
-        if (*at < 0x80) {
-            *last = *at++;
-            continue;
-        }
-        if (*at < 0xC2) {       /* nothing begins so; in binary output, this is a quarter of the bytes */
-            *last = UNDECODABLE + *at++;
-            continue;
-        }
-        int length = character(at, end, last);
-        if (!final && (length == INCOMPLETE || is_cut_surrogate(at, end)))
-            break;
-        if (length <= 0) {      /* each byte by itself: what follows the first of a broken character is none either */
-            *last = UNDECODABLE + *at;
-            length = 1;
-        }
-        at += length;
-    }
-    Codes stop = final ? last : unfinished(codes, last);
-    for (Codes code = stop; code < last; code++)
-        at -= *code < 0x80 || between(*code, UNDECODABLE + 0x80, UNDECODABLE + 0xFF) ? 1 : *code < 0x800 ? 2 : *code < 0x10000 ? 3 : 4;
-    uint8_t *out = buffer;
-    for (Codes code = codes; code < stop;) {
-        if (between(*code, ' ', '~')) {
-            *out++ = *code++;
-            continue;
-        }
-        if (between(*code, UNDECODABLE + 0xA0, UNDECODABLE + 0xFF)) {
-            out = put(out, 0xFFFD);
-            code++;
-            continue;
-        }
-        if (is_active(*code)) {
-            Codes after = removed(code, stop);
-            if (after > code) {
-                code = after;
-                continue;
-            }
-        }
-        out = put(out, between(*code, UNDECODABLE + 0x80, UNDECODABLE + 0xFF) ? 0xFFFD : *code);
-        code++;
-    }
-    return Py_BuildValue("(NN)", built(out), PyBytes_FromStringAndSize((const char *)at, end - at));
+    uint8_t *out = pass(buffer, data, stop);
+    return Py_BuildValue("(NN)", built(out), PyBytes_FromStringAndSize((const char *)stop, end - stop));
 }
 
 /* ---- text without its colours ---- */
@@ -793,6 +839,7 @@ PyMODINIT_FUNC PyInit__output(void)
     PyObject *module = PyModule_Create(&definition);
     for (int byte = 0x20; byte < 0x80; byte++)
         plain[byte] = byte != '"' && byte != '\\';
+    fill_singles();
     if (module && PyModule_AddStringConstant(module, "VERSION", "output 1") < 0)
         Py_CLEAR(module);
     return module;
