@@ -16,6 +16,7 @@ from backend.core.hosts.roster import Grant, Labels, matches
 from backend.core.identity import Permission, Principal
 from backend.core.policy.files import Unseen
 from backend.core.policy.profile import Profile, ProfileError
+from backend.core.policy.verdicts import Verdicts
 from backend.core.ports import Projects
 
 ROOT = PurePosixPath("/")  # parameters may name any path: the host judges them again
@@ -49,7 +50,7 @@ class HostTargets:
     projects: Projects
     limits: ExecutionLimits
     now: Callable[[], float]
-    profiles: dict[tuple[str, ...], Profile] = field(default_factory=dict)
+    profiles: dict[tuple[str, ...], tuple[Profile, Verdicts]] = field(default_factory=dict)
 
     async def visible(self, who: Principal) -> list[HostEntry]:
         """The hosts that exist for the caller. Raises StorageError."""
@@ -101,24 +102,30 @@ class HostTargets:
         executor = self.executor(entry)
         if executor is None:
             return unknown_host(id)
+        profile, verdicts = self._judged(entry)
         return Target(
             ref=TargetRef(HOST, id),
-            profile=self._profile(entry),
+            profile=profile,
             files=Unseen(ROOT),
             executor=executor,
             limits=self.limits,
+            verdicts=verdicts,
         )
+
+    def _judged(self, entry: HostEntry) -> tuple[Profile, Verdicts]:
+        """How lines of a host are judged, and what is known of them: as those of all hosts with the same commands."""
+        found = self.profiles.get(entry.capabilities)
+        if found is None:
+            if len(self.profiles) >= MOST_PROFILES:
+                self.profiles.clear()
+            found = self.profiles[entry.capabilities] = self._profile(entry), Verdicts()
+        return found
 
     def _profile(self, entry: HostEntry) -> Profile:
         """The commands that every host may have, and those that this one says it has: it judges them itself."""
-        found = self.profiles.get(entry.capabilities)
-        if found is None:
-            found = self.profile
-            for name in entry.capabilities:
-                if name not in found.programs:
-                    with suppress(ProfileError):
-                        found = found.with_extra([name])
-            if len(self.profiles) >= MOST_PROFILES:
-                self.profiles.clear()
-            self.profiles[entry.capabilities] = found
-        return found
+        profile = self.profile
+        for name in entry.capabilities:
+            if name not in profile.programs:
+                with suppress(ProfileError):
+                    profile = profile.with_extra([name])
+        return profile

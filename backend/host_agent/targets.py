@@ -1,6 +1,7 @@
 """The targets of an agent: its own commands and, where the operator permits it, lines in one folder."""
 
 from collections.abc import Mapping
+from dataclasses import field
 from pathlib import PurePosixPath
 
 from backend.core.dataclasses import dataclass
@@ -45,13 +46,19 @@ class HostTargets:
     handlers: Mapping[str, Handler]
     lines: Lines | None
     output_limit: int
+    _targets: dict[TargetRef, Target] = field(default_factory=dict)
 
     async def resolve(self, who: Principal, ref: TargetRef) -> Target | Decision:
-        """The host itself, or its lines."""
+        """The host itself, or its lines: made once, with what is known of the lines of each."""
+        found = self._targets.get(ref) or self._target(ref)
+        if found is None:
+            return Decision.deny("target.unknown", f"There is no target {ref} on this host.", "Name none.")
+        self._targets[ref] = found
+        return found
+
+    def _target(self, ref: TargetRef) -> Target | None:
         longest = max(handler.timeout for handler in self.handlers.values())
         limits = ExecutionLimits(longest, longest, self.output_limit, detach_grace=longest)
         if ref == LINES and self.lines:
             return Target(LINES, self.lines.profile, self.lines.files, self.lines.executor, limits)
-        if ref != OWN:
-            return Decision.deny("target.unknown", f"There is no target {ref} on this host.", "Name none.")
-        return Target(OWN, self.profile, Unseen(ROOT), self.executor, limits)
+        return Target(OWN, self.profile, Unseen(ROOT), self.executor, limits) if ref == OWN else None

@@ -83,7 +83,7 @@ class Target:
 
     With `metadata_only` its output is neither stored nor shown. An execution of a target that `waits` is queued until
     a server that reaches the target claims it; the others are started by the server that admits them. `verdicts` are what
-    is known of its lines.
+    is known of its lines; targets that are judged alike may share them.
     """
 
     ref: TargetRef
@@ -96,4 +96,4 @@ class Target:
     offline: Offline = OFFLINE
     metadata_only: bool = False
     waits: bool = False
-    verdicts: Verdicts = field(default_factory=Verdicts, init=False, compare=False, repr=False)
+    verdicts: Verdicts = field(default_factory=Verdicts, compare=False, repr=False)
