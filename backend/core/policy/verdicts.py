@@ -11,6 +11,7 @@ from backend.core.language.parser import Word
 from backend.core.policy.admit import Plan, PolicyTarget, Scope, admit
 from backend.core.policy.files import FileView
 from backend.core.policy.line_state import BEGINNING, LineState
+from backend.core.policy.profile import Profile
 
 MOST = 64  # plans that a target knows, the newest
 LONGEST = 256  # characters of a line whose verdict is kept
@@ -52,25 +53,39 @@ class Watched:
         return self.files.check(paths, cwd)
 
 
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """A plan, and what it was admitted under."""
+
+    plan: Plan
+    profile: Profile
+    network: bool
+
+    def holds(self, target: PolicyTarget) -> bool:
+        return self.profile is target.profile and self.network == target.network
+
+
 @dataclass(slots=True)
 class Verdicts:
-    """The plans of lines that were admitted on one target, as long as no file was looked at for them."""
+    """The plans of lines that were admitted on one target, or on several that are alike, as long as no file was looked at for
+    them."""
 
-    _known: OrderedDict[tuple[str, str], Plan] = field(default_factory=OrderedDict)
+    _known: OrderedDict[tuple[str, str], _Known] = field(default_factory=OrderedDict)
 
     def find(self, line: str, target: PolicyTarget, cwd: str, before: LineState) -> Plan | None:
         """The plan for a line, if it is known. The folder that it runs in is opened again, as by `judge`."""
-        plan = self._known.get((line, cwd)) if before == BEGINNING else None
-        if plan:
-            target.files.for_line()
-        return plan
+        known = self._known.get((line, cwd)) if before == BEGINNING else None
+        if known is None or not known.holds(target):
+            return None
+        target.files.for_line()
+        return known.plan
 
     def judge(self, line: str, target: PolicyTarget, cwd: str, before: LineState) -> Plan | Decision:
         """The verdict on a line. It may take a while; several threads may ask at once."""
         files = Watched(target.files)
         verdict = admit(line, Scope(target.profile, files, target.network, target.offline), cwd, before)
         if isinstance(verdict, Plan) and not files.looked and before == BEGINNING and len(line) <= LONGEST:
-            self._known[line, cwd] = verdict
+            self._known[line, cwd] = _Known(verdict, target.profile, target.network)
             if len(self._known) > MOST:
                 self._known.popitem(last=False)
         return verdict

@@ -99,9 +99,17 @@ def test_a_refusal_is_not_known(target: Target) -> None:
 
 def test_another_profile_knows_nothing(target: Target) -> None:
     judged(target, "node --version")
-    other = replace(target, profile=load_profile("terminal"))
+    other = replace(target, profile=load_profile("terminal"), verdicts=target.verdicts)
     assert found(other, "node --version") is None
     assert isinstance(judged(other, "node --version"), Decision)
+
+
+def test_without_its_network_a_target_knows_nothing(target: Target) -> None:
+    online = replace(target, network=True)
+    assert isinstance(judged(online, "npm install"), Plan)
+    offline = replace(online, network=False, verdicts=online.verdicts)
+    assert found(online, "npm install")
+    assert found(offline, "npm install") is None
 
 
 def test_the_newest_short_lines_are_known(target: Target) -> None:
