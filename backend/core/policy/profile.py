@@ -62,7 +62,7 @@ options, abbreviated options. The keys of a profile:
 import hashlib
 import re
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import field, replace
 from itertools import takewhile
 from pathlib import PurePosixPath
@@ -85,7 +85,7 @@ from backend.core.policy.program_rules import (
     Quirk,
     Role,
     Started,
-    placed_links,
+    linked_files,
 )
 from backend.core.policy.sed_awk import ScriptError, check_awk, check_sed
 
@@ -369,13 +369,10 @@ class Profile:
                 return refusal
             arguments.append(Argument(name, Role.PATH))
         try:
-            for argument in parse.arguments(program, iter(words)):
+            for argument in _arguments(parse, program, words):
                 if refusal := _refuse_path(parse.uses[-1].program, argument, place):
                     return refusal
                 arguments.append(argument)
-            arguments = placed_links(parse.uses[-1], arguments)
-            if refusal := _first_refused(parse.uses[-1].program, arguments, place):
-                return refusal
             if started.open_ended:
                 parse.check_open_end()
             _check_guard(started, parse.uses[-1].program)
@@ -637,6 +634,15 @@ def _root_refusal(program: Program, risk: Risk = Risk.BLOCKED) -> Decision:
     return Decision.deny("path.root", reason, "Name the files in it.", risk=risk)
 
 
+def _arguments(parse: ArgumentParse, program: Program, words: tuple[str, ...]) -> Iterator[Argument]:
+    """The arguments as they are parsed, then the files that its links lead to."""
+    given = []
+    for argument in parse.arguments(program, iter(words)):
+        given.append(argument)
+        yield argument
+    yield from linked_files(parse.uses[-1], given)
+
+
 def _refuse_path(program: Program, argument: Argument, place: Place) -> Decision | None:
     if not argument.is_path or (_is_open(argument) and not program.spares_null):
         return None
@@ -645,10 +651,6 @@ def _refuse_path(program: Program, argument: Argument, place: Place) -> Decision
     if argument.role in {Role.TARGET, Role.FOLDER}:
         return _refuse_written(argument.text, place)
     return _refuse_outside(argument.text, place)
-
-
-def _first_refused(program: Program, arguments: list[Argument], place: Place) -> Decision | None:
-    return next((refusal for each in arguments if (refusal := _refuse_path(program, each, place))), None)
 
 
 def _refuse_outside(path: str, place: Place) -> Decision | None:

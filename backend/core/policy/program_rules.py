@@ -257,22 +257,21 @@ def _guess(token: str) -> Argument:
     return Argument(value, Role.PATH if leads_out and not any(map(str.isspace, value)) else Role.TEXT)
 
 
-def placed_links(use: ProgramUse, arguments: list[Argument]) -> list[Argument]:
-    """The arguments with the files that links lead to: a symbolic one is read from where it is made.
+def linked_files(use: ProgramUse, arguments: list[Argument]) -> list[Argument]:
+    """The files that links lead to, and the links: a symbolic one is read from where it is made.
 
     That is next to its name, or in it if that is a folder.
     """
     links = [each.text for each in arguments if each.role is Role.LINK]
     if not links:
-        return arguments
-    others = [each for each in arguments if each.role is not Role.LINK]
+        return []
     if not use.given & SYMBOLIC or use.given & ELSEWHERE:
-        return [*others, *(Argument(text, Role.TARGET) for text in links)]
+        return [Argument(text, Role.TARGET) for text in links]
     *targets, name = links if len(links) > 1 else [*links, "."]
     is_folder = len(targets) > 1 or name.endswith("/") or name in {".", ".."}
     places = (PurePosixPath(name),) if is_folder else (PurePosixPath(name).parent, PurePosixPath(name))
     files = (str(place / target) for place, target in product(places, targets))
-    return [*others, Argument(name, Role.TARGET), *(Argument(file, Role.TARGET) for file in files)]
+    return [Argument(name, Role.TARGET), *(Argument(file, Role.TARGET) for file in files)]
 
 
 def _shaped(program: Program, tokens: Iterator[str]) -> Iterator[Argument]:
