@@ -7,13 +7,14 @@ from dataclasses import field, replace
 from functools import lru_cache, partial
 from typing import Any, Protocol, TypeVar
 
+from backend.application import visible
 from backend.application.local_executions import LocalExecutions
 from backend.application.submission import CommandSpec, Existing, IdempotencyKey, Submission
 from backend.core.audit.attempts import Completion, Record
 from backend.core.dataclasses import dataclass
 from backend.core.decisions import Decision
 from backend.core.errors import StorageError
-from backend.core.execution.access import Owner, Relation, may_control, may_view, relation
+from backend.core.execution.access import Owner, may_control, may_view
 from backend.core.execution.bus import ExecutionBus, Relay
 from backend.core.execution.model import Delivery, Instruction, Status, Stop
 from backend.core.execution.ownership import LEASE
@@ -138,7 +139,7 @@ class ExecutionService:
 
     async def view(self, who: Principal, id: str) -> Record | Decision:
         """The record of an execution that exists for the caller."""
-        return await _answered(self._view(who, id))
+        return await _answered(visible.find(who, id, self.history, self.projects))
 
     async def page(self, who: Principal, query: Filter, target: TargetRef = OWN, *, everyone: bool = False) -> "Page":
         """Records, newest first: the caller's own, those of a project, or, for administrators, everyone's.
@@ -216,24 +217,11 @@ class ExecutionService:
             who = live.request.principal
             return _Found(Owner(who.name, who.user.id if who.user else None, live.attempt.project), live=True)
         record = await self.history.get(id)
-        return _Found(Owner(record.principal, record.user_id, record.project_id) if record else None, record)
-
-    async def _relation(self, who: Principal, owner: Owner | None) -> Relation:
-        first = relation(who, owner, None)
-        if first is Relation.FOREIGN and owner and owner.project_id and who.user:
-            return relation(who, owner, await self.projects.get(owner.project_id))
-        return first
+        return _Found(visible.owner_of(record) if record else None, record)
 
     async def _visible(self, who: Principal, id: str) -> _Found | Decision:
         found = await self._find(id)
-        return found if may_view(who, await self._relation(who, found.owner)) else unknown(id)
-
-    async def _view(self, who: Principal, id: str) -> Record | Decision:
-        record = await self.history.get(id)
-        if record is None:
-            return unknown(id)
-        owner = Owner(record.principal, record.user_id, record.project_id)
-        return record if may_view(who, await self._relation(who, owner)) else unknown(id)
+        return found if may_view(who, await visible.relation_to(who, found.owner, self.projects)) else unknown(id)
 
     async def _page(self, who: Principal, query: Filter, target: TargetRef, *, everyone: bool) -> "Page":
         if target != OWN:
@@ -250,7 +238,7 @@ class ExecutionService:
 
     async def _instruct(self, who: Principal, id: str, instruction: Instruction) -> Delivery | Decision:
         found = await self._find(id)
-        known = await self._relation(who, found.owner)
+        known = await visible.relation_to(who, found.owner, self.projects)
         if not may_control(who, known):
             return uncontrolled() if may_view(who, known) else unknown(id)
         if found.waits and isinstance(instruction, Stop):

@@ -5,12 +5,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from backend.application import owned
+from backend.application import owned, visible
 from backend.core.audit.events import Kind
 from backend.core.dataclasses import dataclass
 from backend.core.decisions import Decision
-from backend.core.execution.access import Owner, may_view, relation
-from backend.core.execution.refusals import unknown, unknown_project
+from backend.core.execution.refusals import unknown_project
 from backend.core.identity import Principal
 from backend.core.notifications.model import TEST, Delivery, DeliveryStatus, Failure, Notification
 from backend.core.notifications.ports import Notifications, Sender
@@ -44,23 +43,16 @@ class StoredSubjects:
         kind, _, id = subject.partition(":")
         match kind:
             case "execution":
-                return None if await self._may_view(who, id) else unknown(id)
-            case "schedule":
-                found = await owned.find(who, self.schedules, id, "schedule.unknown")
+                found = await visible.find(who, id, self.history, self.projects)
                 return found if isinstance(found, Decision) else None
+            case "schedule":
+                schedule = await owned.find(who, self.schedules, id, "schedule.unknown")
+                return schedule if isinstance(schedule, Decision) else None
             case "project":
                 project = await self.projects.get(id)
                 return None if project and project.is_open_to(who) else unknown_project(id)
             case _:
                 return None
-
-    async def _may_view(self, who: Principal, id: str) -> bool:
-        record = await self.history.get(id)
-        if record is None:
-            return False
-        owner = Owner(record.principal, record.user_id, record.project_id)
-        project = await self.projects.get(record.project_id) if record.project_id else None
-        return may_view(who, relation(who, owner, project))
 
 
 @dataclass(frozen=True, slots=True)

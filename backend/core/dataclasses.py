@@ -28,7 +28,7 @@ def _dataclass(*, slots: Literal[True], frozen: bool = False, eq: bool = True) -
         if eq and "__eq__" not in own:
             _compare_by_value(cls, hashed=frozen)
         if frozen:
-            cls.__setattr__, cls.__delattr__ = _refuse_assignment, _refuse_deletion
+            _freeze(cls)
         return cls  # type: ignore[no-any-return]
 
     return made
@@ -86,6 +86,21 @@ def _compare_by_value(cls: Any, *, hashed: bool) -> None:
         cls.__hash__ = None
     elif vars(cls).get("__hash__") is None:
         cls.__hash__ = lambda self: hash(values(self))
+
+
+def _freeze(cls: Any) -> None:
+    """Refuse assignments, but for those that restore a copy."""
+    cls.__setattr__, cls.__delattr__ = _refuse_assignment, _refuse_deletion
+    cls.__getstate__, cls.__setstate__ = _state, _restore
+
+
+def _state(self: Any) -> list[Any]:
+    return [getattr(self, field.name) for field in fields(self)]
+
+
+def _restore(self: Any, state: list[Any]) -> None:
+    for field, value in zip(fields(self), state, strict=True):
+        object.__setattr__(self, field.name, value)
 
 
 def _refuse_assignment(self: object, name: str, value: object) -> NoReturn:

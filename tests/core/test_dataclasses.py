@@ -1,5 +1,6 @@
 """Each rule is asked of a class made here and of the same class made by the standard library."""
 
+import copy
 import dataclasses
 import inspect
 from collections.abc import Callable
@@ -115,6 +116,11 @@ class TestFrozen:
         with pytest.raises((FrozenInstanceError, TypeError)):
             delattr(made, name)
         assert made.x == 1
+
+    def test_it_can_be_copied(self, make: Make) -> None:
+        made = point(make, frozen=True)(1, ["a"], note="other")
+        assert copy.deepcopy(made) == copy.copy(made) == made
+        assert (copy.deepcopy(made).names is made.names, copy.copy(made).note) == (False, "other")
 
     def test_fields_of_others_can(self, make: Make) -> None:
         made = point(make)(1)

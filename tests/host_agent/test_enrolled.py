@@ -33,7 +33,7 @@ echo "$2" >> runs
 case "$2" in
   slow) trap 'echo got a signal; exit 3' INT; echo begins; for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do sleep 1; done;;
   brief) sleep 1; echo done;;
-  flood) head -c 5000000 /dev/zero | tr '\\0' 'x' | fold -w 99;;
+  flood) head -c 10000000 /dev/zero | tr '\\0' 'x' | fold -w 99;;
   many) i=0; while test $i -lt 20000; do echo "line $i"; i=$((i+1)); done;;
   ticks) i=0; while test $i -lt 20; do echo "tick $i"; sleep 0.3; i=$((i+1)); done;;
   c*) sleep 0.2; echo "$2";;
@@ -202,7 +202,7 @@ def test_a_server_that_does_not_read_is_waited_for(service: Service) -> None:
         os.kill(service.world.server.pid, signal.SIGCONT)
     assert 32 < longest <= 70
     assert service.world.ended(id) == "succeeded"
-    assert service.world.ask("root", "GET", f"/api/executions/{id}/output?limit=4").json()["total_size"] == 5_050_505
+    assert service.world.ask("root", "GET", f"/api/executions/{id}/output?limit=4").json()["total_size"] == 10_101_010
 
 
 def test_forged_messages_run_nothing_and_are_audited(enrolled: tuple[Service, dict[str, str]]) -> None:

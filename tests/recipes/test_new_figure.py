@@ -1,9 +1,10 @@
 """The recipe of docs/design.md for a new figure, followed once: what needs no edit."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from backend.core.audit.attempts import Completion, Record
 from backend.core.audit.execution_events import closed
+from backend.core.dataclasses import dataclass
 from backend.core.execution.model import NOTHING_USED, Status, Usage
 from backend.runtime.recovery import recorded_end
 from backend.transports.schemas import entry

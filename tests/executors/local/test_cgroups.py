@@ -6,11 +6,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from backend.core.dataclasses import dataclass
 from backend.executors.local import cgroups
 from backend.executors.local.cgroups import Group, Groups, Member, own_groups
 from backend.executors.local.launcher import LANDLOCK_ABI_FOR_L2, CageLauncher, CageLimits, landlock_abi
@@ -104,12 +105,12 @@ def test_a_program_beyond_the_bound_is_killed_and_reported(cage: Cage) -> None:
     assert 32 * MIB < done.report.usage.peak_memory < 80 * MIB  # with what it shares with others
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Few(Groups):
     """Limits processes more tightly than their user is limited."""
 
     def acquire(self, processes: int, memory: int) -> Group:
-        return super().acquire(8, memory)
+        return Groups.acquire(self, 8, memory)
 
 
 def few(cage: Cage) -> Cage:
