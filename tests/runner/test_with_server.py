@@ -5,7 +5,6 @@ import io
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ from typing import Any
 
 import pytest
 
+import run
 from backend.cli.main import main
 from tests import serving
 from tests.conftest import StartServer
@@ -68,8 +68,16 @@ def django_4_2() -> Path:
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
         new = Path(tempfile.mkdtemp(dir=folder.parent))
-        pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-compile", "--target", str(new), pin]
-        need(subprocess.run(pip, check=False).returncode == 0, pin)
+        words = [
+            *run.pip(),
+            "-q",
+            "--no-deps",
+            "--no-compile",
+            "--target",
+            new,
+            pin,
+        ]  # the environment has none of its own
+        need(subprocess.run(words, check=False).returncode == 0, pin)
         with contextlib.suppress(OSError):  # another process was first
             new.rename(folder)
     return folder
