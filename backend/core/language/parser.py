@@ -228,7 +228,7 @@ class _Reader:
             raise Refused(_unlike_text(name))
         if name == TRAP:
             return Step("", (), self._trap(words), redirects=command.redirects)
-        steps = self.read_text(" ".join(words), self.depth) or (Step("", (Command((SUCCEED,)),)),)
+        steps = self.read_text(" ".join(words), self.depth) or (_always(),)
         return Step("", (), Group(steps, False), redirects=command.redirects)
 
     def _trap(self, words: list[str]) -> Trap:
