@@ -4,12 +4,19 @@ LENGTH = 26
 PATTERN = r"^[0-9A-HJKMNP-TV-Z]{26}$"
 CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 PAIRS = [first + second for first in CROCKFORD for second in CROCKFORD]
+LETTERS = (CROCKFORD * 8).encode()  # the letter of each byte
 
 
 def ulid(milliseconds: int, randomness: int) -> str:
     """The ULID of a Unix time and 80 random bits."""
     number = milliseconds << 80 | randomness
     return "".join([PAIRS[number >> shift & 1023] for shift in range(120, -1, -10)])
+
+
+def random_ulid(milliseconds: int, randomness: bytes) -> str:
+    """The ULID of a Unix time and 16 random bytes, five bits of each."""
+    time = [PAIRS[milliseconds >> shift & 1023] for shift in (40, 30, 20, 10, 0)]
+    return "".join(time) + randomness.translate(LETTERS).decode()
 
 
 def as_uuid(id: str) -> str:

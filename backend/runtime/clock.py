@@ -1,9 +1,9 @@
 """The clock of the machine and its randomness, which are passed to the other parts as functions."""
 
-import secrets
+import os
 import time
 
-from backend.core.ids import ulid
+from backend.core.ids import random_ulid
 from backend.core.times import iso
 
 
@@ -14,7 +14,7 @@ def now_ms() -> int:
 
 def new_id() -> str:
     """A new ULID."""
-    return ulid(now_ms(), secrets.randbits(80))
+    return random_ulid(now_ms(), os.urandom(16))
 
 
 def utc_now() -> str:

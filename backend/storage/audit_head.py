@@ -27,13 +27,14 @@ STUCK = "The head of the audit does not move, although no other process moved it
 
 COLUMNS = audit_head.c
 NAMES = ("seq", "hash", "signature", "end_seq", "end_hash", "end_mac")
+NEW_NAMES = tuple(f"new_{name}" for name in NAMES)
 MOVE_HEAD = (
     update(audit_head)
     .where(COLUMNS.id == 1, COLUMNS.seq == bindparam("old_seq"), COLUMNS.hash == bindparam("old_hash"))
     .where(func.coalesce(COLUMNS.end_seq, COLUMNS.seq) == bindparam("old_end_seq"))
     .where(func.coalesce(COLUMNS.end_hash, COLUMNS.hash) == bindparam("old_end_hash"))
     .where(COLUMNS.first_seq == bindparam("old_first"))  # another process may have pruned the beginning
-    .values({name: bindparam(f"new_{name}") for name in NAMES})
+    .values({name: bindparam(new) for name, new in zip(NAMES, NEW_NAMES, strict=True)})
 )
 # Takes SQLite's write lock, which a transaction that has begun by reading would not get.
 TOUCH_HEAD = update(audit_head).where(audit_head.c.id == 1).values(id=1)
@@ -94,7 +95,8 @@ class AuditHead:
             "old_end_hash": old.end.hash,
         }
         row = _row(new)
-        return connection.execute(MOVE_HEAD, values | {f"new_{name}": row[name] for name in NAMES}).rowcount == 1
+        values |= zip(NEW_NAMES, map(row.__getitem__, NAMES), strict=True)
+        return connection.execute(MOVE_HEAD, values).rowcount == 1
 
     def lock(self, connection: Connection) -> SignedHead:
         """The head as another process left it, which cannot move until the end of the transaction.

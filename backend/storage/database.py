@@ -255,12 +255,12 @@ def _storage_errors() -> Iterator[None]:
 
 
 def _tell(then: Then[T], result: T | None, failed: BaseException | None) -> None:
-    try:
-        with _storage_errors():
-            if failed:
+    if failed:
+        try:
+            with _storage_errors():
                 raise failed
-    except Exception as error:
-        failed = error
+        except Exception as error:
+            failed = error
     then(result, failed)
 
 

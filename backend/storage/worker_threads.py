@@ -3,7 +3,6 @@
 import asyncio
 import weakref
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from queue import SimpleQueue
 from threading import Thread
@@ -29,8 +28,10 @@ class _Task(Generic[T]):
             result = self.work()
         except BaseException as error:
             failed = error
-        with suppress(RuntimeError):  # the loop was closed
+        try:
             self.loop.call_soon_threadsafe(self.then, result, failed)
+        except RuntimeError:
+            return  # the loop was closed
 
 
 def _settle(done: "asyncio.Future[Any]", result: object, failed: BaseException | None) -> None:

@@ -7,6 +7,8 @@ from typing import Any
 
 from backend.core.dataclasses import dataclass
 
+encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode
+
 LONGEST_BODY = 8 * 2**20  # characters of an event; a thousand arguments, each a path of the greatest length, take half
 
 
@@ -89,5 +91,4 @@ class Event:
             "actor": self.actor,
             "address": self.address,
         }
-        text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-        return text.encode("utf-8", "backslashreplace").decode()
+        return encode(content).encode("utf-8", "backslashreplace").decode()
