@@ -7,7 +7,6 @@ import base64
 import hashlib
 import hmac
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 import jwt
@@ -24,6 +23,7 @@ from cryptography.hazmat.primitives.serialization import (
 from pwdlib import PasswordHash
 from pwdlib.hashers.argon2 import Argon2Hasher
 
+from backend.core.dataclasses import replace
 from backend.core.identity import LONGEST_PASSWORD, SHORTEST_PASSWORD, Claims, User
 from backend.core.ids import is_id
 

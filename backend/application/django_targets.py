@@ -1,11 +1,10 @@
 """The Django projects as targets: which exist for a caller, and which commands they have."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import PurePosixPath
 
 from backend.application.runners import target_of
-from backend.core.dataclasses import dataclass
+from backend.core.dataclasses import dataclass, replace
 from backend.core.decisions import Decision
 from backend.core.django.ports import RunnerKey, RunnerStore
 from backend.core.execution.executor import Executor

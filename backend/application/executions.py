@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import field, replace
+from dataclasses import field
 from functools import lru_cache, partial
 from typing import Any, Protocol, TypeVar
 
@@ -11,7 +11,7 @@ from backend.application import visible
 from backend.application.local_executions import LocalExecutions
 from backend.application.submission import CommandSpec, Existing, IdempotencyKey, Submission
 from backend.core.audit.attempts import Completion, Record
-from backend.core.dataclasses import dataclass
+from backend.core.dataclasses import dataclass, replace
 from backend.core.decisions import Decision
 from backend.core.errors import StorageError
 from backend.core.execution.access import Owner, may_control, may_view

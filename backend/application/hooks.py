@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 
 from backend.application import owned
 from backend.application.executions import ExecutionService
@@ -10,7 +9,7 @@ from backend.application.schedule_runner import Users
 from backend.application.schedules import Judge
 from backend.application.submission import CommandSpec, Existing, IdempotencyKey
 from backend.core.audit.events import Kind
-from backend.core.dataclasses import dataclass
+from backend.core.dataclasses import dataclass, replace
 from backend.core.decisions import Decision
 from backend.core.execution.gateway import check_role
 from backend.core.execution.model import Status

@@ -2,12 +2,11 @@
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Protocol
 
 from backend.application import owned, visible
 from backend.core.audit.events import Kind
-from backend.core.dataclasses import dataclass
+from backend.core.dataclasses import dataclass, replace
 from backend.core.decisions import Decision
 from backend.core.execution.refusals import unknown_project
 from backend.core.identity import Principal

@@ -3,12 +3,11 @@
 import asyncio
 import json
 from collections.abc import Callable
-from dataclasses import replace
 
 from backend.application.executions import ExecutionService
 from backend.application.schedule_runner import Users
 from backend.core.audit.attempts import Record
-from backend.core.dataclasses import dataclass
+from backend.core.dataclasses import dataclass, replace
 from backend.core.execution.model import Status
 from backend.core.identity import acting_as
 from backend.core.notifications.model import Delivery, Event, Notification

@@ -2,12 +2,11 @@
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Protocol
 
 from backend.application.executions import ExecutionService
 from backend.application.submission import CommandSpec, Existing, IdempotencyKey
-from backend.core.dataclasses import dataclass
+from backend.core.dataclasses import dataclass, replace
 from backend.core.decisions import Decision
 from backend.core.execution.registry import Execution
 from backend.core.execution.requests import Refused, Waiting

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any, Protocol
 
 from backend.application import owned
@@ -10,7 +10,7 @@ from backend.application.owned import is_owner
 from backend.application.schedule_runner import Users
 from backend.application.submission import CommandSpec
 from backend.core.audit.events import Kind
-from backend.core.dataclasses import dataclass
+from backend.core.dataclasses import dataclass, replace
 from backend.core.decisions import Decision
 from backend.core.execution.gateway import check_role
 from backend.core.execution.targets import TargetRef

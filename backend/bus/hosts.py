@@ -11,7 +11,7 @@ import json
 import random
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
-from dataclasses import field, replace
+from dataclasses import field
 from typing import Any
 
 from redis.asyncio import ConnectionPool, Redis
@@ -21,7 +21,7 @@ from redis.backoff import NoBackoff
 
 from backend.bus.exchange import Exchange
 from backend.bus.link import FIRST_PAUSE, GONE, LONGEST_PAUSE, PATIENCE, connection_arguments
-from backend.core.dataclasses import dataclass
+from backend.core.dataclasses import dataclass, replace
 from backend.core.hosts.messages import Answer, read_answer, read_object
 from backend.core.hosts.naming import (
     ANSWERS_PREFIX,

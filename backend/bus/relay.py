@@ -6,11 +6,11 @@ at least every few seconds; while it can accept nothing it sends none, and asks 
 
 import asyncio
 from contextlib import suppress
-from dataclasses import replace
 from time import monotonic
 
 from backend.bus.link import Link
 from backend.bus.messages import Beat, Block, End, Follow, Frame, RelayRequest, Result
+from backend.core.dataclasses import replace
 from backend.core.execution.bus import LocalExecutions
 
 WINDOW = 8  # blocks in transit, of about 32 KiB each

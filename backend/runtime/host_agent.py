@@ -6,7 +6,6 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager, suppress
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from backend.application.executions import ExecutionService
 from backend.application.local_executions import LocalExecutions
 from backend.application.submission import Submission
 from backend.bus.memory import MemoryBus
-from backend.core.dataclasses import dataclass
+from backend.core.dataclasses import dataclass, replace
 from backend.core.execution.gateway import Gateway, Rates
 from backend.core.execution.lifecycle import Clock, Lifecycle
 from backend.core.execution.model import Job, StopReason

@@ -5,7 +5,6 @@ import secrets
 import socket
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,7 +35,7 @@ from backend.application.schedules import Bounds, ScheduleService
 from backend.application.submission import Submission
 from backend.application.target_resolver import LocalPlaces, TargetResolver
 from backend.bus.memory import MemoryBus
-from backend.core.dataclasses import dataclass
+from backend.core.dataclasses import dataclass, replace
 from backend.core.errors import StorageError
 from backend.core.execution.bus import ExecutionBus
 from backend.core.execution.gateway import Gateway, Rates

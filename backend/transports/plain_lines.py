@@ -8,10 +8,10 @@ that was overwritten after a carriage return, the text that remains is sent.
 
 import json
 import re
-from dataclasses import field, replace
+from dataclasses import field
 from json.encoder import encode_basestring
 
-from backend.core.dataclasses import dataclass
+from backend.core.dataclasses import dataclass, replace
 from backend.core.recording.batches import Batch, read_batch
 from backend.core.recording.lines import LINE_LIMIT
 

@@ -7,13 +7,12 @@ every router wraps. The socket is read at all times, so a disconnect, a cancel o
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any, assert_never
 
 from backend.application.executions import ExecutionService
 from backend.application.submission import Existing
 from backend.core.client_address import SHOWN
-from backend.core.dataclasses import dataclass
+from backend.core.dataclasses import dataclass, replace
 from backend.core.decisions import Decision
 from backend.core.errors import StorageError
 from backend.core.execution.low_priority import low_priority

@@ -4,12 +4,12 @@ import copy
 import dataclasses
 import inspect
 from collections.abc import Callable
-from dataclasses import FrozenInstanceError, asdict, field, fields, replace
+from dataclasses import FrozenInstanceError, asdict, field, fields
 from typing import Any
 
 import pytest
 
-from backend.core.dataclasses import dataclass
+from backend.core.dataclasses import dataclass, replace
 
 Make = Callable[..., Callable[[type], Any]]
 both = pytest.mark.parametrize("make", [dataclass, dataclasses.dataclass])
@@ -73,7 +73,33 @@ class TestInit:
 
         made = make(slots=True, frozen=frozen)(More)(1, more=2)
         assert (made.x, made.more) == (1, 2)
-        assert replace(made, x=3).x == 3
+
+    @pytest.mark.parametrize("replace", [replace, dataclasses.replace])
+    def test_a_copy_may_have_other_values(self, make: Make, replace: Callable[..., Any], frozen: bool) -> None:
+        class Sum:
+            left: int
+            right: int = 1
+            total: int = field(init=False)
+
+            def __post_init__(self) -> None:
+                object.__setattr__(self, "total", self.left + self.right)
+
+        made = make(slots=True, frozen=frozen)(Sum)(1)
+        assert (replace(made, left=3).total, made.total) == (4, 2)
+        assert replace(made) == made
+        for wrong in ({"total": 3}, {"middle": 3}):
+            with pytest.raises((TypeError, ValueError)):
+                replace(made, **wrong)
+
+    @pytest.mark.parametrize("replace", [replace, dataclasses.replace])
+    def test_a_copy_may_have_one_field_or_none(self, make: Make, replace: Callable[..., Any], frozen: bool) -> None:
+        class One:
+            x: list[int]
+
+        one, none = make(slots=True, frozen=frozen)(One), make(slots=True, frozen=frozen)(type("Nothing", (), {}))
+        assert replace(one([1])) == one([1])
+        assert replace(one([1]), x=[2]).x == [2]
+        assert replace(none()) == none()
 
     def test_it_can_be_matched(self, make: Make, frozen: bool) -> None:
         kind = point(make, frozen=frozen)

@@ -8,12 +8,12 @@ from top to bottom.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import field, replace
+from dataclasses import field
 from functools import partial
 from typing import Any, Protocol, TypeVar, cast
 
 from backend.core.audit.attempts import Attempt
-from backend.core.dataclasses import dataclass
+from backend.core.dataclasses import dataclass, replace
 from backend.core.decisions import Decision
 from backend.core.errors import GatepostError, StorageError
 from backend.core.execution.lifecycle import Lifecycle

@@ -3,12 +3,12 @@
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import field, replace
+from dataclasses import field
 from functools import partial
 from typing import Protocol, assert_never
 
 from backend.core.audit.attempts import Attempt, Completion
-from backend.core.dataclasses import dataclass
+from backend.core.dataclasses import dataclass, replace
 from backend.core.decisions import Decision
 from backend.core.errors import RecordingError, StorageError
 from backend.core.execution.instructions import Instructions

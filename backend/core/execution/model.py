@@ -6,12 +6,12 @@ Instruction  what is asked of a running execution, each answered with a `Deliver
 """
 
 from collections.abc import Mapping
-from dataclasses import field, fields, replace
+from dataclasses import field, fields
 from enum import StrEnum
 from operator import add
 from typing import Any, assert_never
 
-from backend.core.dataclasses import dataclass
+from backend.core.dataclasses import dataclass, replace
 from backend.core.errors import RecordingError, ShareUsedUpError
 from backend.core.policy.admit import Plan
 from backend.core.policy.line_state import LineState

@@ -3,10 +3,10 @@
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import field, replace
+from dataclasses import field
 
 from backend.core.audit.attempts import Attempt
-from backend.core.dataclasses import dataclass
+from backend.core.dataclasses import dataclass, replace
 from backend.core.execution.instructions import Instructions
 from backend.core.execution.model import Delivery, Instruction, StopReason
 from backend.core.execution.requests import Request

@@ -4,11 +4,11 @@ import asyncio
 import shlex
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import field, replace
+from dataclasses import field
 from functools import partial
 from typing import Protocol
 
-from backend.core.dataclasses import dataclass
+from backend.core.dataclasses import dataclass, replace
 from backend.core.decisions import Decision
 from backend.core.errors import RecordingError, StorageError
 from backend.core.execution.background import BackgroundExecutions, JobControl

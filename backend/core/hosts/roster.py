@@ -4,9 +4,9 @@ import hashlib
 import hmac
 import re
 from collections.abc import Mapping
-from dataclasses import field, replace
+from dataclasses import field
 
-from backend.core.dataclasses import dataclass
+from backend.core.dataclasses import dataclass, replace
 
 LABEL_NAME = re.compile(r"[a-z0-9][a-z0-9._/-]{0,62}")
 LABEL_VALUE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")

@@ -5,8 +5,8 @@ What `[ ]` has too is that; `==` with a pattern, and `=~` with plain text, are a
 
 import re
 from collections.abc import Iterable
-from dataclasses import replace
 
+from backend.core.dataclasses import replace
 from backend.core.decisions import Decision
 from backend.core.language.lexer import Refused
 from backend.core.language.patterns import UnlikePattern, parts_of_pattern

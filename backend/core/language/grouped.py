@@ -4,9 +4,7 @@
 a command runs, and whatever became of the variables.
 """
 
-from dataclasses import replace
-
-from backend.core.dataclasses import dataclass
+from backend.core.dataclasses import dataclass, replace
 from backend.core.decisions import Decision
 from backend.core.language.lexer import Refused
 from backend.core.language.parser import BUILTINS, in_background

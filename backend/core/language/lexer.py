@@ -7,10 +7,10 @@ depends on what runs before. The inside of `$( )` is read by the caller, who kno
 
 import re
 from collections.abc import Callable
-from dataclasses import field, replace
+from dataclasses import field
 from typing import NoReturn
 
-from backend.core.dataclasses import dataclass
+from backend.core.dataclasses import dataclass, replace
 from backend.core.decisions import Decision
 from backend.core.language.arithmetic import Statement, UnlikeArithmetic, parse_arithmetic, parse_statement
 from backend.core.language.braces import TooMany, UnlikeBrace, expand_braces

@@ -7,10 +7,9 @@ loop. A command has words, assignments in front of them, and redirections.
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from itertools import groupby
 
-from backend.core.dataclasses import dataclass
+from backend.core.dataclasses import dataclass, replace
 from backend.core.decisions import Decision
 from backend.core.language.arithmetic import Expression, Statement
 from backend.core.language.double_brackets import tested, unlike

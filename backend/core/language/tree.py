@@ -1,10 +1,10 @@
 """What a line is once it is parsed: words, commands, steps, and the compounds that steps may be. Plain, frozen values."""
 
 from collections.abc import Iterator
-from dataclasses import field, replace
+from dataclasses import field
 from itertools import chain
 
-from backend.core.dataclasses import dataclass
+from backend.core.dataclasses import dataclass, replace
 from backend.core.language.arithmetic import Expression
 
 GLOB_STARTS = frozenset("*?[")

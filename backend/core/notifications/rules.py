@@ -3,9 +3,9 @@
 import base64
 import hashlib
 import hmac
-from dataclasses import replace
 
 from backend.core.audit.attempts import Record
+from backend.core.dataclasses import replace
 from backend.core.execution.model import Status
 from backend.core.notifications.model import Delivery, DeliveryStatus, Event, Failure
 

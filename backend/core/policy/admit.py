@@ -5,13 +5,13 @@ is judged once more just before it starts, because its variables, globs and link
 """
 
 from collections.abc import Iterable
-from dataclasses import field, replace
+from dataclasses import field
 from functools import reduce
 from itertools import repeat
 from pathlib import PurePosixPath
 from typing import Protocol
 
-from backend.core.dataclasses import dataclass
+from backend.core.dataclasses import dataclass, replace
 from backend.core.decisions import Decision, Risk
 from backend.core.language.grouped import spread
 from backend.core.language.parser import Invocation, Opened, builtins_among, no_background, parse

@@ -1,10 +1,10 @@
 """What lasts from one step of a line to the next: the folder, the variables, the exit status."""
 
 from collections.abc import Container, Mapping
-from dataclasses import field, replace
+from dataclasses import field
 from pathlib import PurePosixPath
 
-from backend.core.dataclasses import dataclass
+from backend.core.dataclasses import dataclass, replace
 from backend.core.language.tree import Step
 from backend.core.language.words import UNKNOWN, Guess, Listed, OrElse
 

@@ -63,12 +63,12 @@ import hashlib
 import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import field, replace
+from dataclasses import field
 from itertools import takewhile
 from pathlib import PurePosixPath
 from typing import Any, Self
 
-from backend.core.dataclasses import dataclass
+from backend.core.dataclasses import dataclass, replace
 from backend.core.decisions import Decision, Risk
 from backend.core.language.lexer import Word
 from backend.core.policy.files import folder_of, outside

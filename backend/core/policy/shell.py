@@ -8,11 +8,11 @@ by this list.
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import field, replace
+from dataclasses import field
 from itertools import chain
 from pathlib import PurePosixPath
 
-from backend.core.dataclasses import dataclass
+from backend.core.dataclasses import dataclass, replace
 from backend.core.decisions import Decision, Risk
 from backend.core.language.bash import ShellCommand, ShellWord, parse_bash
 from backend.core.language.lexer import Word

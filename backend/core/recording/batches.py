@@ -8,10 +8,9 @@ clients that expect one message a line.
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import replace
 from json.encoder import encode_basestring
 
-from backend.core.dataclasses import dataclass
+from backend.core.dataclasses import dataclass, replace
 from backend.core.recording.native import output
 
 SEQ = re.compile(rb'"seq":(\d+)')

@@ -1,10 +1,9 @@
 """What viewers get of an unfiltered recording: the same messages, without what a terminal would act on."""
 
 import re
-from dataclasses import replace
 from json.encoder import encode_basestring
 
-from backend.core.dataclasses import dataclass
+from backend.core.dataclasses import dataclass, replace
 from backend.core.recording.batches import Batch, read_batch
 from backend.core.recording.reader import RecordingReader, Send
 from backend.core.recording.terminal_filter import TerminalFilter

@@ -1,10 +1,9 @@
 """The rules of schedules: functions of times and random numbers, which are passed in."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import islice
 
-from backend.core.dataclasses import dataclass
+from backend.core.dataclasses import dataclass, replace
 from backend.core.schedules.cron import Cron
 from backend.core.schedules.model import Policy, Ready, Run, RunStatus, Schedule
 

@@ -10,12 +10,12 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
-from dataclasses import field, replace
+from dataclasses import field
 from functools import partial
 from ipaddress import ip_address
 from typing import NamedTuple
 
-from backend.core.dataclasses import dataclass
+from backend.core.dataclasses import dataclass, replace
 from backend.core.decisions import Decision, Risk
 from backend.core.execution.model import Actor
 from backend.core.limits import Pace

@@ -16,10 +16,10 @@ import select
 import socket
 from collections.abc import Callable, Iterable
 from contextlib import AsyncExitStack, ExitStack, suppress
-from dataclasses import field, replace
+from dataclasses import field
 from pathlib import Path
 
-from backend.core.dataclasses import dataclass
+from backend.core.dataclasses import dataclass, replace
 from backend.core.policy.egress import Egress
 from backend.core.policy.files import TEMPORARY
 from backend.executors.local.cage_call import VERSION, Descriptors, above_stdio, fields, pipe, spawn, spec_file

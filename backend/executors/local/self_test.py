@@ -16,10 +16,10 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
-from backend.core.dataclasses import dataclass
+from backend.core.dataclasses import dataclass, replace
 from backend.executors.local.launcher import LANDLOCK_ABI_FOR_L2, LANDLOCK_ABI_FOR_SIGNALS, CageLauncher
 from backend.executors.local.process_spec import Applied, Bounds, Launched, Stage
 from backend.executors.local.rooms import Room, make_room, plan_room

@@ -1,13 +1,13 @@
 """The execution log and the ownership of one server, over rows and events in memory."""
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import field, replace
+from dataclasses import field
 
 from backend.core.audit import execution_events as events
 from backend.core.audit.attempts import Attempt, Completion, Record
 from backend.core.audit.execution_events import Draft
 from backend.core.audit.suppression import RefusalSuppressor, SuppressedRefusals
-from backend.core.dataclasses import dataclass
+from backend.core.dataclasses import dataclass, replace
 from backend.core.decisions import Decision
 from backend.core.errors import StorageError
 from backend.core.execution.model import Status

@@ -1,11 +1,10 @@
 """The rows of executions in memory, shared by all servers of a process, and what is read of them."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 
 from backend.core.audit.anomalies import is_counted
 from backend.core.audit.attempts import Completion, Record
-from backend.core.dataclasses import dataclass
+from backend.core.dataclasses import dataclass, replace
 from backend.core.decisions import Risk
 from backend.core.errors import StorageError
 from backend.core.execution.model import Status

@@ -1,9 +1,9 @@
 """Accounts, their API tokens and login links, and revoked access tokens, in memory."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import field, replace
+from dataclasses import field
 
-from backend.core.dataclasses import dataclass
+from backend.core.dataclasses import dataclass, replace
 from backend.core.identity import USER_NAME, ApiToken, Permission, Role, User, scopes_of, scopes_text
 from backend.core.ids import as_id
 from backend.storage.identities import NAME_RULE, NO_USER, checked_name

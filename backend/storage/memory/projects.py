@@ -1,9 +1,9 @@
 """Projects in memory."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import field, replace
+from dataclasses import field
 
-from backend.core.dataclasses import dataclass
+from backend.core.dataclasses import dataclass, replace
 from backend.core.identity import NetworkAccess, Project, Role, User
 from backend.storage.identities import NO_USER, checked_name
 from backend.storage.memory.identities import MemoryIdentities

@@ -1,9 +1,9 @@
 """Runners of Django projects in memory."""
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import field, replace
+from dataclasses import field
 
-from backend.core.dataclasses import dataclass
+from backend.core.dataclasses import dataclass, replace
 from backend.core.django.commands import CommandList
 from backend.core.django.ports import Added, Answer, Caller, Reply, RunnerKey, RunnerVersions
 from backend.core.django.runs import Chunk, Run, RunEnd, StopLevel

@@ -1,9 +1,9 @@
 """Schedules and their runs in memory, shared by all servers of a process."""
 
 from collections.abc import Sequence
-from dataclasses import field, replace
+from dataclasses import field
 
-from backend.core.dataclasses import dataclass
+from backend.core.dataclasses import dataclass, replace
 from backend.core.schedules.model import Ended, Policy, Ready, Run, RunStatus, Schedule
 from backend.core.schedules.ports import RunPage
 from backend.core.schedules.rules import Due
