@@ -43,8 +43,11 @@ class LocalExecutions:
         if reader is None:
             return False
         if watched := self.registry.find(execution):
-            with watched.viewed():
+            watched.add_viewer()
+            try:
                 await reader.follow(after_seq, send)
+            finally:
+                watched.remove_viewer()
             return True
         await reader.follow(after_seq, send)
         if (last := self.recordings.cut_off(execution)) is not None:

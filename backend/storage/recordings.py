@@ -15,7 +15,7 @@ import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from backend.core.errors import RecordingError
 from backend.core.recording.batches import after, first_seq, last_seq
@@ -53,7 +53,7 @@ class RecordingFile:
         self._sealed = b""  # the last line, stored after that
         self._unwritten = b""
         self._waiting: set[asyncio.Future[None]] = set()
-        self._viewers = 0
+        self.viewers = 0
         self._newest: dict[int, bytes] = {}  # blocks by their offsets, for viewers that are all at the same place
         self._resumed = self._ended = False
 
@@ -157,7 +157,7 @@ class RecordingFile:
 
     async def follow(self, after_seq: int, send: Send) -> None:
         """Send blocks of complete stored lines numbered above `after_seq`, live, until the recording ends."""
-        with self._viewed() as file:
+        with _Viewer(self) as file:
             offset, wanted = _seek(file.fd, after_seq) if after_seq else 0, after_seq
             while True:
                 growing = self._grows(file)  # before its size is read
@@ -173,23 +173,13 @@ class RecordingFile:
         if self._unwritten:
             await send(self._unwritten)
 
-    @contextmanager
-    def _viewed(self) -> "Iterator[_LazyFile]":
-        self._viewers += 1
-        file = _LazyFile(self.path)
-        try:
-            yield file
-        finally:
-            self._viewers -= 1
-            file.close()
-
-    def _block(self, file: "_LazyFile", offset: int, growing: bool) -> bytes:
+    def _block(self, file: "_Viewer", offset: int, growing: bool) -> bytes:
         """The lines at `offset`. The first of many viewers at the same place reads them."""
         ours, newest = self.live or self._ended, self._newest_at(offset)
         if newest or (ours and offset >= self._shown):
             return newest
         block = _read_block(file.fd, offset, self._shown if ours else self._stored(file, growing))
-        if block and self._viewers > 1:
+        if block and self.viewers > 1:
             self._remember(offset, block)
         return block
 
@@ -212,7 +202,7 @@ class RecordingFile:
 
         Returns the offset after what was sent; offsets are in bytes.
         """
-        with self._viewed() as file:
+        with _Viewer(self) as file:
             stored = self._stored(file, self._grows(file))
             while block := _read_block(file.fd, begin, stored if end is None else min(stored, end)):
                 begin += len(block)
@@ -221,14 +211,14 @@ class RecordingFile:
             await send(self._unwritten)
         return begin
 
-    def _stored(self, file: "_LazyFile", growing: bool) -> int:
+    def _stored(self, file: "_Viewer", growing: bool) -> int:
         """The bytes that are on record: not a last line that is stored before its execution has ended there."""
         if self.live or self._ended:
             return self._size
         size = os.fstat(file.fd).st_size
         return _line_start(file.fd, size - 1) if growing and _ended_at(file.fd, size) else size
 
-    def _grows(self, file: "_LazyFile") -> bool:
+    def _grows(self, file: "_Viewer") -> bool:
         """Whether more may come: a server, this one or another, still writes it."""
         return self.live or (not self._ended and _is_locked(file.fd))
 
@@ -252,23 +242,28 @@ class RecordingFile:
                 waiter.set_result(None)
 
 
-class _LazyFile:
-    """A file that is opened when it is needed: a viewer of a quick command gets all from memory."""
+class _Viewer:
+    """A viewer, whose file is opened when it is needed: one of a quick command gets all from memory."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, recording: RecordingFile) -> None:
+        self._recording = recording
         self._fd = -1
+
+    def __enter__(self) -> Self:
+        self._recording.viewers += 1
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._recording.viewers -= 1
+        if self._fd >= 0:
+            os.close(self._fd)
 
     @property
     def fd(self) -> int:
-        """Its descriptor. Raises OSError."""
+        """The descriptor of its file. Raises OSError."""
         if self._fd < 0:
-            self._fd = open_own(self._path, READING)
+            self._fd = open_own(self._recording.path, READING)
         return self._fd
-
-    def close(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
 
 
 class FileRecordings:

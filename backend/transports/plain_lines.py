@@ -51,7 +51,7 @@ class PlainLines:
 
     def feed(self, block: bytes, now: float) -> bytes:
         """Add stored lines or messages; returns what is to be sent now."""
-        if not self.open and not any(mark in block for mark in MARKS) and not OVERWRITTEN.search(block):
+        if not self.open and max(map(block.find, MARKS)) < 0 and not OVERWRITTEN.search(block):
             return block
         return b"".join(self._line(line, now) for line in block.splitlines(keepends=True))
 

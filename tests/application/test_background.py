@@ -233,10 +233,10 @@ async def test_what_a_visitor_has_started_ends_after_the_connection(
     (first,) = {each.id for each in server.live} - {line.id}
     await asyncio.sleep(0)  # what needs a viewer would end now
     assert await server.status(first) is Status.RUNNING
-    with line.viewed():
-        server.background.leave(VISITOR)
-        await server.until(lambda live: [each.id for each in live] == [line.id])
-        assert await server.status(first) is Status.CANCELLED
-        await server.house.service.instruct(VISITOR, line.id, CloseInput())
-        await server.until(lambda _: len(server.house.log.executions.rows) == 3)
-        await server.until(lambda live: [each.id for each in live] == [line.id])
+    line.add_viewer()
+    server.background.leave(VISITOR)
+    await server.until(lambda live: [each.id for each in live] == [line.id])
+    assert await server.status(first) is Status.CANCELLED
+    await server.house.service.instruct(VISITOR, line.id, CloseInput())
+    await server.until(lambda _: len(server.house.log.executions.rows) == 3)
+    await server.until(lambda live: [each.id for each in live] == [line.id])

@@ -24,6 +24,7 @@ from backend.core.execution.model import (
 from backend.core.execution.registry import Execution, Registry
 from backend.core.execution.requests import Request, Waiting
 from backend.core.execution.sessions import Kept
+from backend.core.execution.timeouts import timeout
 from backend.core.figures import duration_text, size_text
 from backend.core.policy.admit import Plan
 from backend.core.policy.line_state import BEGINNING, LineState
@@ -245,7 +246,7 @@ class Lifecycle:
         dry_run = execution.request.dry_run
         completion = replace(completion, recording=recorder.seal(complete_message(completion, dry_run=dry_run)))
         # A database that does not answer delays the end by so much.
-        late = asyncio.get_running_loop().call_later(ENDING_BOUND, self._show_end, execution, completion)
+        late = timeout(ENDING_BOUND, partial(self._show_end, execution, completion))
         is_first = await self._close(execution.attempt, completion)
         late.cancel()
         if is_first:

@@ -1,15 +1,17 @@
 """The executions that run in this process, and their viewers."""
 
 import asyncio
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import field
+from functools import partial
 
 from backend.core.audit.attempts import Attempt
 from backend.core.dataclasses import dataclass, replace
 from backend.core.execution.instructions import Instructions
 from backend.core.execution.model import Delivery, Instruction, StopReason
 from backend.core.execution.requests import Request
+from backend.core.execution.timeouts import Timeout, timeout
 from backend.core.policy.admit import Plan
 from backend.core.recording.writer import Recorder, RecordingLog
 
@@ -36,7 +38,7 @@ class Execution:
     running: bool = True
     left: bool = False
     task: asyncio.Task[None] | None = None
-    abandon: asyncio.TimerHandle | None = None
+    abandon: Timeout | None = None
 
     def watch_for_viewers(self) -> None:
         """Stop the execution if no viewer comes."""
@@ -51,20 +53,19 @@ class Execution:
             if self.running and not self.viewers:
                 self.watch_for_viewers()
 
-    @contextmanager
-    def viewed(self) -> Iterator[None]:
-        """Count a viewer."""
+    def add_viewer(self) -> None:
+        """Count one until it is removed."""
         self.viewers += 1
         self.unviewed.clear()
         self._keep()
-        try:
-            yield
-        finally:
-            self.viewers -= 1
-            if not self.viewers:
-                self.unviewed.set()
-            if not self.viewers and self.running and not self.request.detached:
-                self._stop_after(self.request.target.limits.detach_grace)
+
+    def remove_viewer(self) -> None:
+        """A viewer has gone."""
+        self.viewers -= 1
+        if not self.viewers:
+            self.unviewed.set()
+        if not self.viewers and self.running and not self.request.detached:
+            self._stop_after(self.request.target.limits.detach_grace)
 
     async def seen(self) -> None:
         """Wait until no viewer is left."""
@@ -79,8 +80,7 @@ class Execution:
 
     def _stop_after(self, seconds: float) -> None:
         self._keep()
-        loop = asyncio.get_running_loop()
-        self.abandon = loop.call_later(seconds, self.instructions.stop, StopReason.ABANDONED)
+        self.abandon = timeout(seconds, partial(self.instructions.stop, StopReason.ABANDONED))
 
     def _keep(self) -> None:
         if self.abandon:

@@ -111,7 +111,7 @@ def _split(items: bytes) -> list[bytes]:
 
     Raises ValueError where a text contains what a string of JSON cannot.
     """
-    return items[1:-1].split(b'","') if b"\\" not in items else _split_escaped(items)
+    return items[1:-1].split(b'","') if items.find(b"\\") < 0 else _split_escaped(items)
 
 
 def split_in_python(items: bytes) -> list[bytes]:

@@ -100,7 +100,7 @@ class LineAssembler:
         data = b""
         for transform in self._transforms:
             data = transform.feed(data) + (transform.finish() if final else transform.release())
-        return self._cut(data) + self._partial(final=final)
+        return self._cut(data) + self._partial(final=final) if data or self._held else []
 
     def _cut(self, data: bytes) -> list[Lines]:
         end = data.rfind(b"\n") + 1

@@ -187,6 +187,12 @@ class ExecutionMessage(Message):
     seq: int = 0
     ms: int = 0
 
+    def numbered(self, execution: str, seq: int, ms: int) -> bytes:
+        """UTF-8 JSON with these values in the place of its own. A copy of the message takes three times as long."""
+        place = b'"execution":"%b","seq":%d,"ms":%d'
+        own = place % (self.execution.encode(), self.seq, self.ms)
+        return self.encode().replace(own, place % (execution.encode(), seq, ms), 1)  # they follow the type
+
 
 class Started(ExecutionMessage):
     """The command was allowed. `time` is UTC, ISO 8601; `timeout` in seconds."""

@@ -184,8 +184,7 @@ class Recorder:
     def _line(self, message: ExecutionMessage) -> bytes:
         # What is not output is always written: it is short, and says why there is no more.
         self._next = max(self._next, self._stored + 1)
-        numbered = message.model_copy(update={"execution": self.execution, "seq": self._next, "ms": self.elapsed_ms})
+        line = message.numbered(self.execution, self._next, self.elapsed_ms) + b"\n"
         self._next += 1
-        line = numbered.encode() + b"\n"
         self._count(len(line))
         return line

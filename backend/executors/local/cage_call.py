@@ -5,6 +5,7 @@ import os
 import struct
 import sys
 from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 from typing import Self
 
@@ -48,7 +49,7 @@ def fields(values: Iterable[str | int]) -> bytes:
         datas = [text.encode(ENCODING, ERRORS) for text in texts]
     lengths = struct.pack(f"<{len(datas)}I", *map(len, datas))
     parts = [b"\0"] * (3 * len(datas))
-    parts[0::3] = [lengths[at : at + 4] for at in range(0, len(lengths), 4)]
+    parts[0::3] = list(chain.from_iterable(struct.iter_unpack("4s", lengths)))
     parts[1::3] = datas
     return b"".join(parts)
 

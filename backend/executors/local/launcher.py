@@ -102,6 +102,13 @@ def landlock_abi() -> int:
     return min(max(abi, 0), LANDLOCK_ABI_NEWEST)
 
 
+@cache
+def _check_proc() -> None:
+    """OSError, which is not remembered, where /proc is not there."""
+    if not os.path.exists("/proc/self/stat"):
+        raise OSError(errno.ENOSYS, "/proc is not mounted or not readable")
+
+
 @dataclass(frozen=True, slots=True)
 class CageLauncher:
     """Starts pipelines in the cage.
@@ -155,8 +162,7 @@ class CageLauncher:
         """The program to execute. OSError, before anything is started, where it would refuse anyway."""
         if isinstance(self.cage, MissingCage):
             raise OSError(errno.ENOEXEC, self.cage.problem)
-        if not os.path.exists("/proc/self/stat"):
-            raise OSError(errno.ENOSYS, "/proc is not mounted or not readable")
+        _check_proc()
         if self.minimum >= "L2" and (abi := landlock_abi()) < LANDLOCK_ABI_FOR_L2:
             raise OSError(errno.ENOSYS, f"the kernel offers Landlock {abi}, {LANDLOCK_ABI_FOR_L2} is required")
         return self.cage
@@ -192,7 +198,7 @@ class CageLauncher:
             spec += [given[each] for each in (stage.stdin, stage.stdout, stage.stderr)]
             spec += [stage.kept, *([given[stage.kept]] if stage.kept >= 0 else [])]
             spec += [len(stage.argv), *stage.argv, len(stage.environment)]
-            spec += [f"{name}={value}" for name, value in stage.environment.items()]
+            spec += map("=".join, stage.environment.items())
         return head + fields(spec)
 
     def _guarded(self, room: RoomEntrance | None) -> int | None:

@@ -221,11 +221,8 @@ class LocalPipelines:
                 launched = self.launcher.start(list(stages.values()), room, owner)
             except OSError as error:
                 return _not_started(pipeline.argv[0], error)
-            number, first = next(iter(stages.items()))
-            own = dict(pipeline.invocations[number].environment)
-            given = {name: value for name, value in first.environment.items() if name not in own}
             ours.keep()
-            return _Started(launched, wiring.parent_ends, tuple(stages), wiring.said, given)
+            return _Started(launched, wiring.parent_ends, tuple(stages), wiring.said, _given(stages, pipeline))
 
     def _outside(self, invocation: Invocation) -> OutsideProgram:
         """How a program is started; one of the machine's own by its name."""
@@ -292,6 +289,15 @@ def _tool_folders(pipeline: Pipeline) -> list[str]:
         folders.append(os.path.dirname(folders[-1]))
     places = (f"{folder}/{place}" for folder in folders for place in TOOL_FOLDERS)
     return [place for place in places if os.path.isdir(place)]
+
+
+def _given(stages: Mapping[int, Stage], pipeline: Pipeline) -> Mapping[str, str]:
+    """The variables that the first program got, those of the line apart."""
+    number, first = next(iter(stages.items()))
+    own = dict(pipeline.invocations[number].environment)
+    if not own:
+        return first.environment
+    return {name: value for name, value in first.environment.items() if name not in own}
 
 
 def _uses_temporary(pipeline: Pipeline) -> bool:

@@ -360,11 +360,12 @@ class Rooms:
 
     def _find(self, plan: RoomPlan, make: Callable[[RoomPlan], Room]) -> _Kept:
         kept = self._kept.get(plan)
-        if kept is not None and not kept.usable and not kept.users:
+        if kept is not None and kept.usable:
+            return kept
+        if kept is not None and not kept.users:
             self._forget(plan, kept)  # it has ended by itself
-        if kept is None or not kept.usable:
-            kept = self._kept[plan] = _Kept(asyncio.ensure_future(_made(make, plan, self.proxies)))
-        return kept
+        self._kept[plan] = made = _Kept(asyncio.ensure_future(_made(make, plan, self.proxies)))
+        return made
 
     def _leave(self, plan: RoomPlan, kept: _Kept) -> None:
         kept.users -= 1

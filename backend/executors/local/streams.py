@@ -92,7 +92,7 @@ class OutputStream:
         granted = self.budget.take(len(data))
         if granted:
             self._record(self.assembler.feed(data[:granted]))
-            self._time_partial(fresh=b"\n" in data)
+            self._time_partial(fresh=data.find(b"\n") >= 0)
         if granted < len(data):
             self.instructions.stop(StopReason.OUTPUT_LIMIT)
         return len(data)

@@ -57,7 +57,7 @@ class Masks:
         """The secrets in complete lines. `key_lines`: how many lines of a private key may follow, before and after."""
         view = Uncoloured(data)
         spans = [span for secret in self.likely(view.text) for span in secret.spans(view.text)]
-        if self.keys and (key_lines or KEY_MARKER in view.text):
+        if self.keys and (key_lines or view.text.find(KEY_MARKER) >= 0):
             more, key_lines = key_spans(view.text, key_lines)
             spans += more
         return [view.span(span) for span in merged(spans)] if spans else [], key_lines

@@ -8,6 +8,7 @@ from functools import cached_property
 from backend.core.recording.native import output
 
 MASK = b"[masked]"
+ESCAPE = 0x1B  # as a number: for bytes, `in` first makes and forgets an exception
 # The sequences that pass the terminal filter: colours, erasing in the line, moving to a column.
 COLOUR = re.compile(rb"\x1b\[(?:[0-9:;]*m|[012]?K|[0-9]{0,4}G)")
 
@@ -19,7 +20,7 @@ class Uncoloured:
 
     def __init__(self, data: bytes) -> None:
         self._data = data
-        self.text = _without_colours(data) if b"\x1b" in data else data
+        self.text = _without_colours(data) if ESCAPE in data else data
 
     def place(self, at: int) -> int:
         """Where the character `at` is in the original."""

@@ -68,6 +68,8 @@ class MaskedStream:
         """Return the held line and what completes it."""
         released = self._released
         lines = b"".join([*self._line, data]) if self._size else data
+        if not lines:
+            return lines
         spans, self._key_lines = self._secrets.find(lines, self._key_lines)
         self._line, self._size, self._released = [], 0, 0
         return masked(lines, spans, released) if spans or released else lines
