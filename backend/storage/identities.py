@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import fields
 from functools import partial
 from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
     Connection,
-    Row,
     Select,
     bindparam,
     case,
@@ -32,7 +32,12 @@ NAME_RULE = "a user name must have 1 to 64 of a-z 0-9 . _ - and begin with a let
 NO_USER = "there is no such user"
 
 OWNER = select(users).where(users.c.id == bindparam("user"))
-TOKEN = select(api_tokens).where(api_tokens.c.secret_hash == bindparam("secret"))
+ACCOUNT = tuple(field.name for field in fields(User))
+TOKEN = (
+    select(api_tokens, *(users.c[name].label(f"owner_{name}") for name in ACCOUNT))
+    .join(users)
+    .where(api_tokens.c.secret_hash == bindparam("secret"))
+)
 REVOKED = or_(
     exists().where(revoked_tokens.c.jti == bindparam("token")),
     exists().where(api_tokens.c.id == bindparam("token"), api_tokens.c.revoked_ms.is_not(None)),
@@ -175,14 +180,10 @@ class SqlIdentities:
 
     async def token_by_secret(self, secret_hash: bytes) -> tuple[ApiToken, User] | None:
         """The API token with this secret and its account; None when it ended or the account is disabled."""
-        return await self._database.read(partial(self._by_secret, secret_hash=secret_hash))
-
-    def _by_secret(self, connection: Connection, secret_hash: bytes) -> tuple[ApiToken, User] | None:
-        row = connection.execute(TOKEN, {"secret": secret_hash}).first()
-        if row is None or not self._counts(token := _token(row)):
-            return None
-        owner = connection.execute(OWNER, {"user": token.user_id}).one()
-        return None if owner.disabled else (token, _user(owner))
+        for row in await self._database.read_short(TOKEN, secret=secret_hash):
+            if self._counts(token := _token(row)) and not row.owner_disabled:
+                return token, _owner(row)
+        return None
 
     def _counts(self, token: ApiToken) -> bool:
         return token.revoked_ms is None and (token.expires_ms is None or token.expires_ms > self._now_ms())
@@ -221,6 +222,12 @@ def _user(row: Any) -> User:
     return User(row.id, row.name, Role(row.role), row.profile, row.disabled, row.created_ms, row.valid_from_ms)
 
 
-def _token(row: Row[Any]) -> ApiToken:
+def _owner(row: Any) -> User:
+    """The account of a token."""
+    values = {name: getattr(row, f"owner_{name}") for name in ACCOUNT}
+    return User(**{**values, "role": Role(row.owner_role)})
+
+
+def _token(row: Any) -> ApiToken:
     scopes = scopes_of(row.scopes)
     return ApiToken(row.id, row.user_id, row.name, scopes, row.created_ms, row.expires_ms, row.revoked_ms)

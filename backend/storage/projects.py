@@ -14,8 +14,12 @@ from backend.storage.identities import checked_name, known_users
 from backend.storage.tables import project_members, projects
 
 LONGEST_NAME = 100  # characters
-BY_ID = select(projects).where(projects.c.id == bindparam("id"), projects.c.deleted_ms.is_(None))
-MEMBERS = select(project_members.c.user_id).where(project_members.c.project_id == bindparam("id"))
+# A row for each member, or one without.
+BY_ID = (
+    select(projects, project_members.c.user_id)
+    .outerjoin(project_members)
+    .where(projects.c.id == bindparam("id"), projects.c.deleted_ms.is_(None))
+)
 
 
 class SqlProjects:
@@ -57,10 +61,7 @@ class SqlProjects:
     async def get(self, id: str) -> Project | None:
         """The project with this id, None when there is none or it was deleted."""
         found = await self._database.read_short(BY_ID, id=as_id(id))
-        if not found:
-            return None
-        members = await self._database.read_short(MEMBERS, id=found[0].id)
-        return _project(found[0], frozenset(member.user_id for member in members))
+        return _project(found[0], frozenset(row.user_id for row in found if row.user_id)) if found else None
 
     async def visible_to(self, user: User) -> list[Project]:
         """The projects that exist for `user`, the oldest first: all for an administrator, else own and joined ones."""
