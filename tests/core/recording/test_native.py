@@ -3,12 +3,14 @@
 import json
 import platform
 import random
+import time
 import tomllib
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from fnmatch import fnmatch
 from hashlib import sha256
+from operator import itemgetter
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ import pytest
 from backend.core.recording import native
 from backend.core.recording.batches import split_in_python
 from backend.core.recording.lines import encode_in_python
-from backend.core.recording.native import OutputModule
+from backend.core.recording.native import Needle, OutputModule
 from backend.core.recording.redaction import DEFAULT_PATTERNS, Masks
 from backend.core.recording.redaction.masks import Prefilters
 from backend.core.recording.redaction.spans import uncoloured_in_python
@@ -148,22 +150,85 @@ def test_all_texts_that_are_there_are_found(module: OutputModule, chance: random
     for _ in range(ROUNDS):
         wanted = [bytes(chance.choices(b"abA1", k=chance.randint(3, 6))) for _ in range(8)]
         data = bytes(chance.choices(b"abA1", k=chance.randint(0, 60)))
-        found = module.find_all(module.compile_search(wanted), data)
-        assert sorted(found) == [number for number, text in enumerate(wanted) if text in data]
+        found = module.find_all(module.compile_search([Needle(text) for text in wanted]), data)
+        expected = [(number, at) for number, text in enumerate(wanted) for at in range(60) if data.startswith(text, at)]
+        assert sorted(found) == expected
+        assert sorted(found, key=itemgetter(0)) == expected  # those of each are in order
 
 
 def test_a_search_says_what_it_cannot_look_for(module: OutputModule) -> None:
+    short, usual = Needle(b"ab"), Needle(b"abc")
     with pytest.raises(ValueError, match="too short"):
-        module.compile_search([b"abc", b"ab"])
+        module.compile_search([usual, short])
     with pytest.raises(ValueError, match="too many"):
-        module.compile_search([b"abc"] * 65535)
+        module.compile_search([usual] * 65535)
+    for cut in (Needle(b"abc", b"\1" + bytes(31)), Needle(b"abc", b"\2" + bytes(32)), Needle(b"abc", b"", bytes(33))):
+        with pytest.raises(ValueError, match="is cut"):
+            module.compile_search([usual, cut])
     assert module.find_all(module.compile_search([]), b"abc") == []
+
+
+CONDITIONS = ("", r"\b", r"(?<!a)", r"(?<!\w\w)", r"(?<![\w-][\w-])", r"(?<!a|b)", r"(?<!b)(?<!--)")
+ATOMS = ("a", "b", "-", r"\.", r"\w", "[ab]", "[^a]", r"[^\s:/@]", "[a-c-]", ":", r"\s", ".")
+REPEATS = ("", "", "*", "+", "?", "{2}", "{2,}", "{1,3}", "{62,}", "{0,70}")
+KINDS_OF_TEXT = (b"ab", b"ab-", b"abc-.:@/ \n", b"aaaaaaab", b"a-a-a-a-\n")
+
+
+def test_every_match_of_a_pattern_is_found(module: OutputModule, chance: random.Random) -> None:
+    found = 0
+    for _ in range(2 * ROUNDS):
+        rest = [chance.choice(ATOMS) + chance.choice(REPEATS) for _ in range(chance.randint(0, 5))]
+        lead = "".join(chance.choices("ab-", k=chance.randint(2, 4)))
+        secret = chance.randint(0, len(rest) + 3)
+        rest[secret : secret + 1] = [f"(?P<secret>{atom})" for atom in rest[secret : secret + 1]]
+        masks = Masks.of([], [chance.choice(CONDITIONS) + lead + "".join(rest)])
+        in_python = replace(masks, search=Prefilters(masks.secrets).spans)
+        data = b"".join(bytes(chance.choices(chance.choice(KINDS_OF_TEXT), k=chance.randint(0, 90))) for _ in range(3))
+        data = data[:99] + lead.encode() + data[99:]
+        spans = masks.find(data, 0)
+        assert spans == in_python.find(data, 0), (masks.secrets, data)
+        found += len(spans[0])
+    assert found > ROUNDS
+
+
+def test_tokens_with_one_byte_changed_are_found_alike(module: OutputModule, chance: random.Random) -> None:
+    masks = Masks.of([], DEFAULT_PATTERNS)
+    in_python = replace(masks, search=Prefilters(masks.secrets).spans)
+    tokens = [
+        *(
+            b"gho_" + b"a1" * 10,
+            b"github_pat_" + b"Z_" * 10,
+            b"AKIA" + b"Z9" * 8,
+            b"sk-" + b"a-" * 10,
+            b"xoxb-12-abcdefghi",
+        ),
+        *(b"eyJ" + b"a" * 13 + b".eyJab." + b"-" * 10, b"gl_" + b"a" * 20, b"dc_" + b"b" * 40, b"whsec_" + b"+" * 24),
+        *(b"https://user:word@host", b"https://:w@", b"://" + b"u" * 70 + b":" + b"w" * 70 + b"@"),
+    ]
+    found = 0
+    for token in tokens * 150:
+        data = bytearray(chance.choice((b"", b"n", b"ab", b"-", b"a-", b"\n")) + token * chance.randint(1, 3) + b" x")
+        data[chance.randrange(len(data))] = chance.choice(b"aZ09-_:/@. \n\x1b\xc3")
+        spans = masks.find(bytes(data), 0)
+        assert spans == in_python.find(bytes(data), 0), data
+        found += len(spans[0])
+    assert found > 5 * len(tokens)
+
+
+@pytest.mark.parametrize("text", [b"eyJ", b"://", b"://a:", b"sk-", b"xoxb-", b"gl_", b"dc_gl_", b"AKIA"])
+def test_a_flood_of_what_secrets_begin_with_takes_bounded_time(module: OutputModule, text: bytes) -> None:
+    """64 bytes are looked at for each, however long the word is that all are in."""
+    masks = Masks.of([], DEFAULT_PATTERNS)
+    flood = text * ((1 << 20) // len(text))
+    begun = time.thread_time()
+    masks.find(flood, 0)
+    assert time.thread_time() - begun < 3
 
 
 def test_the_same_secrets_are_found(module: OutputModule, chance: random.Random) -> None:
     values = [chance.randbytes(12).hex(), "pa12!x", "Bien s\xfbr \u4e2d\u6587", "UPPER-lower-7"]
     masks = Masks.of(values, [*DEFAULT_PATTERNS, r"tok_[a-z0-9]{4,}", r"(?:one|other) secret"])
-    in_python = replace(masks, likely=Prefilters(masks.secrets).likely)
+    in_python = replace(masks, search=Prefilters(masks.secrets).spans)
     parts = [
         *(value.encode() for value in values),
         *(b"ghp_" + b"a1" * 12, b"tok_abcd9", b"https://u:word@host/", b"other secret", b"AKIA" + b"Z" * 16),

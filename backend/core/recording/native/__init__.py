@@ -6,9 +6,22 @@ are in the manifest.
 
 from importlib import import_module
 from platform import machine
-from typing import Protocol, cast
+from typing import NamedTuple, Protocol, cast
 
-Search = object  # texts that are searched for, compiled
+Search = object  # needles, compiled
+
+
+class Needle(NamedTuple):
+    """A text that is searched for, with what is known of what is around it.
+
+    A set is 32 bytes, a bit for each byte in it. `before` are rows of sets, none of which may precede the text: each
+    a number of sets and these. `after` has to follow: each step a set, and how many bytes of it there are at least and at
+    most. Of what follows 64 bytes are looked at, and each step takes as many as it can.
+    """
+
+    text: bytes
+    before: bytes = b""
+    after: bytes = b""
 
 
 class OutputModule(Protocol):
@@ -30,12 +43,12 @@ class OutputModule(Protocol):
         """A text without its colours."""
         ...
 
-    def compile_search(self, texts: list[bytes]) -> Search:
+    def compile_search(self, needles: list[Needle]) -> Search:
         """For `find_all`. Raises ValueError for a text of fewer than three bytes, and for 65535 or more."""
         ...
 
-    def find_all(self, search: Search, data: bytes) -> list[int]:
-        """Which of the texts, by their number, are in the data. In no order."""
+    def find_all(self, search: Search, data: bytes) -> list[tuple[int, int]]:
+        """Where the needles are in the data: the number of each, and its place. Those of one needle are in order."""
         ...
 
 

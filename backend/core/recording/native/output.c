@@ -644,13 +644,18 @@ static PyObject *uncoloured(PyObject *module, PyObject *argument)
 #define GRAM 3                  /* bytes of a text that are looked up */
 #define SLOTS (1 << 15)
 #define NONE UINT16_MAX
+#define SET 32                  /* bytes of a set of bytes, one bit each */
+#define STEP (SET + 2)          /* a set, and how many bytes of it there are at least and at most */
+#define LOOKED_AT 64            /* bytes behind a text that are compared with what has to follow it */
 
 typedef struct {
     uint8_t used[SLOTS];
     uint16_t first[SLOTS], count;
-    uint8_t *texts;
+    uint8_t *bytes;
     struct needle {
-        uint32_t at, size, gram;        /* where the text is in `texts`, its bytes, where in it the looked up bytes are */
+        size_t at;                      /* where in `bytes` the text is; what may not precede and has to follow are behind it */
+        size_t size, before, after;     /* the bytes of the three */
+        size_t gram;                    /* where in the text the looked up bytes are */
         uint16_t next;
     } needles[];
 } Search;
@@ -679,11 +684,11 @@ static int rarity(uint8_t byte)
     return between(byte, 'a', 'z') || byte == ' ' ? 1 : between(byte, '0', '9') ? 2 : 3;
 }
 
-static uint32_t rarest(Bytes text, uint32_t size)
+static size_t rarest(Bytes text, size_t size)
 {
-    uint32_t found = 0;
+    size_t found = 0;
     int best = 0;
-    for (uint32_t at = 0; at + GRAM <= size; at++) {
+    for (size_t at = 0; at + GRAM <= size; at++) {
         int score = rarity(text[at]) + rarity(text[at + 1]) + rarity(text[at + 2]);
         if (score > best) {
             best = score;
@@ -696,39 +701,63 @@ static uint32_t rarest(Bytes text, uint32_t size)
 static void forget(PyObject *capsule)
 {
     Search *search = PyCapsule_GetPointer(capsule, "search");
-    PyMem_Free(search->texts);
+    PyMem_Free(search->bytes);
     PyMem_Free(search);
 }
 
-static int add_needle(Search *search, PyObject *item, uint32_t *used)
+/* Whether the rows of sets are whole: each a number of sets, and these. */
+static int are_rows(Bytes at, Bytes end)
 {
-    Bytes text;
-    Py_ssize_t size;
-    if (!bytes_of(item, &text, &size))
-        return 0;
-    if (size < GRAM) {
-        PyErr_SetString(PyExc_ValueError, "a text is too short");
-        return 0;
+    while (at < end) {
+        if ((end - at - 1) / SET < *at)
+            return 0;
+        at += 1 + *at * SET;
     }
-    uint8_t *larger = PyMem_Realloc(search->texts, *used + size);
+    return 1;
+}
+
+static int is_needle(Py_ssize_t size, Bytes before, Py_ssize_t before_size, Py_ssize_t after_size)
+{
+    if (size < GRAM)
+        PyErr_SetString(PyExc_ValueError, "a text is too short");
+    else if (!are_rows(before, before + before_size) || after_size % STEP)
+        PyErr_SetString(PyExc_ValueError, "what precedes or follows a text is cut");
+    else
+        return 1;
+    return 0;
+}
+
+static int add_needle(Search *search, PyObject *item, size_t *used)
+{
+    PyObject *parts[3];
+    Bytes text, before, after;
+    Py_ssize_t size, before_size, after_size;
+    if (!PyArg_ParseTuple(item, "SSS", &parts[0], &parts[1], &parts[2]) || !bytes_of(parts[0], &text, &size)
+        || !bytes_of(parts[1], &before, &before_size) || !bytes_of(parts[2], &after, &after_size)
+        || !is_needle(size, before, before_size, after_size))
+        return 0;
+    uint8_t *larger = PyMem_Realloc(search->bytes, *used + size + before_size + after_size);
     if (!larger) {
         PyErr_NoMemory();
         return 0;
     }
-    search->texts = larger;
+    search->bytes = larger;
     memcpy(larger + *used, text, size);
+    memcpy(larger + *used + size, before, before_size);
+    memcpy(larger + *used + size + before_size, after, after_size);
     struct needle *needle = &search->needles[search->count];
-    uint32_t gram = rarest(text, size), place = slot(gram_at(text + gram));
-    *needle = (struct needle){*used, size, gram, search->first[place]};
+    size_t gram = rarest(text, size);
+    uint32_t place = slot(gram_at(text + gram));
+    *needle = (struct needle){*used, size, before_size, after_size, gram, search->first[place]};
     search->first[place] = search->count++;
     search->used[place] = 1;
-    *used += size;
+    *used += size + before_size + after_size;
     return 1;
 }
 
 static PyObject *compile_search(PyObject *module, PyObject *list)
 {
-    uint32_t used = 0;
+    size_t used = 0;
     Py_ssize_t count = PyList_Size(list);
     (void)module;
     if (count < 0)
@@ -743,7 +772,7 @@ static PyObject *compile_search(PyObject *module, PyObject *list)
     memset(search->first, 0xFF, sizeof search->first);
     for (Py_ssize_t number = 0; number < count; number++) {
         if (!add_needle(search, PyList_GetItem(list, number), &used)) {
-            PyMem_Free(search->texts);
+            PyMem_Free(search->bytes);
             PyMem_Free(search);
             return NULL;
         }
@@ -751,25 +780,62 @@ static PyObject *compile_search(PyObject *module, PyObject *list)
     return PyCapsule_New(search, "search", forget);
 }
 
-static int note(PyObject *list, uint8_t *seen, uint16_t number)
+static int in_set(Bytes set, uint8_t byte)
 {
-    if (seen[number >> 3] & 1 << (number & 7))
-        return 1;
-    seen[number >> 3] |= 1 << (number & 7);
-    PyObject *value = PyLong_FromLong(number);
-    int failed = !value || PyList_Append(list, value) < 0;
-    Py_XDECREF(value);
+    return set[byte >> 3] >> (byte & 7) & 1;
+}
+
+/* Whether what is before `at` is one of the rows of sets. */
+static int is_preceded(Bytes begin, Bytes at, Bytes row, Bytes last)
+{
+    while (row < last) {
+        ptrdiff_t count = *row++, same = 0;
+        if (at - begin >= count)
+            while (same < count && in_set(row + same * SET, at[same - count]))
+                same++;
+        if (same == count)
+            return 1;
+        row += count * SET;
+    }
+    return 0;
+}
+
+/* Whether the steps may follow at `at`. Only so many bytes are looked at: behind them, anything may follow. */
+static int may_follow(Bytes at, Bytes end, Bytes step, Bytes last)
+{
+    Bytes limit = end - at > LOOKED_AT ? at + LOOKED_AT : end;
+    for (; step < last; step += STEP) {
+        int least = step[SET], most = step[SET + 1], count = 0;
+        for (; count < most && at < limit && in_set(step, *at); at++)
+            count++;
+        if (at == limit && limit < end)
+            return 1;
+        if (count < least)
+            return 0;
+    }
+    return 1;
+}
+
+static int add_place(PyObject *list, int number, Py_ssize_t place)
+{
+    PyObject *pair = Py_BuildValue("(in)", number, place);
+    int failed = !pair || PyList_Append(list, pair) < 0;
+    Py_XDECREF(pair);
     return !failed;
 }
 
-/* Note those of the texts with these three bytes that stand around `at`. */
-static int confirm(Search *search, Bytes begin, Bytes at, Bytes end, PyObject *list, uint8_t *seen)
+/* Add those of the texts with these three bytes that are around `at`. */
+static int confirm(const Search *search, Bytes begin, Bytes at, Bytes end, PyObject *list)
 {
     for (uint16_t number = search->first[slot(gram_at(at))]; number != NONE; number = search->needles[number].next) {
-        struct needle *needle = &search->needles[number];
-        if (at - begin < needle->gram || end - at < (ptrdiff_t)needle->size - needle->gram)
+        const struct needle *needle = &search->needles[number];
+        if ((size_t)(at - begin) < needle->gram || (size_t)(end - at) < needle->size - needle->gram)
             continue;
-        if (!memcmp(at - needle->gram, search->texts + needle->at, needle->size) && !note(list, seen, number))
+        Bytes place = at - needle->gram, text = search->bytes + needle->at;
+        Bytes before = text + needle->size, after = before + needle->before;
+        if (!memcmp(place, text, needle->size) && !is_preceded(begin, place, before, after)
+            && may_follow(place + needle->size, end, after, after + needle->after)
+            && !add_place(list, number, place - begin))
             return 0;
     }
     return 1;
@@ -803,16 +869,13 @@ static PyObject *find_all(PyObject *module, PyObject *arguments)
     (void)module;
     if (!PyArg_ParseTuple(arguments, "OS", &capsule, &argument) || !bytes_of(argument, &begin, &size))
         return NULL;
-    Search *search = PyCapsule_GetPointer(capsule, "search");
-    if (!search || !reserve(search->count / 8 + 1))
-        return NULL;
-    memset(buffer, 0, search->count / 8 + 1);
-    PyObject *list = PyList_New(0);
+    const Search *search = PyCapsule_GetPointer(capsule, "search");
+    PyObject *list = search ? PyList_New(0) : NULL;
     if (!list || size < GRAM)
         return list;
     end = begin + size;
     for (Bytes at = begin; (at = candidate(search, at, end)) < end; at++) {
-        if (!confirm(search, begin, at, end, list, buffer)) {
+        if (!confirm(search, begin, at, end, list)) {
             Py_DECREF(list);
             return NULL;
         }
@@ -840,7 +903,7 @@ PyMODINIT_FUNC PyInit__output(void)
     for (int byte = 0x20; byte < 0x80; byte++)
         plain[byte] = byte != '"' && byte != '\\';
     fill_singles();
-    if (module && PyModule_AddStringConstant(module, "VERSION", "output 1") < 0)
+    if (module && PyModule_AddStringConstant(module, "VERSION", "output 2") < 0)
         Py_CLEAR(module);
     return module;
 }

@@ -1,11 +1,11 @@
 """The secrets of a service, and where they are in a text."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeAlias
 
 from backend.core.dataclasses import dataclass
 from backend.core.recording.native import OutputModule, output
-from backend.core.recording.redaction.patterns import LONGEST_MATCH, PRIVATE_KEY, SecretPattern
+from backend.core.recording.redaction.patterns import LONGEST_MATCH, PRIVATE_KEY, SHORTEST_NEEDLE, SecretPattern
 from backend.core.recording.redaction.private_keys import KEY_MARKER, key_spans, possible_key_start
 from backend.core.recording.redaction.spans import Span, Uncoloured, masked, merged
 from backend.core.recording.redaction.stream import MaskedStream
@@ -13,15 +13,13 @@ from backend.core.recording.redaction.values import SecretValue, forms
 
 Secret: TypeAlias = SecretValue | SecretPattern
 
-SHORTEST_NEEDLE = 3  # bytes
-
 
 @dataclass(frozen=True, slots=True)
 class Masks:
     """The secrets that are masked."""
 
     secrets: tuple[Secret, ...]
-    likely: Callable[[bytes], list[Secret]]  # those worth a search in a text; nearly always none
+    search: Callable[[bytes], Iterable[Span]]  # where they are in a text, in no order
     keys: bool
     longest: int  # bytes that are held of a line without end
 
@@ -34,7 +32,7 @@ class Masks:
         secrets += [SecretPattern.of(source) for source in sources if source != PRIVATE_KEY]
         return cls(
             tuple(secrets),
-            (Needles(output, secrets) if output else Prefilters(secrets)).likely,
+            (Needles(output, secrets) if output else Prefilters(secrets)).spans,
             PRIVATE_KEY in sources,
             max([LONGEST_MATCH, *map(len, known)]),
         )
@@ -56,7 +54,7 @@ class Masks:
     def find(self, data: bytes, key_lines: int) -> tuple[list[Span], int]:
         """The secrets in complete lines. `key_lines`: how many lines of a private key may follow, before and after."""
         view = Uncoloured(data)
-        spans = [span for secret in self.likely(view.text) for span in secret.spans(view.text)]
+        spans = list(self.search(view.text))
         if self.keys and (key_lines or view.text.find(KEY_MARKER) >= 0):
             more, key_lines = key_spans(view.text, key_lines)
             spans += more
@@ -78,7 +76,13 @@ class Prefilters:
         prefilters = dict.fromkeys(secret.prefilter for secret in secrets)
         self._secrets = [(each, [secret for secret in secrets if secret.prefilter is each]) for each in prefilters]
 
-    def likely(self, text: bytes) -> list[Secret]:
+    def spans(self, text: bytes) -> Iterator[Span]:
+        """Where the secrets are in a text."""
+        for secret in self._likely(text):
+            yield from secret.spans(text)
+
+    def _likely(self, text: bytes) -> list[Secret]:
+        """Those worth a search; nearly always none."""
         found: list[Secret] = []
         for prefilter, secrets in self._secrets:
             if left := prefilter(text):
@@ -87,14 +91,25 @@ class Prefilters:
 
 
 class Needles:
-    """Rules out secrets by one search for something of each, then as `Prefilters` does."""
+    """Rules out secrets by one search for something of each. Most begin with that, and are only tried where it is."""
 
     def __init__(self, module: OutputModule, secrets: Sequence[Secret]) -> None:
         self._module = module
-        self._searched = [secret for secret in secrets if len(secret.needle) >= SHORTEST_NEEDLE]
+        self._searched = [secret for secret in secrets if len(secret.needle.text) >= SHORTEST_NEEDLE]
         self._search = module.compile_search([secret.needle for secret in self._searched])
-        self._others = [secret for secret in secrets if len(secret.needle) < SHORTEST_NEEDLE]
+        self._others = [secret for secret in secrets if len(secret.needle.text) < SHORTEST_NEEDLE]
 
-    def likely(self, text: bytes) -> list[Secret]:
-        found = [self._searched[number] for number in self._module.find_all(self._search, text)]
-        return Prefilters([*found, *self._others]).likely(text) if found or self._others else []
+    def spans(self, text: bytes) -> Iterator[Span]:
+        """Where the secrets are in a text."""
+        places: dict[int, list[int]] = {}
+        for number, place in self._module.find_all(self._search, text):
+            places.setdefault(number, []).append(place)
+        elsewhere = self._others
+        for number, found in places.items():
+            secret = self._searched[number]
+            if secret.leading:
+                yield from secret.spans_at(text, found)
+            else:
+                elsewhere = [*elsewhere, secret]
+        if elsewhere:
+            yield from Prefilters(elsewhere).spans(text)

@@ -1,13 +1,16 @@
 """What secrets look like: the patterns that are masked by default, and how a pattern is matched."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from backend.core.dataclasses import dataclass
+from backend.core.recording.native import Needle
 from backend.core.recording.redaction.atoms import Atom, leading_word, partial_match, required_texts, split_pattern
+from backend.core.recording.redaction.needles import leading_needle
 from backend.core.recording.redaction.prefilters import LONG_WORD, Prefilter, everything, long_words
 from backend.core.recording.redaction.spans import Span
 
+SHORTEST_NEEDLE = 3  # bytes of a text that the search in C can look for
 LONGEST_MATCH = 4096  # bytes of a match that is found in a line of any length
 
 PRIVATE_KEY = r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----"
@@ -32,7 +35,7 @@ DEFAULT_PATTERNS = (
 class SecretPattern:
     """What secrets of a kind look like. Without `start`, where a match may begin cannot be known.
 
-    A text without `needle` contains no match.
+    A text without `needle` contains no match. With `leading` each match begins with it.
     """
 
     complete: re.Pattern[bytes]
@@ -40,7 +43,8 @@ class SecretPattern:
     by_line: bool
     prefilter: Prefilter
     required_substrings: tuple[bytes, ...]
-    needle: bytes
+    needle: Needle
+    leading: bool
 
     @classmethod
     def of(cls, source: str) -> "SecretPattern":
@@ -50,10 +54,14 @@ class SecretPattern:
         complete = re.compile(source.encode())
         conditions, atoms = split_pattern(source)
         if not atoms:
-            return cls(complete, None, True, everything, (b"",), b"")
+            return cls(complete, None, True, everything, (b"",), Needle(b""), False)
         start = re.compile((conditions + partial_match(atoms)).encode())
-        needle = max(required_texts(atoms), key=len, default=b"")
-        return cls(complete, start, any(atom.admits(b"\n") for atom in atoms), *_prefiltered(atoms), needle)
+        by_line = any(atom.admits(b"\n") for atom in atoms)
+        needle = leading_needle(conditions, atoms)
+        leading = len(needle.text) >= SHORTEST_NEEDLE and not by_line
+        if not leading:
+            needle = Needle(max(required_texts(atoms), key=len, default=b""))
+        return cls(complete, start, by_line, *_prefiltered(atoms), needle, leading)
 
     def spans(self, text: bytes) -> Iterator[Span]:
         """Where it matches in a text."""
@@ -64,10 +72,23 @@ class SecretPattern:
             for start, end in self._matches(line):
                 yield at + start, at + end
 
+    @property
+    def _group(self) -> str | int:
+        return "secret" if "secret" in self.complete.groupindex else 0
+
     def _matches(self, text: bytes) -> Iterator[Span]:
-        group = "secret" if "secret" in self.complete.groupindex else 0
+        group = self._group
         for start, end in _windows(len(text)) if self.start is None else [(0, len(text))]:
             for found in self.complete.finditer(text, start, end):
+                if found[group]:
+                    yield found.span(group)
+
+    def spans_at(self, text: bytes, places: Iterable[int]) -> Iterator[Span]:
+        """Where it matches in a text in which all matches begin at one of the places, which are in order."""
+        group, behind = self._group, 0
+        for place in places:
+            if place >= behind and (found := self.complete.match(text, place)):
+                behind = found.end()
                 if found[group]:
                     yield found.span(group)
 

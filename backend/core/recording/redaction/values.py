@@ -3,10 +3,11 @@
 import json
 import re
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from urllib.parse import quote, quote_plus
 
 from backend.core.dataclasses import dataclass
+from backend.core.recording.native import Needle
 from backend.core.recording.redaction.prefilters import (
     CAPITALS_IN_A_ROW,
     DIGITS_IN_A_ROW,
@@ -41,10 +42,12 @@ class SecretValue:
             return cls(form, digits, (found,))
         return cls(form, everything, (form,))
 
+    leading = True  # it begins with its needle
+
     @property
-    def needle(self) -> bytes:
-        """What a text that contains it contains."""
-        return self.form
+    def needle(self) -> Needle:
+        """What is searched for: all of it."""
+        return Needle(self.form)
 
     def spans(self, text: bytes) -> Iterator[Span]:
         """Where it is in a text."""
@@ -52,6 +55,10 @@ class SecretValue:
         while at >= 0:
             yield at, at + len(self.form)
             at = text.find(self.form, at + 1)
+
+    def spans_at(self, _text: bytes, places: Iterable[int]) -> Iterator[Span]:
+        """Where it is in a text in which it is at these places."""
+        return ((place, place + len(self.form)) for place in places)
 
     def possible_start(self, text: bytes) -> int:
         """Where the part of it begins that `text` ends with; the length of `text` if there is none."""
