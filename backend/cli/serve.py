@@ -58,7 +58,7 @@ def _work(
 ) -> int:
     with nothing_is_garbage():
         server = _server(settings, ready, greets=greets)
-    from backend.runtime.telemetry import release_output
+    from backend.runtime.logs import release_output
 
     server.run([listening] if listening else None)
     release_output()
