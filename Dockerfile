@@ -14,6 +14,8 @@ RUN pip install --no-cache-dir --disable-pip-version-check -r requirements.txt \
 
 COPY backend backend
 COPY frontend frontend
+# Compiled once: nothing is written in a container, so every start there would compile it again.
+RUN python -m compileall -q backend
 
 # No USER: as root, which may be one with few capabilities, commands run as other users than the service.
 VOLUME /data

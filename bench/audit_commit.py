@@ -12,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from backend.accounts.credentials import Signer, new_signing_key
+from backend.accounts.signatures import Signer, new_signing_key
 from backend.core.audit.attempts import Attempt, Completion
 from backend.core.decisions import Decision, Risk
 from backend.core.execution.model import Status, Usage

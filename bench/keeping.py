@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from backend.accounts.credentials import Signer, new_signing_key, verify_signature
+from backend.accounts.signatures import Signer, new_signing_key, verify_signature
 from backend.core.audit.attempts import Attempt, Completion
 from backend.core.audit.chain import EMPTY, Trust, extend
 from backend.core.audit.events import Event, Kind

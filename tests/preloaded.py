@@ -24,6 +24,8 @@ from pathlib import Path
 from threading import Lock
 from typing import IO, Any, NoReturn, Protocol
 
+from backend.cli.main import VERBS
+
 ROOT = Path(__file__).parent.parent
 REQUEST_LIMIT = 1 << 20  # bytes
 
@@ -35,6 +37,7 @@ LOADED = (
     "backend.bus.host_streams",
     "backend.bus.redis",
     "backend.cli.main",
+    *(f"backend.cli.{module}" for module in dict.fromkeys(VERBS.values())),
     "backend.runtime.wiring",
     "backend.storage.postgresql",
     "pydantic.v1",  # for FastAPI, which looks whether models are of that version

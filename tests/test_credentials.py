@@ -21,16 +21,12 @@ from backend.accounts.authentication import Authenticator
 from backend.accounts.credentials import (
     LONGEST_LIFE,
     LONGEST_TOKEN,
-    Signer,
     Tokens,
     hash_password,
     new_api_token,
     new_login_link,
-    new_signing_key,
-    read_public_key,
     secret_hash,
     verify_password,
-    verify_signature,
 )
 from backend.core.identity import Permission, Principal, Role, User
 from backend.storage.database import Database, database_url
@@ -273,27 +269,6 @@ def test_secrets_have_a_prefix_and_43_characters() -> None:
     assert len(secret_hash("gp_x")) == 32
     assert secret_hash("gp_x") != secret_hash("gp_y")
     assert secret_hash("\ud800")
-
-
-def test_a_signature_is_of_one_key_and_one_text() -> None:
-    signer, other = Signer(new_signing_key()), Signer(new_signing_key())
-    signature = signer.sign(b"data")
-    assert len(signature) == 64
-    assert read_public_key(signer.public_pem) == signer.public
-    assert verify_signature(signer.public, b"data", signature)
-    assert not verify_signature(signer.public, b"date", signature)
-    assert not verify_signature(signer.public, b"data", signature[:-1])
-    assert not verify_signature(other.public, b"data", signature)
-
-
-def test_only_ed25519_signs() -> None:
-    pem = RSA.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-    for bad in (b"", b"key", pem):
-        with pytest.raises(ValueError):
-            Signer(bad)
-        with pytest.raises(ValueError):
-            read_public_key(bad)
-        assert not verify_signature(bad, b"", b"")
 
 
 class House:

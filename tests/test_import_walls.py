@@ -32,7 +32,6 @@ LIBRARIES = WEB | {
     "prometheus_client",
     "pwdlib",
     "pydantic",
-    "pydantic_settings",
     "redis",
     "sqlalchemy",
     "structlog",

@@ -56,6 +56,13 @@ def test_the_image_runs_commands_as_other_users_than_the_service() -> None:
     assert re.search(r"^HEALTHCHECK .*/health", text, re.M)
 
 
+def test_the_image_holds_compiled_code() -> None:
+    """No container writes any, and to compile it takes a third of a start."""
+    text = (ROOT / "Dockerfile").read_text()
+    assert "PYTHONDONTWRITEBYTECODE=1" in text
+    assert text.index("COPY backend backend") < text.index("RUN python -m compileall -q backend")
+
+
 def test_procfile_and_heroku_run_the_same() -> None:
     procfile = (ROOT / "Procfile").read_text().strip()
     run = (ROOT / "heroku.yml").read_text().split("run:")[1].strip()

@@ -186,7 +186,7 @@ def _ask_password() -> str:
 
 
 async def _with_database(verb: Verb, options: argparse.Namespace, settings: Settings, hashed: str | None) -> None:
-    from backend.runtime.persistence import open_queue
+    from backend.runtime.ledger import open_queue
     from backend.storage.audit_log import SqlAuditLog
     from backend.storage.database import Database, database_url
     from backend.storage.identities import SqlIdentities

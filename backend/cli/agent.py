@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from backend.runtime.agent_settings import AgentSettings
 
 
-def add_verb(verbs: Any) -> None:
+def add_verbs(verbs: Any) -> None:
     """Add `agent` to the command line."""
     agent = verbs.add_parser("agent", help="run commands on this host that arrive over Redis")
     agent.add_argument("--data-dir", type=Path, help="folder of recordings and audit (GATEPOST_DATA_DIR, data)")

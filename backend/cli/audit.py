@@ -155,7 +155,7 @@ def _folder_id(data: Path) -> str:
 
 
 def _trust(path: Path) -> Trust:
-    from backend.accounts.credentials import read_public_key, verify_signature
+    from backend.accounts.signatures import read_public_key, verify_signature
 
     try:
         return Trust(read_public_key(path.read_bytes()), verify_signature)
@@ -170,9 +170,9 @@ def _rotate_key(options: argparse.Namespace) -> int:
 
 async def _change_key(options: argparse.Namespace) -> str:
     """Rotate the key; returns what to print. Servers of this data folder follow with the next event they write."""
-    from backend.accounts.credentials import new_signing_key
+    from backend.accounts.signatures import new_signing_key
     from backend.cli.actor import actor
-    from backend.runtime.persistence import open_queue
+    from backend.runtime.ledger import open_queue
     from backend.storage.audit_log import SqlAuditLog
 
     async with _database(options) as database:
@@ -203,7 +203,7 @@ async def _trust_clock(options: argparse.Namespace) -> str:
     """Store that the time is right; returns what to print. Servers of this data folder follow within an hour."""
     from backend.cli.actor import actor
     from backend.runtime.clock import now_ms
-    from backend.runtime.persistence import open_queue
+    from backend.runtime.ledger import open_queue
     from backend.runtime.trusted_clock import CLOCK_FILE, confirm
     from backend.storage.audit_log import SqlAuditLog
 

@@ -2,28 +2,28 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from importlib import import_module
 
 from backend import __version__
-from backend.cli import accounts, agent, audit, hook, host, notification, policy, protection, runner, schedule, serve
 from backend.cli.failures import said
+from backend.runtime.collector import nothing_is_garbage
 
-# What adds each verb to the command line: to add all of them takes longer than most verbs do.
-VERBS: dict[str, Callable[[Any], None]] = {
-    "serve": serve.add_verb,
-    "agent": agent.add_verb,
-    "host": host.add_verbs,
-    "runner": runner.add_verbs,
-    "policy": policy.add_verbs,
-    "protection": protection.add_verb,
-    "user": accounts.add_verbs,
-    "token": accounts.add_verbs,
-    "audit": audit.add_verbs,
-    "schedule": schedule.add_verbs,
-    "notification": notification.add_verbs,
-    "hook": hook.add_verbs,
+# The module whose `add_verbs` adds a verb. Only the one that is used is imported: an agent keeps what it imports for weeks.
+VERBS = {
+    "serve": "serve",
+    "agent": "agent",
+    "host": "host",
+    "runner": "runner",
+    "policy": "policy",
+    "protection": "protection",
+    "user": "accounts",
+    "token": "accounts",
+    "audit": "audit",
+    "schedule": "schedule",
+    "notification": "notification",
+    "hook": "hook",
 }
 
 
@@ -39,6 +39,7 @@ def _parser(verb: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="gatepost", description="One guarded gate through which commands run.")
     parser.add_argument("--version", action="version", version=f"gatepost {__version__}")
     verbs = parser.add_subparsers(required=True, metavar="VERB")
-    for add in [VERBS[verb]] if verb in VERBS else dict.fromkeys(VERBS.values()):
-        add(verbs)
+    with nothing_is_garbage():
+        for module in [VERBS[verb]] if verb in VERBS else dict.fromkeys(VERBS.values()):
+            import_module(f"backend.cli.{module}").add_verbs(verbs)
     return parser

@@ -9,7 +9,7 @@ from typing import Any
 from backend.runtime.settings import load_settings
 
 
-def add_verb(verbs: Any) -> None:
+def add_verbs(verbs: Any) -> None:
     """Add `protection` to the command line."""
     protection = verbs.add_parser("protection", help="test how commands are confined on this machine")
     protection.add_argument("--data-dir", type=Path, help="folder that the cage is stored in (GATEPOST_DATA_DIR, data)")

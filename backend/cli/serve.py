@@ -19,7 +19,7 @@ BACKLOG = 2048  # connections that wait, as with one process
 SHUTDOWN_BOUND = 3  # seconds that open requests get when the server stops; commands have a grace of their own
 
 
-def add_verb(verbs: Any) -> None:
+def add_verbs(verbs: Any) -> None:
     """Add `serve` to the command line."""
     serve = verbs.add_parser("serve", help="serve the terminal")
     serve.add_argument("--host", help="address to listen on (GATEPOST_HOST, 127.0.0.1)")
@@ -58,7 +58,7 @@ def _work(
 ) -> int:
     with nothing_is_garbage():
         server = _server(settings, ready, greets=greets)
-    from backend.runtime.telemetry import release_output
+    from backend.runtime.logs import release_output
 
     server.run([listening] if listening else None)
     release_output()

@@ -198,8 +198,8 @@ def with_database(verb: Verb, options: argparse.Namespace, settings: Settings, *
 
 async def _with_database(verb: Verb, options: argparse.Namespace, settings: Settings, *, changes: bool) -> None:
     from backend.core.recording.redaction import DEFAULT_PATTERNS, Masks
+    from backend.runtime.ledger import open_queue
     from backend.runtime.masking import MaskedAuditLog
-    from backend.runtime.persistence import open_queue
     from backend.storage.audit_log import SqlAuditLog
     from backend.storage.database import Database, database_url
     from backend.storage.identities import SqlIdentities

@@ -59,12 +59,12 @@ from backend.runtime.background import heartbeat_often, prune_often, recover_oft
 from backend.runtime.clock import new_id, utc_now
 from backend.runtime.command_line import verb
 from backend.runtime.host_secrets import SENSITIVE_PATTERNS, ParameterCipher
+from backend.runtime.ledger import Ledger, open_ledger
 from backend.runtime.local_executor import output_lines
-from backend.runtime.persistence import Stores, open_stores
+from backend.runtime.logs import LoggingObserver, configure_logs
 from backend.runtime.preflight import Guard, build_guard
 from backend.runtime.retention import RecordingRetention
 from backend.runtime.settings import Settings, SettingsError, data_exposed
-from backend.runtime.telemetry import Telemetry, configure_logs
 
 JOB: TypeAdapter[Job] = TypeAdapter(Job)
 RUNNING = 64
@@ -100,7 +100,7 @@ class Agent:
 
     settings: Settings
     own: AgentSettings
-    stores: Stores
+    stores: Ledger
     guard: Guard
     gateway: Gateway
     service: ExecutionService
@@ -137,7 +137,7 @@ def build_agent(settings: Settings, own: AgentSettings) -> Agent:
     """Put the parts together. Raises SettingsError or HandlersError."""
     check_trust(settings, own)
     handlers = find_handlers(settings, own)
-    stores, guard = open_stores(settings), build_guard(settings, rooms=False)
+    stores, guard = open_ledger(settings), build_guard(settings, rooms=False)
     masks = _masks(settings, own)
     gateway = _gateway(settings, stores, guard, masks)
     targets = _targets(settings, own, handlers, guard, stores.executions, masks)
@@ -176,7 +176,7 @@ def _program_folder(settings: Settings) -> Path:
     return settings.data_dir.absolute() / "workspace"
 
 
-def _gateway(settings: Settings, stores: Stores, guard: Guard, masks: Masks) -> Gateway:
+def _gateway(settings: Settings, stores: Ledger, guard: Guard, masks: Masks) -> Gateway:
     return Gateway(
         rates=Rates(Unlimited(), Unlimited(), Unlimited()),
         slots=Slots(RUNNING, RUNNING),
@@ -186,7 +186,7 @@ def _gateway(settings: Settings, stores: Stores, guard: Guard, masks: Masks) -> 
             queue=stores.ownership,
             encode=lambda job: JOB.dump_json(job).decode(),
             recordings=stores.recordings,
-            observer=Telemetry(time.monotonic),
+            observer=LoggingObserver(time.monotonic),
             clock=Clock(time.monotonic, utc_now, new_id),
             mask=masks.text,
             # All commands are those of one server or backend, so each may write what there is room for.

@@ -26,26 +26,23 @@ from backend.core.execution.gateway import Gateway
 from backend.core.execution.model import StopReason
 from backend.core.identity import Role
 from backend.core.threads import started_threads
-from backend.runtime.background import (
-    cut_audit_often,
-    forget_runs_often,
-    heartbeat_often,
-    notify_often,
-    prune_often,
-    recover_often,
-    retry_often,
-    run_queue_often,
-    run_schedules_often,
-    summarise_often,
-    supervised,
-    take_up_often,
-)
+from backend.runtime.background import heartbeat_often, prune_often, recover_often, retry_often, supervised
 from backend.runtime.clock import now_ms
 from backend.runtime.event_loop import calm_collector
 from backend.runtime.hosts import Hosts
 from backend.runtime.persistence import Stores
 from backend.runtime.preflight import Guard
 from backend.runtime.retention import RecordingRetention
+from backend.runtime.server_background import (
+    cut_audit_often,
+    forget_runs_often,
+    notify_often,
+    prune_accounts_often,
+    run_queue_often,
+    run_schedules_often,
+    summarise_often,
+    take_up_often,
+)
 from backend.runtime.settings import Settings
 from backend.runtime.web_server import LoopErrors, WebServer, find_web_server
 from backend.runtime.welcome import welcome
@@ -143,6 +140,7 @@ def _begin_jobs(server: Server) -> list[asyncio.Task[None]]:
         "notify": partial(notify_often, server.notifier),
         "schedules": partial(run_schedules_often, server.schedule_runner),
         "prune": partial(prune_often, settings, stores),
+        "prune accounts": partial(prune_accounts_often, settings, stores),
         "figures": partial(summarise_often, stores),
         "runners": partial(forget_runs_often, stores),
         "take up": partial(take_up_often, server.runners),

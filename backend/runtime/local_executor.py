@@ -24,7 +24,7 @@ from backend.executors.local.workspace import FolderView, prepare_workspace
 from backend.executors.local.workspace_usage import UsageMonitors
 from backend.executors.local.workspace_users import WorkspaceUsers, are_mapped
 from backend.runtime.egress import command_environment
-from backend.runtime.persistence import Stores
+from backend.runtime.ledger import Ledger
 from backend.runtime.preflight import Guard
 from backend.runtime.programs import OutsidePrograms
 from backend.runtime.settings import Settings, SettingsError, data_exposed, uid_range
@@ -37,7 +37,7 @@ def local_places(
     settings: Settings,
     guard: Guard,
     masks: Masks,
-    stores: Stores,
+    stores: Ledger,
     programs: OutsidePrograms,
     background: BackgroundExecutions,
 ) -> LocalPlaces:

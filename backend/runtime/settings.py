@@ -7,16 +7,14 @@ docs/settings.md lists every setting; a test compares it with this class.
 import os
 import re
 import shlex
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
 from backend.core.dataclasses import dataclass
 from backend.core.identity import LONGEST_PASSWORD, SHORTEST_PASSWORD
@@ -59,34 +57,16 @@ def data_exposed(data_dir: Path, folders: Sequence[tuple[str, str | Path]]) -> s
 ENV_FILES = ("backend/.env", ".env")  # the later one wins
 
 
-class EnvironmentSettings(BaseSettings):
-    """Settings that are read from the environment and from .env files."""
+class EnvironmentSettings(BaseModel):
+    """Settings whose aliases are the names of variables."""
 
-    model_config = SettingsConfigDict(env_file=ENV_FILES, extra="ignore", frozen=True, populate_by_name=True)
+    model_config = ConfigDict(extra="ignore", frozen=True, populate_by_name=True, validate_default=True)
 
     @field_validator("*", mode="before")
     @classmethod
     def _empty_is_default(cls, value: Any, info: Any) -> Any:
         """An empty variable means the default, as in a .env file with the value left out."""
         return cls.model_fields[info.field_name].default if value == "" else value
-
-    @classmethod
-    def settings_customise_sources(  # type: ignore[override]  # a source is only called
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[Callable[[], dict[str, Any]], ...]:
-        """What was given, then the environment, then the .env files."""
-        return (init_settings, partial(cls._named, env_settings), partial(cls._named, dotenv_settings))
-
-    @classmethod
-    def _named(cls, source: Any) -> dict[str, str]:
-        """The variables of a source, which has them in lower case. All values are text: none is looked at any closer."""
-        names = (str(field.alias) for field in cls.model_fields.values())
-        return {name: value for name in names if (value := source.env_vars.get(name.lower())) is not None}
 
 
 AnySettings = TypeVar("AnySettings", bound=EnvironmentSettings)
@@ -703,11 +683,19 @@ def load_settings(**overrides: Any) -> Settings:
 
 def read_environment(kind: type[AnySettings], overrides: Mapping[str, Any]) -> AnySettings:
     """Settings of a kind. Raises SettingsError, which names each invalid variable but not its value."""
+    given = {kind.model_fields[name].alias: value for name, value in overrides.items()}
     try:
-        return kind(**overrides)
+        return kind.model_validate({**_variables(kind), **given})
     except ValidationError as error:
         lines = [f"{'.'.join(map(str, item['loc'])) or 'settings'}: {item['msg']}" for item in error.errors()]
         raise SettingsError("\n".join(lines)) from None
+
+
+def _variables(kind: type[EnvironmentSettings]) -> dict[str, str]:
+    """Those of the environment and of the .env files, where their names may also be in lower case."""
+    sources: list[Mapping[str, str | None]] = [*map(dotenv_values, ENV_FILES), os.environ]  # the later one wins
+    found = {name.lower(): value for source in sources for name, value in source.items()}
+    return {name: value for name in env_names(kind) if (value := found.get(name.lower())) is not None}
 
 
 def env_names(kind: type[EnvironmentSettings] = Settings) -> list[str]:

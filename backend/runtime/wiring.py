@@ -56,6 +56,7 @@ from backend.runtime.egress import egress_proxies
 from backend.runtime.hosts import Hosts, build_hosts
 from backend.runtime.lifespan import Server, lifespan
 from backend.runtime.local_executor import local_places, output_lines, visitors_files
+from backend.runtime.logs import configure_logs
 from backend.runtime.masking import MaskedAuditLog
 from backend.runtime.notifications import build_notifications, build_notifier, build_senders
 from backend.runtime.persistence import Stores, open_stores
@@ -65,7 +66,7 @@ from backend.runtime.retention import RecordingRetention
 from backend.runtime.runners import Django, build_django
 from backend.runtime.schedules import schedule_runner
 from backend.runtime.settings import Settings, SettingsError, load_settings
-from backend.runtime.telemetry import HostCollector, Telemetry, configure_logs
+from backend.runtime.telemetry import HostCollector, Telemetry
 from backend.runtime.tokens import access_tokens, name_digest
 from backend.storage.limiter import PAGE_WINDOWS, MovingWindow, is_reachable, moving_window, shared_storage
 from backend.transports.agent_api import Agents, Capabilities, agent_routes

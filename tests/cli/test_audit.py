@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from backend.accounts.credentials import Signer, new_signing_key
+from backend.accounts.signatures import Signer, new_signing_key
 from backend.cli.audit import Refusal, _selected
 from backend.cli.main import main
 from backend.core.audit.events import Kind

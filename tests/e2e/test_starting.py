@@ -15,7 +15,7 @@ import httpx
 import pytest
 from websockets.asyncio.client import connect
 
-from backend.accounts.credentials import new_signing_key
+from backend.accounts.signatures import new_signing_key
 from tests import preloaded
 from tests.api.world import audit
 from tests.client import BATCH, LINES, output, terminal

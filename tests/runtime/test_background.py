@@ -12,8 +12,9 @@ from backend.core.audit.attempts import Completion
 from backend.core.errors import StorageError
 from backend.core.execution.model import Status
 from backend.core.execution.ownership import LEASE_MS, Contact
-from backend.runtime import background
-from backend.runtime.background import forget_runs_often, heartbeat_often, retry_often, run_queue_often, supervised
+from backend.runtime import background, server_background
+from backend.runtime.background import heartbeat_often, retry_often, supervised
+from backend.runtime.server_background import forget_runs_often, run_queue_often
 from tests.storage.conftest import Clock, clock, new_id
 from tests.storage.contract.worlds import MemoryWorld, Server
 from tests.storage.writing import ENDED, attempt
@@ -123,7 +124,7 @@ async def test_a_job_that_has_nothing_to_do_ends() -> None:
 
 
 async def test_a_queue_that_cannot_be_read_is_logged_once_and_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(background, "RUN_QUEUE_EVERY", 0)
+    monkeypatch.setattr(server_background, "RUN_QUEUE_EVERY", 0)
     failures, asked = 3, 0
 
     class Runner:
@@ -149,7 +150,7 @@ async def test_after_a_jump_of_the_clock_nothing_that_runners_report_is_deleted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A command that runs would end as lost: its run seems to be days old."""
-    monkeypatch.setattr(background, "FORGET_RUNS_EVERY", 0)
+    monkeypatch.setattr(server_background, "FORGET_RUNS_EVERY", 0)
     times, deleted = iter([None, None, 1_000]), list[bool]()
 
     async def time() -> int | None:

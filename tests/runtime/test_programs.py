@@ -25,11 +25,11 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def table(text: str, **values: Any) -> OutsidePrograms:
     file = Path("programs.toml")
     file.write_text(text)
-    return outside_programs(Settings(_env_file=None, programs=file, **values))
+    return outside_programs(Settings(programs=file, **values))
 
 
 def short(**values: Any) -> OutsidePrograms:
-    return outside_programs(Settings(_env_file=None, **values))
+    return outside_programs(Settings(**values))
 
 
 def test_pyguard_is_an_entry_like_any_other() -> None:
@@ -135,10 +135,10 @@ def test_a_misplaced_key_is_not_repeated() -> None:
 
 def test_a_file_that_cannot_be_read_is_named() -> None:
     with pytest.raises(SettingsError, match=r"GATEPOST_PROGRAMS: nowhere\.toml: No such file"):
-        outside_programs(Settings(_env_file=None, programs="nowhere.toml"))
+        outside_programs(Settings(programs="nowhere.toml"))
     Path("binary.toml").write_bytes(b"\xff")
     with pytest.raises(SettingsError, match=r"GATEPOST_PROGRAMS: binary\.toml: "):
-        outside_programs(Settings(_env_file=None, programs="binary.toml"))
+        outside_programs(Settings(programs="binary.toml"))
 
 
 def test_pyguard_is_described_in_one_place() -> None:

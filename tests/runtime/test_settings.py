@@ -93,6 +93,18 @@ def test_a_dot_env_file_in_backend_is_read_and_yields_to_the_other(tmp_path: Pat
     assert (load_settings().command_timeout, load_settings().detach_grace) == (9, 8)
 
 
+def test_the_environment_comes_before_the_files_and_what_is_given_before_both(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / ".env").write_text("PORT=1\nGATEPOST_HOST=of-the-file\ngatepost_profile=lower\nLOG_LEVEL=debug\n")
+    monkeypatch.setenv("PORT", "2")
+    monkeypatch.setenv("gatepost_host", "in-lower-case")
+    monkeypatch.setenv("LOG_LEVEL", "")  # the default
+    settings = load_settings(port=3)
+    assert (load_settings().port, settings.port) == (2, 3)
+    assert (settings.host, settings.profile, settings.log_level) == ("in-lower-case", "lower", "info")
+
+
 def test_secrets_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ANTHROPIC_API_KEY", "canary-key")
     monkeypatch.setenv("GATEPOST_ACCESS_TOKEN", "canary-token-long")

@@ -26,7 +26,7 @@ def keep_logging() -> Iterator[None]:
 
 
 def make(folder: Path, **values: Any) -> FastAPI:
-    return create_app(Settings(_env_file=None, data_dir=folder, **values))
+    return create_app(Settings(data_dir=folder, **values))
 
 
 async def get(app: FastAPI, path: str, **headers: str) -> httpx.Response:

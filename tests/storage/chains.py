@@ -4,7 +4,7 @@ from typing import Any
 
 from sqlalchemy import delete, select, update
 
-from backend.accounts.credentials import Signer, new_signing_key, verify_signature
+from backend.accounts.signatures import Signer, new_signing_key, verify_signature
 from backend.core.audit.chain import Anchor, Trust, Verdict
 from backend.storage.audit_chain import Chain
 from backend.storage.database import Database, first

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from sqlalchemy import delete, func, insert, select, text, update
 
-from backend.accounts.credentials import Signer, new_signing_key, verify_signature
+from backend.accounts.signatures import Signer, new_signing_key, verify_signature
 from backend.core.audit.chain import Anchor
 from backend.core.audit.events import Kind
 from backend.core.errors import StorageError

@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import delete, text, update
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from backend.accounts.credentials import Signer, new_signing_key, verify_signature
+from backend.accounts.signatures import Signer, new_signing_key, verify_signature
 from backend.core.audit.attempts import Completion, Record
 from backend.core.audit.chain import Trust
 from backend.core.audit.events import LONGEST_BODY, Kind

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from backend.accounts.credentials import verify_signature
+from backend.accounts.signatures import verify_signature
 from backend.core.audit.attempts import Completion
 from backend.core.audit.suppression import RefusalSuppressor
 from backend.core.execution.model import Status, Usage

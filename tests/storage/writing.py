@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from backend.accounts.credentials import Signer, new_signing_key, verify_signature
+from backend.accounts.signatures import Signer, new_signing_key, verify_signature
 from backend.core.audit.attempts import Attempt, Completion
 from backend.core.decisions import Decision, Risk
 from backend.core.execution.model import Status, Usage

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from sqlalchemy import text
 
-from backend.accounts.credentials import Signer, new_signing_key, verify_signature
+from backend.accounts.signatures import Signer, new_signing_key, verify_signature
 from backend.core.audit.suppression import RefusalSuppressor
 from backend.core.errors import StorageError
 from backend.core.ports import AuditLog, ExecutionHistory, ExecutionLog, Ownership
