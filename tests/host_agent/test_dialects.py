@@ -102,6 +102,10 @@ def test_echo_answers_what_it_was_sent(agent: Agent, backend: Backend, params: d
     assert (answer["status"], answer["output"]) == ("success", output)
 
 
+def test_an_id_may_be_any_text(agent: Agent, backend: Backend) -> None:
+    assert backend.ask("web-01", "echo", id="a\ud800\0")["output"] == "pong"
+
+
 def test_params_may_be_missing(agent: Agent, backend: Backend) -> None:
     assert backend.send("web-01", {"command_id": "no-params", "command": "echo"})["output"] == "pong"
 
