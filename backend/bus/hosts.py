@@ -18,6 +18,7 @@ from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.client import PubSub
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import ResponseError
 
 from backend.bus.exchange import Exchange
 from backend.bus.link import FIRST_PAUSE, GONE, LONGEST_PAUSE, PATIENCE, connection_arguments
@@ -112,7 +113,9 @@ class RedisHosts:
     async def entry(self, host: str) -> HostEntry | None:
         """One host. Raises HostsAway."""
         async with _patience():
-            fields, data = await self._queries.send(("HGETALL", registry_key(host)), ("HGET", SEEN, host))
+            registered = self._queries.put(("HGETALL", registry_key(host)))  # both in one exchange
+            [data] = await self._queries.send(("HGET", SEEN, host))
+            fields = await _of_a_hash(registered)
             seen = {host.encode(): data} if data else {}
             present = self._checked({host: fields})
             await self._remember(present, seen)
@@ -158,7 +161,7 @@ class RedisHosts:
     def _gone(self, seen: Mapping[bytes, bytes]) -> dict[str, HostEntry]:
         """The hosts that were seen, by Redis or by this server. What cannot be read, or was long ago, is left out."""
         found = {**self.known, **_seen(seen)}
-        recent = {id: entry for id, entry in found.items() if self.now() - entry.last_heartbeat < FORGOTTEN_AFTER}
+        recent = {id: entry for id, entry in found.items() if entry.was_seen_within(FORGOTTEN_AFTER, self.now())}
         return {id: replace(entry, gone=True) for id, entry in recent.items()}
 
     @asynccontextmanager
@@ -246,6 +249,17 @@ async def _patience() -> AsyncIterator[None]:
             yield
     except GONE as error:
         raise HostsAway() from error
+
+
+async def _of_a_hash(answer: "asyncio.Future[list[Any]]") -> Any:
+    """The fields of a hash; None where the key has another type."""
+    try:
+        [fields] = await answer
+    except ResponseError as error:
+        if not str(error).startswith("WRONGTYPE"):
+            raise
+        return None
+    return fields
 
 
 def _decoded(fields: Mapping[bytes, bytes]) -> dict[str, str]:

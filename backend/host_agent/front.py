@@ -69,7 +69,7 @@ class Front:
             target,
             timeout=handler.timeout if handler else None,
             detached=True,
-            client_ref=command.id[:LONGEST_REF],
+            client_ref=command.id[:LONGEST_REF].encode("utf-8", "replace").decode(),
         )
         started = await self.service.submit(_sender(command), spec)
         match started:

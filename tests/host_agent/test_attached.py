@@ -309,6 +309,40 @@ async def test_the_end_of_an_execution_that_nothing_waits_for_is_on_record(host:
     assert odd.fields["success"] is False
 
 
+@pytest.mark.parametrize(
+    ("end", "expected"),
+    [
+        ({"status": "succeeded", "protection": []}, Outcome(Status.SUCCEEDED, None)),
+        ({"status": ["failed"], "signal": {}}, Outcome(Status.LOST, None)),
+        (
+            {"status": "failed", "error": "a\ud800\0\x1b[2J\nb\u202e", "rule": "x\ud800", "signal": "\ud800"},
+            Outcome(Status.FAILED, None, "\ufffd", problem="a\ufffd\ufffd\ufffd[2J\nb\ufffd", rule="x\ufffd"),
+        ),
+    ],
+)
+async def test_whatever_a_host_reports_can_be_recorded(
+    host: Attached, redis: Redis, end: dict[str, Any], expected: Outcome
+) -> None:
+    await host.stop_listening()
+    task, job, _, _ = begin(host, "echo x")
+    stream, client = reply_stream("web-01", "server-1"), Client(unix_socket_path=str(redis.path))
+    id = {"execution": job.execution}
+
+    def say(kind: str, body: dict[str, Any]) -> None:
+        sealed = host.executor.party.seal("server", kind, {**id, **body}, secrets.token_hex(8), time.time())
+        client.xadd(stream, {"m": sealed})
+
+    await until(lambda: job.execution in host.streams.readings["web-01"].inboxes, "the server")
+    say("output", {"after": 0, "upto": 1})
+    say("instructed", {"id": "1", "delivery": []})
+    say("input", {"upto": {}, "closed": {}})
+    say("output", {"after": 1, "upto": 2, "end": end})
+    outcome = await asyncio.wait_for(task, BOUND)
+    host.listen()
+    assert (outcome.status, outcome.signal) == (expected.status, expected.signal)
+    assert (outcome.problem, outcome.rule) == (expected.problem, expected.rule)
+
+
 async def test_a_stop_is_confirmed_by_the_end(host: Attached) -> None:
     task, _, log, instructions = begin(host, "echo begins; tail -f /dev/null")
     await until(lambda: "begins" in log.text("stdout"), "its first line")

@@ -102,6 +102,10 @@ def test_echo_answers_what_it_was_sent(agent: Agent, backend: Backend, params: d
     assert (answer["status"], answer["output"]) == ("success", output)
 
 
+def test_an_id_may_be_any_text(agent: Agent, backend: Backend) -> None:
+    assert backend.ask("web-01", "echo", id="a\ud800\0")["output"] == "pong"
+
+
 def test_params_may_be_missing(agent: Agent, backend: Backend) -> None:
     assert backend.send("web-01", {"command_id": "no-params", "command": "echo"})["output"] == "pong"
 
@@ -310,6 +314,12 @@ def test_only_signed_fresh_new_messages_for_this_host_are_accepted(new_agent: St
         backend.message("echo", {}, host="other"),
     ):
         backend.is_silent("signed", json.dumps(refused))
+    unsigned = (
+        f'{{"command_id":"x","command":"echo","timestamp":{int(time.time())},"auth":{{"signature":"0"}},"params":'
+    )
+    for levels in range(960, 996):  # so deep that it can be read, but not walked through
+        Backend.on(redis).client.publish("cockpit-agent:signed", unsigned + '{"a":' * levels + "0" + "}" * levels + "}")
+    assert backend.send("signed", backend.message("echo", {"message": "still here"}))["output"] == "still here"
 
     def reasons() -> set[str]:
         return {each["reason"] for each in agent.audit if each["kind"] == "rejected"}

@@ -299,6 +299,18 @@ def test_rotating_and_revoking(enrolled: tuple[Service, dict[str, str]]) -> None
         gatepost(folder, "host", "enroll", wrong, code=2)
 
 
+def test_a_host_that_was_used_just_now_is_used_with_its_new_secrets(tmp_path: Path) -> None:
+    tmp_path.chmod(0o711)
+    with running(tmp_path) as (service, _):
+        assert service.result(service.run("web-01", "echo"))["status"] == "succeeded"
+        rotated, acl = enroll(service.world.server.folder, "web-01", "rotate", "web-01")
+        admin(service.redis).execute_command(*acl)
+        service.agent.stop()
+        service.agent = begin(tmp_path / "agent", service.redis, rotated)
+        online(service, "web-01", service.agent)
+        assert service.result(service.run("web-01", "echo"))["status"] == "succeeded"
+
+
 def test_hosts_are_granted_by_label(enrolled: tuple[Service, dict[str, str]]) -> None:
     service, _ = enrolled
     world, folder = service.world, service.world.server.folder

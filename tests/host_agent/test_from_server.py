@@ -125,6 +125,7 @@ def test_a_host_appears_by_its_heartbeat(service: Service) -> None:
     client: Any = Client(unix_socket_path=str(service.redis.path))
     client.set("agents:broken", "not a hash")
     client.hset("agents:odd", mapping={"last_heartbeat": "never", "status": b"\xff", "capabilities": "x" * 10_000})
+    client.hset("agents:never", mapping={"last_heartbeat": "99999999999999", "started_at": "1e14", "status": "online"})
     client.hset("agents:a:b", mapping={"status": "online"})
     client.hset("agents:*", mapping={"status": "online"})
     found = {each["id"]: each for each in service.world.ask("root", "GET", "/api/hosts").json()}
@@ -134,7 +135,9 @@ def test_a_host_appears_by_its_heartbeat(service: Service) -> None:
     assert (host["status"], host["target"]) == ("online", "host:web-01")
     assert "git_pull" in host["capabilities"]
     assert service.world.ask("root", "GET", "/api/hosts/web-01").json()["id"] == "web-01"
-    assert found["odd"]["status"] == "offline"
+    assert found["odd"]["status"] == found["never"]["status"] == "offline"
+    assert service.world.ask("root", "GET", "/api/hosts/broken").status_code == 404
+    assert service.run("broken", "echo").status_code == 404
     assert client.info("commandstats").get("cmdstat_keys") is None
 
 
@@ -307,6 +310,15 @@ def test_a_forged_answer_is_no_answer(service: Service) -> None:
         client.publish("cockpit-agent-response:web-01", json.dumps(forged))
         service.world.ended(id)
         assert "forged" not in service.world.ask("root", "GET", f"/api/executions/{id}/output").json()["data"]
+
+
+@pytest.mark.parametrize("status", [[], {}])
+def test_a_broken_answer_stops_no_other(service: Service, status: Any) -> None:
+    assert service.result(service.run("web-01", "echo"))["status"] == "succeeded"  # so its answers are listened to
+    client: Any = Client(unix_socket_path=str(service.redis.path))
+    broken = json.dumps({"command_id": "x", "status": status})
+    assert client.publish("cockpit-agent-response:web-01", broken)
+    assert service.result(service.run("web-01", "echo"))["status"] == "succeeded"
 
 
 def test_no_listener_is_an_error_at_once(service: Service) -> None:

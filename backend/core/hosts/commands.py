@@ -12,9 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from backend.core.dataclasses import dataclass
+from backend.core.hosts.messages import DEEPEST, is_deep
 
 PARAMETER = re.compile(r"(?s)([A-Za-z_][A-Za-z0-9_.-]{0,63})(:?=)(.*)")
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
+MOST_LEVELS = DEEPEST - 10  # of the value of a parameter, which is a part of a message
 SENSITIVE = frozenset({"password", "ansible_password", "ssh_passphrase"})
 POSITIONS: Mapping[str, tuple[str, ...]] = {
     "git_pull": ("repository_path", "branch"),
@@ -64,6 +66,8 @@ def _word(name: str, value: Any) -> str:
         raise ValueError(f"{name[:64]!r} is not the name of a parameter")
     if isinstance(value, str) and value.isprintable():
         return f"{name}={value}"
+    if is_deep(value, MOST_LEVELS):
+        raise ValueError(f"the value of {name} has more than {MOST_LEVELS} levels")
     return f"{name}:={json.dumps(value, sort_keys=True)}"
 
 
@@ -89,6 +93,9 @@ def _value(found: re.Match[str]) -> Any:
     if found[2] == "=":
         return found[3]
     try:
-        return json.loads(found[3])
+        value = json.loads(found[3])
     except (ValueError, RecursionError):
         raise ValueError(f"the value of {found[1]} is not JSON") from None
+    if is_deep(value, MOST_LEVELS):
+        raise ValueError(f"the value of {found[1]} has more than {MOST_LEVELS} levels")
+    return value

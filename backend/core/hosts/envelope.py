@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from backend.core.dataclasses import dataclass
-from backend.core.hosts.messages import LONGEST, MOST_AGE, Dropped, SeenIds, read_object
+from backend.core.hosts.messages import LONGEST, Dropped, SeenIds, is_fresh, read_object
 
 Direction = Literal["host", "server"]  # the receiver
 SIGNATURE = 64  # hexadecimal digits
@@ -58,8 +58,8 @@ class Party:
             return Dropped("it is malformed")
         if (content.get("host"), content.get("to")) != (self.host, to):
             return Dropped("it is for another receiver")
-        if abs(now - sent) > MOST_AGE:
-            return Dropped(f"it is stale: its clock and this one differ by {abs(now - sent):.0f} s")
+        if not is_fresh(sent, now):
+            return Dropped(f"it is stale: its clock and this one differ by {abs(int(now) - sent)} s")
         if not seen.add(nonce, now):
             return Dropped("it was used before")
         return Envelope(kind, body, output)

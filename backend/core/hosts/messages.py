@@ -16,6 +16,7 @@ from backend.core.dataclasses import dataclass
 
 LONGEST = 2 << 20  # bytes of a message that is read at all
 MOST_AGE = 300  # seconds between the timestamp of a message and the clock of its receiver
+DEEPEST = 100  # levels of a message that is read at all: what walks through more could exhaust the stack
 LONGEST_ID = 128
 
 
@@ -92,22 +93,40 @@ def verify(body: Mapping[str, Any], host: str, secret: str, now: float) -> str:
     expected = signature({key: value for key, value in body.items() if key != "auth"}, secret)
     if not hmac.compare_digest(sent.lower(), expected):
         return "its signature is not valid"
-    if abs(now - timestamp) > MOST_AGE:
+    if not is_fresh(timestamp, now):
         return "it is stale"
     if body.get("host", host) != host:
         return "it is for another host"
     return ""
 
 
+def is_fresh(timestamp: int, now: float) -> bool:
+    """Whether a message of a time, which may be any integer, can be accepted."""
+    return now - MOST_AGE <= timestamp <= now + MOST_AGE
+
+
 def read_object(data: bytes) -> dict[str, Any] | None:
-    """The JSON object in a message; None if there is none, or it is too long."""
+    """The JSON object in a message; None if there is none, or it is too long or too deep."""
     if len(data) > LONGEST:
         return None
     try:
         found = json.loads(data)
     except (ValueError, RecursionError):
         return None
-    return found if isinstance(found, dict) else None
+    if not isinstance(found, dict) or (data.count(b"{") + data.count(b"[") > DEEPEST and is_deep(found, DEEPEST)):
+        return None
+    return found
+
+
+def is_deep(value: Any, most: int) -> bool:
+    """Whether JSON has more levels than `most`."""
+    level = [value]
+    for _ in range(most + 1):
+        within = [each.values() if isinstance(each, dict) else each for each in level if isinstance(each, dict | list)]
+        level = [each for values in within for each in values]
+        if not within:
+            return False
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +154,7 @@ class Answer:
 def read_answer(body: Mapping[str, Any]) -> Answer | None:
     """The answer in a message; None for progress and for anything else."""
     id, status = body.get("command_id"), body.get("status")
-    if body.get("type") == "progress" or not isinstance(id, str) or status not in {"success", "error"}:
+    if body.get("type") == "progress" or not isinstance(id, str) or status not in ("success", "error"):
         return None
     error, spent = body.get("error"), body.get("execution_time_ms")
     text = error if isinstance(error, str) else "" if error is None else json.dumps(error)

@@ -3,10 +3,12 @@
 from collections.abc import Mapping
 
 from backend.core.dataclasses import dataclass
+from backend.core.hosts.messages import MOST_AGE
 
 HEALTHY_FOR = 90  # seconds since the last heartbeat
 RETURNS_WITHIN = 30  # seconds since the last heartbeat in which an agent that was killed may be started again
 MOST_CAPABILITIES = 256
+LATEST = 253_402_300_800  # Unix seconds at the end of the year 9999, behind which a time cannot be shown
 LONGEST_FIELD = 256  # characters that are shown of a text
 
 
@@ -55,11 +57,15 @@ class HostEntry:
 
     def is_healthy(self, now: float) -> bool:
         """Whether commands can be expected to reach it."""
-        return self.online and not self.gone and now - self.last_heartbeat < HEALTHY_FOR
+        return self.online and not self.gone and self.was_seen_within(HEALTHY_FOR, now)
 
     def may_return(self, now: float) -> bool:
         """Whether a command can wait for it: it has not said that it ends, and may be back soon."""
-        return self.is_healthy(now) or (self.online and now - self.last_heartbeat < RETURNS_WITHIN)
+        return self.is_healthy(now) or (self.online and self.was_seen_within(RETURNS_WITHIN, now))
+
+    def was_seen_within(self, seconds: float, now: float) -> bool:
+        """Whether its last heartbeat is that recent. One that is yet to come, by more than clocks may differ, proves nothing."""
+        return -MOST_AGE <= now - self.last_heartbeat < seconds
 
 
 def _number(text: str | None) -> float:
@@ -67,7 +73,7 @@ def _number(text: str | None) -> float:
         number = float(text or 0)
     except ValueError:
         return 0.0
-    return number if 0 <= number < 1e15 else 0.0
+    return number if 0 <= number < LATEST else 0.0
 
 
 def _text(text: str | None) -> str:

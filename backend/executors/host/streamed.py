@@ -306,17 +306,17 @@ class _Run:
 
     def _outcome(self, end: Mapping[str, Any]) -> Outcome:
         """The end as the host reports it; a stop that was asked for here has its own outcome."""
-        problem, rule = (str(end.get(name) or "")[:4096] for name in ("error", "rule"))
+        problem, rule = _text(end.get("error"), 4096), _text(end.get("rule"), 64)
         status = {str(each): each for each in Status if each.is_final}.get(str(end.get("status")), Status.LOST)
         if self.instructions.reason in INCOMPLETE or (self.instructions.reason and status is not Status.SUCCEEDED):
             return self._stopped()
-        code, signal = end.get("exit_code"), end.get("signal")
+        code = end.get("exit_code")
         if status is Status.DENIED:  # by the policy of the host, which has the last word
             status, code = Status.FAILED, 126
         return Outcome(
             status,
             code if type(code) is int and 0 <= code < 256 else None,
-            signal[:16] if isinstance(signal, str) else None,
+            _text(end.get("signal"), 16) or None,
             *self._sizes,
             problem=problem,
             rule=rule or ("host.failed" if problem else ""),
@@ -359,7 +359,7 @@ class _Run:
 
     def _answered(self, id: Any, delivery: Any) -> None:
         answer = self.asked.get(id) if isinstance(id, str) else None
-        if answer and not answer.done() and delivery in set(Delivery):
+        if answer and not answer.done() and delivery in list(Delivery):
             answer.set_result(Delivery(delivery))
 
     async def _instruct(self, instruction: Mapping[str, Any], id: str = "") -> None:
@@ -374,4 +374,10 @@ def _usage(end: Mapping[str, Any]) -> Usage:
     numbers = ("cpu_ms", "peak_memory_bytes", "read_bytes", "written_bytes")
     found = {name: end[name] for name in numbers if type(end.get(name)) is int and 0 <= end[name] < 1 << 60}
     protection = end.get("protection")
-    return Usage.of({**found, "protection": protection if protection in {"L0", "L1", "L2", "L3"} else ""})
+    return Usage.of({**found, "protection": protection if protection in ("L0", "L1", "L2", "L3") else ""})
+
+
+def _text(value: Any, most: int) -> str:
+    """A text of a host as every storage and terminal can hold it; empty where there is none."""
+    text = value[:most] if isinstance(value, str) else ""
+    return "".join(each if each.isprintable() or each in "\n\t" else "\ufffd" for each in text)

@@ -186,7 +186,7 @@ class MemoryOwnership:
 
     def _end(self, row: Row, completion: Completion) -> None:
         row.end(completion)
-        for draft in events.closed(row.record.id, completion, row.record.folder):
+        for draft in events.closed(row.record.id, completion, self.log.folder):
             self.log.audit.append(draft, row.record.principal, "")
 
     def _running(self) -> list[Row]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from backend.core.hosts.commands import HostCommand
+from backend.core.hosts.commands import MOST_LEVELS, HostCommand
 from backend.core.policy.admit import Plan, admit
 from backend.policies.loader import load_profile
 from tests.core.hosts.lines import Lines
@@ -54,6 +54,18 @@ def test_usual_parameters_need_no_names(line: str, params: dict[str, str]) -> No
 def test_what_names_no_parameter_is_refused(line: str) -> None:
     with pytest.raises(ValueError):
         HostCommand.of(shlex.split(line))
+
+
+@pytest.mark.parametrize("levels", [MOST_LEVELS + 1, 900, 5000])
+def test_a_value_has_few_levels(levels: int) -> None:
+    text = "[" * levels + "]" * levels
+    with pytest.raises(ValueError, match=r"levels|not JSON"):
+        HostCommand.of(["deploy", f"x:={text}"])
+    value: list[Any] = []
+    for _ in range(levels - 1):
+        value = [value]
+    with pytest.raises(ValueError, match="levels"):
+        _ = HostCommand("deploy", {"x": value}).line
 
 
 @pytest.mark.parametrize("name", ["", "-x", "a b", "a=b", "a:", "ä", "x" * 65])

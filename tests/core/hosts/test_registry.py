@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from backend.core.hosts.messages import MOST_AGE
 from backend.core.hosts.registry import HEALTHY_FOR, RETURNS_WITHIN, HostEntry
 
 NOW = 1_700_000_000.0
@@ -19,6 +20,8 @@ ONLINE = HostEntry("web-01", True, NOW)
         (replace(ONLINE, online=False), 0, False, False),  # it has said that it ends
         (replace(ONLINE, gone=True), RETURNS_WITHIN - 1, False, True),  # it was killed, and is started again
         (replace(ONLINE, gone=True), RETURNS_WITHIN, False, False),
+        (ONLINE, -MOST_AGE, True, True),
+        (ONLINE, -MOST_AGE - 1, False, False),  # its clock is wrong: its commands would be dropped
     ],
 )
 def test_a_killed_host_is_waited_for(entry: HostEntry, later: float, healthy: bool, may_return: bool) -> None:
