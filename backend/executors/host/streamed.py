@@ -16,6 +16,7 @@ from backend.core.execution.instructions import Instructions
 from backend.core.execution.model import (
     EXIT_GATEPOST_FAILED,
     INCOMPLETE,
+    NOTHING_USED,
     Delivery,
     Job,
     Outcome,
@@ -320,7 +321,7 @@ class _Run:
             *self._sizes,
             problem=problem,
             rule=rule or ("host.failed" if problem else ""),
-            usage=_usage(end),
+            usage=usage_of(end),
         )
 
     def _stopped(self) -> Outcome:
@@ -369,9 +370,9 @@ class _Run:
             await self.executor.streams.send(self.executor.party, "instruct", body)
 
 
-def _usage(end: Mapping[str, Any]) -> Usage:
+def usage_of(end: Mapping[str, Any]) -> Usage:
     """The figures that the host reports, as far as they are numbers."""
-    numbers = ("cpu_ms", "peak_memory_bytes", "read_bytes", "written_bytes")
-    found = {name: end[name] for name in numbers if type(end.get(name)) is int and 0 <= end[name] < 1 << 60}
+    found = {name: end.get(name) for name in NOTHING_USED.figures}
+    found = {name: value for name, value in found.items() if type(value) is int and 0 <= value < 1 << 60}
     protection = end.get("protection")
     return Usage.of({**found, "protection": protection if protection in {"L0", "L1", "L2", "L3"} else ""})
