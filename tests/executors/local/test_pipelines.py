@@ -11,7 +11,7 @@ import pytest
 from backend.core.decisions import Decision
 from backend.core.execution.instructions import Instructions
 from backend.core.execution.model import CloseInput, Delivery, Outcome, Signal, SignalName, Status, StopReason, Write
-from backend.core.execution.sequence import Pipeline
+from backend.core.execution.pipeline import Pipeline
 from backend.core.language.parser import Command, Invocation, Opened, parse
 from backend.core.recording.batches import read_batch
 from backend.core.recording.digest import RecordingDigest
