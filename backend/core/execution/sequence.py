@@ -217,7 +217,7 @@ class _Line:
             progress.leaving = None
 
     async def _background(self, compound: Background) -> None:
-        """Start an execution of its own, and tell its number and id as a shell does."""
+        """Start an execution of its own, and show its number and id as a shell does."""
         progress, executions = self.progress, self.sequence.background
         self._count_step()
         if progress.ended:
