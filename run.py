@@ -78,7 +78,7 @@ def set_up(requirements: list[Path]) -> None:
         for file in requirements:
             stamp = VENV / f".installed-{file.parent.name if file == TEST else 'core'}"
             current = fingerprint(file)
-            if stamp.exists() and stamp.read_text() == current:
+            if stamp.exists() and stamp.read_text() == current and python_of(VENV).exists():
                 continue
             make_venv()
             install(file)
@@ -98,8 +98,13 @@ def alone(path: Path) -> Iterator[None]:
 
 
 def fingerprint(file: Path) -> str:
-    """What an installation of `file` depends on: not where Python is, which is another place when `.venv` runs this."""
-    python = (sys.implementation.name, sys.version, sysconfig.get_platform(), sysconfig.get_config_var("SOABI"))
+    """What an installation of `file` depends on.
+
+    Not where Python is, which is another place when `.venv` runs this, nor which build of a version it is: packages fit
+    all of them, and a machine may have several.
+    """
+    version = ".".join(map(str, sys.version_info[:2]))
+    python = (sys.implementation.name, version, sysconfig.get_platform(), sysconfig.get_config_var("SOABI"))
     return " ".join(map(str, (*python, hashlib.sha256(file.read_bytes()).hexdigest())))
 
 

@@ -54,6 +54,7 @@ AVOIDED = {
     r"not whole|is whole": "intact, complete; incomplete, corrupt",
     r"handed in": "passed in",
     r"glued": "attached",
+    r"lies": "is",
 }
 # The rooms whose texts the words are looked for in: folders and files.
 REVISED = ["backend", "frontend", "docs", "README.md", "CHANGELOG.md", "bench", "run.py", "scripts", "runner"]
@@ -221,7 +222,7 @@ def texts(suffix: str, source: str) -> Iterator[str]:
             found = tokenize.generate_tokens(io.StringIO(source).readline)
             strings = (token.string for token in found if token.type in TEXT_TOKENS)
             yield from (PLACEHOLDER.sub("{}", string) for string in strings if not FIELD.fullmatch(string))
-        case ".js":
+        case ".js" | ".c":
             yield from (PLACEHOLDER.sub("{}", text) for text in SCRIPT_TEXT.findall(source))
         case _:
             yield source
@@ -241,7 +242,7 @@ def avoided(suffix: str, source: str) -> list[str]:
 def revised() -> list[Path]:
     roots = [ROOT / each for each in REVISED]
     found = [path for root in roots for path in (root.rglob("*") if root.is_dir() else [root])]
-    texts = (path for path in found if path.suffix in {".py", ".toml", ".md", ".html", ".js"})
+    texts = (path for path in found if path.suffix in {".py", ".toml", ".md", ".html", ".js", ".c"})
     return sorted(path for path in texts if "vendor" not in path.parts)
 
 
@@ -269,6 +270,7 @@ def test_texts_use_the_words_of_the_field(path: Path) -> None:
         (".js", "const beside = wanted; // made anew", 1),
         (".js", "show(`${name} is wanted`)", 1),
         (".js", "wanted(beside)", 0),
+        (".c", "int wanted; /* nobody is told */", 2),
         (".md", "The server tells whoever asks.", 2),
         (".md", "It is required again. The footnoted part is besides the point.", 0),
         (".md", "Commands run as `nobody`; nobody waits.", 1),

@@ -58,17 +58,27 @@ def test_the_interpreter_of_the_environment_finds_nothing_to_install(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     installed: list[Path] = []
-    monkeypatch.setattr(run, "make_venv", run.VENV.mkdir)
     monkeypatch.setattr(run, "install", installed.append)
     run.set_up([run.CORE])
     monkeypatch.setattr(sys, "executable", str(run.python_of(run.VENV)))
+    monkeypatch.setattr(sys, "version", "3.11 of another build")  # /usr/bin/python3 next to one of pyenv, for example
     run.set_up([run.CORE])
     assert installed == [run.CORE]
 
 
+def test_an_environment_whose_python_is_gone_is_made_again(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(run, "install", lambda _: None)
+    run.set_up([run.CORE])
+    run.python_of(run.VENV).unlink()
+    run.set_up([run.CORE])
+    assert capfd.readouterr().err.count("Making") == 2
+
+
 @pytest.mark.parametrize(
     ("module", "name", "value"),
-    [("sys", "version", "3.99"), ("sysconfig", "get_platform", lambda: "linux-z80")],
+    [("sys", "version_info", (3, 99, 0)), ("sysconfig", "get_platform", lambda: "linux-z80")],
     ids=["version", "platform"],
 )
 def test_another_python_installs_again(

@@ -50,7 +50,7 @@ class Background:
         }
 
     async def seen(self, execution: str) -> Seen | None:
-        """How an execution stands."""
+        """The state of an execution."""
         record = await self.service.history.get(execution) if self.service else None
         return Seen(record.status, record.exit_code, record.command) if record else None
 

@@ -4,11 +4,10 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from backend.application import owned, visible
+from backend.application import owned, projects, visible
 from backend.core.audit.events import Kind
 from backend.core.dataclasses import dataclass, replace
 from backend.core.decisions import Decision
-from backend.core.execution.refusals import unknown_project
 from backend.core.identity import Principal
 from backend.core.notifications.model import TEST, Delivery, DeliveryStatus, Failure, Notification
 from backend.core.notifications.ports import Notifications, Sender
@@ -48,8 +47,8 @@ class StoredSubjects:
                 schedule = await owned.find(who, self.schedules, id, "schedule.unknown")
                 return schedule if isinstance(schedule, Decision) else None
             case "project":
-                project = await self.projects.get(id)
-                return None if project and project.is_open_to(who) else unknown_project(id)
+                project = await projects.find(who, id, self.projects)
+                return project if isinstance(project, Decision) else None
             case _:
                 return None
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import field
 from typing import Protocol
 
+from backend.application import projects
 from backend.application.django_targets import DjangoTargets
 from backend.application.host_targets import HOST, HostTargets
 from backend.core.dataclasses import dataclass
@@ -86,9 +87,9 @@ class TargetResolver:
             case TargetRef("local", ""):
                 return self._own(who)
             case TargetRef("project", id):
-                project = await self.projects.get(id)
-                if project is None or not project.is_open_to(who):
-                    return unknown_project(id)
+                project = await projects.find(who, id, self.projects)
+                if isinstance(project, Decision):
+                    return project
                 return self._known(project, lambda: self._of_project(project)) or unknown_project(id)
             case TargetRef("host", id) if self.hosts:
                 return await self.hosts.resolve(who, id)

@@ -13,7 +13,7 @@ from backend.core.policy.admit import Plan, admit
 from backend.core.policy.files import Unseen
 from backend.core.policy.profile import OFFLINE, Offline, Profile
 from backend.policies.loader import load_profile
-from backend.runtime.settings import load_settings
+from backend.runtime.settings import Settings, load_settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +40,7 @@ def add_verbs(verbs: Any) -> None:
 
 def _check(options: argparse.Namespace) -> int:
     settings = load_settings()
-    profile = load_profile(options.profile, settings.profiles).in_rooms()  # since nothing runs
-    target = WrittenLines(profile, Unseen(PurePosixPath(settings.workspace_dir)))
+    target = WrittenLines(profile_named(options.profile, settings), Unseen(PurePosixPath(settings.workspace_dir)))
     lines: Iterable[str] = options.lines or (line.rstrip("\n") for line in sys.stdin)
     plain = sys.stdout.isatty() and not options.json
     allowed = True
@@ -50,6 +49,11 @@ def _check(options: argparse.Namespace) -> int:
         allowed &= verdict["allowed"]
         print(_sentence(verdict) if plain else json.dumps(verdict, ensure_ascii=False), flush=True)
     return 0 if allowed else EXIT_DENIED
+
+
+def profile_named(name: str, settings: Settings) -> Profile:
+    """A profile as it judges lines that do not run now: the server may have rooms. Raises ProfileError."""
+    return load_profile(name, settings.profiles).in_rooms()
 
 
 def verdict_on(line: str, target: WrittenLines) -> dict[str, Any]:

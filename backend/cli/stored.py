@@ -10,23 +10,23 @@ import argparse
 import asyncio
 import sys
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from backend.application import projects
 from backend.application.submission import CommandSpec
 from backend.cli.actor import actor
-from backend.cli.policy import WrittenLines
+from backend.cli.policy import WrittenLines, profile_named
 from backend.core.dataclasses import dataclass
 from backend.core.decisions import Decision, Risk
 from backend.core.errors import GatepostError, reason_of
-from backend.core.execution.refusals import unknown_project
 from backend.core.execution.targets import OWN, TargetRef, addressed, target_ref
 from backend.core.identity import Permission, Principal, acting_as
 from backend.core.policy.admit import Plan, admit
 from backend.core.policy.files import Unseen
 from backend.core.policy.profile import Profile
 from backend.core.ports import AuditLog, Projects
-from backend.policies.loader import load_profile
 from backend.runtime.clock import new_id, now_ms
 from backend.runtime.settings import Settings, load_settings
 
@@ -63,7 +63,7 @@ class Opened:
     @property
     def judge(self) -> WrittenJudge:
         """Judges lines by their words."""
-        return WrittenJudge(self.projects)
+        return WrittenJudge(self.projects, partial(profile_named, settings=self.settings))
 
     async def owner(self) -> Principal:
         """The account that the verb names. Raises Refusal."""
@@ -87,18 +87,19 @@ class WrittenJudge:
     """Judges lines by their words, without a look into workspaces; what hosts decide is judged when it runs."""
 
     projects: Projects
+    profile: Callable[[str], Profile]
 
     async def explain(self, who: Principal, spec: CommandSpec) -> Plan | Decision:
         """The verdict on a command. Raises StorageError or ProfileError."""
         line, ref = addressed(spec.command, spec.target)
         match ref:
             case TargetRef("local", "") if who.user:
-                return self._judged(line, load_profile(who.user.profile), spec.cwd)
+                return self._judged(line, self.profile(who.user.profile), spec.cwd)
             case TargetRef("project", id):
-                project = await self.projects.get(id)
-                if project is None or not project.is_open_to(who):
-                    return unknown_project(id)
-                profile = load_profile(project.profile).with_extra(project.allowed_extra)
+                project = await projects.find(who, id, self.projects)
+                if isinstance(project, Decision):
+                    return project
+                profile = self.profile(project.profile).with_extra(project.allowed_extra)
                 return self._judged(line, profile, spec.cwd, network=bool(project.network))
             case _:
                 return JUDGED_LATER

@@ -18,7 +18,7 @@ from backend.core.execution.model import (
     StopReason,
     stopped_outcome,
 )
-from backend.core.execution.sequence import Pipeline, PipelineRunner
+from backend.core.execution.pipeline import Pipeline, PipelineRunner
 from backend.core.hosts.commands import SENSITIVE, HostCommand
 from backend.core.language.parser import Invocation
 from backend.core.recording.writer import RecordingWriter

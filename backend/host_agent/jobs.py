@@ -23,7 +23,17 @@ from backend.bus.link import GONE
 from backend.core.dataclasses import dataclass
 from backend.core.decisions import Decision
 from backend.core.errors import StorageError
-from backend.core.execution.model import Delivery, Instruction, Signal, SignalName, Status, Stop, StopReason, Write
+from backend.core.execution.model import (
+    NOTHING_USED,
+    Delivery,
+    Instruction,
+    Signal,
+    SignalName,
+    Status,
+    Stop,
+    StopReason,
+    Write,
+)
 from backend.core.execution.registry import Execution
 from backend.core.execution.requests import Refused
 from backend.core.hosts.commands import HostCommand
@@ -52,7 +62,7 @@ STREAM_TTL = 86400  # seconds
 FIRST_PAUSE, LONGEST_PAUSE = 0.25, 8.0
 MOST_JOBS = 512
 EXECUTION = re.compile(PATTERN)
-ENDED = ("status", "exit_code", "signal", "cpu_ms", "peak_memory_bytes", "read_bytes", "written_bytes", "protection")
+ENDED = ("status", "exit_code", "signal", *NOTHING_USED.figures)
 
 
 @dataclass(slots=True)

@@ -1,4 +1,4 @@
-"""The wiring: `create_app(settings)` puts the parts together, `app` is the application of the environment's settings."""
+"""The wiring: `create_app(settings)` puts the fronts over the house, `app` is the application of the environment's settings."""
 
 import math
 import secrets
@@ -11,64 +11,33 @@ from typing import Any
 
 import structlog
 from fastapi import FastAPI, Request
-from limits.aio.storage import Storage
 from prometheus_client import generate_latest
-from pydantic import TypeAdapter
 from slowapi import Limiter
 
 from backend import __version__
 from backend.accounts.authentication import Authenticator
 from backend.accounts.credentials import Tokens, new_runner_key, secret_hash
-from backend.accounts.shared_holders import SharedHolders
-from backend.application.background import Background
-from backend.application.django_targets import DjangoTargets
-from backend.application.executions import ExecutionService
 from backend.application.hooks import PER_ACCOUNT, HookCalls, HookService
-from backend.application.host_targets import HostTargets
-from backend.application.local_executions import LocalExecutions
 from backend.application.notifications import StoredSubjects
-from backend.application.queue_runner import QueueRunner
 from backend.application.runner_keys import KeyAdministration
-from backend.application.runners import Runners, is_django
-from backend.application.schedule_runner import ScheduleRunner
 from backend.application.schedules import Bounds, ScheduleService
-from backend.application.submission import Submission
-from backend.application.target_resolver import LocalPlaces, TargetResolver
-from backend.bus.memory import MemoryBus
-from backend.core.dataclasses import dataclass, replace
 from backend.core.errors import StorageError
-from backend.core.execution.bus import ExecutionBus
-from backend.core.execution.gateway import Gateway, Rates
-from backend.core.execution.lifecycle import Clock, Lifecycle
-from backend.core.execution.model import Job
-from backend.core.execution.sessions import Sessions
-from backend.core.execution.targets import ExecutionLimits
-from backend.core.identity import Principal
-from backend.core.limits import Rate, RateLimiter, Slots, share_of_accounts
-from backend.core.policy.profile import Profile, ProfileError
+from backend.core.limits import Rate, share_of_accounts
+from backend.core.policy.profile import ProfileError
 from backend.core.recording.redaction import DEFAULT_PATTERNS, Masks
-from backend.core.recording.retention import SHARE, RecordingShares, Retention
-from backend.core.times import DAY_MS
-from backend.policies.loader import check_folder, load_profile
-from backend.runtime.clock import new_id, now_ms, utc_now
+from backend.runtime.clock import new_id, now_ms
 from backend.runtime.command_line import verb
-from backend.runtime.egress import egress_proxies
-from backend.runtime.hosts import Hosts, build_hosts
-from backend.runtime.lifespan import Server, lifespan
-from backend.runtime.local_executor import local_places, output_lines, visitors_files
+from backend.runtime.house import House, build_house, server_of
+from backend.runtime.lifespan import lifespan
 from backend.runtime.logs import configure_logs
 from backend.runtime.masking import MaskedAuditLog
-from backend.runtime.notifications import build_notifications, build_notifier, build_senders
-from backend.runtime.persistence import Stores, open_stores
-from backend.runtime.preflight import EntryCheck, Guard, build_guard
-from backend.runtime.programs import OutsidePrograms, outside_programs
-from backend.runtime.retention import RecordingRetention
-from backend.runtime.runners import Django, build_django
-from backend.runtime.schedules import schedule_runner
+from backend.runtime.notifications import build_notifications
+from backend.runtime.preflight import EntryCheck
+from backend.runtime.programs import outside_programs
 from backend.runtime.settings import Settings, SettingsError, load_settings
 from backend.runtime.telemetry import HostCollector, Telemetry
 from backend.runtime.tokens import access_tokens, name_digest
-from backend.storage.limiter import PAGE_WINDOWS, MovingWindow, is_reachable, moving_window, shared_storage
+from backend.storage.limiter import PAGE_WINDOWS, MovingWindow, is_reachable
 from backend.transports.agent_api import Agents, Capabilities, agent_routes
 from backend.transports.dependencies import Access
 from backend.transports.django_api import DjangoService, django_routes
@@ -94,7 +63,6 @@ from backend.transports.security import Connections, Rejections, Security
 from backend.transports.terminal_socket import ServiceInfo, TerminalSocket
 
 NAME = "Gatepost"
-JOB: TypeAdapter[Job] = TypeAdapter(Job)
 PAGE_FOLDER = Path(__file__).parents[2] / "frontend"
 BODY_LIMIT = 256 * 1024  # bytes
 TOKEN_FAILURES = Rate(10, 60)
@@ -103,59 +71,23 @@ LOGIN_ATTEMPTS_ON_NAME = Rate(100, 300)  # many enough that other clients do not
 AUDITED_REJECTIONS = Rate(60, 60)
 
 
-@dataclass(frozen=True, slots=True)
-class House:
-    """The parts that the fronts use."""
-
-    settings: Settings
-    stores: Stores
-    guard: Guard
-    telemetry: Telemetry
-    counters: Storage | None
-    resolver: TargetResolver
-    gateway: Gateway
-    service: ExecutionService
-    hosts: Hosts
-    schedule_runner: ScheduleRunner
-    django: Django
-    queue_runner: QueueRunner
-    runners: Runners
-    background: Background
-
-    def leave(self, visitor: Principal) -> None:
-        """The connection of a visitor has ended."""
-        self.resolver.leave(visitor)
-        self.background.leave(visitor)
-
-    def window(self, rate: Rate, name: str) -> RateLimiter:
-        """A limit, shared by all servers if Redis is configured."""
-        return moving_window(rate, name, self.counters)
-
-
 def create_app(settings: Settings, *, greets: bool = True) -> FastAPI:
     """The application, which says on standard error where it is reached if it `greets`. Raises SettingsError or ProfileError for settings that cannot be used."""
     programs = outside_programs(settings)
     masks = Masks.of((*settings.masked_values, *programs.secrets), (*DEFAULT_PATTERNS, *settings.masked_patterns))
     configure_logs(settings.log_level, masks.text)
-    house = _build(settings, programs, masks)
+    house = build_house(settings, programs, masks)
     tokens = access_tokens(settings)
     security = _security(house, tokens)
     app = FastAPI(
         title=NAME,
         version=__version__,
-        lifespan=lifespan(_server(house), greets=greets),
+        lifespan=lifespan(server_of(house), greets=greets),
         docs_url=None,
         redoc_url=None,
         max_body_size=BODY_LIMIT,
     )
-    audit = MaskedAuditLog(house.stores.audit, masks.text)
-    access = Access(
-        security=security,
-        audit=audit,
-        requests=house.window(Rate.parse(settings.api_rate), "api"),
-        rejections=Rejections(audit, MovingWindow(AUDITED_REJECTIONS)),
-        mask=masks.text,
-    )
+    access = _access(house, security, masks)
     info = _service_info(house.telemetry)
     limiter, files = _limiter(app, security), PageFiles(PAGE_FOLDER)
     add_problems(app, access.rejected, LARGER_BODIES | BODY_LIMITS)
@@ -177,176 +109,23 @@ def create_app(settings: Settings, *, greets: bool = True) -> FastAPI:
     return app
 
 
+def _access(house: House, security: Security, masks: Masks) -> Access:
+    audit = MaskedAuditLog(house.stores.audit, masks.text)
+    return Access(
+        security=security,
+        audit=audit,
+        requests=house.window(Rate.parse(house.settings.api_rate), "api"),
+        rejections=Rejections(audit, MovingWindow(AUDITED_REJECTIONS)),
+        mask=masks.text,
+    )
+
+
 async def _account_of_runner(house: House, security: Security, request: Request) -> str | None:
     """The owner of the project of a runner, None without a valid key. Raises StorageError."""
     secret = security.bearer(request.scope)
     key = await house.stores.runners.key_by_secret(secret_hash(secret)) if secret else None
     project = await house.stores.projects.get(key.project) if key and key.is_valid(now_ms()) else None
     return project.owner_id if project else None
-
-
-def _build(settings: Settings, programs: OutsidePrograms, masks: Masks) -> House:
-    stores = open_stores(settings)
-    telemetry = Telemetry(time.monotonic)
-    counters = shared_storage(settings.redis_url.get_secret_value()) if settings.redis_url else None
-    guard = build_guard(settings)
-    guard.rooms.proxies = egress_proxies(settings, MaskedAuditLog(stores.audit, masks.text))
-
-    if settings.profiles:
-        check_folder(settings.profiles)
-
-    def profile(name: str) -> Profile:
-        loaded = load_profile(name, settings.profiles).without(programs.missing)
-        return loaded.in_rooms() if guard.protection.meets("L3") else loaded
-
-    limits = _execution_limits(settings)
-    hosts = build_hosts(
-        settings, stores.owner, limits, stores.audit, stores.projects, output_lines(settings, masks), masks.text
-    )
-    stores = replace(
-        stores, recovery=replace(stores.recovery, goes_on=lambda target: hosts.goes_on(target) or is_django(target))
-    )
-    django = build_django(stores, limits, output_lines(settings, masks))
-    places = local_places(settings, guard, masks, stores, programs, background := Background())
-    resolver = _resolver(settings, stores, guard, places, profile, hosts.targets, django.targets)
-    mask = hosts.mask(settings, masks)
-    gateway = _gateway(settings, stores, telemetry, counters, guard, mask, django.wakeups.wake)
-    service = background.service = _service(settings, stores, gateway, resolver)
-    queue_runner = QueueRunner(gateway, resolver, stores.ownership, stores.identities, JOB.validate_json)
-    runner = schedule_runner(stores, gateway, service)
-    return House(
-        settings,
-        stores,
-        guard,
-        telemetry,
-        counters,
-        resolver,
-        gateway,
-        service,
-        hosts,
-        runner,
-        django,
-        queue_runner,
-        django.runners(stores, queue_runner, MaskedAuditLog(stores.audit, masks.text), masks.text),
-        background,
-    )
-
-
-def _resolver(
-    settings: Settings,
-    stores: Stores,
-    guard: Guard,
-    places: LocalPlaces,
-    profile: Callable[[str], Profile],
-    hosts: HostTargets | None,
-    django: DjangoTargets,
-) -> TargetResolver:
-    return TargetResolver(
-        visitors_profile=profile(settings.profile),
-        visitors_files=visitors_files(settings, guard),
-        projects=stores.projects,
-        places=places,
-        limits=_execution_limits(settings),
-        load_profile=profile,
-        hosts=hosts,
-        holds_hosts=guard.rooms.make is not None,
-        django=django,
-    )
-
-
-def _execution_limits(settings: Settings) -> ExecutionLimits:
-    longest = max(settings.command_timeout, settings.longest_timeout)
-    return ExecutionLimits(settings.command_timeout, longest, settings.output_limit, settings.detach_grace)
-
-
-def _gateway(
-    settings: Settings,
-    stores: Stores,
-    telemetry: Telemetry,
-    counters: Storage | None,
-    guard: Guard,
-    mask: Callable[[str], str],
-    enqueued: Callable[[str], None],
-) -> Gateway:
-    return Gateway(
-        rates=Rates(
-            moving_window(Rate.parse(settings.command_rate), "commands", counters),
-            moving_window(Rate.parse(settings.user_rate), "user-commands", counters),
-            moving_window(Rate.parse(settings.check_rate), "checks", counters),
-        ),
-        slots=Slots(
-            settings.concurrent_per_principal,
-            settings.concurrent_total,
-            share_of_accounts(settings.concurrent_total, settings.accounts_share),
-        ),
-        refusals=stores.executions,
-        lifecycle=Lifecycle(
-            log=stores.executions,
-            queue=stores.ownership,
-            encode=lambda job: JOB.dump_json(job).decode(),
-            recordings=stores.recordings,
-            observer=telemetry,
-            clock=Clock(time.monotonic, utc_now, new_id),
-            mask=mask,
-            enqueued=enqueued,
-            # Every command may write what the limit of output permits, however little is stored.
-            shares=RecordingShares(max(settings.retention_bytes // SHARE, settings.output_limit)),
-        ),
-        protected=guard.refusal,
-    )
-
-
-def _service(settings: Settings, stores: Stores, gateway: Gateway, resolver: TargetResolver) -> ExecutionService:
-    return ExecutionService(
-        submission=Submission(gateway, resolver, stores.keys, new_id),
-        history=stores.history,
-        projects=stores.projects,
-        tokens=_open_sockets_check(settings, stores),
-        queue=stores.ownership,
-        local=LocalExecutions(gateway.lifecycle.registry, stores.recordings, stores.history, raw=settings.raw_output),
-        bus=_bus(settings),
-        owner=stores.owner,
-        folder=stores.folder,
-        sessions=Sessions(time.monotonic),
-    )
-
-
-def _open_sockets_check(settings: Settings, stores: Stores) -> Authenticator:
-    """Judges the tokens of sockets that are open, of which an account may have many."""
-    holders = SharedHolders(stores.identities, time.monotonic)
-    return Authenticator(holders, access_tokens(settings), now_ms, time.monotonic)
-
-
-def _bus(settings: Settings) -> ExecutionBus:
-    if settings.redis_url is None:
-        return MemoryBus()
-    from backend.bus.redis import RedisBus  # with its library, which other servers do without
-
-    log = structlog.get_logger()
-    return RedisBus(settings.redis_url.get_secret_value(), lambda report: log.warning("bus", report=report))
-
-
-def _server(house: House) -> Server:
-    return Server(
-        house.settings,
-        house.stores,
-        house.guard,
-        house.gateway,
-        house.service,
-        house.queue_runner,
-        house.schedule_runner,
-        build_notifier(house.stores, house.service, build_senders(house.settings)),
-        _retention(house),
-        house.hosts,
-        house.runners,
-    )
-
-
-def _retention(house: House) -> RecordingRetention:
-    settings, stores = house.settings, house.stores
-    retention = Retention(int(settings.retention_days * DAY_MS), settings.retention_bytes)
-    shares = house.gateway.lifecycle.shares
-    return RecordingRetention(stores.recordings, stores.history, stores.audit, shares, retention, stores.clock)
 
 
 def _security(house: House, tokens: Tokens) -> Security:

@@ -1,19 +1,13 @@
 """Executions as resources: start, list, view, read, follow, cancel, feed, signal; and ask the policy."""
 
-import asyncio
-import json
-from collections import Counter
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import field
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi import Path as PathParameter
-from fastapi.responses import StreamingResponse
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, Field
 from slowapi import Limiter
 
-from backend.application.executions import ExecutionService, Recording
+from backend.application.executions import ExecutionService
 from backend.application.submission import CommandSpec, Existing
 from backend.core import ids
 from backend.core.dataclasses import dataclass
@@ -36,44 +30,26 @@ from backend.core.identity import Permission, Principal
 from backend.core.limits import Budget
 from backend.core.policy.admit import Plan
 from backend.core.ports import Filter
-from backend.core.recording.batches import last_seq
 from backend.core.recording.transcript import Slice
 from backend.transports.dependencies import Access, Body, JsonOnly, check_query, granted
+from backend.transports.event_streams import EventStream, EventStreams
 from backend.transports.problems import WITH_BODY, Problem, described
 from backend.transports.routing import new_router
-from backend.transports.schemas import KEY_HEADER, LINE, SESSION, STARTING, HistoryEntry, Started, entry, started_by
-from backend.transports.turns import in_turns
+from backend.transports.schemas import (
+    KEY_HEADER,
+    LINE,
+    SESSION,
+    STARTING,
+    HistoryEntry,
+    Started,
+    Targeted,
+    entry,
+    started_by,
+)
 
-KEEP_ALIVE = 15.0  # seconds without an event after which a stream sends a comment, so that it is not closed
-RECHECK_EVERY = 5.0  # seconds between two checks whether the token of a stream is still valid
-BLOCKS_WAITING = 4  # blocks between the recording and a slow reader
 LONGEST_SLICE = 1 << 20  # bytes
-MOST_STREAMS = 64  # concurrent event streams of an account; each holds a connection and an open file
 
 ExecutionId = Annotated[str, PathParameter(pattern=ids.PATTERN)]
-
-
-class EventStream(StreamingResponse):
-    """Server-sent events."""
-
-    media_type = "text/event-stream"
-
-
-class Targeted(Body):
-    """Where a command runs: in a project, in another `target`, or, without both, in the caller's own workspace."""
-
-    project_id: str | None = Field(default=None, min_length=1, max_length=64)
-    target: str | None = Field(default=None, pattern=TARGET_PATTERN)
-
-    @model_validator(mode="after")
-    def _check_ref(self) -> Self:
-        target_ref(self.project_id, self.target)
-        return self
-
-    @property
-    def ref(self) -> TargetRef:
-        """The target that is named."""
-        return target_ref(self.project_id, self.target)
 
 
 class Start(Targeted):
@@ -169,11 +145,10 @@ class Limits(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Executions:
-    """What the routes need. `streams` counts the event streams of each principal."""
+    """What the routes need."""
 
     access: Access
     service: ExecutionService
-    streams: Counter[str] = field(default_factory=Counter)
 
 
 def execution_routes(executions: Executions, limiter: Limiter, rate: str) -> APIRouter:
@@ -183,7 +158,9 @@ def execution_routes(executions: Executions, limiter: Limiter, rate: str) -> API
     _add_explaining(router, executions)
     _add_limits(router, executions, limiter, rate)
     _add_looking(router, executions)
-    _add_reading(router, executions)
+    _add_output(router, executions)
+    _add_events(router, executions)
+    _add_cancel(router, executions)
     _add_instructions(router, executions)
     return router
 
@@ -291,7 +268,7 @@ def _queried(project: str | None, target: str | None) -> TargetRef:
         raise Problem(422, "request.invalid", f"The request cannot be understood: query: {error}.") from error
 
 
-def _add_reading(router: APIRouter, executions: Executions) -> None:
+def _add_output(router: APIRouter, executions: Executions) -> None:
     service = executions.service
     reader = Depends(executions.access.needs(Permission.READ))
 
@@ -314,121 +291,59 @@ def _add_reading(router: APIRouter, executions: Executions) -> None:
             total_size=found.part.total,
         )
 
+
+def _add_events(router: APIRouter, executions: Executions) -> None:
+    streams = EventStreams(executions.service)
+
     @router.get(
         "/executions/{execution}/events",
         response_class=EventStream,
         responses={**described(403, 404, 410, 429), 204: {"description": "Nothing comes after `Last-Event-ID`."}},
     )
     async def events(
-        principal: Annotated[Principal, reader],
+        principal: Annotated[Principal, Depends(executions.access.needs(Permission.READ))],
         execution: ExecutionId,
         last_event_id: Annotated[str | None, Header(pattern="^[0-9]{1,15}$")] = None,
     ) -> Response:
         """The messages of an execution as server-sent events, live, until its end. `Last-Event-ID` resumes."""
-        recording = granted(await service.recording(principal, execution))
-        _check_streams(executions.streams[principal.name])
-        stream = _events(executions, principal, recording, int(last_event_id or 0))
-        if last_event_id and not recording.running:
-            begin = await anext(stream, b"")
-            if not begin:
-                return Response(status_code=204)  # else a browser would ask again and again
-            stream = _begun(begin, stream)
-        return EventStream(stream, headers={"cache-control": "no-store"})
+        recording = granted(await executions.service.recording(principal, execution))
+        return await streams.respond(principal, recording, last_event_id)
 
 
-def _check_streams(followed: int) -> None:
-    """Raises Problem where an account follows too many executions."""
-    if followed >= MOST_STREAMS:
-        detail = f"You already follow {MOST_STREAMS} executions."
-        raise Problem(429, "limits.watching", detail, hint="Close a stream, or wait for its end.", retry_after=5)
+async def _instruct(service: ExecutionService, principal: Principal, id: str, instruction: Instruction) -> Delivery:
+    """Deliver an instruction. Raises Problem for one that had no effect."""
+    delivery = granted(await service.instruct(principal, id, instruction))
+    if problem := undelivered(instruction, delivery, id):
+        raise Problem.of(problem)
+    return delivery
 
 
-async def _begun(begin: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    yield begin
-    async for block in rest:
-        yield block
+def _add_cancel(router: APIRouter, executions: Executions) -> None:
+    service = executions.service
 
-
-async def _events(
-    executions: Executions, principal: Principal, recording: Recording, after_seq: int
-) -> AsyncIterator[bytes]:
-    """Server-sent events, each with the number of its last line as id. They end when the right to view them ends."""
-    blocks: asyncio.Queue[bytes] = asyncio.Queue(BLOCKS_WAITING)
-    following = asyncio.create_task(recording.follow(after_seq, in_turns(blocks.put)))
-    allowed = asyncio.create_task(_while_allowed(executions.service, principal, recording.id))
-    executions.streams[principal.name] += 1
-    try:
-        while not (following.done() and blocks.empty()):
-            block = await _next(blocks, {following, allowed}, KEEP_ALIVE)
-            if allowed.done():
-                return
-            if block or not following.done():
-                yield _as_events(block) if block else b": keep-alive\n\n"
-        if problem := following.result():
-            yield _as_problem(problem)
-    finally:
-        following.cancel()
-        allowed.cancel()
-        executions.streams[principal.name] -= 1
-        if not executions.streams[principal.name]:
-            del executions.streams[principal.name]
-
-
-async def _while_allowed(service: ExecutionService, principal: Principal, id: str) -> None:
-    """Return when the right to view it has ended. A database that answers slowly does not delay the stream."""
-    while True:
-        await asyncio.sleep(RECHECK_EVERY)
-        if not await service.still_allowed(principal, id):
-            return
-
-
-async def _next(blocks: asyncio.Queue[bytes], ends: set[asyncio.Task[Any]], seconds: float) -> bytes:
-    """The next block; empty if none arrives in time, or one of `ends` is done."""
-    getting = asyncio.create_task(blocks.get())
-    try:
-        await asyncio.wait([getting, *ends], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-        return getting.result() if getting.done() else b""
-    finally:
-        getting.cancel()
-
-
-def _as_events(block: bytes) -> bytes:
-    lines: Sequence[bytes] = block.splitlines()
-    return b"".join(b"id: %d\ndata: %b\n\n" % (last_seq(line), line) for line in lines)
-
-
-def _as_problem(problem: Decision) -> bytes:
-    """Why an event stream ends before the execution does."""
-    said = json.dumps({"rule": problem.rule, "detail": problem.reason, "hint": problem.hint})
-    return f"event: problem\ndata: {said}\n\n".encode()
+    @router.post("/executions/{execution}/cancel", status_code=202, responses=described(403, 404))
+    async def cancel(
+        principal: Annotated[Principal, Depends(executions.access.caller)], execution: ExecutionId
+    ) -> dict[str, str]:
+        """Stop a command: SIGTERM, and SIGKILL two seconds later. One that has ended is not changed."""
+        stop = Stop(StopReason.CANCELLED, principal.name)
+        if await _instruct(service, principal, execution, stop) is Delivery.DELIVERED:
+            return {"id": execution, "status": "cancelling"}
+        record = await service.view(principal, execution)
+        ended = {} if isinstance(record, Decision) else {"status": record.status}
+        return {"id": execution, **ended}
 
 
 def _add_instructions(router: APIRouter, executions: Executions) -> None:
     caller = Depends(executions.access.caller)
     service = executions.service
 
-    async def instruct(principal: Principal, id: str, instruction: Instruction) -> None:
-        delivery = granted(await service.instruct(principal, id, instruction))
-        _check_delivered(instruction, delivery, id)
-
-    @router.post("/executions/{execution}/cancel", status_code=202, responses=described(403, 404))
-    async def cancel(principal: Annotated[Principal, caller], execution: ExecutionId) -> dict[str, str]:
-        """Stop a command: SIGTERM, and SIGKILL two seconds later. One that has ended is not changed."""
-        stop = Stop(StopReason.CANCELLED, principal.name)
-        delivery = granted(await service.instruct(principal, execution, stop))
-        if delivery is not Delivery.NOT_RUNNING:
-            _check_delivered(stop, delivery, execution)
-            return {"id": execution, "status": "cancelling"}
-        record = await service.view(principal, execution)
-        ended = {} if isinstance(record, Decision) else {"status": record.status}
-        return {"id": execution, **ended}
-
     @router.post("/executions/{execution}/stdin", status_code=202, responses=described(*WITH_BODY, 403, 404, 409))
     async def stdin(
         principal: Annotated[Principal, caller], execution: ExecutionId, body: Input, _: JsonOnly
     ) -> dict[str, Any]:
         """Write to the standard input of a command that was started with `stdin: true`."""
-        await instruct(principal, execution, Write(body.data.encode("utf-8", "replace"), last=body.close))
+        await _instruct(service, principal, execution, Write(body.data.encode("utf-8", "replace"), last=body.close))
         return {"id": execution, "waiting_bytes": service.waiting_input(execution)}
 
     @router.post("/executions/{execution}/signal", status_code=202, responses=described(*WITH_BODY, 403, 404, 409))
@@ -436,7 +351,7 @@ def _add_instructions(router: APIRouter, executions: Executions) -> None:
         principal: Annotated[Principal, caller], execution: ExecutionId, body: SendSignal, _: JsonOnly
     ) -> dict[str, str]:
         """Send a signal to all processes of a command."""
-        await instruct(principal, execution, Signal(SignalName(body.signal)))
+        await _instruct(service, principal, execution, Signal(SignalName(body.signal)))
         return {"id": execution, "signal": body.signal}
 
     @router.post("/executions/{execution}/resize", status_code=202, responses=described(*WITH_BODY, 403, 404, 409))
@@ -444,11 +359,5 @@ def _add_instructions(router: APIRouter, executions: Executions) -> None:
         principal: Annotated[Principal, caller], execution: ExecutionId, body: TerminalSize, _: JsonOnly
     ) -> dict[str, str]:
         """Set the terminal size of a command that has a terminal."""
-        await instruct(principal, execution, Resize(body.columns, body.rows))
+        await _instruct(service, principal, execution, Resize(body.columns, body.rows))
         return {"id": execution}
-
-
-def _check_delivered(instruction: Instruction, delivery: Delivery, execution: str) -> None:
-    """Raises Problem for an instruction that had no effect."""
-    if problem := undelivered(instruction, delivery, execution):
-        raise Problem.of(problem)

@@ -17,10 +17,9 @@ from backend.core.hooks.rules import LONGEST_BODY
 from backend.core.identity import Permission, Principal
 from backend.core.times import iso
 from backend.transports.dependencies import KNOWN_QUERY, Access, Body, JsonOnly, Names, granted, with_owners
-from backend.transports.executions_api import Targeted
 from backend.transports.problems import WITH_BODY, described
 from backend.transports.routing import new_router
-from backend.transports.schemas import LINE, STARTING, RotateBody, Started, refusal
+from backend.transports.schemas import LINE, STARTING, RotateBody, Started, Targeted, refusal
 
 PREFIX = "/hooks/"
 HookId = Annotated[str, PathParameter(pattern=ids.PATTERN)]

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Protocol, TypeVar
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel, Field
 
-from backend.application.owned import is_owner
+from backend.application import projects
 from backend.core.audit.events import Kind
 from backend.core.dataclasses import dataclass
 from backend.core.execution.refusals import unknown_project
@@ -14,7 +14,7 @@ from backend.core.identity import NetworkAccess, Permission, Principal, Project
 from backend.core.policy.egress import MOST_ENTRIES, hosts_of, is_wider
 from backend.core.ports import Projects
 from backend.core.times import iso
-from backend.transports.dependencies import Access, Body, JsonOnly, Names
+from backend.transports.dependencies import Access, Body, JsonOnly, Names, granted
 from backend.transports.problems import WITH_BODY, Problem, described
 from backend.transports.routing import new_router
 
@@ -80,12 +80,6 @@ class Profiles(Protocol):
         ...
 
 
-def may_change(principal: Principal, project: Project) -> bool:
-    """Whether the caller may change a project that exists for it: its own, or any for an administrator."""
-    mine = principal.may(Permission.ADMIN) or is_owner(principal, project)
-    return mine and principal.may(Permission.EXECUTE)
-
-
 @dataclass(frozen=True, slots=True)
 class ProjectService:
     """What the routes need. `add_command` is how an administrator adds an account.
@@ -103,17 +97,11 @@ class ProjectService:
 
     async def visible(self, principal: Principal, id: str) -> Project:
         """A project that exists for the caller. Raises Problem."""
-        found = await self.projects.get(id)
-        if found is None or not found.is_open_to(principal):
-            raise Problem.of(unknown_project(id))
-        return found
+        return granted(await projects.find(principal, id, self.projects))
 
     async def own(self, principal: Principal, id: str) -> Project:
-        """A project that the caller may change: its own, or any for an administrator. Raises Problem."""
-        found = await self.visible(principal, id)
-        if not may_change(principal, found):
-            raise Problem(403, "role.forbidden", "Only its owner and administrators can change a project.")
-        return found
+        """A project that the caller may change. Raises Problem."""
+        return granted(await projects.find_own(principal, id, self.projects))
 
     async def members(self, names: list[str]) -> frozenset[str]:
         """The ids of accounts. Raises Problem for a name that does not exist."""

@@ -1,10 +1,10 @@
-"""What several routes share: an execution as the API shows it, and how one is started."""
+"""What several routes share: where a command runs, an execution as the API shows it, and how one is started."""
 
 import hashlib
-from typing import Annotated
+from typing import Annotated, Self
 
 from fastapi import Header
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 
 from backend.application.executions import ExecutionService
 from backend.application.submission import CommandSpec, Existing, IdempotencyKey
@@ -13,6 +13,7 @@ from backend.core.execution.model import NOTHING_USED
 from backend.core.execution.registry import Execution
 from backend.core.execution.requests import Refused, Waiting
 from backend.core.execution.sessions import NAME_PATTERN
+from backend.core.execution.targets import TARGET_PATTERN, TargetRef, target_ref
 from backend.core.identity import Principal
 from backend.core.times import iso
 from backend.transports.dependencies import Body
@@ -41,6 +42,23 @@ INPUT: str = Field(default="", max_length=65536, description="All that the stand
 SESSION: str | None = Field(
     default=None, pattern=NAME_PATTERN, description="Begin where the last line with this name of yours has ended"
 )
+
+
+class Targeted(Body):
+    """Where a command runs: in a project, in another `target`, or, without both, in the caller's own workspace."""
+
+    project_id: str | None = Field(default=None, min_length=1, max_length=64)
+    target: str | None = Field(default=None, pattern=TARGET_PATTERN)
+
+    @model_validator(mode="after")
+    def _check_ref(self) -> Self:
+        target_ref(self.project_id, self.target)
+        return self
+
+    @property
+    def ref(self) -> TargetRef:
+        """The target that is named."""
+        return target_ref(self.project_id, self.target)
 
 
 class RotateBody(Body):

@@ -303,8 +303,6 @@ class TerminalProtocol:
         """The result of an instruction."""
         if isinstance(result, Decision):
             return [refusal(result)]
-        if isinstance(instruct.instruction, Stop) and result is Delivery.NOT_RUNNING:
-            return []  # it has just ended by itself
         problem = undelivered(instruct.instruction, result, instruct.execution)
         return [refusal(problem)] if problem else []
 

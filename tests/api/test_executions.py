@@ -14,7 +14,7 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from backend.transports.executions_api import MOST_STREAMS
+from backend.transports.event_streams import MOST_STREAMS
 from tests.api.world import World, new_project, running_world
 from tests.client import assert_gapless, output
 from tests.serving import wait_until

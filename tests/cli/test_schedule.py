@@ -73,6 +73,27 @@ def test_a_line_is_judged_when_it_is_added(capsys: pytest.CaptureFixture[str]) -
     assert "[schedule.unknown]" in capsys.readouterr().err
 
 
+OWN = """
+name = "own"
+extends = "agent"
+summary = "One program more."
+
+[programs.deploy]
+summary = "Deploy"
+usage = "deploy"
+operands = "text"
+"""
+
+
+def test_a_profile_of_an_administrator_judges_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own.toml").write_text(OWN)
+    monkeypatch.setenv("GATEPOST_PROFILES", str(tmp_path))
+    assert main(["user", "add", "bob", "--no-password", "--profile", "own"]) == 0
+    hourly = ["--cron", "0 * * * *"]
+    assert schedule("add", "x", "deploy now", "--user", "bob", *hourly) == 0
+    assert schedule("add", "x", "deploy now", "--user", "ann", *hourly) == 1
+
+
 @pytest.mark.parametrize("option", [["--timeout", "0"], ["--jitter", "-1"], ["--retries", "99"], ["--target", "A B"]])
 def test_wrong_usage(option: list[str]) -> None:
     with pytest.raises(SystemExit) as ended:

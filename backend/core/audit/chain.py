@@ -138,7 +138,7 @@ class Verdict:
 
     `begins` is the number of the first event that was checked. `breaks` are the numbers of the events which record that an
     anchored place was gone when a server started, `rotations` those of the events that replaced the key; `unseen` are the
-    anchors that lie before the part that was checked; `unsigned` is how many of the events were written after the head was
+    anchors before the part that was checked; `unsigned` is how many of the events were written after the head was
     signed.
     """
 

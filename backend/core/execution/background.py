@@ -48,7 +48,7 @@ class BackgroundExecutions(Protocol):
         ...
 
     async def seen(self, execution: str) -> Seen | None:
-        """How one that the line has started stands. Raises StorageError."""
+        """The state of one that the line has started. Raises StorageError."""
         ...
 
     async def end(self, execution: str) -> None:

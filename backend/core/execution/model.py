@@ -54,6 +54,8 @@ class StopReason(StrEnum):
 
 # What is recorded then is not all that the command wrote, even where it had ended before it was stopped.
 INCOMPLETE = frozenset({StopReason.OUTPUT_LIMIT, StopReason.UNRECORDED, StopReason.RECORDINGS_FULL})
+# What runs elsewhere goes on then, and another server takes it up.
+HANDED_OVER = frozenset({StopReason.SHUTDOWN, StopReason.LEASE_LOST})
 
 
 def unrecorded(error: RecordingError) -> StopReason:

@@ -40,7 +40,7 @@ def unknown(execution: str) -> Decision:
 def forgotten(execution: str) -> Decision:
     """The history contains the execution, but there is no recording."""
     reason = f"The execution {execution} has no recording, or it has been deleted."
-    return Decision.deny("execution.forgotten", reason, f"GET /api/executions/{execution} returns how it ended.")
+    return Decision.deny("execution.forgotten", reason, "Its entry in the history says how it ended.")
 
 
 def hidden(problem: Decision, execution: str) -> Decision:
@@ -64,17 +64,17 @@ def uncontrolled() -> Decision:
 def unknown_project(project: str) -> Decision:
     """The project does not exist for the caller."""
     reason = f"There is no project {project!r} that you may use."
-    return Decision.deny("project.unknown", reason, "GET /api/projects lists your projects.")
+    return Decision.deny("project.unknown", reason, "The list of projects has those that you may use.")
 
 
 def nothing_runs(instruction: str) -> Decision:
     """A client named no execution, and none of those that it follows is running."""
-    reason = f"No such command is running, so there is nothing to {instruction}."
+    reason = f"No such command is running that could receive `{instruction}`."
     return Decision.deny("execution.not_running", reason, "Start a command first.")
 
 
 def undelivered(instruction: Instruction, delivery: Delivery, execution: str) -> Decision | None:
-    """Why an instruction had no effect; None when it was delivered."""
+    """Why an instruction had no effect; None when it was delivered, or is a stop of what has just ended by itself."""
     match delivery:
         case Delivery.DELIVERED:
             return None
@@ -85,9 +85,11 @@ def undelivered(instruction: Instruction, delivery: Delivery, execution: str) ->
             return _closed(instruction)
         case Delivery.UNREACHABLE:
             return unreachable(execution)
+        case Delivery.NOT_RUNNING if isinstance(instruction, Stop):
+            return None
         case Delivery.NOT_RUNNING:
             reason = f"No program of the execution {execution} is running that could receive this."
-            return _undelivered("execution.not_running", reason, f"GET /api/executions/{execution} returns its state.")
+            return _undelivered("execution.not_running", reason, "Its entry in the history says whether it has ended.")
         case _:
             assert_never(delivery)
 

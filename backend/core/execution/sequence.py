@@ -13,17 +13,9 @@ from backend.core.decisions import Decision
 from backend.core.errors import RecordingError, StorageError
 from backend.core.execution.background import BackgroundExecutions, JobControl
 from backend.core.execution.instructions import Instructions
-from backend.core.execution.model import (
-    EXIT_DENIED,
-    EXIT_GATEPOST_FAILED,
-    Actor,
-    Job,
-    Outcome,
-    Status,
-    StopReason,
-    stopped_outcome,
-    unrecorded,
-)
+from backend.core.execution.model import Actor, Job, Outcome, Status, StopReason, unrecorded
+from backend.core.execution.pipeline import Capture, Input, Pipeline, PipelineRunner
+from backend.core.execution.progress import NOTHING_YET, Progress, denied, exited, stopped, unaudited
 from backend.core.language.fields import Fields
 from backend.core.language.lexer import PROCESS_NAME, hidden_character
 from backend.core.language.parser import Invocation, Opened, no_background, parse
@@ -71,7 +63,6 @@ from backend.core.policy.line_state import (
     Enter,
     Exit,
     Leave,
-    LineState,
     Read,
     Return,
     Shift,
@@ -83,76 +74,7 @@ from backend.core.policy.profile import Profile
 from backend.core.recording.lines import encode_lines
 from backend.core.recording.writer import RecordingWriter
 
-NO_ONE = Actor("", "")
 PIPED_LIMIT = 1 << 20  # bytes that a group may pipe into a command: what a pipe can be made to hold
-
-
-@dataclass(slots=True)
-class Capture:
-    """Where output goes that is no output of the line: at most `limit` bytes of it are kept."""
-
-    limit: int
-    data: bytearray = field(default_factory=bytearray)
-    overflowed: bool = False
-
-    def add(self, data: bytes) -> None:
-        """Keep what there is room for."""
-        room = self.limit - len(self.data)
-        self.data += data[:room]
-        self.overflowed = self.overflowed or len(data) > room
-
-
-class Input(Protocol):
-    """A standard input that programs share: what one of them has read, the next one does not get."""
-
-    def fileno(self) -> int: ...
-
-    def read_line(self, limit: int) -> bytes:
-        """Up to and with the next line break, or as many bytes; less at the end of the input. Raises OSError."""
-        ...
-
-    def close(self) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Pipeline:
-    """One step of a line as it runs: its programs, its folder, its timeout in seconds, its output limit in bytes.
-
-    `root` is the workspace, which contains `cwd`; `home` the folder for what tools store, `actor` who runs it; with
-    `stdin` the first program reads what the client sends, with `input` what is in that; with `pipefail` it fails if any of its programs does. `network` is
-    the machine's network, or listed hosts alone. With `captured` its standard output goes there; with `leaves_state` its program
-    reports what the line leaves.
-    """
-
-    execution: str
-    invocations: tuple[Invocation, ...]
-    root: str
-    cwd: str
-    timeout: float
-    output_limit: int
-    stdin: bool = False
-    network: bool | Egress = False
-    pipefail: bool = False
-    home: str = ""
-    actor: Actor = NO_ONE
-    captured: Capture | None = None
-    input: Input | None = None
-    leaves_state: bool = False
-
-    @property
-    def argv(self) -> tuple[str, ...]:
-        """The words of the first program."""
-        return self.invocations[0].argv
-
-
-class PipelineRunner(Protocol):
-    """Runs one pipeline to its end."""
-
-    def opened(self, source: bytes | str, root: str, cwd: str) -> Input:
-        """These bytes, or a file below `root` named from `cwd`, as an input. Raises OSError."""
-        ...
-
-    async def run(self, pipeline: Pipeline, output: RecordingWriter, instructions: Instructions) -> Outcome: ...
 
 
 class StepLog(Protocol):
@@ -161,59 +83,6 @@ class StepLog(Protocol):
     async def step(self, execution: str, actor: Actor, argvs: tuple[tuple[str, ...], ...], decision: Decision) -> None:
         """Record a step that is about to run with words other than those judged first. Raises StorageError."""
         ...
-
-
-NOTHING_YET = Outcome(Status.SUCCEEDED, 0)  # the outcome of a line of which nothing has run
-
-
-@dataclass(slots=True)
-class _Progress:
-    """The progress of a line. `begun`: a step has run; `ended`: nothing else of it runs."""
-
-    outcome: Outcome
-    state: LineState
-    begun: bool = False
-    ended: bool = False
-    leaving: Leave | Return | None = None  # the loop, or the function, around what runs now
-    depth: int = 0  # compounds within compounds, where functions are called
-    files: set[str] = field(default_factory=set)  # of `<( )`
-    started: list[str] = field(default_factory=list)  # in the background
-
-    @property
-    def over(self) -> bool:
-        """Whether nothing else of this list of steps runs."""
-        return self.ended or self.leaving is not None
-
-    @property
-    def failed(self) -> bool:
-        return self.outcome.exit_code != 0
-
-    def skips(self, join: str) -> bool:
-        """Whether the next step is skipped because of the operator before it."""
-        return self.failed if join == "&&" else not self.failed if join == "||" else False
-
-    def add(self, outcome: Outcome) -> None:
-        """A step has ended. One that could not run as it should, or was stopped, ends the line: also as a condition."""
-        self.outcome = _added(self.outcome, outcome)
-        self.state = _ending_in(outcome.left or self.state, outcome.exit_code or 0)
-        self.ended = self.ended or bool(outcome.problem) or outcome.status not in {Status.SUCCEEDED, Status.FAILED}
-
-    def negate(self) -> None:
-        """What `!` before a step makes of its end."""
-        self.conclude(0 if self.failed else 1)
-
-    def conclude(self, code: int) -> None:
-        """The exit code of what has just ended, whatever ran in it."""
-        self.outcome = replace(self.outcome, exit_code=code, signal=None, status=_ended(code).status)
-        self.state = _ending_in(self.state, code)
-
-    def left_loop(self) -> bool:
-        """Whether the loop that has just finished a round ends."""
-        leaving = self.leaving
-        if isinstance(leaving, Return):
-            return True
-        self.leaving = None
-        return self.ended or (leaving is not None and not leaving.again)
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +100,7 @@ class Sequence:
 
     async def run(self, job: Job, output: RecordingWriter, instructions: Instructions) -> Outcome:
         """Run a line to its end. The outcome is that of the last step that ran, with the output of all."""
-        progress = _Progress(NOTHING_YET, job.plan.start)
+        progress = Progress(NOTHING_YET, job.plan.start)
         line = _Line(self, job, output, instructions, self.clock() + job.timeout, progress, job.plan.invocations)
         await line.steps(job.plan.script.steps, tested=False)
         await line.trapped()
@@ -248,7 +117,7 @@ class _Line:
     output: RecordingWriter
     instructions: Instructions
     end: float
-    progress: _Progress
+    progress: Progress
     judged: frozenset[Invocation]
     ran: list[int] = field(default_factory=lambda: [0])
     captured: Capture | None = None
@@ -265,7 +134,7 @@ class _Line:
             if progress.begun and self.sequence.clock() >= self.end:
                 self.instructions.stop(StopReason.TIMED_OUT)
             if progress.begun and self.instructions.reason:
-                progress.outcome, progress.ended = _stopped(self.instructions.reason, progress.outcome), True
+                progress.outcome, progress.ended = stopped(self.instructions.reason, progress.outcome), True
                 return
             follows = steps[number + 1].join if number + 1 < len(steps) else ""
             is_tested = tested or step.negated or follows in {"&&", "||"}
@@ -290,7 +159,7 @@ class _Line:
         if step.redirects:
             await self._redirected(step, tested=tested)
         elif step.compound and self.progress.depth == NESTING_LIMIT:
-            self.progress.add(_denied(too_deep()))
+            self.progress.add(denied(too_deep()))
         elif step.compound:
             self.progress.depth += 1
             await self._compound(step.compound, tested=tested)
@@ -339,7 +208,7 @@ class _Line:
         before, filled = progress.state, call.filled(iter(texts))
         begun = await asyncio.to_thread(enter_call, filled, self.sequence.target, before)
         if isinstance(begun, Decision):
-            progress.add(_denied(begun))
+            progress.add(denied(begun))
             return
         progress.state = begun
         await self.steps(call.body, tested=tested)
@@ -348,7 +217,7 @@ class _Line:
             progress.leaving = None
 
     async def _background(self, compound: Background) -> None:
-        """Start an execution of its own, and tell its number and id as a shell does."""
+        """Start an execution of its own, and show its number and id as a shell does."""
         progress, executions = self.progress, self.sequence.background
         self._count_step()
         if progress.ended:
@@ -356,7 +225,7 @@ class _Line:
         progress.begun = True
         started = await executions.start(self.job, compound.line, progress.state) if executions else no_background()
         if isinstance(started, Decision):
-            progress.add(_denied(started))
+            progress.add(denied(started))
             return
         progress.state = progress.state.starting(started)
         progress.started.append(started)
@@ -388,7 +257,7 @@ class _Line:
             yield
         except RecordingError as error:
             self.instructions.stop(unrecorded(error))
-            self.progress.outcome = _stopped(unrecorded(error), self.progress.outcome)
+            self.progress.outcome = stopped(unrecorded(error), self.progress.outcome)
             self.progress.ended = True
 
     async def _redirected(self, step: Step, *, tested: bool) -> None:
@@ -398,7 +267,7 @@ class _Line:
         filled, state = replace(step, negated=False).filled(iter(texts)), self.progress.state
         placed = await asyncio.to_thread(place_redirects, filled, self.sequence.target, state)
         if isinstance(placed, Decision):
-            self.progress.add(_denied(placed))
+            self.progress.add(denied(placed))
         else:
             await self._step(placed, tested=tested)
 
@@ -442,7 +311,7 @@ class _Line:
                 break
             assert written
             if written.overflowed:
-                self.progress.add(_denied(_too_much_piped()))
+                self.progress.add(denied(_too_much_piped()))
                 return
             data, code = bytes(written.data), self.progress.state.status or code
         pipefail = self.sequence.target.profile.pipefail or self.progress.state.pipefail
@@ -470,7 +339,7 @@ class _Line:
         filled, target = compound.filled(iter(texts)), self.sequence.target
         chosen = await asyncio.to_thread(choose, filled, target, progress.state)
         if isinstance(chosen, Decision):
-            progress.add(_denied(chosen))
+            progress.add(denied(chosen))
             return
         if not chosen:
             progress.conclude(0)
@@ -501,7 +370,7 @@ class _Line:
         words = tuple(each.filled(filled) for each in loop.words)
         expanded = await asyncio.to_thread(judge_words, words, self.sequence.target, progress.state)
         if isinstance(expanded, Decision):
-            progress.add(_denied(expanded))
+            progress.add(denied(expanded))
             return
         if not expanded:
             progress.conclude(0)
@@ -523,7 +392,7 @@ class _Line:
             number = len(texts)
             text = await (self._file(parameter, number) if is_file else self._output(parameter, tested=tested))
             if isinstance(text, Decision):
-                self.progress.add(_denied(text))
+                self.progress.add(denied(text))
             if isinstance(text, Decision) or self.progress.ended:
                 break
             texts.append(text)
@@ -584,11 +453,11 @@ class _Line:
         try:
             verdict = plan.verdicts[0] if is_first else await self._verdict(step.filled(iter(texts)))
         except StorageError as error:
-            progress.add(_unaudited(error))
+            progress.add(unaudited(error))
             return
         progress.begun = True
         if isinstance(verdict, Decision):
-            progress.add(_denied(verdict))
+            progress.add(denied(verdict))
             return
         with self._recorded():
             self._trace(verdict)
@@ -603,7 +472,7 @@ class _Line:
         self.ran[0] += 1
         profile = self.sequence.target.profile
         if self.ran[0] > profile.max_steps and not self.progress.ended:
-            self.progress.add(_denied(_too_many_steps(profile)))
+            self.progress.add(denied(_too_many_steps(profile)))
 
     async def _perform(self, verdict: Verdict, substituted: int) -> None:
         """Run a step. An assignment ends as the last substitution in it did."""
@@ -661,12 +530,12 @@ class _Line:
             await self._source(effect)
             return
         if isinstance(effect, Shift) and effect.count > len(progress.state.positional or ()):
-            progress.add(_ended(1))
+            progress.add(exited(1))
             return
         if isinstance(effect, Enter) and effect.folder == str(self.sequence.target.files.root / TEMPORARY):
             await self._run(Invocation(("mkdir", "-p", effect.folder)))  # /tmp is always there
         if isinstance(effect, Exit):
-            progress.add(_ended(effect.status))
+            progress.add(exited(effect.status))
             progress.ended = True
         elif isinstance(effect, Enter) and not self._is_folder(effect.folder):
             said = self.output.say("stderr", f"cd: {effect.folder}: No such folder") if effect.reports else 0
@@ -676,7 +545,7 @@ class _Line:
             progress.add(Outcome(Status.FAILED, 1, stderr_bytes=said))
         else:
             code = effect.status if isinstance(effect, Return) else substituted if isinstance(effect, Define) else 0
-            progress.add(_ended(code))
+            progress.add(exited(code))
             progress.state = progress.state.after(effect)
             progress.leaving = effect if isinstance(effect, Leave | Return) else None
             if isinstance(effect, Enter) and effect.shown:
@@ -686,7 +555,7 @@ class _Line:
         """Read a line into variables, which are judged as those of a loop. It fails at the end of the input."""
         progress, fields = self.progress, Fields(effect.separators, effect.raw)
         if self.input is None and self.job.stdin:
-            progress.add(_denied(_no_shared_input()))
+            progress.add(denied(_no_shared_input()))
             return
         length = 0
         while not fields.complete and self.input:
@@ -694,17 +563,17 @@ class _Line:
             length += len(data)
             text = _decoded(data, "A line of the input", VALUE_LIMIT, longer=length >= VALUE_LIMIT)
             if isinstance(text, Decision):
-                progress.add(_denied(text))
+                progress.add(denied(text))
                 return
             fields.add(text)
         values = zip(effect.names, fields.split(len(effect.names)), strict=True)
         try:
             verdict = await self._verdict(assigned(*values))
         except StorageError as error:
-            progress.add(_unaudited(error))
+            progress.add(unaudited(error))
             return
         if isinstance(verdict, Decision):
-            progress.add(_denied(verdict))
+            progress.add(denied(verdict))
             return
         await self._change(verdict.effect, 0)
         progress.conclude(0 if fields.ended_by_break else 1)
@@ -721,7 +590,7 @@ class _Line:
         profile = self.sequence.target.profile
         parsed = text if isinstance(text, Decision) else parse(text, profile.operators, assignments=True)
         if isinstance(parsed, Decision) or not parsed.only_assigns:
-            progress.add(_denied(_not_variables(effect.file, parsed)))
+            progress.add(denied(_not_variables(effect.file, parsed)))
             return
         progress.conclude(0)
         await self.steps(parsed.steps, tested=True)
@@ -730,7 +599,7 @@ class _Line:
         """Run a builtin about what runs in the background."""
         progress, executions = self.progress, self.sequence.background
         if executions is None:
-            progress.add(_denied(no_background()))
+            progress.add(denied(no_background()))
             return
         control = JobControl(executions, self.job, self._say)
         try:
@@ -745,9 +614,9 @@ class _Line:
                     code = await control.wait(effect, progress.state, self.instructions, seconds)
                     progress.conclude(code or 0)
         except StorageError as error:
-            progress.add(_unaudited(error))
+            progress.add(unaudited(error))
         if reason := self.instructions.reason:
-            progress.outcome, progress.ended = _stopped(reason, progress.outcome), True
+            progress.outcome, progress.ended = stopped(reason, progress.outcome), True
 
     def _is_environment(self, effect: Activate) -> bool:
         return self._is_folder(str(self.sequence.target.files.root / effect.folder / "bin"))
@@ -755,39 +624,6 @@ class _Line:
     def _is_folder(self, folder: str) -> bool:
         entered = self.sequence.target.files.for_line().enter(str(normal(self.progress.state.cwd / folder)))
         return not isinstance(entered, Decision)
-
-
-def _ended(code: int) -> Outcome:
-    return Outcome(Status.FAILED if code else Status.SUCCEEDED, code)
-
-
-def _ending_in(state: LineState, code: int) -> LineState:
-    return state if state.status == code else replace(state, status=code)
-
-
-def _added(before: Outcome, outcome: Outcome) -> Outcome:
-    if before == NOTHING_YET:
-        return outcome
-    return replace(
-        outcome,
-        stdout_bytes=before.stdout_bytes + outcome.stdout_bytes,
-        stderr_bytes=before.stderr_bytes + outcome.stderr_bytes,
-        usage=before.usage.plus(outcome.usage),
-    )
-
-
-def _stopped(reason: StopReason, before: Outcome) -> Outcome:
-    """A stop between two steps has the same outcome as one within a step."""
-    if before.status not in {Status.SUCCEEDED, Status.FAILED}:
-        return before
-    code = EXIT_GATEPOST_FAILED if before.exit_code is None else before.exit_code
-    return stopped_outcome(reason, before.signal, code, before.stdout_bytes, before.stderr_bytes, before.usage)
-
-
-def _denied(decision: Decision) -> Outcome:
-    """A step that was allowed at first is refused now, because an earlier step changed the files or the variables."""
-    said = f"{decision.reason} {decision.hint}".strip()
-    return Outcome(Status.FAILED, EXIT_DENIED, problem=said, rule=decision.rule)
 
 
 def _text(captured: Capture) -> str | Decision:
@@ -826,8 +662,3 @@ def _too_many_steps(profile: Profile) -> Decision:
 def _no_shared_input() -> Decision:
     reason = "read takes a line from a pipe, a file or a here-document, not from the standard input of the whole line."
     return Decision.deny("syntax.builtin", reason, "cat | while read -r LINE; do echo $LINE; done")
-
-
-def _unaudited(error: StorageError) -> Outcome:
-    """A step that cannot be recorded in the audit does not run; what the earlier ones used and wrote remains."""
-    return Outcome(Status.FAILED, EXIT_GATEPOST_FAILED, problem=str(error), rule="storage.unavailable")

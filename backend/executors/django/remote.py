@@ -12,14 +12,13 @@ from backend.core.django.ports import RunnerRuns
 from backend.core.django.runs import Chunk, ChunkOrder, Patience, Run, StopLevel, given_up
 from backend.core.errors import RecordingError, StorageError
 from backend.core.execution.instructions import Instructions
-from backend.core.execution.model import Delivery, Job, Outcome, SignalName, Status, StopReason
+from backend.core.execution.model import HANDED_OVER, Delivery, Job, Outcome, SignalName, Status, StopReason
 from backend.core.execution.wakeups import Wakeups
 from backend.core.recording.lines import LineAssembler
 from backend.core.recording.received import ReceivedOutput
 from backend.core.recording.writer import RecordingWriter
 from backend.executors.django.outcomes import reported
 
-LEAVES = frozenset({StopReason.SHUTDOWN, StopReason.LEASE_LOST})  # the command goes on, and another server takes it up
 AT_ONCE = 64  # chunks that are read at once
 MAY_STILL_RUN = "The runner did not confirm the stop: the command may still run."
 LATE_OUTPUT = "[This output arrived late: chunk {}.]"
@@ -89,7 +88,7 @@ class _Running:
 
         While the database is away, the runner cannot reach it either: both wait.
         """
-        if self.instructions.reason in LEAVES:
+        if self.instructions.reason in HANDED_OVER:
             return Outcome(Status.QUEUED, None)
         try:
             return await self.step()

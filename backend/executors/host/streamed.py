@@ -15,7 +15,9 @@ from backend.core.errors import RecordingError
 from backend.core.execution.instructions import Instructions
 from backend.core.execution.model import (
     EXIT_GATEPOST_FAILED,
+    HANDED_OVER,
     INCOMPLETE,
+    NOTHING_USED,
     Delivery,
     Job,
     Outcome,
@@ -44,7 +46,6 @@ GIVEN_UP_AFTER = 100.0  # the same where it has not begun: an agent that was kil
 START_WITHIN = 90  # seconds in which a job must begin once it was asked for; less than that, so that none begins later
 ANSWER_WITHIN = 1.5  # seconds in which a host answers a signal; less than other servers wait for this one
 STOP_GRACE = 10.0  # seconds that the end is waited for once a stop was sent
-LEAVES = frozenset({StopReason.SHUTDOWN, StopReason.LEASE_LOST})  # the command goes on, and another server takes it up
 MAY_STILL_RUN = "The host did not confirm the stop: the command may still run there."
 
 
@@ -177,7 +178,7 @@ class _Run:
     async def _until_the_end(self) -> Outcome:
         await self._ask()
         while not self.given_up:
-            if self.instructions.reason in LEAVES:
+            if self.instructions.reason in HANDED_OVER:
                 return Outcome(Status.QUEUED, None)
             message = await self._next()
             if message is None:
@@ -320,7 +321,7 @@ class _Run:
             *self._sizes,
             problem=problem,
             rule=rule or ("host.failed" if problem else ""),
-            usage=_usage(end),
+            usage=usage_of(end),
         )
 
     def _stopped(self) -> Outcome:
@@ -333,7 +334,7 @@ class _Run:
 
     async def _stop(self) -> None:
         reason = self.instructions.reason or StopReason.CANCELLED
-        if reason in LEAVES:
+        if reason in HANDED_OVER:
             return
         for _ in range(5):
             await self._instruct({"stop": str(reason)})
@@ -369,10 +370,10 @@ class _Run:
             await self.executor.streams.send(self.executor.party, "instruct", body)
 
 
-def _usage(end: Mapping[str, Any]) -> Usage:
+def usage_of(end: Mapping[str, Any]) -> Usage:
     """The figures that the host reports, as far as they are numbers."""
-    numbers = ("cpu_ms", "peak_memory_bytes", "read_bytes", "written_bytes")
-    found = {name: end[name] for name in numbers if type(end.get(name)) is int and 0 <= end[name] < 1 << 60}
+    found = {name: end.get(name) for name in NOTHING_USED.figures}
+    found = {name: value for name, value in found.items() if type(value) is int and 0 <= value < 1 << 60}
     protection = end.get("protection")
     return Usage.of({**found, "protection": protection if protection in ("L0", "L1", "L2", "L3") else ""})
 

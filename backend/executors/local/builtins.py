@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from backend.core.dataclasses import dataclass
 from backend.core.execution.instructions import Instructions
 from backend.core.execution.model import Outcome, Status
-from backend.core.execution.sequence import Input, Pipeline, PipelineRunner
+from backend.core.execution.pipeline import Input, Pipeline, PipelineRunner
 from backend.core.policy.profile import Profile
 from backend.core.recording.lines import encode_lines
 from backend.core.recording.writer import RecordingWriter

@@ -41,7 +41,7 @@ def open_inside(root: str, cwd: str, target: str, operator: str, owner: tuple[in
             return _checked(_open_beneath(root, relative, flags), operator, None)
         return _open_to_write(root, relative, flags, operator, owner)
     except ValueError as error:
-        raise OSError(errno.EXDEV, "It lies outside the workspace", target) from error
+        raise OSError(errno.EXDEV, "It is outside the workspace", target) from error
     except OSError as error:
         raise OSError(error.errno, os.strerror(error.errno or 0), target) from error
 

@@ -22,7 +22,7 @@ from backend.core.execution.model import (
     Usage,
     stopped_outcome,
 )
-from backend.core.execution.sequence import Input, Pipeline
+from backend.core.execution.pipeline import Input, Pipeline
 from backend.core.language.parser import Invocation
 from backend.core.policy.egress import Egress
 from backend.core.policy.files import TEMPORARY

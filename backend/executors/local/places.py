@@ -5,7 +5,8 @@ from collections.abc import Callable, Mapping
 from backend.core.dataclasses import dataclass
 from backend.core.execution.background import BackgroundExecutions
 from backend.core.execution.executor import Executor
-from backend.core.execution.sequence import PipelineRunner, Sequence, StepLog
+from backend.core.execution.pipeline import PipelineRunner
+from backend.core.execution.sequence import Sequence, StepLog
 from backend.core.policy.admit import Scope
 from backend.core.policy.egress import Egress
 from backend.core.policy.files import FileView

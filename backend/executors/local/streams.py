@@ -7,7 +7,7 @@ from backend.core.errors import RecordingError
 from backend.core.execution.instructions import Instructions, StdinBuffer
 from backend.core.execution.low_priority import low_priority
 from backend.core.execution.model import StopReason, unrecorded
-from backend.core.execution.sequence import Capture
+from backend.core.execution.pipeline import Capture
 from backend.core.recording.lines import LineAssembler, Lines
 from backend.core.recording.writer import RecordingWriter
 from backend.executors.local.readers import Readers

@@ -5,7 +5,7 @@ import os
 from pathlib import PurePosixPath
 
 from backend.core.dataclasses import dataclass
-from backend.core.execution.sequence import Pipeline
+from backend.core.execution.pipeline import Pipeline
 from backend.core.language.parser import Invocation
 from backend.core.policy.files import folder_of
 from backend.core.recording.writer import RecordingWriter

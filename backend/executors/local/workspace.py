@@ -146,7 +146,7 @@ class _Search:
                 yield start + name
 
     def _names(self, folder: str) -> list[str]:
-        """What a folder holds; nothing where it cannot be read or lies outside."""
+        """What a folder holds; nothing where it cannot be read or is outside."""
         if folder not in self._known:
             self.left -= FOLDER_COST
             self._known[folder] = self._read(folder)

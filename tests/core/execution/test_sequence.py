@@ -8,7 +8,8 @@ import pytest
 from backend.core.errors import RecordingError, ShareUsedUpError
 from backend.core.execution.instructions import Instructions
 from backend.core.execution.model import Actor, Job, Outcome, Status, StopReason, Usage, stopped_outcome
-from backend.core.execution.sequence import Input, Pipeline, Sequence
+from backend.core.execution.pipeline import Input, Pipeline
+from backend.core.execution.sequence import Sequence
 from backend.core.policy.admit import Plan, Scope, admit
 from backend.core.recording.writer import Recorder, RecordingWriter
 from backend.executors.local.workspace import FolderView

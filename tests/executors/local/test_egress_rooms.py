@@ -12,7 +12,7 @@ import pytest
 
 from backend.core.execution.instructions import Instructions
 from backend.core.execution.model import Outcome
-from backend.core.execution.sequence import Pipeline
+from backend.core.execution.pipeline import Pipeline
 from backend.core.language.parser import Invocation
 from backend.core.policy.egress import Egress, parse_hosts
 from backend.core.recording.writer import Recorder

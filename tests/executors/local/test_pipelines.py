@@ -11,7 +11,7 @@ import pytest
 from backend.core.decisions import Decision
 from backend.core.execution.instructions import Instructions
 from backend.core.execution.model import CloseInput, Delivery, Outcome, Signal, SignalName, Status, StopReason, Write
-from backend.core.execution.sequence import Pipeline
+from backend.core.execution.pipeline import Pipeline
 from backend.core.language.parser import Command, Invocation, Opened, parse
 from backend.core.recording.batches import read_batch
 from backend.core.recording.digest import RecordingDigest
@@ -310,7 +310,7 @@ async def test_bytes_that_are_not_text_are_replaced(tmp_path: Path) -> None:
         ("seq 3 | cat < missing | wc -l", 0, "0\n", "missing: No such file or directory\n"),
         ("seq 3 | cat missing", 1, "", "cat: missing: No such file or directory\n"),
         ("cat < out", 1, "", "out: Invalid cross-device link\n"),
-        ("cat < /etc/passwd", 1, "", "/etc/passwd: It lies outside the workspace\n"),
+        ("cat < /etc/passwd", 1, "", "/etc/passwd: It is outside the workspace\n"),
         ("cat < .", 1, "", ".: Invalid argument\n"),
         ("echo x > roots", 1, "", "roots: Permission denied\n"),
     ],

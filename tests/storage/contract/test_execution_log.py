@@ -31,7 +31,7 @@ async def test_a_command_is_a_record_and_events(world: World, server: Server) ->
     found = await world.history.get(one.id)
     assert found
     assert (found.status, found.owner, found.folder) == (Status.RUNNING, server.ownership.owner, FOLDER)
-    usage = Usage(3, 4, 5, 6, "L2", ("landlock",))
+    usage = Usage(cpu_ms=3, peak_memory_bytes=4, read_bytes=5, written_bytes=6, protection="L2", layers=("landlock",))
     end = Completion(Status.CANCELLED, 143, 12, stopped_by="user:bob", usage=usage, recording=RecordingDigest(7, "ab"))
     assert await server.log.close(one, end)
     found = await world.history.get(one.id)

@@ -10,6 +10,7 @@ from backend.core.execution.model import Status
 from backend.core.execution.ownership import LEASE_MS
 from backend.core.ids import ulid
 from backend.core.ports import Queued
+from backend.core.recording.digest import RecordingDigest
 from tests.storage.conftest import Clock
 from tests.storage.contract.test_execution_log import LOST, kinds, status
 from tests.storage.contract.worlds import Server, World
@@ -82,6 +83,18 @@ async def test_an_expired_execution_is_closed_once_by_servers_that_race(
     for each in made:
         assert await kinds(world, each.id) == ["submitted", "started", "lost"]
         assert not await server.log.close(each, ENDED)
+
+
+async def test_the_recording_of_an_expired_one_was_read_by_the_server_that_closes_it(
+    world: World, server: Server, other: Server, clock: Clock
+) -> None:
+    await server.log.open(attempt())
+    clock.now += LEASE_MS
+    [found] = await other.ownership.expired(clock.now)
+    end = replace(LOST, recording=RecordingDigest(7, "ab"))
+    assert await other.ownership.close_expired(found, clock.now, end)
+    *_, lost = await world.events()
+    assert lost["recording"]["folder"] == "F" * 26
 
 
 async def test_a_server_that_comes_back_in_time_keeps_its_execution(

@@ -1421,7 +1421,7 @@ static void keep_room(void)
     exit_now(0);
 }
 
-/* The service becomes the parent of the room's first process and is told its pid. */
+/* The service becomes the parent of the room's first process and learns its pid. */
 static void make_room(int spec) __attribute__((noreturn));
 static void make_room(int spec)
 {
@@ -1482,7 +1482,7 @@ static long try_connect(int type, long long port)
     if (fd < 0)
         return fd;
     failed = CALL(__NR_connect, fd, &to, sizeof to);
-    if (!failed && type == SOCK_DGRAM) /* where nobody listens, the next one is refused */
+    if (!failed && type == SOCK_DGRAM) /* where nothing listens, the next one is refused */
         CALL(__NR_write, fd, "x", 1);
     return failed ? failed : CALL(__NR_write, fd, "x", 1);
 }
