@@ -81,6 +81,8 @@ def _compare_by_value(cls: Any, *, hashed: bool) -> None:
     values = attrgetter(*compared) if compared else lambda _: ()
 
     def equals(self: object, other: object) -> bool:
+        if other is self:
+            return True
         return bool(values(self) == values(other)) if other.__class__ is self.__class__ else NotImplemented
 
     cls.__eq__ = equals

@@ -66,9 +66,9 @@ class BareConnection:
             raise
         return result
 
-    def execute(self, statement: Executable, values: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> sqlite3.Cursor:
+    def execute(self, statement: Executable, values: dict[str, Any] | Sequence[Mapping[str, Any]]) -> sqlite3.Cursor:
         """Execute a statement, or once for each of many rows that have the same names. `rowcount` is that of all."""
-        rows = values if isinstance(values, Sequence) else [values]
+        rows = [values] if isinstance(values, dict) else values
         text, constants = self._compiled(statement, rows[0])
         if constants:
             rows = [{**constants, **row} for row in rows]
@@ -80,7 +80,7 @@ class BareConnection:
         """The rows of a query, each outside of any transaction."""
         if query not in self._columns:
             self._columns[query] = _Columns.of(query)
-        return list(map(self._columns[query].row, self.execute(query, values).fetchall()))
+        return list(map(self._columns[query].row, self.execute(query, dict(values)).fetchall()))
 
     def _compiled(self, statement: Executable, row: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
         """The text of a statement for rows with these names, and the values that it has itself."""

@@ -20,6 +20,7 @@ from backend.core.audit.events import Event
 from backend.core.dataclasses import dataclass
 from backend.core.errors import StorageError
 from backend.core.execution.model import Status
+from backend.core.execution.prompt import PromptFuture
 from backend.storage.audit_chain import SignedHead
 from backend.storage.audit_head import STUCK, AuditHead, LedgerContext
 from backend.storage.bare_connection import BareConnection
@@ -41,7 +42,7 @@ INSERT_EVENT = insert(audit_events)
 class _Job:
     """Rows that belong together. `done` says whether they were written: not if `closed` found another status."""
 
-    done: "asyncio.Future[bool]"
+    done: PromptFuture[bool]
     events: tuple[Event, ...]
     opened: Mapping[str, Any] | None
     closed: Mapping[str, Any] | None
@@ -108,7 +109,7 @@ class CommitQueue:
         closed: Mapping[str, Any] | None = None,
     ) -> "asyncio.Future[bool]":
         """Queue a job for the writer. It is written even if its caller is cancelled."""
-        job = _Job(asyncio.get_running_loop().create_future(), events, opened, closed)
+        job = _Job(PromptFuture(), events, opened, closed)
         self._waiting.append(job)
         self._start()
         return job.done
@@ -123,13 +124,15 @@ class CommitQueue:
     def _written(self, jobs: list[_Job], sign: bool, written: _Written | None, failed: BaseException | None) -> None:
         """A transaction has ended."""
         if written:
-            self._settle(jobs, written)
-        elif jobs or isinstance(failed, _LockNeededError):
-            self._retrying = asyncio.create_task(self._retry(jobs, sign, failed))
+            self._moved(written.head)
+            self._go_on()
+            _settle(jobs, written)  # after the next transaction has begun, since those who wait go on at once
             return
+        if jobs or isinstance(failed, _LockNeededError):
+            self._retrying = asyncio.create_task(self._retry(jobs, sign, failed))
         else:
             self._sign_later()
-        self._go_on()
+            self._go_on()
 
     def _go_on(self) -> None:
         self._idle.set()
@@ -220,16 +223,13 @@ class CommitQueue:
         except _LockNeededError:
             await self._commit_locked(jobs, sign)
         else:
-            self._settle(jobs, written)
+            self._moved(written.head)
+            _settle(jobs, written)
 
     async def _commit_locked(self, jobs: list[_Job], sign: bool) -> None:
-        self._settle(jobs, await self.database.write(partial(self._append_locked, jobs=jobs, sign=sign)))
-
-    def _settle(self, jobs: list[_Job], written: _Written) -> None:
+        written = await self.database.write(partial(self._append_locked, jobs=jobs, sign=sign))
         self._moved(written.head)
-        for job in jobs:
-            if not job.done.done():
-                job.done.set_result(job not in written.skipped)
+        _settle(jobs, written)
 
     def _append(self, connection: Connection | BareConnection, jobs: list[_Job], sign: bool) -> _Written:
         """Write all jobs in the transaction of `connection`, in as few statements as possible, without reading."""
@@ -329,6 +329,12 @@ def _open_among(connection: Connection, closed: Sequence[Mapping[str, Any]]) -> 
     return {
         each["key"] for each, status, lease in states if status == each["old_status"] and lease <= each["old_lease"]
     }
+
+
+def _settle(jobs: list[_Job], written: _Written) -> None:
+    for job in jobs:
+        if not job.done.done():
+            job.done.settle(job not in written.skipped)
 
 
 def _fail(jobs: list[_Job], error: Exception) -> None:

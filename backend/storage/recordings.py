@@ -175,8 +175,10 @@ class RecordingFile:
 
     def _block(self, file: "_Viewer", offset: int, growing: bool) -> bytes:
         """The lines at `offset`. The first of many viewers at the same place reads them."""
-        ours, newest = self.live or self._ended, self._newest_at(offset)
-        if newest or (ours and offset >= self._shown):
+        ours = self.live or self._ended
+        if ours and offset >= self._shown:
+            return b""
+        if newest := self._newest_at(offset):
             return newest
         block = _read_block(file.fd, offset, self._shown if ours else self._stored(file, growing))
         if block and self.viewers > 1:

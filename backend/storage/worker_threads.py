@@ -9,6 +9,7 @@ from threading import Thread
 from typing import Any, Generic, TypeVar
 
 from backend.core.dataclasses import dataclass
+from backend.core.execution.prompt import PromptFuture
 
 T = TypeVar("T")
 
@@ -34,12 +35,12 @@ class _Task(Generic[T]):
             return  # the loop was closed
 
 
-def _settle(done: "asyncio.Future[Any]", result: object, failed: BaseException | None) -> None:
+def _settle(done: PromptFuture[Any], result: object, failed: BaseException | None) -> None:
     """Settle what its caller has not cancelled."""
     if done.done():
         return
     if failed is None:
-        done.set_result(result)
+        done.settle(result)
     else:
         done.set_exception(failed)
 
@@ -58,12 +59,12 @@ class WorkerThreads:
 
     def run(self, work: Callable[[], T]) -> "asyncio.Future[T]":
         """Run a function in the next thread that is free, in their order; also if its caller is cancelled."""
-        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        done: PromptFuture[T] = PromptFuture()
         self.call(work, partial(_settle, done))
         return done
 
     def call(self, work: Callable[[], T], then: Then[T]) -> None:
-        """The same, and call `then` in the event loop: a turn of it earlier than what awaits a future goes on."""
+        """The same, and call `then` in the event loop."""
         loop = asyncio.get_running_loop()
         if self._end.alive:
             self._queue.put(_Task(work, loop, then))

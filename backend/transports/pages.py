@@ -6,7 +6,6 @@ from typing import Any, Literal
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from slowapi import Limiter
-from starlette.datastructures import MutableHeaders
 from starlette.middleware.cors import CORSMiddleware
 
 from backend.core.client_address import canonical_origin
@@ -29,6 +28,8 @@ SECURITY_HEADERS = {
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
 }
+
+ENCODED_HEADERS = [(name.encode(), value.encode()) for name, value in SECURITY_HEADERS.items()]
 
 
 class ForeignPages:
@@ -56,9 +57,9 @@ class SecurityHeaders:
     async def __call__(self, scope: Any, receive: AsgiReceive, send: AsgiSend) -> None:
         async def guarded(message: Any) -> None:
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                for name, value in SECURITY_HEADERS.items():
-                    headers.setdefault(name, value)
+                headers = list(message.get("headers", ()))
+                present = {name.lower() for name, _ in headers}
+                message["headers"] = [*headers, *(each for each in ENCODED_HEADERS if each[0] not in present)]
             await send(message)
 
         await self.app(scope, receive, guarded if scope["type"] == "http" else send)

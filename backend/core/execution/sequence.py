@@ -445,8 +445,9 @@ class _Line:
 
     async def _commands(self, step: Step, *, tested: bool) -> None:
         progress, plan = self.progress, self.job.plan
-        is_first = not progress.begun and step is plan.script.steps[0] and not any(step.substitutions)
-        texts = await self._substituted(step.substitutions, tested=tested)
+        substitutions = tuple(step.substitutions)
+        is_first = not progress.begun and step is plan.script.steps[0] and not substitutions
+        texts = await self._substituted(substitutions, tested=tested)
         self._count_step()
         if progress.ended:
             return

@@ -163,7 +163,8 @@ class Step:
     @property
     def substitutions(self) -> Iterator[Parameter]:
         """The substitutions in its commands and redirections, in the order in which they run."""
-        return chain.from_iterable(each.substitutions for each in (*self.commands, Command((), (), self.redirects)))
+        own = substitutions(tuple(each.target for each in self.redirects)) if self.redirects else ()
+        return chain(chain.from_iterable(each.substitutions for each in self.commands), own)
 
     def filled(self, texts: Iterator[str]) -> "Step":
         """The step with the output of each substitution."""

@@ -70,8 +70,8 @@ class Homes:
         """Have a home that stays, made where it is missing, until it is released. Raises OSError."""
         prepare(home, owner, self.skeleton)
         self._users[home] += 1
-        parent = os.path.dirname(home)
-        return Home(home, parent if os.path.basename(parent) == VISITORS else home)
+        parent = home.rpartition("/")[0]
+        return Home(home, parent if parent.endswith(f"/{VISITORS}") else home)
 
     def release(self, home: str) -> None:
         """A command that held it has ended."""
@@ -110,7 +110,7 @@ class Homes:
 
 def prepare(home: str, owner: Owner | None, skeleton: Path | None = None) -> None:
     """Make a home that stays where it is missing, and give it to the user of the workspace. Raises OSError."""
-    reopen(os.path.dirname(home))
+    reopen(home.rpartition("/")[0])
     if not os.path.isdir(home):
         _make(Path(home), owner, skeleton)
     elif owner and os.lstat(home).st_uid != owner[0]:
@@ -151,7 +151,7 @@ def git_defaults(home: str, account: str, owner: Owner | None) -> str:
     """
     kind, _, name = account.partition(":")
     author = name if kind == "user" else kind
-    path = os.path.join(home, f".gitconfig-{author}")
+    path = f"{home}/.gitconfig-{author}"
     if not os.path.lexists(path):
         descriptor = open_inside(home, home, path, ">", owner)
         try:

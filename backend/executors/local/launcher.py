@@ -277,14 +277,14 @@ class _Running:
 
     def finish(self) -> Report:
         self._read()
-        lines = list(self._lines())
+        lines = self._lines()
         pid = _number(lines, "pid")
         status = os.waitpid(pid, 0)[1] if pid else 0
         limits_met = self._group.newly_met()
         self._group.release()
         for descriptor in (self._control, self._status, self.ended):
             os.close(descriptor)
-        ends, errors = ({int(line[1]): int(line[2]) for line in lines if line[0] == kind} for kind in ("end", "error"))
+        ends, errors = _statuses(lines, "end"), _statuses(lines, "error")
         refused = errno.EINVAL if os.waitstatus_to_exitcode(status) == BAD_SPEC else 0
         if not pid:  # nothing was started: where no reason is reported, the server ended before it
             refused = _number(lines, "failed") or errno.EAGAIN
@@ -292,7 +292,7 @@ class _Running:
         return Report(
             tuple(_end(ends.get(index), errors.get(index, refused)) for index in range(self._stages)),
             Usage(used[0] / 1e6, used[1] * 1024, used[2], used[3]),
-            _least(line for line in lines if line[0] == "applied"),
+            _least([line for line in lines if line[0] == "applied"]),
             limits_met,
         )
 
@@ -301,13 +301,18 @@ class _Running:
             while data := os.read(self._status, STATUS_READ):
                 self._reported += data
 
-    def _lines(self) -> Iterable[list[str]]:
-        return (line.split(" ") for line in self._reported.decode("ascii").split("\n")[:-1])
+    def _lines(self) -> list[list[str]]:
+        return [line.split(" ") for line in self._reported.decode("ascii").split("\n")[:-1]]
 
 
 def _number(lines: Iterable[list[str]], kind: str) -> int:
     """What was reported of the whole command; 0 where nothing was."""
     return next((int(line[1]) for line in lines if line[0] == kind), 0)
+
+
+def _statuses(lines: Iterable[list[str]], kind: str) -> dict[int, int]:
+    """What was reported of each program."""
+    return {int(line[1]): int(line[2]) for line in lines if line[0] == kind}
 
 
 def _end(status: int | None, error: int) -> StageEnd:

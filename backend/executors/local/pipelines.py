@@ -313,7 +313,7 @@ def _environment(pipeline: Pipeline, home: str) -> dict[str, str]:
         "PATH": ":".join([STANDARD["PATH"], *_tool_folders(pipeline)]),
         "PWD": pipeline.cwd,
         "GATEPOST_EXECUTION_ID": pipeline.execution,
-        "GIT_CEILING_DIRECTORIES": os.path.dirname(pipeline.root),
+        "GIT_CEILING_DIRECTORIES": pipeline.root.rpartition("/")[0] or "/",
         **cage_environment(home or pipeline.root),
     }
 

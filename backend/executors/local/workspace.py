@@ -47,7 +47,8 @@ class FolderView:
     def for_line(self) -> "FolderView":
         """The same folder, open again, with the time for the links of one line."""
         reopen(str(self.root))
-        view = copy(self)
+        view = self.__class__.__new__(self.__class__)
+        view.__dict__ |= self.__dict__
         view.links = LinkReader(time.thread_time, LINK_TIME)
         return view
 
