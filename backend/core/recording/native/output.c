@@ -763,6 +763,7 @@ typedef struct {
         size_t at;                      /* where in `bytes` the text is; what may not precede and has to follow are behind it */
         size_t size, before, after;     /* the bytes of the three */
         size_t gram;                    /* where in the text the looked up bytes are */
+        uint32_t key;                   /* these bytes; others have the same slot */
         uint16_t next;
     } needles[];
 } Search;
@@ -854,8 +855,8 @@ static int add_needle(Search *search, PyObject *item, size_t *used)
     memcpy(larger + *used + size + before_size, after, after_size);
     struct needle *needle = &search->needles[search->count];
     size_t gram = rarest(text, size);
-    uint32_t place = slot(gram_at(text + gram));
-    *needle = (struct needle){*used, size, before_size, after_size, gram, search->first[place]};
+    uint32_t key = gram_at(text + gram), place = slot(key);
+    *needle = (struct needle){*used, size, before_size, after_size, gram, key, search->first[place]};
     search->first[place] = search->count++;
     search->used[place] = 1;
     *used += size + before_size + after_size;
@@ -934,9 +935,10 @@ static int add_place(PyObject *list, int number, Py_ssize_t place)
 /* Add those of the texts with these three bytes that are around `at`. */
 static int confirm(const Search *search, Bytes begin, Bytes at, Bytes end, PyObject *list)
 {
-    for (uint16_t number = search->first[slot(gram_at(at))]; number != NONE; number = search->needles[number].next) {
+    uint32_t key = gram_at(at);
+    for (uint16_t number = search->first[slot(key)]; number != NONE; number = search->needles[number].next) {
         const struct needle *needle = &search->needles[number];
-        if ((size_t)(at - begin) < needle->gram || (size_t)(end - at) < needle->size - needle->gram)
+        if (needle->key != key || (size_t)(at - begin) < needle->gram || (size_t)(end - at) < needle->size - needle->gram)
             continue;
         Bytes place = at - needle->gram, text = search->bytes + needle->at;
         Bytes before = text + needle->size, after = before + needle->before;
