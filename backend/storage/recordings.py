@@ -28,7 +28,9 @@ from backend.storage.modes import open_own, restore
 
 BLOCK = 32 * 1024  # bytes that a viewer reads at a time, unless one line is longer
 HASHED = 1 << 20  # bytes read at a time to be hashed
-NEWEST = 128 * 1024  # bytes of a recording that its viewers get from memory
+NEWEST = 128 * 1024  # bytes of a recording that its viewers get from memory, and
+FOR_EACH = 16 * 1024  # more for each of them: one that is alone in its place reads blocks of its own
+SHORT = 4096  # bytes of lines that are worth a copy, so that fewer are sent
 FIRST_LINE = (
     0.01  # seconds that viewers wait for the first line unless more comes: a quick command wakes them once less
 )
@@ -83,7 +85,7 @@ class RecordingFile:
         """Add stored lines, all of them or none. Raises RecordingError."""
         self._write(line)
         first, waiting = not self._size, bool(self._waiting)
-        if waiting or not self._shown:
+        if self._viewers or not self._shown:
             self._remember(self._size, line)
         self._size += len(line)
         self._hash.update(line)
@@ -186,9 +188,11 @@ class RecordingFile:
         return block
 
     def _newest_at(self, offset: int) -> bytes:
-        """The lines at `offset` that are in memory; several short ones together."""
+        """The lines at `offset` that are in memory: several short ones together, a long one as it is for all viewers."""
         blocks, end = list[bytes](), offset
         while end < min(self._shown, offset + BLOCK) and (block := self._newest.get(end)):
+            if blocks and len(block) > SHORT:
+                break
             blocks.append(block)
             end += len(block)
         return b"".join(blocks)
@@ -196,7 +200,7 @@ class RecordingFile:
     def _remember(self, offset: int, block: bytes) -> None:
         self._newest.pop(offset, None)
         self._newest[offset] = block
-        while sum(map(len, self._newest.values())) > NEWEST:
+        while sum(map(len, self._newest.values())) > NEWEST + FOR_EACH * self._viewers:
             del self._newest[next(iter(self._newest))]
 
     async def copy(self, send: Send, begin: int = 0, end: int | None = None) -> int:

@@ -10,18 +10,23 @@ import asyncio
 import select
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from functools import partial
 from itertools import islice
 from typing import Any, Protocol
 
 from backend.core.execution.low_priority import low_priority
-from backend.core.recording.batches import Batch, read_batch
+from backend.core.recording.batches import Batch, line_spans, read_batch, read_head, stored_lines
+from backend.core.recording.native import OutputModule, output
 
 AsgiSend = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Encode = Callable[[bytes], Iterator[bytes]]
+Key = tuple[Encode, int, bytes, bytes]  # the size of a block and its ends; the hash of all of it would take longer
 
 TEXT_FRAME = 0x81  # FIN and opcode 1
-PIECE = 32 * 1024  # bytes written in one turn of the loop, at least
+PIECE = 32 * 1024  # bytes written at once, at least; of a client that does not read, one is kept
+TURN = 128 * 1024  # bytes after which others go first
 SHARED = 4 << 20  # bytes of frames that are kept for other viewers of the same recording
+ENDS = 64  # bytes of a block by which it is looked up, at either end
 NUMBERS = [b"%03d}" % number for number in range(1000)]
 
 
@@ -42,16 +47,35 @@ def frame_head(length: int) -> bytes:
 
 def payload_frames(block: bytes) -> Iterator[bytes]:
     """Each stored line as one frame."""
-    return (frame_head(len(line)) + line for line in block.splitlines())
+    return (frame_head(len(line)) + line for line in stored_lines(block))
 
 
 def line_frames(block: bytes) -> Iterator[bytes]:
-    """Each stored line as one frame, except that output becomes a frame a line; up to 1000 frames come together."""
-    for line in block.splitlines():
-        if batch := read_batch(line):
-            yield from _batch_frames(batch)
-        else:
-            yield frame_head(len(line)) + line
+    """Each stored line as one frame, except that output becomes a frame a line; many frames come together."""
+    for at, end in line_spans(block):
+        yield from _frames_of_lines(block, at, end) or (frame_head(end - at) + block[at:end],)
+
+
+def frames_in_python(block: bytes, at: int, end: int) -> Iterator[bytes] | None:
+    """The frames of a stored line of output; None for another message."""
+    batch = read_batch(block[at:end])
+    return _batch_frames(batch) if batch else None
+
+
+def frames_in_c(module: OutputModule, block: bytes, at: int, end: int) -> Iterator[bytes] | None:
+    """The same, as they are needed, each time about as many as a piece holds."""
+    found = read_head(block, at)
+    return _made_in_c(module, block, *found, end) if found else None
+
+
+def _made_in_c(module: OutputModule, block: bytes, batch: Batch, at: int, end: int) -> Iterator[bytes]:
+    head, seq = batch.head, batch.seq
+    while at < end - 1:
+        frames, at, seq = module.line_frames(block, at, seq, head, PIECE)
+        yield frames
+
+
+_frames_of_lines = partial(frames_in_c, output) if output else frames_in_python
 
 
 def pieces(frames: Iterator[bytes]) -> Iterator[bytes]:
@@ -108,7 +132,8 @@ def _run_frames(head: bytes, lines: list[bytes], thousands: int, first: int) -> 
 class _Made:
     """The pieces of a block that some viewer has needed so far, until they are `dropped`."""
 
-    def __init__(self, rest: Iterator[bytes]) -> None:
+    def __init__(self, block: bytes, rest: Iterator[bytes]) -> None:
+        self.block = block
         self.pieces: list[bytes] = []
         self.rest = rest
         self.size = 0
@@ -124,7 +149,7 @@ class SharedFrames:
     def __init__(self, limit: int = SHARED) -> None:
         self._limit = limit
         self._size = 0
-        self._made: OrderedDict[tuple[Encode, bytes], _Made] = OrderedDict()
+        self._made: OrderedDict[Key, _Made] = OrderedDict()
 
     def pieces(self, encode: Encode, block: bytes) -> Iterator[bytes]:
         """The frames of a block in pieces, made as they are needed: a client that does not read costs one."""
@@ -139,11 +164,19 @@ class SharedFrames:
         yield from islice(pieces(encode(block)), number, None)  # this viewer is behind all others, or the block is long
 
     def _of(self, encode: Encode, block: bytes) -> _Made:
-        made = self._made.get((encode, block))
-        if made is None:
-            made = self._made[encode, block] = _Made(pieces(encode(block)))
+        key = encode, len(block), block[:ENDS], block[-ENDS:]
+        made = self._made.get(key)
+        if made is None or made.block != block:
+            if made:
+                self._drop(key)
+            made = self._made[key] = _Made(block, pieces(encode(block)))
             self._grow(made, len(block))
         return made
+
+    def _drop(self, key: Key) -> None:
+        made = self._made.pop(key)
+        self._size -= made.size
+        made.drop()
 
     def _piece(self, made: _Made, number: int) -> bytes | None:
         if number < len(made.pieces):
@@ -159,9 +192,7 @@ class SharedFrames:
         made.size += size
         self._size += size
         while self._size > self._limit:
-            _, oldest = self._made.popitem(last=False)
-            self._size -= oldest.size
-            oldest.drop()
+            self._drop(next(iter(self._made)))
 
 
 class DirectWriter:
@@ -173,19 +204,23 @@ class DirectWriter:
         self._shared = shared
         self._others = low_priority()
         self._turn = asyncio.Lock()
+        protocol.transport.set_write_buffer_limits(high=0)
 
     async def write(self, block: bytes) -> bool:
-        """Write a block, a piece at a time; between pieces others go first.
+        """Write a block, a piece at a time; after some of them others go first.
 
-        However many write at once, one piece is passed on at a time, and only while the transport is below its
-        high-water mark: a client that does not read costs one piece.
+        However many write at once, one piece is passed on at a time, and only when the transport has nothing left of the
+        one before: a client that does not read costs one piece.
         """
-        for number, piece in enumerate(self._shared.pieces(self._encode, block)):
-            if number:
+        written = 0
+        for piece in self._shared.pieces(self._encode, block):
+            if written >= TURN:
                 await self._others.turn()
+                written = 0
             async with self._turn:
                 if not await self._write(piece):
                     return False
+            written += len(piece)
         return True
 
     async def _write(self, piece: bytes) -> bool:
@@ -207,7 +242,7 @@ class MessageWriter:
     async def write(self, block: bytes) -> bool:
         """Send a block; OSError is how ASGI says that the client has gone."""
         try:
-            for line in block.splitlines():
+            for line in stored_lines(block):
                 batch = None if self._batches else read_batch(line)
                 for message in batch.messages() if batch else (line,):
                     await self._send({"type": "websocket.send", "text": message.decode()})

@@ -12,16 +12,16 @@ from dataclasses import field
 from json.encoder import encode_basestring
 
 from backend.core.dataclasses import dataclass, replace
-from backend.core.recording.batches import Batch, read_batch
+from backend.core.recording.batches import Batch, line_spans, read_batch, stored_lines
 from backend.core.recording.lines import LINE_LIMIT
 
 HOLD_TIME = 1.0  # seconds after which the beginning of a line is sent: a prompt, or progress that goes on
 HOLD_LIMIT = LINE_LIMIT  # bytes of one line that are held back
 ERROR, READY = b'{"type":"error",', b'{"type":"ready",'
 MESSAGE = b'"message":"'
-RETURN = b"\\r"
-# What a block without work for this module does not contain. None of it can be in a text, where quotes are escaped.
-MARKS = (ERROR, READY, b'"partial":true', b'{"type":"stderr"')
+RETURN, ESCAPE = b"\\r", b"\\u001b"
+STARTS = (ERROR, READY, b'{"type":"stderr"')  # of lines that are changed
+PARTIAL, LINES = b'"partial":true', b'"lines":['  # neither can be in a text, where quotes are escaped
 OVERWRITTEN = re.compile(rb"\\(?:r|u001b\[[0-9]{0,4}[GK])")  # in JSON
 EXECUTION = re.compile(rb'"execution":"([^"]+)"')
 OVERWRITE = re.compile(r"\r|\x1b\[[01]?G")
@@ -51,9 +51,9 @@ class PlainLines:
 
     def feed(self, block: bytes, now: float) -> bytes:
         """Add stored lines or messages; returns what is to be sent now."""
-        if not self.open and max(map(block.find, MARKS)) < 0 and not OVERWRITTEN.search(block):
+        if not self.open and not _needs_work(block):
             return block
-        return b"".join(self._line(line, now) for line in block.splitlines(keepends=True))
+        return b"".join(self._line(line + b"\n", now) for line in stored_lines(block))
 
     @property
     def due(self) -> float | None:
@@ -100,6 +100,16 @@ class PlainLines:
         for stream in ended:
             del self.open[stream]
         return rest
+
+
+def _needs_work(block: bytes) -> bool:
+    """Whether something of a block is changed. Nearly always nothing is, and most of its bytes are looked at once."""
+    for at, end in line_spans(block):
+        if block.startswith(STARTS, at) or PARTIAL in block[at : max(at, block.find(LINES, at, end))]:
+            return True
+    if b"\\" not in block or (RETURN not in block and ESCAPE not in block):
+        return False
+    return OVERWRITTEN.search(block) is not None
 
 
 def decorated(line: bytes) -> bytes:

@@ -1,7 +1,9 @@
 """Frames that are built in bulk, read by another implementation."""
 
 import json
+import random
 from collections.abc import Iterator, MutableMapping
+from functools import partial
 from itertools import zip_longest
 from typing import Any
 
@@ -11,17 +13,22 @@ from websockets.frames import Frame
 from websockets.protocol import OPEN
 from websockets.uri import parse_uri
 
+from backend.core.recording import native
 from backend.core.recording.batches import Batch, read_batch
 from backend.core.recording.lines import encode_lines
 from backend.transports.frames import (
+    PIECE,
     BlockWriter,
     MessageWriter,
     SharedFrames,
     block_writer,
+    frames_in_c,
+    frames_in_python,
     line_frames,
     payload_frames,
     pieces,
 )
+from tests.needs import need
 
 ID = b"01ARZ3NDEKTSV4RRFFQ69G5FAV"
 
@@ -70,6 +77,32 @@ def test_other_messages_and_partial_lines_go_through() -> None:
     block = b'{"type":"started","seq":1}\n' + stored(2, ["a"], partial=True) + b'{"type":"complete","seq":3}\n'
     first, second, third = (json.loads(text) for text in parse(b"".join(line_frames(block))))
     assert (first["type"], second["partial"], second["line"], third["type"]) == ("started", True, "a", "complete")
+
+
+def test_frames_made_in_c_are_those_made_in_python() -> None:
+    need(native.output, "a module for this machine")
+    assert native.output
+    chance = random.Random(3)
+    parts = ["a", '"', "\\", "\t", "é", "\U0001f600", '","', '"]', "x" * 200, "y" * 40_000, "\x1b[1m", "\r"]
+    for _ in range(300):
+        texts = ["".join(chance.choices(parts, k=chance.randint(0, 6))) for _ in range(chance.choice((1, 3, 40)))]
+        line = stored(chance.choice((1, 9, 98, 995, 99_990, 10**18 - 3)), texts, partial=chance.random() < 0.1)[:-1]
+        before, end = chance.randint(0, 2), len(line)
+        block = line * before + line + b"\n" + line
+        made = [
+            make(block, before * end, (before + 1) * end)
+            for make in (partial(frames_in_c, native.output), frames_in_python)
+        ]
+        assert b"".join(made[0] or ()) == b"".join(made[1] or ()) != b""
+
+
+def test_frames_of_many_lines_are_made_as_they_are_needed() -> None:
+    need(native.output, "a module for this machine")
+    assert native.output
+    block = stored(2, [str(number) for number in range(5000)])
+    sizes = list(map(len, frames_in_c(native.output, block, 0, len(block) - 1) or ()))
+    assert len(sizes) > 3
+    assert max(sizes) < PIECE + 200
 
 
 def test_batches_go_as_they_are_stored() -> None:
@@ -142,12 +175,19 @@ class TestSharedFrames:
         assert list(shared.pieces(line_frames, self.blocks[1])) == second
         assert [*begun, *slow] == first
 
+    def test_blocks_that_differ_in_the_middle_are_two(self) -> None:
+        blocks = [stored(2, ["a" * 200, middle, "b" * 200]) for middle in ("one", "two")]
+        shared = SharedFrames()
+        for block in (*blocks, *blocks):
+            assert b"".join(shared.pieces(line_frames, block)) == b"".join(line_frames(block))
+        assert shared._size == sum(len(made.block) + sum(map(len, made.pieces)) for made in shared._made.values())
+
     def test_what_is_kept_is_bounded(self) -> None:
         shared = SharedFrames(1 << 20)
         for number in range(20):
             block = stored(2 + 5000 * number, [str(line) for line in range(5000)])
             assert sum(map(len, shared.pieces(line_frames, block))) > len(block)
-        kept = sum(len(block) + sum(map(len, made.pieces)) for (_, block), made in shared._made.items())
+        kept = sum(len(made.block) + sum(map(len, made.pieces)) for made in shared._made.values())
         assert 0 < kept == shared._size <= 1 << 20
 
     def test_dialects_are_kept_apart(self) -> None:

@@ -19,6 +19,21 @@ BATCH = re.compile(
 )
 
 
+def line_spans(block: bytes) -> Iterator[tuple[int, int]]:
+    """Where each line of a block is. They are long: `split` and `splitlines` take ten times as long to find their ends."""
+    at = 0
+    while (end := block.find(b"\n", at)) >= 0:
+        yield at, end
+        at = end + 1
+    if at < len(block):
+        yield at, len(block)
+
+
+def stored_lines(block: bytes) -> Iterator[bytes]:
+    """The lines of a block."""
+    return (block[at:end] for at, end in line_spans(block))
+
+
 def first_seq(line: bytes) -> int:
     """The number of a stored line. The id in front of it cannot contain `"seq":`."""
     found = SEQ.search(line)
@@ -89,13 +104,18 @@ class Batch:
             yield b'%b%b","seq":%d}' % (head, line, seq)
 
 
-def read_batch(line: bytes) -> Batch | None:
-    """Take a stored line of output apart; None when it is another message."""
-    found = BATCH.match(line)
+def read_head(block: bytes, at: int = 0) -> tuple[Batch, int] | None:
+    """A stored line of output without its lines, and where they begin; None when it is another message."""
+    found = BATCH.match(block, at)
     if not found:
         return None
-    lines = _split(line[found.end() : -2])
-    return Batch(found[1], found[2], int(found[3]), int(found[4]), bool(found[5]), lines, bool(found[6]))
+    return Batch(found[1], found[2], int(found[3]), int(found[4]), bool(found[5]), [], bool(found[6])), found.end()
+
+
+def read_batch(line: bytes) -> Batch | None:
+    """Take a stored line of output apart; None when it is another message."""
+    found = read_head(line)
+    return replace(found[0], lines=_split(line[found[1] : -2])) if found else None
 
 
 def read_plain(line: bytes) -> tuple[bytes, bytes] | None:
@@ -125,7 +145,7 @@ _split_escaped = output.split_items if output else split_in_python
 def after(block: bytes, seq: int) -> bytes:
     """The part of a block of stored lines that is numbered higher than `seq`; a batch is cut where necessary."""
     rest = []
-    for line in block.splitlines():
+    for line in stored_lines(block):
         first = first_seq(line)
         if first > seq:
             rest.append(line)

@@ -4,7 +4,7 @@ import re
 from json.encoder import encode_basestring
 
 from backend.core.dataclasses import dataclass, replace
-from backend.core.recording.batches import Batch, read_batch
+from backend.core.recording.batches import Batch, read_batch, stored_lines
 from backend.core.recording.reader import RecordingReader, Send
 from backend.core.recording.terminal_filter import TerminalFilter
 
@@ -18,7 +18,7 @@ def sanitizing(send: Send) -> Send:
 
     async def filtered(block: bytes) -> None:
         lines = []
-        for line in block.splitlines():
+        for line in stored_lines(block):
             untouched = not (SUSPECT.search(line) or any(each.held for each in filters.values()))
             batch = None if untouched else read_batch(line)
             lines.append(_filter(batch, filters[batch.stream]).encode() if batch else line)

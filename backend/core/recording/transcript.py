@@ -12,11 +12,11 @@ from itertools import pairwise
 from typing import Any
 
 from backend.core.dataclasses import dataclass
-from backend.core.recording.batches import Batch, read_batch, read_plain
+from backend.core.recording.batches import Batch, read_batch, read_plain, stored_lines
 from backend.core.recording.reader import Send
 
 SEGMENT = 256 * 1024  # least stored bytes between two marks of an index
-REACH = 4 * SEGMENT  # most stored bytes between them; no stored line is as long as the difference
+REACH = 5 * SEGMENT  # most stored bytes between them; no stored line is as long as the difference
 COMPLETE = b'{"type":"complete"'  # cannot occur in output, where quotes are escaped
 
 # Sends the blocks between two places of a recording and returns where it ended; None when there is no recording.
@@ -33,7 +33,7 @@ def output_of(block: bytes) -> Iterator[tuple[str, bytes]]:
 
     Raises ValueError where what claims to be output is none.
     """
-    for line in block.splitlines():
+    for line in stored_lines(block):
         if plain := read_plain(line):
             yield plain[0].decode(), plain[1]
         elif batch := read_batch(line):
@@ -50,7 +50,7 @@ class Transcript:
 
     async def add(self, block: bytes) -> None:
         """Add a block of stored lines."""
-        for line in block.splitlines():
+        for line in stored_lines(block):
             if batch := read_batch(line):
                 (self.stdout if batch.stream == b"stdout" else self.stderr).append(batch_text(batch))
             else:

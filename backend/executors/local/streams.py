@@ -12,9 +12,10 @@ from backend.core.recording.lines import LineAssembler, Lines
 from backend.core.recording.writer import RecordingWriter
 from backend.executors.local.readers import Readers
 
-READ_SIZE = 32 * 1024  # bytes; larger reads gain nothing and make other sockets wait
+READ_SIZE = 64 * 1024  # bytes, what a pipe holds unless it is made larger
+LONG_READ = READ_SIZE // 2  # bytes behind which more is expected
 PARTIAL_DELAY = 0.1  # seconds that the start of a line waits for its end
-PIPE_READS = 33  # reads that empty a pipe of the largest usual size, 1 MiB
+PIPE_READS = (1 << 20) // READ_SIZE + 1  # reads that empty a pipe of the largest usual size, 1 MiB
 
 
 class Budget:
@@ -66,15 +67,15 @@ class OutputStream:
         readers.add(fd, self._on_readable)
 
     def _on_readable(self) -> None:
-        """Move a read. A stream that fills it has more, which others need not wait for."""
-        if self._move() == READ_SIZE:
+        """Move a read. A stream of which it is a long one has more, which others need not wait for."""
+        if self._move() >= LONG_READ:
             self.readers.remove(self.fd)
             low_priority().add(self._go_on)
 
     def _go_on(self) -> None:
         if not self.open:
             return
-        if self._move() == READ_SIZE:
+        if self._move() >= LONG_READ:
             low_priority().add(self._go_on)
         elif self.open:
             self.readers.add(self.fd, self._on_readable)
@@ -84,6 +85,7 @@ class OutputStream:
         try:
             data = os.read(self.fd, READ_SIZE)
         except BlockingIOError:
+            self._time_partial(fresh=False, more=False)
             return 0
         if not data:
             self._close()
@@ -92,17 +94,20 @@ class OutputStream:
         granted = self.budget.take(len(data))
         if granted:
             self._record(self.assembler.feed(data[:granted]))
-            self._time_partial(fresh=data.find(b"\n") >= 0)
+            self._time_partial(fresh=data.find(b"\n") >= 0, more=len(data) >= LONG_READ)
         if granted < len(data):
             self.instructions.stop(StopReason.OUTPUT_LIMIT)
         return len(data)
 
-    def _time_partial(self, *, fresh: bool) -> None:
-        """Have the start of a line passed on if its end does not come; `fresh` says that it has only just begun."""
-        if fresh and self.timer:
+    def _time_partial(self, *, fresh: bool, more: bool) -> None:
+        """Have the start of a line passed on if its end does not come; `fresh` says that it has only just begun.
+
+        With `more`, the pipe will be read again first, however long others keep it waiting.
+        """
+        if (fresh or more) and self.timer:
             self.timer.cancel()
             self.timer = None
-        if self.timer is None and self.assembler.pending:
+        if not more and self.timer is None and self.assembler.pending:
             self.timer = self.loop.call_later(PARTIAL_DELAY, self._flush)
 
     def _flush(self) -> None:

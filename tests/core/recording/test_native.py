@@ -135,6 +135,22 @@ def test_whatever_is_taken_apart_is_read_within_its_bounds(module: OutputModule,
             assert len(found) == len(split_in_python(items)), items
 
 
+def test_frames_are_made_within_the_bounds_of_what_is_no_array(module: OutputModule, chance: random.Random) -> None:
+    """Each string ends at the next quote that is not escaped; what is between quotes is not looked at."""
+    errors = 0
+    for text in texts(chance):
+        items = text.replace(b"x", b'","')
+        at, seq = chance.randint(-2, len(items) + 2), chance.choice((0, 9, 2**64 - 1))
+        try:
+            frames, behind, after = module.line_frames(items, at, seq, b"head", chance.choice((1, 50, 1 << 20)))
+        except ValueError:
+            errors += 1
+        else:
+            assert 0 <= at < behind <= len(items)
+            assert len(frames) >= len(b"head") + (after - seq) % 2**64
+    assert 0 < errors < 2 * ROUNDS
+
+
 @pytest.mark.parametrize("final", [False, True])
 def test_output_is_filtered_alike(module: OutputModule, chance: random.Random, *, final: bool) -> None:
     for text in texts(chance):

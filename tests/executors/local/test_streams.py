@@ -69,6 +69,15 @@ async def test_it_goes_on_when_there_was_nothing_for_a_while(pipe: Pipe) -> None
     await pipe.moved(2 * READ_SIZE + 5)
 
 
+async def test_the_start_of_a_line_at_the_end_of_a_long_read_is_passed_on(pipe: Pipe) -> None:
+    os.write(pipe.write, b"0123456\n" * (READ_SIZE // 8 - 1) + b"name: ")
+    await pipe.moved(READ_SIZE - 2)
+    assert pipe.stream.assembler.pending
+    async with asyncio.timeout(BOUND):
+        while pipe.stream.assembler.pending:
+            await asyncio.sleep(0.01)
+
+
 async def test_what_is_left_of_a_stream_that_stood_back_is_read_at_the_end(pipe: Pipe) -> None:
     os.write(pipe.write, b"0123456\n" * READ_SIZE)
     await pipe.moved(1)

@@ -35,6 +35,14 @@ class OutputModule(Protocol):
         """The insides of the strings of such an array. Raises ValueError for anything else."""
         ...
 
+    def line_frames(self, block: bytes, at: int, seq: int, head: bytes, limit: int) -> tuple[bytes, int, int]:
+        """A WebSocket frame for each of the strings of an array from `at` on, until at least `limit` bytes are made.
+
+        Each message is `head`, the string and its number. Returns the frames, the place of the next string, or the one
+        behind the `]` of the last, and the next number. Raises ValueError where there are no strings.
+        """
+        ...
+
     def filter_output(self, data: bytes, final: bool) -> tuple[bytes, bytes]:
         """What may pass of output, and what is held back."""
         ...

@@ -324,6 +324,113 @@ static PyObject *split_items(PyObject *module, PyObject *argument)
     return list;
 }
 
+/* ---- encoded lines as frames of a WebSocket ---- */
+
+#define TEXT_FRAME 0x81         /* FIN and opcode 1 */
+#define LONGEST_HEAD 10
+#define DIGITS 20               /* of a number of 64 bits */
+
+static const char before_number[] = "\",\"seq\":";
+
+/* A number in decimal, in the last bytes of `digits`. */
+struct decimal {
+    uint8_t digits[DIGITS + 1];
+    int first;
+};
+
+static void set_decimal(struct decimal *number, uint64_t value)
+{
+    number->first = sizeof number->digits;
+    do
+        number->digits[--number->first] = '0' + value % 10;
+    while (value /= 10);
+}
+
+static void add_one(struct decimal *number)
+{
+    int at = sizeof number->digits - 1;
+    while (at >= number->first && number->digits[at] == '9')
+        number->digits[at--] = '0';
+    if (at >= number->first)
+        number->digits[at]++;
+    else if (at >= 0)
+        number->digits[number->first = at] = '1';
+}
+
+static uint8_t *frame_head(uint8_t *out, uint64_t length)
+{
+    int bytes = length < 126 ? 0 : length < 0x10000 ? 2 : 8;
+    *out++ = TEXT_FRAME;
+    *out++ = bytes == 0 ? length : bytes == 2 ? 126 : 127;
+    while (bytes--)
+        *out++ = length >> 8 * bytes;
+    return out;
+}
+
+static uint8_t *copied(uint8_t *out, const void *from, size_t size)
+{
+    memcpy(out, from, size);
+    return out + size;
+}
+
+/* Where the string whose inside begins at `at` has its quote; NULL if it has none. What the escapes are is not looked at. */
+static Bytes next_quote(Bytes at, Bytes end)
+{
+    for (;;) {
+        for (uint64_t found = 0; end - at >= 8 && !found; at += found ? before(found) : 8)
+            found = equal(eight(at), '"') | equal(eight(at), '\\');
+        while (at < end && *at != '"' && *at != '\\')
+            at++;
+        if (at < end && *at == '"')
+            return at;
+        if (end - at < 2)
+            return NULL;
+        at += 2;
+    }
+}
+
+/* A frame for each of the strings of an array from `at` on, which is the place of the first quote, until at least `limit`
+   bytes are made: what each message begins with, a string, and its number. Returns them, the place of the next quote or behind
+   the end of the array, and the next number. */
+static PyObject *line_frames(PyObject *module, PyObject *arguments)
+{
+    PyObject *stored, *beginning;
+    Bytes begin, end, head, at;
+    Py_ssize_t size, head_size, from, limit;
+    unsigned long long seq;
+    struct decimal number;
+    size_t used = 0;
+    (void)module;
+    if (!PyArg_ParseTuple(arguments, "SnKSn", &stored, &from, &seq, &beginning, &limit) || !bytes_of(stored, &begin, &size)
+        || !bytes_of(beginning, &head, &head_size))
+        return NULL;
+    at = begin + (from < 0 || from > size ? size : from);
+    end = begin + size;
+    set_decimal(&number, seq);
+    while (used < (size_t)limit) {
+        Bytes quote = at < end && *at == '"' ? next_quote(at + 1, end) : NULL;
+        if (!quote || end - quote < 2) {
+            PyErr_SetString(PyExc_ValueError, "not an array of strings");
+            return NULL;
+        }
+        size_t text = quote - at - 1, digits = sizeof number.digits - number.first;
+        size_t length = head_size + text + sizeof before_number - 1 + digits + 1;
+        if (room - used < LONGEST_HEAD + length && !reserve(2 * (used + LONGEST_HEAD + length)))
+            return NULL;
+        uint8_t *out = copied(frame_head(buffer + used, length), head, head_size);
+        out = copied(copied(out, at + 1, text), before_number, sizeof before_number - 1);
+        out = copied(out, number.digits + number.first, digits);
+        *out++ = '}';
+        used = out - buffer;
+        seq++;
+        add_one(&number);
+        at = quote + 2;
+        if (quote[1] != ',')
+            break;
+    }
+    return Py_BuildValue("(NnK)", built(buffer + used), (Py_ssize_t)(at - begin), seq);
+}
+
 /* ---- the terminal filter ---- */
 
 #define ESC 0x1B
@@ -656,6 +763,7 @@ typedef struct {
         size_t at;                      /* where in `bytes` the text is; what may not precede and has to follow are behind it */
         size_t size, before, after;     /* the bytes of the three */
         size_t gram;                    /* where in the text the looked up bytes are */
+        uint32_t key;                   /* these bytes; others have the same slot */
         uint16_t next;
     } needles[];
 } Search;
@@ -747,8 +855,8 @@ static int add_needle(Search *search, PyObject *item, size_t *used)
     memcpy(larger + *used + size + before_size, after, after_size);
     struct needle *needle = &search->needles[search->count];
     size_t gram = rarest(text, size);
-    uint32_t place = slot(gram_at(text + gram));
-    *needle = (struct needle){*used, size, before_size, after_size, gram, search->first[place]};
+    uint32_t key = gram_at(text + gram), place = slot(key);
+    *needle = (struct needle){*used, size, before_size, after_size, gram, key, search->first[place]};
     search->first[place] = search->count++;
     search->used[place] = 1;
     *used += size + before_size + after_size;
@@ -827,9 +935,10 @@ static int add_place(PyObject *list, int number, Py_ssize_t place)
 /* Add those of the texts with these three bytes that are around `at`. */
 static int confirm(const Search *search, Bytes begin, Bytes at, Bytes end, PyObject *list)
 {
-    for (uint16_t number = search->first[slot(gram_at(at))]; number != NONE; number = search->needles[number].next) {
+    uint32_t key = gram_at(at);
+    for (uint16_t number = search->first[slot(key)]; number != NONE; number = search->needles[number].next) {
         const struct needle *needle = &search->needles[number];
-        if ((size_t)(at - begin) < needle->gram || (size_t)(end - at) < needle->size - needle->gram)
+        if (needle->key != key || (size_t)(at - begin) < needle->gram || (size_t)(end - at) < needle->size - needle->gram)
             continue;
         Bytes place = at - needle->gram, text = search->bytes + needle->at;
         Bytes before = text + needle->size, after = before + needle->before;
@@ -888,6 +997,7 @@ static PyObject *find_all(PyObject *module, PyObject *arguments)
 static PyMethodDef functions[] = {
     {"encode_lines", encode_lines, METH_O, NULL},
     {"split_items", split_items, METH_O, NULL},
+    {"line_frames", line_frames, METH_VARARGS, NULL},
     {"filter_output", filter_output, METH_VARARGS, NULL},
     {"uncoloured", uncoloured, METH_O, NULL},
     {"compile_search", compile_search, METH_O, NULL},
