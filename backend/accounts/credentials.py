@@ -9,7 +9,6 @@ import hmac
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jwt
 from pwdlib import PasswordHash
 from pwdlib.hashers.argon2 import Argon2Hasher
 
@@ -44,10 +43,8 @@ class Tokens:
             raise ValueError(f"the key for access tokens must have at least {SHORTEST_KEY} bytes")
         if not 0 < lifetime <= LONGEST_LIFE:
             raise ValueError(f"an access token must live 1 to {LONGEST_LIFE} seconds")
-        try:
-            jwt.encode({}, key, ALGORITHM)
-        except jwt.InvalidKeyError as error:
-            raise ValueError("the key for access tokens must be random bytes, not a PEM or SSH key") from error
+        if len(key) > SHORTEST_KEY or key.isascii():  # others are random
+            _encoded({}, key)
         self.lifetime = lifetime
         self._key = key
         self._clock = clock
@@ -83,33 +80,44 @@ class Tokens:
             "amr": ["link"] if claims.fresh_link else [],
             VALID_FROM: claims.valid_from_ms,
         }
-        return jwt.encode(payload, self._key, ALGORITHM), claims
+        return _encoded(payload, self._key), claims
 
     def verify(self, token: str) -> Claims | None:
         """What the token says, None when it counts for nothing. Raises nothing, whatever the string."""
         if len(token) > LONGEST_TOKEN or not token.isascii():
             return None
-        try:
-            payload = self._decode(token)
-        except jwt.PyJWTError:
-            return None
-        return _claims(payload, self._clock())
+        payload = _decoded(token, self._key)
+        return None if payload is None else _claims(payload, self._clock())
 
-    def _decode(self, token: str) -> dict[str, Any]:
-        payload: dict[str, Any] = jwt.decode(
-            token,
-            self._key,
-            algorithms=[ALGORITHM],
-            issuer=ISSUER,
-            audience=AUDIENCE,
-            options={
-                "require": ["exp", "iat", "aud", "iss", "sub", "jti"],
-                "verify_exp": False,  # PyJWT has a clock of its own; the times are judged by ours
-                "verify_iat": False,
-                "verify_nbf": False,
-            },
+
+# PyJWT takes a thirtieth of a start, with all kinds of keys and certificates: it is imported for the first token.
+def _encoded(payload: dict[str, Any], key: bytes) -> str:
+    """The token. Raises ValueError for a key that is a public key's file."""
+    import jwt
+
+    try:
+        return jwt.encode(payload, key, ALGORITHM)
+    except jwt.InvalidKeyError as error:
+        raise ValueError("the key for access tokens must be random bytes, not a PEM or SSH key") from error
+
+
+def _decoded(token: str, key: bytes) -> dict[str, Any] | None:
+    """The payload of a token, None where its signature or a claim is not ours."""
+    import jwt
+
+    options: Any = {
+        "require": ["exp", "iat", "aud", "iss", "sub", "jti"],
+        "verify_exp": False,  # PyJWT has a clock of its own; the times are judged by ours
+        "verify_iat": False,
+        "verify_nbf": False,
+    }
+    try:
+        found: dict[str, Any] = jwt.decode(
+            token, key, algorithms=[ALGORITHM], issuer=ISSUER, audience=AUDIENCE, options=options
         )
-        return payload
+    except jwt.PyJWTError:
+        return None
+    return found
 
 
 def _claims(payload: Mapping[str, Any], now: float) -> Claims | None:
