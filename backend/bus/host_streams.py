@@ -36,8 +36,9 @@ HELD = 64  # messages between a stream and an execution
 
 @dataclass(slots=True)
 class Reading:
-    """The messages of one host for this server, while executions wait for them."""
+    """The messages of one host for this server, while executions wait for them. `party` has the newest secret of the host."""
 
+    party: Party
     task: "asyncio.Task[None]"
     inboxes: dict[str, "asyncio.Queue[Envelope]"] = field(default_factory=dict)
     received: list[bytes] = field(default_factory=list)  # to be acknowledged by the next read
@@ -82,8 +83,9 @@ class RedisHostStreams:
         """What a host says about an execution, within the context."""
         reading = self.readings.get(party.host)
         if reading is None or reading.task.done():
-            task = asyncio.get_running_loop().create_task(self._read(party))
-            reading = self.readings[party.host] = Reading(task)
+            task = asyncio.get_running_loop().create_task(self._read(party.host))
+            reading = self.readings[party.host] = Reading(party, task)
+        reading.party = party
         inbox = reading.inboxes[execution] = asyncio.Queue(HELD)
         try:
             yield inbox
@@ -103,7 +105,7 @@ class RedisHostStreams:
         except GONE as error:
             raise HostsAway() from error
 
-    async def _read(self, party: Party) -> None:
+    async def _read(self, host: str) -> None:
         """Pass on the messages of a host until no execution waits for any.
 
         After an interruption, first those that Redis has sent and that may not have arrived.
@@ -111,18 +113,18 @@ class RedisHostStreams:
         pause, idle, start = FIRST_PAUSE, 0, "0"
         while idle < IDLE:
             try:
-                found = await self._read_batch(party, start)
+                found = await self._read_batch(host, start)
                 start = "0" if found and start == "0" else ">"
-                idle = 0 if found or self.readings[party.host].inboxes else idle + 1
+                idle = 0 if found or self.readings[host].inboxes else idle + 1
                 pause = FIRST_PAUSE
             except GONE:
                 start = "0"
                 await asyncio.sleep(pause * random.uniform(0.5, 1.0))
                 pause = min(2 * pause, LONGEST_PAUSE)
 
-    async def _read_batch(self, party: Party, start: str) -> bool:
+    async def _read_batch(self, host: str, start: str) -> bool:
         """Acknowledge what was received, and receive what follows, in one exchange."""
-        stream, reading = reply_stream(party.host, self.server), self.readings[party.host]
+        stream, reading = reply_stream(host, self.server), self.readings[host]
         pipeline = self.reader.pipeline(transaction=False)
         if reading.received:
             pipeline.xack(stream, GROUP, *reading.received)
@@ -139,17 +141,17 @@ class RedisHostStreams:
             raise found
         entries = found[0][1] if found else []
         for id, fields in entries:
-            await self._receive(party, fields or {})
+            await self._receive(reading, fields or {})
             reading.received.append(id)
         return bool(entries)
 
-    async def _receive(self, party: Party, fields: Mapping[bytes, bytes]) -> None:
-        message = party.open(fields.get(b"m", b""), "server", self.now(), self.seen)
+    async def _receive(self, reading: Reading, fields: Mapping[bytes, bytes]) -> None:
+        message = reading.party.open(fields.get(b"m", b""), "server", self.now(), self.seen)
         if not isinstance(message, Envelope):
             return
         execution = message.body.get("execution")
-        inbox = self.readings[party.host].inboxes.get(execution) if isinstance(execution, str) else None
+        inbox = reading.inboxes.get(execution) if isinstance(execution, str) else None
         if inbox is None:
-            self.on_stray(party.host, message)
+            self.on_stray(reading.party.host, message)
         else:
             await inbox.put(message)
