@@ -62,6 +62,8 @@ STREAM_TTL = 86400  # seconds
 FIRST_PAUSE, LONGEST_PAUSE = 0.25, 8.0
 MOST_JOBS = 512
 EXECUTION = re.compile(PATTERN)
+# It may run there. The server names the agent that has it, by its data folder, so that no other one begins it again.
+TWIN = "a job is that of another agent with the id of this host"
 ENDED = ("status", "exit_code", "signal", *NOTHING_USED.figures)
 
 
@@ -197,9 +199,9 @@ class Jobs:
 
     def _run(self, id: bytes, body: Mapping[str, Any]) -> None:
         asked = _asked(id, body)
-        if asked is None:
+        if asked is None or body.get("agent") not in (None, "", self.service.folder):
             self._ack(id)
-            self.record(Dropped("a job is malformed"))
+            self.record(Dropped("a job is malformed") if asked is None else Dropped(TWIN))
             return
         job = self.jobs.get(asked.execution)
         if job or len(self.jobs) >= MOST_JOBS:  # what finds no place now is asked for again
@@ -362,7 +364,8 @@ class Jobs:
 
     async def _send(self, job: Job, kind: str, body: Mapping[str, Any], output: bytes = b"") -> None:
         stream = reply_stream(self.party.host, job.server)
-        data = self.party.seal("server", kind, {"execution": job.execution, **body}, self.nonce(), self.now(), output)
+        body = {"execution": job.execution, "agent": self.service.folder, **body}
+        data = self.party.seal("server", kind, body, self.nonce(), self.now(), output)
         *_, self.unread[job.server] = await self._sending.send(
             ("XADD", stream, "*", "m", data), *self._expiry(stream), ("XLEN", stream)
         )

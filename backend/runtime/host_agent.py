@@ -49,7 +49,7 @@ from backend.host_agent.daemon import Daemon
 from backend.host_agent.executor import HandlerExecutor
 from backend.host_agent.front import Front
 from backend.host_agent.handlers import Handler, LineHandler, by_name, handlers_of_file, installed_handlers
-from backend.host_agent.jobs import Jobs
+from backend.host_agent.jobs import TWIN, Jobs
 from backend.host_agent.link import Link
 from backend.host_agent.outbox import Outbox
 from backend.host_agent.targets import HostTargets, Lines
@@ -328,7 +328,10 @@ def _jobs(agent: Agent, front: Front, daemon: Daemon, link: Link) -> Jobs | None
 
 
 def _dropped(daemon: Daemon, message: Dropped) -> None:
-    """Record a message that gets no answer. One that is only stale has a valid signature, so a clock must be wrong."""
+    """Record a message that gets no answer. The operator must know of a wrong clock, or of another agent: both have the secret."""
+    if message.reason == TWIN:
+        hint = "Give each host an id and a secret of its own: enroll it. A copy of a machine must not keep those of the first."
+        structlog.get_logger().warning("message dropped", reason=message.reason, hint=hint)
     if message.reason.startswith("it is stale"):
         hint = "Set the clocks of this host and of the server by NTP; `agent --check` compares that of Redis."
         structlog.get_logger().warning("message dropped", reason=message.reason, hint=hint)

@@ -299,6 +299,20 @@ def test_rotating_and_revoking(enrolled: tuple[Service, dict[str, str]]) -> None
         gatepost(folder, "host", "enroll", wrong, code=2)
 
 
+def test_a_job_does_not_run_on_two_agents_with_one_id(tmp_path: Path) -> None:
+    tmp_path.chmod(0o711)
+    with running(tmp_path) as (service, settings):
+        twin = begin(tmp_path / "twin", service.redis, settings)  # a copy of the machine, with a data folder of its own
+        try:
+            ids = [start(service, "slow", timeout=60) for _ in range(4)]
+            # A job that says nothing is asked for again every 3 s, from whichever agent reads it.
+            wait_until(lambda: "another agent" in twin.log + service.agent.log, "one that came to the other", 60)
+            assert len(runs(service.agent) + runs(twin)) == 4
+            assert {service.world.status(id) for id in ids} == {"running"}
+        finally:
+            twin.stop()
+
+
 def test_a_host_that_was_used_just_now_is_used_with_its_new_secrets(tmp_path: Path) -> None:
     tmp_path.chmod(0o711)
     with running(tmp_path) as (service, _):

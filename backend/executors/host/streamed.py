@@ -112,7 +112,7 @@ class StreamedExecutor:
 class _Run:
     """An execution on a host, as the server sees it. `last` is the number of the last message that was recorded.
 
-    Once the host has said something of it, it is `known` there.
+    Once the host has said something of it, it is `known` there, to the `agent` that has said it.
     """
 
     executor: StreamedExecutor
@@ -124,6 +124,7 @@ class _Run:
     on_begin: Callable[[], None]
     last: int = 0
     known: bool = False
+    agent: str = ""
     begun: bool = False
     heard: float = 0.0
     stopping: "asyncio.Task[None] | None" = None
@@ -219,7 +220,7 @@ class _Run:
         """
         expires = int(self.executor.now() - self._silent) + START_WITHIN
         begins = self.order["begins"] and not self.instructions.reason
-        order = {**self.order, "begins": begins, "after": self.last, "expires": expires}
+        order = {**self.order, "begins": begins, "after": self.last, "expires": expires, "agent": self.agent}
         try:
             await self.executor.streams.send(self.executor.party, "run", order)
         except HostsAway:
@@ -251,7 +252,7 @@ class _Run:
         body = message.body
         if not (self.known or self.begun):  # the time that an agent needs to start is not that of the command
             self._end_within(self.job.timeout)
-        self.known = True
+        self.known, self.agent = True, self.agent or _text(body.get("agent"), 64)
         match message.kind:
             case "alive":
                 if body.get("begun") is True:
