@@ -22,7 +22,7 @@ NOT_OFFERED = "no runner of this project offers it"
 def unknown_django(name: str) -> Decision:
     """The Django project does not exist for the caller."""
     reason = f"There is no Django project {name[:64]!r} that you may use."
-    return Decision.deny("target.unknown", reason, "The list of Django projects has those that you may use.")
+    return Decision.deny("target.unknown", reason, "The list of Django projects names yours.")
 
 
 @dataclass(frozen=True, slots=True)

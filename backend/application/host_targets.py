@@ -30,7 +30,7 @@ def unknown_host(id: str) -> Decision:
     if set(id) & set(",="):  # meant for several
         hint = "Name one host. For several, or for all with a label, send POST /api/hosts/commands."
     else:
-        hint = "The list of hosts has those that you may use; ask an administrator."
+        hint = "The list of hosts names yours; ask an administrator."
     return Decision.deny("target.unknown", reason, hint)
 
 

@@ -19,6 +19,7 @@ from backend.accounts.authentication import Authenticator
 from backend.accounts.credentials import Tokens, new_runner_key, secret_hash
 from backend.application.hooks import PER_ACCOUNT, HookCalls, HookService
 from backend.application.notifications import StoredSubjects
+from backend.application.projects import ProjectService
 from backend.application.runner_keys import KeyAdministration
 from backend.application.schedules import Bounds, ScheduleService
 from backend.core.errors import StorageError
@@ -53,7 +54,7 @@ from backend.transports.openapi import describe
 from backend.transports.page_files import PageFiles
 from backend.transports.pages import ForeignPages, Visitors, add_page_files, page_routes
 from backend.transports.problems import add_problems
-from backend.transports.projects_api import ProjectService, project_routes
+from backend.transports.projects_api import ProjectRoutes, project_routes
 from backend.transports.recordings_api import recording_routes
 from backend.transports.routing import add_routes
 from backend.transports.runner_api import LARGER_BODIES, RunnerGate, runner_routes
@@ -171,10 +172,7 @@ def _add_routes(
     app: FastAPI, house: House, access: Access, info: ServiceInfo, limiter: Limiter, files: PageFiles
 ) -> None:
     service, stores, rate = house.service, house.stores, house.settings.http_rate
-    profiles, add_command = house.resolver, verb("user add NAME")
-    projects = ProjectService(
-        access, stores.projects, stores.identities, profiles, add_command, house.settings.egress, profiles.holds_hosts
-    )
+    projects = _projects(house, access)
     hosts = HostService(access, service, house.hosts.targets, house.hosts.seal, house.gateway.slots.per_principal)
     add_routes(
         app,
@@ -184,12 +182,25 @@ def _add_routes(
         recording_routes(access, service, limiter, rate),
         agent_routes(Agents(access, _capabilities(house), service, stores.history, now_ms)),
         execution_routes(Executions(access, service), limiter, rate),
-        project_routes(projects),
+        project_routes(ProjectRoutes(access, projects, stores.identities)),
         schedule_routes(_schedules(house, access)),
         notification_routes(_notifications(house, access)),
         hook_routes(_hooks(house, access)),
         django_routes(_django_service(house, access, projects)),
         host_routes(hosts),
+    )
+
+
+def _projects(house: House, access: Access) -> ProjectService:
+    stores, profiles = house.stores, house.resolver
+    return ProjectService(
+        store=stores.projects,
+        users=stores.identities,
+        profiles=profiles,
+        audit=access.audit,
+        add_command=verb("user add NAME"),
+        hosts=house.settings.egress,
+        holds_hosts=profiles.holds_hosts,
     )
 
 

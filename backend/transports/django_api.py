@@ -6,7 +6,7 @@ from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, Field
 
 from backend.application.django_targets import DjangoProject, DjangoTargets
-from backend.application.projects import may_change
+from backend.application.projects import ProjectService, may_change
 from backend.application.runner_keys import KeyAdministration, NewKey
 from backend.application.runners import target_of
 from backend.core.dataclasses import dataclass
@@ -17,7 +17,6 @@ from backend.core.identity import Permission, Principal, Project
 from backend.core.times import iso
 from backend.transports.dependencies import Access, Body, JsonOnly, granted
 from backend.transports.problems import WITH_BODY, Problem, described
-from backend.transports.projects_api import ProjectService
 from backend.transports.routing import new_router
 from backend.transports.schemas import RotateBody
 
@@ -118,7 +117,7 @@ class DjangoService:
     async def own(self, principal: Principal, name: str) -> Project:
         """A project whose runners the caller may manage. Raises Problem."""
         found = granted(await self.targets.find(principal, name))
-        return await self.owners.own(principal, found.id)
+        return granted(await self.owners.own(principal, found.id))
 
     async def key(self, principal: Principal, name: str, id: str) -> RunnerKey:
         """A key of such a project. Raises Problem."""

@@ -47,6 +47,8 @@ STATUS_OF_RULE = {
     "auth.": 401,
     "role.": 403,
     "project.unknown": 404,
+    "project.widening": 403,
+    "project.": 422,
     "execution.unknown": 404,
     "execution.forgotten": 410,
     "execution.not_running": 409,

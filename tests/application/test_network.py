@@ -2,12 +2,13 @@
 
 import pytest
 
+from backend.application.projects import ProjectService
 from backend.core.decisions import Decision
 from backend.core.execution.targets import Target, project_ref
 from backend.core.identity import NetworkAccess
 from backend.core.policy.admit import Plan, admit
 from backend.transports.problems import Problem
-from backend.transports.projects_api import ProjectService
+from backend.transports.projects_api import granted_project
 from tests.recipes.house import ANN, build, shared
 
 LIST = ("x.example",)
@@ -45,7 +46,9 @@ async def test_programs_that_need_it(network: NetworkAccess, holds_hosts: bool, 
 
 async def test_a_list_is_refused_where_commands_cannot_be_held_to_it() -> None:
     service = ProjectService(None, None, None, None, "", LIST)  # type: ignore[arg-type]
+    refused = service.network(["x.example"])
+    assert isinstance(refused, Decision)
     with pytest.raises(Problem) as raised:
-        service.network(["x.example"])
+        granted_project(refused)
     assert (raised.value.status, raised.value.rule) == (422, "network.rooms")
     assert (service.network(True), service.network([]), service.default_network) == (True, False, False)

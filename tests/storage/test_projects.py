@@ -10,7 +10,7 @@ from backend.storage.database import Database
 from backend.storage.identities import SqlIdentities
 from backend.storage.projects import SqlProjects
 from backend.storage.tables import projects
-from backend.transports.projects_api import ProjectService
+from backend.transports.projects_api import ProjectRoutes
 from tests.storage.conftest import Clock
 from tests.storage.contract.test_identities import added
 
@@ -24,14 +24,14 @@ async def test_a_list_of_many_asks_for_all_names_at_once(
     for number in range(20):
         made = await places.add(f"p{number}", ann.id)
         await places.change(made.id, members=frozenset({bob.id, root.id}))
-    service = ProjectService(None, places, identities, None, "")  # type: ignore[arg-type]
+    routes = ProjectRoutes(None, None, identities)  # type: ignore[arg-type]
     found, asked = await places.visible_to(ann), list[str]()
 
     def note(*about: Any) -> None:
         asked.append(about[2])
 
     event.listen(Engine, "before_cursor_execute", note)
-    entries = await service.entries(found)
+    entries = await routes.entries(found)
     event.remove(Engine, "before_cursor_execute", note)
     assert [(each.owner, each.members) for each in entries] == [("ann", ["bob", "root"])] * 20
     assert len(asked) == 1

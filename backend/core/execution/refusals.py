@@ -64,7 +64,7 @@ def uncontrolled() -> Decision:
 def unknown_project(project: str) -> Decision:
     """The project does not exist for the caller."""
     reason = f"There is no project {project!r} that you may use."
-    return Decision.deny("project.unknown", reason, "The list of projects has those that you may use.")
+    return Decision.deny("project.unknown", reason, "The list of projects names yours.")
 
 
 def nothing_runs(instruction: str) -> Decision:
