@@ -35,6 +35,7 @@ FIRST_LINE = (
 READING = os.O_RDONLY | os.O_NONBLOCK
 POLL = 0.05  # seconds between two checks of a file that another process writes
 SUFFIX = ".ndjson"
+LOOKED_THROUGH = 64  # recordings in memory after which those that viewers no longer need are looked for
 NAME = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")
 COMPLETE = b'"type":"complete"'  # near the beginning of a last line
 HEAD = 32  # bytes of a line in which that is
@@ -277,6 +278,7 @@ class FileRecordings:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._live: dict[str, RecordingFile] = {}
+        self._look_through_at = LOOKED_THROUGH
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def create(self, execution: str) -> RecordingFile:
@@ -289,8 +291,10 @@ class FileRecordings:
         # Shows other servers on the same folder that this one is still being written; one may be checking right now.
         fcntl.flock(fd, fcntl.LOCK_EX)
         recording = RecordingFile(path, fd)
-        self._live = {name: file for name, file in self._live.items() if file.held}
         self._live[execution] = recording
+        if len(self._live) >= self._look_through_at:
+            self._live = {name: file for name, file in self._live.items() if file.held}
+            self._look_through_at = max(LOOKED_THROUGH, 2 * len(self._live))
         return recording
 
     def resume(self, execution: str) -> Resumed:

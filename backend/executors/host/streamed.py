@@ -111,7 +111,7 @@ class StreamedExecutor:
 class _Run:
     """An execution on a host, as the server sees it. `last` is the number of the last message that was recorded.
 
-    Once the host has said something of it, it is `known` there.
+    Once it is `asked_for`, the host may have it; once the host has said something of it, it is `known` there.
     """
 
     executor: StreamedExecutor
@@ -122,6 +122,7 @@ class _Run:
     messages: "asyncio.Queue[Envelope]"
     on_begin: Callable[[], None]
     last: int = 0
+    asked_for: bool = False
     known: bool = False
     begun: bool = False
     heard: float = 0.0
@@ -218,7 +219,9 @@ class _Run:
         """
         expires = int(self.executor.now() - self._silent) + START_WITHIN
         begins = self.order["begins"] and not self.instructions.reason
-        order = {**self.order, "begins": begins, "after": self.last, "expires": expires}
+        first = not (self.asked_for or self.job.resumed)
+        order = {**self.order, "begins": begins, "first": first, "after": self.last, "expires": expires}
+        self.asked_for = True
         try:
             await self.executor.streams.send(self.executor.party, "run", order)
         except HostsAway:
