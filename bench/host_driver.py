@@ -65,6 +65,7 @@ class Driver:
             "timeout": 30,
             "stdin": False,
             "begins": True,
+            "first": True,
             "after": 0,
             "expires": int(now) + 60,
             "server": NAME,

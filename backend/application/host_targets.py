@@ -70,10 +70,16 @@ class HostTargets:
 
     async def find(self, who: Principal, id: str) -> HostEntry | Decision:
         """A host that exists for the caller. Raises StorageError."""
+        found = await self._reached(who, id)
+        return found if isinstance(found, Decision) else found[0]
+
+    async def _reached(self, who: Principal, id: str) -> tuple[HostEntry, Executor] | Decision:
+        """The same, with what sends commands to it."""
         if not (is_host_id(id) and self._is_open(id, await self._rights(who))):
             return unknown_host(id)
         entry = await self.directory.entry(id) or (HostEntry(id, False, 0) if id in self.enrolled() else None)
-        return entry if entry and self.executor(entry) else unknown_host(id)
+        executor = self.executor(entry) if entry else None
+        return (entry, executor) if entry and executor else unknown_host(id)
 
     async def _rights(self, who: Principal) -> list[Labels]:
         """The selectors of the hosts that the caller may use. Raises StorageError."""
@@ -96,12 +102,10 @@ class HostTargets:
 
     async def resolve(self, who: Principal, id: str) -> Target | Decision:
         """The target of a host. Raises StorageError."""
-        entry = await self.find(who, id)
-        if isinstance(entry, Decision):
-            return entry
-        executor = self.executor(entry)
-        if executor is None:
-            return unknown_host(id)
+        found = await self._reached(who, id)
+        if isinstance(found, Decision):
+            return found
+        entry, executor = found
         profile, verdicts = self._judged(entry)
         return Target(
             ref=TargetRef(HOST, id),

@@ -18,7 +18,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from backend.bus.exchange import Exchange
-from backend.bus.link import FIRST_PAUSE, GONE, LONGEST_PAUSE, PATIENCE
+from backend.bus.link import FIRST_PAUSE, GONE, LONGEST_PAUSE, PATIENCE, Command
 from backend.core.dataclasses import dataclass
 from backend.core.hosts.envelope import Envelope, Party
 from backend.core.hosts.messages import SeenIds
@@ -30,7 +30,8 @@ BLOCK = 1.0  # seconds that one read of an empty stream waits
 IDLE = 60  # such reads after the last execution on a host until its stream is no longer read
 BATCH = 64  # messages that are read at once
 MOST_JOBS = 1000  # messages that wait for a host; the oldest are dropped first, and sent again by who misses them
-STREAM_TTL = 86400  # seconds after which a stream that nothing is added to expires
+STREAM_TTL = 86400  # seconds after which a stream that nothing is added to expires; renewed after a part of it
+RENEWED_AFTER = STREAM_TTL / 24
 HELD = 64  # messages between a stream and an execution
 
 
@@ -59,6 +60,7 @@ class RedisHostStreams:
     on_stray: Callable[[str, Envelope], None]
     seen: SeenIds = field(default_factory=SeenIds)
     readings: dict[str, Reading] = field(default_factory=dict)
+    renew_at: dict[str, float] = field(default_factory=dict)
     _sending: Exchange = field(init=False)
 
     def __post_init__(self) -> None:
@@ -99,11 +101,17 @@ class RedisHostStreams:
         data = party.seal("host", kind, {**body, "server": self.server}, self.nonce(), self.now())
         stream = jobs_stream(party.host)
         try:
-            await self._sending.send(
-                ("XADD", stream, "MAXLEN", "~", MOST_JOBS, "*", "m", data), ("EXPIRE", stream, STREAM_TTL)
-            )
+            await self._sending.send(("XADD", stream, "MAXLEN", "~", MOST_JOBS, "*", "m", data), *self._renewal(stream))
         except GONE as error:
+            self.renew_at.clear()  # Redis may have lost the streams
             raise HostsAway() from error
+
+    def _renewal(self, stream: str) -> tuple[Command, ...]:
+        """Has a stream expire when nothing is added to it for long; said now and then, not with each message."""
+        if self.now() < self.renew_at.get(stream, 0):
+            return ()
+        self.renew_at[stream] = self.now() + RENEWED_AFTER
+        return (("EXPIRE", stream, STREAM_TTL),)
 
     async def _read(self, host: str) -> None:
         """Pass on the messages of a host until no execution waits for any.
@@ -119,6 +127,7 @@ class RedisHostStreams:
                 pause = FIRST_PAUSE
             except GONE:
                 start = "0"
+                self.renew_at.clear()
                 await asyncio.sleep(pause * random.uniform(0.5, 1.0))
                 pause = min(2 * pause, LONGEST_PAUSE)
 
@@ -129,12 +138,14 @@ class RedisHostStreams:
         if reading.received:
             pipeline.xack(stream, GROUP, *reading.received)
             pipeline.xdel(stream, *reading.received)
-            pipeline.expire(stream, STREAM_TTL)
+            for command in self._renewal(stream):
+                pipeline.execute_command(*command)
         pipeline.xreadgroup(GROUP, self.server, {stream: start}, count=BATCH, block=round(BLOCK * 1000))
         async with asyncio.timeout(BLOCK + PATIENCE):  # a connection that was cut silently never answers
             *_, found = await pipeline.execute(raise_on_error=False)
         reading.received = []
         if isinstance(found, ResponseError) and "NOGROUP" in str(found):
+            self.renew_at.pop(stream, None)
             await self.reader.xgroup_create(stream, GROUP, id="0", mkstream=True)
             return True
         if isinstance(found, Exception):

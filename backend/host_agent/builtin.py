@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from backend.core.dataclasses import dataclass
-from backend.host_agent.handlers import Handler, HandlerError, Program, ProgramHandler, PythonHandler
+from backend.host_agent.handlers import Handler, HandlerError, Program, ProgramHandler, QuickHandler
 
 ECHO_TIMEOUT = 5.0  # seconds
 STATUS_TIMEOUT = 10.0
@@ -24,7 +24,7 @@ class Configured:
     folder: str  # for programs without a repository
 
 
-async def _echo(params: Mapping[str, Any]) -> str:
+def _echo(params: Mapping[str, Any]) -> str:
     return _text(params, "message", "pong")
 
 
@@ -46,7 +46,7 @@ def builtin_handlers(configured: Configured) -> list[Handler]:
         return Program(("docker", "restart", _container(params, configured)), configured.folder, network=True)
 
     return [
-        PythonHandler("echo", ECHO_TIMEOUT, _echo, quick=True),
+        QuickHandler("echo", ECHO_TIMEOUT, _echo),
         ProgramHandler("git_pull", configured.git_timeout, pull),
         ProgramHandler("git_status", min(configured.git_timeout, STATUS_TIMEOUT), status),
         ProgramHandler("docker_restart", configured.docker_timeout, restart),

@@ -22,7 +22,15 @@ from backend.core.execution.pipeline import Pipeline, PipelineRunner
 from backend.core.hosts.commands import SENSITIVE, HostCommand
 from backend.core.language.parser import Invocation
 from backend.core.recording.writer import RecordingWriter
-from backend.host_agent.handlers import Handler, HandlerError, LineHandler, Program, ProgramHandler, PythonHandler
+from backend.host_agent.handlers import (
+    Handler,
+    HandlerError,
+    LineHandler,
+    Program,
+    ProgramHandler,
+    PythonHandler,
+    QuickHandler,
+)
 
 LONGEST_RESULT = 1 << 20  # bytes, as it is recorded; it is one message
 LONGEST_PROBLEM = 4096  # characters, which a server reads of it
@@ -49,6 +57,8 @@ class HandlerExecutor:
                     return await self._in_cage(plan(self._opened(command)), job, output, instructions)
                 case LineHandler():
                     return _failed("The line is missing.", "host.parameters", 1)  # others are never sent here
+                case QuickHandler():
+                    return _answered(handler, self._opened(command), job, output, instructions)
                 case PythonHandler():
                     return await _Call(handler, self._opened(command), job, output, instructions).run()
                 case _:
@@ -87,6 +97,32 @@ def _failed(problem: str, rule: str, code: int) -> Outcome:
     return Outcome(Status.FAILED, code, problem=problem[:LONGEST_PROBLEM], rule=rule)
 
 
+def _answered(
+    handler: QuickHandler, params: Mapping[str, Any], job: Job, output: RecordingWriter, instructions: Instructions
+) -> Outcome:
+    """The outcome of a handler that nothing can stop once it has begun."""
+    if instructions.reason:
+        return stopped_outcome(instructions.reason, None, EXIT_GATEPOST_FAILED, 0, 0)
+    try:
+        result = handler.answer(params)
+    except HandlerError as error:
+        return _failed(str(error), "host.refused", 1)
+    return _said(result, job, output)
+
+
+def _said(result: Any, job: Job, output: RecordingWriter) -> Outcome:
+    """Record what a handler returned: a text as it is, everything else as JSON."""
+    try:
+        text = result if isinstance(result, str) else json.dumps(result, ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        return _failed(f"The handler returned what is no JSON: {error}", "host.failed", 1)
+    size = len(json.dumps(text, ensure_ascii=False).encode("utf-8", "replace"))
+    if size > (most := min(job.output_limit, LONGEST_RESULT)):
+        problem = f"What the handler returned takes {size} bytes as JSON; at most {most} are allowed."
+        return _failed(problem, "host.output", 1)
+    return Outcome(Status.SUCCEEDED, 0, stdout_bytes=output.say("stdout", text))
+
+
 class _Call:
     """One call of a Python handler, which is cancelled when the execution is to stop."""
 
@@ -117,23 +153,11 @@ class _Call:
             return stopped_outcome(reason, None, EXIT_GATEPOST_FAILED, 0, 0)
         match self.task.exception():
             case None:
-                return self._said(self.task.result())
+                return _said(self.task.result(), self.job, self.output)
             case HandlerError() as error:
                 return _failed(str(error), "host.refused", 1)
             case error:  # code of an operator: its bug is an error of the command, not of the agent
                 return _failed(f"The handler failed: {type(error).__name__}: {error}", "host.failed", 1)
-
-    def _said(self, result: Any) -> Outcome:
-        """Record what the handler returned: a text as it is, everything else as JSON."""
-        try:
-            text = result if isinstance(result, str) else json.dumps(result, ensure_ascii=False)
-        except (TypeError, ValueError, RecursionError) as error:
-            return _failed(f"The handler returned what is no JSON: {error}", "host.failed", 1)
-        size = len(json.dumps(text, ensure_ascii=False).encode("utf-8", "replace"))
-        if size > (most := min(self.job.output_limit, LONGEST_RESULT)):
-            problem = f"What the handler returned takes {size} bytes as JSON; at most {most} are allowed."
-            return _failed(problem, "host.output", 1)
-        return Outcome(Status.SUCCEEDED, 0, stdout_bytes=self.output.say("stdout", text))
 
     def stop(self) -> None:
         """Cancel the handler."""

@@ -17,7 +17,7 @@ from backend.core.hosts.commands import HostCommand
 from backend.core.hosts.messages import Answer, Command
 from backend.core.identity import VISITOR_PERMISSIONS, Principal
 from backend.core.recording.transcript import Transcript
-from backend.host_agent.handlers import Handler, PythonHandler, is_quick
+from backend.host_agent.handlers import Handler, PythonHandler, QuickHandler
 from backend.host_agent.targets import target_of
 
 AT_ONCE = 4  # handlers that run side by side; quick ones do not count
@@ -48,7 +48,7 @@ class Front:
 
     async def _in_turn(self, command: Command) -> tuple[bool, Any, str]:
         handler = self.handlers.get(command.name)
-        if is_quick(handler):
+        if isinstance(handler, QuickHandler):
             return await self._run(command, handler)
         if self.waiting >= MOST_WAITING:
             return _refused(f"Busy: {MOST_WAITING} commands are waiting on this host. Send it again later.")
@@ -116,7 +116,7 @@ def _result(transcript: Transcript, handler: Handler | None) -> tuple[bool, Any,
     success = transcript.last("complete").get("status") == "succeeded"
     problem = str(transcript.last("error").get("message", ""))
     if success:
-        return True, _parsed(text) if isinstance(handler, PythonHandler) and not is_quick(handler) else text, ""
+        return True, _parsed(text) if isinstance(handler, PythonHandler) else text, ""
     return (
         False,
         text or None,

@@ -57,12 +57,20 @@ class ProgramHandler:
 
 @dataclass(frozen=True, slots=True)
 class PythonHandler:
-    """A command that runs Python code of the agent or of its operator. A `quick` one waits for no other."""
+    """A command that runs Python code of the agent or of its operator."""
 
     name: str
     timeout: float
     run: Run
-    quick: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class QuickHandler:
+    """A command whose answer is there at once, so that it waits for no other and needs no task. `answer` raises HandlerError."""
+
+    name: str
+    timeout: float
+    answer: Callable[[Mapping[str, Any]], str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +81,7 @@ class LineHandler:
     timeout: float
 
 
-Handler = ProgramHandler | PythonHandler | LineHandler
-
-
-def is_quick(handler: Handler | None) -> bool:
-    """Whether a command waits for no other."""
-    return isinstance(handler, PythonHandler) and handler.quick
+Handler = ProgramHandler | PythonHandler | QuickHandler | LineHandler
 
 
 def handler(name: str = "", *, timeout: float = TIMEOUT) -> Callable[[AnyRun], AnyRun]:

@@ -45,7 +45,7 @@ from backend.core.ids import PATTERN
 from backend.core.recording.batches import last_seq
 from backend.core.recording.transcript import Transcript
 from backend.host_agent.front import Front
-from backend.host_agent.handlers import is_quick
+from backend.host_agent.handlers import QuickHandler
 from backend.host_agent.targets import LINES, target_of
 
 GROUP, CONSUMER = "agent", "agent"
@@ -53,6 +53,7 @@ BLOCK = 5.0  # seconds that one read of an empty stream waits
 BATCH = 32
 PATIENCE = 5.0  # seconds for one exchange with Redis
 MOST_UNREAD = 64  # messages that a server has not read; more wait in the recording
+COUNTED_FROM = MOST_UNREAD // 4  # messages since their number was asked for, from which on it is asked for with each
 READS_SOON = 0.01  # seconds until a server that reads has read some of them
 READ_AHEAD = 8  # blocks of a recording that wait while others are sent
 JOINED = 128 * 1024  # bytes of blocks in one message that are enough
@@ -65,6 +66,7 @@ EXECUTION = re.compile(PATTERN)
 # It may run there. The server names the agent that has it, by its data folder, so that no other one begins it again.
 TWIN = "a job is that of another agent with the id of this host"
 ENDED = ("status", "exit_code", "signal", *NOTHING_USED.figures)
+UNAVAILABLE = frozenset({"recording.unavailable", "storage.unavailable"})
 
 
 @dataclass(slots=True)
@@ -72,7 +74,7 @@ class Job:
     """A job that is being run or sent: what follows on the message `after` of its recording.
 
     One that cannot begin before `expires`, or that no longer `begins`, is not begun; but its recording is sent if it began
-    before. `message` is the id of what it arrived by. `input` is how much of its standard input has arrived, in
+    before. The `first` request for it finds nothing of it here. `message` is the id of what it arrived by. `input` is how much of its standard input has arrived, in
     bytes.
     """
 
@@ -81,6 +83,7 @@ class Job:
     message: bytes
     expires: float
     begins: bool
+    first: bool
     task: "asyncio.Task[None] | None" = None
     sending: "asyncio.Task[None] | None" = None
     begun: bool = False
@@ -104,7 +107,7 @@ class Jobs:
     jobs: dict[str, Job] = field(default_factory=dict)
     seen: SeenIds = field(default_factory=SeenIds)
     tasks: set["asyncio.Task[None]"] = field(default_factory=set)
-    unread: dict[str, int] = field(default_factory=dict)  # messages of each server, when the last one was sent
+    unread: dict[str, int] = field(default_factory=dict)  # messages that each server has not read, at most
     unacknowledged: set[bytes] = field(default_factory=set)
     acknowledging: "asyncio.Task[None] | None" = None
     expire_at: dict[str, float] = field(default_factory=dict)  # of streams: when they are next given a time to expire
@@ -156,16 +159,16 @@ class Jobs:
         known = {job.message for job in self.jobs.values()} if start != ">" else set()
         for id, fields in entries:
             if id not in known:
-                self._receive(id, fields or {})
+                self._receive(id, fields or {}, new=start == ">")
         if start == ">" or not entries:
             return ">"
         return str(entries[-1][0].decode())
 
-    def _receive(self, id: bytes, fields: Mapping[bytes, bytes]) -> None:
+    def _receive(self, id: bytes, fields: Mapping[bytes, bytes], *, new: bool) -> None:
         message = self.party.open(fields.get(b"m", b""), "host", self.now(), self.seen)
         match message:
             case Envelope("run", body):
-                self._run(id, body)
+                self._run(id, body, new=new)
             case Envelope("instruct", body):
                 self._ack(id)
                 self._instruct(body)
@@ -197,8 +200,8 @@ class Jobs:
         await self._sending.send(("XACK", stream, GROUP, *ids), ("XDEL", stream, *ids))
         self.unacknowledged.difference_update(ids)
 
-    def _run(self, id: bytes, body: Mapping[str, Any]) -> None:
-        asked = _asked(id, body)
+    def _run(self, id: bytes, body: Mapping[str, Any], *, new: bool) -> None:
+        asked = _asked(id, body, new=new)
         if asked is None or body.get("agent") not in (None, "", self.service.folder):
             self._ack(id)
             self.record(Dropped("a job is malformed") if asked is None else Dropped(TWIN))
@@ -229,7 +232,8 @@ class Jobs:
 
     async def _serve(self, job: Job, body: Mapping[str, Any]) -> None:
         """Begin a job when its turn has come, and send its recording."""
-        quick, late = is_quick(self.front.handlers.get(str(body.get("command")))), self.now() > job.expires
+        quick = isinstance(self.front.handlers.get(str(body.get("command"))), QuickHandler)
+        late = self.now() > job.expires
         async with nullcontext() if quick else self.front.free:
             if self.now() > job.expires and not late:
                 self._ack(job.message)  # while it waited, its server may have given it up; else it asks again
@@ -239,7 +243,8 @@ class Jobs:
             except StorageError as error:  # it may have begun before, so nothing can be said of it yet
                 self.report(f"a job is not begun, and will be asked for again: {error}")
                 started = None
-            self._ack(job.message)
+            if not (quick and isinstance(started, Execution)):  # else with its end
+                self._ack(job.message)
             if started is None:
                 return
             await self._run_to_its_end(job, started, quick=quick)
@@ -250,12 +255,13 @@ class Jobs:
 
     async def _run_to_its_end(self, job: Job, started: "Execution | Known | Decision", *, quick: bool) -> None:
         """Wait until a job needs no place any more. The recording of a quick one is sent as one message."""
-        running = started.task if isinstance(started, Execution) else None
+        running = started if isinstance(started, Execution) else None
         if not isinstance(started, Decision):
             job.begun = True
-            job.sending = asyncio.ensure_future(self._send_at_once(job) if quick and running else self._follow(job))
-        if running and not quick:
-            await asyncio.wait({running})
+            sending = self._send_at_once(job, running) if quick and running else self._follow(job)
+            job.sending = asyncio.ensure_future(sending)
+        if running and running.task and not quick:
+            await asyncio.wait({running.task})
 
     async def _all_sent(self, job: Job) -> None:
         """Wait until the recording is sent; from an earlier message on where the server asks for it."""
@@ -270,7 +276,12 @@ class Jobs:
     async def _begin(self, job: Job, body: Mapping[str, Any]) -> "Execution | Known | Decision":
         """Start a job, or find it started. Raises StorageError."""
         who = Principal(f"server:{body.get('actor')}"[:128], "redis", VISITOR_PERMISSIONS)
-        return await self._known(who, job) or await self._start_execution(who, job, body)
+        if not job.first:
+            return await self._known(who, job) or await self._start_execution(who, job, body)
+        started = await self._start_execution(who, job, body)
+        if isinstance(started, Decision) and started.rule in UNAVAILABLE:  # so it is for an id that is on record
+            return await self._known(who, job) or started
+        return started
 
     async def _known(self, who: Principal, job: Job) -> "Known | Decision | None":
         """What is on record of a job that arrives again."""
@@ -323,14 +334,28 @@ class Jobs:
             end = {"status": "lost", "error": problem.reason, "rule": problem.rule}
             await self._until_sent(job, _output(job.after, job.after, end))
 
-    async def _send_at_once(self, job: Job) -> None:
+    async def _send_at_once(self, job: Job, execution: Execution) -> None:
         """Send the recording of a command that is over soon when it has ended: in one message, unless it is long."""
         blocks: asyncio.Queue[bytes] = asyncio.Queue()
-        if await self.service.follow_started(job.execution, job.after, blocks.put):
-            await self._follow(job)  # its recording cannot be read, which that says
-        else:
+        if await self._read_ended(job, execution, blocks):
             blocks.put_nowait(b"")
             await self._send_blocks(job, blocks)
+        else:
+            await self._follow(job)  # its recording cannot be read, which that says
+
+    async def _read_ended(self, job: Job, execution: Execution, blocks: "asyncio.Queue[bytes]") -> bool:
+        """Read a recording once it has ended, from memory: a reader of one that runs opens no file. False: it cannot be read."""
+        try:
+            recording = self.service.local.reader(job.execution)
+            if execution.task:
+                await asyncio.wait({execution.task})
+            if recording:
+                await recording.follow(job.after, blocks.put)
+        except OSError:
+            return False
+        finally:
+            self._ack(job.message)  # in the exchange in which its end is sent
+        return recording is not None
 
     async def _send_blocks(self, job: Job, blocks: "asyncio.Queue[bytes]") -> None:
         transcript = Transcript()
@@ -366,9 +391,12 @@ class Jobs:
         stream = reply_stream(self.party.host, job.server)
         body = {"execution": job.execution, "agent": self.service.folder, **body}
         data = self.party.seal("server", kind, body, self.nonce(), self.now(), output)
-        *_, self.unread[job.server] = await self._sending.send(
-            ("XADD", stream, "*", "m", data), *self._expiry(stream), ("XLEN", stream)
-        )
+        self.unread[job.server] = self.unread.get(job.server, 0) + 1
+        counted = self.unread[job.server] >= COUNTED_FROM
+        length = (("XLEN", stream),) if counted else ()
+        *_, last = await self._sending.send(("XADD", stream, "*", "m", data), *self._expiry(stream), *length)
+        if counted:
+            self.unread[job.server] = last
 
     def _expiry(self, stream: str) -> tuple[tuple[str, str, int], ...]:
         """Has a stream expire when nothing is added to it for long; said now and then, not with each message."""
@@ -442,14 +470,15 @@ class Part:
     last: bool
 
 
-def _asked(message: bytes, body: Mapping[str, Any]) -> Job | None:
-    """The job in a message; None if it is malformed."""
+def _asked(message: bytes, body: Mapping[str, Any], *, new: bool) -> Job | None:
+    """The job in a message, which is `new` if Redis never gave it to this host before; None if it is malformed."""
     execution, server, after, expires = (body.get(name) for name in ("execution", "server", "after", "expires"))
     if not (isinstance(execution, str) and EXECUTION.fullmatch(execution) and type(after) is int):
         return None
     if not (isinstance(server, str) and is_host_id(server) and isinstance(expires, int | float)):
         return None
-    return Job(execution, server, message, expires, body.get("begins", True) is True, after=after)
+    begins, first = body.get("begins", True) is True, new and body.get("first") is True
+    return Job(execution, server, message, expires, begins, first, after=after)
 
 
 def _instruction(body: Any) -> Instruction | Part | None:
@@ -484,11 +513,12 @@ async def _joined(blocks: "asyncio.Queue[bytes]") -> bytes:
 
 
 def _divided(block: bytes) -> tuple[bytes, bytes]:
-    """The stored lines of output in a block, and the others."""
+    """The stored lines of output in a block, and those of its end."""
     output: list[bytes] = []
     others: list[bytes] = []
     for line in block.splitlines(keepends=True):
-        (output if line.startswith((b'{"type":"stdout"', b'{"type":"stderr"')) else others).append(line)
+        if not line.startswith(b'{"type":"started"'):  # of which the server has its own
+            (output if line.startswith((b'{"type":"stdout"', b'{"type":"stderr"')) else others).append(line)
     return b"".join(output), b"".join(others)
 
 

@@ -22,13 +22,13 @@ class RosterFile:
     """The roster of a data folder. Several servers may read it while a command line changes it."""
 
     folder: Path
+    path: Path = field(init=False)
     _stamp: tuple[int, int] = (0, 0)
     _roster: Roster = field(default_factory=Roster)
     _master: bytes = b""
 
-    @property
-    def path(self) -> Path:
-        return self.folder / "hosts.json"
+    def __post_init__(self) -> None:
+        self.path = self.folder / "hosts.json"
 
     def master(self) -> bytes:
         """The master key, made when it is first used, and read once. Raises StorageError."""

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, bindparam, delete, insert, or_, select, true, update
+from sqlalchemy import ColumnElement, Connection, Select, bindparam, delete, insert, or_, select, true, update
 
 from backend.core.identity import NetworkAccess, Project, Role, User
 from backend.core.ids import as_id
@@ -20,6 +20,18 @@ BY_ID = (
     .outerjoin(project_members)
     .where(projects.c.id == bindparam("id"), projects.c.deleted_ms.is_(None))
 )
+
+
+def _listed(condition: ColumnElement[bool]) -> tuple[Select[Any], Select[Any]]:
+    """The projects that were not deleted and meet the condition, the oldest first, and their members."""
+    standing = condition & projects.c.deleted_ms.is_(None)
+    members = select(project_members.c.project_id, project_members.c.user_id).join(projects).where(standing)
+    return select(projects).where(standing).order_by(projects.c.id), members
+
+
+ALL = _listed(true())
+JOINED = select(project_members.c.project_id).where(project_members.c.user_id == bindparam("user"))
+THEIRS = _listed(or_(projects.c.owner_id == bindparam("user"), projects.c.id.in_(JOINED)))
 
 
 class SqlProjects:
@@ -65,9 +77,10 @@ class SqlProjects:
 
     async def visible_to(self, user: User) -> list[Project]:
         """The projects that exist for `user`, the oldest first: all for an administrator, else own and joined ones."""
-        joined = select(project_members.c.project_id).where(project_members.c.user_id == user.id)
-        theirs = or_(projects.c.owner_id == user.id, projects.c.id.in_(joined))
-        return await self._database.read(partial(_find, condition=true() if user.role is Role.ADMIN else theirs))
+        which, members = ALL if user.role is Role.ADMIN else THEIRS
+        values = {} if user.role is Role.ADMIN else {"user": user.id}
+        found = await self._database.read_short(which, **values)
+        return _projects(found, await self._database.read_short(members, **values)) if found else []
 
     async def change(
         self,
@@ -121,13 +134,15 @@ def _set_members(connection: Connection, id: str, members: frozenset[str]) -> No
 
 def _find(connection: Connection, condition: ColumnElement[bool]) -> list[Project]:
     """The projects that were not deleted and meet the condition, with their members."""
-    standing = condition & projects.c.deleted_ms.is_(None)
-    rows = connection.execute(select(projects).where(standing).order_by(projects.c.id)).all()
-    found = select(project_members).join(projects).where(standing)
-    members: dict[str, set[str]] = {}
-    for member in connection.execute(found):
-        members.setdefault(member.project_id, set()).add(member.user_id)
-    return [_project(row, frozenset(members.get(row.id, ()))) for row in rows]
+    which, members = _listed(condition)
+    return _projects(connection.execute(which).all(), connection.execute(members).all())
+
+
+def _projects(rows: Iterable[Any], members: Iterable[Any]) -> list[Project]:
+    joined: dict[str, set[str]] = {}
+    for member in members:
+        joined.setdefault(member.project_id, set()).add(member.user_id)
+    return [_project(row, frozenset(joined.get(row.id, ()))) for row in rows]
 
 
 def _project(row: Any, members: frozenset[str]) -> Project:

@@ -37,6 +37,7 @@ FIRST_LINE = (
 READING = os.O_RDONLY | os.O_NONBLOCK
 POLL = 0.05  # seconds between two checks of a file that another process writes
 SUFFIX = ".ndjson"
+LOOKED_THROUGH = 64  # recordings in memory after which those that viewers no longer need are looked for
 NAME = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")
 COMPLETE = b'"type":"complete"'  # near the beginning of a last line
 HEAD = 32  # bytes of a line in which that is
@@ -85,7 +86,7 @@ class RecordingFile:
         """Add stored lines, all of them or none. Raises RecordingError."""
         self._write(line)
         first, waiting = not self._size, bool(self._waiting)
-        if self._viewers or not self._shown:
+        if self.viewers or not self._shown:
             self._remember(self._size, line)
         self._size += len(line)
         self._hash.update(line)
@@ -200,7 +201,7 @@ class RecordingFile:
     def _remember(self, offset: int, block: bytes) -> None:
         self._newest.pop(offset, None)
         self._newest[offset] = block
-        while sum(map(len, self._newest.values())) > NEWEST + FOR_EACH * self._viewers:
+        while sum(map(len, self._newest.values())) > NEWEST + FOR_EACH * self.viewers:
             del self._newest[next(iter(self._newest))]
 
     async def copy(self, send: Send, begin: int = 0, end: int | None = None) -> int:
@@ -278,6 +279,7 @@ class FileRecordings:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._live: dict[str, RecordingFile] = {}
+        self._look_through_at = LOOKED_THROUGH
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def create(self, execution: str) -> RecordingFile:
@@ -290,8 +292,10 @@ class FileRecordings:
         # Shows other servers on the same folder that this one is still being written; one may be checking right now.
         fcntl.flock(fd, fcntl.LOCK_EX)
         recording = RecordingFile(path, fd)
-        self._live = {name: file for name, file in self._live.items() if file.held}
         self._live[execution] = recording
+        if len(self._live) >= self._look_through_at:
+            self._live = {name: file for name, file in self._live.items() if file.held}
+            self._look_through_at = max(LOOKED_THROUGH, 2 * len(self._live))
         return recording
 
     def resume(self, execution: str) -> Resumed:

@@ -73,3 +73,29 @@ async def test_a_host_that_redis_has_forgotten_is_still_known(redis: Redis) -> N
         assert lost
         assert (lost.is_healthy(time.time()), lost.may_return(time.time())) == (False, True)
         assert await hosts.entry("web-02") is None
+
+
+async def test_a_host_is_read_again_when_its_entry_has_changed_or_is_no_longer_genuine(redis: Redis) -> None:
+    genuine = True
+    hosts = RedisHosts(redis.url, time.time, lambda *_: True, lambda _: None, lambda *_: genuine)
+    client: Any = Client(unix_socket_path=str(redis.path))
+    entry = {"status": "online", "last_heartbeat": int(time.time()), "version": "1", "signature": "a"}
+    async with hosts.joined():
+        client.hset("agents:web-01", mapping=entry)
+        first = await hosts.entry("web-01")
+        client.config_resetstat()
+        assert await hosts.entry("web-01") == first
+        assert "cmdstat_hgetall" not in client.info("commandstats")
+        client.hset("agents:web-01", mapping={"version": "2", "signature": "b"})
+        changed = await hosts.entry("web-01")
+        assert changed
+        assert changed.version == "2"
+        genuine = False
+        forged = await hosts.entry("web-01")
+        assert forged
+        assert forged.gone
+        client.delete("agents:web-01")
+        genuine = True
+        lost = await hosts.entry("web-01")
+        assert lost
+        assert lost.gone

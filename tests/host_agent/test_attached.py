@@ -40,7 +40,7 @@ from backend.core.recording.redaction.spans import MASK
 from backend.core.recording.writer import Recorder
 from backend.executors.host.streamed import ASK_AGAIN, RESUMED_WITHIN, START_WITHIN
 from backend.host_agent.front import AT_ONCE
-from backend.host_agent.handlers import Handler, HandlerError, HandlersError, PythonHandler, installed_handlers
+from backend.host_agent.handlers import Handler, HandlerError, HandlersError, QuickHandler, installed_handlers
 from backend.policies.loader import load_profile
 from backend.runtime import agent_check
 from backend.runtime.clock import new_id, now_ms
@@ -142,14 +142,12 @@ async def test_a_command_whose_output_finds_no_room_here_is_stopped_there(host: 
 async def test_what_a_handler_says_fits_into_a_message_or_is_refused(
     host: Attached, monkeypatch: pytest.MonkeyPatch, result: str | HandlerError, rule: str, size: int
 ) -> None:
-    async def run(_: Any) -> str:
+    def answer(_: Any) -> str:
         if isinstance(result, HandlerError):
             raise result
         return result
 
-    monkeypatch.setitem(
-        cast(dict[str, Handler], host.agent.handlers), "echo", PythonHandler("echo", 5, run, quick=True)
-    )
+    monkeypatch.setitem(cast(dict[str, Handler], host.agent.handlers), "echo", QuickHandler("echo", 5, answer))
     task, _, _, _ = begin_command(host, HostCommand("echo", {}))
     outcome = await task
     assert (outcome.rule, outcome.stdout_bytes, outcome.status is Status.SUCCEEDED) == (rule, size, not rule)
@@ -268,6 +266,22 @@ async def test_an_execution_of_someone_else_is_not_shown(host: Attached) -> None
     log = Log()
     outcome = await host.executor.run(again, Recorder(job.execution, log, monotonic), Instructions(stdin=False))
     assert (outcome.status, outcome.rule, log.text("stdout")) == (Status.FAILED, "host.parameters", "")
+
+
+@pytest.mark.parametrize(
+    "asked", [HostCommand("run", {"line": "echo once | tee -a runs"}), HostCommand("echo", {"message": "once"})]
+)
+async def test_a_job_that_redis_gives_twice_as_the_first_request_runs_once(host: Attached, asked: HostCommand) -> None:
+    """As after a Redis that was restored from a copy, and an agent that was started again."""
+    task, job, _, _ = begin_command(host, asked)
+    assert (await task).status is Status.SUCCEEDED
+    executed = host.jobs.front.executed
+    log = Log()
+    outcome = await host.executor.run(job, Recorder(job.execution, log, monotonic), Instructions(stdin=False))
+    assert (outcome.status, log.text("stdout")) == (Status.SUCCEEDED, "once\n")
+    assert host.jobs.front.executed == executed
+    runs = host.agent.settings.data_dir / "lines" / "runs"
+    assert not runs.exists() or runs.read_text() == "once\n"
 
 
 async def test_what_redis_sent_to_a_connection_that_broke_is_read_again(host: Attached, redis: Redis) -> None:

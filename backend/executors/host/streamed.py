@@ -112,7 +112,8 @@ class StreamedExecutor:
 class _Run:
     """An execution on a host, as the server sees it. `last` is the number of the last message that was recorded.
 
-    Once the host has said something of it, it is `known` there, to the `agent` that has said it.
+    Once it is `asked_for`, the host may have it; once the host has said something of it, it is `known` there, to the `agent`
+    that has said it.
     """
 
     executor: StreamedExecutor
@@ -123,6 +124,7 @@ class _Run:
     messages: "asyncio.Queue[Envelope]"
     on_begin: Callable[[], None]
     last: int = 0
+    asked_for: bool = False
     known: bool = False
     agent: str = ""
     begun: bool = False
@@ -220,7 +222,10 @@ class _Run:
         """
         expires = int(self.executor.now() - self._silent) + START_WITHIN
         begins = self.order["begins"] and not self.instructions.reason
-        order = {**self.order, "begins": begins, "after": self.last, "expires": expires, "agent": self.agent}
+        first = not (self.asked_for or self.job.resumed)
+        asked = {"begins": begins, "first": first, "after": self.last, "expires": expires, "agent": self.agent}
+        order = {**self.order, **asked}
+        self.asked_for = True
         try:
             await self.executor.streams.send(self.executor.party, "run", order)
         except HostsAway:
