@@ -15,6 +15,8 @@ An operator writes handlers in a Python file, which AGENT_HANDLERS names, or in 
 import importlib.metadata
 import importlib.util
 import inspect
+import os
+import stat
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -116,6 +118,7 @@ def by_name(handlers: Iterable[Handler]) -> dict[str, Handler]:
 
 def handlers_of_file(path: Path) -> list[PythonHandler]:
     """The handlers that a Python file marks. Raises HandlersError."""
+    _check_owner(path)
     spec = importlib.util.spec_from_file_location(f"gatepost_handlers_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise HandlersError(f"AGENT_HANDLERS: {path} is not a Python file.")
@@ -130,6 +133,19 @@ def handlers_of_file(path: Path) -> list[PythonHandler]:
     if not found:
         raise HandlersError(f"AGENT_HANDLERS: {path} marks no function with @handler.")
     return found
+
+
+def _check_owner(path: Path) -> None:
+    """What the agent runs as itself, no other account may write. Raises HandlersError."""
+    try:
+        found = path.stat()
+    except OSError:
+        return  # reading it says why
+    if found.st_uid not in (0, os.geteuid()) or found.st_mode & stat.S_IWOTH:
+        problem = (
+            f"AGENT_HANDLERS: {path} can be changed by others. It must belong to root or to the user of the agent: "
+        )
+        raise HandlersError(f"{problem}chown it, and chmod o-w {path}.")
 
 
 def installed_handlers() -> list[PythonHandler]:

@@ -1,6 +1,7 @@
 """The agent as existing backends see it: both dialects, the registry, the usual commands."""
 
 import json
+import os
 import shutil
 import subprocess
 import time
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 from redis import Redis as Client
 
+from backend.host_agent.handlers import HandlersError, handlers_of_file
 from tests.host_agent.agents import (
     Agent,
     Backend,
@@ -266,6 +268,20 @@ def test_an_operator_adds_handlers(new_agent: StartAgent, redis: Redis, tmp_path
     assert backend.ask("own", "deploy", {"version": "bad"})["error"] == "There is no such version."
     assert "KeyError" in backend.ask("own", "deploy", {"version": "bug"})["error"]
     assert b"deploy" in (backend.client.hget("agents:own", "capabilities") or b"")
+
+
+@pytest.mark.parametrize(("mode", "owner"), [(0o646, 0), (0o644, 1)])
+def test_handlers_that_others_may_change_are_refused(tmp_path: Path, mode: int, owner: int) -> None:
+    path, run = tmp_path / "own.py", tmp_path / "run"
+    path.write_text(f"open({str(run)!r}, 'w')\n")
+    path.chmod(mode)
+    if owner:
+        if os.geteuid():
+            pytest.skip("only root gives files away")
+        os.chown(path, owner, owner)
+    with pytest.raises(HandlersError, match="changed by others"):
+        handlers_of_file(path)
+    assert not run.exists()
 
 
 def test_lines_run_under_their_own_policy(new_agent: StartAgent, backend: Backend, tmp_path: Path) -> None:
