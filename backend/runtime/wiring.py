@@ -17,6 +17,7 @@ from slowapi import Limiter
 from backend import __version__
 from backend.accounts.authentication import Authenticator
 from backend.accounts.credentials import Tokens, new_runner_key, secret_hash
+from backend.application.activity import Activity
 from backend.application.hooks import PER_ACCOUNT, HookCalls, HookService
 from backend.application.notifications import StoredSubjects
 from backend.application.projects import ProjectService
@@ -180,7 +181,7 @@ def _add_routes(
         health_routes(_health(house, access.security.connections)),
         page_routes(info, _visitors(house.settings), limiter, rate, files),
         recording_routes(access, service, limiter, rate),
-        agent_routes(Agents(access, _capabilities(house), service, stores.history, now_ms)),
+        agent_routes(Agents(access, _capabilities(house), service, Activity(stores.history, now_ms))),
         execution_routes(Executions(access, service), limiter, rate),
         project_routes(ProjectRoutes(access, projects, stores.identities)),
         schedule_routes(_schedules(house, access)),

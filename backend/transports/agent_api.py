@@ -6,10 +6,11 @@ from typing import Annotated, Any, Literal, assert_never
 from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, Field
 
+from backend.application.activity import Activity
 from backend.application.executions import ExecutionService
 from backend.application.submission import CommandSpec, Existing
 from backend.core import ids
-from backend.core.audit.anomalies import WINDOW_MINUTES, AttemptSummary, alerts
+from backend.core.audit.anomalies import WINDOW_MINUTES
 from backend.core.dataclasses import dataclass
 from backend.core.decisions import Decision
 from backend.core.execution.model import Status
@@ -17,9 +18,8 @@ from backend.core.execution.registry import Execution
 from backend.core.execution.requests import Waiting
 from backend.core.execution.targets import project_ref
 from backend.core.identity import Permission, Principal
-from backend.core.ports import ExecutionHistory, Filter
+from backend.core.ports import Filter
 from backend.core.recording.transcript import Transcript
-from backend.core.times import DAY_MS
 from backend.transports.dependencies import KNOWN_QUERY, Access, Body, JsonOnly, granted
 from backend.transports.problems import WITH_BODY, Problem, described
 from backend.transports.routing import new_router
@@ -151,8 +151,7 @@ class Agents:
     access: Access
     capabilities: Capabilities
     service: ExecutionService
-    history: ExecutionHistory
-    now_ms: Callable[[], int]
+    activity: Activity
 
 
 def agent_routes(agents: Agents) -> APIRouter:
@@ -212,7 +211,7 @@ def _add_history(router: APIRouter, agents: Agents) -> None:
         principal: Annotated[Principal, reader], days: Annotated[int, Query(ge=1, le=30)] = 7
     ) -> StatsAnswer:
         """Figures over the caller's own commands."""
-        found = await agents.history.stats(_user_id(principal), agents.now_ms() - days * DAY_MS)
+        found = await agents.activity.stats(principal, days)
         return StatsAnswer(
             total_commands=found.total,
             successful_commands=found.successful,
@@ -231,26 +230,18 @@ def _add_alerts(router: APIRouter, agents: Agents) -> None:
         principal: Annotated[Principal, reader], user_id: Annotated[str | None, Query(pattern=ids.PATTERN)] = None
     ) -> AlertsAnswer:
         """What is suspicious in the last five minutes: of the caller, or, for administrators, of any user."""
-        subject = user_id or _user_id(principal)
-        if subject != _user_id(principal) and not principal.may(Permission.ADMIN):
-            raise Problem(403, "role.forbidden", "Only administrators see the alerts of others.")
-        records = await agents.history.since(subject, agents.now_ms() - WINDOW_MINUTES * 60_000)
-        found = [AlertEntry(**_fields(alert)) for alert in alerts([AttemptSummary.of(record) for record in records])]
+        found = granted(await agents.activity.suspicion(principal, user_id))
         return AlertsAnswer(
-            user_id=subject,
+            user_id=found.user_id,
             time_window_minutes=WINDOW_MINUTES,
-            total_commands=len(records),
-            is_suspicious=bool(found),
-            alerts=found,
+            total_commands=found.total,
+            is_suspicious=bool(found.alerts),
+            alerts=[AlertEntry(**_fields(alert)) for alert in found.alerts],
         )
 
 
 def _fields(value: Any) -> dict[str, Any]:
     return {name: getattr(value, name) for name in value.__slots__}
-
-
-def _user_id(principal: Principal) -> str:
-    return principal.user.id if principal.user else ""
 
 
 async def _result(service: ExecutionService, started: Execution | Waiting | Existing) -> Executed:

@@ -1,16 +1,15 @@
 """Schedules: commands that run at the times of a cron expression."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, Self
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query
 from fastapi import Path as PathParameter
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, Field
 
 from backend.application.schedules import ScheduleService
 from backend.core import ids
 from backend.core.dataclasses import dataclass
-from backend.core.execution.targets import TARGET_PATTERN, target_ref
 from backend.core.identity import Permission, Principal
 from backend.core.schedules.cron import LONGEST_CRON
 from backend.core.schedules.model import (
@@ -27,15 +26,13 @@ from backend.core.schedules.model import (
 from backend.core.schedules.ports import RunPage
 from backend.core.schedules.rules import upcoming
 from backend.core.times import iso
-from backend.transports.dependencies import Access, Body, JsonOnly, Names, granted, with_owners
+from backend.transports.dependencies import Access, JsonOnly, Names, granted, with_owners
 from backend.transports.problems import WITH_BODY, described
 from backend.transports.routing import new_router
-from backend.transports.schemas import LINE
+from backend.transports.schemas import LINE, Targeted
 
 ScheduleId = Annotated[str, PathParameter(pattern=ids.PATTERN)]
 Name = Annotated[str, Field(min_length=1, max_length=LONGEST_SCHEDULE_NAME)]
-Project = Annotated[str, Field(min_length=1, max_length=64)]
-TargetText = Annotated[str, Field(pattern=TARGET_PATTERN)]
 Folder = Annotated[str, Field(max_length=1024)]
 Timeout = Annotated[int, Field(ge=1, le=86400)]
 Expression = Annotated[str, Field(min_length=1, max_length=LONGEST_CRON)]
@@ -46,15 +43,13 @@ RetryDelay = Annotated[int, Field(ge=1, le=LONGEST_RETRY_DELAY)]
 FIELDS = frozenset({"name", "paused", *What.__slots__, *When.__slots__})
 
 
-class NewSchedule(Body):
+class NewSchedule(Targeted):
     """A schedule to add. It runs in a project, on another `target`, or in the caller's own workspace."""
 
     name: Name
     command: str = LINE
     cron: Expression
     zone: Zone = "UTC"
-    project_id: Project | None = None
-    target: TargetText | None = None
     working_dir: Folder = "."
     timeout: Timeout | None = None
     missed: Policy = Policy.RUN_ONCE
@@ -64,21 +59,14 @@ class NewSchedule(Body):
     retry_delay: RetryDelay = 60
     paused: bool = False
 
-    @model_validator(mode="after")
-    def _check_ref(self) -> Self:
-        target_ref(self.project_id, self.target)
-        return self
 
-
-class ScheduleChange(Body):
+class ScheduleChange(Targeted):
     """What to change; fields that are omitted remain as they are."""
 
     name: Name | None = None
     command: Annotated[str, Field(min_length=1)] | None = None
     cron: Expression | None = None
     zone: Zone | None = None
-    project_id: Project | None = None
-    target: TargetText | None = None
     working_dir: Folder | None = None
     timeout: Timeout | None = None
     missed: Policy | None = None
@@ -88,18 +76,11 @@ class ScheduleChange(Body):
     retry_delay: RetryDelay | None = None
     paused: bool | None = None
 
-    @model_validator(mode="after")
-    def _check_ref(self) -> Self:
-        target_ref(self.project_id, self.target)
-        return self
-
     @property
     def changes(self) -> Mapping[str, Any]:
         """The fields that were sent."""
         given = self.model_dump(exclude_none=True)
-        place = (
-            {"target": str(target_ref(self.project_id, self.target))} if given.keys() & {"project_id", "target"} else {}
-        )
+        place = {"target": str(self.ref)} if given.keys() & {"project_id", "target"} else {}
         return {name: value for name, value in given.items() if name in FIELDS} | place
 
 
@@ -186,7 +167,7 @@ def _add_changes(router: APIRouter, routes: ScheduleRoutes) -> None:
     @router.post("", status_code=201, responses=described(*WITH_BODY, 403, 404, 409))
     async def add(principal: Annotated[Principal, worker], body: NewSchedule, _: JsonOnly) -> ScheduleEntry:
         """Add a schedule; the caller owns it, and it acts as the caller."""
-        values = body.model_dump() | {"target": str(target_ref(body.project_id, body.target))}
+        values = body.model_dump() | {"target": str(body.ref)}
         what = What(**{name: values[name] for name in What.__slots__})
         when = When(**{name: values[name] for name in When.__slots__})
         added = await routes.service.add(principal, principal, body.name, what, when, paused=body.paused)
