@@ -9,7 +9,7 @@ import random
 import re
 from base64 import b64decode
 from collections.abc import Callable, Coroutine, Mapping
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import field
 from typing import Any
 
@@ -232,39 +232,49 @@ class Jobs:
 
     async def _serve(self, job: Job, body: Mapping[str, Any]) -> None:
         """Begin a job when its turn has come, and send its recording."""
-        quick = isinstance(self.front.handlers.get(str(body.get("command"))), QuickHandler)
+        if isinstance(self.front.handlers.get(str(body.get("command"))), QuickHandler):
+            await self._answer(job, body)
+            return
         late = self.now() > job.expires
-        async with nullcontext() if quick else self.front.free:
+        async with self.front.free:
             if self.now() > job.expires and not late:
                 self._ack(job.message)  # while it waited, its server may have given it up; else it asks again
                 return
-            try:
-                started = await self._begin(job, body)
-            except StorageError as error:  # it may have begun before, so nothing can be said of it yet
-                self.report(f"a job is not begun, and will be asked for again: {error}")
-                started = None
-            if not (quick and isinstance(started, Execution)):  # else with its end
-                self._ack(job.message)
-            if started is None:
-                return
-            await self._run_to_its_end(job, started, quick=quick)
+            started = await self._begun(job, body)
+            self._begin_sending(job, started)
+            if isinstance(started, Execution) and started.task:
+                await asyncio.wait({started.task})
+        await self._all_sent(job, started)
+
+    async def _answer(self, job: Job, body: Mapping[str, Any]) -> None:
+        """Run a command that is over soon. Its recording is sent when it has ended: in one message, unless it is long."""
+        started = await self._begun(job, body)
+        blocks: asyncio.Queue[bytes] = asyncio.Queue()
+        if isinstance(started, Execution) and await self._read_ended(job, started, blocks):
+            blocks.put_nowait(b"")
+            await self._send_blocks(job, blocks)
+        else:
+            self._begin_sending(job, started)
+            await self._all_sent(job, started)
+
+    async def _begun(self, job: Job, body: Mapping[str, Any]) -> "Execution | Known | Decision | None":
+        """Begin a job. None: storage does not say whether it began before, so nothing can be said of it yet."""
+        try:
+            return await self._begin(job, body)
+        except StorageError as error:
+            self.report(f"a job is not begun, and will be asked for again: {error}")
+            return None
+
+    def _begin_sending(self, job: Job, started: "Execution | Known | Decision | None") -> None:
+        self._ack(job.message)
+        if isinstance(started, Execution | Known):
+            job.begun = True
+            job.sending = asyncio.ensure_future(self._follow(job))
+
+    async def _all_sent(self, job: Job, started: "Execution | Known | Decision | None") -> None:
+        """Wait until the recording is sent; from an earlier message on where the server asks for it. Or send a refusal."""
         if isinstance(started, Decision):
             await self._until_sent(job, _output(job.after, job.after, _refusal(started)))
-        else:
-            await self._all_sent(job)
-
-    async def _run_to_its_end(self, job: Job, started: "Execution | Known | Decision", *, quick: bool) -> None:
-        """Wait until a job needs no place any more. The recording of a quick one is sent as one message."""
-        running = started if isinstance(started, Execution) else None
-        if not isinstance(started, Decision):
-            job.begun = True
-            sending = self._send_at_once(job, running) if quick and running else self._follow(job)
-            job.sending = asyncio.ensure_future(sending)
-        if running and running.task and not quick:
-            await asyncio.wait({running.task})
-
-    async def _all_sent(self, job: Job) -> None:
-        """Wait until the recording is sent; from an earlier message on where the server asks for it."""
         while job.sending:
             if not job.sending.done():
                 await asyncio.wait({job.sending})
@@ -334,17 +344,9 @@ class Jobs:
             end = {"status": "lost", "error": problem.reason, "rule": problem.rule}
             await self._until_sent(job, _output(job.after, job.after, end))
 
-    async def _send_at_once(self, job: Job, execution: Execution) -> None:
-        """Send the recording of a command that is over soon when it has ended: in one message, unless it is long."""
-        blocks: asyncio.Queue[bytes] = asyncio.Queue()
-        if await self._read_ended(job, execution, blocks):
-            blocks.put_nowait(b"")
-            await self._send_blocks(job, blocks)
-        else:
-            await self._follow(job)  # its recording cannot be read, which that says
-
     async def _read_ended(self, job: Job, execution: Execution, blocks: "asyncio.Queue[bytes]") -> bool:
         """Read a recording once it has ended, from memory: a reader of one that runs opens no file. False: it cannot be read."""
+        job.begun = True
         try:
             recording = self.service.local.reader(job.execution)
             if execution.task:
@@ -372,19 +374,20 @@ class Jobs:
         pause = FIRST_PAUSE
         while True:
             try:
-                await self._is_read(job.server)
+                await self._is_read(job)
                 await self._send(job, "output", body, output)
                 return
             except GONE:
                 await asyncio.sleep(pause * random.uniform(0.5, 1.0))
                 pause = min(2 * pause, LONGEST_PAUSE)
 
-    async def _is_read(self, server: str) -> None:
-        """Wait until a server has read enough."""
+    async def _is_read(self, job: Job) -> None:
+        """Wait until the server of a job has read enough; another one may take it up meanwhile."""
         pause = READS_SOON
-        while self.unread.get(server, 0) >= MOST_UNREAD:
+        while self.unread.get(job.server, 0) >= MOST_UNREAD:
             await asyncio.sleep(pause)
             pause = min(2 * pause, FIRST_PAUSE)
+            server = job.server
             [self.unread[server]] = await self._sending.send(("XLEN", reply_stream(self.party.host, server)))
 
     async def _send(self, job: Job, kind: str, body: Mapping[str, Any], output: bytes = b"") -> None:
