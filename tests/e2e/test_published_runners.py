@@ -66,7 +66,7 @@ class Project:
             return str(secret)
 
         headers = {"Authorization": f"Bearer {accounts(server.data_dir, token)}"}
-        self.client = httpx.Client(base_url=server.url, headers=headers, timeout=30)
+        self.client = httpx.Client(base_url=server.url, headers=headers, timeout=30, verify=False)
 
     def get(self, path: str) -> Any:
         answer = self.client.get(path)

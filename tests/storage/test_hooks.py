@@ -145,7 +145,7 @@ async def serving(folder: Path, calls: int = 100, failures: int = 3) -> AsyncIte
     secret = new_api_token(lambda size: b"a" * size)
     await users.add_token(owner.id, "t", owner.role.permissions, secret_hash(secret), None)
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{listening.getsockname()[1]}") as client:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{listening.getsockname()[1]}", verify=False) as client:
             desk = Desk(client, common, build(common), users, secret, owner)
             app = _app(desk, SqlHooks(database), calls, failures)
             server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_config=None))
