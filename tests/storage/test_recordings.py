@@ -293,7 +293,7 @@ async def test_a_viewer_that_pauses_goes_on_where_it_was_and_what_is_in_memory_i
     for number in range(40):
         recorder.lines("stdout", encode_lines(b"%d\n" % number * 5000))
         await fast.until(number + 2)
-        assert sum(map(len, log._newest.values())) <= recordings.NEWEST
+        assert sum(map(len, log._newest.values())) <= recordings.NEWEST + 2 * recordings.FOR_EACH
     recorder.end(COMPLETE)
     slow.pauses.set()
     await asyncio.gather(slow.task, fast.task)

@@ -1,8 +1,8 @@
 """How far a line has come, and how it ends: what the outcomes of its steps make of that of the line."""
 
-from dataclasses import field, replace
+from dataclasses import field
 
-from backend.core.dataclasses import dataclass
+from backend.core.dataclasses import dataclass, replace
 from backend.core.decisions import Decision
 from backend.core.errors import StorageError
 from backend.core.execution.model import (
