@@ -5,7 +5,7 @@ Each change is recorded in the audit. Exit codes: 0 done, 1 it cannot be done, 2
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -82,7 +82,7 @@ def _run(verb: Verb, options: argparse.Namespace) -> int:
 
 
 def _enroll(options: argparse.Namespace, settings: Settings, roster: RosterFile) -> None:
-    labels = dict(options.label)
+    labels = _labels(options.label)
     what = {"host": options.name, "labels": labels}
     _change(options, settings, roster, Kind.HOST_ENROLLED, what, lambda found: found.enroll(options.name, labels))
     _show(roster.read().hosts[options.name], roster.master())
@@ -133,7 +133,15 @@ def _withdraw(options: argparse.Namespace, settings: Settings, roster: RosterFil
 
 def _granted(options: argparse.Namespace) -> Grant:
     to = f"user:{options.user}" if options.user is not None else f"project:{options.project}"
-    return Grant(to, dict(options.label or []))
+    return Grant(to, _labels(options.label or []))
+
+
+def _labels(given: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """The labels of a command line, where a name that is repeated would widen or narrow what was meant."""
+    labels = dict(given)
+    if len(labels) < len(given):
+        raise Refusal("a label has one value, so each name may be given once")
+    return labels
 
 
 def _selected(grant: Grant) -> str:

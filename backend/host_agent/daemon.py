@@ -75,7 +75,11 @@ class Daemon:
         task.add_done_callback(self.answering.discard)
 
     async def _answer(self, link: Link, command: Command) -> None:
-        link.answer(await self.front.answer(command))
+        answer = await self.front.answer(command)
+        if isinstance(answer, Dropped):
+            await self._record(answer)
+        else:
+            link.answer(answer)
 
     async def _record(self, dropped: Dropped) -> None:
         """Record a message that gets no answer; of a flood only the beginning."""

@@ -1,6 +1,7 @@
 """The front of an agent: a message becomes an execution like any other, and its recording becomes the answer."""
 
 import asyncio
+import hashlib
 import json
 import shlex
 from collections.abc import Callable, Mapping
@@ -8,13 +9,13 @@ from dataclasses import field
 from typing import Any
 
 from backend.application.executions import ExecutionService
-from backend.application.submission import CommandSpec, Existing
+from backend.application.submission import CommandSpec, Existing, IdempotencyKey
 from backend.core.dataclasses import dataclass
 from backend.core.decisions import Decision
 from backend.core.execution.requests import Refused, Waiting
 from backend.core.execution.targets import OWN, TargetRef
 from backend.core.hosts.commands import HostCommand
-from backend.core.hosts.messages import Answer, Command
+from backend.core.hosts.messages import Answer, Command, Dropped
 from backend.core.identity import VISITOR_PERMISSIONS, Principal
 from backend.core.recording.transcript import Transcript
 from backend.host_agent.handlers import Handler, PythonHandler, QuickHandler
@@ -26,6 +27,7 @@ LONGEST_ANSWER = 1 << 19  # characters of each stream in an answer, which is one
 LONGEST_REF = 64  # characters of the id of a command that are recorded
 # Stands for parameters that are none: every command but echo refuses it, and the answer of echo is not used.
 UNREADABLE = "params:="
+REPEATED = "it was received before"
 UNLISTED = ("program.unlisted", "program.name", "blocked.")
 
 
@@ -40,13 +42,19 @@ class Front:
     waiting: int = 0
     free: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
 
-    async def answer(self, command: Command) -> Answer:
-        """Run a command and return its answer. Never raises: whatever is wrong with it is an error answer."""
+    async def answer(self, command: Command) -> Answer | Dropped:
+        """Run a command and return its answer. Never raises: whatever is wrong with it is an error answer.
+
+        Only a signed one that ran before, perhaps before this agent was started, gets none.
+        """
         begun = self.clock()
-        success, output, error = await self._in_turn(command)
+        result = await self._in_turn(command)
+        if isinstance(result, Dropped):
+            return result
+        success, output, error = result
         return Answer(command.id, success, output, error, int((self.clock() - begun) * 1000))
 
-    async def _in_turn(self, command: Command) -> tuple[bool, Any, str]:
+    async def _in_turn(self, command: Command) -> tuple[bool, Any, str] | Dropped:
         handler = self.handlers.get(command.name)
         if isinstance(handler, QuickHandler):
             return await self._run(command, handler)
@@ -62,7 +70,7 @@ class Front:
         finally:
             self.free.release()
 
-    async def _run(self, command: Command, handler: Handler | None) -> tuple[bool, Any, str]:
+    async def _run(self, command: Command, handler: Handler | None) -> tuple[bool, Any, str] | Dropped:
         line, target = self._line(command)
         spec = CommandSpec(
             line or shlex.join([command.name, UNREADABLE]),
@@ -71,12 +79,14 @@ class Front:
             detached=True,
             client_ref=command.id[:LONGEST_REF].encode("utf-8", "replace").decode(),
         )
-        started = await self.service.submit(_sender(command), spec)
+        started = await self.service.submit(_sender(command), spec, _once(command))
         match started:
             case Refused(decision):
                 return _refused(_words(command.name, decision))
-            case Waiting() | Existing():
-                return _refused("This host did not start the command.")  # no target of a host waits, no key is given
+            case Existing():
+                return Dropped(REPEATED)
+            case Waiting():
+                return _refused("This host did not start the command.")  # no target of a host waits
             case _:
                 transcript = Transcript()
                 problem = await self.service.follow_started(started.id, 0, transcript.add)
@@ -98,7 +108,14 @@ class Front:
 def _sender(command: Command) -> Principal:
     """Who sent it. The name of an unsigned message proves nothing, and says so."""
     sender = command.sender or "unknown"
-    return Principal(f"backend:{sender}" if command.signed else f"unsigned:{sender}", "redis", VISITOR_PERMISSIONS)
+    return Principal(f"backend:{sender}" if command.signature else f"unsigned:{sender}", "redis", VISITOR_PERMISSIONS)
+
+
+def _once(command: Command) -> IdempotencyKey | None:
+    """A message that was captured has the signature of the first one, which is accepted for five minutes."""
+    if not command.signature:
+        return None
+    return IdempotencyKey(command.signature, hashlib.sha256(command.signature.encode()).digest())
 
 
 def _words(name: str, decision: Decision) -> str:

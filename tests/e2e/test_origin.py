@@ -156,7 +156,7 @@ async def test_listed_host_names_and_proxied_ones_pass(start_server: StartServer
 @pytest.mark.parametrize("names", ["*", "https://gate.test", "gate.test:8000", "gate.test/x"])
 def test_what_is_no_host_name_is_refused_at_startup(names: str) -> None:
     with pytest.raises(SettingsError, match="GATEPOST_HOST_NAMES"):
-        load_settings(GATEPOST_HOST_NAMES=names)
+        load_settings(host_names=names)
 
 
 async def test_listed_origins_pass_and_what_only_looks_like_them_does_not(start_server: StartServer) -> None:
@@ -207,4 +207,4 @@ def test_nothing_else_can_be_read_from_elsewhere(start_server: StartServer, path
 @pytest.mark.parametrize("origins", ["*", "ops.example.org", "https://ops.example.org/app", "https://*.example.org"])
 def test_what_no_browser_sends_as_an_origin_is_refused_at_startup(origins: str) -> None:
     with pytest.raises(SettingsError, match="GATEPOST_ALLOWED_ORIGINS"):
-        load_settings(GATEPOST_ALLOWED_ORIGINS=origins)
+        load_settings(allowed_origins=origins)

@@ -345,6 +345,17 @@ def test_only_signed_fresh_new_messages_for_this_host_are_accepted(new_agent: St
     assert {"it is stale", "it is for another host"} <= reasons()
 
 
+def test_a_captured_message_is_not_accepted_after_a_restart(new_agent: StartAgent, redis: Redis) -> None:
+    agent = new_agent("again", COCKPIT_SHARED_SECRET=SECRET)
+    backend = Backend.on(redis, SECRET)
+    captured = backend.message("echo", {"message": "once"})
+    assert backend.send("again", captured)["output"] == "once"
+    agent.stop()
+    agent = new_agent("again", COCKPIT_SHARED_SECRET=SECRET)
+    backend.is_silent("again", json.dumps(captured))
+    wait_until(lambda: "it was received before" in {each.get("reason") for each in agent.audit}, "the event")
+
+
 def test_an_agent_starts_without_redis_and_waits_for_it(tmp_path: Path) -> None:
     with running_redis() as redis:
         agent = start_agent(

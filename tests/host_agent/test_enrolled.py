@@ -297,6 +297,9 @@ def test_rotating_and_revoking(enrolled: tuple[Service, dict[str, str]]) -> None
     assert {"host_enrolled", "host_rotated", "host_revoked"} <= {each["kind"] for each in service.world.events()}
     for wrong in ("a:b", "*", "", "x" * 65):
         gatepost(folder, "host", "enroll", wrong, code=2)
+    twice = ("--label", "env=production", "--label", "env=test")
+    for verb in (("enroll", "third"), ("grant", "--user", "ann")):
+        assert "each name may be given once" in gatepost(folder, "host", *verb, *twice, code=1).stderr
 
 
 def test_a_job_does_not_run_on_two_agents_with_one_id(tmp_path: Path) -> None:

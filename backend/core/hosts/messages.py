@@ -22,13 +22,13 @@ LONGEST_ID = 128
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A command for a host. `params` is what was sent: it may be no object."""
+    """A command for a host. `params` is what was sent: it may be no object. `signature` is empty if it need not be signed."""
 
     id: str
     name: str
     params: Any
     sender: str = ""
-    signed: bool = False
+    signature: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,8 @@ def read_command(data: bytes, host: str, secret: str | None, now: float, seen: S
             return Dropped("its command_id was used before")
     params, sender = body.get("params"), body.get("sender")
     sender = sender if isinstance(sender, str) and sender.isprintable() else ""
-    return Command(id, name, {} if params is None else params, sender[:64], secret is not None)
+    sent = "" if secret is None else body["auth"]["signature"].lower()
+    return Command(id, name, {} if params is None else params, sender[:64], sent)
 
 
 def verify(body: Mapping[str, Any], host: str, secret: str, now: float) -> str:
