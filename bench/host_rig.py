@@ -12,12 +12,13 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from backend.core.times import iso
 from bench.servers import GENEROUS, ROOT, await_port, free_port
 
 BOUND = 120.0  # seconds until a command must have ended
@@ -128,9 +129,17 @@ class Rig:
 
     def ready(self) -> None:
         """Wait until all hosts are online."""
+        self._until("online", lambda each: each["status"] == "online")
+
+    def ahead(self) -> None:
+        """Wait until all hosts have said something with a clock that is ahead."""
+        begun = iso(int(time.time() * 1000) + 60_000)
+        self._until("ahead", lambda each: each["last_seen"] > begun)
+
+    def _until(self, what: str, holds: Callable[[dict[str, Any]], bool]) -> None:
         end = time.monotonic() + BOUND
-        while {each["id"] for each in self.insist("/api/hosts") if each["status"] == "online"} < self.agents.keys():
-            assert time.monotonic() < end, "the hosts are not online"
+        while {each["id"] for each in self.insist("/api/hosts") if holds(each)} < self.agents.keys():
+            assert time.monotonic() < end, f"the hosts are not {what}"
             time.sleep(0.2)
 
 

@@ -57,7 +57,7 @@ def test_the_image_runs_commands_as_other_users_than_the_service() -> None:
 
 
 def test_the_image_holds_compiled_code() -> None:
-    """No container writes any, and to compile it takes a third of a start."""
+    """No container writes any, and to compile it takes a fifth of a start."""
     text = (ROOT / "Dockerfile").read_text()
     assert "PYTHONDONTWRITEBYTECODE=1" in text
     assert text.index("COPY backend backend") < text.index("RUN python -m compileall -q backend")

@@ -136,7 +136,7 @@ def handlers_of_file(path: Path) -> list[PythonHandler]:
 
 
 def _check_owner(path: Path) -> None:
-    """What the agent runs as itself, no other account may write. Raises HandlersError."""
+    """A file that the agent runs as itself is not everybody's, nor that of a stranger. Its group may write. Raises HandlersError."""
     try:
         found = path.stat()
     except OSError:

@@ -1,7 +1,7 @@
 """Stored lines written to a WebSocket, a block at a time.
 
 Sending each line through ASGI costs ten microseconds, nearly all of it per message. Where the server is uvicorn's own
-WebSocket protocol, the frames of a complete block are built here and written at once; elsewhere each goes its ordinary
+WebSocket protocol, the frames of a block are built here, in pieces, and written straight to the transport; elsewhere each goes its ordinary
 way. The attributes used of that protocol are private to uvicorn: its version is pinned, and a test reads frames
 written this way with another client.
 """

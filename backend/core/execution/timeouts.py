@@ -8,15 +8,26 @@ from weakref import WeakKeyDictionary
 class Timeout:
     """Calls something when it is due, unless it is cancelled."""
 
-    __slots__ = ("_waiting", "call", "due")
+    __slots__ = ("_call", "_waiting", "due")
 
     def __init__(self, due: float, call: Callable[[], None], waiting: "dict[Timeout, None]") -> None:
-        self.due, self.call, self._waiting = due, call, waiting
+        self.due, self._waiting = due, waiting
+        self._call: Callable[[], None] | None = call
         waiting[self] = None
 
     def cancel(self) -> None:
-        """Call nothing any more."""
+        """Call nothing any more, also if it is due and about to be called."""
         self._waiting.pop(self, None)
+        self._call = None
+
+    def expire(self) -> None:
+        """Call it soon, unless it is cancelled before."""
+        self._waiting.pop(self, None)
+        asyncio.get_running_loop().call_soon(self._expired)
+
+    def _expired(self) -> None:
+        if self._call:
+            self._call()
 
 
 class Timeouts:
@@ -48,8 +59,7 @@ class Timeouts:
             if first.due > now:
                 self._time(loop, first)
                 return
-            first.cancel()
-            loop.call_soon(first.call)
+            first.expire()
 
 
 _lengths: "WeakKeyDictionary[asyncio.AbstractEventLoop, dict[float, Timeouts]]" = WeakKeyDictionary()

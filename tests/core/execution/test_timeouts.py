@@ -1,6 +1,7 @@
 """Timeouts that share a timer: each is called when it is due, and no earlier; one that is cancelled is not."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from functools import partial
 
@@ -78,3 +79,18 @@ def test_those_of_one_length_share_a_timer() -> None:
     loop.run_until_complete(begin())
     assert loop.timers == 1
     loop.close()
+
+
+def test_one_can_be_cancelled_by_another_that_is_due_at_the_same_time() -> None:
+    async def called() -> list[int]:
+        found: list[int] = []
+        done = asyncio.Event()
+        timeout(SHORT, lambda: second.cancel())
+        second = timeout(SHORT, partial(found.append, 2))
+        timeout(SHORT, done.set)
+        await asyncio.sleep(0)
+        time.sleep(2 * SHORT)  # so that all are due in one turn of the loop
+        await asyncio.wait_for(done.wait(), BOUND)
+        return found
+
+    assert asyncio.run(called()) == []
