@@ -49,6 +49,7 @@ ROOMS = {
         "backend.core",
         "backend.application",
         "backend.bus.exchange",
+        "backend.bus.expiry",
         "backend.bus.link",
         "backend.host_agent",
         "redis",

@@ -18,7 +18,8 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from backend.bus.exchange import Exchange
-from backend.bus.link import FIRST_PAUSE, GONE, LONGEST_PAUSE, PATIENCE, Command
+from backend.bus.expiry import StreamExpiry
+from backend.bus.link import FIRST_PAUSE, GONE, LONGEST_PAUSE, PATIENCE
 from backend.core.dataclasses import dataclass
 from backend.core.hosts.envelope import Envelope, Party
 from backend.core.hosts.messages import SeenIds
@@ -30,8 +31,6 @@ BLOCK = 1.0  # seconds that one read of an empty stream waits
 IDLE = 60  # such reads after the last execution on a host until its stream is no longer read
 BATCH = 64  # messages that are read at once
 MOST_JOBS = 1000  # messages that wait for a host; the oldest are dropped first, and sent again by who misses them
-STREAM_TTL = 86400  # seconds after which a stream that nothing is added to expires; renewed after a part of it
-RENEWED_AFTER = STREAM_TTL / 24
 HELD = 64  # messages between a stream and an execution
 
 
@@ -60,11 +59,12 @@ class RedisHostStreams:
     on_stray: Callable[[str, Envelope], None]
     seen: SeenIds = field(default_factory=SeenIds)
     readings: dict[str, Reading] = field(default_factory=dict)
-    renew_at: dict[str, float] = field(default_factory=dict)
+    expiry: StreamExpiry = field(init=False)
     _sending: Exchange = field(init=False)
 
     def __post_init__(self) -> None:
         self._sending = Exchange(self.client, PATIENCE)
+        self.expiry = StreamExpiry(self.now)
 
     @asynccontextmanager
     async def joined(self) -> AsyncIterator[None]:
@@ -101,17 +101,12 @@ class RedisHostStreams:
         data = party.seal("host", kind, {**body, "server": self.server}, self.nonce(), self.now())
         stream = jobs_stream(party.host)
         try:
-            await self._sending.send(("XADD", stream, "MAXLEN", "~", MOST_JOBS, "*", "m", data), *self._renewal(stream))
+            await self._sending.send(
+                ("XADD", stream, "MAXLEN", "~", MOST_JOBS, "*", "m", data), *self.expiry.renewal(stream)
+            )
         except GONE as error:
-            self.renew_at.clear()  # Redis may have lost the streams
+            self.expiry.due.clear()  # Redis may have lost the streams
             raise HostsAway() from error
-
-    def _renewal(self, stream: str) -> tuple[Command, ...]:
-        """Has a stream expire when nothing is added to it for long; said now and then, not with each message."""
-        if self.now() < self.renew_at.get(stream, 0):
-            return ()
-        self.renew_at[stream] = self.now() + RENEWED_AFTER
-        return (("EXPIRE", stream, STREAM_TTL),)
 
     async def _read(self, host: str) -> None:
         """Pass on the messages of a host until no execution waits for any.
@@ -127,7 +122,7 @@ class RedisHostStreams:
                 pause = FIRST_PAUSE
             except GONE:
                 start = "0"
-                self.renew_at.clear()
+                self.expiry.due.clear()
                 await asyncio.sleep(pause * random.uniform(0.5, 1.0))
                 pause = min(2 * pause, LONGEST_PAUSE)
 
@@ -138,14 +133,14 @@ class RedisHostStreams:
         if reading.received:
             pipeline.xack(stream, GROUP, *reading.received)
             pipeline.xdel(stream, *reading.received)
-            for command in self._renewal(stream):
+            for command in self.expiry.renewal(stream):
                 pipeline.execute_command(*command)
         pipeline.xreadgroup(GROUP, self.server, {stream: start}, count=BATCH, block=round(BLOCK * 1000))
         async with asyncio.timeout(BLOCK + PATIENCE):  # a connection that was cut silently never answers
             *_, found = await pipeline.execute(raise_on_error=False)
         reading.received = []
         if isinstance(found, ResponseError) and "NOGROUP" in str(found):
-            self.renew_at.pop(stream, None)
+            self.expiry.due.pop(stream, None)
             await self.reader.xgroup_create(stream, GROUP, id="0", mkstream=True)
             return True
         if isinstance(found, Exception):

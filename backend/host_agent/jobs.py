@@ -19,6 +19,7 @@ from redis.exceptions import ResponseError
 from backend.application.executions import ExecutionService
 from backend.application.submission import CommandSpec
 from backend.bus.exchange import Exchange
+from backend.bus.expiry import StreamExpiry
 from backend.bus.link import GONE
 from backend.core.dataclasses import dataclass
 from backend.core.decisions import Decision
@@ -59,7 +60,6 @@ READ_AHEAD = 8  # blocks of a recording that wait while others are sent
 JOINED = 128 * 1024  # bytes of blocks in one message that are enough
 FLOWING = 16 * 1024  # bytes of output in a message behind which more is expected
 MORE_SOON = 0.003  # seconds that it is given to come, so that it needs fewer messages
-STREAM_TTL = 86400  # seconds
 FIRST_PAUSE, LONGEST_PAUSE = 0.25, 8.0
 MOST_JOBS = 512
 EXECUTION = re.compile(PATTERN)
@@ -110,12 +110,13 @@ class Jobs:
     unread: dict[str, int] = field(default_factory=dict)  # messages that each server has not read, at most
     unacknowledged: set[bytes] = field(default_factory=set)
     acknowledging: "asyncio.Task[None] | None" = None
-    expire_at: dict[str, float] = field(default_factory=dict)  # of streams: when they are next given a time to expire
+    expiry: StreamExpiry = field(init=False)
     _sending: Exchange = field(init=False)
     _away: bool = False
 
     def __post_init__(self) -> None:
         self._sending = Exchange(self.client, PATIENCE)
+        self.expiry = StreamExpiry(self.now)
 
     @property
     def service(self) -> ExecutionService:
@@ -397,16 +398,9 @@ class Jobs:
         self.unread[job.server] = self.unread.get(job.server, 0) + 1
         counted = self.unread[job.server] >= COUNTED_FROM
         length = (("XLEN", stream),) if counted else ()
-        *_, last = await self._sending.send(("XADD", stream, "*", "m", data), *self._expiry(stream), *length)
+        *_, last = await self._sending.send(("XADD", stream, "*", "m", data), *self.expiry.renewal(stream), *length)
         if counted:
             self.unread[job.server] = last
-
-    def _expiry(self, stream: str) -> tuple[tuple[str, str, int], ...]:
-        """Has a stream expire when nothing is added to it for long; said now and then, not with each message."""
-        if self.now() < self.expire_at.get(stream, 0):
-            return ()
-        self.expire_at[stream] = self.now() + STREAM_TTL / 24
-        return (("EXPIRE", stream, STREAM_TTL),)
 
     def _instruct(self, body: Mapping[str, Any]) -> None:
         job, instruction = self.jobs.get(str(body.get("execution"))), _instruction(body.get("instruction"))
@@ -448,7 +442,7 @@ class Jobs:
         if not self._away:
             self.report(f"Redis is away ({type(error).__name__}): jobs do not arrive, output waits on disk.")
         self._away = True
-        self.expire_at.clear()  # it may have lost the streams
+        self.expiry.due.clear()  # it may have lost the streams
 
     def _over(self) -> None:
         if self._away:

@@ -37,7 +37,7 @@ FIRST_LINE = (
 READING = os.O_RDONLY | os.O_NONBLOCK
 POLL = 0.05  # seconds between two checks of a file that another process writes
 SUFFIX = ".ndjson"
-LOOKED_THROUGH = 64  # recordings in memory after which those that viewers no longer need are looked for
+LOOKED_THROUGH = 64  # recordings after which those that viewers no longer need are let go
 NAME = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")
 COMPLETE = b'"type":"complete"'  # near the beginning of a last line
 HEAD = 32  # bytes of a line in which that is
@@ -158,6 +158,12 @@ class RecordingFile:
         self._fd = -1
         self._show()
 
+    def left(self) -> None:
+        """A viewer has left. With the last one, nothing of what has ended remains in memory."""
+        self.viewers -= 1
+        if not self.viewers and not self.live:
+            self._newest.clear()
+
     async def follow(self, after_seq: int, send: Send) -> None:
         """Send blocks of complete stored lines numbered above `after_seq`, live, until the recording ends."""
         with _Viewer(self) as file:
@@ -261,7 +267,7 @@ class _Viewer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._recording.viewers -= 1
+        self._recording.left()
         if self._fd >= 0:
             os.close(self._fd)
 
@@ -295,7 +301,7 @@ class FileRecordings:
         self._live[execution] = recording
         if len(self._live) >= self._look_through_at:
             self._live = {name: file for name, file in self._live.items() if file.held}
-            self._look_through_at = max(LOOKED_THROUGH, 2 * len(self._live))
+            self._look_through_at = len(self._live) + LOOKED_THROUGH
         return recording
 
     def resume(self, execution: str) -> Resumed:

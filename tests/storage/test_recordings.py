@@ -298,3 +298,10 @@ async def test_a_viewer_that_pauses_goes_on_where_it_was_and_what_is_in_memory_i
     slow.pauses.set()
     await asyncio.gather(slow.task, fast.task)
     assert b"".join(slow.blocks) == b"".join(fast.blocks) == log.path.read_bytes()
+    assert not log._newest, "nothing is kept for viewers that have left"
+
+
+def test_recordings_that_have_ended_are_let_go(folder: FileRecordings) -> None:
+    for number in range(5 * recordings.LOOKED_THROUGH):
+        folder.create(f"{number:026}").leave()
+        assert len(folder._live) <= recordings.LOOKED_THROUGH
