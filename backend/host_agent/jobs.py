@@ -35,6 +35,7 @@ from backend.core.execution.model import (
     StopReason,
     Write,
 )
+from backend.core.execution.refusals import UNRECORDED
 from backend.core.execution.registry import Execution
 from backend.core.execution.requests import Refused
 from backend.core.hosts.commands import HostCommand
@@ -66,7 +67,6 @@ EXECUTION = re.compile(PATTERN)
 # It may run there. The server names the agent that has it, by its data folder, so that no other one begins it again.
 TWIN = "a job is that of another agent with the id of this host"
 ENDED = ("status", "exit_code", "signal", *NOTHING_USED.figures)
-UNAVAILABLE = frozenset({"recording.unavailable", "storage.unavailable"})
 
 
 @dataclass(slots=True)
@@ -290,7 +290,7 @@ class Jobs:
         if not job.first:
             return await self._known(who, job) or await self._start_execution(who, job, body)
         started = await self._start_execution(who, job, body)
-        if isinstance(started, Decision) and started.rule in UNAVAILABLE:  # so it is for an id that is on record
+        if isinstance(started, Decision) and started.rule in UNRECORDED:  # so it is for an id that is on record
             return await self._known(who, job) or started
         return started
 

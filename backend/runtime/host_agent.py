@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-from pydantic import TypeAdapter
 from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -24,7 +23,7 @@ from backend.bus.memory import MemoryBus
 from backend.core.dataclasses import dataclass, replace
 from backend.core.execution.gateway import Gateway, Rates
 from backend.core.execution.lifecycle import Clock, Lifecycle
-from backend.core.execution.model import Job, StopReason
+from backend.core.execution.model import StopReason
 from backend.core.execution.sequence import Sequence, StepLog
 from backend.core.execution.sessions import Sessions
 from backend.core.hosts.envelope import Party
@@ -65,8 +64,8 @@ from backend.runtime.logs import LoggingObserver, configure_logs
 from backend.runtime.preflight import Guard, build_guard
 from backend.runtime.retention import RecordingRetention
 from backend.runtime.settings import Settings, SettingsError, data_exposed
+from backend.runtime.stored_jobs import encode_job
 
-JOB: TypeAdapter[Job] = TypeAdapter(Job)
 RUNNING = 64
 AUDITED_DROPS = 60  # a minute; of a flood only the beginning
 UNSIGNED = "Commands are not signed: every client of this Redis can run the commands of this host."
@@ -184,7 +183,7 @@ def _gateway(settings: Settings, stores: Ledger, guard: Guard, masks: Masks) -> 
         lifecycle=Lifecycle(
             log=stores.executions,
             queue=stores.ownership,
-            encode=lambda job: JOB.dump_json(job).decode(),
+            encode=encode_job,
             recordings=stores.recordings,
             observer=LoggingObserver(time.monotonic),
             clock=Clock(time.monotonic, utc_now, new_id),

@@ -5,7 +5,6 @@ from collections.abc import Callable
 
 import structlog
 from limits.aio.storage import Storage
-from pydantic import TypeAdapter
 
 from backend.accounts.authentication import Authenticator
 from backend.accounts.shared_holders import SharedHolders
@@ -24,7 +23,6 @@ from backend.core.dataclasses import dataclass, replace
 from backend.core.execution.bus import ExecutionBus
 from backend.core.execution.gateway import Gateway, Rates
 from backend.core.execution.lifecycle import Clock, Lifecycle
-from backend.core.execution.model import Job
 from backend.core.execution.sessions import Sessions
 from backend.core.execution.targets import ExecutionLimits
 from backend.core.identity import Principal
@@ -48,11 +46,10 @@ from backend.runtime.retention import RecordingRetention
 from backend.runtime.runners import Django, build_django
 from backend.runtime.schedules import schedule_runner
 from backend.runtime.settings import Settings
+from backend.runtime.stored_jobs import decode_job, encode_job
 from backend.runtime.telemetry import Telemetry
 from backend.runtime.tokens import access_tokens
 from backend.storage.limiter import moving_window, shared_storage
-
-JOB: TypeAdapter[Job] = TypeAdapter(Job)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,11 +99,11 @@ def build_house(settings: Settings, programs: OutsidePrograms, masks: Masks) -> 
     )
     django = build_django(stores, limits, output_lines(settings, masks))
     places = local_places(settings, guard, masks, stores, programs, background := Background())
-    resolver = _resolver(settings, stores, guard, places, profile, hosts.targets, django.targets)
+    resolver = _resolver(settings, stores, limits, guard, places, profile, hosts.targets, django.targets)
     mask = hosts.mask(settings, masks)
     gateway = _gateway(settings, stores, telemetry, counters, guard, mask, django.wakeups.wake)
     service = background.service = _service(settings, stores, gateway, resolver)
-    queue_runner = QueueRunner(gateway, resolver, stores.ownership, stores.identities, JOB.validate_json)
+    queue_runner = QueueRunner(gateway, resolver, stores.ownership, stores.identities, decode_job)
     return House(
         settings=settings,
         stores=stores,
@@ -140,6 +137,7 @@ def _profiles(settings: Settings, guard: Guard, programs: OutsidePrograms) -> Ca
 def _resolver(
     settings: Settings,
     stores: Stores,
+    limits: ExecutionLimits,
     guard: Guard,
     places: LocalPlaces,
     profile: Callable[[str], Profile],
@@ -151,7 +149,7 @@ def _resolver(
         visitors_files=visitors_files(settings, guard),
         projects=stores.projects,
         places=places,
-        limits=_execution_limits(settings),
+        limits=limits,
         load_profile=profile,
         hosts=hosts,
         holds_hosts=guard.rooms.make is not None,
@@ -188,7 +186,7 @@ def _gateway(
         lifecycle=Lifecycle(
             log=stores.executions,
             queue=stores.ownership,
-            encode=lambda job: JOB.dump_json(job).decode(),
+            encode=encode_job,
             recordings=stores.recordings,
             observer=telemetry,
             clock=Clock(time.monotonic, utc_now, new_id),

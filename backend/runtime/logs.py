@@ -17,11 +17,10 @@ from backend.core.audit.attempts import Completion
 from backend.core.decisions import Decision
 from backend.core.errors import StorageError, reason_of
 from backend.core.execution.model import Status
+from backend.core.execution.refusals import UNRECORDED
 from backend.core.execution.registry import Execution
 from backend.core.execution.requests import Request
 from backend.runtime.masking import masked_line
-
-UNRECORDED = frozenset({"recording.unavailable", "storage.unavailable"})  # refusals that the operator has to look into
 
 
 def configure_logs(level: str, mask: Callable[[str], str]) -> None:

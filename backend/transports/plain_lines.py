@@ -53,7 +53,7 @@ class PlainLines:
         """Add stored lines or messages; returns what is to be sent now."""
         if not self.open and not _needs_work(block):
             return block
-        return b"".join(self._line(line + b"\n", now) for line in stored_lines(block))
+        return b"".join(self._line(line, now) for line in stored_lines(block))
 
     @property
     def due(self) -> float | None:
@@ -66,9 +66,9 @@ class PlainLines:
         return b"".join(self._release(stream, shown=True) for stream in late)
 
     def _line(self, line: bytes, now: float) -> bytes:
-        if batch := read_batch(line.rstrip(b"\n")):
+        if batch := read_batch(line):
             return self._partial(batch, now) if batch.partial else self._ended(batch)
-        return self._rest_before(line) + decorated(line)
+        return self._rest_before(line) + decorated(line) + b"\n"
 
     def _partial(self, batch: Batch, now: float) -> bytes:
         stream = (batch.execution, batch.stream)

@@ -12,7 +12,7 @@ import re
 from typing import Any
 
 from backend.core.audit.chain import Anchor, Head, Link
-from backend.core.audit.events import LONGEST_BODY, Kind
+from backend.core.audit.events import LONGEST_BODY, Kind, encode
 
 FORMAT = "gatepost audit 1"
 LOG_AUDIT = 13  # the facility of syslog
@@ -129,8 +129,7 @@ def csv_line(link: Link) -> str:
     """An event as a row; fields without a column of their own are in `details` as JSON."""
     content = link.content
     rest = {name: value for name, value in content.items() if name not in COLUMNS}
-    details = json.dumps(rest, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
-    return _csv_row([*(_cell(content.get(name)) for name in COLUMNS), _cell(details), link.hash.hex()])
+    return _csv_row([*(_cell(content.get(name)) for name in COLUMNS), _cell(encode(rest)), link.hash.hex()])
 
 
 def _cell(value: object) -> str:

@@ -7,6 +7,7 @@ from backend.core.errors import GatepostError, RecordingError, reason_of
 from backend.core.execution.model import CloseInput, Delivery, Instruction, Resize, Signal, Stop, Write
 
 RETRY_AFTER = 5.0  # seconds that a client is asked to wait for unavailable storage
+UNRECORDED = frozenset({"recording.unavailable", "storage.unavailable"})  # the rules of what cannot be recorded
 
 
 def unavailable(error: GatepostError) -> Decision:

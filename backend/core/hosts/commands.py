@@ -66,8 +66,7 @@ def _word(name: str, value: Any) -> str:
         raise ValueError(f"{name[:64]!r} is not the name of a parameter")
     if isinstance(value, str) and value.isprintable():
         return f"{name}={value}"
-    if is_deep(value, MOST_LEVELS):
-        raise ValueError(f"the value of {name} has more than {MOST_LEVELS} levels")
+    _check_levels(name, value)
     return f"{name}:={json.dumps(value, sort_keys=True)}"
 
 
@@ -96,6 +95,10 @@ def _value(found: re.Match[str]) -> Any:
         value = json.loads(found[3])
     except (ValueError, RecursionError):
         raise ValueError(f"the value of {found[1]} is not JSON") from None
-    if is_deep(value, MOST_LEVELS):
-        raise ValueError(f"the value of {found[1]} has more than {MOST_LEVELS} levels")
+    _check_levels(found[1], value)
     return value
+
+
+def _check_levels(name: str, value: Any) -> None:
+    if is_deep(value, MOST_LEVELS):
+        raise ValueError(f"the value of {name} has more than {MOST_LEVELS} levels")
