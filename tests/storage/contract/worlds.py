@@ -15,6 +15,7 @@ from backend.core.ports import AuditLog, ExecutionHistory, ExecutionLog, Ownersh
 from backend.core.times import iso
 from backend.storage.audit_chain import Chain
 from backend.storage.audit_head import LedgerContext
+from backend.storage.commit_queue import CommitQueue
 from backend.storage.database import Database, changes
 from backend.storage.execution_figures import HourlyFigures
 from backend.storage.execution_history import SqlExecutionHistory
@@ -134,6 +135,7 @@ class SqlWorld:
     def __post_init__(self) -> None:
         self.database = Database(self.url)
         self.opened = [self.database]
+        self.queues: list[CommitQueue] = []
         self.history = SqlExecutionHistory(self.database)
         self.keys = SqlIdempotencyKeys(self.database, self.clock)
         self.identities = SqlIdentities(self.database, self.clock, self.new_id)
@@ -146,6 +148,7 @@ class SqlWorld:
         keys, utc = keys_of(self.signer), lambda: iso(self.clock())
         context = LedgerContext(self.clock, utc, new_id, keys, verify_signature)
         made = ledger_with(self.opened[-1], context, folder, owner, floods=RefusalSuppressor(most=FEW))
+        self.queues.append(made.queue)
         await made.audit.prepare()
         return Server(made.audit, made.executions, made.ownership)
 
@@ -165,5 +168,7 @@ class SqlWorld:
         await self.database.write(changes(text(f"alter table {old} rename to {new}")))
 
     async def close(self) -> None:
+        for queue in self.queues:  # a signature would be due after its database
+            await queue.close()
         for database in self.opened:
             await database.close()
