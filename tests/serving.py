@@ -45,6 +45,14 @@ def wait_until(condition: Callable[[], Any], what: str, bound: float = 30.0) -> 
     return value
 
 
+def files_below(folder: Path, name: str) -> list[Path]:
+    """The files of this name anywhere below a folder of a server that runs: what goes meanwhile is passed over.
+
+    `Path.rglob` fails for a folder that goes between being listed and being read, such as the home of a command.
+    """
+    return [Path(place, name) for place, _, names in os.walk(folder) if name in names]
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What an HTTP request got."""

@@ -14,7 +14,7 @@ import httpx
 from tests.accounts import begin, client, gatepost, new_token
 from tests.client import terminal
 from tests.conftest import StartServer
-from tests.serving import Server, processes_of, wait_until
+from tests.serving import Server, files_below, processes_of, wait_until
 
 
 def audit_of(folder: Path) -> list[dict[str, Any]]:
@@ -151,7 +151,7 @@ async def test_on_a_full_disk_nothing_is_started_and_afterwards_it_goes_on(
         assert (answer.status_code, answer.json()["rule"]) == (503, "storage.unavailable")
         answer = await api.post("/api/executions", json={"command": "pyguard touch unwritten.txt"})
         assert (answer.status_code, answer.json()["rule"]) == (503, "storage.unavailable")
-        assert not list(server.data_dir.rglob("unwritten.txt"))
+        assert not files_below(server.data_dir, "unwritten.txt")
         assert server.get("/health").status == 200
         resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         execution = await begin(api, "echo on")

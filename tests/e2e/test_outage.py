@@ -20,7 +20,7 @@ from backend.core.execution.ownership import LEASE
 from tests.accounts import begin, client, gatepost
 from tests.client import terminal
 from tests.e2e.services import Service, clients, running_service, until_said
-from tests.serving import all_processes
+from tests.serving import all_processes, files_below
 from tests.storage.conftest import running_postgresql
 
 COUNT = 2
@@ -384,5 +384,5 @@ def _ends(exported: str) -> dict[str, list[str]]:
 
 def _ran(running: Service) -> Counter[str]:
     """How often the command of each key has run, on any server."""
-    files: list[Path] = [path for server in running.servers for path in server.data_dir.rglob("ran.log")]
+    files: list[Path] = [path for server in running.servers for path in files_below(server.data_dir, "ran.log")]
     return Counter(key for path in files for key in path.read_text().split())

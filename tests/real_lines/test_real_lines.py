@@ -115,7 +115,7 @@ async def compared(folder: Path, shared: tuple[str, ...] = ()) -> Compared:
         line: (code, expected[line]) for each in ends for line, code in each.items() if unequal(code, expected[line])
     }
     files = differing(alone, theirs) | differing(in_room, theirs)
-    return Compared(len(expected), unlike, files, {name for name, *_ in changed}, left)
+    return Compared(len(expected), unlike, files, {str(each[0]) for each in changed}, left)
 
 
 async def ran(bench: Bench) -> dict[str, int | None]:
@@ -141,11 +141,18 @@ def unequal(code: int | None, expected: int) -> bool:
     return code != expected and not (code == EXIT_DENIED and expected)
 
 
-def outside(neighbour: Path, shared: tuple[str, ...]) -> set[tuple[str, int, int, int, int]]:
+def outside(neighbour: Path, shared: tuple[str, ...]) -> set[tuple[str | int, ...]]:
     """The state of another project, which everybody may write to, and of what the commands' user has in shared folders."""
-    own = (each for folder in shared for each in Path(folder).glob("*") if OWNER and each.lstat().st_uid == OWNER[0])
-    found = ((str(each), each.lstat()) for each in (neighbour, *neighbour.rglob("*"), *own))
-    return {(name, about.st_mode, about.st_uid, about.st_size, about.st_mtime_ns) for name, about in found}
+    owned = (each for folder in shared for each in Path(folder).glob("*") if OWNER and _state(each)[:1] == OWNER[:1])
+    return {(str(each), *_state(each)) for each in (neighbour, *neighbour.rglob("*"), *owned)}
+
+
+def _state(path: Path) -> tuple[int, ...]:
+    """Its owner, mode, size and time of change; nothing of what has gone meanwhile, as others' files in /tmp may."""
+    with suppress(FileNotFoundError):
+        about = path.lstat()
+        return about.st_uid, about.st_mode, about.st_size, about.st_mtime_ns
+    return ()
 
 
 def processes(folder: Path) -> list[str]:
