@@ -8,9 +8,11 @@ import asyncio
 import random
 import re
 from base64 import b64decode
+from collections import defaultdict
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import field
+from functools import partial
 from typing import Any
 
 from redis.asyncio import Redis
@@ -58,6 +60,7 @@ MOST_UNREAD = 64  # messages that a server has not read; more wait in the record
 COUNTED_FROM = MOST_UNREAD // 4  # messages since their number was asked for, from which on it is asked for with each
 READS_SOON = 0.01  # seconds until a server that reads has read some of them
 READ_AHEAD = 8  # blocks of a recording that wait while others are sent
+MOST_READ = 64  # recordings that are read for one server at once; others wait on disk until these are sent
 JOINED = 128 * 1024  # bytes of blocks in one message that are enough
 FLOWING = 16 * 1024  # bytes of output in a message behind which more is expected
 MORE_SOON = 0.003  # seconds that it is given to come, so that it needs fewer messages
@@ -108,6 +111,9 @@ class Jobs:
     seen: SeenIds = field(default_factory=SeenIds)
     tasks: set["asyncio.Task[None]"] = field(default_factory=set)
     unread: dict[str, int] = field(default_factory=dict)  # messages that each server has not read, at most
+    reading: dict[str, asyncio.Semaphore] = field(
+        default_factory=lambda: defaultdict(partial(asyncio.Semaphore, MOST_READ))
+    )
     unacknowledged: set[bytes] = field(default_factory=set)
     acknowledging: "asyncio.Task[None] | None" = None
     expiry: StreamExpiry = field(init=False)
@@ -250,10 +256,10 @@ class Jobs:
     async def _answer(self, job: Job, body: Mapping[str, Any]) -> None:
         """Run a command that is over soon. Its recording is sent when it has ended: in one message, unless it is long."""
         started = await self._begun(job, body)
-        blocks: asyncio.Queue[bytes] = asyncio.Queue()
-        if isinstance(started, Execution) and await self._read_ended(job, started, blocks):
-            blocks.put_nowait(b"")
-            await self._send_blocks(job, blocks)
+        reading = self.reading[job.server]
+        if isinstance(started, Execution) and not reading.locked():
+            async with reading:
+                await self._send_ended(job)
         else:
             self._begin_sending(job, started)
             await self._all_sent(job, started)
@@ -337,28 +343,33 @@ class Jobs:
     async def _follow(self, job: Job) -> None:
         """Send the recording from `after` on, to its end. What is read while a message is sent shares the next one."""
         blocks: asyncio.Queue[bytes] = asyncio.Queue(READ_AHEAD)
-        async with asyncio.TaskGroup() as both:
+        async with self.reading[job.server], asyncio.TaskGroup() as both:
             both.create_task(self._send_blocks(job, blocks))
-            problem = await self.service.follow_started(job.execution, job.after, blocks.put)
-            await blocks.put(b"")
+            problem = await self._read_recording(job, blocks)
+        await self._send_unread(job, problem)
+
+    async def _send_ended(self, job: Job) -> None:
+        """Send the recording of a command that ends at once, as it is then."""
+        job.begun = True
+        blocks: asyncio.Queue[bytes] = asyncio.Queue()
+        try:
+            problem = await self._read_recording(job, blocks)
+        finally:
+            self._ack(job.message)  # in the exchange in which its end is sent
+        await self._send_blocks(job, blocks)
+        await self._send_unread(job, problem)
+
+    async def _read_recording(self, job: Job, blocks: "asyncio.Queue[bytes]") -> Decision | None:
+        """Read a recording from `after` on until its end, behind which comes an empty block; or why it cannot be read."""
+        problem = await self.service.follow_started(job.execution, job.after, blocks.put)
+        await blocks.put(b"")
+        return problem
+
+    async def _send_unread(self, job: Job, problem: Decision | None) -> None:
+        """Send that a recording could not be read to its end."""
         if problem:
             end = {"status": "lost", "error": problem.reason, "rule": problem.rule}
             await self._until_sent(job, _output(job.after, job.after, end))
-
-    async def _read_ended(self, job: Job, execution: Execution, blocks: "asyncio.Queue[bytes]") -> bool:
-        """Read a recording once it has ended, from memory: a reader of one that runs opens no file. False: it cannot be read."""
-        job.begun = True
-        try:
-            recording = self.service.local.reader(job.execution)
-            if execution.task:
-                await asyncio.wait({execution.task})
-            if recording:
-                await recording.follow(job.after, blocks.put)
-        except OSError:
-            return False
-        finally:
-            self._ack(job.message)  # in the exchange in which its end is sent
-        return recording is not None
 
     async def _send_blocks(self, job: Job, blocks: "asyncio.Queue[bytes]") -> None:
         transcript = Transcript()

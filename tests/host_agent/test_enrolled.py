@@ -7,6 +7,7 @@ import secrets
 import shlex
 import signal
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -17,8 +18,10 @@ import pytest
 from redis import Redis as Client
 from redis.exceptions import NoPermissionError
 
-from backend.core.hosts.envelope import Party
+from backend.core.hosts.envelope import Envelope, Party
+from backend.core.hosts.messages import SeenIds
 from backend.core.hosts.naming import redis_rules
+from backend.runtime.clock import new_id
 from tests.accounts import gatepost
 from tests.api.world import ROOMY, running_world
 from tests.host_agent.agents import Agent, start_agent
@@ -93,6 +96,11 @@ def runs(agent: Agent) -> list[str]:
     """What its stand-in for docker was called with."""
     counted = agent.folder / "data" / "workspace" / "runs"
     return counted.read_text().split() if counted.exists() else []
+
+
+def all_finished(agent: Agent, ids: list[str]) -> bool:
+    """Whether executions have ended on the host."""
+    return set(ids) <= {each.get("execution") for each in agent.audit if each["kind"] == "finished"}
 
 
 @contextmanager
@@ -243,6 +251,38 @@ def test_forged_messages_run_nothing_and_are_audited(enrolled: tuple[Service, di
     wait_until(lambda: ends() >= 3, "its end once more", 30)
     service.result(service.run("web-01", "docker_restart", {"container_name": "c1"}))
     assert len(runs(service.agent)) == before + 2
+
+
+def test_answers_that_a_server_does_not_read_wait_and_block_no_other_server(
+    enrolled: tuple[Service, dict[str, str]],
+) -> None:
+    service, settings = enrolled
+    client, own, seen = admin(service.redis), Party("web-01", settings["GATEPOST_HOST_SECRET"]), SeenIds()
+    replies, ids = "gatepost:host:web-01:to:slow-reader", [new_id() for _ in range(160)]
+    body = {"server": "slow-reader", "after": 0, "command": "echo", "params": {"message": "x" * 9000}, "actor": "x"}
+    for begin in range(0, len(ids), 40):  # fewer than one account may run at once
+        for id in ids[begin : begin + 40]:
+            job = {**body, "execution": id, "timeout": 5, "expires": int(time.time()) + 60, "first": True}
+            message = own.seal("host", "run", job, secrets.token_hex(16), time.time())
+            client.xadd("gatepost:host:web-01:jobs", {"m": message})
+        wait_until(partial(all_finished, service.agent, ids[: begin + 40]), "their ends on the host", 30)
+    assert service.result(service.run("web-01", "echo"))["status"] == "succeeded"
+    assert client.xlen(replies) <= 128  # those that are unread, and those that were being sent
+    outputs, ended = Counter[str](), set()
+
+    def all_ended() -> bool:
+        for entry, fields in client.xrange(replies):
+            client.xdel(replies, entry)
+            message = own.open(fields[b"m"], "server", time.time(), seen)
+            assert isinstance(message, Envelope), message
+            outputs[message.body["execution"]] += message.output.count(b"x" * 9000)
+            if end := message.body.get("end"):
+                assert end["status"] == "succeeded", end
+                ended.add(message.body["execution"])
+        return ended == set(ids)
+
+    wait_until(all_ended, "all answers", 60)
+    assert outputs == dict.fromkeys(ids, 1)
 
 
 def test_a_host_reaches_only_its_own_keys(enrolled: tuple[Service, dict[str, str]]) -> None:
