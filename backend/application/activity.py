@@ -28,17 +28,13 @@ class Activity:
 
     async def stats(self, who: Principal, days: int) -> Stats:
         """Figures over the caller's own commands."""
-        return await self.history.stats(_id_of(who), self.now_ms() - days * DAY_MS)
+        return await self.history.stats(who.account, self.now_ms() - days * DAY_MS)
 
     async def suspicion(self, who: Principal, user_id: str | None) -> Suspicion | Decision:
         """What is suspicious about the caller or, for administrators, about any account."""
-        subject = user_id or _id_of(who)
-        if subject != _id_of(who) and not who.may(Permission.ADMIN):
+        subject = user_id or who.account
+        if subject != who.account and not who.may(Permission.ADMIN):
             return Decision.deny("role.forbidden", "Only administrators see the alerts of others.")
         records = await self.history.since(subject, self.now_ms() - WINDOW_MINUTES * 60_000)
         found = alerts(AttemptSummary.of(record) for record in records)
         return Suspicion(subject, len(records), tuple(found))
-
-
-def _id_of(who: Principal) -> str:
-    return who.user.id if who.user else ""

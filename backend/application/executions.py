@@ -215,7 +215,7 @@ class ExecutionService:
         # One without a task is not on record yet: what waits is to be cancelled there, where only one server claims it.
         if (live := self.local.registry.find(id)) and live.task:
             who = live.request.principal
-            return _Found(Owner(who.name, who.user.id if who.user else None, live.attempt.project), live=True)
+            return _Found(Owner(who.name, who.user_id, live.attempt.project), live=True)
         record = await self.history.get(id)
         return _Found(visible.owner_of(record) if record else None, record)
 
@@ -233,8 +233,7 @@ class ExecutionService:
                 return await self.history.page(query)
         if everyone and not who.may(Permission.ADMIN):
             return Decision.deny("role.forbidden", "Only administrators can list the executions of everyone.")
-        mine = who.user.id if who.user else ""
-        return await self.history.page(query if everyone else replace(query, user_id=mine))
+        return await self.history.page(query if everyone else replace(query, user_id=who.account))
 
     async def _instruct(self, who: Principal, id: str, instruction: Instruction) -> Delivery | Decision:
         found = await self._find(id)

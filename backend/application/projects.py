@@ -77,15 +77,14 @@ class ProjectService:
 
     async def add(self, who: Principal, name: str, given: Mapping[str, Any]) -> Project | Decision:
         """Add a project, which the caller owns. `given` are fields of `Project`; `members` are names of accounts."""
-        owner = who.user.id if who.user else ""
-        new = Project("", name, owner, frozenset(), PROFILE, (), False, False, 0)
+        new = Project("", name, who.account, frozenset(), PROFILE, (), False, False, 0)
         fields = await self._judged(who, given, new)
         if isinstance(fields, Decision):
             return fields
         fields.setdefault("network", self.default_network)
         members = fields.pop("members", None)
         try:
-            made = await self.store.add(name, owner, **fields)
+            made = await self.store.add(name, who.account, **fields)
             if members:
                 made = await self.store.change(made.id, members=members) or made
         except ValueError as error:

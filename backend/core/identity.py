@@ -10,6 +10,7 @@ from backend.core.dataclasses import dataclass
 USER_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 SHORTEST_PASSWORD = 10
 LONGEST_PASSWORD = 256  # characters; hashing more costs time and adds no security
+VISITORS = ""  # instead of the id of an account: that of all visitors together, since each connection is another one
 
 
 class Permission(StrEnum):
@@ -98,6 +99,16 @@ class Principal:
     token: str | None = None
     token_expires_ms: int | None = None
     ends: float | None = field(default=None, compare=False)
+
+    @property
+    def user_id(self) -> str | None:
+        """The id of its account; None for a visitor."""
+        return self.user.id if self.user else None
+
+    @property
+    def account(self) -> str:
+        """The id of its account, or VISITORS."""
+        return self.user.id if self.user else VISITORS
 
     def may(self, permission: Permission) -> bool:
         return permission in self.permissions

@@ -11,7 +11,8 @@ import structlog
 from backend.core.audit.execution_events import recordings_deleted
 from backend.core.dataclasses import dataclass
 from backend.core.errors import StorageError
-from backend.core.recording.retention import VISITORS, RecordingShares, Retention, Stored, of_a_day, to_delete
+from backend.core.identity import VISITORS
+from backend.core.recording.retention import RecordingShares, Retention, Stored, of_a_day, to_delete
 from backend.runtime.clock import now_ms
 from backend.runtime.outage import Outage
 from backend.runtime.trusted_clock import TrustedClock

@@ -8,9 +8,9 @@ from sqlalchemy import Connection, Executable, Select, bindparam, func, select
 
 from backend.core.audit.attempts import Record
 from backend.core.dataclasses import dataclass
+from backend.core.identity import VISITORS
 from backend.core.ids import first_id, time_of
 from backend.core.ports import Filter, Stats
-from backend.core.recording.retention import VISITORS
 from backend.storage.database import Database, first, rows
 from backend.storage.execution_figures import COUNTED, stats_of
 from backend.storage.execution_rows import COLUMNS, UNFINISHED, record_of

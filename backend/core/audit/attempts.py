@@ -44,7 +44,7 @@ class Attempt:
         return {
             "id": self.id,
             "principal": who.name,
-            "user_id": who.user.id if who.user else None,
+            "user_id": who.user_id,
             "target": self.target,
             "project_id": self.project,
             "command": self.command,

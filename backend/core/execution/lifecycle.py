@@ -30,7 +30,7 @@ from backend.core.policy.admit import Plan
 from backend.core.policy.line_state import BEGINNING, LineState
 from backend.core.ports import ExecutionLog, Queue, Recordings
 from backend.core.recording.messages import Complete, Problem, Started, Truncated
-from backend.core.recording.retention import RecordingShares, owner_of
+from backend.core.recording.retention import RecordingShares
 from backend.core.recording.writer import Recorder, Resumed
 
 LATE = "This server did not answer for too long, so another one has recorded the execution as lost."
@@ -136,7 +136,7 @@ class Lifecycle:
 
     def _prepare(self, request: Request, plan: Plan, stored: Resumed, on_end: Callable[[], None]) -> Execution:
         attempt, log = self.attempt(request, plan.decision, plan.argvs), stored.log
-        count = partial(self.shares.add, owner_of(request.principal))
+        count = partial(self.shares.add, request.principal.account)
         recorder = Recorder(
             attempt.id,
             log,

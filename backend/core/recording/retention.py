@@ -17,7 +17,6 @@ from backend.core.ids import first_id
 from backend.core.times import DAY_MS
 
 SHARE = 4  # an owner may record a quarter of all that is stored within a day
-VISITORS = ""  # the owner of what visitors record, all of them together: each connection is another visitor
 UNLIMITED = 2**63
 
 
@@ -36,11 +35,6 @@ class Retention:
 
     age_ms: int
     size: int
-
-
-def owner_of(principal: Principal) -> str:
-    """Whose share the recordings of a principal count for."""
-    return principal.user.id if principal.user else VISITORS
 
 
 def to_delete(
@@ -117,7 +111,7 @@ class RecordingShares:
 
     def refusal(self, principal: Principal) -> Decision | None:
         """Refuse a principal whose share is used up."""
-        used = self._used(owner_of(principal))
+        used = self._used(principal.account)
         if used < self.share:
             return None
         whose = "your account" if principal.user else "all visitors together"

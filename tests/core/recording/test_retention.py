@@ -4,9 +4,9 @@ from collections.abc import Iterable
 
 import pytest
 
-from backend.core.identity import Principal, Role, User
+from backend.core.identity import VISITORS, Principal, Role, User
 from backend.core.ids import time_of, ulid
-from backend.core.recording.retention import VISITORS, RecordingShares, Retention, Stored, of_a_day, to_delete
+from backend.core.recording.retention import RecordingShares, Retention, Stored, of_a_day, to_delete
 from backend.core.times import DAY_MS
 
 NOW = 1_800_000_000_000
