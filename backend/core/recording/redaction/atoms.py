@@ -9,10 +9,12 @@ from collections.abc import Iterable, Iterator
 from backend.core.dataclasses import dataclass
 from backend.core.recording.redaction.prefilters import WORD_CHARACTERS
 
+# What stands for one character: a set, a class, an escaped character, or the character itself.
+ONE = re.compile(r"\[\^?\]?(?:\\.|[^\]\\])*\]|\\[wWdDsStnrfv]|\\[^\w]|[^\\.*+?{}()|^$\[\]]|\.")
 _ATOM = re.compile(
     r"(?P<condition>\\b|\(\?<![^()]*\))"
     r"|(?P<group>\(\?P<secret>|\))"
-    r"|(?P<one>\[\^?\]?(?:\\.|[^\]\\])*\]|\\[wWdDsStnrfv]|\\[^\w]|[^\\.*+?{}()|^$\[\]]|\.)"
+    rf"|(?P<one>{ONE.pattern})"
     r"(?P<times>[*+?](?![*+?])|\{\d+(?:,\d*)?\}(?![*+?]))?"
 )
 

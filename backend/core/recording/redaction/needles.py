@@ -9,12 +9,11 @@ from functools import cache
 from itertools import takewhile
 
 from backend.core.recording.native import Needle
-from backend.core.recording.redaction.atoms import Atom
+from backend.core.recording.redaction.atoms import ONE, Atom
 
 MOST = 255  # what a count is written as that is larger: fewer bytes are looked at
 _EVERY = bytes(range(256))
 _NOT_BEHIND = re.compile(r"\(\?<!([^()]*)\)")
-_ONE = re.compile(r"\[\^?\]?(?:\\.|[^\]\\])*\]|\\[wWdDsS]|\\[^\w]|[^\\.*+?{}()|^$\[\]]")
 
 
 def leading_needle(conditions: str, atoms: Sequence[Atom]) -> Needle:
@@ -26,7 +25,7 @@ def leading_needle(conditions: str, atoms: Sequence[Atom]) -> Needle:
 def _rows(conditions: str) -> Iterator[bytes]:
     """What may not precede a match, as far as it is known: rows of single characters."""
     for row in _NOT_BEHIND.findall(conditions):
-        ones = _ONE.findall(row)
+        ones = ONE.findall(row)
         if "".join(ones) == row and 0 < len(ones) <= MOST:
             yield bytes([len(ones)]) + b"".join(map(_bits, ones))
 
