@@ -58,6 +58,7 @@ class House:
 
     settings: Settings
     stores: Stores
+    audit: MaskedAuditLog
     guard: Guard
     telemetry: Telemetry
     counters: Storage | None
@@ -87,7 +88,8 @@ def build_house(settings: Settings, programs: OutsidePrograms, masks: Masks) -> 
     telemetry = Telemetry(time.monotonic)
     counters = shared_storage(settings.redis_url.get_secret_value()) if settings.redis_url else None
     guard = build_guard(settings)
-    guard.rooms.proxies = egress_proxies(settings, MaskedAuditLog(stores.audit, masks.text))
+    audit = MaskedAuditLog(stores.audit, masks.text)
+    guard.rooms.proxies = egress_proxies(settings, audit)
 
     profile = _profiles(settings, guard, programs)
     limits = _execution_limits(settings)
@@ -107,6 +109,7 @@ def build_house(settings: Settings, programs: OutsidePrograms, masks: Masks) -> 
     return House(
         settings=settings,
         stores=stores,
+        audit=audit,
         guard=guard,
         telemetry=telemetry,
         counters=counters,
@@ -117,7 +120,7 @@ def build_house(settings: Settings, programs: OutsidePrograms, masks: Masks) -> 
         schedule_runner=schedule_runner(stores, gateway, service),
         django=django,
         queue_runner=queue_runner,
-        runners=django.runners(stores, queue_runner, MaskedAuditLog(stores.audit, masks.text), masks.text),
+        runners=django.runners(stores, queue_runner, audit, masks.text),
         background=background,
     )
 

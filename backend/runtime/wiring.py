@@ -32,7 +32,6 @@ from backend.runtime.command_line import verb
 from backend.runtime.house import House, build_house, server_of
 from backend.runtime.lifespan import lifespan
 from backend.runtime.logs import configure_logs
-from backend.runtime.masking import MaskedAuditLog
 from backend.runtime.notifications import build_notifications
 from backend.runtime.preflight import EntryCheck
 from backend.runtime.programs import outside_programs
@@ -112,12 +111,11 @@ def create_app(settings: Settings, *, greets: bool = True) -> FastAPI:
 
 
 def _access(house: House, security: Security, masks: Masks) -> Access:
-    audit = MaskedAuditLog(house.stores.audit, masks.text)
     return Access(
         security=security,
-        audit=audit,
+        audit=house.audit,
         requests=house.window(Rate.parse(house.settings.api_rate), "api"),
-        rejections=Rejections(audit, MovingWindow(AUDITED_REJECTIONS)),
+        rejections=Rejections(house.audit, MovingWindow(AUDITED_REJECTIONS)),
         mask=masks.text,
     )
 
