@@ -60,7 +60,7 @@ ENV_FILES = ("backend/.env", ".env")  # the later one wins
 class EnvironmentSettings(BaseModel):
     """Settings whose aliases are the names of variables."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True, populate_by_name=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, validate_default=True)
 
     @field_validator("*", mode="before")
     @classmethod
