@@ -3,6 +3,8 @@
 import base64
 import json
 import re
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
@@ -230,6 +232,26 @@ def test_no_header_and_no_payload_raise(header: dict[str, Any], payload: Any) ->
 def test_no_signed_claims_raise(claims: dict[str, Any]) -> None:
     found = tokens().verify(token(**{**claims, "aud": "gatepost"}))
     assert found is None or (found.expires_at > NOW and found.expires_at - found.issued_at <= LONGEST_LIFE)
+
+
+def test_the_first_token_is_unavailable_while_no_descriptor_is_left() -> None:
+    program = """
+import resource, sys
+from backend.accounts.credentials import Tokens
+from backend.core.errors import StorageError
+tokens = Tokens(b"\\xff" * 32, lambda: 1.0, lambda: "x")
+assert "jwt" not in sys.modules
+most = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (3, most[1]))
+try:
+    tokens.verify("x.y.z")
+except StorageError as error:
+    print(error)
+resource.setrlimit(resource.RLIMIT_NOFILE, most)
+print(tokens.verify("x.y.z"))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.stdout == "Access tokens cannot be used at the moment: Too many open files.\nNone\n", done.stderr
 
 
 def test_a_password_is_known_by_its_hash() -> None:

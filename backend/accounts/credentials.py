@@ -13,6 +13,7 @@ from pwdlib import PasswordHash
 from pwdlib.hashers.argon2 import Argon2Hasher
 
 from backend.core.dataclasses import replace
+from backend.core.errors import StorageError, reason_of
 from backend.core.identity import LONGEST_PASSWORD, SHORTEST_PASSWORD, Claims, User
 from backend.core.ids import is_id
 
@@ -51,7 +52,7 @@ class Tokens:
         self._new_id = new_id
 
     def issue(self, user: User, *, by_link: bool = False) -> tuple[str, Claims]:
-        """A new token for the account, and what it says."""
+        """A new token for the account, and what it says. Raises StorageError."""
         now = int(self._clock())
         ends = now + self.lifetime
         return self._signed(Claims(user.id, self._new_id(), now, ends, now, by_link, user.valid_from_ms))
@@ -59,7 +60,7 @@ class Tokens:
     def renew(self, token: str) -> tuple[str, Claims] | None:
         """The next token of the same login, None for one that is not valid. It ends a day after the login at the latest.
 
-        The `jti` stays, so that revoking one of them revokes all.
+        The `jti` stays, so that revoking one of them revokes all. Raises StorageError.
         """
         claims = self.verify(token)
         if claims is None:
@@ -83,29 +84,39 @@ class Tokens:
         return _encoded(payload, self._key), claims
 
     def verify(self, token: str) -> Claims | None:
-        """What the token says, None when it counts for nothing. Raises nothing, whatever the string."""
+        """What the token says, None when it counts for nothing. Raises StorageError, whatever the string."""
         if len(token) > LONGEST_TOKEN or not token.isascii():
             return None
         payload = _decoded(token, self._key)
         return None if payload is None else _claims(payload, self._clock())
 
 
-# PyJWT takes a thirtieth of a start, with all kinds of keys and certificates: it is imported for the first token.
-def _encoded(payload: dict[str, Any], key: bytes) -> str:
-    """The token. Raises ValueError for a key that is a public key's file."""
-    import jwt
+def _pyjwt() -> Any:
+    """PyJWT takes a thirtieth of a start, with all kinds of keys and certificates: it is imported for the first token.
 
+    Raises StorageError if its files cannot be opened then, as while no descriptor is left.
+    """
     try:
-        return jwt.encode(payload, key, ALGORITHM)
+        import jwt
+    except (OSError, ImportError) as error:
+        raise StorageError(f"Access tokens cannot be used at the moment: {reason_of(error)}.") from error
+    return jwt
+
+
+def _encoded(payload: dict[str, Any], key: bytes) -> str:
+    """The token. Raises ValueError for a key that is a public key's file, and StorageError."""
+    jwt = _pyjwt()
+    try:
+        token: str = jwt.encode(payload, key, ALGORITHM)
     except jwt.InvalidKeyError as error:
         raise ValueError("the key for access tokens must be random bytes, not a PEM or SSH key") from error
+    return token
 
 
 def _decoded(token: str, key: bytes) -> dict[str, Any] | None:
-    """The payload of a token, None where its signature or a claim is not ours."""
-    import jwt
-
-    options: Any = {
+    """The payload of a token, None where its signature or a claim is not ours. Raises StorageError."""
+    jwt = _pyjwt()
+    options = {
         "require": ["exp", "iat", "aud", "iss", "sub", "jti"],
         "verify_exp": False,  # PyJWT has a clock of its own; the times are judged by ours
         "verify_iat": False,
