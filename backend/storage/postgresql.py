@@ -22,6 +22,7 @@ T = TypeVar("T")
 
 FAREWELL = 0.3  # seconds for closing a connection that no longer answers
 POOL = 15  # connections to PostgreSQL
+CLOSED = "The database was closed."
 
 
 class BoundedConnection(asyncpg.Connection):  # type: ignore[misc]
@@ -65,15 +66,18 @@ class _Turns:
     gave_up: float = -math.inf
     ended: float = -math.inf
     closed: bool = False
+    over: bool = False  # what still waits after `close` would open connections that nothing closes
 
     @asynccontextmanager
     async def take(self, patience: float | None) -> AsyncIterator[None]:
         """A turn, for `patience` seconds. Raises TimeoutError, or StorageError after `close`."""
         if self.closed:
-            raise StorageError("The database was closed.")
+            raise StorageError(CLOSED)
         now = asyncio.get_running_loop().time
         begun = now()
         async with self.free:
+            if self.over:
+                raise StorageError(CLOSED)
             if self.gave_up > begun > self.ended:
                 raise TimeoutError
             try:
@@ -92,6 +96,7 @@ class _Turns:
                 async with asyncio.timeout(CLOSING):
                     for _ in range(POOL):
                         await self.free.acquire()
+            self.over = True
 
 
 @dataclass(frozen=True, slots=True)

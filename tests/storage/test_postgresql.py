@@ -8,7 +8,8 @@ from typing import Any
 import asyncpg  # type: ignore[import-untyped]
 import pytest
 
-from backend.storage.postgresql import BoundedConnection
+from backend.core.errors import StorageError
+from backend.storage.postgresql import POOL, BoundedConnection, _Turns
 
 
 async def test_a_transaction_of_a_server_that_stopped_is_given_up_at_once(postgresql: Any) -> None:
@@ -29,3 +30,20 @@ async def test_a_transaction_of_a_server_that_stopped_is_given_up_at_once(postgr
     finally:
         os.kill(pid, signal.SIGCONT)
     assert connection.is_closed()
+
+
+async def test_what_waits_for_a_connection_longer_than_the_database_is_open_gets_none() -> None:
+    turns, over = _Turns(), asyncio.Event()
+
+    async def transaction() -> None:
+        async with turns.take(None):
+            await over.wait()
+
+    working = [asyncio.create_task(transaction()) for _ in range(POOL)]
+    waiting = asyncio.create_task(transaction())
+    await asyncio.sleep(0)  # each has its turn, or waits for one
+    await turns.close()
+    over.set()
+    await asyncio.gather(*working)
+    with pytest.raises(StorageError, match="closed"):
+        await waiting
