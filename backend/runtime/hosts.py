@@ -21,6 +21,8 @@ from backend.core.hosts.messages import Answer, output_text, verify
 from backend.core.hosts.ports import HostFigures, LateAnswer
 from backend.core.hosts.registry import HostEntry
 from backend.core.hosts.roster import Enrolled, Grant, Labels
+from backend.core.ids import is_id
+from backend.core.limits import Rate, Windows
 from backend.core.ports import AuditLog, Projects
 from backend.core.recording.lines import LineAssembler
 from backend.core.recording.redaction import Masks
@@ -36,6 +38,9 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
 LATE_SHOWN = 4096  # characters of a late answer that the audit contains
+LATE_RECORDED = Rate(
+    600, 3600
+)  # of a host: more than it can run at once, but one that is hostile cannot fill the audit
 LATE_AT_ONCE = 1000  # executions that have ended here, and of which output still arrives
 UNSIGNED = "Commands for hosts may be unsigned: every client of this Redis can run commands on hosts that accept them."
 
@@ -204,23 +209,28 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class LateAnswers:
-    """Records answers whose execution has ended: what ran there must not be lost. `outputs` are those without an end."""
+    """Records answers whose execution has ended: what ran there must not be lost. `outputs` are those without an end.
+
+    Of each host as many as LATE_RECORDED allows; all are counted.
+    """
 
     audit: AuditLog
     mask: Callable[[str], str]
     figures: HostFigures = field(default_factory=HostFigures)
+    recorded: Windows = field(default_factory=lambda: Windows(time.monotonic))
     started: Started = field(default_factory=Started)
     outputs: dict[str, str] = field(default_factory=dict)
 
     def record(self, late: LateAnswer) -> None:
         """Record an answer."""
         self.figures.late += 1
-        self.started.start(self._record(late))
+        if self.recorded.acquire(late.host, LATE_RECORDED.count, LATE_RECORDED.seconds):
+            self.started.start(self._record(late))
 
     def stray(self, host: str, message: Envelope) -> None:
         """Record what an enrolled host reports of an execution that has ended here, once that has ended there too."""
         end, execution = message.body.get("end"), message.body.get("execution")
-        if message.kind != "output" or not isinstance(execution, str):
+        if message.kind != "output" or not (isinstance(execution, str) and is_id(execution)):
             return
         try:
             text = b"".join(data for _, data in output_of(message.output)).decode("utf-8", "replace")

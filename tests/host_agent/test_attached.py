@@ -4,6 +4,7 @@ import asyncio
 import re
 import secrets
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -33,7 +34,6 @@ from backend.core.hosts.commands import HostCommand
 from backend.core.hosts.envelope import Envelope
 from backend.core.hosts.messages import Dropped, SeenIds
 from backend.core.hosts.naming import jobs_stream, reply_stream
-from backend.core.ids import ulid
 from backend.core.policy.admit import Scope, admit
 from backend.core.policy.files import Unseen
 from backend.core.recording.redaction.spans import MASK
@@ -49,6 +49,7 @@ from backend.storage.memory.audit_log import MemoryAuditLog
 from tests.client import BOUND
 from tests.executors.local.test_pipelines import Log
 from tests.host_agent.attached import Attached, attached
+from tests.ids import numbered_id
 from tests.redis_server import Redis
 
 # What only a hostile host sends: a text in it is no JSON.
@@ -83,7 +84,7 @@ def begin_command(
     command = asked.line
     plan = admit(command, Scope(load_profile("host").with_extra([asked.name]), Unseen(PurePosixPath("/")), False), ".")
     assert not isinstance(plan, Decision)
-    id = ulid(now_ms() - int(age * 1000), secrets.randbits(80))
+    id = numbered_id(now_ms() - int(age * 1000), secrets.randbits(64))
     job = Job(id, "", Actor("user:ann", "127.0.0.1"), command, plan, seconds, limit, resumed=resumed)
     log, instructions = Log(), Instructions(stdin=False)
     run = host.executor.run(job, Recorder(job.execution, log, monotonic, count=lambda _: room), instructions)
@@ -321,6 +322,18 @@ async def test_the_end_of_an_execution_that_nothing_waits_for_is_on_record(host:
     assert first.fields["execution"] == job.execution
     assert (first.fields["success"], first.fields["output"]) == (True, "***\n")
     assert odd.fields["success"] is False
+
+
+async def test_a_host_cannot_fill_the_audit_with_answers_that_are_late() -> None:
+    audit = MemoryAuditLog(lambda: "2026-01-02T03:04:05Z", new_id)
+    late = LateAnswers(audit, str)
+    for host, count in (("web-01", 2000), ("web-02", 1)):
+        for number in range(count):
+            end = {"execution": numbered_id(0, number), "end": {"status": "failed"}}
+            late.stray(host, Envelope("output", end, NO_OUTPUT))
+    await until(lambda: not late.started.tasks, "the records")
+    assert Counter(each.actor for each in audit.events) == {"host:web-01": 600, "host:web-02": 1}
+    assert late.figures.late == 2001
 
 
 @pytest.mark.parametrize(
