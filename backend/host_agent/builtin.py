@@ -1,5 +1,6 @@
 """The usual commands of an agent: echo, git_pull, git_status, docker_restart. Each judges its parameters."""
 
+import os
 import re
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -68,7 +69,11 @@ def _text(params: Mapping[str, Any], name: str, default: str = "") -> str:
 
 def _repository(params: Mapping[str, Any], configured: Configured) -> str:
     path = _text(params, "repository_path")
-    return _listed("Repository path", path, configured.repositories, "GIT_REPO_PATH")
+    path = _listed("Repository path", path, configured.repositories, "GIT_REPO_PATH")
+    if not os.path.isdir(path):
+        hint = "Its operator must clone the repository to it or correct GIT_REPO_PATH; `agent --check` looks at all of them."
+        raise HandlerError(f"There is no folder {path} on this host, or its agent may not enter it. {hint}")
+    return path
 
 
 def _branch(params: Mapping[str, Any]) -> str:

@@ -136,16 +136,19 @@ def handlers_of_file(path: Path) -> list[PythonHandler]:
 
 
 def _check_owner(path: Path) -> None:
-    """A file that the agent runs as itself is not everybody's, nor that of a stranger. Its group may write. Raises HandlersError."""
+    """A file that the agent runs as itself may be changed by root and its user alone: so sshd and sudo have it for theirs.
+
+    Raises HandlersError.
+    """
     try:
         found = path.stat()
     except OSError:
         return  # reading it says why
-    if found.st_uid not in (0, os.geteuid()) or found.st_mode & stat.S_IWOTH:
+    if found.st_uid not in (0, os.geteuid()) or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         problem = (
             f"AGENT_HANDLERS: {path} can be changed by others. It must belong to root or to the user of the agent: "
         )
-        raise HandlersError(f"{problem}chown it, and chmod o-w {path}.")
+        raise HandlersError(f"{problem}chown it, and chmod go-w {path}.")
 
 
 def installed_handlers() -> list[PythonHandler]:

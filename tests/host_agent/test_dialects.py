@@ -41,7 +41,7 @@ def shared(redis: Redis, tmp_path_factory: pytest.TempPathFactory) -> Iterator[t
         folder / "agent",
         redis,
         GATEPOST_ALLOW_UNSIGNED_HOSTS="true",
-        GIT_REPO_PATH=str(places.clone),
+        GIT_REPO_PATH=f"{places.clone},/no/such/clone",
         GATEPOST_READABLE=str(places.remote),
         DOCKER_CONTAINER_NAME="grafana, broken",
         GATEPOST_DOCKER_COMMAND=str(docker_stand_in(folder / "bin")),
@@ -140,6 +140,7 @@ def test_a_container_is_restarted(agent: Agent, backend: Backend) -> None:
     [
         ("git_pull", {"repository_path": "/etc"}, "Repository path not allowed"),
         ("git_pull", {"repository_path": "CLONE/../clone"}, "Repository path not allowed"),
+        ("git_pull", {"repository_path": "/no/such/clone"}, "no folder /no/such/clone on this host"),
         ("git_pull", {"repository_path": "CLONE", "branch": "--upload-pack=touch /tmp/x"}, "Branch not allowed"),
         ("git_pull", {"repository_path": "CLONE", "branch": "a..b"}, "Branch not allowed"),
         ("git_pull", {"repository_path": "CLONE", "branch": "main\n--x"}, "Branch not allowed"),
@@ -270,7 +271,7 @@ def test_an_operator_adds_handlers(new_agent: StartAgent, redis: Redis, tmp_path
     assert b"deploy" in (backend.client.hget("agents:own", "capabilities") or b"")
 
 
-@pytest.mark.parametrize(("mode", "owner"), [(0o646, 0), (0o644, 1)])
+@pytest.mark.parametrize(("mode", "owner"), [(0o646, 0), (0o664, 0), (0o644, 1)])
 def test_handlers_that_others_may_change_are_refused(tmp_path: Path, mode: int, owner: int) -> None:
     path, run = tmp_path / "own.py", tmp_path / "run"
     path.write_text(f"open({str(run)!r}, 'w')\n")
