@@ -22,7 +22,7 @@ from backend.core.audit.events import Event, Kind
 from backend.core.decisions import Decision, Risk
 from backend.core.execution.model import Status, Usage
 from backend.core.identity import Principal
-from backend.core.ids import ulid
+from backend.core.ids import first_id
 from backend.core.recording.messages import Complete
 from backend.core.recording.writer import Recorder
 from backend.runtime.clock import new_id, now_ms, utc_now
@@ -183,11 +183,11 @@ def _seconds(server: Running, token: str, path: str, as_expected: Callable[[Any]
 
 
 def _rows(project: str, user: str) -> Iterator[tuple[str, str, str, str, int]]:
-    owners = [project, *(ulid(0, number) for number in range(1, PROJECTS))]
+    owners = [project, *(f"{number:026d}" for number in range(1, PROJECTS))]
     first = now_ms() - ROWS * APART_MS
     for number in range(ROWS):
         made, owner = first + number * APART_MS, owners[number % PROJECTS]
-        yield ulid(made, number), user, owner, owner, made
+        yield f"{first_id(made)[:-16]}{number:016d}", user, owner, owner, made
 
 
 def _administrator(server: Running) -> str:

@@ -1,5 +1,7 @@
 """The ids of all that is stored: ULIDs, which sort by time."""
 
+from functools import lru_cache
+
 LENGTH = 26
 PATTERN = r"^[0-9A-HJKMNP-TV-Z]{26}$"
 CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
@@ -7,16 +9,19 @@ PAIRS = [first + second for first in CROCKFORD for second in CROCKFORD]
 LETTERS = (CROCKFORD * 8).encode()  # the letter of each byte
 
 
-def ulid(milliseconds: int, randomness: int) -> str:
-    """The ULID of a Unix time and 80 random bits."""
-    number = milliseconds << 80 | randomness
-    return "".join([PAIRS[number >> shift & 1023] for shift in range(120, -1, -10)])
-
-
-def random_ulid(milliseconds: int, randomness: bytes) -> str:
+def ulid(milliseconds: int, randomness: bytes) -> str:
     """The ULID of a Unix time and 16 random bytes, five bits of each."""
-    time = [PAIRS[milliseconds >> shift & 1023] for shift in (40, 30, 20, 10, 0)]
-    return "".join(time) + randomness.translate(LETTERS).decode()
+    return _time(milliseconds) + randomness.translate(LETTERS).decode()
+
+
+def _time(milliseconds: int) -> str:
+    return _of_second(milliseconds >> 10) + PAIRS[milliseconds & 1023]
+
+
+@lru_cache(maxsize=1)
+def _of_second(second: int) -> str:
+    """The letters that all ids of a second (1024 milliseconds) begin with."""
+    return "".join([PAIRS[second >> shift & 1023] for shift in (30, 20, 10, 0)])
 
 
 def as_uuid(id: str) -> str:
@@ -49,7 +54,7 @@ def as_id(value: str) -> str:
 
 def first_id(milliseconds: int) -> str:
     """The lowest id of a time, as a bound for queries."""
-    return ulid(max(milliseconds, 0), 0)
+    return _time(max(milliseconds, 0)) + 16 * CROCKFORD[0]
 
 
 def time_of(id: str) -> int:

@@ -3,7 +3,7 @@
 import os
 import time
 
-from backend.core.ids import random_ulid
+from backend.core.ids import ulid
 from backend.core.times import iso
 
 
@@ -14,7 +14,7 @@ def now_ms() -> int:
 
 def new_id() -> str:
     """A new ULID."""
-    return random_ulid(now_ms(), os.urandom(16))
+    return ulid(now_ms(), os.urandom(16))
 
 
 def utc_now() -> str:

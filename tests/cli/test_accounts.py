@@ -16,9 +16,9 @@ import pytest
 
 from backend.accounts.credentials import secret_hash, verify_password
 from backend.cli.main import main
-from backend.core.ids import ulid
 from backend.storage.database import Database, database_url
 from backend.storage.identities import SqlIdentities
+from tests.ids import numbered_id
 
 ROOT = Path(__file__).parents[2]
 PASSWORD = "correct horse"
@@ -36,7 +36,7 @@ def ask(tmp_path: Path) -> Ask:
     async def answer(question: Callable[[SqlIdentities], Awaitable[Any]]) -> Any:
         database = Database(database_url(None, tmp_path / "data"))
         try:
-            return await question(SqlIdentities(database, lambda: 0, lambda: ulid(0, 0)))
+            return await question(SqlIdentities(database, lambda: 0, lambda: numbered_id(0, 0)))
         finally:
             await database.close()
 

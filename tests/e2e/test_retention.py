@@ -10,10 +10,10 @@ from typing import Any
 
 import httpx
 
-from backend.core.ids import ulid
 from tests.accounts import begin, client, gatepost, new_token
 from tests.client import output, terminal
 from tests.conftest import StartServer
+from tests.ids import numbered_id
 from tests.serving import Server, wait_until
 
 
@@ -57,7 +57,7 @@ async def test_over_the_age_they_go(start_server: StartServer) -> None:
     old, young = await _record(server, 2)
     server.stop()
     yesterday = time.time() - 2 * 86400
-    older = ulid(int(yesterday * 1000), 7)
+    older = numbered_id(int(yesterday * 1000), 7)
     (server.recordings / f"{old}.ndjson").rename(server.recordings / f"{older}.ndjson")
     os.utime(server.recordings / f"{young}.ndjson", (1, 1))  # as a command of the same user can do
     server = start_server({"GATEPOST_RETENTION_DAYS": "1"})

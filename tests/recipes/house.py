@@ -31,7 +31,6 @@ from backend.core.execution.requests import Request
 from backend.core.execution.sessions import Sessions
 from backend.core.execution.targets import ExecutionLimits
 from backend.core.identity import Principal, Role, User
-from backend.core.ids import ulid
 from backend.core.limits import Rate, Slots
 from backend.core.policy.egress import Egress
 from backend.core.policy.files import FileView, Unseen
@@ -47,6 +46,7 @@ from backend.storage.memory.idempotency_keys import MemoryIdempotencyKeys
 from backend.storage.memory.identities import MemoryIdentities
 from backend.storage.memory.projects import MemoryProjects
 from backend.storage.memory.recordings import MemoryRecordings
+from tests.ids import numbered_id
 
 
 def account(name: str, role: Role = Role.OPERATOR) -> Principal:
@@ -183,7 +183,7 @@ def shared() -> Shared:
         return 1_700_000_000_000
 
     def new_id() -> str:
-        return ulid(now(), next(numbers))
+        return numbered_id(now(), next(numbers))
 
     users = {each.user.id: each.user for each in (ANN, BOB, VIC, ROOT) if each.user}
     identities, executions = MemoryIdentities(now, new_id, users), MemoryExecutions()

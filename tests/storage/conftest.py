@@ -17,9 +17,9 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from backend.core.ids import ulid
 from backend.storage.database import Database, database_url
 from backend.storage.tables import metadata
+from tests.ids import numbered_id
 from tests.needs import need
 from tests.storage.chains import SIGNER
 from tests.storage.writing import Ledger, store
@@ -48,7 +48,7 @@ def clock() -> Clock:
 @pytest.fixture
 def new_id() -> Callable[[], str]:
     numbers = itertools.count()
-    return lambda: ulid(START, next(numbers))
+    return lambda: numbered_id(START, next(numbers))
 
 
 @contextlib.contextmanager

@@ -9,12 +9,12 @@ from backend.core.audit.attempts import Completion
 from backend.core.audit.suppression import RefusalSuppressor
 from backend.core.execution.model import Status, Usage
 from backend.core.identity import Principal, Role, User
-from backend.core.ids import ulid
 from backend.core.times import HOUR_MS
 from backend.storage.audit_head import LedgerContext
 from backend.storage.database import Database
 from backend.storage.execution_figures import HourlyFigures
 from backend.storage.execution_history import SqlExecutionHistory
+from tests.ids import numbered_id
 from tests.storage.chains import SIGNER, bodies, whole
 from tests.storage.writing import ENDED, Ledger, attempt, keys_of, ledger_with, new_id, refusal, store
 
@@ -105,8 +105,8 @@ async def test_a_flood_is_told_at_its_end_though_nobody_comes_any_more(database:
 
 
 async def test_figures_of_old_executions_go_with_them(database: Database, ledger: Ledger) -> None:
-    user = User(ulid(1, 1), "ann", Role.OPERATOR, "agent", False, 0, 0)
-    old = attempt(id=ulid(HOUR_MS, 1), principal=Principal("user:ann", "10.0.0.1", user=user))
+    user = User(numbered_id(1, 1), "ann", Role.OPERATOR, "agent", False, 0, 0)
+    old = attempt(id=numbered_id(HOUR_MS, 1), principal=Principal("user:ann", "10.0.0.1", user=user))
     await ledger.executions.open(old)
     await ledger.executions.close(old, ENDED)
     await HourlyFigures(database).summarise(9 * HOUR_MS)

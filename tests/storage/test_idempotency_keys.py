@@ -2,21 +2,21 @@
 
 import asyncio
 
-from backend.core.ids import ulid
 from backend.storage.database import PATIENCE, Database
 from backend.storage.idempotency_keys import ORPHANED_AFTER, SqlIdempotencyKeys
 from backend.storage.postgresql import FAREWELL
+from tests.ids import numbered_id
 from tests.storage.conftest import Clock
 
 BODY = bytes(32)
-FIRST, SECOND = ulid(1, 1), ulid(1, 2)
+FIRST, SECOND = numbered_id(1, 1), numbered_id(1, 2)
 
 
 async def test_of_many_at_once_from_two_servers_one_has_it(new_url: str, database: Database, clock: Clock) -> None:
     others = [Database(new_url) for _ in range(2)]
     stores = [SqlIdempotencyKeys(each, clock) for each in others]
     claims = await asyncio.gather(
-        *(stores[number % 2].claim("user:ann", "k", BODY, ulid(2, number)) for number in range(20))
+        *(stores[number % 2].claim("user:ann", "k", BODY, numbered_id(2, number)) for number in range(20))
     )
     assert sum(claim.mine for claim in claims) == 1
     for each in others:

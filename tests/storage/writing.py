@@ -21,7 +21,6 @@ from backend.core.decisions import Decision, Risk
 from backend.core.execution.model import Status, Usage
 from backend.core.execution.ownership import Holdings
 from backend.core.identity import Principal
-from backend.core.ids import ulid
 from backend.storage.audit_chain import Chain
 from backend.storage.audit_head import LedgerContext
 from backend.storage.audit_log import SqlAuditLog
@@ -31,6 +30,7 @@ from backend.storage.database import Database
 from backend.storage.execution_log import SqlExecutionLog
 from backend.storage.keys import AuditKeys
 from backend.storage.ownership import SqlOwnership
+from tests.ids import numbered_id
 
 TIME = "2026-01-02T03:04:05.678Z"
 FOLDER = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
@@ -43,7 +43,7 @@ _numbers = itertools.count()
 
 
 def new_id() -> str:
-    return ulid(time.time_ns() // 1_000_000, secrets.randbits(40) << 40 | next(_numbers))
+    return numbered_id(time.time_ns() // 1_000_000, secrets.randbits(24) << 40 | next(_numbers))
 
 
 def attempt(command: str = "echo x", decision: Decision = ALLOWED, **fields: Any) -> Attempt:

@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 
 from backend.core.django.runs import Chunk, ChunkOrder, Gap, Patience
 from backend.core.execution.model import StopReason
-from backend.core.ids import as_uuid, of_uuid, ulid
+from backend.core.ids import as_uuid, of_uuid
+from tests.ids import numbered_id
 
 
 @given(st.permutations(range(1, 9)), st.integers(1, 4))
@@ -50,7 +51,7 @@ def test_a_runner_is_given_up_once_it_is_silent_or_does_not_obey() -> None:
 
 
 def test_an_id_has_the_form_of_a_uuid() -> None:
-    id = ulid(1_700_000_000_000, 12345)
+    id = numbered_id(1_700_000_000_000, 12345)
     assert of_uuid(as_uuid(id)) == id
     assert len(as_uuid(id)) == 36
     for text in ("", "x" * 36, as_uuid(id)[:-1], "--" * 18, "../../etc/passwd"):

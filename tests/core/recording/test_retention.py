@@ -5,9 +5,10 @@ from collections.abc import Iterable
 import pytest
 
 from backend.core.identity import VISITORS, Principal, Role, User
-from backend.core.ids import time_of, ulid
+from backend.core.ids import time_of
 from backend.core.recording.retention import RecordingShares, Retention, Stored, of_a_day, to_delete
 from backend.core.times import DAY_MS
+from tests.ids import numbered_id
 
 NOW = 1_800_000_000_000
 ANN = Principal("user:ann", "10.0.0.1", user=User("ann", "ann", Role.OPERATOR, "agent", False, 0, 0))
@@ -17,7 +18,8 @@ VISITOR = Principal("visitor:1", "10.0.0.2")
 def stored(*them: tuple[str, int, float]) -> list[Stored]:
     """Recordings: their owner, bytes, and age in days."""
     return [
-        Stored(ulid(NOW - int(days * DAY_MS), number), owner, size) for number, (owner, size, days) in enumerate(them)
+        Stored(numbered_id(NOW - int(days * DAY_MS), number), owner, size)
+        for number, (owner, size, days) in enumerate(them)
     ]
 
 
@@ -33,7 +35,7 @@ def deleted(
 
 def test_an_id_has_its_time() -> None:
     for time in (0, 1, NOW, 2**48 - 1):
-        assert time_of(ulid(time, 2**80 - 1)) == time
+        assert time_of(numbered_id(time, 2**80 - 1)) == time
 
 
 def test_what_is_too_old_by_its_id_goes_unless_it_is_written_or_the_time_is_unknown() -> None:

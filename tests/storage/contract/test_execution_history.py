@@ -10,14 +10,15 @@ from backend.core.audit.attempts import Attempt, Completion
 from backend.core.decisions import Decision, Risk
 from backend.core.execution.model import Status
 from backend.core.identity import Principal, Role, User
-from backend.core.ids import time_of, ulid
+from backend.core.ids import time_of
 from backend.core.ports import ExecutionHistory, Filter, Stats
 from backend.core.times import HOUR_MS
 from backend.storage.execution_history import MOST
+from tests.ids import numbered_id
 from tests.storage.contract.worlds import Server, World
 from tests.storage.writing import attempt, refusal
 
-ANN, BOB = ulid(1, 1), ulid(1, 2)
+ANN, BOB = numbered_id(1, 1), numbered_id(1, 2)
 
 _numbers = itertools.count()
 
@@ -27,7 +28,7 @@ def principal(id: str) -> Principal:
 
 
 def one(user: str = ANN, time: int = 1000, **fields: Any) -> Attempt:
-    return attempt(id=ulid(time, next(_numbers)), principal=principal(user), **fields)
+    return attempt(id=numbered_id(time, next(_numbers)), principal=principal(user), **fields)
 
 
 @pytest.fixture
@@ -51,7 +52,7 @@ async def test_pages_are_newest_first_and_follow_each_other(server: Server, hist
 
 
 async def test_pages_of_a_user_of_a_target_of_a_status(server: Server, history: ExecutionHistory) -> None:
-    places = [ulid(2, number) for number in range(3)]
+    places = [numbered_id(2, number) for number in range(3)]
     ann, bob, denied = one(project=places[0]), one(BOB, project=places[1]), one(decision=refusal())
     machine = one(BOB, target="machine:web-01")
     visitor = attempt()
@@ -84,7 +85,7 @@ async def test_a_record_is_what_was_written(server: Server, history: ExecutionHi
     assert (found.target, found.project_id) == ("machine:web-01", None)
     assert (found.user_id, found.exit_code, found.duration_ms, found.success) == (ANN, None, None, False)
     assert await history.get("") is None
-    assert await history.get(ulid(9, 9)) is None
+    assert await history.get(numbered_id(9, 9)) is None
 
 
 async def test_figures(server: Server, history: ExecutionHistory) -> None:

@@ -4,10 +4,10 @@ import asyncio
 
 import pytest
 
-from backend.core.ids import ulid
 from backend.core.ports import Claim
 from backend.storage.idempotency_keys import KEPT, ORPHANED_AFTER, SqlIdempotencyKeys
 from backend.storage.memory.idempotency_keys import MemoryIdempotencyKeys
+from tests.ids import numbered_id
 from tests.storage.conftest import Clock
 from tests.storage.contract.worlds import Server, World
 from tests.storage.writing import attempt, refusal
@@ -15,7 +15,7 @@ from tests.storage.writing import attempt, refusal
 Keys = SqlIdempotencyKeys | MemoryIdempotencyKeys
 
 BODY, OTHER = bytes(32), b"o" * 32
-FIRST, SECOND = ulid(1, 1), ulid(1, 2)
+FIRST, SECOND = numbered_id(1, 1), numbered_id(1, 2)
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ async def test_the_key_of_a_command_that_never_began_goes_to_one_who_asks_late(k
     clock.now += ORPHANED_AFTER
     assert not (await keys.claim("user:ann", "k", BODY, SECOND)).mine
     clock.now += 1
-    claims = await asyncio.gather(*(keys.claim("user:ann", "k", BODY, ulid(2, number)) for number in range(5)))
+    claims = await asyncio.gather(*(keys.claim("user:ann", "k", BODY, numbered_id(2, number)) for number in range(5)))
     assert sum(claim.mine for claim in claims) == 1
 
 

@@ -8,9 +8,9 @@ import pytest
 from backend.core.audit.attempts import Attempt, Completion
 from backend.core.execution.model import Status
 from backend.core.execution.ownership import LEASE_MS
-from backend.core.ids import ulid
 from backend.core.ports import Queued
 from backend.core.recording.digest import RecordingDigest
+from tests.ids import numbered_id
 from tests.storage.conftest import Clock
 from tests.storage.contract.test_execution_log import LOST, kinds, status
 from tests.storage.contract.worlds import Server, World
@@ -27,7 +27,7 @@ async def other(world: World) -> Server:
 
 def in_order(count: int) -> list[Attempt]:
     """Attempts of different times."""
-    return [attempt(id=ulid(number, number)) for number in range(1, count + 1)]
+    return [attempt(id=numbered_id(number, number)) for number in range(1, count + 1)]
 
 
 async def claim(server: Server, limit: int) -> list[Queued]:
