@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import jwt
 
-from backend.accounts.credentials import hash_password, new_api_token, new_login_link, secret_hash
+from backend.accounts.credentials import LONGEST_LIFE, hash_password, new_api_token, new_login_link, secret_hash
 from backend.core.identity import Permission, Role
 from backend.runtime.clock import new_id, now_ms
 from backend.storage.database import Database, database_url
@@ -60,7 +60,14 @@ def address() -> str:
 def access_token(user_id: str, *, key: str | bytes = SECRET_KEY, algorithm: str = "HS256", **claims: Any) -> str:
     """An access token as the server makes them, with `claims` changed; those that are None are left out."""
     now = int(time.time())
-    payload = {"iss": "gatepost", "aud": "gatepost", "sub": user_id, "jti": new_id(), "iat": now, "exp": now + 600}
+    payload = {
+        "iss": "gatepost",
+        "aud": "gatepost",
+        "sub": user_id,
+        "jti": new_id(),
+        "iat": now,
+        "exp": now + LONGEST_LIFE,
+    }
     return jwt.encode(
         {name: value for name, value in (payload | claims).items() if value is not None}, key, algorithm=algorithm
     )
