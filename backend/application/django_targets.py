@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from pathlib import PurePosixPath
 
+from backend.application import projects
 from backend.application.runners import target_of
 from backend.core.dataclasses import dataclass, replace
 from backend.core.decisions import Decision
@@ -46,9 +47,7 @@ class DjangoTargets:
 
     async def visible(self, who: Principal) -> list[DjangoProject]:
         """The Django projects that exist for the caller. Raises StorageError."""
-        if who.user is None:
-            return []
-        found = [each for each in await self.projects.visible_to(who.user) if each.is_open_to(who)]
+        found = await projects.visible_to(who, self.projects)
         keys: dict[str, list[RunnerKey]] = {}
         for key in await self.runners.keys([each.id for each in found]):
             keys.setdefault(key.project, []).append(key)
@@ -59,13 +58,10 @@ class DjangoTargets:
 
         It need not have a runner yet.
         """
-        project = await self.projects.get(name)
-        if project:
-            return project if project.is_open_to(who) else unknown_django(name)
-        if who.user is None:
-            return unknown_django(name)
-        visible = await self.projects.visible_to(who.user)
-        named = [each for each in visible if each.name == name and each.is_open_to(who)]
+        found = await projects.find(who, name, self.projects)
+        if isinstance(found, Project):
+            return found
+        named = [each for each in await projects.visible_to(who, self.projects) if each.name == name]
         if len(named) > 1:
             ids = ", ".join(each.id for each in named)
             reason = f"There are {len(named)} projects with the name {name[:64]!r} that you may use."
@@ -79,7 +75,11 @@ class DjangoTargets:
             return project
         if not any(key.is_valid(self.now_ms()) for key in await self.runners.keys([project.id])):
             reason = f"The project {project.name!r} has no runner: no key was created for one."
-            return Decision.deny("target.unknown", reason, f"POST /api/django/{project.id}/keys creates one.")
+            return Decision.deny(
+                "target.unknown",
+                reason,
+                "Its owner creates one on the page or by the API, an operator by the command `runner key create`.",
+            )
         return Target(
             ref=target_of(project.id),
             profile=await self.profile_of(project),

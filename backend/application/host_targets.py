@@ -5,6 +5,7 @@ from contextlib import suppress
 from dataclasses import field
 from pathlib import PurePosixPath
 
+from backend.application import projects
 from backend.core.dataclasses import dataclass
 from backend.core.decisions import Decision
 from backend.core.execution.executor import Executor
@@ -13,7 +14,7 @@ from backend.core.hosts.naming import is_host_id
 from backend.core.hosts.ports import HostDirectory
 from backend.core.hosts.registry import HostEntry
 from backend.core.hosts.roster import Grant, Labels, matches
-from backend.core.identity import Permission, Principal
+from backend.core.identity import Permission, Principal, Project
 from backend.core.policy.files import Unseen
 from backend.core.policy.profile import Profile, ProfileError
 from backend.core.policy.verdicts import Verdicts
@@ -28,7 +29,7 @@ def unknown_host(id: str) -> Decision:
     """The host does not exist for the caller."""
     reason = f"There is no host {id[:64]!r} that you may use."
     if set(id) & set(",="):  # meant for several
-        hint = "Name one host. For several, or for all with a label, send POST /api/hosts/commands."
+        hint = "Name one host. Several, or all with a label, can be chosen on the page of the hosts or by the API."
     else:
         hint = "The list of hosts names yours; ask an administrator."
     return Decision.deny("target.unknown", reason, hint)
@@ -92,8 +93,7 @@ class HostTargets:
     async def _is_for(self, grant: Grant, who: Principal) -> bool:
         kind, _, name = grant.to.partition(":")
         if kind == "project":
-            project = await self.projects.get(name)
-            return project is not None and project.is_open_to(who)
+            return isinstance(await projects.find(who, name, self.projects), Project)
         return kind == "user" and who.user is not None and who.user.name == name
 
     def _is_open(self, id: str, rights: Sequence[Labels]) -> bool:

@@ -8,17 +8,21 @@ from backend.core.audit.events import Kind
 from backend.core.dataclasses import dataclass
 from backend.core.decisions import Decision
 from backend.core.execution.refusals import unknown_project
-from backend.core.identity import NetworkAccess, Permission, Principal, Project
+from backend.core.identity import PROFILE, NetworkAccess, Permission, Principal, Project
 from backend.core.policy.egress import hosts_of, is_wider
 from backend.core.ports import AuditLog, Projects
-
-PROFILE = "agent"  # of a project for which none was named
 
 
 async def find(who: Principal, id: str, projects: Projects) -> Project | Decision:
     """A project that exists for the caller. Raises StorageError."""
     found = await projects.get(id)
     return found if found and found.is_open_to(who) else unknown_project(id)
+
+
+async def visible_to(who: Principal, projects: Projects) -> Sequence[Project]:
+    """The projects that exist for the caller. Raises StorageError."""
+    found = await projects.visible_to(who.user) if who.user else ()
+    return [project for project in found if project.is_open_to(who)]
 
 
 def may_change(who: Principal, project: Project) -> bool:
@@ -61,8 +65,7 @@ class ProjectService:
 
     async def visible_to(self, who: Principal) -> Sequence[Project]:
         """The projects that exist for the caller."""
-        found = await self.store.visible_to(who.user) if who.user else []
-        return [project for project in found if project.is_open_to(who)]
+        return await visible_to(who, self.store)
 
     async def get(self, who: Principal, id: str) -> Project | Decision:
         """A project that exists for the caller."""
@@ -132,7 +135,7 @@ class ProjectService:
             return Decision.deny("project.network", f"Invalid list of hosts: {error}.")
         if hosts and not self.holds_hosts:
             reason = "Commands cannot be held to a list of hosts here: this needs namespaces (L3)."
-            hint = "The operator sees the reason in GET /health/protection and sets GATEPOST_NAMESPACES; true and false remain."
+            hint = "The protection report of the server says why, and its operator sets GATEPOST_NAMESPACES; true and false remain."
             return Decision.deny("network.rooms", reason, hint)
         return hosts or False
 

@@ -25,7 +25,7 @@ from backend.core.audit.events import Kind
 from backend.core.client_address import reachable
 from backend.core.dataclasses import dataclass
 from backend.core.errors import GatepostError
-from backend.core.identity import ApiToken, Permission, Role, User, scopes_of, scopes_text
+from backend.core.identity import PROFILE, ApiToken, Permission, Role, User, scopes_of, scopes_text
 from backend.core.times import DAY_MS
 from backend.runtime.clock import new_id, now_ms
 from backend.runtime.settings import Settings, load_settings
@@ -82,7 +82,7 @@ def _add_user_verbs(verbs: Parsers) -> None:
     add = _add(verbs, "add", _user_add, "add an account")
     add.add_argument("name", metavar="NAME")
     add.add_argument("--role", choices=list(map(str, Role)), default="operator", help="what it may do (operator)")
-    add.add_argument("--profile", default="agent", help="policy profile of its terminal (agent)")
+    add.add_argument("--profile", default=PROFILE, help=f"policy profile of its terminal ({PROFILE})")
     _add_password_options(add).add_argument("--no-password", action="store_true", help="login by link or token only")
     _add_json(_add(verbs, "list", _user_list, "list the accounts"))
     for name, verb, text in (

@@ -10,6 +10,7 @@ from backend.core.dataclasses import dataclass
 USER_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 SHORTEST_PASSWORD = 10
 LONGEST_PASSWORD = 256  # characters; hashing more costs time and adds no security
+PROFILE = "agent"  # the policy of accounts and projects for which none is named
 VISITORS = ""  # instead of the id of an account: that of all visitors together, since each connection is another one
 
 

@@ -11,7 +11,7 @@ from backend.core.audit.events import Kind
 from backend.core.dataclasses import dataclass
 from backend.core.decisions import Decision
 from backend.core.execution.model import Status
-from backend.core.identity import ApiToken, NetworkAccess, Principal, Project, User
+from backend.core.identity import PROFILE, ApiToken, NetworkAccess, Principal, Project, User
 from backend.core.recording.messages import Complete
 from backend.core.recording.writer import RecordingLog, Resumed
 
@@ -253,7 +253,7 @@ class Projects(Protocol):
         self,
         name: str,
         owner_id: str,
-        profile: str = "agent",
+        profile: str = PROFILE,
         allowed_extra: Iterable[str] = (),
         network: NetworkAccess = False,
         metadata_only: bool = False,

@@ -18,6 +18,7 @@ from backend.executors.local.launcher import CageLauncher, CageLimits
 from backend.executors.local.rooms import Rooms, make_room
 from backend.executors.local.run_as import find_owner
 from backend.executors.local.self_test import Protection, can_enter, probe
+from backend.runtime.command_line import verb
 from backend.runtime.outage import Outage
 from backend.runtime.settings import Settings
 
@@ -58,7 +59,7 @@ class Guard:
             return None
         failed = ", ".join(test.name for test in self.protection.tests if not test.passed)
         reason = f"The protection here is {self.protection.level}, but {self.launcher.minimum} is required."
-        hint = f"The operator finds the reason in GET /health/protection{f' (failed: {failed})' if failed else ''}."
+        hint = f"The operator finds the reason in the protection report, `{verb('protection')}`{f' (failed: {failed})' if failed else ''}."
         return Decision.deny("protection.unavailable", reason, hint, retry_after=60.0)
 
 

@@ -22,7 +22,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import IntegrityError
 
-from backend.core.identity import USER_NAME, ApiToken, Permission, Role, User, scopes_of, scopes_text
+from backend.core.identity import PROFILE, USER_NAME, ApiToken, Permission, Role, User, scopes_of, scopes_text
 from backend.core.ids import as_id
 from backend.storage.database import Database, changes, first, rows
 from backend.storage.tables import api_tokens, login_links, revoked_tokens, users
@@ -71,7 +71,7 @@ class SqlIdentities:
         self._new_id = new_id
 
     async def add_user(
-        self, name: str, role: Role, profile: str = "agent", password_hash: str | None = None
+        self, name: str, role: Role, profile: str = PROFILE, password_hash: str | None = None
     ) -> User | None:
         """Add an account; None when the name is taken. Raises ValueError for a name that no account may have."""
         if not USER_NAME.fullmatch(name):

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, bindparam, delete, insert, or_, select, true, update
 
-from backend.core.identity import NetworkAccess, Project, Role, User
+from backend.core.identity import PROFILE, NetworkAccess, Project, Role, User
 from backend.core.ids import as_id
 from backend.storage.database import Database, changes
 from backend.storage.identities import checked_name, known_users
@@ -46,7 +46,7 @@ class SqlProjects:
         self,
         name: str,
         owner_id: str,
-        profile: str = "agent",
+        profile: str = PROFILE,
         allowed_extra: Iterable[str] = (),
         network: NetworkAccess = False,
         metadata_only: bool = False,

@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from dataclasses import field
 from typing import Any
 
@@ -14,7 +14,7 @@ from backend.application.executions import ExecutionService, Recording
 from backend.core.dataclasses import dataclass
 from backend.core.decisions import Decision
 from backend.core.identity import Principal
-from backend.core.recording.batches import last_seq
+from backend.core.recording.batches import last_seq, stored_lines
 from backend.transports.problems import Problem
 from backend.transports.turns import in_turns
 
@@ -103,8 +103,7 @@ async def _next(blocks: asyncio.Queue[bytes], ends: set[asyncio.Task[Any]], seco
 
 
 def _as_events(block: bytes) -> bytes:
-    lines: Sequence[bytes] = block.splitlines()
-    return b"".join(b"id: %d\ndata: %b\n\n" % (last_seq(line), line) for line in lines)
+    return b"".join(b"id: %d\ndata: %b\n\n" % (last_seq(line), line) for line in stored_lines(block))
 
 
 def _as_problem(problem: Decision) -> bytes:

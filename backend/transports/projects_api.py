@@ -6,10 +6,10 @@ from typing import Annotated
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel, Field
 
-from backend.application.projects import PROFILE, ProjectService
+from backend.application.projects import ProjectService
 from backend.core.dataclasses import dataclass
 from backend.core.decisions import Decision
-from backend.core.identity import NetworkAccess, Permission, Principal, Project
+from backend.core.identity import PROFILE, NetworkAccess, Permission, Principal, Project
 from backend.core.policy.egress import MOST_ENTRIES
 from backend.core.times import iso
 from backend.transports.dependencies import Access, Body, JsonOnly, Names, granted

@@ -40,7 +40,7 @@ async def test_programs_that_need_it(network: NetworkAccess, holds_hosts: bool, 
     assert (verdict.rule if isinstance(verdict, Decision) else "") == rule
     if isinstance(verdict, Decision):  # it says who can change that, and how
         assert "dministrator" in verdict.hint
-        assert "PATCH /api/projects/" in verdict.hint
+        assert "`network` of the project" in verdict.hint
     assert isinstance(await judged(network, "ls", holds_hosts=holds_hosts), Plan)
 
 

@@ -180,7 +180,7 @@ def test_every_front_reaches_a_host(service: Service) -> None:
 def test_a_line_for_several_hosts_is_told_where_to_go(service: Service, name: str) -> None:
     answer = service.world.ask("root", "POST", "/api/executions", {"command": f"@{name} echo"})
     assert (answer.status_code, answer.json()["rule"]) == (404, "target.unknown")
-    assert "POST /api/hosts/commands" in answer.json()["hint"]
+    assert "all with a label" in answer.json()["hint"]
 
 
 async def test_the_terminal_reaches_a_host(service: Service) -> None:

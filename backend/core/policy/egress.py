@@ -25,14 +25,14 @@ COMPATIBLE = ip_network("::/96")  # IPv4 in IPv6 in an older form
 SITE_LOCAL = ip_network("fec0::/10")  # private until 2004
 
 TURN_ON = (
-    "Use what is already in the workspace. An administrator can turn it on: "
-    '{how} with {{"network": true}}, or {{"network": ["registry.example.org:443"]}} for listed hosts alone.'
+    "Use what is already in the workspace. An administrator can turn it on: `network` of the project {project} "
+    'is set to true, or to a list such as ["registry.example.org:443"] for these hosts alone.'
 )
-LIST = 'An administrator can correct it: {how} with {{"network": ["registry.example.org:443"]}}.'
+LIST = 'An administrator can correct it: `network` of the project {project} is set to a list such as ["registry.example.org:443"].'
 NO_ROOMS = "but commands cannot be held to the list of the project here, which needs namespaces (L3)"
 LIST_NOT_HELD = (
-    "The operator sees the reason in GET /health/protection and sets GATEPOST_NAMESPACES; or an administrator turns the "
-    'network on for all hosts, or off: {how} with {{"network": true}} or {{"network": false}}.'
+    "The protection report of the server says why, and its operator sets GATEPOST_NAMESPACES; or an administrator sets "
+    "`network` of the project {project} to true, which is for all hosts, or to false."
 )
 
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
@@ -214,15 +214,16 @@ async def first_reached(judged: Sequence[Address], connect: Callable[[Address], 
 def network_of(access: NetworkAccess, project: str, holds_hosts: bool) -> tuple[bool | Egress, Offline]:
     """What commands of a project may reach, and what is said where that is nothing: also where there is a list to which they
     cannot be held."""
-    how = f"PATCH /api/projects/{project}"
     if isinstance(access, bool):
-        return access, Offline("network.off", "which is off in this project", TURN_ON.format(how=how))
+        return access, Offline("network.off", "which is off in this project", TURN_ON.format(project=project))
     try:
         egress = Egress(hosts_of(access), project)
     except ValueError as error:
-        return False, Offline("network.host", f"but the list of the project is invalid: {error}", LIST.format(how=how))
+        return False, Offline(
+            "network.host", f"but the list of the project is invalid: {error}", LIST.format(project=project)
+        )
     if not holds_hosts:
-        return False, Offline("network.rooms", NO_ROOMS, LIST_NOT_HELD.format(how=how))
+        return False, Offline("network.rooms", NO_ROOMS, LIST_NOT_HELD.format(project=project))
     return egress, OFFLINE
 
 

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Any, Literal, assert_never
 
+from backend.core.recording.batches import stored_lines
+
 COLUMNS, ROWS = 80, 24
 Version = Literal[2, 3]
 
@@ -22,7 +24,7 @@ class AsciicastWriter:
 
     def convert(self, block: bytes) -> bytes:
         """The cast lines for one block."""
-        messages = map(json.loads, block.splitlines())
+        messages = map(json.loads, stored_lines(block))
         return b"".join(f"{json.dumps(line)}\n".encode() for message in messages for line in self._lines(message))
 
     def _lines(self, message: dict[str, Any]) -> Iterator[Any]:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import field
 
 from backend.core.dataclasses import dataclass, replace
-from backend.core.identity import USER_NAME, ApiToken, Permission, Role, User, scopes_of, scopes_text
+from backend.core.identity import PROFILE, USER_NAME, ApiToken, Permission, Role, User, scopes_of, scopes_text
 from backend.core.ids import as_id
 from backend.storage.identities import NAME_RULE, NO_USER, checked_name
 
@@ -23,7 +23,7 @@ class MemoryIdentities:
     _links: dict[bytes, tuple[str, int]] = field(default_factory=dict)  # users and ends by the hash of the secret
 
     async def add_user(
-        self, name: str, role: Role, profile: str = "agent", password_hash: str | None = None
+        self, name: str, role: Role, profile: str = PROFILE, password_hash: str | None = None
     ) -> User | None:
         """Add an account; None when the name is taken. Raises ValueError for a name that no account may have."""
         if not USER_NAME.fullmatch(name):

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import field
 
 from backend.core.dataclasses import dataclass, replace
-from backend.core.identity import NetworkAccess, Project, Role, User
+from backend.core.identity import PROFILE, NetworkAccess, Project, Role, User
 from backend.storage.identities import NO_USER, checked_name
 from backend.storage.memory.identities import MemoryIdentities
 from backend.storage.projects import LONGEST_NAME
@@ -23,7 +23,7 @@ class MemoryProjects:
         self,
         name: str,
         owner_id: str,
-        profile: str = "agent",
+        profile: str = PROFILE,
         allowed_extra: Iterable[str] = (),
         network: NetworkAccess = False,
         metadata_only: bool = False,
