@@ -46,7 +46,7 @@ from backend.core.hosts.messages import LONGEST_ID, Dropped, SeenIds
 from backend.core.hosts.naming import is_host_id, jobs_stream, reply_stream
 from backend.core.identity import VISITOR_PERMISSIONS, Principal
 from backend.core.ids import PATTERN
-from backend.core.recording.batches import last_seq
+from backend.core.recording.batches import last_seq, stored_lines
 from backend.core.recording.transcript import Transcript
 from backend.host_agent.front import Front
 from backend.host_agent.handlers import QuickHandler
@@ -61,7 +61,7 @@ COUNTED_FROM = MOST_UNREAD // 4  # messages since their number was asked for, fr
 READS_SOON = 0.01  # seconds until a server that reads has read some of them
 READ_AHEAD = 8  # blocks of a recording that wait while others are sent
 MOST_READ = 64  # recordings that are read for one server at once; others wait on disk until these are sent
-JOINED = 128 * 1024  # bytes of blocks in one message that are enough
+JOINED = 256 * 1024  # bytes of blocks in one message that are enough
 FLOWING = 16 * 1024  # bytes of output in a message behind which more is expected
 MORE_SOON = 0.003  # seconds that it is given to come, so that it needs fewer messages
 FIRST_PAUSE, LONGEST_PAUSE = 0.25, 8.0
@@ -524,9 +524,9 @@ def _divided(block: bytes) -> tuple[bytes, bytes]:
     """The stored lines of output in a block, and those of its end."""
     output: list[bytes] = []
     others: list[bytes] = []
-    for line in block.splitlines(keepends=True):
+    for line in stored_lines(block):
         if not line.startswith(b'{"type":"started"'):  # of which the server has its own
-            (output if line.startswith((b'{"type":"stdout"', b'{"type":"stderr"')) else others).append(line)
+            (output if line.startswith((b'{"type":"stdout"', b'{"type":"stderr"')) else others).append(line + b"\n")
     return b"".join(output), b"".join(others)
 
 

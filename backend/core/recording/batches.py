@@ -42,9 +42,11 @@ def first_seq(line: bytes) -> int:
 
 def last_seq(block: bytes) -> int:
     """The number of the last message in a block of stored lines; 0 where there is none."""
-    line = block[block.rfind(b"\n", 0, -1) + 1 :].rstrip(b"\n")
-    batch = read_batch(line)
-    return first_seq(line) + (len(batch.lines) - 1 if batch else 0)
+    at = block.rfind(b"\n", 0, -1) + 1
+    if not (found := read_head(block, at)):
+        return first_seq(block[at:])
+    batch, begin = found
+    return batch.seq + _parted(block[begin:].rstrip(b"\n")[:-2])
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +134,11 @@ def _split(items: bytes) -> list[bytes]:
     Raises ValueError where a text contains what a string of JSON cannot.
     """
     return items[1:-1].split(b'","') if items.find(b"\\") < 0 else _split_escaped(items)
+
+
+def _parted(items: bytes) -> int:
+    """How many texts of `"a","b"` follow the first one."""
+    return items.count(b'","', 1, -1) if items.find(b"\\") < 0 else len(_split_escaped(items)) - 1
 
 
 def split_in_python(items: bytes) -> list[bytes]:
