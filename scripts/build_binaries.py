@@ -73,7 +73,7 @@ PRODUCTS = {
     ),
     "output": Product(
         BACKEND / "core/recording/native/output.c",
-        "output 2",
+        "output 3",
         "{machine}/_output.abi3.so",
         ("-O3", "-s", "-shared", "-fPIC", "-nostdlib", "-fno-stack-protector"),
         version_of_module,

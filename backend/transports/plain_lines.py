@@ -6,26 +6,22 @@ line is held back until it ends, for HOLD_TIME and up to HOLD_LIMIT (a longer on
 that was overwritten after a carriage return, the text that remains is sent.
 """
 
-import json
 import re
 from dataclasses import field
-from json.encoder import encode_basestring
 
 from backend.core.dataclasses import dataclass, replace
-from backend.core.recording.batches import Batch, line_spans, read_batch, stored_lines
+from backend.core.recording.batches import Batch, line_spans, read_head, split_items, stored_lines
 from backend.core.recording.lines import LINE_LIMIT
+from backend.transports.overwritten import is_overwritten, shown_lines
 
 HOLD_TIME = 1.0  # seconds after which the beginning of a line is sent: a prompt, or progress that goes on
 HOLD_LIMIT = LINE_LIMIT  # bytes of one line that are held back
 ERROR, READY = b'{"type":"error",', b'{"type":"ready",'
 MESSAGE = b'"message":"'
-RETURN, ESCAPE = b"\\r", b"\\u001b"
 STARTS = (ERROR, READY, b'{"type":"stderr"')  # of lines that are changed
 PARTIAL, LINES = b'"partial":true', b'"lines":['  # neither can be in a text, where quotes are escaped
-OVERWRITTEN = re.compile(rb"\\(?:r|u001b\[[0-9]{0,4}[GK])")  # in JSON
+MERE_END = re.compile(rb'"(?:\\r)*",?')  # a line in which there is nothing, and what parts it from the next
 EXECUTION = re.compile(rb'"execution":"([^"]+)"')
-OVERWRITE = re.compile(r"\r|\x1b\[[01]?G")
-ERASE = re.compile(r"\x1b\[(?:[0-2]?K|[0-9]{1,4}G)")  # or go on at a column
 
 Stream = tuple[bytes, bytes]  # an execution and `stdout` or `stderr`
 
@@ -66,31 +62,32 @@ class PlainLines:
         return b"".join(self._release(stream, shown=True) for stream in late)
 
     def _line(self, line: bytes, now: float) -> bytes:
-        if batch := read_batch(line):
-            return self._partial(batch, now) if batch.partial else self._ended(batch)
+        if found := read_head(line):
+            batch, items = found[0], line[found[1] : -2]
+            return self._partial(batch, items, now) if batch.partial else self._ended(batch, items)
         return self._rest_before(line) + decorated(line) + b"\n"
 
-    def _partial(self, batch: Batch, now: float) -> bytes:
+    def _partial(self, batch: Batch, items: bytes, now: float) -> bytes:
         stream = (batch.execution, batch.stream)
         known = self.open.get(stream, OpenLine(batch, b"", now, shown=False))
         since = known.since if known.text else now
-        self.open[stream] = OpenLine(batch, known.text + batch.lines[0], since, known.shown)
+        self.open[stream] = OpenLine(batch, known.text + split_items(items)[0], since, known.shown)
         return self._release(stream, shown=False) if len(self.open[stream].text) >= HOLD_LIMIT else b""
 
     def _release(self, stream: Stream, *, shown: bool) -> bytes:
         line = self.open[stream]
         self.open[stream] = replace(line, text=b"", shown=shown)
-        return _sent(replace(line.last, partial=not shown, lines=[line.text]))
+        return _sent(replace(line.last, partial=not shown), b'"%b"' % line.text)
 
-    def _ended(self, batch: Batch) -> bytes:
+    def _ended(self, batch: Batch, items: bytes) -> bytes:
         """Complete lines, the first of which may have been begun before."""
         begun = self.open.pop((batch.execution, batch.stream), None)
         if begun is None:
-            return _sent(batch)
-        first = begun.text + batch.lines[0]
-        if begun.shown and not first.replace(RETURN, b""):
-            return _sent(batch.from_seq(batch.seq + 1))
-        return _sent(replace(batch, lines=[first, *batch.lines[1:]]))
+            return _sent(batch, items)
+        items = b'"%b%b' % (begun.text, items[1:])
+        if begun.shown and (empty := MERE_END.match(items)):
+            return _sent(replace(batch, seq=batch.seq + 1), items[empty.end() :])
+        return _sent(batch, items)
 
     def _rest_before(self, message: bytes) -> bytes:
         """What is held back of an execution, of which another message comes next."""
@@ -107,9 +104,7 @@ def _needs_work(block: bytes) -> bool:
     for at, end in line_spans(block):
         if block.startswith(STARTS, at) or PARTIAL in block[at : max(at, block.find(LINES, at, end))]:
             return True
-    if b"\\" not in block or (RETURN not in block and ESCAPE not in block):
-        return False
-    return OVERWRITTEN.search(block) is not None
+    return is_overwritten(block)
 
 
 def decorated(line: bytes) -> bytes:
@@ -121,15 +116,8 @@ def decorated(line: bytes) -> bytes:
     return line
 
 
-def _sent(batch: Batch) -> bytes:
+def _sent(batch: Batch, items: bytes) -> bytes:
     """Lines as a stored line again."""
-    lines = [_shown(line) if OVERWRITTEN.search(line.removesuffix(RETURN)) else line for line in batch.lines]
-    shown = replace(batch, stream=b"stdout", lines=lines, merged=batch.stream == b"stderr")
-    return shown.encode() + b"\n" if lines else b""
-
-
-def _shown(line: bytes) -> bytes:
-    """What remains to be read of a line that was overwritten; both are the inside of a JSON string."""
-    versions = [ERASE.sub("", text) for text in OVERWRITE.split(json.loads(b'"' + line + b'"'))]
-    text = next((text for text in reversed(versions) if text.strip()), "")
-    return encode_basestring(text)[1:-1].encode()
+    if not items:
+        return b""
+    return replace(batch, stream=b"stdout", merged=batch.stream == b"stderr").with_items(shown_lines(items)) + b"\n"

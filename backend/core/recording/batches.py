@@ -76,13 +76,17 @@ class Batch:
 
     def encode(self) -> bytes:
         """The stored line, without its line end."""
-        return b'{"type":"%b","execution":"%b","seq":%d,"ms":%d,%b"lines":["%b"]}' % (
+        return self.with_items(b'"%b"' % b'","'.join(self.lines))
+
+    def with_items(self, items: bytes) -> bytes:
+        """The stored line of other lines, which are the inside of an array."""
+        return b'{"type":"%b","execution":"%b","seq":%d,"ms":%d,%b"lines":[%b]}' % (
             self.stream,
             self.execution,
             self.seq,
             self.ms,
             self._marks,
-            b'","'.join(self.lines),
+            items,
         )
 
     @property
@@ -117,7 +121,7 @@ def read_head(block: bytes, at: int = 0) -> tuple[Batch, int] | None:
 def read_batch(line: bytes) -> Batch | None:
     """Take a stored line of output apart; None when it is another message."""
     found = read_head(line)
-    return replace(found[0], lines=_split(line[found[1] : -2])) if found else None
+    return replace(found[0], lines=split_items(line[found[1] : -2])) if found else None
 
 
 def read_plain(line: bytes) -> tuple[bytes, bytes] | None:
@@ -128,7 +132,7 @@ def read_plain(line: bytes) -> tuple[bytes, bytes] | None:
     return found[1], line[found.end() + 1 : -3].replace(b'","', b"\n") + (b"" if found[5] else b"\n")
 
 
-def _split(items: bytes) -> list[bytes]:
+def split_items(items: bytes) -> list[bytes]:
     """The texts of `"a","b"`. Without a backslash no text can contain a quote, so the commas part them.
 
     Raises ValueError where a text contains what a string of JSON cannot.

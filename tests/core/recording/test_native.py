@@ -157,6 +157,39 @@ def test_output_is_filtered_alike(module: OutputModule, chance: random.Random, *
         assert module.filter_output(text, final) == filter_in_python(text, final), text
 
 
+UNUSUAL = ("\u0905", "\ud7ff", "\uac00", "\u07ff", "\u0800", "\uffff", "\xe9", "\u4e2d", "\u2014", "\xbf", "\U0001f600")
+
+
+def test_characters_are_alike_wherever_they_are_among_sixteen_bytes(module: OutputModule) -> None:
+    pieces = (*CONTROLS, *BROKEN, *(text.encode() for text in (*UNUSUAL, *BEYOND_ASCII)), b'"', b"\\", b"\xc3", b"\xa9")
+    for before, after in (
+        (b"x", b"y"),
+        ("\xe9".encode(), "\u4e2d".encode()),
+        ("\u4e2d".encode(), b"z"),
+        (b"\n", "\u2014".encode()),
+    ):
+        for piece in pieces:
+            for count in range(36):
+                text = before * count + piece + after * 12
+                assert module.encode_lines(text + b"\n") == encode_in_python(text + b"\n"), text
+                assert module.filter_output(text, False) == filter_in_python(text, False), text
+                assert module.filter_output(before * count + piece, False) == filter_in_python(
+                    before * count + piece, False
+                )
+
+
+def test_characters_with_a_byte_changed_are_alike(module: OutputModule, chance: random.Random) -> None:
+    for _ in range(4 * ROUNDS):
+        text = bytearray(
+            "".join(chance.choices((*UNUSUAL, "a", "b", '"', "\n"), k=chance.randint(1, 40))).encode("utf-8", "replace")
+        )
+        for _ in range(chance.randint(0, 2)):
+            text[chance.randrange(len(text))] = chance.randrange(256)
+        data = bytes(text)
+        assert module.encode_lines(data + b"\n") == encode_in_python(data + b"\n"), data
+        assert module.filter_output(data, False) == filter_in_python(data, False), data
+
+
 def test_colours_are_taken_out_alike(module: OutputModule, chance: random.Random) -> None:
     for text in texts(chance):
         assert module.uncoloured(text) == uncoloured_in_python(text), text

@@ -35,6 +35,17 @@ class OutputModule(Protocol):
         """The insides of the strings of such an array. Raises ValueError for anything else."""
         ...
 
+    def is_overwritten(self, items: bytes) -> bool:
+        """Whether CR, or a sequence that erases or moves to a column, seems to be in encoded text."""
+        ...
+
+    def shown_lines(self, items: bytes) -> bytes:
+        """Such an array with what remains to be read of lines that were overwritten.
+
+        Raises ValueError for anything else, and where such a line is encoded in another way than `encode_lines` does it.
+        """
+        ...
+
     def line_frames(self, block: bytes, at: int, seq: int, head: bytes, limit: int) -> tuple[bytes, int, int]:
         """A WebSocket frame for each of the strings of an array from `at` on, until at least `limit` bytes are made.
 

@@ -33,6 +33,12 @@ static int reserve(size_t size)
     return 1;
 }
 
+static uint8_t *copied(uint8_t *out, const void *from, size_t size)
+{
+    memcpy(out, from, size);
+    return out + size;
+}
+
 static PyObject *built(const uint8_t *end)
 {
     return PyBytes_FromStringAndSize((const char *)buffer, end - buffer);
@@ -47,40 +53,54 @@ static int bytes_of(PyObject *object, Bytes *data, Py_ssize_t *size)
     return 1;
 }
 
-/* ---- eight bytes at a time ---- */
+/* ---- sixteen bytes at a time ---- */
 
-#define EACH(byte) (UINT64_C(0x0101010101010101) * (byte))
+#define WIDTH 16
 
-static uint64_t eight(Bytes at)
+/* Signed, as the comparisons of both processors are: what is not ASCII is less than 0. */
+typedef int8_t Vector __attribute__((vector_size(WIDTH)));
+
+#if defined(__SSE2__)
+#define BITS 1                  /* of a mask, for each byte */
+typedef char Chars __attribute__((vector_size(WIDTH)));
+
+static uint64_t bits(Vector found)
 {
-    uint64_t word;
-    memcpy(&word, at, 8);
-    return word;
+    return (uint32_t)__builtin_ia32_pmovmskb128((Chars)found);
 }
 
-/* 0x80 in each byte that is `byte`. */
-static uint64_t equal(uint64_t word, uint8_t byte)
+static uint64_t beyond_ascii(Vector text)
 {
-    word ^= EACH(byte);
-    return ~(((word & EACH(0x7F)) + EACH(0x7F)) | word | EACH(0x7F));
+    return bits(text);          /* the highest of each byte, whatever the others are */
+}
+#elif defined(__ARM_NEON)
+#include <arm_neon.h>
+#define BITS 4
+
+static uint64_t bits(Vector found)
+{
+    return vget_lane_u64(vreinterpret_u64_u8(vshrn_n_u16(vreinterpretq_u16_s8((int8x16_t)found), 4)), 0);
 }
 
-/* 0x80 in each byte that is a control, but for DEL, or not ASCII. */
-static uint64_t unprintable(uint64_t word)
+static uint64_t beyond_ascii(Vector text)
 {
-    return (~(word | word << 1) & EACH(0x40)) << 1 | (word & EACH(0x80));
+    return bits(text < 0);
+}
+#endif
+
+#define ALL (~UINT64_C(0) >> (64 - WIDTH * BITS))
+
+static Vector load(Bytes at)
+{
+    Vector text;
+    memcpy(&text, at, WIDTH);
+    return text;
 }
 
-/* 0x80 in each byte that is neither printable nor the end of a line nor a tab. */
-static uint64_t no_plain_text(uint64_t word)
+/* How many bytes are before the first that is in a mask; all where none is. */
+static int before(uint64_t found)
 {
-    return (unprintable(word) & ~equal(word, '\n') & ~equal(word, '\t')) | equal(word, 0x7F);
-}
-
-/* How many bytes are before the first that has 0x80 in a mask. */
-static int before(uint64_t mask)
-{
-    return __builtin_ctzll(mask) >> 3;
+    return found ? __builtin_ctzll(found) / BITS : WIDTH;
 }
 
 /* ---- UTF-8 ---- */
@@ -148,6 +168,31 @@ static uint8_t *put(uint8_t *out, uint32_t code)
     return out;
 }
 
+static int is_more(uint8_t byte)
+{
+    return (byte & 0xC0) == 0x80;
+}
+
+/* The bytes that are neither ASCII nor in their place within a character of the usual forms. `due` are the places at which the
+   characters before require another byte, and then those behind. */
+static inline __attribute__((always_inline)) uint64_t irregular(Vector text, uint64_t *due)
+{
+    uint64_t more = bits(text < -64), first = beyond_ascii(text) & ~more, of_three = first & bits(text > -33);
+    uint64_t expected = ((first << BITS | of_three << 2 * BITS) & ALL) | *due;
+    /* C0 and C1, E0 and ED, F0 to FF */
+    Vector other = ((text & -2) == -64) | (text == -32) | (text == -19) | ((text > -17) & (text < 0));
+    *due = first >> (WIDTH - 1) * BITS | of_three >> (WIDTH - 2) * BITS;
+    return (more ^ expected) | bits(other);
+}
+
+/* Where the character begins that is cut at `at`; `at` itself if none is. All from `begin` on are whole and of the usual forms. */
+static Bytes whole(Bytes begin, Bytes at)
+{
+    if (at > begin && at[-1] >= 0xC0)
+        return at - 1;
+    return at - begin > 1 && at[-2] >= 0xE0 ? at - 2 : at;
+}
+
 /* ---- lines as JSON ---- */
 
 #define LARGEST_ESCAPE 6
@@ -173,19 +218,24 @@ static uint8_t *escaped(uint8_t *out, uint8_t byte)
     return out;
 }
 
-static int is_more(uint8_t byte)
+/* The bytes that do not stand for themselves within a string of JSON, and those beyond ASCII. */
+static Vector no_plain_json(Vector text)
 {
-    return (byte & 0xC0) == 0x80;
+    return (text < ' ') | (text == '"') | (text == '\\');
 }
 
-/* The bytes of a character of the usual forms, which needs no closer look to be valid; 0 for any other. */
-static int usual(Bytes at, Bytes end)
+/* Copies characters of the usual forms; returns their bytes, 0 where the first is not of them. Writes up to WIDTH bytes more. */
+static size_t copy_usual(uint8_t *out, Bytes begin, Bytes end)
 {
-    if (end - at < 3 || !is_more(at[1]))
-        return 0;
-    if (at[0] >= 0xC2 && at[0] <= 0xDF)
-        return 2;
-    return at[0] >= 0xE1 && at[0] <= 0xEF && at[0] != 0xED && is_more(at[2]) ? 3 : 0;
+    Bytes at = begin;
+    uint64_t due = 0, found = 0;
+    for (int length; !found && end - at >= WIDTH; at += length, out += length) {
+        Vector text = load(at);
+        memcpy(out, &text, WIDTH);
+        found = irregular(text, &due) | (bits(no_plain_json(text)) & ~beyond_ascii(text));
+        length = before(found);
+    }
+    return whole(begin, at) - begin;
 }
 
 /* What is neither plain nor a line end; `at` is moved behind it. */
@@ -215,34 +265,27 @@ static PyObject *encode_lines(PyObject *module, PyObject *argument)
     uint8_t *out = buffer;
     *out++ = '"';
     while (at < end) {
-        for (uint64_t found = 0; end - at >= 8 && !found;) {
-            uint64_t word = eight(at);
-            found = unprintable(word) | equal(word, '"') | equal(word, '\\');
-            int length = found ? before(found) : 8;
-            memcpy(out, &word, 8);
-            out += length;
-            at += length;
+        if (end - at >= WIDTH) {
+            Vector text = load(at);
+            uint64_t found = bits(no_plain_json(text));
+            memcpy(out, &text, WIDTH);
+            out += before(found);
+            at += before(found);
+            if (!found)
+                continue;
         }
-        while (at < end && plain[*at])
+        if (plain[*at]) {
             *out++ = *at++;
-        for (int length; at < end && (length = usual(at, end)); at += length, out += length) {
-            out[0] = at[0];
-            out[1] = at[1];
-            out[2] = at[2];
+        } else if (*at == '\n') {
+            count++;
+            if (++at == end)
+                break;
+            out = copied(out, "\",\"", 3);
+        } else {
+            size_t length = *at < 0x80 ? 0 : copy_usual(out, at, end);
+            at += length;
+            out = length ? out + length : unusual(out, &at, end);
         }
-        if (at == end)
-            break;
-        if (plain[*at])
-            continue;
-        if (*at != '\n') {
-            out = unusual(out, &at, end);
-            continue;
-        }
-        count++;
-        if (++at == end)
-            break;
-        memcpy(out, "\",\"", 3);
-        out += 3;
     }
     *out++ = '"';
     return Py_BuildValue("(Nn)", built(out), count);
@@ -324,6 +367,194 @@ static PyObject *split_items(PyObject *module, PyObject *argument)
     return list;
 }
 
+/* ---- encoded lines that were overwritten, as a terminal shows them ---- */
+
+#define ENCODED_ESC "\\u001b["
+
+static int begins(Bytes at, Bytes end, const char *text, ptrdiff_t size)
+{
+    return end - at >= size && !memcmp(at, text, size);
+}
+
+static Bytes behind_digits(Bytes at, Bytes end, int most)
+{
+    while (most-- && at < end && *at >= '0' && *at <= '9')
+        at++;
+    return at;
+}
+
+/* The next backslash with the letter of CR or ESC behind it; `end` if there is none. */
+static Bytes likely_escape(Bytes at, Bytes end)
+{
+    for (uint64_t found = 0; end - at > WIDTH && !found; at += before(found)) {
+        Vector next = load(at + 1);
+        found = bits((load(at) == '\\') & ((next == 'r') | (next == 'u')));
+    }
+    while (end - at > 1 && !(at[0] == '\\' && (at[1] == 'r' || at[1] == 'u')))
+        at++;
+    return end - at > 1 ? at : end;
+}
+
+/* Whether CR, or a sequence that erases or moves to a column, seems to be in encoded text. A backslash that is one of two is
+   not told from others. */
+static int seems_overwritten(Bytes at, Bytes end)
+{
+    for (; (at = likely_escape(at, end)) < end; at++) {
+        if (begins(at, end, "\\r", 2))
+            return 1;
+        Bytes after = begins(at, end, ENCODED_ESC, 7) ? behind_digits(at + 7, end, 4) : end;
+        if (after < end && (*after == 'G' || *after == 'K'))
+            return 1;
+    }
+    return 0;
+}
+
+/* The byte that the escape at `at` stands for, and behind it; NULL if it is not one as `encode_lines` writes it. */
+static Bytes behind_written_escape(Bytes at, Bytes end, uint32_t *code)
+{
+    static const char letter[] = "\"\\bfnrt", meant[] = "\"\\\b\f\n\r\t", hex[] = "0123456789abcdef";
+    const char *found;
+    if (end - at < 2 || !at[1])
+        return NULL;
+    if ((found = strchr(letter, at[1]))) {
+        *code = meant[found - letter];
+        return at + 2;
+    }
+    if (!begins(at, end, "\\u00", 4) || end - at < 6 || (at[4] != '0' && at[4] != '1') || !at[5] || !(found = strchr(hex, at[5])))
+        return NULL;
+    *code = (at[4] - '0') * 16 + (found - hex);
+    return *code && strchr(meant, *code) ? NULL : at + 6;
+}
+
+/* The character at `at` of encoded text, and behind it; NULL if it is not as `encode_lines` writes it. */
+static Bytes behind_written(Bytes at, Bytes end, uint32_t *code)
+{
+    if (*at == '\\')
+        return behind_written_escape(at, end, code);
+    int length = *at < 0x20 ? 0 : character(at, end, code);
+    return length > 0 ? at + length : NULL;
+}
+
+/* Behind what makes a terminal go on at the beginning of the line; NULL if it is not at `at`. */
+static Bytes behind_return(Bytes at, Bytes end)
+{
+    if (begins(at, end, "\\r", 2))
+        return at + 2;
+    if (!begins(at, end, ENCODED_ESC, 7))
+        return NULL;
+    at += 7;
+    at += at < end && (*at == '0' || *at == '1');
+    return at < end && *at == 'G' ? at + 1 : NULL;
+}
+
+/* Behind what erases, or goes on at a column; NULL if it is not at `at`. */
+static Bytes behind_erasure(Bytes at, Bytes end)
+{
+    if (!begins(at, end, ENCODED_ESC, 7))
+        return NULL;
+    at += 7;
+    Bytes after = at + (at < end && *at >= '0' && *at <= '2');
+    if (after < end && *after == 'K')
+        return after + 1;
+    after = behind_digits(at, end, 4);
+    return after > at && after < end && *after == 'G' ? after + 1 : NULL;
+}
+
+/* What Python strips. */
+static int is_space(uint32_t code)
+{
+    return (code >= 9 && code <= 13) || (code >= 28 && code <= 32) || code == 0x85 || code == 0xA0 || code == 0x1680
+        || (code >= 0x2000 && code <= 0x200A) || code == 0x2028 || code == 0x2029 || code == 0x202F || code == 0x205F
+        || code == 0x3000;
+}
+
+/* The last version of a line in which there is something to read; none may be empty. False where it is not encoded as
+   `encode_lines` does it. */
+static int last_version(Bytes at, Bytes end, Bytes *from, Bytes *to)
+{
+    Bytes begin = at, after;
+    int blank = 1;
+    uint32_t code;
+    *from = *to = at;
+    for (;;) {
+        after = at < end ? behind_return(at, end) : at;
+        if (after && !blank) {
+            *from = begin;
+            *to = at;
+        }
+        if (at == end)
+            return 1;
+        if (after) {
+            begin = at = after;
+            blank = 1;
+        } else if ((after = behind_erasure(at, end))) {
+            at = after;
+        } else if ((after = behind_written(at, end, &code))) {
+            blank = blank && is_space(code);
+            at = after;
+        } else {
+            return 0;
+        }
+    }
+}
+
+/* Copies encoded text without what erases in it. */
+static uint8_t *copy_unerased(uint8_t *out, Bytes at, Bytes end)
+{
+    Bytes found = at, after;
+    while ((found = memchr(found, '\\', end - found))) {
+        if ((after = behind_erasure(found, end))) {
+            out = copied(out, at, found - at);
+            at = found = after;
+        } else {
+            found += found[1] == 'u' ? 6 : 2;
+        }
+    }
+    return copied(out, at, end - at);
+}
+
+/* A line as it is shown; NULL where it was overwritten and is not encoded as `encode_lines` does it. */
+static uint8_t *put_shown(uint8_t *out, Bytes at, Bytes end)
+{
+    if (!seems_overwritten(at, end - at >= 2 && end[-2] == '\\' && end[-1] == 'r' ? end - 2 : end))
+        return copied(out, at, end - at);
+    return last_version(at, end, &at, &end) ? copy_unerased(out, at, end) : NULL;
+}
+
+/* The same array of strings, of each line what remains to be read. */
+static PyObject *shown_lines(PyObject *module, PyObject *argument)
+{
+    Bytes at, end, quote = NULL;
+    Py_ssize_t size;
+    (void)module;
+    if (!bytes_of(argument, &at, &size) || !reserve((size_t)size + 1))
+        return NULL;
+    end = at + size;
+    uint8_t *out = buffer;
+    while (out && at < end && *at == '"' && (quote = closing_quote(at + 1, end))) {
+        *out++ = '"';
+        if (!(out = put_shown(out, at + 1, quote)))
+            break;
+        *out++ = '"';
+        if (quote + 1 == end)
+            return built(out);
+        if (quote[1] != ',')
+            break;
+        *out++ = ',';
+        at = quote + 2;
+    }
+    PyErr_SetString(PyExc_ValueError, "not an array of strings as they are encoded here");
+    return NULL;
+}
+
+static PyObject *is_overwritten(PyObject *module, PyObject *argument)
+{
+    Bytes data;
+    Py_ssize_t size;
+    (void)module;
+    return bytes_of(argument, &data, &size) ? PyBool_FromLong(seems_overwritten(data, data + size)) : NULL;
+}
+
 /* ---- encoded lines as frames of a WebSocket ---- */
 
 #define TEXT_FRAME 0x81         /* FIN and opcode 1 */
@@ -367,18 +598,12 @@ static uint8_t *frame_head(uint8_t *out, uint64_t length)
     return out;
 }
 
-static uint8_t *copied(uint8_t *out, const void *from, size_t size)
-{
-    memcpy(out, from, size);
-    return out + size;
-}
-
 /* Where the string whose inside begins at `at` has its quote; NULL if it has none. What the escapes are is not looked at. */
 static Bytes next_quote(Bytes at, Bytes end)
 {
     for (;;) {
-        for (uint64_t found = 0; end - at >= 8 && !found; at += found ? before(found) : 8)
-            found = equal(eight(at), '"') | equal(eight(at), '\\');
+        for (uint64_t found = 0; end - at >= WIDTH && !found; at += before(found))
+            found = bits((load(at) == '"') | (load(at) == '\\'));
         while (at < end && *at != '"' && *at != '\\')
             at++;
         if (at < end && *at == '"')
@@ -463,9 +688,9 @@ static int is_active(uint32_t code)
 }
 
 /* What passes of a byte by itself. `closer` in those that may begin more than that: of ESC, and of characters if another
-   byte of them follows. */
+   byte of them follows. `confirms` are the values of `closer` that apply where this byte follows. */
 static struct single {
-    uint8_t text[4], size, closer;
+    uint8_t text[4], size, closer, confirms, unused;
 } singles[256];
 
 #define CLOSER_IF_MORE 1
@@ -480,6 +705,7 @@ static void fill_singles(void)
         else if (byte < 0x80 && !is_control(byte))
             single->text[single->size++] = byte;
         single->closer = byte == ESC ? CLOSER : between(byte, 0xC2, 0xF4) ? CLOSER_IF_MORE : 0;
+        single->confirms = is_more(byte) ? CLOSER | CLOSER_IF_MORE : CLOSER;
     }
 }
 
@@ -584,10 +810,8 @@ static Bytes unfinished(Bytes begin, Bytes end)
     Bytes at = end - begin > LONGEST * LONGEST_CHARACTER ? end - LONGEST * LONGEST_CHARACTER : begin;
     while (at < end) {
         uint64_t found = 0;
-        for (; end - at >= 8 && !found; at += found ? before(found) : 8) {
-            uint64_t word = eight(at);
-            found = equal(word, ESC) | equal(word, C1);
-        }
+        for (; end - at >= WIDTH && !found; at += before(found))
+            found = bits((load(at) == ESC) | (load(at) == (int8_t)C1));
         if (at < end && (*at == ESC || *at == C1) && is_unfinished(at, end))
             return at;
         at += at < end;
@@ -610,10 +834,28 @@ static Bytes behind_colour(Bytes at, Bytes end)
     return after < end && *after == 'G' ? after + 1 : NULL;
 }
 
-/* Whether an active character may begin with the byte. */
-static int may_be_active(uint8_t first)
+/* The bytes that are neither printable nor the end of a line nor a tab. */
+static Vector no_plain_text(Vector text)
 {
-    return first == 0xC2 || first == 0xD8 || first == 0xE2;
+    return ((text < ' ') & (text != '\n') & (text != '\t')) | (text == 0x7F);
+}
+
+/* The bytes that begin a character which may be active. */
+static Vector may_be_active(Vector text)
+{
+    return (text == (int8_t)0xC2) | (text == (int8_t)0xD8) | (text == (int8_t)0xE2);
+}
+
+/* Where the characters of the usual forms end that pass for certain. */
+static Bytes behind_usual(Bytes begin, Bytes end)
+{
+    Bytes at = begin;
+    uint64_t due = 0;
+    for (uint64_t found = 0; !found && end - at >= WIDTH; at += before(found)) {
+        Vector text = load(at);
+        found = irregular(text, &due) | bits(may_be_active(text)) | (bits(no_plain_text(text)) & ~beyond_ascii(text));
+    }
+    return whole(begin, at);
 }
 
 /* Whether all of it passes as it is. May say no of what does. */
@@ -621,15 +863,21 @@ static int is_harmless(Bytes at, Bytes end)
 {
     uint32_t code;
     while (at < end) {
-        for (uint64_t found = 0; end - at >= 8 && !found; at += found ? before(found) : 8)
-            found = no_plain_text(eight(at));
-        for (int length; at < end && *at >= 0x80 && !may_be_active(*at) && (length = usual(at, end));)
-            at += length;
-        if (at == end)
-            break;
+        if (end - at >= WIDTH) {
+            Vector text = load(at);
+            uint64_t found = bits(no_plain_text(text));
+            at += before(found);
+            if (!found)
+                continue;
+        }
         if (between(*at, 0x20, 0x7E) || between(*at, 8, 10) || *at == 13) {
             at++;
         } else if (*at >= 0x80) {
+            Bytes after = behind_usual(at, end);
+            if (after > at) {
+                at = after;
+                continue;
+            }
             int length = character(at, end, &code);
             if (length <= 0 || is_active(code))
                 return 0;
@@ -665,7 +913,7 @@ static Bytes incomplete(Bytes begin, Bytes end)
 /* What passes of what ESC or a character of several bytes begins; `at` is moved behind it. */
 static uint8_t *pass_closer(uint8_t *out, Bytes *at, Bytes end)
 {
-    uint32_t code = 0;
+    uint32_t code = ESC;
     Bytes begin = *at;
     int length = *begin == ESC ? 1 : character(begin, end, &code);
     if (length <= 0) {          /* each byte by itself: what follows the first of a broken character is none either */
@@ -678,23 +926,23 @@ static uint8_t *pass_closer(uint8_t *out, Bytes *at, Bytes end)
             return out;
     }
     *at = begin + length;
-    if (*begin != ESC && is_active(code))
-        return out;
-    memcpy(out, begin, length);
-    return out + length;
+    return code != ESC && is_active(code) ? out : put(out, code);
 }
 
 /* What passes, without a branch for most bytes. One byte behind the end can be read, and begins nothing. */
 static uint8_t *pass(uint8_t *out, Bytes at, Bytes end)
 {
+    const struct single *table = singles, *single = table + *at;
     while (at < end) {
-        const struct single *single = &singles[*at];
-        if (single->closer & (is_more(at[1]) ? CLOSER | CLOSER_IF_MORE : CLOSER)) {
+        const struct single *next = table + at[1];
+        if (single->closer & next->confirms) {
             out = pass_closer(out, &at, end);
+            single = table + *at;
             continue;
         }
         memcpy(out, single->text, sizeof single->text);
         out += single->size;
+        single = next;
         at++;
     }
     return out;
@@ -954,7 +1202,7 @@ static int confirm(const Search *search, Bytes begin, Bytes at, Bytes end, PyObj
 static Bytes candidate(const Search *search, Bytes at, Bytes end)
 {
     const uint8_t *used = search->used;
-    for (; end - at >= 4 + GRAM; at += 4) {
+    for (ptrdiff_t rounds = (end - at - GRAM) / 4; rounds > 0; rounds--, at += 4) {
         if (used[slot(four_at(at))])
             return at;
         if (used[slot(four_at(at + 1))])
@@ -997,6 +1245,8 @@ static PyObject *find_all(PyObject *module, PyObject *arguments)
 static PyMethodDef functions[] = {
     {"encode_lines", encode_lines, METH_O, NULL},
     {"split_items", split_items, METH_O, NULL},
+    {"is_overwritten", is_overwritten, METH_O, NULL},
+    {"shown_lines", shown_lines, METH_O, NULL},
     {"line_frames", line_frames, METH_VARARGS, NULL},
     {"filter_output", filter_output, METH_VARARGS, NULL},
     {"uncoloured", uncoloured, METH_O, NULL},
@@ -1013,7 +1263,7 @@ PyMODINIT_FUNC PyInit__output(void)
     for (int byte = 0x20; byte < 0x80; byte++)
         plain[byte] = byte != '"' && byte != '\\';
     fill_singles();
-    if (module && PyModule_AddStringConstant(module, "VERSION", "output 2") < 0)
+    if (module && PyModule_AddStringConstant(module, "VERSION", "output 3") < 0)
         Py_CLEAR(module);
     return module;
 }

@@ -46,7 +46,7 @@ class MaskedStream:
         if not end:
             self._hold(data)
             return self._shorten() if self._size - self._released >= LINE_HELD else b""
-        ready = self._complete(data[:end])
+        ready = self._complete(data if end == len(data) else memoryview(data)[:end])
         self._hold(data[end:])
         return ready
 
@@ -64,10 +64,10 @@ class MaskedStream:
         """The stream has ended: return the rest."""
         return self._complete(b"")
 
-    def _complete(self, data: bytes) -> bytes:
+    def _complete(self, data: bytes | memoryview) -> bytes:
         """Return the held line and what completes it."""
         released = self._released
-        lines = b"".join([*self._line, data]) if self._size else data
+        lines = b"".join([*self._line, data])
         if not lines:
             return lines
         spans, self._key_lines = self._secrets.find(lines, self._key_lines)
