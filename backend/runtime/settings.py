@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
 
 from backend.core.dataclasses import dataclass
 from backend.core.identity import LONGEST_PASSWORD, SHORTEST_PASSWORD
@@ -687,8 +688,12 @@ def read_environment(kind: type[AnySettings], overrides: Mapping[str, Any]) -> A
     try:
         return kind.model_validate({**_variables(kind), **given})
     except ValidationError as error:
-        lines = [f"{'.'.join(map(str, item['loc'])) or 'settings'}: {item['msg']}" for item in error.errors()]
-        raise SettingsError("\n".join(lines)) from None
+        raise SettingsError("\n".join(map(_fault, error.errors()))) from None
+
+
+def _fault(error: ErrorDetails) -> str:
+    """A variable and what is wrong with it, without the jargon of the library that found it."""
+    return f"{'.'.join(map(str, error['loc'])) or 'settings'}: {error['msg'].removeprefix('Value error, ')}"
 
 
 def _variables(kind: type[EnvironmentSettings]) -> dict[str, str]:

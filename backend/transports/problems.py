@@ -266,9 +266,17 @@ def allowed_methods(request: Request) -> list[str]:
 
 def _invalid(errors: Sequence[Any]) -> Problem:
     """The problem of an invalid request, without repeating what was sent."""
-    found = [{"place": ".".join(map(str, error["loc"])), "message": str(error["msg"])} for error in errors[:20]]
+    found = [{"place": ".".join(map(str, error["loc"])), "message": _fault(error)} for error in errors[:20]]
     first = found[0] if found else {"place": "body", "message": "it cannot be read"}
     detail = f"The request cannot be understood: {first['place']}: {first['message']}."
     ids = any(error["type"] == "string_type" and str(error["loc"][-1]).endswith("_id") for error in errors)
     hint = 'Ids are strings: {"project_id":"01M7..."}. GET /api/projects lists those of your projects.' if ids else ""
     return Problem(422, "request.invalid", detail, hint=hint, extra={"errors": found})
+
+
+def _fault(error: Mapping[str, Any]) -> str:
+    """What is wrong with a value, without the jargon of the library that found it."""
+    if error["type"] == "union_tag_not_found":
+        name = str(error["ctx"]["discriminator"]).strip("'")
+        return f"the field {name} is required"
+    return str(error["msg"]).removeprefix("Value error, ")

@@ -13,7 +13,7 @@ from backend.core.execution.model import NOTHING_USED
 from backend.core.execution.registry import Execution
 from backend.core.execution.requests import Refused, Waiting
 from backend.core.execution.sessions import NAME_PATTERN
-from backend.core.execution.targets import TARGET_PATTERN, TargetRef, target_ref
+from backend.core.execution.targets import PROJECT_PATTERN, TARGET_PATTERN, TargetRef, target_ref
 from backend.core.identity import Principal
 from backend.core.times import iso
 from backend.transports.dependencies import Body
@@ -47,7 +47,7 @@ SESSION: str | None = Field(
 class Targeted(Body):
     """Where a command runs: in a project, in another `target`, or, without both, in the caller's own workspace."""
 
-    project_id: str | None = Field(default=None, min_length=1, max_length=64)
+    project_id: str | None = Field(default=None, pattern=PROJECT_PATTERN)
     target: str | None = Field(default=None, pattern=TARGET_PATTERN)
 
     @model_validator(mode="after")

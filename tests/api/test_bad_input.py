@@ -235,6 +235,30 @@ def test_a_number_as_an_id_gets_the_hint_that_ids_are_strings(world: World, path
     assert "hint" not in world.ask("ann", "POST", path, {"project_id": "5", "command": 7}).json()
 
 
+@pytest.mark.parametrize("text", [" ", "a b", "\0", "\u202e", "project:x", "x" * 65], ids=ascii)
+@pytest.mark.parametrize(
+    ("path", "others"),
+    [
+        ("/api/executions", {}),
+        ("/api/policy/explain", {}),
+        ("/api/schedules", {"name": "x", "cron": "0 0 1 1 *"}),
+        ("/api/hooks", {"name": "x"}),
+    ],
+)
+def test_what_cannot_be_the_id_of_a_project_is_422(world: World, path: str, others: dict[str, str], text: str) -> None:
+    answer = world.ask("ann", "POST", path, {"command": "pwd", "project_id": text, **others})
+    _assert_problem(answer, 422)
+    assert answer.json()["errors"][0]["place"] == "body.project_id"
+
+
+def test_what_is_invalid_is_said_without_the_words_of_a_library(world: World) -> None:
+    both = world.ask("ann", "POST", "/api/executions", {"command": "pwd", "project_id": "x", "target": "local"})
+    assert both.json()["detail"].endswith(": body: name a project or a target, not both.")
+    hook = {"name": "x", "command": "echo {a}", "parameters": {"a": {"pattern": "[a-z]+"}}}
+    answer = world.ask("ann", "POST", "/api/hooks", hook)
+    assert answer.json()["detail"].endswith(": body.parameters.a: the field type is required.")
+
+
 @pytest.mark.parametrize("path", ["/api/agent/execute", "/api/executions"])
 def test_a_line_that_is_too_long_is_refused_by_its_rule_and_recorded(world: World, path: str) -> None:
     answer = world.ask("ann", "POST", path, {"project_id": world.project, "command": "echo " + "x" * 31996})

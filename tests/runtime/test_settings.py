@@ -49,6 +49,7 @@ def test_a_value_that_cannot_be_used_is_named(monkeypatch: pytest.MonkeyPatch, n
         load_settings()
     assert name in str(raised.value)
     assert "short-secret" not in str(raised.value)
+    assert "Value error" not in str(raised.value)
 
 
 @pytest.mark.parametrize("name", ["GATEPOST_WORKSPACE", "GATEPOST_READABLE"])

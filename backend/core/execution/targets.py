@@ -10,7 +10,9 @@ from backend.core.policy.files import FileView
 from backend.core.policy.profile import OFFLINE, Offline, Profile
 from backend.core.policy.verdicts import Verdicts
 
-TARGET_PATTERN = "^[a-z][a-z0-9-]{0,31}(:[A-Za-z0-9._-]{1,64})?$"
+NAME = "[A-Za-z0-9._-]{1,64}"
+TARGET_PATTERN = f"^[a-z][a-z0-9-]{{0,31}}(:{NAME})?$"
+PROJECT_PATTERN = f"^{NAME}$"
 
 
 class TargetRef(NamedTuple):
