@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from backend.accounts.signatures import Signer, new_signing_key, verify_signature
 from backend.core.audit.attempts import Attempt, Completion
-from backend.core.audit.chain import EMPTY, Trust, extend
+from backend.core.audit.chain import EMPTY, TrustedKey, extend
 from backend.core.audit.events import Event, Kind
 from backend.core.decisions import Decision, Risk
 from backend.core.execution.model import Status, Usage
@@ -124,7 +124,7 @@ async def _verify(rounds: int) -> float:
             _make_chain(Path(name) / "gatepost.db", signer)
             for _ in range(rounds):
                 begun = time.perf_counter()
-                verdict = await Chain(executions.queue.database).verify(Trust(signer.public, verify_signature))
+                verdict = await Chain(executions.queue.database).verify(TrustedKey(signer.public, verify_signature))
                 rates.append(EVENTS / (time.perf_counter() - begun))
                 if verdict.problem:
                     raise AssertionError(verdict.problem)

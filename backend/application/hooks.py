@@ -17,7 +17,7 @@ from backend.core.execution.registry import Execution
 from backend.core.execution.requests import Refused, Waiting
 from backend.core.execution.targets import TargetRef
 from backend.core.figures import duration_text
-from backend.core.hooks.model import Call, Called, Hook
+from backend.core.hooks.model import Called, Hook, HookCall
 from backend.core.hooks.ports import Hooks
 from backend.core.hooks.rules import is_signed, line_of, line_refusal, sample, time_refusal, values_of
 from backend.core.identity import Principal, User, acting_as
@@ -108,7 +108,7 @@ class HookCalls:
     now_ms: Callable[[], int]
     randomness: Callable[[int], bytes]
 
-    async def call(self, id: str, call: Call, address: str) -> Called | Refused:
+    async def call(self, id: str, call: HookCall, address: str) -> Called | Refused:
         """Start the line of a hook, as its owner, once for each id of a call. Raises StorageError."""
         if refusal := time_refusal(call, self.now_ms() / 1000):
             return Refused(refusal)
@@ -134,7 +134,9 @@ class HookCalls:
         reason, hint = "The signature is not by the secret of this hook.", "Sign webhook-id.webhook-timestamp.body."
         return Decision.deny("hook.signature", reason, hint) if known else owned.unknown(UNKNOWN, id)
 
-    async def _start(self, hook: Hook, owner: User, spec: CommandSpec, call: Call, address: str) -> Called | Refused:
+    async def _start(
+        self, hook: Hook, owner: User, spec: CommandSpec, call: HookCall, address: str
+    ) -> Called | Refused:
         who = acting_as(owner, address)
         once = IdempotencyKey(f"hook:{hook.id}:{call.id}", hashlib.sha256(call.body).digest())
         answer = await self.service.submit(who, spec, once)

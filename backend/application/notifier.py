@@ -10,7 +10,7 @@ from backend.core.audit.attempts import Record
 from backend.core.dataclasses import dataclass, replace
 from backend.core.execution.model import Status
 from backend.core.identity import acting_as
-from backend.core.notifications.model import Delivery, Event, Notification
+from backend.core.notifications.model import Delivery, EventType, Notification
 from backend.core.notifications.ports import Notifications, Sender
 from backend.core.notifications.rules import CLAIM, after_attempt, event_of, is_same_work, subjects_of
 from backend.core.ports import Filter
@@ -69,7 +69,7 @@ class Notifier:
         earlier = await self.service.history.page(replace(by, before=record.id, limit=EARLIER))
         return next((each.status for each in earlier if each.status.is_final and is_same_work(each, record)), None)
 
-    def _delivery(self, notification: Notification, record: Record, event: Event) -> Delivery:
+    def _delivery(self, notification: Notification, record: Record, event: EventType) -> Delivery:
         now = self.now_ms()
         body = json.dumps({"event": event, "time": iso(now), "execution": _shown(record)}, ensure_ascii=True)
         return Delivery(self.new_id(), notification.id, record.id, event, body, now, now)

@@ -15,7 +15,7 @@ from backend.core.execution.requests import Request
 from backend.core.execution.targets import Target, TargetRef
 from backend.core.identity import Principal, User
 from backend.core.policy.admit import Plan, admit
-from backend.core.ports import Queue, Queued
+from backend.core.ports import Queue, QueuedExecution
 
 BATCH = 256  # executions that are read at once
 
@@ -57,7 +57,7 @@ class QueueRunner:
         started = [await self.start(each) for each in await self.queue.queued(targets, BATCH)]
         return sum(isinstance(each, Execution) for each in started)
 
-    async def start(self, waiting: Queued) -> Execution | Decision | None:
+    async def start(self, waiting: QueuedExecution) -> Execution | Decision | None:
         """Claim and start one execution. None if it has ended, or does not wait any more. Raises StorageError."""
         record = waiting.record
         if not waiting.job:

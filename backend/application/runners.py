@@ -22,7 +22,7 @@ from backend.core.execution.refusals import unknown
 from backend.core.execution.registry import Execution
 from backend.core.execution.targets import TargetRef
 from backend.core.execution.wakeups import Wakeups
-from backend.core.ports import AuditLog, ExecutionHistory, Queued
+from backend.core.ports import AuditLog, ExecutionHistory, QueuedExecution
 
 DJANGO = "django"
 AT_ONCE = 16  # executions that a runner is offered at once; it runs a few of them
@@ -119,7 +119,7 @@ class Runners:
             if not each.job:
                 await self.queue_runner.start(each)
 
-    async def _waiting(self, key: RunnerKey) -> Sequence[Queued]:
+    async def _waiting(self, key: RunnerKey) -> Sequence[QueuedExecution]:
         """What waits for a runner. Most runners ask in vain, and often: they are answered from memory."""
         clock, known = asyncio.get_running_loop().time, self.wakeups.known_empty(str(target_of(key.project)))
         if clock() < known.until:
@@ -128,14 +128,14 @@ class Runners:
             known.found_nothing(clock() + self.recheck)
         return found
 
-    async def _queued(self, key: RunnerKey) -> Sequence[Queued]:
+    async def _queued(self, key: RunnerKey) -> Sequence[QueuedExecution]:
         found = await self.queue_runner.queue.queued({str(target_of(key.project))}, AT_ONCE)
         return [each for each in found if each.job]
 
-    async def _offers(self, waiting: Sequence[Queued]) -> list[Pending]:
+    async def _offers(self, waiting: Sequence[QueuedExecution]) -> list[Pending]:
         return [offer for each in waiting if (offer := await self._offer(each))]
 
-    async def _job(self, waiting: Queued) -> Job | None:
+    async def _job(self, waiting: QueuedExecution) -> Job | None:
         """What waits. One that cannot be read is ended, as if it were started."""
         try:
             return self.queue_runner.decode(waiting.job)
@@ -143,7 +143,7 @@ class Runners:
             await self.queue_runner.start(waiting)
             return None
 
-    async def _offer(self, waiting: Queued) -> Pending | None:
+    async def _offer(self, waiting: QueuedExecution) -> Pending | None:
         """What a runner needs to know of a job."""
         if (job := await self._job(waiting)) is None:
             return None

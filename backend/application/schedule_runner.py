@@ -13,7 +13,7 @@ from backend.core.execution.requests import Refused, Waiting
 from backend.core.execution.targets import TargetRef
 from backend.core.identity import User, acting_as
 from backend.core.schedules.cron import CronError
-from backend.core.schedules.model import Ready, Run, RunStatus, Schedule
+from backend.core.schedules.model import ReadyRun, Run, RunStatus, Schedule
 from backend.core.schedules.ports import Schedules
 from backend.core.schedules.rules import claimed, due_runs, retry, skipped_reason
 
@@ -79,7 +79,7 @@ class ScheduleRunner:
             elif not each.busy:
                 await self._start(each)
 
-    async def _start(self, ready: Ready) -> None:
+    async def _start(self, ready: ReadyRun) -> None:
         run = claimed(ready.run, self.now_ms())
         if not await self.store.claim(ready.run, run):
             return

@@ -33,7 +33,7 @@ class Judge(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Bounds:
+class ScheduleLimits:
     """How many schedules an account may have, and the shortest interval in seconds."""
 
     most: int
@@ -49,7 +49,7 @@ class ScheduleService:
     users: Users
     start: Callable[[str], Awaitable[None]]
     audit: AuditLog
-    bounds: Bounds
+    bounds: ScheduleLimits
     now_ms: Callable[[], int]
     new_id: Callable[[], str]
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from backend.core.audit import export as exports
-from backend.core.audit.chain import EMPTY, Anchor, Head, Link, Trust, Verdict, Verifier
+from backend.core.audit.chain import EMPTY, Anchor, ChainedEvent, Head, TrustedKey, Verification, Verifier
 from backend.core.audit.events import Kind
 from backend.core.errors import GatepostError, reason_of
 from backend.core.times import iso
@@ -36,7 +36,7 @@ PATIENCE = 1.0  # seconds before progress is shown
 SHOW_EVERY = 0.1  # seconds
 EPOCH = datetime.fromtimestamp(0, UTC)
 
-Progress = Callable[[Sequence[Link]], None]
+Progress = Callable[[Sequence[ChainedEvent]], None]
 Parsers = Any  # argparse's own type for subparsers is private
 
 
@@ -130,7 +130,7 @@ def _verify(options: argparse.Namespace) -> int:
     return 0 if _is_whole(verdict, compared) else EXIT_TAMPERED
 
 
-def _is_whole(verdict: Verdict, compared: Comparison | None) -> bool:
+def _is_whole(verdict: Verification, compared: Comparison | None) -> bool:
     """Whether nothing that was verified was tampered with."""
     return not (verdict.problem or (compared and compared.findings))
 
@@ -154,11 +154,11 @@ def _folder_id(data: Path) -> str:
         raise Refusal(f"--recordings: {data / 'folder.id'}: {reason_of(error)}") from None
 
 
-def _trust(path: Path) -> Trust:
+def _trust(path: Path) -> TrustedKey:
     from backend.accounts.signatures import read_public_key, verify_signature
 
     try:
-        return Trust(read_public_key(path.read_bytes()), verify_signature)
+        return TrustedKey(read_public_key(path.read_bytes()), verify_signature)
     except (OSError, ValueError) as error:
         raise Refusal(f"{path}: {reason_of(error)}") from None
 
@@ -219,8 +219,8 @@ async def _trust_clock(options: argparse.Namespace) -> str:
 
 
 async def _verify_database(
-    options: argparse.Namespace, trust: Trust, compared: Comparison | None, show: Progress
-) -> Verdict:
+    options: argparse.Namespace, trust: TrustedKey, compared: Comparison | None, show: Progress
+) -> Verification:
     from backend.storage.checkpoint import read_anchor
 
     # The checkpoint first: the chain that is read later contains it, or has lost it.
@@ -240,7 +240,7 @@ def _progress(also: Progress) -> Iterator[Progress]:
     terminal = sys.stderr.isatty()
     next_time, shown, done = time.monotonic() + PATIENCE, False, 0
 
-    def show(links: Sequence[Link]) -> None:
+    def show(links: Sequence[ChainedEvent]) -> None:
         nonlocal next_time, shown, done
         done += len(links)
         also(links)
@@ -279,7 +279,7 @@ async def _database(options: argparse.Namespace) -> AsyncIterator[Database]:
         await database.close()
 
 
-def _verify_file(options: argparse.Namespace, trust: Trust, show: Progress) -> Verdict:
+def _verify_file(options: argparse.Namespace, trust: TrustedKey, show: Progress) -> Verification:
     """Verify an export, line by line."""
     try:
         with options.file.open("rb") as file:
@@ -288,7 +288,7 @@ def _verify_file(options: argparse.Namespace, trust: Trust, show: Progress) -> V
         raise Refusal(f"{options.file}: {error.strerror}") from None
 
 
-def _verify_lines(file: BinaryIO, anchors: tuple[Anchor, ...], trust: Trust, show: Progress) -> Verdict:
+def _verify_lines(file: BinaryIO, anchors: tuple[Anchor, ...], trust: TrustedKey, show: Progress) -> Verification:
     count, last = 0, b""
     for count, last in enumerate(_lines(file), 1):  # noqa: B007 - the value after the loop is used
         pass
@@ -304,7 +304,9 @@ def _verify_lines(file: BinaryIO, anchors: tuple[Anchor, ...], trust: Trust, sho
                 break
             show([link])
     except ValueError as error:
-        return Verdict(EMPTY, verifier.checked if verifier else 0, f"line {number} is not as it was written: {error}")
+        return Verification(
+            EMPTY, verifier.checked if verifier else 0, f"line {number} is not as it was written: {error}"
+        )
     return verifier.finish(signature)
 
 
@@ -313,7 +315,7 @@ def _lines(file: BinaryIO) -> Iterator[bytes]:
     return iter(lambda: file.readline(exports.LONGEST_LINE + 1), b"")
 
 
-def _tell(options: argparse.Namespace, verdict: Verdict, compared: Comparison | None, seconds: float) -> None:
+def _tell(options: argparse.Namespace, verdict: Verification, compared: Comparison | None, seconds: float) -> None:
     if options.json:
         print(json.dumps(_as_json(verdict, compared, seconds)))
         return
@@ -344,7 +346,7 @@ def _unsigned(count: int) -> str:
     return f"the last {count} events are not signed yet: a running server signs them within a moment, a killed one at its start"
 
 
-def _as_json(verdict: Verdict, compared: Comparison | None, seconds: float) -> dict[str, Any]:
+def _as_json(verdict: Verification, compared: Comparison | None, seconds: float) -> dict[str, Any]:
     figures = {"good": compared.good, "gone": compared.gone, "changed": compared.findings} if compared else None
     return {
         "verified": _is_whole(verdict, compared),
@@ -393,7 +395,7 @@ async def _print_events(options: argparse.Namespace) -> None:
             _print(line(link))
 
 
-async def _print_json_lines(events: AsyncIterator[tuple[Anchor, Link]], found: SignedHead) -> None:
+async def _print_json_lines(events: AsyncIterator[tuple[Anchor, ChainedEvent]], found: SignedHead) -> None:
     begun = False
     async for before, link in events:
         if not begun:
@@ -405,7 +407,7 @@ async def _print_json_lines(events: AsyncIterator[tuple[Anchor, Link]], found: S
     _print(exports.last_line(found.head, found.signature))
 
 
-async def _selected(chain: Chain, head: Head, after: int, since: str) -> AsyncIterator[tuple[Anchor, Link]]:
+async def _selected(chain: Chain, head: Head, after: int, since: str) -> AsyncIterator[tuple[Anchor, ChainedEvent]]:
     """The events to export up to the head, each with the position before it."""
     before = head.start
     async for link in chain.links(max(after, head.first_seq - 1) - 1, head.seq):

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from backend.cli.stored import Opened, Refusal, add_list, add_verb, granted, show_secret, whole
-from backend.core.notifications.model import LONGEST_URL, SUBJECT_PATTERN, Event, Failure, Notification
+from backend.core.notifications.model import LONGEST_URL, SUBJECT_PATTERN, EventType, Failure, Notification
 from backend.core.times import iso
 
 if TYPE_CHECKING:
@@ -54,11 +54,11 @@ def _add_options(add: argparse.ArgumentParser) -> None:
     )
 
 
-def _events(text: str) -> frozenset[Event]:
+def _events(text: str) -> frozenset[EventType]:
     try:
-        return frozenset(map(Event, text.split(",")))
+        return frozenset(map(EventType, text.split(",")))
     except ValueError:
-        raise argparse.ArgumentTypeError(f"are some of: {', '.join(Event)}, with commas between") from None
+        raise argparse.ArgumentTypeError(f"are some of: {', '.join(EventType)}, with commas between") from None
 
 
 def _service(opened: Opened) -> NotificationService:

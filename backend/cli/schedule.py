@@ -54,7 +54,7 @@ def _add_options(add: argparse.ArgumentParser) -> None:
 
 
 def _service(opened: Opened) -> ScheduleService:
-    from backend.application.schedules import Bounds, ScheduleService
+    from backend.application.schedules import ScheduleLimits, ScheduleService
     from backend.storage.schedules import SqlSchedules
 
     return ScheduleService(
@@ -63,7 +63,7 @@ def _service(opened: Opened) -> ScheduleService:
         users=opened.identities,
         start=_started_by_a_server,
         audit=opened.audit,
-        bounds=Bounds(opened.settings.schedules_per_account, opened.settings.schedule_interval),
+        bounds=ScheduleLimits(opened.settings.schedules_per_account, opened.settings.schedule_interval),
         now_ms=now_ms,
         new_id=new_id,
     )

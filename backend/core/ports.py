@@ -16,7 +16,7 @@ from backend.core.recording.messages import Complete
 from backend.core.recording.writer import RecordingLog, Resumed
 
 
-class Actor(Protocol):
+class ActorLike(Protocol):
     """Who an event is about."""
 
     @property
@@ -48,7 +48,9 @@ class ExecutionLog(Protocol):
         """It is about to run, on this server."""
         ...
 
-    async def step(self, execution: str, actor: Actor, argvs: tuple[tuple[str, ...], ...], decision: Decision) -> None:
+    async def step(
+        self, execution: str, actor: ActorLike, argvs: tuple[tuple[str, ...], ...], decision: Decision
+    ) -> None:
         """A later step of it is about to run with these words, which are others than those judged first."""
         ...
 
@@ -64,7 +66,7 @@ class ExecutionLog(Protocol):
         ...
 
 
-class Queued(NamedTuple):
+class QueuedExecution(NamedTuple):
     """An execution that waits for an owner, with its serialised job; without one it runs already, and is to be taken up."""
 
     record: Record
@@ -78,11 +80,11 @@ class Queue(Protocol):
         """Record an execution that waits for an owner. Returns once it is durable."""
         ...
 
-    async def queued(self, targets: Collection[str], limit: int) -> Sequence[Queued]:
+    async def queued(self, targets: Collection[str], limit: int) -> Sequence[QueuedExecution]:
         """Up to `limit` executions of these targets that wait, the oldest first."""
         ...
 
-    async def waiting(self, execution: str) -> Queued | None:
+    async def waiting(self, execution: str) -> QueuedExecution | None:
         """An execution, if it waits."""
         ...
 

@@ -19,7 +19,7 @@ Publish = Callable[[dict[str, Any]], Awaitable[int]]  # returns how many receive
 
 
 @dataclass(slots=True)
-class Waiting:
+class UndeliveredAnswer:
     """An answer that is not delivered. `until` is set when it was kept: the time at which it is given up."""
 
     body: dict[str, Any]
@@ -34,7 +34,7 @@ class Outbox:
     path: Path
     clock: Callable[[], float]
     report: Callable[[str], None]
-    waiting: deque[Waiting] = field(default_factory=deque)
+    waiting: deque[UndeliveredAnswer] = field(default_factory=deque)
     bytes: int = 0
 
     def load(self) -> None:
@@ -42,15 +42,15 @@ class Outbox:
         if self.path.exists():
             for line in self.path.read_bytes().splitlines():
                 if body := read_object(line):
-                    self._append(Waiting(body, len(line), self.clock() + LISTENED_FOR))
+                    self._append(UndeliveredAnswer(body, len(line), self.clock() + LISTENED_FOR))
 
     def add(self, body: dict[str, Any]) -> None:
         """Add an answer behind the others."""
-        self._append(Waiting(body, len(json.dumps(body))))
+        self._append(UndeliveredAnswer(body, len(json.dumps(body))))
         if self.waiting[0].until:  # Redis is away, or no backend listens yet
             self.keep()
 
-    def _append(self, waiting: Waiting) -> None:
+    def _append(self, waiting: UndeliveredAnswer) -> None:
         self.waiting.append(waiting)
         self.bytes += waiting.size
         while len(self.waiting) > MOST or (self.bytes > MOST_BYTES and len(self.waiting) > 1):

@@ -95,7 +95,7 @@ def build_hosts(
     from backend.bus.hosts import RedisHosts
 
     secret = settings.cockpit_shared_secret.get_secret_value() if settings.cockpit_shared_secret else None
-    trust = Trust(RosterFile(settings.data_dir.absolute()), secret, settings.allow_unsigned_hosts)
+    trust = HostTrust(RosterFile(settings.data_dir.absolute()), secret, settings.allow_unsigned_hosts)
     if trust.unsigned:
         structlog.get_logger().warning("unsigned commands", reason=UNSIGNED)
     figures = HostFigures()
@@ -140,7 +140,7 @@ def _client(url: str, retries: int) -> "Redis":
 
 
 @dataclass(frozen=True, slots=True)
-class Trust:
+class HostTrust:
     """Which hosts this server trusts, and by which secret: enrolled ones by their own, others by the shared one.
 
     Every method raises StorageError if the roster cannot be read.
@@ -195,7 +195,7 @@ class Trust:
 
 
 @dataclass(slots=True)
-class Started:
+class RunningTasks:
     """Tasks that nothing waits for, kept until they end."""
 
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
@@ -218,7 +218,7 @@ class LateAnswers:
     mask: Callable[[str], str]
     figures: HostFigures = field(default_factory=HostFigures)
     recorded: Windows = field(default_factory=lambda: Windows(time.monotonic))
-    started: Started = field(default_factory=Started)
+    started: RunningTasks = field(default_factory=RunningTasks)
     outputs: dict[str, str] = field(default_factory=dict)
 
     def record(self, late: LateAnswer) -> None:

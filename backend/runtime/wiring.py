@@ -22,7 +22,7 @@ from backend.application.hooks import PER_ACCOUNT, HookCalls, HookService
 from backend.application.notifications import StoredSubjects
 from backend.application.projects import ProjectService
 from backend.application.runner_keys import KeyAdministration
-from backend.application.schedules import Bounds, ScheduleService
+from backend.application.schedules import ScheduleLimits, ScheduleService
 from backend.core.errors import StorageError
 from backend.core.limits import Rate, share_of_accounts
 from backend.core.policy.profile import ProfileError
@@ -211,7 +211,7 @@ def _schedules(house: House, access: Access) -> ScheduleRoutes:
         users=stores.identities,
         start=house.schedule_runner.start_ready,
         audit=access.audit,
-        bounds=Bounds(settings.schedules_per_account, settings.schedule_interval),
+        bounds=ScheduleLimits(settings.schedules_per_account, settings.schedule_interval),
         now_ms=now_ms,
         new_id=new_id,
     )

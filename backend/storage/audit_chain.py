@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, LargeBinary, cast, func, select
 
-from backend.core.audit.chain import EMPTY, Anchor, Head, Link, Trust, Verdict, Verifier
+from backend.core.audit.chain import EMPTY, Anchor, ChainedEvent, Head, TrustedKey, Verification, Verifier
 from backend.core.audit.events import LONGEST_BODY
 from backend.core.dataclasses import dataclass
 from backend.core.errors import StorageError
@@ -24,7 +24,7 @@ SIGNED_WITHIN = 5.0  # seconds that the next signature of a server that lives ma
 LOOK_EVERY = 0.02  # seconds
 BEFORE_ALL = -(2**63)  # a number that no event can have, not even one that an attacker inserted
 
-Progress = Callable[[Sequence[Link]], None]
+Progress = Callable[[Sequence[ChainedEvent]], None]
 
 
 class BrokenHeadError(StorageError):
@@ -72,13 +72,13 @@ class Chain:
             found = await self.head()
         return found
 
-    async def links(self, after: int = BEFORE_ALL, last: int | None = None) -> AsyncIterator[Link]:
+    async def links(self, after: int = BEFORE_ALL, last: int | None = None) -> AsyncIterator[ChainedEvent]:
         """The events numbered above `after`, up to `last`, in order."""
         async for page in self.pages(after, last):
             for link in page:
                 yield link
 
-    async def pages(self, after: int = BEFORE_ALL, last: int | None = None) -> AsyncIterator[list[Link]]:
+    async def pages(self, after: int = BEFORE_ALL, last: int | None = None) -> AsyncIterator[list[ChainedEvent]]:
         """The same events in pages. However long the events are, they take little memory."""
         while True:
             rows, page = await self._rows(after, last), []
@@ -103,7 +103,7 @@ class Chain:
             query = query.where(events.seq <= last)
         return await self.database.read(rows(query), LONG_PATIENCE)
 
-    async def _long(self, link: Link) -> Link:
+    async def _long(self, link: ChainedEvent) -> ChainedEvent:
         """The event with its complete text. No event of Gatepost is longer than what is read."""
         body = func.substr(_bytes(audit_events.c.body, self.database.sqlite), 1, LONGEST_BYTES)
         found = await self.database.read(first(select(body).where(audit_events.c.seq == link.seq)))
@@ -111,10 +111,10 @@ class Chain:
 
     async def verify(
         self,
-        trust: Trust,
+        trust: TrustedKey,
         anchors: tuple[Anchor, ...] = (),
         progress: Progress = lambda _: None,
-    ) -> Verdict:
+    ) -> Verification:
         """Go through the whole chain.
 
         `progress` is called with each part of the chain that was verified. Events may be written meanwhile: those after
@@ -124,14 +124,16 @@ class Chain:
             try:
                 found = await self.head()
             except BrokenHeadError:
-                return Verdict(EMPTY, 0, "the head of the audit cannot be read: it was changed")
+                return Verification(EMPTY, 0, "the head of the audit cannot be read: it was changed")
             if found is None:
-                return Verdict(EMPTY, 0, "the audit has no head")
+                return Verification(EMPTY, 0, "the audit has no head")
             verdict = await self.walk(found, trust, anchors, progress)
             if not (verdict.problem and await self.was_pruned(found.head)):
                 return verdict
 
-    async def walk(self, found: SignedHead, trust: Trust, anchors: tuple[Anchor, ...], progress: Progress) -> Verdict:
+    async def walk(
+        self, found: SignedHead, trust: TrustedKey, anchors: tuple[Anchor, ...], progress: Progress
+    ) -> Verification:
         """Verify the chain once, up to a head that was read; in a thread, so that a server stays responsive."""
         verifier = Verifier(found.head, trust, anchors, end=found.end)
         async for page in self.pages():
@@ -155,7 +157,7 @@ class Chain:
             return False
         return now is not None and now.head.first_seq > head.first_seq
 
-    async def find(self, seq: int) -> Link | None:
+    async def find(self, seq: int) -> ChainedEvent | None:
         """One event."""
         return next(iter([link async for link in self.links(seq - 1, seq)]), None)
 
@@ -205,9 +207,9 @@ def _is_bytes(value: object) -> bool:
     return isinstance(value, bytes)
 
 
-def _link(seq: Any, body: Any, hash: Any) -> Link:
+def _link(seq: Any, body: Any, hash: Any) -> ChainedEvent:
     """The event of a row. A missing number, text or hash is replaced by one that no valid event has."""
-    return Link(seq if type(seq) is int else -1, _text(body or b""), hash or b"")
+    return ChainedEvent(seq if type(seq) is int else -1, _text(body or b""), hash or b"")
 
 
 def _text(body: bytes | str) -> str:

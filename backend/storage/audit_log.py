@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, delete
 
-from backend.core.audit.chain import Head, Link, Succession, Trust, extend
+from backend.core.audit.chain import ChainedEvent, Head, Succession, TrustedKey, extend
 from backend.core.audit.events import Event, Kind
 from backend.core.audit.execution_events import Draft
 from backend.core.dataclasses import dataclass
@@ -84,18 +84,18 @@ class SqlAuditLog:
             return 0
         return await self.queue.database.write(partial(self._cut, last=last, before=before), LONG_PATIENCE)
 
-    async def _last_before(self, before: str) -> Link | None:
+    async def _last_before(self, before: str) -> ChainedEvent | None:
         """The last of the old events at the start of the chain, which must be intact."""
-        chain, old, known = self._chain, list[Link](), self.queue.head.known
+        chain, old, known = self._chain, list[ChainedEvent](), self.queue.head.known
 
-        def see(page: Sequence[Link]) -> None:
+        def see(page: Sequence[ChainedEvent]) -> None:
             if not old or old[-1].seq + 1 == page[0].seq:
                 old.extend(list(takewhile(lambda link: _time(link, before) < before, page))[-1:])
 
         found = await chain.head()
         if found is None:
             raise StorageError("The audit has no head.")
-        trust = Trust(self._context.keys.current.public, self._context.check)
+        trust = TrustedKey(self._context.keys.current.public, self._context.check)
         verdict = await chain.walk(found, trust, (known.end,) if known else (), see)
         if verdict.problem and await chain.was_pruned(found.head):
             return None  # another process does the same
@@ -103,7 +103,7 @@ class SqlAuditLog:
             raise StorageError(f"Old events were not deleted, because the audit is not intact: {verdict.problem}.")
         return old[-1] if old else None
 
-    def _cut(self, connection: Connection, last: Link, before: str) -> int:
+    def _cut(self, connection: Connection, last: ChainedEvent, before: str) -> int:
         """Let the chain begin after `last`, and append the event that says so."""
         head = self.queue.head.lock(connection).latest
         if not head.first_seq <= last.seq <= head.seq:
@@ -121,5 +121,5 @@ class SqlAuditLog:
         return self._context.event(Draft(kind, fields), actor, "")
 
 
-def _time(link: Link, otherwise: str) -> str:
+def _time(link: ChainedEvent, otherwise: str) -> str:
     return str(link.content.get("time", otherwise))

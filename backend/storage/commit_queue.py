@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 from sqlalchemy import Connection, insert, select
 from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError
 
-from backend.core.audit.chain import Anchor, Link, extend
+from backend.core.audit.chain import Anchor, ChainedEvent, extend
 from backend.core.audit.events import Event
 from backend.core.dataclasses import dataclass
 from backend.core.errors import StorageError
@@ -254,7 +254,7 @@ class CommitQueue:
             raise StorageError(STUCK)
         return _Written(after, skipped)
 
-    def _extend(self, head: SignedHead, jobs: list[_Job], sign: bool) -> tuple[SignedHead, list[Link]]:
+    def _extend(self, head: SignedHead, jobs: list[_Job], sign: bool) -> tuple[SignedHead, list[ChainedEvent]]:
         latest, links = extend(head.latest, (event for job in jobs for event in job.events))
         return self.context.signed(latest) if sign else self.context.continued(head, latest.end), links
 
@@ -271,13 +271,13 @@ class CommitQueue:
             await self.checkpoint.close()
 
 
-def insert_events(connection: Connection | BareConnection, links: Sequence[Link]) -> None:
+def insert_events(connection: Connection | BareConnection, links: Sequence[ChainedEvent]) -> None:
     """Write events under their numbers."""
     if rows := [{"seq": each.seq, "body": each.body, "hash": each.hash} for each in links]:
         connection.execute(INSERT_EVENT, rows)
 
 
-def _insert(connection: Connection | BareConnection, jobs: list[_Job], links: list[Link]) -> bool:
+def _insert(connection: Connection | BareConnection, jobs: list[_Job], links: list[ChainedEvent]) -> bool:
     """Write the rows of jobs; False if one closes an execution that has already ended: then the caller rolls back."""
     insert_events(connection, links)
     if opened := [dict(job.opened) for job in jobs if job.opened]:

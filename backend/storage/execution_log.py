@@ -16,7 +16,7 @@ from backend.core.decisions import Decision
 from backend.core.errors import StorageError
 from backend.core.execution.model import Status
 from backend.core.execution.ownership import Holdings, lease_until
-from backend.core.ports import Actor
+from backend.core.ports import ActorLike
 from backend.storage.commit_queue import CommitQueue
 from backend.storage.database import LONG_PATIENCE, changes
 from backend.storage.execution_figures import forget_hours
@@ -60,7 +60,9 @@ class SqlExecutionLog:
         await self.queue.write(self._events(attempt.principal, *events.opened(attempt)), opened=row)
         self.holdings.add(attempt.id)
 
-    async def step(self, execution: str, actor: Actor, argvs: tuple[tuple[str, ...], ...], decision: Decision) -> None:
+    async def step(
+        self, execution: str, actor: ActorLike, argvs: tuple[tuple[str, ...], ...], decision: Decision
+    ) -> None:
         """Write a later step that is about to run with words other than those judged first."""
         await self.queue.write(self._events(actor, events.stepped(execution, argvs, decision)))
 
@@ -106,5 +108,5 @@ class SqlExecutionLog:
         """Queue the floods that were counted; the queue writes them before it is closed."""
         self._refusals.close()
 
-    def _events(self, actor: Actor, *drafts: Draft) -> tuple[Event, ...]:
+    def _events(self, actor: ActorLike, *drafts: Draft) -> tuple[Event, ...]:
         return tuple(self.queue.context.event(draft, actor.name, actor.address) for draft in drafts)

@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, Connection, bindparam, delete, exists, fun
 
 from backend.core.dataclasses import dataclass
 from backend.core.ids import as_id
-from backend.core.notifications.model import Delivery, DeliveryStatus, Event, Notification
+from backend.core.notifications.model import Delivery, DeliveryStatus, EventType, Notification
 from backend.storage.database import LONG_PATIENCE, Database, changes
 from backend.storage.execution_rows import storable
 from backend.storage.tables import deliveries, ended_executions, notifications
@@ -145,9 +145,9 @@ def _columns(delivery: Delivery) -> dict[str, Any]:
 
 def _notification(values: Mapping[Any, Any]) -> Notification:
     found = {name: values[notifications.c[name]] for name in Notification.__slots__}
-    return Notification(**{**found, "events": frozenset(map(Event, found["events"].split()))})
+    return Notification(**{**found, "events": frozenset(map(EventType, found["events"].split()))})
 
 
 def _delivery(values: Mapping[Any, Any]) -> Delivery:
     found = {name: values[deliveries.c[name]] for name in Delivery.__slots__}
-    return Delivery(**{**found, "event": Event(found["event"]), "status": DeliveryStatus(found["status"])})
+    return Delivery(**{**found, "event": EventType(found["event"]), "status": DeliveryStatus(found["status"])})

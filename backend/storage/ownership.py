@@ -12,7 +12,7 @@ from backend.core.audit.events import Event
 from backend.core.dataclasses import dataclass
 from backend.core.execution.model import Status
 from backend.core.execution.ownership import RELEASED, Holdings, lease_until
-from backend.core.ports import Queued
+from backend.core.ports import QueuedExecution
 from backend.storage.commit_queue import CommitQueue
 from backend.storage.database import changes, first, rows
 from backend.storage.execution_rows import COLUMNS, closing, new_row, record_of
@@ -102,14 +102,14 @@ class SqlOwnership:
         event = context.event(events.submitted(attempt), who.name, who.address)
         await self.queue.write((event,), opened=new_row(columns, job=job))
 
-    async def queued(self, targets: Collection[str], limit: int) -> Sequence[Queued]:
+    async def queued(self, targets: Collection[str], limit: int) -> Sequence[QueuedExecution]:
         """Up to `limit` executions of these targets that wait, the oldest first."""
         if len(targets) == 1:  # a runner asks for those of its project, and often
             values = {"of": next(iter(targets)), "limit": limit}
             return _waiting(await self.queue.database.read_short(WAIT_FOR, **values))
         return await self.queue.database.read(partial(_queued, targets=sorted(targets), limit=limit))
 
-    async def waiting(self, execution: str) -> Queued | None:
+    async def waiting(self, execution: str) -> QueuedExecution | None:
         """An execution that waits."""
         found = _waiting(await self.queue.database.read_short(WAITS, key=execution))
         return found[0] if found else None
@@ -149,10 +149,10 @@ def _renew(connection: Connection, values: dict[str, object]) -> frozenset[str]:
     return frozenset(connection.execute(RENEW, values).scalars())
 
 
-def _queued(connection: Connection, targets: list[str], limit: int) -> list[Queued]:
+def _queued(connection: Connection, targets: list[str], limit: int) -> list[QueuedExecution]:
     query = WAITING.where(table.c.target.in_(targets)).order_by(table.c.id).limit(limit)
     return _waiting(connection.execute(query))
 
 
-def _waiting(found: Iterable[Any]) -> list[Queued]:
-    return [Queued(record_of(row), row.job or "") for row in found]
+def _waiting(found: Iterable[Any]) -> list[QueuedExecution]:
+    return [QueuedExecution(record_of(row), row.job or "") for row in found]

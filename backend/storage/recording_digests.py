@@ -8,7 +8,7 @@ from dataclasses import field
 from pathlib import Path
 from typing import Any
 
-from backend.core.audit.chain import Link
+from backend.core.audit.chain import ChainedEvent
 from backend.core.audit.events import Kind
 from backend.core.dataclasses import dataclass
 from backend.core.errors import reason_of
@@ -45,7 +45,7 @@ class Comparison:
         gone = (f"the recording of {id}, which event {seq} describes, is missing" for id, seq in self.missing.items())
         return [*self.changed, *gone]
 
-    def take(self, links: Iterable[Link]) -> None:
+    def take(self, links: Iterable[ChainedEvent]) -> None:
         """Compare the recordings that these events describe."""
         for link in links:
             if link.seq <= self.seen:

@@ -12,7 +12,7 @@ from sqlalchemy.exc import IntegrityError
 
 from backend.core.dataclasses import dataclass
 from backend.core.django.commands import CommandList, ManagementCommand
-from backend.core.django.ports import Added, Answer, Caller, Reply, RunnerKey, RunnerVersions
+from backend.core.django.ports import Added, Caller, Reply, RunnerKey, RunnerVersions, StoredAnswer
 from backend.core.django.runs import Chunk, Run, RunEnd, StopLevel
 from backend.core.ids import as_id
 from backend.storage.bare_connection import BareConnection
@@ -160,10 +160,10 @@ class SqlRunners:
         """Who sends a request, also with a key that has expired; None if there is no such key."""
         for row in await self.database.read_short(CALLER, secret_hash=secret_hash, nonce=nonce):
             answered = row.digest is not None
-            return Caller(_key(row), Answer(bytes(row.digest), row.status, row.body) if answered else None)
+            return Caller(_key(row), StoredAnswer(bytes(row.digest), row.status, row.body) if answered else None)
         return None
 
-    async def remember(self, key: str, nonce: str, answer: Answer) -> None:
+    async def remember(self, key: str, nonce: str, answer: StoredAnswer) -> None:
         """Store an answer; the first one stays."""
         row = self._answer_row(Reply(key, nonce, answer))
         with suppress(IntegrityError):

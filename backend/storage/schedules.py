@@ -25,7 +25,7 @@ from sqlalchemy.exc import IntegrityError
 
 from backend.core.dataclasses import dataclass
 from backend.core.ids import as_id
-from backend.core.schedules.model import ACTIVE, Ended, Policy, Ready, Run, RunStatus, Schedule, What, When
+from backend.core.schedules.model import ACTIVE, Ended, Policy, ReadyRun, Run, RunStatus, Schedule, What, When
 from backend.core.schedules.ports import RunPage
 from backend.core.schedules.rules import Due
 from backend.storage.database import LONG_PATIENCE, Database, changes
@@ -93,7 +93,7 @@ class SqlSchedules:
         except IntegrityError:
             return False
 
-    async def ready(self, now_ms: int, limit: int) -> Sequence[Ready]:
+    async def ready(self, now_ms: int, limit: int) -> Sequence[ReadyRun]:
         """Runs that may start, the oldest first, and those that a dead server was submitting."""
         return await self.database.read(partial(_ready, now_ms=now_ms, limit=limit))
 
@@ -166,7 +166,7 @@ def _unmoved(schedule: Schedule) -> Update:
     return update(schedules).where(schedules.c.id == as_id(schedule.id), same)
 
 
-def _ready(connection: Connection, now_ms: int, limit: int) -> list[Ready]:
+def _ready(connection: Connection, now_ms: int, limit: int) -> list[ReadyRun]:
     runs, other = schedule_runs, schedule_runs.alias()
     busy = exists().where(
         other.c.schedule_id == runs.c.schedule_id,
@@ -181,7 +181,7 @@ def _ready(connection: Connection, now_ms: int, limit: int) -> list[Ready]:
         .order_by(runs.c.start_ms, runs.c.schedule_id, runs.c.due_ms, runs.c.attempt)
         .limit(limit)
     )
-    return [Ready(_schedule(row), _run(row._mapping), bool(row.busy)) for row in connection.execute(query)]
+    return [ReadyRun(_schedule(row), _run(row._mapping), bool(row.busy)) for row in connection.execute(query)]
 
 
 def _ended(connection: Connection, limit: int) -> list[Ended]:

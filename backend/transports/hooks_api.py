@@ -12,7 +12,7 @@ from backend.application.hooks import HookCalls, HookService
 from backend.core import ids
 from backend.core.dataclasses import dataclass
 from backend.core.execution.requests import Refused
-from backend.core.hooks.model import Call, Choice, Hook, Integer, Parameter, Text
+from backend.core.hooks.model import Choice, Hook, HookCall, Integer, Parameter, Text
 from backend.core.hooks.rules import LONGEST_BODY
 from backend.core.identity import Permission, Principal
 from backend.core.times import iso
@@ -166,7 +166,7 @@ def _add_calls(router: APIRouter, routes: HookRoutes) -> None:
         signatures: Annotated[str, Header(alias="webhook-signature")] = "",
     ) -> Started:
         """Start the line of a hook with the values in the body. Signed as Standard Webhooks describe it."""
-        sent = Call(id, timestamp, signatures, await request.body())
+        sent = HookCall(id, timestamp, signatures, await request.body())
         called = await routes.calls.call(hook, sent, routes.access.security.address(request.scope))
         if isinstance(called, Refused):
             raise refusal(called)

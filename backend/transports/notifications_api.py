@@ -11,7 +11,7 @@ from backend.application.notifications import NotificationService
 from backend.core import ids
 from backend.core.dataclasses import dataclass
 from backend.core.identity import Permission, Principal
-from backend.core.notifications.model import LONGEST_URL, SUBJECT_PATTERN, Delivery, Event, Failure, Notification
+from backend.core.notifications.model import LONGEST_URL, SUBJECT_PATTERN, Delivery, EventType, Failure, Notification
 from backend.core.times import iso
 from backend.transports.dependencies import Access, Body, JsonOnly, Names, granted, with_owners
 from backend.transports.problems import WITH_BODY, described
@@ -25,7 +25,9 @@ class NewNotification(Body):
 
     name: str = Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]+$")
     subject: str = Field(default="executions", pattern=SUBJECT_PATTERN)
-    events: frozenset[Event] = Field(default=frozenset({Event.FAILED, Event.LOST, Event.RECOVERED}), min_length=1)
+    events: frozenset[EventType] = Field(
+        default=frozenset({EventType.FAILED, EventType.LOST, EventType.RECOVERED}), min_length=1
+    )
     url: str | None = Field(default=None, min_length=1, max_length=LONGEST_URL)
     email: str | None = Field(default=None, min_length=3, max_length=320)
 
@@ -43,7 +45,7 @@ class NotificationEntry(BaseModel):
     name: str
     owner: str
     subject: str
-    events: list[Event]
+    events: list[EventType]
     url: str | None
     email: str | None
     dead: int

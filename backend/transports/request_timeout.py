@@ -27,7 +27,7 @@ REFUSAL = (
 
 
 @dataclass(slots=True)
-class Bounds:
+class ConnectionBounds:
     """How many connections are open at most: all, and of an address; None where that is not known."""
 
     most: int
@@ -51,7 +51,7 @@ class Bounds:
 class BoundedProtocol(H11Protocol):
     """One connection. One that becomes a terminal is counted for its address elsewhere."""
 
-    bounds: Bounds
+    bounds: ConnectionBounds
     _deadline: asyncio.TimerHandle | None = None
     _counted: str | None = None
 
@@ -111,6 +111,6 @@ def bounded_protocol(most: int, of_an_address: int | None) -> type[H11Protocol]:
     """The protocol class for a server that keeps at most `most` connections open, and as many `of_an_address`."""
 
     class Protocol(BoundedProtocol):
-        bounds = Bounds(most, of_an_address)
+        bounds = ConnectionBounds(most, of_an_address)
 
     return Protocol

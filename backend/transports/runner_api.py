@@ -20,7 +20,7 @@ from backend.application.runners import Pending, Runners
 from backend.core.dataclasses import dataclass
 from backend.core.decisions import Decision
 from backend.core.django.commands import ManagementCommand, command_list
-from backend.core.django.ports import Answer, Caller, Reply, RunnerKey, RunnerVersions
+from backend.core.django.ports import Caller, Reply, RunnerKey, RunnerVersions, StoredAnswer
 from backend.core.django.runs import MOST_CHUNKS, Chunk, RunEnd, StopLevel
 from backend.core.figures import duration_text
 from backend.core.identity import Principal
@@ -89,7 +89,7 @@ class Complete(BaseModel):
 class Repeated(Problem):
     """Not an error: the request was answered before, and gets that answer again."""
 
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, answer: StoredAnswer) -> None:
         super().__init__(answer.status, "", "", recorded=True)
         self.answer = answer
 
@@ -97,7 +97,7 @@ class Repeated(Problem):
         return repeated(self.answer)
 
 
-def repeated(answer: Answer) -> JSONResponse:
+def repeated(answer: StoredAnswer) -> JSONResponse:
     """The response that is stored as an answer."""
     return JSONResponse(json.loads(answer.body), answer.status)
 
@@ -113,7 +113,7 @@ class Call:
 
     def reply(self, what: Mapping[str, Any]) -> Reply:
         """What it is answered if all goes well."""
-        return Reply(self.key.id, self.nonce, Answer(self.digest, 200, json.dumps(what)))
+        return Reply(self.key.id, self.nonce, StoredAnswer(self.digest, 200, json.dumps(what)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +125,7 @@ class RunnerGate:
     secret_hash: Callable[[str], bytes]
     failures: RateLimiter
     now: Callable[[], float]
-    recent: OrderedDict[tuple[str, str], Answer] = field(default_factory=OrderedDict)
+    recent: OrderedDict[tuple[str, str], StoredAnswer] = field(default_factory=OrderedDict)
 
     async def call(self, request: Request) -> Call:
         """The request, if it is valid and was not answered before. Raises Problem."""
@@ -176,10 +176,10 @@ class RunnerGate:
             return repeated(result.answer)
         response = Problem.of(result).response() if isinstance(result, Decision) else JSONResponse(dict(result))
         if response.status_code < 500 and response.status_code != 429:
-            await self._remember(call, Answer(call.digest, response.status_code, bytes(response.body).decode()))
+            await self._remember(call, StoredAnswer(call.digest, response.status_code, bytes(response.body).decode()))
         return response
 
-    async def _remember(self, call: Call, answer: Answer) -> None:
+    async def _remember(self, call: Call, answer: StoredAnswer) -> None:
         if call.changes:
             await self.runners.store.remember(call.key.id, call.nonce, answer)
             return

@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from backend.application.schedule_runner import DISABLED, ScheduleRunner
-from backend.application.schedules import Bounds, ScheduleService
+from backend.application.schedules import ScheduleLimits, ScheduleService
 from backend.core.decisions import Decision
 from backend.core.errors import StorageError
 from backend.core.execution.model import Status, Stop, StopReason
@@ -45,7 +45,7 @@ class Time:
             users=self.servers.common.identities,
             start=self.runner.start_ready,
             audit=self.servers.common.audit,
-            bounds=Bounds(3, 60),
+            bounds=ScheduleLimits(3, 60),
             now_ms=lambda: self.now,
             new_id=self.servers.common.new_id,
         )
@@ -359,7 +359,9 @@ async def test_bounds(time: Time) -> None:
     for _ in range(3):
         await time.add()
     many = await time.service.add(ANN, ANN, "a name", What("echo"), When("0 * * * *"))
-    often = await replace(time.service, bounds=Bounds(9, 600)).add(ANN, ANN, "x", What("echo"), When("*/9 * * * *"))
+    often = await replace(time.service, bounds=ScheduleLimits(9, 600)).add(
+        ANN, ANN, "x", What("echo"), When("*/9 * * * *")
+    )
     assert isinstance(many, Decision)
     assert isinstance(often, Decision)
     assert (many.rule, often.rule) == ("schedule.too_many", "schedule.interval")

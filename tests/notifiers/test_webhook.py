@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from backend.core.notifications.model import Delivery, Event, Failure, Notification
+from backend.core.notifications.model import Delivery, EventType, Failure, Notification
 from backend.core.notifications.rules import new_secret, signature
 from backend.core.policy.egress import parse_hosts
 from backend.executors.local.egress import own_addresses
@@ -20,11 +20,11 @@ from backend.notifiers.webhook import Webhooks
 from tests.notifiers.receivers import receiving
 
 BODY = '{"event":"failed","execution":{"id":"E","command":"ls \\u00e4","status":"failed"}}'
-DELIVERY = Delivery("D" * 26, "N", "E", Event.FAILED, BODY, 0, 0)
+DELIVERY = Delivery("D" * 26, "N", "E", EventType.FAILED, BODY, 0, 0)
 
 
 def to(url: str | None = None, email: str | None = None) -> Notification:
-    return Notification("N", "U", "a name", "executions", frozenset(Event), url, email, new_secret(b"k" * 32), 0)
+    return Notification("N", "U", "a name", "executions", frozenset(EventType), url, email, new_secret(b"k" * 32), 0)
 
 
 def listing(port: int) -> Webhooks:

@@ -11,7 +11,7 @@ import structlog
 
 from backend.application.local_executions import LocalExecutions
 from backend.core.audit.attempts import Attempt
-from backend.core.audit.chain import Link
+from backend.core.audit.chain import ChainedEvent
 from backend.core.errors import StorageError
 from backend.core.execution.lifecycle import complete_message
 from backend.core.execution.model import Status
@@ -151,7 +151,7 @@ async def test_a_server_that_dies_between_the_audit_and_the_last_line_leaves_the
     assert (house.recordings.folder / f"{full.id}.ndjson").read_bytes().startswith(stored)
     compared = Comparison(house.recordings.folder)
     bodies = [json.dumps(event) for event in await house.world.events()]
-    compared.take(Link(seq, body, b"") for seq, body in enumerate(bodies, 1))
+    compared.take(ChainedEvent(seq, body, b"") for seq, body in enumerate(bodies, 1))
     assert (compared.good, list(compared.missing)) == (3, [gone.id])
     assert compared.changed == []
 

@@ -5,7 +5,7 @@ from typing import Any
 from sqlalchemy import delete, select, update
 
 from backend.accounts.signatures import Signer, new_signing_key, verify_signature
-from backend.core.audit.chain import Anchor, Trust, Verdict
+from backend.core.audit.chain import Anchor, TrustedKey, Verification
 from backend.storage.audit_chain import Chain
 from backend.storage.database import Database, first
 from backend.storage.tables import audit_events, audit_head
@@ -13,15 +13,15 @@ from backend.storage.tables import audit_events, audit_head
 SIGNER = Signer(new_signing_key())
 
 
-def trust(signer: Signer) -> Trust:
-    return Trust(signer.public, verify_signature)
+def trust(signer: Signer) -> TrustedKey:
+    return TrustedKey(signer.public, verify_signature)
 
 
-async def verify(database: Database, *anchors: Anchor) -> Verdict:
+async def verify(database: Database, *anchors: Anchor) -> Verification:
     return await Chain(database).verify(trust(SIGNER), anchors)
 
 
-async def whole(database: Database) -> Verdict:
+async def whole(database: Database) -> Verification:
     """The verdict, which has to be good."""
     verdict = await verify(database)
     assert verdict.problem == ""

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from backend.accounts.signatures import Signer, new_signing_key, verify_signature
 from backend.core.audit.attempts import Completion, Record
-from backend.core.audit.chain import Trust
+from backend.core.audit.chain import TrustedKey
 from backend.core.audit.events import LONGEST_BODY, Kind
 from backend.core.errors import StorageError
 from backend.core.execution.model import Status
@@ -309,6 +309,6 @@ async def test_a_head_that_is_held_fast_lets_nothing_run(tmp_path: Path) -> None
     assert (tmp_path / "audit.pub").read_bytes() == keys.current.public_pem
     await change(database, text("drop trigger held"))
     await ledger.executions.open(attempt())
-    verdict = await Chain(database).verify(Trust(keys.current.public, verify_signature))
+    verdict = await Chain(database).verify(TrustedKey(keys.current.public, verify_signature))
     assert (verdict.problem, verdict.events) == ("", 4)
     await database.close()

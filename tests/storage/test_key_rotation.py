@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import update
 
 from backend.accounts.signatures import Signer, new_signing_key, verify_signature
-from backend.core.audit.chain import Trust
+from backend.core.audit.chain import TrustedKey
 from backend.core.errors import KeyFileError, StorageError
 from backend.storage.audit_chain import Chain
 from backend.storage.database import Database
@@ -46,7 +46,7 @@ async def test_servers_of_the_folder_follow_another_key(new_url: str, database: 
             await ledger.executions.open(attempt())
     new = opened(folder).current
     for each in (old, new):
-        verdict = await Chain(database).verify(Trust(each.public, verify_signature))
+        verdict = await Chain(database).verify(TrustedKey(each.public, verify_signature))
         assert (verdict.problem, verdict.events, verdict.rotations) == ("", 3 * 3 * 2 + 2, (7, 14))
     assert names(folder) == ["audit.key", "audit.pub"]
     assert (folder / "audit.pub").read_bytes() == new.public_pem != old.public_pem
@@ -77,7 +77,7 @@ async def test_a_change_that_was_interrupted_is_the_old_or_the_new_state(
     assert (folder / "audit.pub").read_bytes() == signing.public_pem
     assert ("audit.key.next" in names(folder)) is not moved
     for each in (old, signing):
-        assert (await Chain(database).verify(Trust(each.public, verify_signature))).problem == ""
+        assert (await Chain(database).verify(TrustedKey(each.public, verify_signature))).problem == ""
     await change_key(database, opened(folder))
     assert names(folder) == ["audit.key", "audit.pub"]
     assert (opened(folder).current.public == successor.public) is not moved, "the key that lay ready is taken"
@@ -102,7 +102,7 @@ async def test_a_server_on_another_folder_writes_nothing_until_it_has_the_key(
         await other.executions.open(attempt())
     shutil.copy(folder / "audit.key", tmp_path / "other")
     await other.executions.open(attempt())
-    verdict = await Chain(database).verify(Trust(keys.current.public, verify_signature))
+    verdict = await Chain(database).verify(TrustedKey(keys.current.public, verify_signature))
     assert (verdict.problem, verdict.events) == ("", 1 + 2 * 2)
 
 
@@ -119,14 +119,14 @@ async def test_the_older_key_signs_nothing_after_the_change(database: Database, 
     head = (await Chain(database).head()).head  # type: ignore[union-attr]
     await change(database, update(audit_head).values(signature=old.sign(head.statement())))
     for each in (old, keys.current):
-        verdict = await Chain(database).verify(Trust(each.public, verify_signature))
+        verdict = await Chain(database).verify(TrustedKey(each.public, verify_signature))
         assert verdict.problem.startswith("the signature of the head is wrong")
     ours = ledger_of(database, opened(folder))
     for _ in range(2):
         with pytest.raises(StorageError, match="not signed with this server's key"):
             await ours.audit.prepare()
         await cut_back(database, before)
-    new = await Chain(database).verify(Trust(keys.current.public, verify_signature))
+    new = await Chain(database).verify(TrustedKey(keys.current.public, verify_signature))
     assert new.problem.startswith("the signature of the head is wrong")
 
 

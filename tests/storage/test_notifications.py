@@ -12,7 +12,7 @@ from backend.application.notifier import Notifier
 from backend.core.audit.attempts import Attempt, Completion
 from backend.core.execution.model import Status
 from backend.core.identity import Role, User, acting_as
-from backend.core.notifications.model import Delivery, DeliveryStatus, Event, Failure, Notification
+from backend.core.notifications.model import Delivery, DeliveryStatus, EventType, Failure, Notification
 from backend.core.notifications.rules import CLAIM, MOST_ATTEMPTS, new_secret
 from backend.core.policy.egress import parse_hosts
 from backend.executors.local.egress import own_addresses
@@ -29,7 +29,7 @@ from tests.recipes.house import House, house  # noqa: F401
 from tests.storage.conftest import START
 from tests.storage.writing import Ledger, attempt, refusal
 
-USUAL = frozenset({Event.FAILED, Event.LOST, Event.RECOVERED})
+USUAL = frozenset({EventType.FAILED, EventType.LOST, EventType.RECOVERED})
 
 
 @dataclass
@@ -59,7 +59,7 @@ class Desk:
         return user
 
     async def asked(
-        self, owner: User, subject: str = "executions", events: frozenset[Event] = USUAL, port: int = 1
+        self, owner: User, subject: str = "executions", events: frozenset[EventType] = USUAL, port: int = 1
     ) -> Notification:
         url = f"http://127.0.0.1:{port}/"
         new = Notification(new_id(), owner.id, "a name", subject, events, url, None, new_secret(b"k" * 32), START)
@@ -87,7 +87,7 @@ async def test_failures_and_recoveries_are_reported(desk: Desk) -> None:
     ann = await desk.user("ann")
     assert await desk.ends(ann, Status.FAILED)  # nobody has asked yet
     assert await desk.store.ended(9) == []
-    usual, every = await desk.asked(ann), await desk.asked(ann, events=frozenset(Event))
+    usual, every = await desk.asked(ann), await desk.asked(ann, events=frozenset(EventType))
     for status in (Status.SUCCEEDED, Status.SUCCEEDED, Status.FAILED, Status.CANCELLED, Status.TIMED_OUT, Status.LOST):
         await desk.ends(ann, status)
     await desk.ends(ann, Status.SUCCEEDED, "echo other")
@@ -208,7 +208,7 @@ async def test_of_many_servers_one_looks_at_an_end(desk: Desk) -> None:
     notification = await desk.asked(ann)
     ended = await desk.ends(ann, Status.FAILED)
     await desk.ends(ann, Status.FAILED)
-    new = Delivery(new_id(), notification.id, ended.id, Event.FAILED, "{}", START, START)
+    new = Delivery(new_id(), notification.id, ended.id, EventType.FAILED, "{}", START, START)
     looked = await asyncio.gather(*(desk.store.looked_at(ended.id, [replace(new, id=new_id())]) for _ in range(6)))
     assert sorted(looked) == [False] * 5 + [True]
     assert await desk.store.has_work(0)  # the other end
@@ -230,7 +230,7 @@ async def test_what_is_stored(desk: Desk) -> None:
     assert (await desk.store.get(mine.id), await desk.store.get("\0")) == (mine, None)
     assert (await desk.store.of(ann.id), await desk.store.of(None)) == ([mine], [mine, other])
     assert not await desk.store.add(replace(mine, id=new_id()), 1)
-    done = Delivery(new_id(), mine.id, "E", Event.LOST, "{}", START, START, DeliveryStatus.DEAD, 3, "why")
+    done = Delivery(new_id(), mine.id, "E", EventType.LOST, "{}", START, START, DeliveryStatus.DEAD, 3, "why")
     await desk.ends(ann, Status.FAILED)
     (ended,) = await desk.store.ended(9)
     await desk.store.looked_at(ended, [done, replace(done, id=new_id(), status=DeliveryStatus.PENDING)])

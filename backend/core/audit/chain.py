@@ -19,7 +19,7 @@ GENESIS = bytes(32)
 
 
 @dataclass(frozen=True, slots=True)
-class Link:
+class ChainedEvent:
     """An event in its place. `hash` covers the event and all before it."""
 
     seq: int
@@ -107,7 +107,7 @@ class Succession:
 
 
 @dataclass(frozen=True, slots=True)
-class Trust:
+class TrustedKey:
     """The public key that is trusted; `check(key, statement, signature)` returns whether a key made a signature."""
 
     key: bytes
@@ -119,7 +119,7 @@ def link_hash(previous: bytes, body: str) -> bytes:
     return hashlib.sha256(previous + body.encode("utf-8", "surrogatepass")).digest()
 
 
-def extend(head: Head, events: Iterable[Event]) -> tuple[Head, list[Link]]:
+def extend(head: Head, events: Iterable[Event]) -> tuple[Head, list[ChainedEvent]]:
     """Append events to a chain. Raises ValueError for one that is too long to be read again."""
     links, seq, last = [], head.seq, head.hash
     for event in events:
@@ -128,12 +128,12 @@ def extend(head: Head, events: Iterable[Event]) -> tuple[Head, list[Link]]:
         if len(body) > LONGEST_BODY:
             raise ValueError(f"an event of {len(body)} characters is too long for the audit")
         last = link_hash(last, body)
-        links.append(Link(seq, body, last))
+        links.append(ChainedEvent(seq, body, last))
     return Head(head.first_seq, head.first_previous, seq, last), links
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Verification:
     """The result of a verification: how many events are intact, and the first problem (empty when there is none).
 
     `begins` is the number of the first event that was checked. `breaks` are the numbers of the events which record that an
@@ -163,7 +163,7 @@ class Verifier:
     """
 
     head: Head
-    trust: Trust
+    trust: TrustedKey
     anchors: tuple[Anchor, ...] = ()
     at: Anchor = Anchor(0, GENESIS)
     problem: str = ""
@@ -186,11 +186,11 @@ class Verifier:
     def _beginning(self) -> str:
         return "" if self.at == self.head.start else f"the chain does not begin at event {self.head.first_seq}"
 
-    def check_all(self, links: Iterable[Link]) -> bool:
+    def check_all(self, links: Iterable[ChainedEvent]) -> bool:
         """Check the next links; False when one of them is wrong."""
         return all(map(self.check, links))
 
-    def check(self, link: Link) -> bool:
+    def check(self, link: ChainedEvent) -> bool:
         """Check the next link; False at the first that is wrong, and for every link after it."""
         self.problem = self.problem or self._check_link(link)
         if self.problem:
@@ -202,7 +202,7 @@ class Verifier:
         self._check_anchors()
         return not self.problem
 
-    def _check_link(self, link: Link) -> str:
+    def _check_link(self, link: ChainedEvent) -> str:
         expected = self.at.seq + 1
         if link.seq < expected:
             return f"found event {link.seq} where event {expected} was expected"
@@ -238,12 +238,12 @@ class Verifier:
             if anchor.seq == self.at.seq and anchor.hash != self.at.hash and not self.problem:
                 self.problem = f"event {anchor.seq} is not the one that was anchored: the chain was rewritten"
 
-    def finish(self, signature: bytes) -> Verdict:
+    def finish(self, signature: bytes) -> Verification:
         """The verdict after the last link; `signature` is that of the head."""
         problem = self.problem or self._check_head(signature)
         unseen = tuple(anchor for anchor in self.anchors if anchor.seq < self.begins - 1)
         notes = tuple(self.breaks), tuple(self.rotations), unseen
-        return Verdict(self.head, self.checked, problem, self.begins, *notes, max(0, self.at.seq - self.head.seq))
+        return Verification(self.head, self.checked, problem, self.begins, *notes, max(0, self.at.seq - self.head.seq))
 
     def _check_head(self, signature: bytes) -> str:
         keys = self.keys or [self.trust.key]

@@ -11,7 +11,7 @@ import json
 import re
 from typing import Any
 
-from backend.core.audit.chain import Anchor, Head, Link
+from backend.core.audit.chain import Anchor, ChainedEvent, Head
 from backend.core.audit.events import LONGEST_BODY, Kind, encode
 
 FORMAT = "gatepost audit 1"
@@ -31,7 +31,7 @@ def first_line(after: Anchor) -> str:
     return json.dumps({"format": FORMAT, "after": after.seq, "hash": after.hash.hex()})
 
 
-def json_line(link: Link) -> str:
+def json_line(link: ChainedEvent) -> str:
     """An event as it is stored, for verification."""
     return json.dumps({"seq": link.seq, "body": link.body, "hash": link.hash.hex()})
 
@@ -56,12 +56,12 @@ def read_first_line(line: bytes) -> Anchor:
     return Anchor(_number(found, "after"), _digest(found, "hash"))
 
 
-def read_json_line(line: bytes) -> Link:
+def read_json_line(line: bytes) -> ChainedEvent:
     """An event. Raises ValueError for another line."""
     found = _object(line)
     if not isinstance(found.get("body"), str):
         raise ValueError("it has no body")
-    return Link(_number(found, "seq"), found["body"], _digest(found, "hash"))
+    return ChainedEvent(_number(found, "seq"), found["body"], _digest(found, "hash"))
 
 
 def read_last_line(line: bytes) -> tuple[Head, bytes]:
@@ -99,7 +99,7 @@ def _digest(found: dict[str, Any], name: str) -> bytes:
     return bytes.fromhex(text)
 
 
-def syslog_line(link: Link) -> str:
+def syslog_line(link: ChainedEvent) -> str:
     """An event in the format of RFC 5424, with all its fields as structured data."""
     content = link.content
     kind, time, actor = (_text(content.get(name)) for name in ("kind", "time", "actor"))
@@ -125,7 +125,7 @@ def csv_head() -> str:
     return _csv_row([*COLUMNS, "details", "hash"])
 
 
-def csv_line(link: Link) -> str:
+def csv_line(link: ChainedEvent) -> str:
     """An event as a row; fields without a column of their own are in `details` as JSON."""
     content = link.content
     rest = {name: value for name, value in content.items() if name not in COLUMNS}

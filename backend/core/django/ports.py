@@ -52,7 +52,7 @@ class RunnerKey:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class StoredAnswer:
     """The answer to a request, and the digest of the method, the path and the body that it answers."""
 
     digest: bytes
@@ -66,7 +66,7 @@ class Reply:
 
     key: str
     nonce: str
-    answer: Answer
+    answer: StoredAnswer
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ class Caller:
     """The key of a request, and what another request with its nonce was answered."""
 
     key: RunnerKey
-    answered: Answer | None
+    answered: StoredAnswer | None
 
 
 class Added(Enum):
@@ -141,7 +141,7 @@ class RunnerAnswers(Protocol):
         """Who sends a request, also with a key that has expired; None if there is no such key, or its project was deleted."""
         ...
 
-    async def remember(self, key: str, nonce: str, answer: Answer) -> None:
+    async def remember(self, key: str, nonce: str, answer: StoredAnswer) -> None:
         """Store an answer; the first one stays."""
         ...
 

@@ -18,7 +18,7 @@ from backend.core.execution.pipeline import Capture, Input, Pipeline, PipelineRu
 from backend.core.execution.progress import NOTHING_YET, Progress, denied, exited, stopped, unaudited
 from backend.core.language.fields import Fields
 from backend.core.language.lexer import PROCESS_NAME, hidden_character
-from backend.core.language.parser import Invocation, Opened, no_background, parse
+from backend.core.language.parser import ExpandedRedirect, Invocation, no_background, parse
 from backend.core.language.tree import (
     Background,
     Call,
@@ -418,7 +418,7 @@ class _Line:
         progress.files.add(name)
         with self._opened(bytes(captured.data)) as line:
             if line:
-                await line._run(Invocation(("cat",), redirects=(Opened(">", 1, name),)))
+                await line._run(Invocation(("cat",), redirects=(ExpandedRedirect(">", 1, name),)))
         progress.conclude(status)
         return name
 

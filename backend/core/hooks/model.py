@@ -61,7 +61,7 @@ class Hook:
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class HookCall:
     """A request to start a hook, as it arrived: the three headers of Standard Webhooks and the body."""
 
     id: str

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from backend.core.decisions import Decision
-from backend.core.hooks.model import Call, Choice, Hook, Integer, Parameter, Text
+from backend.core.hooks.model import Choice, Hook, HookCall, Integer, Parameter, Text
 from backend.core.hooks.patterns import Pattern, PatternError
 from backend.core.notifications.rules import TOLERANCE, signature
 
@@ -136,7 +136,7 @@ def _is_word(value: str) -> bool:
     return len(value) <= LONGEST_VALUE and value.isprintable()
 
 
-def time_refusal(call: Call, now: float) -> Decision | None:
+def time_refusal(call: HookCall, now: float) -> Decision | None:
     """Refuse a call without the three headers, or one that was sent at another time. `now` is in Unix seconds."""
     usual = CALL_ID.fullmatch(call.id) and TIMESTAMP.fullmatch(call.timestamp)
     if not usual or not 0 < len(call.signatures) <= LONGEST_SIGNATURES:
@@ -148,7 +148,7 @@ def time_refusal(call: Call, now: float) -> Decision | None:
     return None
 
 
-def is_signed(secrets: Collection[str], call: Call) -> bool:
+def is_signed(secrets: Collection[str], call: HookCall) -> bool:
     """Whether one of the signatures of a call is by one of these secrets. Takes as long for a wrong one."""
     sent = call.signatures.encode("utf-8", "replace").split(b" ")
     expected = [signature(secret, call.id, int(call.timestamp), call.body).encode() for secret in secrets]

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from backend.core.dataclasses import replace
 from backend.core.decisions import Decision
-from backend.core.language.lexer import Refused
+from backend.core.language.lexer import LineRefused
 from backend.core.language.patterns import UnlikePattern, parts_of_pattern
 from backend.core.language.tree import Case, Choice, Command, Group, Step, Word
 
@@ -24,7 +24,7 @@ FAIL = replace(SUCCEED, negated=True)
 
 
 def tested(alternatives: list[list[list[Word]]]) -> Step:
-    """The step that `[[ a && b || c ]]` means, from the words of its tests. Raises Refused."""
+    """The step that `[[ a && b || c ]]` means, from the words of its tests. Raises LineRefused."""
     joined = [_joined("&&", map(_test, each)) for each in alternatives]
     return _joined("||", joined)
 
@@ -43,7 +43,7 @@ def _test(words: list[Word]) -> Step:
         case [value, Word(text="=~"), expression]:
             return _matched(value, _pattern(expression), fails=negated)
     if not inner or not _is_alike(inner):
-        raise Refused(unlike())
+        raise LineRefused(unlike())
     inner = [replace(each, parameters=tuple(replace(one, quoted=True) for one in each.parameters)) for each in inner]
     inner = [replace(each, active=frozenset()) for each in inner]
     if len(inner) == 3:
@@ -60,9 +60,9 @@ def _matched(value: Word, pattern: Word, *, fails: bool) -> Step:
     try:
         [*parts_of_pattern(replace(pattern, parameters=()), {})]
     except UnlikePattern:
-        raise Refused(unlike()) from None
+        raise LineRefused(unlike()) from None
     if not all(each.quoted for each in pattern.parameters):
-        raise Refused(unlike())
+        raise LineRefused(unlike())
     found, other = (FAIL, SUCCEED) if fails else (SUCCEED, FAIL)
     return Step("", (), Case(value, (Choice((pattern,), (found,)), Choice((ALL,), (other,)))))
 
@@ -71,7 +71,7 @@ def _pattern(expression: Word) -> Word:
     """The pattern that matches what a regular expression of plain text does."""
     found = PLAIN.fullmatch(expression.text)
     if found is None or expression.parameters:
-        raise Refused(unlike())
+        raise LineRefused(unlike())
     text = Word(found[2])
     start, end = Word("") if found[1] else ALL, Word("") if found[3] else ALL
     return start.plus(text).plus(end)

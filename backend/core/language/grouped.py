@@ -6,7 +6,7 @@ a command runs, and whatever became of the variables.
 
 from backend.core.dataclasses import dataclass, replace
 from backend.core.decisions import Decision
-from backend.core.language.lexer import Refused
+from backend.core.language.lexer import LineRefused
 from backend.core.language.parser import BUILTINS, in_background
 from backend.core.language.tree import (
     Assignment,
@@ -42,7 +42,7 @@ def spread(step: Step) -> Step | Decision:
     appended = tuple(replace(each, operator=">>") if each.operator == ">" else each for each in written)
     try:
         inner = Step("&&", (), _Spread(appended).compound(step.compound) if appended else step.compound)
-    except Refused as refused:
+    except LineRefused as refused:
         return refused.decision
     if sources:
         inner = Step("&&", (), Fed(sources[-1], (replace(inner, join=""),)))
@@ -72,7 +72,7 @@ class _Spread:
             case Fed(steps=steps):
                 return replace(compound, steps=self.steps(steps))
             case Background():
-                raise Refused(in_background())
+                raise LineRefused(in_background())
             case Piped(stages=stages):
                 before = replace(self, redirects=self.errors())
                 return Piped((*before.steps(stages[:-1]), *self.steps(stages[-1:])))
@@ -128,7 +128,7 @@ class _Spread:
                 case _:
                     output = each
         if errors == "output":
-            raise Refused(_mixed())
+            raise LineRefused(_mixed())
         return (Redirect(">>", 2, errors.target),) if isinstance(errors, Redirect) else ()
 
 

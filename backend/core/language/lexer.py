@@ -24,7 +24,7 @@ from backend.core.language.words import (
     unlike_statement,
 )
 
-__all__ = ["Assignment", "Operator", "Refused", "Token", "Word", "hidden_character", "tokens"]
+__all__ = ["Assignment", "LineRefused", "Operator", "Token", "Word", "hidden_character", "tokens"]
 
 BLANKS = " \t"
 OPERATORS = {
@@ -117,7 +117,7 @@ class Arithmetic:
 Token = Word | Assignment | Operator | Arithmetic
 
 
-class Refused(Exception):
+class LineRefused(Exception):
     def __init__(self, decision: Decision) -> None:
         self.decision = decision
 
@@ -126,12 +126,12 @@ Read = Callable[[list[Token]], tuple[Step, ...]]
 
 
 def tokens(line: str, operators: frozenset[str], *, assignments: bool, read: Read, depth: int = 0) -> list[Token]:
-    """Split `line`. Raises Refused with what in it is refused and where (characters, from 1).
+    """Split `line`. Raises LineRefused with what in it is refused and where (characters, from 1).
 
     `read` makes steps of the tokens of a substitution; `depth` is the number of those around the line.
     """
     if hidden := hidden_character(line):
-        raise Refused(hidden)
+        raise LineRefused(hidden)
     return _Lexer(line, operators, read, assignments=assignments, depth=depth).tokens()
 
 
@@ -274,7 +274,7 @@ class _Lexer:
                     raise UnlikeArithmetic("it is not closed by ))")
                 self.at += 1
         except UnlikeArithmetic as error:
-            raise Refused(unlike_statement(error)) from None
+            raise LineRefused(unlike_statement(error)) from None
 
     def _skip_spaces(self) -> None:
         while self.line[self.at : self.at + 1] in {" ", "\t", "\n"}:
@@ -414,7 +414,7 @@ class _Lexer:
         except UnlikeBrace:
             self._refuse_brace(self._start)
         except TooMany:
-            raise Refused(_too_many()) from None
+            raise LineRefused(_too_many()) from None
 
     def _refuse_brace(self, at: int) -> NoReturn:
         self.at = at
@@ -518,7 +518,7 @@ class _Lexer:
         try:
             expression, self.at = parse_arithmetic(self.line, start + 3)
         except UnlikeArithmetic as error:
-            raise Refused(unlike_arithmetic(error)) from None
+            raise LineRefused(unlike_arithmetic(error)) from None
         text = self.line[start : self.at]
         if self.documents and "\n" in text:
             self._refuse_document("A $(( )) goes on where the text of a here-document begins")
@@ -671,9 +671,9 @@ class _Lexer:
         try:
             while inner.at < len(text):
                 inner._piece_of_text(quoted="")
-        except Refused as refused:
+        except LineRefused as refused:
             hint = "Quote the word after <<, as in <<'END', to take the text as it is."
-            raise Refused(replace(refused.decision, hint=hint)) from None
+            raise LineRefused(replace(refused.decision, hint=hint)) from None
         return inner._word()
 
     def _check_documents(self) -> None:
@@ -686,7 +686,7 @@ class _Lexer:
         )
 
     def _refuse(self, rule: str, what: str, hint: str = "") -> NoReturn:
-        raise Refused(
+        raise LineRefused(
             Decision.deny(
                 rule,
                 f"{what} (position {self.at + 1}); no shell runs here.",

@@ -20,8 +20,8 @@ from backend.core.language.lexer import (
     REDIRECTS,
     SUBSTITUTION_DEPTH,
     Arithmetic,
+    LineRefused,
     Operator,
-    Refused,
     Token,
     tokens,
 )
@@ -79,7 +79,7 @@ DEPTH_LIMIT = 20  # compounds within compounds
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
+class ExpandedRedirect:
     """A redirection with its variables expanded."""
 
     operator: str
@@ -93,7 +93,7 @@ class Invocation:
 
     argv: tuple[str, ...]
     environment: tuple[tuple[str, str], ...] = ()
-    redirects: tuple[Opened, ...] = ()
+    redirects: tuple[ExpandedRedirect, ...] = ()
 
 
 def builtins_among(operators: frozenset[str]) -> frozenset[str]:
@@ -111,18 +111,18 @@ def parse(line: str, operators: frozenset[str] = NO_OPERATORS, *, assignments: b
 
     try:
         return Script(_read(line, operators, assignments=assignments))
-    except Refused as refused:
+    except LineRefused as refused:
         return refused.decision
 
 
 def _read(
     line: str, operators: frozenset[str], *, assignments: bool, depth: int = 0, is_text: bool = False
 ) -> tuple[Step, ...]:
-    """The steps of a line, or of a text of eval or trap in it, at a `depth` of compounds. Raises Refused."""
+    """The steps of a line, or of a text of eval or trap in it, at a `depth` of compounds. Raises LineRefused."""
 
     def read_text(text: str, depth: int) -> tuple[Step, ...]:
         if is_text:
-            raise Refused(_unlike_text(EVALUATE))
+            raise LineRefused(_unlike_text(EVALUATE))
         return _read(text, operators, assignments=assignments, depth=depth, is_text=True)
 
     def read(found: list[Token]) -> tuple[Step, ...]:
@@ -162,7 +162,7 @@ class _Reader:
         start = self.at
         while self._next_text() not in (ends or ("",)):
             if not self.waiting:
-                raise Refused(_unclosed(ends[-1]))
+                raise LineRefused(_unclosed(ends[-1]))
             found.append(replace(self._step(), join=join))
             operator = self._pop_operator(JOINS, ends)
             if operator and operator.text == "&":
@@ -172,7 +172,7 @@ class _Reader:
             if operator and operator.text in SEPARATORS:
                 begun, start = len(found), self.at
             elif operator and self._next_text() in (ends or ("",)):
-                raise Refused(_incomplete(operator))
+                raise LineRefused(_incomplete(operator))
         end = self._next_text()
         if ends:
             self._pop()
@@ -182,7 +182,7 @@ class _Reader:
         """The same where there must be a step."""
         found, end = self.steps(*ends)
         if not found:
-            raise Refused(_incomplete(opening))
+            raise LineRefused(_incomplete(opening))
         return found, end
 
     def _step(self) -> Step:
@@ -224,7 +224,7 @@ class _Reader:
             return None
         depends = (each.is_glob or any(one.name for one in each.parameters) for each in command.words)
         if not words or any(depends):
-            raise Refused(_unlike_text(name))
+            raise LineRefused(_unlike_text(name))
         if name == TRAP:
             return Step("", (), self._trap(words), redirects=command.redirects)
         steps = self.read_text(" ".join(words), self.depth) or (_always(),)
@@ -234,7 +234,7 @@ class _Reader:
         """`trap 'COMMANDS' EXIT`, `trap - EXIT`."""
         text, *names = words
         if not set(names) & {"EXIT", "0"} or not set(names) <= TRAPPED:
-            raise Refused(_unlike_text(TRAP))
+            raise LineRefused(_unlike_text(TRAP))
         return Trap(() if text == "-" else self.read_text(text, self.depth))
 
     def _function_name(self) -> str:
@@ -247,7 +247,7 @@ class _Reader:
         if not is_named and not brackets:
             return ""
         if not first or not isinstance(first[0], Word) or not NAME.fullmatch(first[0].text) or first[0].parameters:
-            raise Refused(_unlike_function())
+            raise LineRefused(_unlike_function())
         del self.waiting[-1 - is_named - len(brackets) :]
         return first[0].text
 
@@ -255,12 +255,12 @@ class _Reader:
         """`NAME() { STEPS; }`: its body is read as any group."""
         self._skip_breaks()
         if self._next_text() not in CLOSED_BY or name in self.builtins:
-            raise Refused(_unlike_function())
+            raise LineRefused(_unlike_function())
         loops, self.loops, self.functions = self.loops, 0, self.functions + 1
         body = Step("", (), self._compound())
         self.loops, self.functions = loops, self.functions - 1
         if self._next_text() in REDIRECTIONS | {"|", "word"}:
-            raise Refused(_unlike_function())
+            raise LineRefused(_unlike_function())
         return Step("", (), Function(name, (body,)))
 
     def _arithmetic(self, token: Arithmetic) -> Step:
@@ -289,9 +289,9 @@ class _Reader:
                 case Operator(text="!"):
                     alternatives[-1][-1].append(Word("!"))
                 case _:
-                    raise Refused(unlike())
+                    raise LineRefused(unlike())
         if not self.waiting:
-            raise Refused(unlike())
+            raise LineRefused(unlike())
         self._pop()
         return tested(alternatives)
 
@@ -303,7 +303,7 @@ class _Reader:
             assert isinstance(operator, Operator)
             redirects += self._redirects(operator)
         if self._next_text() not in {"", "|", *JOINS, *CLOSING}:
-            raise Refused(_joined_group())
+            raise LineRefused(_joined_group())
         if step.compound or not redirects:
             return replace(step, redirects=tuple(redirects))
         return Step("", tuple(replace(each, redirects=tuple(redirects)) for each in step.commands))
@@ -323,14 +323,14 @@ class _Reader:
         assert isinstance(operator, Operator)
         self._skip_breaks()
         if not self.waiting:
-            raise Refused(_incomplete(operator))
+            raise LineRefused(_incomplete(operator))
 
     def _compound(self) -> Compound:
         opening = self._pop()
         assert isinstance(opening, Operator)
         self.depth += 1
         if self.depth > DEPTH_LIMIT:
-            raise Refused(_too_deep())
+            raise LineRefused(_too_deep())
         found = self._opened(opening)
         self.depth -= 1
         return found
@@ -369,7 +369,7 @@ class _Reader:
             self._pop()
             self._skip_breaks()
         if self._next_text() != "do":
-            raise Refused(_unlike_for(opening))
+            raise LineRefused(_unlike_for(opening))
         self._pop()
         tested = (*_set_by(condition), _differs_from_zero(condition.result)) if condition else (_always(),)
         loop = While(Branch(tested, self._body(opening)), until=False, after=_set_by(after))
@@ -381,13 +381,13 @@ class _Reader:
             return self._counted(opening)
         words = [*self._plain_words()]
         if len(words) < 2 or not NAME.fullmatch(words[0].text) or words[0].parameters or words[1].text != "in":
-            raise Refused(_unlike_for(opening))
+            raise LineRefused(_unlike_for(opening))
         if self._next_text() not in {";", "\n"}:
-            raise Refused(_unlike_for(opening))
+            raise LineRefused(_unlike_for(opening))
         self._pop()
         self._skip_breaks()
         if self._next_text() != "do":
-            raise Refused(_unlike_for(opening))
+            raise LineRefused(_unlike_for(opening))
         self._pop()
         return For(words[0].text, tuple(words[2:]), self._body(opening))
 
@@ -395,7 +395,7 @@ class _Reader:
         """`case WORD in PATTERN) STEPS;; ... esac`."""
         words = [*self._plain_words(2)]
         if len(words) < 2 or words[1] != Word("in"):
-            raise Refused(unlike_case())
+            raise LineRefused(unlike_case())
         self._skip_breaks()
         choices: list[Choice] = []
         end = ";;"
@@ -405,7 +405,7 @@ class _Reader:
             choices.append(Choice(patterns, steps))
             self._skip_breaks()
         if end == ";;" and (self._next_text() != "esac" or self._pop() is None):
-            raise Refused(_unclosed("esac"))
+            raise LineRefused(_unclosed("esac"))
         return Case(words[0], tuple(choices))
 
     def _patterns(self) -> tuple[Word, ...]:
@@ -416,13 +416,13 @@ class _Reader:
         while True:
             found = [*self._plain_words()]
             if len(found) != 1 or not _is_pattern(found[0]):
-                raise Refused(unlike_case())
+                raise LineRefused(unlike_case())
             patterns += found
             following = self._pop() if self.waiting else None
             if isinstance(following, Operator) and following.text == ")":
                 return tuple(patterns)
             if not isinstance(following, Operator) or following.text != "|":
-                raise Refused(unlike_case())
+                raise LineRefused(unlike_case())
 
     def _plain_words(self, most: int | None = None) -> Iterator[Word]:
         count = 0
@@ -442,9 +442,9 @@ class _Reader:
         """What a builtin changes is forgotten at the end of a pipeline, and so is an assignment."""
         for command in stage.commands:
             if not command.words or command.words[0].text in self.builtins:
-                raise Refused(_no_effect(command))
+                raise LineRefused(_no_effect(command))
         if has_background((stage,)):
-            raise Refused(in_background())
+            raise LineRefused(in_background())
 
     def _next_text(self) -> str:
         """The next operator; empty at the end, "word" for anything else."""
@@ -464,7 +464,7 @@ class _Reader:
         operator = self._pop() if self.waiting else None
         if isinstance(operator, Operator) and operator.text in texts:
             return operator
-        raise Refused(_unclosed(ends[-1]) if operator is None else _unexpected(operator))
+        raise LineRefused(_unclosed(ends[-1]) if operator is None else _unexpected(operator))
 
     def _command(self) -> Command:
         words: list[Word] = []
@@ -484,19 +484,19 @@ class _Reader:
                     self._pop()
                     words.append(word)
                 case Arithmetic():
-                    raise Refused(_unlike_arithmetic_command())
+                    raise LineRefused(_unlike_arithmetic_command())
         if (words or len(assignments) > 1 or redirects) and any(each.items is not None for each in assignments):
-            raise Refused(_unlike_array())
+            raise LineRefused(_unlike_array())
         if words and words[0].text in self.builtins & OF_FUNCTIONS and not self.functions:
-            raise Refused(_no_function(words[0].text))
+            raise LineRefused(_no_function(words[0].text))
         if words and words[0].text in self.builtins & LEAVING and not self.loops:
-            raise Refused(_no_loop(words[0].text))
+            raise LineRefused(_no_loop(words[0].text))
         if words and words[0].text == "[[":
-            raise Refused(unlike())
+            raise LineRefused(unlike())
         words = _asks_for_program(words)
         if words or (assignments and not redirects):
             return Command(tuple(words), tuple(assignments), tuple(redirects))
-        raise Refused(self._missing(bool(assignments)))
+        raise LineRefused(self._missing(bool(assignments)))
 
     def _missing(self, assigned: bool) -> Decision:
         following = self.waiting[-1] if self.waiting else None
@@ -508,14 +508,14 @@ class _Reader:
         if operator.text == "<<":
             return [Redirect("<<", 0, operator.body or NO_TEXT)]
         if operator.text not in {"<", ">", ">>", "&>", "<<<"}:
-            raise Refused(_unexpected(operator))
+            raise LineRefused(_unexpected(operator))
         target = self._pop() if self.waiting else None
         if operator.text == "<<<" and isinstance(target, Word):
             return [Redirect("<<", 0, target.plus(Word("\n")))]
         if not isinstance(target, Word) or not target.text or target.is_glob:
             reason = f"{operator.text} requires the name of a file after it (position {operator.position})."
             hint = "Write for example > out.txt; globs are not accepted here."
-            raise Refused(Decision.deny("syntax.redirect", reason, hint))
+            raise LineRefused(Decision.deny("syntax.redirect", reason, hint))
         if operator.text == "&>":
             return [Redirect(">", 1, target), Redirect("2>&1", 2)]
         standard = 0 if operator.text == "<" else 1
@@ -549,7 +549,7 @@ def _background(steps: list[Step], line: str) -> Step:
     first, *others = steps
     inner = (replace(first, join=""), *others)
     if any(each.operator == "<<" for command in Script(inner).commands for each in command.redirects):
-        raise Refused(in_background("A command in the background has no here-document"))
+        raise LineRefused(in_background("A command in the background has no here-document"))
     return Step(first.join, (), Background(inner, line.strip()))
 
 

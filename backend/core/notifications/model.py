@@ -10,7 +10,7 @@ EMAIL = re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9](?:[A-Za-z
 LONGEST_URL = 1000  # characters
 
 
-class Event(StrEnum):
+class EventType(StrEnum):
     """What is reported of an execution: `recovered` is a success after a failure, `ended` any other end."""
 
     FAILED = "failed"
@@ -41,7 +41,7 @@ class Notification:
     owner_id: str
     name: str
     subject: str
-    events: frozenset[Event]
+    events: frozenset[EventType]
     url: str | None
     email: str | None
     secret: str

@@ -7,7 +7,7 @@ import hmac
 from backend.core.audit.attempts import Record
 from backend.core.dataclasses import replace
 from backend.core.execution.model import Status
-from backend.core.notifications.model import Delivery, DeliveryStatus, Event, Failure
+from backend.core.notifications.model import Delivery, DeliveryStatus, EventType, Failure
 
 FAILURES = frozenset({Status.FAILED, Status.TIMED_OUT, Status.DENIED, Status.LOST})
 MOST_ATTEMPTS = 9
@@ -18,17 +18,17 @@ SECRET_PREFIX = "whsec_"
 TOLERANCE = 300  # seconds between the clocks of sender and receiver
 
 
-def event_of(status: Status, previous: Status | None) -> Event:
+def event_of(status: Status, previous: Status | None) -> EventType:
     """The event of an execution that has ended; `previous` is how the one before it ended."""
     match status:
         case Status.LOST:
-            return Event.LOST
+            return EventType.LOST
         case Status.FAILED | Status.TIMED_OUT | Status.DENIED:
-            return Event.FAILED
+            return EventType.FAILED
         case Status.SUCCEEDED if previous in FAILURES:
-            return Event.RECOVERED
+            return EventType.RECOVERED
         case _:
-            return Event.ENDED
+            return EventType.ENDED
 
 
 def subjects_of(record: Record) -> tuple[str, ...]:

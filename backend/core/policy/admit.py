@@ -14,7 +14,7 @@ from typing import Protocol
 from backend.core.dataclasses import dataclass, replace
 from backend.core.decisions import Decision, Risk
 from backend.core.language.grouped import spread
-from backend.core.language.parser import Invocation, Opened, builtins_among, no_background, parse
+from backend.core.language.parser import ExpandedRedirect, Invocation, builtins_among, no_background, parse
 from backend.core.language.patterns import matches
 from backend.core.language.tree import (
     Assignment,
@@ -570,16 +570,16 @@ class _CommandJudge:
             given[assignment.name] = values[assignment.name] = value
         return tuple(given.items())
 
-    def _redirects(self, command: Command) -> tuple[tuple[Opened, ...], tuple[str, ...]]:
+    def _redirects(self, command: Command) -> tuple[tuple[ExpandedRedirect, ...], tuple[str, ...]]:
         """The redirections of a command, and the files that they name."""
-        opened: list[Opened] = []
+        opened: list[ExpandedRedirect] = []
         paths: list[str] = []
         for redirect in command.redirects:
             target = joined(redirect.target, self.values)
             if redirect.operator in OPEN_REDIRECTS:
                 target = in_temporary(Word(target), self.target.files).text
                 paths += self._allowed(self.target.profile.decide_file(target, self.place)).paths
-            opened.append(Opened(redirect.operator, redirect.descriptor, target))
+            opened.append(ExpandedRedirect(redirect.operator, redirect.descriptor, target))
         return tuple(opened), tuple(paths)
 
 

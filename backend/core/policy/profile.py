@@ -79,12 +79,12 @@ from backend.core.policy.program_rules import (
     Argument,
     ArgumentError,
     ArgumentParse,
-    Kind,
+    ArgumentRole,
     Program,
     ProgramUse,
     Quirk,
-    Role,
-    Started,
+    StartedProgram,
+    ValueKind,
     linked_files,
 )
 from backend.core.policy.sed_awk import ScriptError, check_awk, check_sed
@@ -133,7 +133,7 @@ OPEN_FILES = frozenset(
         "/proc/version",
     }
 )
-SCRIPT = Kind("program of the project", Role.TARGET)
+SCRIPT = ValueKind("program of the project", ArgumentRole.TARGET)
 DEVICES = PurePosixPath("/dev")
 GIT_SETTINGS = re.compile(r"(?i)(\.gitconfig|\.config/git(/|$))")
 
@@ -344,15 +344,15 @@ class Profile:
 
     def decide(self, argv: tuple[str, ...], place: Place) -> Decision:
         """The verdict on one command. `argv` contains at least the program."""
-        return self._decide_started(Started(argv), place, 0)
+        return self._decide_started(StartedProgram(argv), place, 0)
 
-    def _decide_started(self, started: Started, place: Place, depth: int) -> Decision:
+    def _decide_started(self, started: StartedProgram, place: Place, depth: int) -> Decision:
         argv = started.argv
         decision = self._decide(started, place, depth)
         missing = self.missing.get(argv[0])
         return (missing.refusal(argv) if missing and decision.allowed else None) or decision
 
-    def _decide(self, started: Started, place: Place, depth: int) -> Decision:
+    def _decide(self, started: StartedProgram, place: Place, depth: int) -> Decision:
         name, words = started.argv[0], started.words
         program = self.programs.get(name) or self._script(name, depth)
         if refusal := (None if program else self._refuse_name(name)) or self.refuse_token(words):
@@ -367,7 +367,7 @@ class Profile:
         if program.operands is SCRIPT:
             if refusal := _refuse_written(name, place):
                 return refusal
-            arguments.append(Argument(name, Role.PATH))
+            arguments.append(Argument(name, ArgumentRole.PATH))
         try:
             for argument in _arguments(parse, program, words):
                 if refusal := _refuse_path(parse.uses[-1].program, argument, place):
@@ -437,7 +437,7 @@ class Profile:
         parse = ArgumentParse()
         try:
             deque(parse.arguments(program, iter(argv[1:])), maxlen=0)
-            inner = parse.started[0] if parse.started else Started(())
+            inner = parse.started[0] if parse.started else StartedProgram(())
             at = inner.first_unknown if inner.replaced else len(inner.argv)
             options_follow = any(word.startswith("-") for word in inner.argv[at:])
             if at and not options_follow and self._takes_end(inner.argv[:at]):
@@ -557,19 +557,19 @@ def _allow(program: Program, parse: ArgumentParse, arguments: list[Argument], pl
 def _paths(arguments: list[Argument]) -> tuple[str, ...]:
     """All files named; with folders that are changed to, also relative to each of them, and to one after the other."""
     paths = [argument.text for argument in arguments if argument.is_path and not _is_open(argument)]
-    folders = [PurePosixPath(argument.text) for argument in arguments if argument.role is Role.FOLDER]
+    folders = [PurePosixPath(argument.text) for argument in arguments if argument.role is ArgumentRole.FOLDER]
     starts = {*folders, *(PurePosixPath(*folders[:count]) for count in range(2, len(folders) + 1))}
     return (*paths, *(str(start / path) for start in sorted(starts) for path in paths))
 
 
 def _is_open(argument: Argument) -> bool:
     """Whether a file outside of the workspace may be named."""
-    return argument.text == NULL_DEVICE or (argument.role is Role.PATH and argument.text in OPEN_FILES)
+    return argument.text == NULL_DEVICE or (argument.role is ArgumentRole.PATH and argument.text in OPEN_FILES)
 
 
 def _check_scripts(arguments: list[Argument]) -> None:
     """A script given in pieces is checked as one, as the program runs it."""
-    for role, check in ((Role.SED, check_sed), (Role.AWK, check_awk)):
+    for role, check in ((ArgumentRole.SED, check_sed), (ArgumentRole.AWK, check_awk)):
         pieces = [argument.text for argument in arguments if argument.role is role]
         if pieces:
             check("\n".join(pieces))
@@ -587,7 +587,7 @@ def _no_watches(program: Program) -> Decision:
     return Decision.deny("option.watch", reason, hint, risk=Risk.SAFE)
 
 
-def _check_guard(started: Started, program: Program) -> None:
+def _check_guard(started: StartedProgram, program: Program) -> None:
     """Raise ArgumentError where a word that is only known later could be an option."""
     at = started.first_unknown
     if not at or not program.takes_options or "--" in started.argv[:at]:
@@ -612,7 +612,9 @@ def _refuse_emptying(
     if not use.program.empties or not deletes or _is_narrowed(words, use.program):
         return None
     starts = (
-        [argument.text for argument in arguments if argument.role is Role.PATH] if "operand" in use.given else ["."]
+        [argument.text for argument in arguments if argument.role is ArgumentRole.PATH]
+        if "operand" in use.given
+        else ["."]
     )
     if not any(map(place.is_root, starts)):
         return None
@@ -648,7 +650,7 @@ def _refuse_path(program: Program, argument: Argument, place: Place) -> Decision
         return None
     if program.spares_root and place.is_root(argument.text):
         return _root_refusal(program)
-    if argument.role in {Role.TARGET, Role.FOLDER}:
+    if argument.role in {ArgumentRole.TARGET, ArgumentRole.FOLDER}:
         return _refuse_written(argument.text, place)
     return _refuse_outside(argument.text, place)
 

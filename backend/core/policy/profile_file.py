@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from backend.core.dataclasses import dataclass, replace
 from backend.core.decisions import Risk
-from backend.core.policy.program_rules import BUILT_IN_KINDS, Kind, Option, Program, Quirk, Role
+from backend.core.policy.program_rules import BUILT_IN_KINDS, ArgumentRole, Option, Program, Quirk, ValueKind
 
 T = TypeVar("T")
 E = TypeVar("E", bound=StrEnum)
@@ -130,12 +130,12 @@ def read_programs(spec: Table) -> tuple[dict[str, Program], dict[str, Program]]:
 class _Known:
     """What the programs of a profile may refer to: kinds of value, quirks of all programs, earlier programs."""
 
-    kinds: Mapping[str, Kind]
+    kinds: Mapping[str, ValueKind]
     quirks: frozenset[Quirk]
     programs: dict[str, Program] = field(default_factory=dict)
 
 
-def _kinds(spec: Table) -> dict[str, Kind]:
+def _kinds(spec: Table) -> dict[str, ValueKind]:
     """The kinds of value that a profile defines, in addition to the built-in ones."""
     kinds = dict(BUILT_IN_KINDS)
     for name in spec.data:
@@ -145,11 +145,11 @@ def _kinds(spec: Table) -> dict[str, Kind]:
     return kinds
 
 
-def _kind(name: str, spec: Table) -> Kind:
+def _kind(name: str, spec: Table) -> ValueKind:
     if isinstance(spec.data[name], str):
-        return Kind(name, Role.TEXT, spec.pattern(name))
+        return ValueKind(name, ArgumentRole.TEXT, spec.pattern(name))
     table = spec.table(name)
-    kind = Kind(name, table.choice("role", Role, Role.TEXT), table.pattern("pattern"))
+    kind = ValueKind(name, table.choice("role", ArgumentRole, ArgumentRole.TEXT), table.pattern("pattern"))
     table.end()
     return kind
 
@@ -225,7 +225,7 @@ def _subcommands(name: str, spec: Table, known: _Known, shared: Mapping[str, Opt
     return found
 
 
-def _options(spec: Table, kinds: Mapping[str, Kind]) -> dict[str, Option]:
+def _options(spec: Table, kinds: Mapping[str, ValueKind]) -> dict[str, Option]:
     options = {name: Option() for name in spec.strings("flags")}
     options |= {name: Option(BUILT_IN_KINDS["text"], optional=True) for name in spec.strings("optional")}
     values = spec.table("values")
@@ -236,14 +236,14 @@ def _options(spec: Table, kinds: Mapping[str, Kind]) -> dict[str, Option]:
     return options
 
 
-def _operand_kind(spec: Table, key: str, kinds: Mapping[str, Kind]) -> Kind | None:
+def _operand_kind(spec: Table, key: str, kinds: Mapping[str, ValueKind]) -> ValueKind | None:
     name = spec.text(key, "none")
     if name != "none" and name not in kinds:
         raise ProfileError(f"{spec.place}.{key}: must be one of none, {', '.join(kinds)}")
     return kinds.get(name)
 
 
-def _shape(spec: Table, shape: str, kinds: Mapping[str, Kind]) -> re.Pattern[str]:
+def _shape(spec: Table, shape: str, kinds: Mapping[str, ValueKind]) -> re.Pattern[str]:
     """A blank in a shape separates arguments: they are joined by NUL, which none can contain. <NAME> is a kind of value."""
 
     def pattern(found: re.Match[str]) -> str:

@@ -23,7 +23,7 @@ SYMBOLIC, ELSEWHERE = frozenset({"-s", "--symbolic"}), frozenset({"-r", "--relat
 REPLACES = "-I"  # the option of a program that appends words, for the text that they replace
 
 
-class Role(StrEnum):
+class ArgumentRole(StrEnum):
     """What a program does with an argument."""
 
     TEXT = "text"
@@ -38,7 +38,9 @@ class Role(StrEnum):
     LINE = "line"  # a line for a shell, of plain commands that are judged by the same rules
 
 
-CODE = frozenset({Role.SED, Role.AWK, Role.RUN, Role.LINE})  # what an argument makes the program do
+CODE = frozenset(
+    {ArgumentRole.SED, ArgumentRole.AWK, ArgumentRole.RUN, ArgumentRole.LINE}
+)  # what an argument makes the program do
 
 
 class Quirk(StrEnum):
@@ -57,22 +59,25 @@ class Quirk(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class ValueKind:
     """What a value may be: all of it must match the pattern, if there is one."""
 
     name: str
-    role: Role
+    role: ArgumentRole
     pattern: re.Pattern[str] | None = None
 
 
-BUILT_IN_KINDS = {"paths": Kind("paths", Role.PATH), **{str(role): Kind(str(role), role) for role in Role}}
+BUILT_IN_KINDS = {
+    "paths": ValueKind("paths", ArgumentRole.PATH),
+    **{str(role): ValueKind(str(role), role) for role in ArgumentRole},
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Option:
     """An option; without a kind it takes no value. An optional value must be attached."""
 
-    kind: Kind | None = None
+    kind: ValueKind | None = None
     optional: bool = False
 
 
@@ -93,8 +98,8 @@ class Program:
     any_arguments: bool = False
     options: Mapping[str, Option] = field(default_factory=dict)
     refused: Mapping[str, str] = field(default_factory=dict)
-    operands: Kind | None = None
-    first: Kind | None = None
+    operands: ValueKind | None = None
+    first: ValueKind | None = None
     unless: frozenset[str] = frozenset()
     quirks: frozenset[Quirk] = frozenset()
     shapes: tuple[re.Pattern[str], ...] = ()
@@ -116,7 +121,7 @@ class Program:
     @property
     def takes_anything(self) -> bool:
         """Whether all words are text, including those that start with a dash (echo)."""
-        text_only = self.operands is not None and self.operands.role is Role.TEXT and not self.operands.pattern
+        text_only = self.operands is not None and self.operands.role is ArgumentRole.TEXT and not self.operands.pattern
         return text_only and not (self.options or self.first or self.subcommands)
 
     @property
@@ -140,11 +145,11 @@ class Argument:
     """An argument as its program understands it."""
 
     text: str
-    role: Role
+    role: ArgumentRole
 
     @property
     def is_path(self) -> bool:
-        return self.role in {Role.PATH, Role.TARGET, Role.FOLDER}
+        return self.role in {ArgumentRole.PATH, ArgumentRole.TARGET, ArgumentRole.FOLDER}
 
 
 @dataclass(slots=True)
@@ -184,11 +189,11 @@ class ProgramUse:
             return "a subcommand"
         if program.first:
             return f"a {program.first.name}"
-        return "a file" if program.operands and program.operands.role is Role.PATH else "an argument"
+        return "a file" if program.operands and program.operands.role is ArgumentRole.PATH else "an argument"
 
 
 @dataclass(frozen=True, slots=True)
-class Started:
+class StartedProgram:
     """A program that a command starts. With `open_ended` further words follow, which are not known; with `replaced` its
     words have this text where such words come.
     """
@@ -217,7 +222,7 @@ class ArgumentParse:
     """
 
     uses: list[ProgramUse] = field(default_factory=list)
-    started: list[Started] = field(default_factory=list)
+    started: list[StartedProgram] = field(default_factory=list)
     assigned: list[tuple[str, str]] = field(default_factory=list)
     replaced: str = ""
 
@@ -246,7 +251,7 @@ class ArgumentParse:
         if program.shapes:
             return _shaped(program, tokens)
         if program.takes_anything:
-            return (Argument(token, Role.TEXT) for token in tokens)
+            return (Argument(token, ArgumentRole.TEXT) for token in tokens)
         return _OptionReader(use, tokens, self).read()
 
 
@@ -254,7 +259,7 @@ def _guess(token: str) -> Argument:
     """For a program whose options are unknown: an absolute path or one with `..` is treated as a path."""
     value = token.partition("=")[2] if token.startswith("-") and "=" in token else token
     leads_out = value.startswith("/") or ".." in PurePosixPath(value).parts
-    return Argument(value, Role.PATH if leads_out and not any(map(str.isspace, value)) else Role.TEXT)
+    return Argument(value, ArgumentRole.PATH if leads_out and not any(map(str.isspace, value)) else ArgumentRole.TEXT)
 
 
 def linked_files(use: ProgramUse, arguments: list[Argument]) -> list[Argument]:
@@ -262,16 +267,16 @@ def linked_files(use: ProgramUse, arguments: list[Argument]) -> list[Argument]:
 
     That is next to its name, or in it if that is a folder.
     """
-    links = [each.text for each in arguments if each.role is Role.LINK]
+    links = [each.text for each in arguments if each.role is ArgumentRole.LINK]
     if not links:
         return []
     if not use.given & SYMBOLIC or use.given & ELSEWHERE:
-        return [Argument(text, Role.TARGET) for text in links]
+        return [Argument(text, ArgumentRole.TARGET) for text in links]
     *targets, name = links if len(links) > 1 else [*links, "."]
     is_folder = len(targets) > 1 or name.endswith("/") or name in {".", ".."}
     places = (PurePosixPath(name),) if is_folder else (PurePosixPath(name).parent, PurePosixPath(name))
     files = (str(place / target) for place, target in product(places, targets))
-    return [Argument(name, Role.TARGET), *(Argument(file, Role.TARGET) for file in files)]
+    return [Argument(name, ArgumentRole.TARGET), *(Argument(file, ArgumentRole.TARGET) for file in files)]
 
 
 def _shaped(program: Program, tokens: Iterator[str]) -> Iterator[Argument]:
@@ -333,7 +338,7 @@ class _OptionReader:
             )
         if kind is None:
             raise ArgumentError("option.unlisted", f"{self.program.name} accepts no operands here.", self.program)
-        if kind.role is Role.RUN:
+        if kind.role is ArgumentRole.RUN:
             return self._started(token)
         return self._checked(kind, token, self.program.name)
 
@@ -341,16 +346,16 @@ class _OptionReader:
         """All words that are left are the program that this one starts, and its arguments."""
         replaced = self.parse.replaced
         appends = Quirk.APPENDS in self.program.quirks and not replaced
-        self.parse.started.append(Started((name, *self.tokens), appends, replaced))
-        return Argument(name, Role.RUN)
+        self.parse.started.append(StartedProgram((name, *self.tokens), appends, replaced))
+        return Argument(name, ArgumentRole.RUN)
 
     def _started_by_option(self, option: str) -> Argument:
         """The program of find's -exec: up to `;`, or up to `+` after `{}`. The files that it gets start with `./`."""
         words: list[str] = []
         for token in self.tokens:
             if token == ";" or (token == "+" and words[-1:] == ["./{}"]):
-                self.parse.started.append(Started(tuple(words) or ("",)))
-                return Argument("".join(words[:1]), Role.RUN)
+                self.parse.started.append(StartedProgram(tuple(words) or ("",)))
+                return Argument("".join(words[:1]), ArgumentRole.RUN)
             words.append(token.replace("{}", "./{}") if token.startswith("{}") else token)
         raise ArgumentError("option.value", f"{option} requires a program, {{}} and \\; or + at the end.", self.program)
 
@@ -402,20 +407,20 @@ class _OptionReader:
                 yield self._following(option.kind, name)
             return
 
-    def _attached(self, kind: Kind, name: str, value: str) -> Argument:
+    def _attached(self, kind: ValueKind, name: str, value: str) -> Argument:
         if Quirk.APART in self.program.quirks and not value.isdecimal():
             raise ArgumentError("option.value", f"The value of {name} must be a separate word.", self.program)
         # Some programs parse -c=FILE as FILE, others as =FILE.
-        if value.startswith("=") and kind.role is not Role.TEXT:
+        if value.startswith("=") and kind.role is not ArgumentRole.TEXT:
             raise ArgumentError("option.value", f"The value of {name} must not start with =.", self.program)
         return self._value(kind, name, value)
 
-    def _following(self, kind: Kind, name: str) -> Argument:
+    def _following(self, kind: ValueKind, name: str) -> Argument:
         """A value that is the next word. If it starts with a dash, the program may parse it as the next option."""
-        if kind.role is Role.RUN:
+        if kind.role is ArgumentRole.RUN:
             return self._started_by_option(name)
         value = next(self.tokens, None)
-        is_file = kind.role in {Role.PATH, Role.TARGET, Role.FOLDER}
+        is_file = kind.role in {ArgumentRole.PATH, ArgumentRole.TARGET, ArgumentRole.FOLDER}
         is_tied = Quirk.TIED in self.program.quirks and name.startswith("--")
         has_dash = value is not None and value.startswith("-") and value != "-"
         if has_dash and (is_file or is_tied):
@@ -424,14 +429,14 @@ class _OptionReader:
             )
         return self._value(kind, name, value)
 
-    def _value(self, kind: Kind, name: str, value: str | None) -> Argument:
+    def _value(self, kind: ValueKind, name: str, value: str | None) -> Argument:
         if value is None:
             raise ArgumentError("option.unlisted", f"{name} requires a value.", self.program)
         if Quirk.APPENDS in self.program.quirks and name == REPLACES:
             self.parse.replaced = value
         return self._checked(kind, value, name)
 
-    def _checked(self, kind: Kind, text: str, what: str) -> Argument:
+    def _checked(self, kind: ValueKind, text: str, what: str) -> Argument:
         if PLACEHOLDER in text and (kind.pattern or kind.role in CODE):
             raise ArgumentError(
                 "option.value", f"{what} cannot be given a word that is only known later.", self.program
@@ -440,14 +445,14 @@ class _OptionReader:
             raise ArgumentError(
                 "option.value", f"{what} accepts only this kind of value here: {kind.name}.", self.program
             )
-        if kind.role is Role.GUESS:
+        if kind.role is ArgumentRole.GUESS:
             return _guess(text)
-        if kind.role is Role.LINE:
+        if kind.role is ArgumentRole.LINE:
             self.parse.started.extend(self._line(text, what))
         # A lone dash is standard input or output.
-        return Argument(text, Role.TEXT if text == "-" else kind.role)
+        return Argument(text, ArgumentRole.TEXT if text == "-" else kind.role)
 
-    def _line(self, text: str, what: str) -> Iterator[Started]:
+    def _line(self, text: str, what: str) -> Iterator[StartedProgram]:
         """The commands of a line for a shell, which must mean the same as here: without globs, variables and files."""
         script = parse(text, LINE_OPERATORS)
         if isinstance(script, Decision):
@@ -456,7 +461,7 @@ class _OptionReader:
             if any(word.is_glob or word.parameters for word in command.words):
                 reason = f"{what} accepts only plain words here: write the command itself."
                 raise ArgumentError("option.value", reason, self.program)
-            yield Started(command.argv)
+            yield StartedProgram(command.argv)
 
     def _given(self, name: str) -> Option:
         if name not in self.program.options:

@@ -22,9 +22,9 @@ from backend.core.policy.program_rules import (
     Argument,
     ArgumentError,
     ArgumentParse,
+    ArgumentRole,
     Program,
-    Role,
-    Started,
+    StartedProgram,
 )
 from backend.core.policy.sed_awk import ScriptError, check_awk, check_sed
 
@@ -351,9 +351,9 @@ def _is_plain_script(argument: Argument) -> bool:
     """Whether it is no script of sed or awk that does more than the profile permits: it may start programs."""
     try:
         match argument.role:
-            case Role.SED:
+            case ArgumentRole.SED:
                 check_sed(argument.text)
-            case Role.AWK:
+            case ArgumentRole.AWK:
                 check_awk(argument.text)
     except ScriptError:
         return False
@@ -362,10 +362,10 @@ def _is_plain_script(argument: Argument) -> bool:
 
 def _starts_others(program: Program) -> bool:
     kinds = (program.operands, program.first, *(option.kind for option in program.options.values()))
-    return any(kind is not None and kind.role is Role.RUN for kind in kinds)
+    return any(kind is not None and kind.role is ArgumentRole.RUN for kind in kinds)
 
 
-def _started(started: Started) -> ShellCommand:
+def _started(started: StartedProgram) -> ShellCommand:
     """The words of a program that another one starts; what that replaces in them is not known."""
     name = started.argv[0]
     texts = (PLACEHOLDER if started.replaced and started.replaced in name else name, *started.words)

@@ -136,7 +136,7 @@ class Ended:
 
 
 @dataclass(frozen=True, slots=True)
-class Ready:
+class ReadyRun:
     """A run that may start, with its schedule and whether another run of it is active."""
 
     schedule: Schedule

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from backend.core.dataclasses import dataclass
-from backend.core.schedules.model import Ended, Ready, Run, Schedule
+from backend.core.schedules.model import Ended, ReadyRun, Run, Schedule
 from backend.core.schedules.rules import Due
 
 
@@ -54,7 +54,7 @@ class Schedules(Protocol):
         """False if the schedule does not exist, or the run does."""
         ...
 
-    async def ready(self, now_ms: int, limit: int) -> Sequence[Ready]:
+    async def ready(self, now_ms: int, limit: int) -> Sequence[ReadyRun]:
         """Runs that may start, the oldest first, and those that a dead server was submitting.
 
         Those that wait in the queue of a schedule are left out while a run of it is active.

@@ -5,7 +5,7 @@ from itertools import islice
 
 from backend.core.dataclasses import dataclass, replace
 from backend.core.schedules.cron import Cron
-from backend.core.schedules.model import Policy, Ready, Run, RunStatus, Schedule
+from backend.core.schedules.model import Policy, ReadyRun, Run, RunStatus, Schedule
 
 ON_TIME = 60_000  # milliseconds after which a due time counts as missed: no server was there
 MOST_WAITING = 100  # runs that a schedule may have waiting
@@ -61,7 +61,7 @@ def _skipped(schedule: Schedule, due: int, reason: str) -> Run:
     return Run(schedule.id, due, start_ms=due, status=RunStatus.SKIPPED, reason=reason)
 
 
-def skipped_reason(ready: Ready, later: bool) -> str:
+def skipped_reason(ready: ReadyRun, later: bool) -> str:
     """Why a run must not start; empty if it may, now or when the active one has ended. `later`: there is a later one."""
     if ready.run.status is RunStatus.STARTING:
         return ""

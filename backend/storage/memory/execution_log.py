@@ -12,7 +12,7 @@ from backend.core.decisions import Decision
 from backend.core.errors import StorageError
 from backend.core.execution.model import Status
 from backend.core.execution.ownership import RELEASED, Holdings, lease_until
-from backend.core.ports import Actor, Queued
+from backend.core.ports import ActorLike, QueuedExecution
 from backend.storage.memory.audit_log import MemoryAuditLog
 from backend.storage.memory.executions import MemoryExecutions, Row
 from backend.storage.refusal_filter import ITSELF, RefusalFilter
@@ -52,7 +52,9 @@ class MemoryExecutionLog:
         self._append(attempt.principal, *events.opened(attempt))
         self.holdings.add(attempt.id)
 
-    async def step(self, execution: str, actor: Actor, argvs: tuple[tuple[str, ...], ...], decision: Decision) -> None:
+    async def step(
+        self, execution: str, actor: ActorLike, argvs: tuple[tuple[str, ...], ...], decision: Decision
+    ) -> None:
         """Write a later step that is about to run with words other than those judged first."""
         self.executions.check()
         self._append(actor, events.stepped(execution, argvs, decision))
@@ -89,7 +91,7 @@ class MemoryExecutionLog:
         """Report the floods that were counted."""
         self._refusals.close()
 
-    def _append(self, actor: Actor, *drafts: Draft) -> None:
+    def _append(self, actor: ActorLike, *drafts: Draft) -> None:
         for draft in drafts:
             self.audit.append(draft, actor.name, actor.address)
 
@@ -154,15 +156,15 @@ class MemoryOwnership:
         self.log.executions.add(Row(record, job=job))
         self.log.audit.append(events.submitted(attempt), attempt.principal.name, attempt.principal.address)
 
-    async def queued(self, targets: Collection[str], limit: int) -> Sequence[Queued]:
+    async def queued(self, targets: Collection[str], limit: int) -> Sequence[QueuedExecution]:
         """Up to `limit` executions of these targets that wait, the oldest first."""
         waiting = self.log.executions.with_status(Status.QUEUED)
-        return [Queued(row.record, row.job or "") for row in waiting if row.record.target in targets][:limit]
+        return [QueuedExecution(row.record, row.job or "") for row in waiting if row.record.target in targets][:limit]
 
-    async def waiting(self, execution: str) -> Queued | None:
+    async def waiting(self, execution: str) -> QueuedExecution | None:
         """An execution that waits."""
         row = self.log.executions.rows.get(execution)
-        return Queued(row.record, row.job or "") if row and row.status is Status.QUEUED else None
+        return QueuedExecution(row.record, row.job or "") if row and row.status is Status.QUEUED else None
 
     async def claim(self, execution: str) -> bool:
         """Take over an execution that waits; False when it does not wait (any more)."""

@@ -5,7 +5,7 @@ from dataclasses import field
 
 from backend.core.dataclasses import dataclass, replace
 from backend.core.django.commands import CommandList
-from backend.core.django.ports import Added, Answer, Caller, Reply, RunnerKey, RunnerVersions
+from backend.core.django.ports import Added, Caller, Reply, RunnerKey, RunnerVersions, StoredAnswer
 from backend.core.django.runs import Chunk, Run, RunEnd, StopLevel
 from backend.core.ports import Projects
 from backend.storage.identities import checked_name
@@ -22,7 +22,7 @@ class MemoryRunners:
     _keys: dict[str, RunnerKey] = field(default_factory=dict)
     _secrets: dict[bytes, str] = field(default_factory=dict)
     _commands: dict[str, CommandList] = field(default_factory=dict)
-    _answers: dict[tuple[str, str], tuple[int, Answer]] = field(default_factory=dict)
+    _answers: dict[tuple[str, str], tuple[int, StoredAnswer]] = field(default_factory=dict)
     _runs: dict[str, Run] = field(default_factory=dict)
     _chunks: dict[str, dict[int, Chunk]] = field(default_factory=dict)
 
@@ -92,7 +92,7 @@ class MemoryRunners:
         found = self._answers.get((key.id, nonce))
         return Caller(key, found[1] if found else None)
 
-    async def remember(self, key: str, nonce: str, answer: Answer) -> None:
+    async def remember(self, key: str, nonce: str, answer: StoredAnswer) -> None:
         """Store an answer; the first one stays."""
         self._answers.setdefault((key, nonce), (self.now_ms(), answer))
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import field
 
 from backend.core.dataclasses import dataclass, replace
-from backend.core.schedules.model import Ended, Policy, Ready, Run, RunStatus, Schedule
+from backend.core.schedules.model import Ended, Policy, ReadyRun, Run, RunStatus, Schedule
 from backend.core.schedules.ports import RunPage
 from backend.core.schedules.rules import Due
 from backend.storage.memory.executions import MemoryExecutions
@@ -76,11 +76,11 @@ class MemorySchedules:
         self.all_runs[run.key] = run
         return True
 
-    async def ready(self, now_ms: int, limit: int) -> Sequence[Ready]:
+    async def ready(self, now_ms: int, limit: int) -> Sequence[ReadyRun]:
         """Runs that may start, the oldest first, and those that a dead server was submitting."""
         runs = [run for run in self.all_runs.values() if run.status in MAY_START and run.start_ms <= now_ms]
         found = [
-            Ready(self.schedules[run.schedule_id], run, self._busy(run))
+            ReadyRun(self.schedules[run.schedule_id], run, self._busy(run))
             for run in sorted(runs, key=lambda run: (run.start_ms, run.key))
         ]
         return [each for each in found if not (each.busy and each.schedule.when.overlap is Policy.QUEUE)][:limit]

@@ -9,13 +9,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backend.core.audit.chain import EMPTY, GENESIS, Anchor, Head, Link, Succession, Trust, Verifier, extend, link_hash
+from backend.core.audit.chain import (
+    EMPTY,
+    GENESIS,
+    Anchor,
+    ChainedEvent,
+    Head,
+    Succession,
+    TrustedKey,
+    Verifier,
+    extend,
+    link_hash,
+)
 from backend.core.audit.events import Event, Kind
 
 SIGNED = b"signed "
-TRUST = Trust(b"key", lambda key, statement, signature: key == b"key" and signature == SIGNED + statement)
+TRUST = TrustedKey(b"key", lambda key, statement, signature: key == b"key" and signature == SIGNED + statement)
 
-Chain = tuple[Head, list[Link], bytes]
+Chain = tuple[Head, list[ChainedEvent], bytes]
 
 
 def event(number: int, **fields: object) -> Event:
@@ -28,7 +39,7 @@ def chain(length: int = 9, head: Head = EMPTY) -> Chain:
     return head, links, SIGNED + head.statement()
 
 
-def problem(head: Head, links: list[Link], signature: bytes, *anchors: Anchor) -> str:
+def problem(head: Head, links: list[ChainedEvent], signature: bytes, *anchors: Anchor) -> str:
     verifier = Verifier(head, TRUST, anchors)
     for link in links:
         if not verifier.check(link):
@@ -36,7 +47,7 @@ def problem(head: Head, links: list[Link], signature: bytes, *anchors: Anchor) -
     return verifier.finish(signature).problem
 
 
-def remade(links: list[Link], previous: bytes = GENESIS) -> list[Link]:
+def remade(links: list[ChainedEvent], previous: bytes = GENESIS) -> list[ChainedEvent]:
     """The chain with all hashes made anew, which anybody can do."""
     made = []
     for link in links:
@@ -45,12 +56,12 @@ def remade(links: list[Link], previous: bytes = GENESIS) -> list[Link]:
     return made
 
 
-def edited(link: Link, **fields: object) -> Link:
+def edited(link: ChainedEvent, **fields: object) -> ChainedEvent:
     content = {**json.loads(link.body), **fields}
     return replace(link, body=json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False))
 
 
-def cut(head: Head, links: list[Link], seq: int) -> Head:
+def cut(head: Head, links: list[ChainedEvent], seq: int) -> Head:
     return Head(head.first_seq, head.first_previous, seq, links[seq - 1].hash)
 
 
@@ -63,7 +74,7 @@ def test_a_whole_chain_is_good() -> None:
         assert problem(head, links, signature, place) == ""
 
 
-def flip(links: list[Link]) -> list[Link]:
+def flip(links: list[ChainedEvent]) -> list[ChainedEvent]:
     body = links[4].body.replace("echo 4", "echo 5")
     return [*links[:4], replace(links[4], body=body), *links[5:]]
 
@@ -103,7 +114,9 @@ def flip(links: list[Link]) -> list[Link]:
         ),
     ],
 )
-def test_what_was_changed_is_found_and_said_where(change: Callable[[list[Link]], list[Link]], said: str) -> None:
+def test_what_was_changed_is_found_and_said_where(
+    change: Callable[[list[ChainedEvent]], list[ChainedEvent]], said: str
+) -> None:
     head, links, signature = chain()
     found = problem(head, change(links), signature)
     assert found.startswith(said)
@@ -171,8 +184,8 @@ OLD, NEW, NEXT, STOLEN = (letter * 32 for letter in (b"o", b"n", b"x", b"s"))
 
 
 def rotated(
-    head: Head, links: list[Link], old: bytes, new: bytes, signer: bytes | None = None
-) -> tuple[Head, list[Link]]:
+    head: Head, links: list[ChainedEvent], old: bytes, new: bytes, signer: bytes | None = None
+) -> tuple[Head, list[ChainedEvent]]:
     """The chain with an event that puts a key in the place of another; `signer` vouches for it."""
     change = Succession(head.end, old, new)
     fields = change.fields(signs(signer or old, change.statement()))
@@ -180,9 +193,9 @@ def rotated(
     return head, [*links, *more]
 
 
-def trusting(key: bytes, head: Head, links: list[Link], signer: bytes, at: Anchor = EMPTY.end) -> str:
+def trusting(key: bytes, head: Head, links: list[ChainedEvent], signer: bytes, at: Anchor = EMPTY.end) -> str:
     """What who trusts `key` finds in a chain whose head `signer` signed."""
-    verifier = Verifier(head, Trust(key, lambda key, statement, given: given == signs(key, statement)), (), at)
+    verifier = Verifier(head, TrustedKey(key, lambda key, statement, given: given == signs(key, statement)), (), at)
     for link in links:
         if not verifier.check(link):
             break
@@ -259,7 +272,7 @@ def test_no_edit_of_any_kind_passes(data: st.DataObject) -> None:
     assert bool(problem(head, links, signature)) == (links != before)
 
 
-def _changed(links: list[Link], change: str, at: int, data: st.DataObject) -> list[Link]:
+def _changed(links: list[ChainedEvent], change: str, at: int, data: st.DataObject) -> list[ChainedEvent]:
     link, rest = links[at], (links[:at], links[at + 1 :])
     match change:
         case "flip":
@@ -300,7 +313,7 @@ def test_nothing_in_an_event_takes_the_place_of_its_number(hostile: object) -> N
     "body", ["", "[]", "7", '{"seq":"1"}', '{"seq":true}', '{"seq":1.0}', "{}", "[" * 100_000, '{"seq":1' + "0" * 9999]
 )
 def test_an_event_that_says_nothing_is_told(body: str) -> None:
-    made = remade([Link(1, body, b"")])
+    made = remade([ChainedEvent(1, body, b"")])
     found = problem(Head(1, GENESIS, 1, made[0].hash), made, b"")
     assert found == "event 1 is in the place of another"
 

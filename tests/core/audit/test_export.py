@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backend.core.audit import export as exports
-from backend.core.audit.chain import EMPTY, Anchor, Head, Link, extend
+from backend.core.audit.chain import EMPTY, Anchor, ChainedEvent, Head, extend
 from backend.core.audit.events import Event, Kind
 
 # RFC 5424, 6: PRI VERSION TIMESTAMP HOSTNAME APP-NAME PROCID MSGID STRUCTURED-DATA MSG
@@ -24,7 +24,7 @@ SYSLOG = re.compile(
 PARAMETER = re.compile(rf' ([^= ]+)="({VALUE})"')
 
 
-def link(kind: Kind = Kind.DENIED, **fields: object) -> Link:
+def link(kind: Kind = Kind.DENIED, **fields: object) -> ChainedEvent:
     event = Event("E1", "2026-01-02T03:04:05.678Z", kind, "user:ann", "10.0.0.1", fields)
     return extend(EMPTY, [event])[1][0]
 
@@ -95,7 +95,7 @@ def test_a_row_of_csv() -> None:
 
 @pytest.mark.parametrize("body", ["", "[]", '{"time":7,"kind":["x"],"actor":null}'])
 def test_what_somebody_put_there_is_exported_as_far_as_it_goes(body: str) -> None:
-    strange = Link(3, body, b"")
+    strange = ChainedEvent(3, body, b"")
     assert SYSLOG.fullmatch(exports.syslog_line(strange))
     row(exports.csv_line(strange))
 

@@ -25,7 +25,7 @@ from backend.core.execution.targets import OWN, ExecutionLimits, Target
 from backend.core.identity import Principal, Role
 from backend.core.limits import Rate, Slots
 from backend.core.policy.admit import Scope
-from backend.core.ports import Actor, Queued
+from backend.core.ports import ActorLike, QueuedExecution
 from backend.core.recording.reader import Send
 from backend.core.recording.writer import RecordingWriter
 from backend.executors.local.launcher import CageLauncher
@@ -81,7 +81,9 @@ class Book:
     async def open(self, attempt: Attempt) -> None:
         self._write("opened", attempt.id, attempt.command)
 
-    async def step(self, execution: str, actor: Actor, argvs: tuple[tuple[str, ...], ...], decision: Decision) -> None:
+    async def step(
+        self, execution: str, actor: ActorLike, argvs: tuple[tuple[str, ...], ...], decision: Decision
+    ) -> None:
         self._write("step", execution, argvs)
 
     async def enqueue(self, attempt: Attempt, job: str) -> None:
@@ -91,10 +93,10 @@ class Book:
         self._write("claimed", execution)
         return True
 
-    async def queued(self, targets: Collection[str], limit: int) -> Sequence[Queued]:
+    async def queued(self, targets: Collection[str], limit: int) -> Sequence[QueuedExecution]:
         return ()
 
-    async def waiting(self, execution: str) -> Queued | None:
+    async def waiting(self, execution: str) -> QueuedExecution | None:
         return None
 
     async def hand_over(self, execution: str) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from backend.core.decisions import Decision
-from backend.core.hooks.model import Call, Choice, Hook, Integer, Parameter, Text
+from backend.core.hooks.model import Choice, Hook, HookCall, Integer, Parameter, Text
 from backend.core.hooks.patterns import Pattern, PatternError
 from backend.core.hooks.rules import LARGEST, is_signed, line_of, line_refusal, sample, time_refusal, values_of
 
@@ -29,7 +29,7 @@ def rule(answer: object) -> str:
 # The example of https://www.standardwebhooks.com
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 SIGNATURE = "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
-EXAMPLE = Call("msg_p5jXN8AQM9LWM0D4loKWxJek", str(NOW), SIGNATURE, b'{"test": 2432232314}')
+EXAMPLE = HookCall("msg_p5jXN8AQM9LWM0D4loKWxJek", str(NOW), SIGNATURE, b'{"test": 2432232314}')
 
 
 def test_the_example_of_standard_webhooks_is_valid() -> None:

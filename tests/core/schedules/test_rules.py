@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from backend.core.schedules import rules
-from backend.core.schedules.model import Policy, Ready, Run, RunStatus, Schedule, What, When
+from backend.core.schedules.model import Policy, ReadyRun, Run, RunStatus, Schedule, What, When
 from backend.core.schedules.rules import backoff_ms, due_runs, retry, skipped_reason, upcoming
 
 HOUR = 3_600_000
@@ -75,18 +75,18 @@ def test_jitter_delays_the_start_and_not_the_due_time() -> None:
     ],
 )
 def test_overlapping_runs(overlap: Policy, busy: bool, later: bool, skipped: str) -> None:
-    assert skipped_reason(Ready(with_policies(overlap=overlap), Run("S", START), busy), later) == skipped
+    assert skipped_reason(ReadyRun(with_policies(overlap=overlap), Run("S", START), busy), later) == skipped
 
 
 def test_a_paused_schedule_starts_nothing_but_what_is_requested() -> None:
     paused = replace(HOURLY, next_due_ms=None)
-    assert skipped_reason(Ready(paused, Run("S", START), False), False) == rules.PAUSED
-    assert skipped_reason(Ready(paused, Run("S", START, manual=True), False), False) == ""
+    assert skipped_reason(ReadyRun(paused, Run("S", START), False), False) == rules.PAUSED
+    assert skipped_reason(ReadyRun(paused, Run("S", START, manual=True), False), False) == ""
 
 
 def test_one_that_may_have_started_is_not_skipped() -> None:
     starting = Run("S", START, status=RunStatus.STARTING)
-    assert skipped_reason(Ready(replace(HOURLY, next_due_ms=None), starting, True), True) == ""
+    assert skipped_reason(ReadyRun(replace(HOURLY, next_due_ms=None), starting, True), True) == ""
 
 
 def test_backoff_doubles_up_to_a_day() -> None:

@@ -12,7 +12,7 @@ from backend.core.decisions import Decision
 from backend.core.execution.instructions import Instructions
 from backend.core.execution.model import CloseInput, Delivery, Outcome, Signal, SignalName, Status, StopReason, Write
 from backend.core.execution.pipeline import Pipeline
-from backend.core.language.parser import Command, Invocation, Opened, parse
+from backend.core.language.parser import Command, ExpandedRedirect, Invocation, parse
 from backend.core.recording.batches import read_batch
 from backend.core.recording.digest import RecordingDigest
 from backend.core.recording.reader import Send
@@ -93,7 +93,7 @@ class Bench:
 
 def invocation(command: Command) -> Invocation:
     assignments = tuple((each.name, each.value.text) for each in command.assignments)
-    opened = (Opened(each.operator, each.descriptor, each.target.text) for each in command.redirects)
+    opened = (ExpandedRedirect(each.operator, each.descriptor, each.target.text) for each in command.redirects)
     return Invocation(command.argv, assignments, tuple(opened))
 
 

@@ -8,7 +8,7 @@ import pytest
 from backend.core.audit.attempts import Attempt, Completion
 from backend.core.execution.model import Status
 from backend.core.execution.ownership import LEASE_MS
-from backend.core.ports import Queued
+from backend.core.ports import QueuedExecution
 from backend.core.recording.digest import RecordingDigest
 from tests.ids import numbered_id
 from tests.storage.conftest import Clock
@@ -30,7 +30,7 @@ def in_order(count: int) -> list[Attempt]:
     return [attempt(id=numbered_id(number, number)) for number in range(1, count + 1)]
 
 
-async def claim(server: Server, limit: int) -> list[Queued]:
+async def claim(server: Server, limit: int) -> list[QueuedExecution]:
     """Claim what waits here; those that no other server claimed first."""
     return [each for each in await server.ownership.queued(HERE, limit) if await server.ownership.claim(each.record.id)]
 

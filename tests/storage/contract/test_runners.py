@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from backend.core.django.commands import ManagementCommand, command_list
-from backend.core.django.ports import Added, Answer, Caller, Reply, RunnerStore, RunnerVersions
+from backend.core.django.ports import Added, Caller, Reply, RunnerStore, RunnerVersions, StoredAnswer
 from backend.core.django.runs import Chunk, RunEnd, StopLevel
 from backend.core.identity import Role
 from backend.storage.identities import SqlIdentities
@@ -87,7 +87,7 @@ async def test_commands_are_replaced_as_a_whole(runners: RunnerStore, project: s
 
 async def test_the_first_answer_stays_for_some_minutes(runners: RunnerStore, project: str, clock: Clock) -> None:
     key, other = await runners.add_key(project, "production", HASH), await runners.add_key(project, "test", OTHER)
-    first, second = Answer(HASH, 200, '{"a":"ü"}'), Answer(OTHER, 409, "{}")
+    first, second = StoredAnswer(HASH, 200, '{"a":"ü"}'), StoredAnswer(OTHER, 409, "{}")
     for answer in (first, second):
         await runners.remember(key.id, "nonce", answer)
     assert await runners.caller(HASH, "nonce") == Caller(key, first)
@@ -143,7 +143,7 @@ async def test_chunks_are_stored_once_and_read_in_order(runners: RunnerStore) ->
 async def test_a_chunk_is_stored_with_what_its_request_is_answered(runners: RunnerStore, project: str) -> None:
     key = await runners.add_key(project, "production", HASH)
     await runners.begin(EXECUTION, key.id, "n", muted=False, timeout_ms=MINUTE)
-    first, second = (Reply(key.id, "nonce", Answer(digest, 200, "{}")) for digest in (HASH, OTHER))
+    first, second = (Reply(key.id, "nonce", StoredAnswer(digest, 200, "{}")) for digest in (HASH, OTHER))
     assert await runners.add_chunk("F" * 26, Chunk(1, False, "x"), first) is Added.UNKNOWN
     assert await runners.caller(HASH, "nonce") == Caller(key, None)
     assert await runners.add_chunk(EXECUTION, Chunk(1, False, "x"), first) is Added.NEW

@@ -9,7 +9,7 @@ from backend.core.audit.attempts import Completion
 from backend.core.execution.model import Status
 from backend.core.identity import User
 from backend.core.ports import Filter
-from backend.core.schedules.model import Policy, Ready, Run, RunStatus, Schedule, What, When
+from backend.core.schedules.model import Policy, ReadyRun, Run, RunStatus, Schedule, What, When
 from backend.core.schedules.ports import RunPage, Schedules
 from backend.core.schedules.rules import Due, claimed
 from tests.storage.conftest import START, Clock
@@ -123,14 +123,14 @@ async def test_what_may_start(schedules: Schedules, ann: User) -> None:
     later = Run(schedule.id, START + 9, start_ms=START + 9)
     for run in (late, early, later):
         await schedules.add_run(run)
-    assert await schedules.ready(START + 1, 9) == [Ready(schedule, early, False), Ready(schedule, late, False)]
+    assert await schedules.ready(START + 1, 9) == [ReadyRun(schedule, early, False), ReadyRun(schedule, late, False)]
     starting = claimed(early, START)
     assert await schedules.claim(early, starting)
     assert not await schedules.claim(late, claimed(late, START))
-    assert await schedules.ready(START + 1, 9) == [Ready(schedule, late, True)]
+    assert await schedules.ready(START + 1, 9) == [ReadyRun(schedule, late, True)]
     # The server that claimed it has died.
     after = starting.start_ms
-    assert (await schedules.ready(after, 9))[-1] == Ready(schedule, starting, False)
+    assert (await schedules.ready(after, 9))[-1] == ReadyRun(schedule, starting, False)
     assert await schedules.claim(starting, claimed(starting, after))
 
 
@@ -161,7 +161,7 @@ async def test_what_waits_in_a_queue_is_not_read_while_another_runs(schedules: S
     await schedules.claim(first, starting)
     assert await schedules.ready(START + 1, 9) == []
     await schedules.settle(starting, replace(starting, status=RunStatus.FAILED))
-    assert await schedules.ready(START + 1, 9) == [Ready(schedule, second, False)]
+    assert await schedules.ready(START + 1, 9) == [ReadyRun(schedule, second, False)]
 
 
 async def test_a_run_has_one_end_and_one_retry(schedules: Schedules, ann: User) -> None:
