@@ -1,5 +1,7 @@
 """The ids of all that is stored: ULIDs, which sort by time."""
 
+from functools import lru_cache
+
 LENGTH = 26
 PATTERN = r"^[0-9A-HJKMNP-TV-Z]{26}$"
 CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
@@ -15,8 +17,13 @@ def ulid(milliseconds: int, randomness: int) -> str:
 
 def random_ulid(milliseconds: int, randomness: bytes) -> str:
     """The ULID of a Unix time and 16 random bytes, five bits of each."""
-    time = [PAIRS[milliseconds >> shift & 1023] for shift in (40, 30, 20, 10, 0)]
-    return "".join(time) + randomness.translate(LETTERS).decode()
+    return _of_second(milliseconds >> 10) + PAIRS[milliseconds & 1023] + randomness.translate(LETTERS).decode()
+
+
+@lru_cache(maxsize=1)
+def _of_second(second: int) -> str:
+    """The letters that all ids of a second (1024 milliseconds) begin with."""
+    return "".join([PAIRS[second >> shift & 1023] for shift in (30, 20, 10, 0)])
 
 
 def as_uuid(id: str) -> str:
