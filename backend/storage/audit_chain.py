@@ -50,7 +50,12 @@ class SignedHead:
 
     def statement(self) -> bytes:
         """What the MAC covers: all else in the row."""
-        return b" ".join((b"gatepost audit end", str(self.end).encode(), self.head.statement(), self.signature))
+        return end_statement(self.end, self.head, self.signature)
+
+
+def end_statement(end: Anchor, head: Head, signature: bytes) -> bytes:
+    """What authenticates where the chain ends, behind a signed head."""
+    return b" ".join((b"gatepost audit end", str(end).encode(), head.statement(), signature))
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from backend.core.audit.events import Event
 from backend.core.audit.execution_events import Draft
 from backend.core.dataclasses import dataclass
 from backend.core.errors import StorageError
-from backend.storage.audit_chain import SignedHead, read_head
+from backend.storage.audit_chain import SignedHead, end_statement, read_head
 from backend.storage.bare_connection import BareConnection
 from backend.storage.keys import AuditKeys, SigningKey
 from backend.storage.tables import audit_events, audit_head
@@ -60,10 +60,10 @@ class LedgerContext:
 
     def continued(self, before: SignedHead, end: Anchor) -> SignedHead:
         """The head that was signed last, and another end with its MAC."""
-        if end == before.end:
+        if end.seq == before.end.seq:
             return before
-        statement = SignedHead(before.head, before.signature, end).statement()
-        return SignedHead(before.head, before.signature, end, self.keys.current.mac(statement))
+        head, signature = before.head, before.signature
+        return SignedHead(head, signature, end, self.keys.current.mac(end_statement(end, head, signature)))
 
     def event(self, draft: Draft, actor: str, address: str) -> Event:
         """An event that happens now."""

@@ -116,7 +116,7 @@ class CommitQueue:
 
     def _start(self) -> None:
         """Write what waits. Jobs that arrive meanwhile share the next transaction."""
-        if self._idle.is_set() and (self._waiting or self._due):
+        if (self._waiting or self._due) and self._idle.is_set():
             self._idle.clear()
             jobs, self._waiting, sign = self._waiting[:BATCH], self._waiting[BATCH:], self._due
             self.database.call_short(partial(self._append, jobs=jobs, sign=sign), partial(self._written, jobs, sign))

@@ -8,12 +8,13 @@ from pathlib import Path
 FOLDER, FILE = 0o700, 0o600  # what their owner needs
 
 
-def open_own(path: Path, flags: int, mode: int = FILE) -> int:
+def open_own(path: str, flags: int, mode: int = FILE) -> int:
     """`os.open`, also for what lost the modes that its owner needs, or is in a folder that did. Raises OSError."""
     try:
         return os.open(path, flags | os.O_CLOEXEC, mode)
     except PermissionError:
-        restore(path.parent.parent, path.parent, path)
+        file = Path(path)
+        restore(file.parent.parent, file.parent, file)
         return os.open(path, flags | os.O_CLOEXEC, mode)
 
 

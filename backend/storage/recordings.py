@@ -46,9 +46,10 @@ HEAD = 32  # bytes of a line in which that is
 class RecordingFile:
     """One recording. `live` while its execution runs."""
 
-    def __init__(self, path: Path, fd: int = -1) -> None:
-        self.path = path
+    def __init__(self, path: str, fd: int = -1) -> None:
+        self.path = path  # as text: path objects take a dozen calls for each recording
         self._fd = fd
+        self.live = fd >= 0
         self._size = 0
         self._shown = 0  # bytes that viewers may have
         self._showing: asyncio.TimerHandle | None = None
@@ -61,7 +62,7 @@ class RecordingFile:
         self._resumed = self._ended = False
 
     @classmethod
-    def resumed(cls, path: Path, fd: int) -> "RecordingFile":
+    def resumed(cls, path: str, fd: int) -> "RecordingFile":
         """One that is written on, behind its last whole line."""
         recording = cls(path, fd)
         size = os.fstat(fd).st_size
@@ -72,10 +73,6 @@ class RecordingFile:
         recording._resumed = recording._size > 0
         recording._shown = recording._size
         return recording
-
-    @property
-    def live(self) -> bool:
-        return self._fd >= 0
 
     @property
     def held(self) -> bool:
@@ -150,12 +147,12 @@ class RecordingFile:
         """Delete a recording that was only begun."""
         self.leave()
         if not self._resumed:
-            self.path.unlink(missing_ok=True)
+            _unlink(self.path)
 
     def leave(self) -> None:
         """Write no more, without an end."""
         os.close(self._fd)
-        self._fd = -1
+        self._fd, self.live = -1, False
         self._show()
 
     def left(self) -> None:
@@ -196,8 +193,8 @@ class RecordingFile:
 
     def _newest_at(self, offset: int) -> bytes:
         """The lines at `offset` that are in memory: several short ones together, a long one as it is for all viewers."""
-        blocks, end = list[bytes](), offset
-        while end < min(self._shown, offset + BLOCK) and (block := self._newest.get(end)):
+        blocks, end, most = list[bytes](), offset, min(self._shown, offset + BLOCK)
+        while end < most and (block := self._newest.get(end)):
             if blocks and len(block) > SHORT:
                 break
             blocks.append(block)
@@ -284,6 +281,7 @@ class FileRecordings:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._prefix = os.path.join(folder, "")
         self._live: dict[str, RecordingFile] = {}
         self._look_through_at = LOOKED_THROUGH
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -406,13 +404,18 @@ class FileRecordings:
     def delete(self, executions: Iterable[str]) -> None:
         """Delete recordings. Raises OSError."""
         for execution in executions:
-            self._path(execution).unlink(missing_ok=True)
+            _unlink(self._path(execution))
 
-    def _path(self, execution: str) -> Path:
-        return self.folder / f"{execution}{SUFFIX}"
+    def _path(self, execution: str) -> str:
+        return f"{self._prefix}{execution}{SUFFIX}"
 
 
-def _open_new(path: Path) -> int:
+def _unlink(path: str) -> None:
+    with suppress(FileNotFoundError):
+        os.unlink(path)
+
+
+def _open_new(path: str) -> int:
     """Open a new file, or an empty one whose server died before its execution was on record. Raises OSError."""
     with suppress(FileExistsError):
         return open_own(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL)
@@ -434,7 +437,7 @@ def _is_locked(fd: int) -> bool:
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[int]:
+def _reading(path: str) -> Iterator[int]:
     fd = open_own(path, READING)
     try:
         yield fd

@@ -26,6 +26,7 @@ TEXT_FRAME = 0x81  # FIN and opcode 1
 PIECE = 32 * 1024  # bytes written at once, at least; of a client that does not read, one is kept
 TURN = 128 * 1024  # bytes after which others go first
 SHARED = 4 << 20  # bytes of frames that are kept for other viewers of the same recording
+ALONE = 1024  # bytes of a block whose frames are made as fast as they are found
 ENDS = 64  # bytes of a block by which it is looked up, at either end
 NUMBERS = [b"%03d}" % number for number in range(1000)]
 
@@ -153,6 +154,9 @@ class SharedFrames:
 
     def pieces(self, encode: Encode, block: bytes) -> Iterator[bytes]:
         """The frames of a block in pieces, made as they are needed: a client that does not read costs one."""
+        if len(block) < ALONE:
+            yield from pieces(encode(block))
+            return
         made = self._of(encode, block)
         number = 0
         while not made.dropped:

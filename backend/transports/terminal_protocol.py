@@ -26,6 +26,7 @@ from backend.core.execution.model import (
     Write,
 )
 from backend.core.execution.refusals import nothing_runs, undelivered
+from backend.core.execution.sessions import Session
 from backend.core.execution.targets import OWN, addressed, target_ref
 from backend.core.identity import Principal
 from backend.core.recording import messages
@@ -132,6 +133,7 @@ class TerminalProtocol:
     busy: bool = False  # a command of the queue runs, or is about to
     turn: str = ""  # the execution that the queue waits for
     ended: list[str] = field(default_factory=list)
+    session: Session = field(default_factory=Session)  # of its commands
 
     def receive(self, text: str | None) -> Actions:
         """A frame: its text, None for a binary one."""
@@ -199,7 +201,7 @@ class TerminalProtocol:
         if self.busy or not self.waiting:
             return []
         self.busy = True
-        return [Submit(CommandSpec(self.waiting.pop(0)), in_turn=True)]
+        return [Submit(CommandSpec(self.waiting.pop(0), session=self.session), in_turn=True)]
 
     def _run(self, message: messages.Run) -> Actions:
         if not message.command.strip():
@@ -217,6 +219,7 @@ class TerminalProtocol:
             dry_run=message.dry_run,
             stdin=True,
             client_ref=message.id,
+            session=self.session,
         )
         return [Submit(spec)]
 

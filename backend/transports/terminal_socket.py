@@ -12,14 +12,13 @@ from typing import Any, assert_never
 from backend.application.executions import ExecutionService
 from backend.application.submission import Existing
 from backend.core.client_address import SHOWN
-from backend.core.dataclasses import dataclass, replace
+from backend.core.dataclasses import dataclass
 from backend.core.decisions import Decision
 from backend.core.errors import StorageError
 from backend.core.execution.low_priority import low_priority
 from backend.core.execution.refusals import unavailable, unknown
 from backend.core.execution.registry import Execution
 from backend.core.execution.requests import Refused, Waiting
-from backend.core.execution.sessions import Session
 from backend.core.execution.targets import OWN
 from backend.core.identity import Principal
 from backend.core.recording.messages import Message, Waking
@@ -189,7 +188,6 @@ class TerminalConnection:
         self.rejections, self.info = socket.rejections, socket.info
         self.protocol = protocol
         self.seat = Seat.LOGS_IN
-        self._session = Session()
         self._receive, self._send = receive, send
         self._pace = FramePace(socket.pace)
         writer = block_writer(send, batches=subprotocol == BATCH, shared=socket.frames)
@@ -332,7 +330,7 @@ class TerminalConnection:
 
     async def _submit(self, action: Submit) -> Actions:
         self._active = self._now()
-        submitted = await self.executions.submit(self.principal, replace(action.spec, session=self._session))
+        submitted = await self.executions.submit(self.principal, action.spec)
         match submitted:
             case Refused(decision=decision):
                 answer: str | Decision = decision

@@ -98,7 +98,7 @@ async def test_each_gets_the_ending_that_its_recording_tells(house: House) -> No
     cut = await house.left()
     gone, log, _ = await house.begin(house.dead)
     os.close(log._fd)
-    log.path.unlink()
+    Path(log.path).unlink()
     await house.wait_a_lease()
     assert await house.recovery(house.alive).run_once() == 3
     assert [await house.status(each) for each in (alive, true, cut, gone)] == [
@@ -129,7 +129,7 @@ async def test_a_server_that_dies_between_the_audit_and_the_last_line_leaves_the
     assert await house.dead.log.close(behind, ended)
     os.close(log._fd)  # dies before its viewers get the end
     full, log, recorder = await house.begin(house.dead)
-    stored = log.path.read_bytes()
+    stored = Path(log.path).read_bytes()
     disk, log._fd = log._fd, os.open("/dev/full", os.O_WRONLY)
     ended = replace(ENDED, recording=recorder.seal(complete_message(ENDED)))
     assert ended.recording
@@ -138,7 +138,7 @@ async def test_a_server_that_dies_between_the_audit_and_the_last_line_leaves_the
         os.close(fd)
     gone, log, _ = await house.begin(house.dead)
     os.close(log._fd)
-    log.path.unlink()
+    Path(log.path).unlink()
     await house.wait_a_lease()
     assert await house.recovery(house.alive).run_once() == 2
     local = LocalExecutions(Registry(), FileRecordings(house.recordings.folder), house.world.history)

@@ -69,11 +69,11 @@ async def test_what_a_crash_cut_off_is_ended_as_lost(folder: FileRecordings, tor
     log.append(torn)
     os.close(log._fd)  # what the death of its server does
     restarted = FileRecordings(folder.folder)
-    stored = log.path.read_bytes()
+    stored = Path(log.path).read_bytes()
     found = restarted.find(ID)
     assert found
     await read(found)
-    assert log.path.read_bytes() == stored, "who looks changes nothing"
+    assert Path(log.path).read_bytes() == stored, "who looks changes nothing"
     assert (restarted.last_message(ID) or {})["status"] == "lost"
     messages = await read(found)
     assert [message["seq"] for message in messages] == list(range(1, len(messages) + 1))
@@ -95,7 +95,7 @@ async def test_an_empty_file_is_ended_too(folder: FileRecordings) -> None:
 
 def test_they_are_measured_and_deleted_by_their_ids_and_other_files_are_left_alone(folder: FileRecordings) -> None:
     ids = [f"01ARZ3NDEKTSV4RRFFQ69G5FA{letter}" for letter in "ABC"]
-    sizes = {id: write(folder, 3, end=id != ids[0], id=id).path.stat().st_size for id in ids}
+    sizes = {id: Path(write(folder, 3, end=id != ids[0], id=id).path).stat().st_size for id in ids}
     for name in ("notes.txt", "x.ndjson", ".ndjson"):
         (folder.folder / name).touch()
     assert folder.sizes() == sizes
@@ -110,7 +110,7 @@ def test_what_a_command_of_the_same_user_closed_is_opened_again() -> None:
         data = folder / "data"
         data.mkdir()
         recordings = FileRecordings(data / "recordings")
-        path = write(recordings, 3).path
+        path = Path(write(recordings, 3).path)
         for closed in ([data], [recordings.folder], [recordings.folder, data], [path], [path, recordings.folder]):
             for each in closed:
                 each.chmod(0)
@@ -126,7 +126,7 @@ def test_what_a_command_of_the_same_user_closed_is_opened_again() -> None:
 
 
 def test_nobody_else_may_read_it(folder: FileRecordings) -> None:
-    path = write(folder).path
+    path = Path(write(folder).path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
 
@@ -146,9 +146,9 @@ async def test_a_disk_that_takes_nothing_is_told_and_the_end_comes_from_memory(f
 
 async def test_what_another_server_still_writes_is_not_ended(folder: FileRecordings) -> None:
     log = write(folder, 3, end=False)
-    stored = log.path.read_bytes()
+    stored = Path(log.path).read_bytes()
     assert FileRecordings(folder.folder).find(ID)
-    assert log.path.read_bytes() == stored
+    assert Path(log.path).read_bytes() == stored
 
 
 @pytest.fixture
@@ -250,7 +250,7 @@ async def test_viewers_at_the_same_place_share_a_block_and_those_at_the_end_need
 ) -> None:
     opened = []
 
-    def noted(path: Path, flags: int) -> int:
+    def noted(path: str, flags: int) -> int:
         opened.append(path)
         return open_own(path, flags)
 
@@ -266,7 +266,7 @@ async def test_viewers_at_the_same_place_share_a_block_and_those_at_the_end_need
     recorder.end(COMPLETE)
     await asyncio.gather(*(viewer.task for viewer in viewers))
     first, *others = (viewer.blocks for viewer in viewers)
-    assert b"".join(first) == log.path.read_bytes()
+    assert b"".join(first) == Path(log.path).read_bytes()
     assert all(one is other for each in others for one, other in zip(first[1:-1], each[1:-1], strict=True))
     assert len(opened) == 1, "by its writer"
 
@@ -297,7 +297,7 @@ async def test_a_viewer_that_pauses_goes_on_where_it_was_and_what_is_in_memory_i
     recorder.end(COMPLETE)
     slow.pauses.set()
     await asyncio.gather(slow.task, fast.task)
-    assert b"".join(slow.blocks) == b"".join(fast.blocks) == log.path.read_bytes()
+    assert b"".join(slow.blocks) == b"".join(fast.blocks) == Path(log.path).read_bytes()
     assert not log._newest, "nothing is kept for viewers that have left"
 
 

@@ -17,6 +17,7 @@ from backend.core.recording import native
 from backend.core.recording.batches import Batch, read_batch
 from backend.core.recording.lines import encode_lines
 from backend.transports.frames import (
+    ALONE,
     PIECE,
     BlockWriter,
     MessageWriter,
@@ -176,7 +177,7 @@ class TestSharedFrames:
         assert [*begun, *slow] == first
 
     def test_blocks_that_differ_in_the_middle_are_two(self) -> None:
-        blocks = [stored(2, ["a" * 200, middle, "b" * 200]) for middle in ("one", "two")]
+        blocks = [stored(2, ["a" * ALONE, middle, "b" * ALONE]) for middle in ("one", "two")]
         shared = SharedFrames()
         for block in (*blocks, *blocks):
             assert b"".join(shared.pieces(line_frames, block)) == b"".join(line_frames(block))
@@ -189,6 +190,11 @@ class TestSharedFrames:
             assert sum(map(len, shared.pieces(line_frames, block))) > len(block)
         kept = sum(len(made.block) + sum(map(len, made.pieces)) for made in shared._made.values())
         assert 0 < kept == shared._size <= 1 << 20
+
+    def test_nothing_is_kept_of_short_blocks(self) -> None:
+        shared, block = SharedFrames(), stored(2, ["a", "b"])
+        assert b"".join(shared.pieces(line_frames, block)) == b"".join(line_frames(block))
+        assert not shared._made
 
     def test_dialects_are_kept_apart(self) -> None:
         shared = SharedFrames()

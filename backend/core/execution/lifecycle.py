@@ -34,6 +34,7 @@ from backend.core.recording.retention import RecordingShares
 from backend.core.recording.writer import Recorder, Resumed
 
 LATE = "This server did not answer for too long, so another one has recorded the execution as lost."
+BROKEN = Outcome(Status.FAILED, EXIT_GATEPOST_FAILED, problem="Gatepost failed.", rule="server.failed")
 ENDING_BOUND = 5.0  # seconds for which the end of a command waits for the audit
 
 
@@ -171,7 +172,7 @@ class Lifecycle:
         """Run what was started, until its end is recorded."""
         recorder = execution.recorder
         begun = 0 if recorder.resumed else recorder.elapsed_ms
-        outcome = Outcome(Status.FAILED, EXIT_GATEPOST_FAILED, problem="Gatepost failed.", rule="server.failed")
+        outcome = BROKEN
         try:
             self.observer.started(execution)
             recorder.begin(self._started(execution))

@@ -145,8 +145,11 @@ class _Line:
     async def trapped(self) -> None:
         """Run what `trap` names for the end, which leaves the exit code as it is."""
         progress, code = self.progress, self.progress.outcome.exit_code
-        steps, progress.state = progress.state.trap, replace(progress.state, trap=())
-        if not steps or progress.outcome.problem or self.instructions.reason or code is None:
+        steps = progress.state.trap
+        if not steps:
+            return
+        progress.state = replace(progress.state, trap=())
+        if progress.outcome.problem or self.instructions.reason or code is None:
             return
         ended, progress.ended = progress.ended, False
         await self.steps(steps, tested=True)

@@ -17,6 +17,7 @@ from threading import Lock
 from backend.core.dataclasses import dataclass
 from backend.executors.local.cage_call import Descriptors, above_stdio, spawn
 
+AT_ONCE = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 FIRST_OF_SPEC = 7  # number of the first descriptor that a spec refers to, in the supervisor
 
 
@@ -34,7 +35,7 @@ class _Process:
 
     def ask(self, descriptors: Sequence[int]) -> None:
         """One request. Raises OSError."""
-        socket.send_fds(self.asked, [b"x"], descriptors, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        socket.send_fds(self.asked, [b"x"], descriptors, AT_ONCE)
 
     def close(self) -> None:
         """End it. Waits for that."""
@@ -94,9 +95,9 @@ class CageServer:
 
 def find_server(cage: Path) -> CageServer:
     """The one of this process. A fork of it gets another, and so does the process itself if it changes its user."""
-    return _server(cage, os.getpid(), os.geteuid())
+    return _server(str(cage), os.getpid(), os.geteuid())
 
 
 @cache
-def _server(cage: Path, process: int, user: int) -> CageServer:
-    return CageServer(cage)
+def _server(cage: str, process: int, user: int) -> CageServer:
+    return CageServer(Path(cage))

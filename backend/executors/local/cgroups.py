@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import field
 from functools import cache
-from itertools import count, pairwise
+from itertools import count
 from pathlib import Path
 
 from backend.core.dataclasses import dataclass
@@ -90,7 +90,7 @@ class Part:
         for each in self.limits:
             file, name = MET[self.version, each]
             words = _figures(f"{self.path}/{file}")
-            yield each, next((int(count) for word, count in pairwise(words) if word == name), 0)
+            yield each, int(words[words.index(name) + 1]) if name in words else 0
 
     def is_clean(self) -> bool:
         """Whether another command may use it: nothing runs in it, and almost nothing is charged to it."""
@@ -98,7 +98,7 @@ class Part:
             words = _figures(f"{self.path}/{CURRENT[self.version, each]}")
             if not words or int(words[0]) > limit * CLEAN[each]:
                 return False
-        return "pids" in self.limits or not _words(f"{self.path}/cgroup.procs")  # no process is counted there already
+        return "pids" in self.limits or not _figures(f"{self.path}/cgroup.procs")  # no process is counted there already
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +201,7 @@ class Groups:
             if _remove(path, ()):
                 _postponed.discard(path)
         limits = {"memory": memory, "pids": processes}
-        for group in [each for each in self.idle if each.limits == limits]:
+        while group := next((each for each in self.idle if each.limits == limits), None):
             self.idle.remove(group)
             if group.open():
                 return group

@@ -8,7 +8,7 @@ import errno
 import os
 import signal
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import field as default
@@ -53,6 +53,7 @@ LANDLOCK_ABI_NEWEST = 7  # whose features are used
 LANDLOCK_ABI_FOR_L2 = 3  # the first that protects files outside from truncation
 LANDLOCK_ABI_FOR_SIGNALS = 6  # the first that keeps signals inside
 SCOPE_ABSTRACT_SOCKETS, SCOPE_SIGNALS = 1, 2
+NOTHING_APPLIED = Applied("L0", ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,8 @@ class CageLimits:
     memory_total: int = 2 << 30  # bytes
 
 
-def cage_environment(home: str = "") -> dict[str, str]:
+@lru_cache(maxsize=64)
+def cage_environment(home: str = "") -> Mapping[str, str]:
     """Variables without which tools read files that are closed to them, or store what is theirs elsewhere than in `home`."""
     environment = {
         "GIT_CONFIG_NOSYSTEM": "1",
@@ -252,17 +254,13 @@ class _Running:
 
     def applied(self) -> Applied | None:
         """The protection of the least protected program; None until all have reported."""
-        self._read()
-        reported = [line for line in self._lines() if line[0] == "applied"]
-        if len(reported) < self._stages:
-            return None
-        return _least(reported)
+        reported = self._reports()["applied"]
+        return _least(reported) if len(reported) >= self._stages else None
 
     @property
     def _pid(self) -> int:
         """Of the supervisor; 0 where it has not reported itself."""
-        self._read()
-        return _number(self._lines(), "pid")
+        return _number(self._reports()["pid"])
 
     def terminate(self) -> None:
         self.signal(signal.SIGTERM)
@@ -276,23 +274,22 @@ class _Running:
         return False
 
     def finish(self) -> Report:
-        self._read()
-        lines = self._lines()
-        pid = _number(lines, "pid")
+        reported = self._reports()
+        pid = _number(reported["pid"])
         status = os.waitpid(pid, 0)[1] if pid else 0
         limits_met = self._group.newly_met()
         self._group.release()
         for descriptor in (self._control, self._status, self.ended):
             os.close(descriptor)
-        ends, errors = _statuses(lines, "end"), _statuses(lines, "error")
+        ends, errors = _statuses(reported["end"]), _statuses(reported["error"])
         refused = errno.EINVAL if os.waitstatus_to_exitcode(status) == BAD_SPEC else 0
         if not pid:  # nothing was started: where no reason is reported, the server ended before it
-            refused = _number(lines, "failed") or errno.EAGAIN
-        used = next((list(map(int, line[1:])) for line in lines if line[0] == "usage"), [0, 0, 0, 0])
+            refused = _number(reported["failed"]) or errno.EAGAIN
+        used = list(map(int, reported["usage"][0])) if reported["usage"] else [0, 0, 0, 0]
         return Report(
             tuple(_end(ends.get(index), errors.get(index, refused)) for index in range(self._stages)),
             PipelineUsage(used[0] / 1e6, used[1] * 1024, used[2], used[3]),
-            _least([line for line in lines if line[0] == "applied"]),
+            _least(reported["applied"]),
             limits_met,
         )
 
@@ -301,18 +298,24 @@ class _Running:
             while data := os.read(self._status, STATUS_READ):
                 self._reported += data
 
-    def _lines(self) -> list[list[str]]:
-        return [line.split(" ") for line in self._reported.decode("ascii").split("\n")[:-1]]
+    def _reports(self) -> Mapping[str, list[list[str]]]:
+        """The words that the cage has reported by now, by the kind of the report."""
+        self._read()
+        found: defaultdict[str, list[list[str]]] = defaultdict(list)
+        for line in self._reported.decode("ascii").split("\n")[:-1]:
+            kind, *words = line.split(" ")
+            found[kind].append(words)
+        return found
 
 
-def _number(lines: Iterable[list[str]], kind: str) -> int:
+def _number(reports: Sequence[list[str]]) -> int:
     """What was reported of the whole command; 0 where nothing was."""
-    return next((int(line[1]) for line in lines if line[0] == kind), 0)
+    return int(reports[0][0]) if reports else 0
 
 
-def _statuses(lines: Iterable[list[str]], kind: str) -> dict[int, int]:
+def _statuses(reports: Iterable[list[str]]) -> dict[int, int]:
     """What was reported of each program."""
-    return {int(line[1]): int(line[2]) for line in lines if line[0] == kind}
+    return {int(number): int(status) for number, status in reports}
 
 
 def _end(status: int | None, error: int) -> StageEnd:
@@ -323,8 +326,8 @@ def _end(status: int | None, error: int) -> StageEnd:
 
 
 def _least(reported: Iterable[list[str]]) -> Applied:
-    applied = [Applied(level, tuple(layers.split(","))) for _, _, level, layers in reported]
-    return min(applied, key=lambda each: (each.level, len(each.layers)), default=Applied("L0", ()))
+    applied = [Applied(level, tuple(layers.split(","))) for _, level, layers in reported]
+    return min(applied, key=lambda each: (each.level, len(each.layers)), default=NOTHING_APPLIED)
 
 
 def _descriptors(stages: Iterable[Stage]) -> list[int]:

@@ -4,7 +4,6 @@ import asyncio
 import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
 from dataclasses import field
 from functools import partial
 
@@ -33,10 +32,11 @@ from backend.core.recording.lines import LineAssembler
 from backend.core.recording.writer import RecordingWriter
 from backend.executors.local.cage_call import Descriptors
 from backend.executors.local.egress import Caller, proxy_environment
+from backend.executors.local.ending import Ending
 from backend.executors.local.homes import IN_WORKSPACE, Home, Homes, git_defaults, make_temporary, remove
 from backend.executors.local.inputs import open_input
 from backend.executors.local.launcher import POLLING, CageLimits, cage_environment
-from backend.executors.local.outside import STANDARD, OutsideProgram, find_program
+from backend.executors.local.outside import STANDARD, OutsideProgram, find_program, of_machine
 from backend.executors.local.process_spec import (
     Bounds,
     Launched,
@@ -71,6 +71,7 @@ NEARLY_ALL, NEARLY_ALL_PART = (
 STOP_GRACE = 2.0  # seconds from SIGTERM to SIGKILL
 UNFAILED = {0, -signal.SIGPIPE, EXIT_SIGNAL_BASE + signal.SIGPIPE}  # 141: a program says how its child ended
 EXIT_UNWIRED = 1  # of a program whose redirection failed, as in a shell
+UNWIRED = StageEnd(EXIT_UNWIRED)
 DRAIN_BOUND = 1.0  # seconds that output is waited for after the last process is gone
 FLOODS = {StopReason.OUTPUT_LIMIT, StopReason.RECORDINGS_FULL, StopReason.WORKSPACE_FULL, StopReason.DISK_FULL}
 
@@ -111,7 +112,7 @@ class LocalPipelines:
             if file is None:
                 return _not_found(invocation.argv[0])
             files.append(file)
-        async with AsyncExitStack() as ending:
+        async with Ending() as ending:
             try:
                 owner = folder_owner(pipeline.root, self.owner)
                 own = self._own_home(pipeline, owner, ending)
@@ -124,7 +125,7 @@ class LocalPipelines:
             except OSError as error:
                 return _not_started(pipeline.argv[0], error)
             lease = await self.monitors.lease(pipeline.root, instructions, own.kept)
-            ending.callback(lease.release)
+            ending.add(lease.release)
             said = recorder.say("stderr", lease.notice) if lease.notice else 0
             bounds = self._bounds(pipeline, homes, full=bool(lease.notice))
             try:
@@ -135,7 +136,7 @@ class LocalPipelines:
                 return replace(_not_started(pipeline.argv[0], error), stderr_bytes=said)
             state = state_file() if pipeline.leaves_state else -1
             if pipeline.leaves_state:
-                ending.callback(os.close, state)
+                ending.add(partial(os.close, state))
             started = self._start(pipeline, files, owner, bounds, room, recorder, state)
             match started:
                 case Outcome():
@@ -153,12 +154,12 @@ class LocalPipelines:
             self._readers = Readers(loop)
         return self._readers
 
-    def _own_home(self, pipeline: Pipeline, owner: Owner | None, ending: AsyncExitStack) -> Home:
+    def _own_home(self, pipeline: Pipeline, owner: Owner | None, ending: Ending) -> Home:
         """The home of the workspace, which stays."""
         if self.homes is None or pipeline.home in {"", pipeline.root}:
             return IN_WORKSPACE
         home = self.homes.hold(pipeline.home, owner)
-        ending.callback(self.homes.release, pipeline.home)
+        ending.add(partial(self.homes.release, pipeline.home))
         return home
 
     async def _private_home(
@@ -167,18 +168,18 @@ class LocalPipelines:
         pipeline: Pipeline,
         owner: Owner | None,
         instructions: Instructions,
-        ending: AsyncExitStack,
+        ending: Ending,
     ) -> Home:
         """A home for this run alone, which may hold as much as a workspace."""
         if program.homes is None:
             return IN_WORKSPACE
         home = program.homes.make(pipeline.execution, owner)
-        ending.push_async_callback(asyncio.to_thread, remove, home)
+        ending.add(partial(asyncio.to_thread, remove, home))
         lease = await self.monitors.single(str(home)).lease(instructions)
-        ending.callback(lease.release)
+        ending.add(lease.release)
         return Home(str(home))
 
-    async def _enter(self, pipeline: Pipeline, bounds: list[Bounds], leaving: AsyncExitStack) -> RoomEntrance | None:
+    async def _enter(self, pipeline: Pipeline, bounds: list[Bounds], leaving: Ending) -> RoomEntrance | None:
         """The room of its programs. Listed hosts are reached from a room alone: without one there is no network."""
         egress = pipeline.network if isinstance(pipeline.network, Egress) else None
         return await self.rooms.enter(bounds, leaving, egress, Caller(pipeline.execution, pipeline.actor))
@@ -227,7 +228,7 @@ class LocalPipelines:
     def _outside(self, invocation: Invocation) -> OutsideProgram:
         """How a program is started; one of the machine's own by its name."""
         name = invocation.argv[0]
-        return self.outside.get(name) or OutsideProgram((name,))
+        return self.outside.get(name) or of_machine(name)
 
     def _file(self, program: OutsideProgram, invocation: Invocation, pipeline: Pipeline) -> str | None:
         """The file that a program is started from; of the project where it is named by a path, or not installed here."""
@@ -263,12 +264,16 @@ class LocalPipelines:
         invocation = pipeline.invocations[number]
         program = self._outside(invocation)
         words = (*program.command, *invocation.argv[1:])
-        standard = _environment(pipeline, bounds.home) | ({} if room else POLLING) | self._heap
+        environment = {**_environment(pipeline, bounds.home), **({} if room else POLLING), **self._heap}
         if bounds.kept:
-            standard |= {"GIT_CONFIG_GLOBAL": git_defaults(bounds.home, pipeline.actor.name, owner)}
-        given = {**self.environment, **(proxy_environment(room.proxy) if room and room.proxy else {})}
-        reporting = {STATE: str(state)} if state >= 0 else {}
-        environment = {**standard, **given, **dict(invocation.environment), **program.environment, **reporting}
+            environment["GIT_CONFIG_GLOBAL"] = git_defaults(bounds.home, pipeline.actor.name, owner)
+        environment.update(self.environment)
+        if room and room.proxy:
+            environment.update(proxy_environment(room.proxy))
+        environment.update(invocation.environment)
+        environment.update(program.environment)
+        if state >= 0:
+            environment[STATE] = str(state)
         activated = _activated(pipeline, invocation)
         if activated and invocation.argv[0] not in self.outside:
             environment |= {ENVIRONMENT: activated, "PATH": f"{activated}/bin:{environment['PATH']}"}
@@ -277,7 +282,9 @@ class LocalPipelines:
 
 def _activated(pipeline: Pipeline, invocation: Invocation) -> str:
     """The virtual environment that the line has activated; empty where there is none, or where a shell runs the line."""
-    name = "" if pipeline.leaves_state else dict(invocation.environment).get(ENVIRONMENT, "")
+    if pipeline.leaves_state or not invocation.environment:
+        return ""
+    name = dict(invocation.environment).get(ENVIRONMENT, "")
     folder = os.path.normpath(os.path.join(pipeline.root, name)) if name else ""
     return folder if folder.startswith(f"{pipeline.root}/") else ""
 
@@ -426,7 +433,7 @@ class _Running:
     def _ends(self, report: Report) -> list[StageEnd]:
         """How each program ended, also those that did not begin."""
         ran = dict(zip(self.started.numbers, report.ends, strict=True))
-        return [ran.get(number, StageEnd(EXIT_UNWIRED)) for number in range(len(self.pipeline.invocations))]
+        return [ran.get(number, UNWIRED) for number in range(len(self.pipeline.invocations))]
 
 
 def _outcome(

@@ -15,8 +15,9 @@ import os
 import select
 import socket
 from collections.abc import Callable, Iterable
-from contextlib import AsyncExitStack, ExitStack, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import field
+from functools import partial
 from pathlib import Path
 
 from backend.core.dataclasses import dataclass, replace
@@ -25,6 +26,7 @@ from backend.core.policy.files import TEMPORARY
 from backend.executors.local.cage_call import VERSION, Descriptors, above_stdio, fields, pipe, spawn, spec_file
 from backend.executors.local.confinement import DEVICES, READABLE, READABLE_WITH_NETWORK, RUNNABLE, SCRATCH
 from backend.executors.local.egress import Caller, EgressProxies, EgressProxy
+from backend.executors.local.ending import Ending
 from backend.executors.local.process_spec import (
     NEW_IPC,
     NEW_MOUNTS,
@@ -333,7 +335,7 @@ class Rooms:
     async def enter(
         self,
         bounds: Iterable[Bounds],
-        leaving: AsyncExitStack,
+        leaving: Ending,
         egress: Egress | None = None,
         caller: Caller | None = None,
     ) -> RoomEntrance | None:
@@ -343,10 +345,10 @@ class Rooms:
         plan = plan_room(bounds, egress if self.proxies else None)
         kept = self._find(plan, self.make)
         kept.users += 1
-        leaving.callback(self._leave, plan, kept)
+        leaving.add(partial(self._leave, plan, kept))
         room = await asyncio.shield(kept.making)
         if room.proxy and caller:
-            address = await leaving.enter_async_context(room.proxy.used_by(caller))
+            address = await leaving.enter(room.proxy.used_by(caller))
             return replace(room.entrance, proxy=address)
         return room.entrance
 

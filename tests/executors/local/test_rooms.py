@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ import pytest
 
 from backend.core.policy.files import TEMPORARY
 from backend.executors.local import rooms as module
+from backend.executors.local.ending import Ending
 from backend.executors.local.homes import make_temporary
 from backend.executors.local.launcher import CageLimits
 from backend.executors.local.process_spec import Bounds, RoomEntrance, Stage
@@ -46,7 +47,7 @@ def script(cage: Cage, name: str, text: str) -> None:
 @asynccontextmanager
 async def entered(rooms: Rooms, bounds: list[Bounds]) -> AsyncIterator[RoomEntrance | None]:
     """The room of these programs, for a while."""
-    async with AsyncExitStack() as leaving:
+    async with Ending() as leaving:
         yield await rooms.enter(bounds, leaving)
 
 

@@ -221,7 +221,7 @@ async def test_a_half_line_is_removed_before_a_file_is_written_on(tmp_path: Path
     recordings = FileRecordings(tmp_path / "recordings")
     log = write(recordings, 2, end=False)
     log.leave()
-    with log.path.open("ab") as file:
+    with Path(log.path).open("ab") as file:
         file.write(b'{"type":"stdout","exec')
     with pytest.raises(RecordingError, match="resumed"):
         held = recordings.resume(ID)
