@@ -28,7 +28,7 @@ from backend.storage.modes import open_own, restore
 
 BLOCK = 32 * 1024  # bytes that a viewer reads at a time, unless one line is longer
 HASHED = 1 << 20  # bytes read at a time to be hashed
-NEWEST = 128 * 1024  # bytes of a recording that its viewers get from memory, and
+NEWEST = 256 * 1024  # bytes of a recording that its viewers get from memory, and
 FOR_EACH = 16 * 1024  # more for each of them: one that is alone in its place reads blocks of its own
 SHORT = 4096  # bytes of lines that are worth a copy, so that fewer are sent
 FIRST_LINE = (

@@ -16,7 +16,7 @@ from backend.core.recording.batches import Batch, read_batch, read_plain, stored
 from backend.core.recording.reader import Send
 
 SEGMENT = 256 * 1024  # least stored bytes between two marks of an index
-REACH = 5 * SEGMENT  # most stored bytes between them; no stored line is as long as the difference
+REACH = 6 * SEGMENT  # most stored bytes between them; no stored line is as long as the difference
 COMPLETE = b'{"type":"complete"'  # cannot occur in output, where quotes are escaped
 
 # Sends the blocks between two places of a recording and returns where it ended; None when there is no recording.

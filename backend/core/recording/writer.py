@@ -121,14 +121,14 @@ class Recorder:
         if self._muted:
             return
         partial = b'"partial":true,' if lines.partial else b""
-        line = b'{"type":"%b","execution":"%b","seq":%d,"ms":%d,%b"lines":[%b]}\n' % (
+        head = b'{"type":"%b","execution":"%b","seq":%d,"ms":%d,%b"lines":[' % (
             stream.encode(),
             self.execution.encode(),
             self._next,
             self.elapsed_ms,
             partial,
-            lines.items,
         )
+        line = b"".join((head, lines.items, b"]}\n"))  # `%` would make room for it several times
         if self._next <= self._stored:
             line = after(line, self._stored)
         if line:

@@ -2,6 +2,8 @@
 
 import asyncio
 import os
+from contextlib import suppress
+from fcntl import F_SETPIPE_SZ, fcntl
 
 from backend.core.errors import RecordingError
 from backend.core.execution.instructions import Instructions, StdinBuffer
@@ -14,6 +16,10 @@ from backend.executors.local.readers import Readers
 
 READ_SIZE = 64 * 1024  # bytes, what a pipe holds unless it is made larger
 LONG_READ = READ_SIZE // 2  # bytes behind which more is expected
+FAST_READ = (
+    2 * READ_SIZE
+)  # bytes of a read of a stream that fills its pipe: most of what a read takes does not depend on its size
+FAST_PIPE = 2 * FAST_READ  # bytes that its pipe holds from then on, so that the program writes meanwhile
 PARTIAL_DELAY = 0.1  # seconds that the start of a line waits for its end
 PIPE_READS = (1 << 20) // READ_SIZE + 1  # reads that empty a pipe of the largest usual size, 1 MiB
 
@@ -62,6 +68,7 @@ class OutputStream:
         self.assembler = assembler
         self.bytes = 0
         self.open = True
+        self.fast = False
         self.timer: asyncio.TimerHandle | None = None
         self.closed: asyncio.Future[None] | None = None  # while `drain` waits
         readers.add(fd, self._on_readable)
@@ -71,19 +78,27 @@ class OutputStream:
         if self._move() >= LONG_READ:
             self.readers.remove(self.fd)
             low_priority().add(self._go_on)
+            self._enlarge()
+
+    def _enlarge(self) -> None:
+        """Have the pipe hold more, unless the user of this server has no room for that in the kernel."""
+        if not self.fast:
+            self.fast = True
+            with suppress(OSError):
+                fcntl(self.fd, F_SETPIPE_SZ, FAST_PIPE)
 
     def _go_on(self) -> None:
         if not self.open:
             return
-        if self._move() >= LONG_READ:
+        if self._move(FAST_READ) >= LONG_READ:
             low_priority().add(self._go_on)
         elif self.open:
             self.readers.add(self.fd, self._on_readable)
 
-    def _move(self) -> int:
-        """Move one read; returns its bytes, 0 when there is nothing to read now."""
+    def _move(self, size: int = READ_SIZE) -> int:
+        """Move one read of up to `size` bytes; returns its bytes, 0 when there is nothing to read now."""
         try:
-            data = os.read(self.fd, READ_SIZE)
+            data = os.read(self.fd, size)
         except BlockingIOError:
             self._time_partial(fresh=False, more=False)
             return 0

@@ -14,7 +14,7 @@ from backend.core.execution.low_priority import PATIENCE
 from backend.core.recording.lines import LineAssembler
 from backend.core.recording.writer import Recorder
 from backend.executors.local.readers import Readers
-from backend.executors.local.streams import READ_SIZE, OutputBudget, OutputStream
+from backend.executors.local.streams import FAST_PIPE, FAST_READ, READ_SIZE, OutputBudget, OutputStream
 from backend.storage.memory.recordings import MemoryRecordings
 from tests.client import BOUND
 
@@ -58,6 +58,32 @@ async def test_a_stream_that_fills_its_reads_lets_others_go_first(pipe: Pipe) ->
         moved.append(pipe.stream.bytes)
     assert set(moved) == {READ_SIZE}
     await pipe.moved(8 * READ_SIZE)
+
+
+async def test_a_pipe_that_is_filled_is_made_larger_and_read_in_larger_parts() -> None:
+    read, write = os.pipe()
+    os.set_blocking(read, False)
+    size, log = fcntl.fcntl(write, fcntl.F_GETPIPE_SZ), MemoryRecordings().create(ID)
+    readers, recorder = Readers(asyncio.get_running_loop()), Recorder(ID, log, time.monotonic)
+    budget = OutputBudget(1 << 30)
+    found = Pipe(
+        OutputStream(readers, read, "stdout", recorder, Instructions(stdin=False), budget, LineAssembler()), write
+    )
+    os.write(write, b"short\n")
+    await found.moved(6)
+    assert fcntl.fcntl(write, fcntl.F_GETPIPE_SZ) == size
+    os.write(write, b"0123456\n" * (READ_SIZE // 8))
+    await found.moved(READ_SIZE + 6)
+    assert fcntl.fcntl(write, fcntl.F_GETPIPE_SZ) == FAST_PIPE
+    os.write(write, b"0123456\n" * (FAST_PIPE // 8))
+    sizes = set()
+    async with asyncio.timeout(BOUND):
+        while (before := found.stream.bytes) < READ_SIZE + 6 + FAST_PIPE:
+            await asyncio.sleep(0)
+            sizes.add(found.stream.bytes - before)
+    assert max(sizes) == FAST_READ
+    os.close(write)
+    await found.stream.drain(BOUND)
 
 
 async def test_it_goes_on_when_there_was_nothing_for_a_while(pipe: Pipe) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeAlias
 
 from backend.core.dataclasses import dataclass
-from backend.core.recording.native import OutputModule, output
+from backend.core.recording.native import Needle, OutputModule, output
 from backend.core.recording.redaction.patterns import LONGEST_MATCH, PRIVATE_KEY, SHORTEST_NEEDLE, SecretPattern
 from backend.core.recording.redaction.private_keys import KEY_MARKER, key_spans, possible_key_start
 from backend.core.recording.redaction.spans import Span, Uncoloured, masked, merged
@@ -12,6 +12,7 @@ from backend.core.recording.redaction.stream import MaskedStream
 from backend.core.recording.redaction.values import SecretValue, forms
 
 Secret: TypeAlias = SecretValue | SecretPattern
+Found: TypeAlias = tuple[Iterable[Span], bool]  # where secrets are, in no order; whether a private key may be there
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +20,7 @@ class Masks:
     """The secrets that are masked."""
 
     secrets: tuple[Secret, ...]
-    search: Callable[[bytes], Iterable[Span]]  # where they are in a text, in no order
+    search: Callable[[bytes], Found]
     keys: bool
     longest: int  # bytes that are held of a line without end
 
@@ -32,7 +33,7 @@ class Masks:
         secrets += [SecretPattern.of(source) for source in sources if source != PRIVATE_KEY]
         return cls(
             tuple(secrets),
-            (Needles(output, secrets) if output else Prefilters(secrets)).spans,
+            (Needles(output, secrets) if output else Prefilters(secrets)).search,
             PRIVATE_KEY in sources,
             max([LONGEST_MATCH, *map(len, known)]),
         )
@@ -54,8 +55,9 @@ class Masks:
     def find(self, data: bytes, key_lines: int) -> tuple[list[Span], int]:
         """The secrets in complete lines. `key_lines`: how many lines of a private key may follow, before and after."""
         view = Uncoloured(data)
-        spans = list(self.search(view.text))
-        if self.keys and (key_lines or view.text.find(KEY_MARKER) >= 0):
+        found, keys = self.search(view.text)
+        spans = list(found)
+        if self.keys and (key_lines or keys):
             more, key_lines = key_spans(view.text, key_lines)
             spans += more
         return [view.span(span) for span in merged(spans)] if spans else [], key_lines
@@ -75,6 +77,10 @@ class Prefilters:
     def __init__(self, secrets: Sequence[Secret]) -> None:
         prefilters = dict.fromkeys(secret.prefilter for secret in secrets)
         self._secrets = [(each, [secret for secret in secrets if secret.prefilter is each]) for each in prefilters]
+
+    def search(self, text: bytes) -> Found:
+        """What is in a text."""
+        return self.spans(text), text.find(KEY_MARKER) >= 0
 
     def spans(self, text: bytes) -> Iterator[Span]:
         """Where the secrets are in a text."""
@@ -96,14 +102,19 @@ class Needles:
     def __init__(self, module: OutputModule, secrets: Sequence[Secret]) -> None:
         self._module = module
         self._searched = [secret for secret in secrets if len(secret.needle.text) >= SHORTEST_NEEDLE]
-        self._search = module.compile_search([secret.needle for secret in self._searched])
+        needles = [*(secret.needle for secret in self._searched), Needle(KEY_MARKER)]
+        self._compiled = module.compile_search(needles)
         self._others = [secret for secret in secrets if len(secret.needle.text) < SHORTEST_NEEDLE]
 
-    def spans(self, text: bytes) -> Iterator[Span]:
-        """Where the secrets are in a text."""
+    def search(self, text: bytes) -> Found:
+        """What is in a text."""
         places: dict[int, list[int]] = {}
-        for number, place in self._module.find_all(self._search, text):
+        for number, place in self._module.find_all(self._compiled, text):
             places.setdefault(number, []).append(place)
+        keys = places.pop(len(self._searched), None) is not None
+        return self._spans(text, places), keys
+
+    def _spans(self, text: bytes, places: dict[int, list[int]]) -> Iterator[Span]:
         elsewhere = self._others
         for number, found in places.items():
             secret = self._searched[number]
