@@ -40,9 +40,11 @@ LOADED = (
     *(f"backend.cli.{module}" for module in dict.fromkeys(VERBS.values())),
     "backend.runtime.wiring",
     "backend.storage.postgresql",
+    "cryptography.fernet",
     "pydantic.v1",  # for FastAPI, which looks whether models are of that version
     "sqlalchemy.dialects.postgresql.asyncpg",
     "sqlalchemy.dialects.sqlite",
+    "tree_sitter_bash",
     "uvicorn",
     "uvicorn.lifespan.off",
     "uvicorn.main",

@@ -7,15 +7,16 @@ import base64
 import hashlib
 import hmac
 from collections.abc import Callable, Mapping
-from typing import Any
-
-from pwdlib import PasswordHash
-from pwdlib.hashers.argon2 import Argon2Hasher
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 from backend.core.dataclasses import replace
 from backend.core.errors import StorageError, reason_of
 from backend.core.identity import LONGEST_PASSWORD, SHORTEST_PASSWORD, Claims, User
 from backend.core.ids import is_id
+
+if TYPE_CHECKING:
+    from pwdlib import PasswordHash
 
 ISSUER = AUDIENCE = "gatepost"
 ALGORITHM = "HS256"
@@ -30,7 +31,6 @@ RUNNER_KEY_PREFIX = "dc_"
 LOGIN_LINK_PREFIX = "gl_"
 SECRET_BYTES = 32
 
-_argon2 = PasswordHash((Argon2Hasher(),))
 # The hash of an unused password with the parameters of `_argon2`: an unknown name costs the same work.
 _NOBODYS_HASH = "$argon2id$v=19$m=65536,t=3,p=4$q0VMqoLuVOcPwjSm4+OSPw$PHQ6j1jXQNGx0nbQFhRhSMMvpEJQgD4kAs81zKVPpB4"
 
@@ -146,11 +146,19 @@ def _claims(payload: Mapping[str, Any], now: float) -> Claims | None:
     return Claims(payload["sub"], payload["jti"], issued, expires, login, fresh_link, valid_from)
 
 
+@cache  # its libraries are imported for the first password
+def _argon2() -> "PasswordHash":
+    from pwdlib import PasswordHash
+    from pwdlib.hashers.argon2 import Argon2Hasher
+
+    return PasswordHash((Argon2Hasher(),))
+
+
 def hash_password(password: str) -> str:
     """Its argon2id hash, after about 0.1 s. Raises ValueError for a password that is too short or too long."""
     if not SHORTEST_PASSWORD <= len(password) <= LONGEST_PASSWORD:
         raise ValueError(f"a password must have {SHORTEST_PASSWORD} to {LONGEST_PASSWORD} characters")
-    return _argon2.hash(password)
+    return _argon2().hash(password)
 
 
 def verify_password(password: str, hashed: str | None) -> bool:
@@ -159,7 +167,7 @@ def verify_password(password: str, hashed: str | None) -> bool:
         encoded = password[: LONGEST_PASSWORD + 1].encode()
     except UnicodeEncodeError:  # half a surrogate pair, which no password has
         encoded = b""
-    return _argon2.verify(encoded, hashed or _NOBODYS_HASH) and hashed is not None
+    return _argon2().verify(encoded, hashed or _NOBODYS_HASH) and hashed is not None
 
 
 def new_api_token(random: Callable[[int], bytes]) -> str:

@@ -21,6 +21,8 @@ def _dataclass(*, slots: Literal[True], frozen: bool = False, eq: bool = True) -
     """Make a class a dataclass. What the class defines itself stays."""
 
     def made(given: type) -> type:
+        if given.__doc__ is None:
+            given.__doc__ = given.__name__  # the standard library would parse a signature to make one
         cls: Any = dataclasses.dataclass(init=False, repr=False, eq=False, slots=slots)(given)
         own = vars(cls)
         if "__init__" not in own:

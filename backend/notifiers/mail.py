@@ -1,7 +1,6 @@
 """E-mail by the mail server of the operator."""
 
 import json
-import smtplib
 import ssl
 from email.message import EmailMessage
 from functools import partial
@@ -49,11 +48,13 @@ class Mail:
         """Send a delivery; why it was not accepted."""
         try:
             await in_thread(partial(self._send, _message(self.sender, notification, delivery)))
-        except (OSError, smtplib.SMTPException) as error:
+        except OSError as error:
             return Failure(f"the mail server did not accept it: {type(error).__name__}")
         return None
 
     def _send(self, message: EmailMessage) -> None:
+        import smtplib  # most servers send no mail
+
         server, tls = self.server, ssl.create_default_context()
         if server.scheme == "smtps":
             client: smtplib.SMTP = smtplib.SMTP_SSL(server.host, server.port, timeout=PATIENCE, context=tls)

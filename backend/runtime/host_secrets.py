@@ -3,8 +3,10 @@
 import base64
 import hashlib
 from functools import cached_property
+from typing import TYPE_CHECKING
 
-from cryptography.fernet import Fernet, InvalidToken
+if TYPE_CHECKING:  # imported for the first parameter: most processes encrypt none
+    from cryptography.fernet import Fernet
 
 # What is masked of a line that contains a sensitive parameter: everything behind its name, however it is quoted. Each is a
 # plain sequence, so that lines without it are ruled out at once.
@@ -18,7 +20,9 @@ class ParameterCipher:
         self._secret = secret
 
     @cached_property
-    def _fernet(self) -> Fernet:
+    def _fernet(self) -> "Fernet":
+        from cryptography.fernet import Fernet
+
         return Fernet(base64.urlsafe_b64encode(hashlib.sha256(self._secret.encode()).digest()))
 
     def encrypt(self, text: str) -> str:
@@ -35,6 +39,8 @@ class ParameterCipher:
 
     def decrypt(self, token: str) -> str:
         """The text in a token. Raises ValueError if it was not encrypted with this secret."""
+        from cryptography.fernet import InvalidToken
+
         try:
             return self._fernet.decrypt(token.encode()).decode()
         except InvalidToken:

@@ -76,9 +76,6 @@ class Program(BaseModel):
         return (*program_folders(self.command), *self.readable)
 
 
-TABLE = TypeAdapter(dict[str, Program])
-
-
 @dataclass(frozen=True, slots=True)
 class OutsidePrograms:
     """The programs by name, with the values of their variables."""
@@ -149,7 +146,7 @@ def _check_one_pyguard(settings: Settings) -> None:
 def _read(path: Path) -> dict[str, Program]:
     place = f"GATEPOST_PROGRAMS: {path}"
     try:
-        programs = TABLE.validate_python(tomllib.loads(path.read_text()))
+        programs = TypeAdapter(dict[str, Program]).validate_python(tomllib.loads(path.read_text()))
     except OSError as error:
         raise SettingsError(f"{place}: {error.strerror}") from error
     except ValidationError as error:

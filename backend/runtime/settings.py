@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 from urllib.parse import urlsplit
 
-from dotenv import dotenv_values
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
@@ -63,11 +62,11 @@ class EnvironmentSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, validate_default=True)
 
-    @field_validator("*", mode="before")
+    @model_validator(mode="before")
     @classmethod
-    def _empty_is_default(cls, value: Any, info: Any) -> Any:
+    def _empty_is_default(cls, values: Mapping[str, Any]) -> dict[str, Any]:
         """An empty variable means the default, as in a .env file with the value left out."""
-        return cls.model_fields[info.field_name].default if value == "" else value
+        return {name: value for name, value in values.items() if value != ""}
 
 
 AnySettings = TypeVar("AnySettings", bound=EnvironmentSettings)
@@ -577,7 +576,7 @@ class Settings(EnvironmentSettings):
             value = getattr(self, key)
             if field.alias == name and isinstance(value, SecretStr):
                 return value.get_secret_value()
-        found = (dotenv_values(file).get(name) for file in reversed(ENV_FILES))
+        found = (_values_in(file).get(name) for file in reversed(ENV_FILES))
         return os.environ.get(name) or next(filter(None, found), "")
 
     @property
@@ -698,9 +697,18 @@ def _fault(error: ErrorDetails) -> str:
 
 def _variables(kind: type[EnvironmentSettings]) -> dict[str, str]:
     """Those of the environment and of the .env files, where their names may also be in lower case."""
-    sources: list[Mapping[str, str | None]] = [*map(dotenv_values, ENV_FILES), os.environ]  # the later one wins
+    sources: list[Mapping[str, str | None]] = [*map(_values_in, ENV_FILES), os.environ]  # the later one wins
     found = {name.lower(): value for source in sources for name, value in source.items()}
     return {name: value for name in env_names(kind) if (value := found.get(name.lower())) is not None}
+
+
+def _values_in(file: str) -> Mapping[str, str | None]:
+    """The variables of a .env file; none where it does not exist."""
+    if not os.path.exists(file):
+        return {}
+    from dotenv import dotenv_values  # most servers have no such file
+
+    return dotenv_values(file)
 
 
 def env_names(kind: type[EnvironmentSettings] = Settings) -> list[str]:

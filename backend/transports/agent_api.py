@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, Literal, assert_never
 
 from fastapi import APIRouter, Depends, Query
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from backend.application.activity import Activity
 from backend.application.executions import ExecutionService
@@ -20,7 +20,7 @@ from backend.core.execution.targets import project_ref
 from backend.core.identity import Permission, Principal
 from backend.core.ports import Filter
 from backend.core.recording.transcript import Transcript
-from backend.transports.dependencies import KNOWN_QUERY, Access, Body, JsonOnly, granted
+from backend.transports.dependencies import KNOWN_QUERY, Access, Answer, Body, JsonOnly, granted
 from backend.transports.problems import WITH_BODY, Problem, described
 from backend.transports.routing import new_router
 from backend.transports.schemas import INPUT, KEY_HEADER, LINE, SESSION, STARTING, HistoryEntry, entry, started_by
@@ -43,7 +43,7 @@ class Execute(Body):
     session: str | None = SESSION
 
 
-class Executed(BaseModel):
+class Executed(Answer):
     """How a command ended. `exit_code` is null if nothing ran; the next line of its session begins in `session_dir`.
 
     `background` are the ids of the executions that it has started with `&`.
@@ -68,7 +68,7 @@ class Executed(BaseModel):
     background: tuple[str, ...] = ()
 
 
-class StatsAnswer(BaseModel):
+class StatsAnswer(Answer):
     """Figures over the commands of the caller."""
 
     total_commands: int
@@ -79,7 +79,7 @@ class StatsAnswer(BaseModel):
     period_days: int
 
 
-class AlertEntry(BaseModel):
+class AlertEntry(Answer):
     """Something unusual."""
 
     type: str
@@ -88,7 +88,7 @@ class AlertEntry(BaseModel):
     count: int
 
 
-class AlertsAnswer(BaseModel):
+class AlertsAnswer(Answer):
     """What is suspicious in the commands of a user in the last minutes."""
 
     user_id: str
@@ -98,7 +98,7 @@ class AlertsAnswer(BaseModel):
     alerts: list[AlertEntry]
 
 
-class Features(BaseModel):
+class Features(Answer):
     """What works now."""
 
     command_execution: bool
@@ -107,7 +107,7 @@ class Features(BaseModel):
     command_validation: bool
 
 
-class AgentHealth(BaseModel):
+class AgentHealth(Answer):
     """Whether commands can run now, and if not, why."""
 
     status: Literal["healthy", "unavailable"]

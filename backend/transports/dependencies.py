@@ -31,6 +31,12 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+class Answer(BaseModel):
+    """What a route returns. It is built for the first request that it answers, so that a start does not wait for all of them."""
+
+    model_config = ConfigDict(defer_build=True)
+
+
 class Names(Protocol):
     """The accounts."""
 

@@ -3,7 +3,7 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from backend.application.django_targets import DjangoProject, DjangoTargets
 from backend.application.projects import ProjectService, may_change
@@ -15,7 +15,7 @@ from backend.core.django.help import HelpField, fields_of, summary_of
 from backend.core.django.ports import RunnerKey, RunnerStore
 from backend.core.identity import Permission, Principal, Project
 from backend.core.times import iso
-from backend.transports.dependencies import Access, Body, JsonOnly, granted
+from backend.transports.dependencies import Access, Answer, Body, JsonOnly, granted
 from backend.transports.problems import WITH_BODY, Problem, described
 from backend.transports.routing import new_router
 from backend.transports.schemas import RotateBody
@@ -24,7 +24,7 @@ MOST_SHOWN = 500  # commands of one answer
 Label = Annotated[str, Field(min_length=1, max_length=64)]
 
 
-class RunnerResponse(BaseModel):
+class RunnerResponse(Answer):
     """A runner, by its key. `state` is `online`, `offline`, `suspended` or `revoked`; times are UTC."""
 
     id: str
@@ -45,7 +45,7 @@ class NewKeyResponse(RunnerResponse):
     secret: str
 
 
-class DjangoProjectResponse(BaseModel):
+class DjangoProjectResponse(Answer):
     """A Django project: `target` is how executions name it. `manages`: the caller may change its keys and runners."""
 
     project_id: str
@@ -55,7 +55,7 @@ class DjangoProjectResponse(BaseModel):
     runners: list[RunnerResponse]
 
 
-class FieldResponse(BaseModel):
+class FieldResponse(Answer):
     """An argument of a command, as its help describes it. `flag` is empty for one without a name.
 
     With `many` it takes several words.
@@ -70,7 +70,7 @@ class FieldResponse(BaseModel):
     many: bool
 
 
-class CommandResponse(BaseModel):
+class CommandResponse(Answer):
     """A management command. `allowed` says whether the project may run it.
 
     `summary` is a sentence of its help, `fields` are its arguments; both are empty where the help cannot be read.
@@ -84,7 +84,7 @@ class CommandResponse(BaseModel):
     fields: list[FieldResponse]
 
 
-class CommandsResponse(BaseModel):
+class CommandsResponse(Answer):
     """The commands of a project, as its runners list them."""
 
     commands: list[CommandResponse]

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi import Path as PathParameter
-from pydantic import BaseModel, Field
+from pydantic import Field
 from slowapi import Limiter
 
 from backend.application.executions import ExecutionService
@@ -31,7 +31,7 @@ from backend.core.limits import Budget
 from backend.core.policy.admit import Plan
 from backend.core.ports import Filter
 from backend.core.recording.transcript import Slice
-from backend.transports.dependencies import Access, Body, JsonOnly, check_query, granted
+from backend.transports.dependencies import Access, Answer, Body, JsonOnly, check_query, granted
 from backend.transports.event_streams import EventStream, EventStreams
 from backend.transports.problems import WITH_BODY, Problem, described
 from backend.transports.routing import new_router
@@ -67,14 +67,14 @@ class Start(Targeted):
     session: str | None = SESSION
 
 
-class Page(BaseModel):
+class Page(Answer):
     """Executions, newest first. `next_before` asks for the next page; null on the last."""
 
     executions: list[HistoryEntry]
     next_before: str | None
 
 
-class Output(BaseModel):
+class Output(Answer):
     """A part of the output. Offsets and sizes are bytes of UTF-8; `completed` says that no more will come."""
 
     data: str
@@ -111,7 +111,7 @@ class Question(Targeted):
     working_dir: str = Field(default=".", max_length=1024)
 
 
-class Explained(BaseModel):
+class Explained(Answer):
     """The verdict. `commands` are those of the line as they would run, globs expanded; empty when it is refused."""
 
     allowed: bool
@@ -122,7 +122,7 @@ class Explained(BaseModel):
     commands: list[list[str]]
 
 
-class LeftOf(BaseModel):
+class LeftOf(Answer):
     """`remaining` of `limit` in a window of `seconds`; one more in `reset` seconds, which is 0 while nothing is used."""
 
     limit: int
@@ -136,7 +136,7 @@ class LeftOf(BaseModel):
         return cls(limit=rate.count, seconds=rate.seconds, remaining=budget.remaining, reset=round(budget.reset, 1))
 
 
-class Limits(BaseModel):
+class Limits(Answer):
     """What is left of the rates."""
 
     commands: LeftOf

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Header, Request, Response
 from fastapi import Path as PathParameter
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from backend.application.hooks import HookCalls, HookService
 from backend.core import ids
@@ -16,7 +16,7 @@ from backend.core.hooks.model import Choice, Hook, HookCall, Integer, Parameter,
 from backend.core.hooks.rules import LONGEST_BODY
 from backend.core.identity import Permission, Principal
 from backend.core.times import iso
-from backend.transports.dependencies import KNOWN_QUERY, Access, Body, JsonOnly, Names, granted, with_owners
+from backend.transports.dependencies import KNOWN_QUERY, Access, Answer, Body, JsonOnly, Names, granted, with_owners
 from backend.transports.problems import WITH_BODY, described
 from backend.transports.routing import new_router
 from backend.transports.schemas import LINE, STARTING, RotateBody, Started, Targeted, refusal
@@ -63,7 +63,7 @@ class NewHook(Targeted):
     timeout: int | None = Field(default=None, ge=1, le=86400)
 
 
-class HookEntry(BaseModel):
+class HookEntry(Answer):
     """A hook as the API shows it. `owner` is the name of its account, `url` where calls go."""
 
     id: str

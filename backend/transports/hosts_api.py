@@ -8,7 +8,7 @@ from functools import partial
 from typing import Annotated, Any, Self
 
 from fastapi import APIRouter, Depends, Response
-from pydantic import BaseModel, Field, model_validator
+from pydantic import Field, model_validator
 
 from backend.application.executions import ExecutionService
 from backend.application.host_targets import HOST, HostTargets, unknown_host
@@ -24,7 +24,7 @@ from backend.core.hosts.roster import matches
 from backend.core.identity import Permission, Principal
 from backend.core.recording.transcript import Transcript
 from backend.core.times import iso
-from backend.transports.dependencies import Access, Body, JsonOnly, granted
+from backend.transports.dependencies import Access, Answer, Body, JsonOnly, granted
 from backend.transports.problems import WITH_BODY, Problem, described
 from backend.transports.routing import new_router
 from backend.transports.schemas import KEY_HEADER, STARTING, Started, started_by
@@ -35,7 +35,7 @@ OUTPUT_SHOWN = 64 * 1024  # characters of output in the result of one of several
 HostName = Annotated[str, Field(pattern=f"^{HOST_ID.pattern}$")]
 
 
-class HostResponse(BaseModel):
+class HostResponse(Answer):
     """A host. Times are UTC; `last_seen` is its last heartbeat. `status` is `online` only while it can be expected to answer."""
 
     id: str
@@ -72,7 +72,7 @@ class ManyHostsBody(HostCommandBody):
         return self
 
 
-class HostResult(BaseModel):
+class HostResult(Answer):
     """How a command ended on one host; `id` is its execution, `error` why it was refused or failed."""
 
     host: str
@@ -84,7 +84,7 @@ class HostResult(BaseModel):
     rule: str | None
 
 
-class ManyResults(BaseModel):
+class ManyResults(Answer):
     """The result of each host, in the order of the request, and how many ended in which status."""
 
     summary: dict[str, int]

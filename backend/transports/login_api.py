@@ -5,7 +5,7 @@ from dataclasses import field
 from typing import Annotated, Protocol, TypeVar
 
 from fastapi import APIRouter, Depends, Form, Request, Response
-from pydantic import BaseModel, Field
+from pydantic import Field
 from slowapi import Limiter
 
 from backend.core.audit.events import Kind
@@ -14,7 +14,7 @@ from backend.core.identity import LONGEST_PASSWORD, SHORTEST_PASSWORD, Claims, P
 from backend.core.limits import RateLimiter
 from backend.core.recent_logins import RecentLogins
 from backend.core.times import DAY_MS
-from backend.transports.dependencies import KNOWN_QUERY, Access, Body, FormOnly, JsonOnly
+from backend.transports.dependencies import KNOWN_QUERY, Access, Answer, Body, FormOnly, JsonOnly
 from backend.transports.problems import WITH_BODY, Problem, described
 from backend.transports.routing import new_router
 
@@ -77,7 +77,7 @@ class Login:
     recent: RecentLogins = field(default_factory=RecentLogins)
 
 
-class Token(BaseModel):
+class Token(Answer):
     """An access token. `expires_in` is in seconds."""
 
     access_token: str
@@ -98,7 +98,7 @@ class NewPassword(Body):
     current: str = Field(default="", max_length=LONGEST_PASSWORD)
 
 
-class Me(BaseModel):
+class Me(Answer):
     """The account behind a token."""
 
     id: str

@@ -5,7 +5,7 @@ from typing import Annotated, Self
 
 from fastapi import APIRouter, Depends, Query
 from fastapi import Path as PathParameter
-from pydantic import BaseModel, Field, model_validator
+from pydantic import Field, model_validator
 
 from backend.application.notifications import NotificationService
 from backend.core import ids
@@ -13,7 +13,7 @@ from backend.core.dataclasses import dataclass
 from backend.core.identity import Permission, Principal
 from backend.core.notifications.model import LONGEST_URL, SUBJECT_PATTERN, Delivery, EventType, Failure, Notification
 from backend.core.times import iso
-from backend.transports.dependencies import Access, Body, JsonOnly, Names, granted, with_owners
+from backend.transports.dependencies import Access, Answer, Body, JsonOnly, Names, granted, with_owners
 from backend.transports.problems import WITH_BODY, described
 from backend.transports.routing import new_router
 
@@ -38,7 +38,7 @@ class NewNotification(Body):
         return self
 
 
-class NotificationEntry(BaseModel):
+class NotificationEntry(Answer):
     """A notification as the API shows it. `owner` is the name of its account, `dead` how many messages are."""
 
     id: str
@@ -58,7 +58,7 @@ class AddedNotification(NotificationEntry):
     secret: str | None
 
 
-class TestResult(BaseModel):
+class TestResult(Answer):
     """Whether the receiver has accepted a test message; `error` says why not."""
 
     __test__ = False  # pytest
@@ -67,7 +67,7 @@ class TestResult(BaseModel):
     error: str
 
 
-class DeliveryEntry(BaseModel):
+class DeliveryEntry(Answer):
     """A message. `next_at` is when it is sent (again); `error` says why it was not accepted."""
 
     id: str

@@ -82,8 +82,10 @@ def complete(document: dict[str, Any]) -> None:
         operation["tags"] = operation["tags"][-1:]
         if text := operation.get("description"):
             operation["summary"] = text.partition(". ")[0].rstrip(".")
-        if path.startswith("/api/"):
-            _complete_operation(path, operation)
+        if path.startswith("/api/") and path not in NO_TOKEN:
+            operation["security"] = [{"bearer": []}, *([{}] if path in MAYBE_TOKEN else [])]
+        if path.startswith(("/api/", "/hooks/")):
+            _complete_answers(operation["responses"])
 
 
 def _operations(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -92,11 +94,8 @@ def _operations(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]
             yield path, operation
 
 
-def _complete_operation(path: str, operation: dict[str, Any]) -> None:
-    """Declare whether a token is required, and that errors are problems."""
-    if path not in NO_TOKEN:
-        operation["security"] = [{"bearer": []}, *([{}] if path in MAYBE_TOKEN else [])]
-    answers = operation["responses"]
+def _complete_answers(answers: dict[str, Any]) -> None:
+    """Declare that errors are problems."""
     for code in [code for code in answers if int(code) >= 400]:
         answers[code] = {**PROBLEM_ANSWER, "description": answers[code]["description"]}
     answers["default"] = PROBLEM_ANSWER

@@ -7,7 +7,6 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel
 from slowapi.errors import RateLimitExceeded
 from starlette.exceptions import HTTPException
 from starlette.routing import Match, Mount
@@ -86,32 +85,9 @@ STATUS_OF_RULE = {
 }
 
 
-class ProblemDetails(BaseModel):
-    """An error as problem+json. `rule` names the reason, `hint` says what to do.
-
-    The history contains a refused command under its `command_id`, unless it was one of a flood.
-    """
-
-    type: str = "about:blank"
-    title: str
-    status: int
-    detail: str
-    rule: str
-    hint: str | None = None
-    risk: str | None = None
-    command_id: str | None = None
-    errors: list[dict[str, str]] | None = None
-
-
-_SCHEMA = ProblemDetails.model_json_schema()  # made once: every route is described with it
-
-
 def described(*statuses: int) -> Responses:
     """The error responses of a route, for the OpenAPI document: these statuses and those of every route."""
-    content = {MEDIA_TYPE: {"schema": _SCHEMA}}
-    return {
-        status: {"description": MEANINGS[status], "content": content} for status in sorted({*EVERYWHERE, *statuses})
-    }
+    return {status: {"description": MEANINGS[status]} for status in sorted({*EVERYWHERE, *statuses})}
 
 
 class Problem(Exception):

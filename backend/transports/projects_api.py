@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 from fastapi import APIRouter, Depends
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from backend.application.projects import ProjectService
 from backend.core.dataclasses import dataclass
@@ -12,7 +12,7 @@ from backend.core.decisions import Decision
 from backend.core.identity import PROFILE, NetworkAccess, Permission, Principal, Project
 from backend.core.policy.egress import MOST_ENTRIES
 from backend.core.times import iso
-from backend.transports.dependencies import Access, Body, JsonOnly, Names, granted
+from backend.transports.dependencies import Access, Answer, Body, JsonOnly, Names, granted
 from backend.transports.problems import WITH_BODY, Problem, described
 from backend.transports.routing import new_router
 
@@ -48,7 +48,7 @@ class ProjectChange(Body):
     members: Members | None = None
 
 
-class ProjectEntry(BaseModel):
+class ProjectEntry(Answer):
     """A project as the API shows it. `owner` and `members` are names of accounts."""
 
     id: str

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query
 from fastapi import Path as PathParameter
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from backend.application.schedules import ScheduleService
 from backend.core import ids
@@ -26,7 +26,7 @@ from backend.core.schedules.model import (
 from backend.core.schedules.ports import RunPage
 from backend.core.schedules.rules import upcoming
 from backend.core.times import iso
-from backend.transports.dependencies import Access, JsonOnly, Names, granted, with_owners
+from backend.transports.dependencies import Access, Answer, JsonOnly, Names, granted, with_owners
 from backend.transports.problems import WITH_BODY, described
 from backend.transports.routing import new_router
 from backend.transports.schemas import LINE, Targeted
@@ -84,7 +84,7 @@ class ScheduleChange(Targeted):
         return {name: value for name, value in given.items() if name in FIELDS} | place
 
 
-class ScheduleEntry(BaseModel):
+class ScheduleEntry(Answer):
     """A schedule as the API shows it. `owner` is the name of its account, `next` its next due times in UTC."""
 
     id: str
@@ -106,7 +106,7 @@ class ScheduleEntry(BaseModel):
     next: list[str]
 
 
-class RunEntry(BaseModel):
+class RunEntry(Answer):
     """A run as the API shows it. `execution` is what it started; `reason` says why it started nothing."""
 
     due_at: str
@@ -117,7 +117,7 @@ class RunEntry(BaseModel):
     reason: str
 
 
-class RunsPage(BaseModel):
+class RunsPage(Answer):
     """Runs, newest first. `next_before` asks for the next page; null on the last."""
 
     runs: list[RunEntry]

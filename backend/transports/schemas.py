@@ -4,7 +4,7 @@ import hashlib
 from typing import Annotated, Self
 
 from fastapi import Header
-from pydantic import BaseModel, Field, model_validator
+from pydantic import Field, model_validator
 
 from backend.application.executions import ExecutionService
 from backend.application.submission import CommandSpec, Existing, IdempotencyKey
@@ -16,7 +16,7 @@ from backend.core.execution.sessions import NAME_PATTERN
 from backend.core.execution.targets import PROJECT_PATTERN, TARGET_PATTERN, TargetRef, target_ref
 from backend.core.identity import Principal
 from backend.core.times import iso
-from backend.transports.dependencies import Body
+from backend.transports.dependencies import Answer, Body
 from backend.transports.problems import Problem
 
 LONGEST_OVERLAP = 30 * 86400  # seconds
@@ -67,7 +67,7 @@ class RotateBody(Body):
     overlap: int = Field(default=86400, ge=0, le=LONGEST_OVERLAP)
 
 
-class Started(BaseModel):
+class Started(Answer):
     """Where to find the execution that was started."""
 
     id: str
@@ -75,7 +75,7 @@ class Started(BaseModel):
     url: str
 
 
-class HistoryEntry(BaseModel):
+class HistoryEntry(Answer):
     """One attempt. `created_at` is UTC."""
 
     id: str

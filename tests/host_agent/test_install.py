@@ -165,7 +165,7 @@ def test_the_handler_of_the_page_is_one(tmp_path: Path, redis: Redis) -> None:
 
 def test_an_agent_imports_nothing_that_only_servers_need() -> None:
     """It is to be small: each of these takes megabytes."""
-    names = "fastapi starlette uvicorn slowapi limits alembic asyncpg httpx websockets"
+    names = "fastapi starlette uvicorn slowapi limits alembic asyncpg httpx websockets tree_sitter dotenv cryptography.fernet"
     code = (
         f"import sys, backend.cli.agent, backend.runtime.host_agent; print(*sys.modules.keys() & {set(names.split())})"
     )

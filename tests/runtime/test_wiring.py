@@ -1,6 +1,8 @@
 """The application as a value: made from settings, several in one process, none of them sharing anything."""
 
 import logging
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from backend.core.policy.profile import ProfileError
 from backend.runtime.clock import new_id
 from backend.runtime.settings import Settings, SettingsError
 from backend.runtime.wiring import create_app
+from tests.serving import ROOT
 
 
 @pytest.fixture(autouse=True)
@@ -83,3 +86,17 @@ async def test_a_broken_profile_stops_the_start(tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text("extends = 'agent'\nname = 'mine'\nsummary = 3\n")
     with pytest.raises(ProfileError, match=r"mine\.toml: profile\.summary: expected a str"):
         make(tmp_path / "data", profiles=tmp_path)
+
+
+def test_a_server_imports_and_builds_only_what_each_one_uses() -> None:
+    """What only some servers use takes memory and a part of the start of all."""
+    names = "alembic asyncpg cryptography.fernet dotenv jwt pwdlib redis smtplib tree_sitter"
+    code = (
+        "import sys, backend.runtime.wiring\n"
+        "from backend.core.recording.messages import Message\n"
+        "from backend.transports.dependencies import Answer\n"
+        f"print(*sys.modules.keys() & {set(names.split())})\n"
+        "print(*(each.__name__ for base in (Answer, Message) for each in base.__subclasses__() if each.__pydantic_complete__))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []

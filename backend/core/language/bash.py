@@ -4,6 +4,8 @@ A word whose text depends on what happens when the line runs, such as a variable
 by what is written. What the grammar cannot parse in full is refused, and so is what takes too long.
 """
 
+from __future__ import annotations
+
 import re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Set
@@ -11,13 +13,14 @@ from functools import cache
 from itertools import pairwise
 from operator import itemgetter
 from time import thread_time
-
-import tree_sitter_bash
-from tree_sitter import Language, Node, Parser
+from typing import TYPE_CHECKING
 
 from backend.core.dataclasses import dataclass
 from backend.core.decisions import Decision
 from backend.core.language.lexer import hidden_character
+
+if TYPE_CHECKING:
+    from tree_sitter import Language, Node, Parser
 
 PARSE_BOUND = 0.25  # seconds of the thread; long lines take a tenth of it
 NODE_LIMIT = 12_000
@@ -199,14 +202,24 @@ def _evaluates_node(node: Node) -> bool:
 
 @cache
 def _language() -> Language:
+    import tree_sitter_bash  # for the first line: most profiles have no bash
+    from tree_sitter import Language
+
     return Language(tree_sitter_bash.language())
+
+
+def _new_parser() -> Parser:
+    from tree_sitter import Parser
+
+    return Parser(_language())
 
 
 def _tree(source: bytes) -> Node | None:
     """The tree of a text; None where it takes too long, or has too many parts."""
+    parser = _new_parser()
     end = thread_time() + PARSE_BOUND
     try:
-        tree = Parser(_language()).parse(
+        tree = parser.parse(
             lambda offset, _: source[offset : offset + PIECE], progress_callback=lambda *_: thread_time() > end
         )
     except ValueError:  # it was stopped
