@@ -50,6 +50,7 @@ ROOMS = {
         "backend.application",
         "backend.bus.exchange",
         "backend.bus.expiry",
+        "backend.bus.held",
         "backend.bus.link",
         "backend.host_agent",
         "redis",
