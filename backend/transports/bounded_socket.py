@@ -13,6 +13,14 @@ from backend.core.limits import Pace
 
 READ_SIZE = 256  # bytes of one read: all its frames, 40 at most, are taken apart in one turn of the loop
 CLOSE_BOUND = 15.0  # seconds after the end of a session, longer than the close handshake, for what is still unsent
+UNREADABLE = (
+    b'{"rule":"request.invalid","message":"The handshake cannot be read: it has a body, more than 128 headers, or one of more '
+    b'than 8 KiB. Send fewer and shorter headers, cookies too. [request.invalid]"}'
+)
+REFUSAL = (
+    b"HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nContent-Length: %d\r\nConnection: close\r\n\r\n"
+    % len(UNREADABLE)
+) + UNREADABLE
 MESSAGES = frozenset({Opcode.TEXT, Opcode.BINARY, Opcode.CLOSE})
 
 
@@ -32,6 +40,9 @@ class BoundedSocket(WebSocketsSansIOProtocol):
 
     def handle_events(self) -> None:
         """A client that is over a pace here gets no answer: a pong is written whether it is read or not."""
+        if self.conn.handshake_exc is not None:
+            self._refuse_handshake()
+            return
         now = self.loop.time()
         for event in self.conn.events:
             if isinstance(event, Frame) and event.opcode not in MESSAGES:
@@ -40,6 +51,13 @@ class BoundedSocket(WebSocketsSansIOProtocol):
                     self.transport.abort()
                     return
         super().handle_events()
+
+    def _refuse_handshake(self) -> None:
+        """The library cannot read it and waits for its end; uvicorn would keep the connection, which nothing counts."""
+        if not self.transport.is_closing():
+            self.handshake_complete = self.close_sent = True
+            self.transport.write(REFUSAL)
+            self.transport.close()
 
     def send_receive_event_to_app(self) -> None:
         """Close the connection for text that is not UTF-8; uvicorn would log a traceback."""

@@ -1,5 +1,6 @@
 // An entry of a list: what it is, what is known of it, and what can be done with it.
 
+import { plain } from "../protocol/messages.js";
 import { create } from "./element.js";
 
 const CONFIRM_TIME = 4000; // ms in which an action that cannot be undone is pressed again
@@ -10,7 +11,7 @@ export function row({ status, mark, title, facts, actions }) {
   const entry = create("li", "");
   entry.dataset.status = status;
   const words = create("div", "", { className: "words" });
-  words.append(create("code", title), ...[facts].flat().filter(Boolean).map((text) => create("p", text)));
+  words.append(create("code", plain(title)), ...[facts].flat().filter(Boolean).map((text) => create("p", text)));
   const group = create("div", "", { className: "actions" });
   group.append(...actions.filter(Boolean).map(action));
   entry.append(create("span", mark, { className: "mark", ariaHidden: "true" }), words, group);

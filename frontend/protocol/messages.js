@@ -37,8 +37,10 @@ export function inputMessages(line) {
   return messages;
 }
 
-// Control characters in texts of the server could drive the terminal emulator; they are shown as spaces.
-export const plain = (text) => String(text ?? "").replace(/[\x00-\x1f\x7f-\x9f]/g, " ");
+// Control characters in texts of the server, and of other users, could drive the terminal emulator, and are shown as spaces;
+// bidirectional ones could make a line look like another one, and are shown as U+FFFD.
+export const plain = (text) =>
+  String(text ?? "").replace(/[\x00-\x1f\x7f-\x9f]/g, " ").replace(/[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]/g, "\ufffd");
 
 // What a message says, without the mark that clients without a subprotocol get: the page has colours and labels of its own.
 export const textOf = ({ reason, message }) => plain(reason ?? message).replace(/^[✅❌]\uFE0F? */u, "");

@@ -135,6 +135,23 @@ async def test_a_client_is_not_silent_while_its_answer_waits_behind_what_it_sent
         silent.writer.transport.abort()
 
 
+@pytest.mark.parametrize(
+    "headers",
+    ["".join(f"X-{number}: x\r\n" for number in range(200)), f"Cookie: {'x' * 9000}\r\n", "Content-Length: 5\r\n"],
+    ids=["many", "long", "a body"],
+)
+async def test_a_handshake_that_cannot_be_read_is_refused_and_closed(server: Server, headers: str) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    upgrade = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
+    request = f"GET /ws/terminal HTTP/1.1\r\nHost: 127.0.0.1\r\n{upgrade}Sec-WebSocket-Version: 13\r\n{headers}\r\n"
+    writer.write(request.encode())
+    async with asyncio.timeout(20):
+        answer = await reader.read()
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"[request.invalid]" in answer
+    writer.close()
+
+
 async def test_an_idle_terminal_does_not_keep_the_parser_of_its_request() -> None:
     common = shared()
     house = build(common)

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapt
 
 ExecutionId = Annotated[str, Field(pattern=r"^[0-9A-HJKMNP-TV-Z]{26}$")]
 ClientId = Annotated[str, Field(max_length=64)]
+TIMEOUT_BOUND = 1e9  # seconds of any command; the limits of a target are far below
 
 
 class Message(BaseModel):
@@ -35,7 +36,7 @@ class Run(Message):
     type: Literal["run"]
     command: str
     cwd: str = Field(default=".", max_length=1024)
-    timeout: float | None = Field(default=None, gt=0)
+    timeout: float | None = Field(default=None, gt=0, le=TIMEOUT_BOUND)
     dry_run: bool = False
     project: ExecutionId | None = None
     target: str | None = None

@@ -61,6 +61,20 @@ async def test_a_refused_command_shows_rule_reason_and_what_is_allowed(visit: Vi
 
 
 @ONE_LOOP
+async def test_what_reorders_a_line_is_shown_and_not_obeyed(visit: Visit) -> None:
+    account(visit.server, "mirror")
+    await log_in(visit, "mirror")
+    await is_known(visit, "mirror · agent")
+    await visit.type("echo '\u202etxt.exe\u2066'")
+    await visit.sees("Refused by syntax.character")
+    await visit.sees("$ echo '\ufffdtxt.exe\ufffd'")
+    await visit.state("ready")
+    await visit.page.click("#history")
+    title = visit.page.locator("#history-list code").first
+    await expect(title).to_have_text("echo '\ufffdtxt.exe\ufffd'", timeout=WAIT)
+
+
+@ONE_LOOP
 async def test_control_c_cancels(visit: Visit) -> None:
     await visit.type("pyguard sleep 600")
     await visit.state("running")
