@@ -16,9 +16,8 @@ from backend.executors.local.readers import Readers
 
 READ_SIZE = 64 * 1024  # bytes, what a pipe holds unless it is made larger
 LONG_READ = READ_SIZE // 2  # bytes behind which more is expected
-FAST_READ = (
-    2 * READ_SIZE
-)  # bytes of a read of a stream that fills its pipe: most of what a read takes does not depend on its size
+# Bytes of a read of a stream that fills its pipe: most of what a read takes does not depend on its size.
+FAST_READ = 2 * READ_SIZE
 FAST_PIPE = 2 * FAST_READ  # bytes that its pipe holds from then on, so that the program writes meanwhile
 PARTIAL_DELAY = 0.1  # seconds that the start of a line waits for its end
 PIPE_READS = (1 << 20) // READ_SIZE + 1  # reads that empty a pipe of the largest usual size, 1 MiB
