@@ -7,7 +7,7 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, async_playwright
 
-from tests.e2e.page.visits import CHROMIUM, FLAGS, Held, Visit, account, new_context, new_visit, open_page
+from tests.e2e.page.visits import CHROMIUM, FLAGS, Held, Tab, Visit, account, new_context, new_visit
 from tests.needs import need
 from tests.serving import Server
 
@@ -30,14 +30,18 @@ async def browser(chromium: Browser) -> AsyncIterator[Browser]:
         await context.close()
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def tab(browser: Browser, server: Server) -> Tab:
+    """Of the tests of a module, which open the page in it as they need it."""
+    return Tab(await new_visit(await new_context(browser), server))
+
+
 @pytest_asyncio.fixture(loop_scope="session")
-async def visit(browser: Browser, server: Server) -> AsyncIterator[Visit]:
+async def visit(tab: Tab) -> AsyncIterator[Visit]:
     """The page, high enough for every line of these tests; at the end it must have complained of nothing and asked no other host."""
-    context = await new_context(browser, viewport={"width": 1000, "height": 1200})
-    visit = await open_page(context, server)
+    visit = await tab.open()
     yield visit
     visit.is_clean()
-    await context.close()
 
 
 @pytest_asyncio.fixture(loop_scope="session")

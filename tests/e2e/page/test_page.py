@@ -16,6 +16,7 @@ from tests.e2e.page.visits import (
     READY,
     WAIT,
     Held,
+    Tab,
     Visit,
     account,
     cli,
@@ -207,9 +208,8 @@ async def test_the_description_of_the_api_renders_and_a_token_tries_it_out(descr
 
 @pytest.mark.parametrize(("width", "height"), [(320, 640), (360, 740), (820, 1180), (1920, 1080)])
 @ONE_LOOP
-async def test_the_page_fits_every_width(browser: Browser, server: Server, width: int, height: int) -> None:
-    context = await new_context(browser, viewport={"width": width, "height": height})
-    visit = await open_page(context, server)
+async def test_the_page_fits_every_width(tab: Tab, width: int, height: int) -> None:
+    visit = await tab.open(width, height)
     await visit.type("help")
     await visit.sees("Commands:")
     assert await visit.page.evaluate("document.documentElement.scrollWidth") <= width
@@ -218,7 +218,6 @@ async def test_the_page_fits_every_width(browser: Browser, server: Server, width
     assert box
     assert box["x"] + box["width"] <= width
     assert box["y"] + box["height"] <= height
-    await context.close()
 
 
 @ONE_LOOP
@@ -308,15 +307,13 @@ async def test_the_form_logs_in_by_keyboard_alone(visit: Visit, ann: str) -> Non
 
 
 @ONE_LOOP
-async def test_a_wrong_password_is_answered_kindly(browser: Browser, server: Server, ann: str) -> None:
-    context = await new_context(browser)
-    visit = await open_page(context, server)
+async def test_a_wrong_password_is_answered_kindly(tab: Tab, ann: str) -> None:
+    visit = await tab.open()
     await log_in(visit, "ann", "not this one")
     await visit.page.get_by_text("The name or the password is wrong.").wait_for(timeout=WAIT)
     assert await visit.page.evaluate("document.activeElement.id") == "login-password"
     await visit.page.keyboard.press("Escape")
     await is_visitor(visit)
-    await context.close()
 
 
 @ONE_LOOP
@@ -581,13 +578,9 @@ async def test_messages_look_the_same_with_and_without_the_mark_of_other_clients
 
 @pytest.mark.parametrize(("width", "height"), [(320, 640), (360, 740), (1280, 900)])
 @ONE_LOOP
-async def test_the_page_fits_when_logged_in(
-    browser: Browser, server: Server, ann: str, width: int, height: int
-) -> None:
+async def test_the_page_fits_when_logged_in(tab: Tab, server: Server, ann: str, width: int, height: int) -> None:
     make_project(server, ann, "A project with quite a long name, as people give them to projects")
-    context = await new_context(browser, viewport={"width": width, "height": height})
-    await context.add_init_script(f"sessionStorage.setItem('gatepost.login', '\"{ann}\"')")
-    visit = await open_page(context, server)
+    visit = await tab.open(width, height, login=ann)
     await is_known(visit, "ann · agent")
     await visit.type("echo fits")
     await visit.sees("fits")
@@ -604,7 +597,6 @@ async def test_the_page_fits_when_logged_in(
     screen = await visit.page.locator("#screen").bounding_box()
     assert screen
     assert screen["height"] > height / 3
-    await context.close()
 
 
 @ONE_LOOP
@@ -794,9 +786,8 @@ async def test_a_long_history_comes_in_pages(visit: Visit, ann: str) -> None:
 
 
 @ONE_LOOP
-async def test_nothing_moves_on_a_phone_while_a_command_runs(browser: Browser, server: Server) -> None:
-    context = await new_context(browser, viewport={"width": 360, "height": 740})
-    visit = await open_page(context, server)
+async def test_nothing_moves_on_a_phone_while_a_command_runs(tab: Tab) -> None:
+    visit = await tab.open(360, 740)
     boxes = "['menu-button', 'screen', 'line'].map((id) => JSON.stringify(document.getElementById(id).getBoundingClientRect()))"
     await visit.type("echo first")
     await visit.state("ready")
@@ -807,7 +798,6 @@ async def test_nothing_moves_on_a_phone_while_a_command_runs(browser: Browser, s
     assert re.match(r"Running \d+ s", await visit.page.inner_text("#state-text"))
     await visit.page.click("#stop")
     await visit.state("ready")
-    await context.close()
 
 
 @ONE_LOOP
@@ -838,10 +828,8 @@ async def test_lines_that_are_pasted_are_not_joined_to_another_command(visit: Vi
 
 
 @ONE_LOOP
-async def test_an_account_that_is_closed_leaves_no_dialog_open(visit: Visit) -> None:
-    token = account(visit.server, "passer")
-    await visit.page.evaluate(f"sessionStorage.setItem('gatepost.login', '\"{token}\"')")
-    await visit.page.reload()
+async def test_an_account_that_is_closed_leaves_no_dialog_open(tab: Tab, server: Server) -> None:
+    visit = await tab.open(login=account(server, "passer"))
     await is_known(visit, "passer · agent")
     await visit.page.click("#history")
     cli(visit.server, "user", "disable", "passer")

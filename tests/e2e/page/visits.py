@@ -95,6 +95,35 @@ class Visit:
         assert self.hosts == {f"127.0.0.1:{self.server.port}"}
 
 
+@dataclass
+class Tab:
+    """A page that tests have one after the other, each from its beginning: a new one costs as much again as to load it."""
+
+    visit: Visit
+
+    async def open(self, width: int = 1000, height: int = 1200, login: str | None = None) -> Visit:
+        """The page as somebody sees it who was never there; somebody who is logged in with a token, if there is one."""
+        visit = self.visit
+        await self._forget()
+        await visit.page.set_viewport_size({"width": width, "height": height})
+        if login:
+            await visit.page.evaluate(f"sessionStorage.setItem('gatepost.login', '\"{login}\"')")
+        visit.complaints.clear()
+        visit.hosts.clear()
+        await visit.page.goto(visit.server.url)
+        await visit.state("ready")
+        return visit
+
+    async def _forget(self) -> None:
+        """Undo what tests do to a page and to what it stores, at an address that has no scripts."""
+        page = self.visit.page
+        await page.unroute_all()
+        await page.context.set_offline(False)
+        await page.context.clear_cookies()
+        await page.goto(f"{self.visit.server.url}/health")
+        await page.evaluate("localStorage.clear(); sessionStorage.clear()")
+
+
 async def new_context(browser: Browser, **options: Any) -> BrowserContext:
     """A profile of its own. Without a dot that moves: each of its sixty frames a second takes 5 ms of processor time."""
     return await browser.new_context(reduced_motion="reduce", **options)
