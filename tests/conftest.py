@@ -137,19 +137,23 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeSch
 @pytest.fixture(scope="session", autouse=True)
 def reachable(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Let the user that commands run as pass through the folders of the tests, which pytest closes for others."""
-    base = tmp_path_factory.getbasetemp()
-    shared = Path(tempfile.gettempdir()).resolve()
-    for folder in (base, *base.parents):
-        if folder == shared or shared.is_relative_to(folder):
-            break  # the folder of all temporary files is not ours
-        folder.chmod(0o711)
+    _open_above(tmp_path_factory.getbasetemp() / "any")
 
 
 @pytest.fixture
 def tmp_path(tmp_path: Path) -> Path:
-    """The same for the folder of a test."""
+    """The same for the folder of a test. Those above it are closed again by each pytest that another one starts."""
     tmp_path.chmod(0o711)
+    _open_above(tmp_path)
     return tmp_path
+
+
+def _open_above(place: Path) -> None:
+    shared = Path(tempfile.gettempdir()).resolve()
+    for folder in place.parents:
+        if folder == shared or shared.is_relative_to(folder):
+            break  # the folder of all temporary files is not ours
+        folder.chmod(0o711)
 
 
 @pytest.fixture(scope="module")
