@@ -34,7 +34,7 @@ def builtin_handlers(configured: Configured) -> list[Handler]:
 
     def pull(params: Mapping[str, Any]) -> Program:
         _only(params, "repository_path", "branch")
-        repository, branch = _repository(params, configured), _branch(params)
+        branch, repository = _branch(params), _repository(params, configured)
         return Program(("git", "-C", repository, "pull", "origin", branch), repository, network=True)
 
     def status(params: Mapping[str, Any]) -> Program:
