@@ -11,11 +11,7 @@ LETTERS = (CROCKFORD * 8).encode()  # the letter of each byte
 
 def ulid(milliseconds: int, randomness: bytes) -> str:
     """The ULID of a Unix time and 16 random bytes, five bits of each."""
-    return _time(milliseconds) + randomness.translate(LETTERS).decode()
-
-
-def _time(milliseconds: int) -> str:
-    return _of_second(milliseconds >> 10) + PAIRS[milliseconds & 1023]
+    return _of_second(milliseconds >> 10) + PAIRS[milliseconds & 1023] + randomness.translate(LETTERS).decode()
 
 
 @lru_cache(maxsize=1)
@@ -54,7 +50,7 @@ def as_id(value: str) -> str:
 
 def first_id(milliseconds: int) -> str:
     """The lowest id of a time, as a bound for queries."""
-    return _time(max(milliseconds, 0)) + 16 * CROCKFORD[0]
+    return ulid(max(milliseconds, 0), bytes(16))
 
 
 def time_of(id: str) -> int:

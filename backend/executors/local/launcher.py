@@ -26,12 +26,12 @@ from backend.executors.local.process_spec import (
     Bounds,
     Launched,
     Owner,
-    PipelineUsage,
     Ports,
     Report,
     RoomEntrance,
     Stage,
     StageEnd,
+    Usage,
 )
 
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -291,7 +291,7 @@ class _Running:
         used = next((list(map(int, line[1:])) for line in lines if line[0] == "usage"), [0, 0, 0, 0])
         return Report(
             tuple(_end(ends.get(index), errors.get(index, refused)) for index in range(self._stages)),
-            PipelineUsage(used[0] / 1e6, used[1] * 1024, used[2], used[3]),
+            Usage(used[0] / 1e6, used[1] * 1024, used[2], used[3]),
             _least([line for line in lines if line[0] == "applied"]),
             limits_met,
         )
