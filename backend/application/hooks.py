@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from backend.application import owned
 from backend.application.executions import ExecutionService
-from backend.application.schedule_runner import Users
+from backend.application.owned import Users
 from backend.application.schedules import Judge
 from backend.application.submission import CommandSpec, Existing, IdempotencyKey
 from backend.core.audit.events import Kind

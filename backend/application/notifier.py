@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable
 
 from backend.application.executions import ExecutionService
-from backend.application.schedule_runner import Users
+from backend.application.owned import Users
 from backend.core.audit.attempts import Record
 from backend.core.dataclasses import dataclass, replace
 from backend.core.execution.model import Status

@@ -1,10 +1,18 @@
-"""What accounts own: schedules, notifications and hooks. Each exists for its owner and for administrators."""
+"""Accounts and what they own: schedules, notifications and hooks. Each exists for its owner and for administrators."""
 
 from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
 from backend.core.decisions import Decision
-from backend.core.identity import Permission, Principal
+from backend.core.identity import Permission, Principal, User
+
+
+class Users(Protocol):
+    """The accounts."""
+
+    async def user(self, id: str) -> User | None:
+        """An account. Raises StorageError."""
+        ...
 
 
 class Owned(Protocol):

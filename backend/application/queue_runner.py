@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Collection
 from typing import Protocol
 
+from backend.application.owned import Users
 from backend.application.submission import TargetResolver
 from backend.core.audit.attempts import Completion, Record
 from backend.core.dataclasses import dataclass
@@ -13,7 +14,7 @@ from backend.core.execution.model import EXIT_GATEPOST_FAILED, Job, Status
 from backend.core.execution.registry import Execution
 from backend.core.execution.requests import Request
 from backend.core.execution.targets import Target, TargetRef
-from backend.core.identity import Principal, User
+from backend.core.identity import Principal
 from backend.core.policy.admit import Plan, admit
 from backend.core.ports import Queue, QueuedExecution
 
@@ -25,14 +26,6 @@ class ReachableTargets(TargetResolver, Protocol):
 
     def reachable(self) -> Collection[TargetRef]:
         """The targets that wait and whose commands this server can run now."""
-        ...
-
-
-class Users(Protocol):
-    """The accounts."""
-
-    async def user(self, id: str) -> User | None:
-        """An account. Raises StorageError."""
         ...
 
 

@@ -2,16 +2,16 @@
 
 import hashlib
 from collections.abc import Callable
-from typing import Protocol
 
 from backend.application.executions import ExecutionService
+from backend.application.owned import Users
 from backend.application.submission import CommandSpec, Existing, IdempotencyKey
 from backend.core.dataclasses import dataclass, replace
 from backend.core.decisions import Decision
 from backend.core.execution.registry import Execution
 from backend.core.execution.requests import Refused, Waiting
 from backend.core.execution.targets import TargetRef
-from backend.core.identity import User, acting_as
+from backend.core.identity import acting_as
 from backend.core.schedules.cron import CronError
 from backend.core.schedules.model import ReadyRun, Run, RunStatus, Schedule
 from backend.core.schedules.ports import Schedules
@@ -21,14 +21,6 @@ BATCH = 256  # rows that are read at once
 # A run that is refused by one of these is submitted again when its claim has ended, by any server.
 UNDECIDED = frozenset({"storage.unavailable", "server.stopping", "idempotency.waiting"})
 DISABLED = "The account of its owner is disabled."
-
-
-class Users(Protocol):
-    """The accounts."""
-
-    async def user(self, id: str) -> User | None:
-        """An account. Raises StorageError."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

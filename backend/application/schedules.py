@@ -6,8 +6,7 @@ from dataclasses import asdict
 from typing import Any, Protocol
 
 from backend.application import owned
-from backend.application.owned import is_owner
-from backend.application.schedule_runner import Users
+from backend.application.owned import Users, is_owner
 from backend.application.submission import CommandSpec
 from backend.core.audit.events import Kind
 from backend.core.dataclasses import dataclass, replace

@@ -22,7 +22,7 @@ from backend.core.dataclasses import dataclass
 from backend.core.decisions import Decision, Risk
 from backend.core.errors import GatepostError, reason_of
 from backend.core.execution.targets import OWN, TargetRef, addressed, target_ref
-from backend.core.identity import Permission, Principal, acting_as
+from backend.core.identity import Permission, Principal, User, acting_as
 from backend.core.policy.admit import Plan, admit
 from backend.core.policy.files import Unseen
 from backend.core.policy.profile import Profile
@@ -41,7 +41,11 @@ T = TypeVar("T")
 
 
 class Refusal(Exception):
-    """The verb ends here, with this message."""
+    """The verb ends here, with this message and exit code."""
+
+    def __init__(self, message: str, code: int = EXIT_FAILED) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +69,16 @@ class Opened:
         """Judges lines by their words."""
         return WrittenJudge(self.projects, partial(profile_named, settings=self.settings))
 
+    async def user(self, name: str) -> User:
+        """The account with this name. Raises Refusal."""
+        user = await self.identities.user_named(name)
+        if user is None:
+            raise Refusal(f"there is no user {name}")
+        return user
+
     async def owner(self) -> Principal:
         """The account that the verb names. Raises Refusal."""
-        user = await self.identities.user_named(self.options.user)
-        if user is None:
-            raise Refusal(f"there is no user {self.options.user}")
-        return acting_as(user)
+        return acting_as(await self.user(self.options.user))
 
     async def owners(self) -> dict[str, str]:
         """The names of the accounts, by their ids."""
@@ -109,18 +117,22 @@ class WrittenJudge:
 
 
 Verb = Callable[[Opened], Awaitable[None]]
+Work = Callable[[argparse.Namespace, Settings], None]
+
+
+def add_parser(verbs: Any, name: str, text: str, work: Work) -> argparse.ArgumentParser:
+    """Add a verb to a command line that does some work in the data folder."""
+    parser: argparse.ArgumentParser = verbs.add_parser(name, help=text, description=text)
+    parser.add_argument("--data-dir", type=Path, help="folder of the SQLite database (GATEPOST_DATA_DIR, data)")
+    parser.set_defaults(run=lambda options: in_data_folder(options, partial(work, options)))
+    return parser
 
 
 def add_verb(verbs: Any, name: str, verb: Verb, text: str, *, changes: bool = True) -> argparse.ArgumentParser:
-    """Add a verb to a command line. One that `changes` something needs an audit that can be written."""
-    parser: argparse.ArgumentParser = verbs.add_parser(name, help=text, description=text)
-    parser.add_argument("--data-dir", type=Path, help="folder of the SQLite database (GATEPOST_DATA_DIR, data)")
-    parser.set_defaults(
-        run=lambda options: in_data_folder(
-            options, lambda settings: with_database(verb, options, settings, changes=changes)
-        )
+    """Add a verb that works on the database. One that `changes` something needs an audit that can be written."""
+    return add_parser(
+        verbs, name, text, lambda options, settings: with_database(verb, options, settings, changes=changes)
     )
-    return parser
 
 
 def add_list(verbs: Any, verb: Verb, text: str) -> argparse.ArgumentParser:
@@ -183,7 +195,10 @@ def in_data_folder(options: argparse.Namespace, work: Callable[[Settings], None]
     try:
         settings.data_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
         work(settings)
-    except (Refusal, GatepostError, ValueError) as problem:
+    except Refusal as refusal:
+        print(f"gatepost: {refusal}", file=sys.stderr)
+        return refusal.code
+    except (GatepostError, ValueError) as problem:
         print(f"gatepost: {problem}", file=sys.stderr)
         return EXIT_FAILED
     except OSError as error:

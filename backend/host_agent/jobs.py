@@ -61,12 +61,12 @@ MOST_UNREAD = 64  # messages that a server has not read; more wait in the record
 COUNTED_FROM = MOST_UNREAD // 4  # messages since their number was asked for, from which on it is asked for with each
 READS_SOON = 0.01  # seconds until a server that reads has read some of them
 READ_AHEAD = 8  # blocks of a recording that wait while others are sent
-MOST_READ = 64  # recordings that are read for one server at once; others wait on disk until these are sent
 JOINED = 256 * 1024  # bytes of blocks in one message that are enough
 FLOWING = 16 * 1024  # bytes of output in a message behind which more is expected
 MORE_SOON = 0.003  # seconds that it is given to come, so that it needs fewer messages
 FIRST_PAUSE, LONGEST_PAUSE = 0.25, 8.0
 MOST_JOBS = 512
+MOST_READ = 64  # recordings that are read for one server at once; others wait on disk until these are sent
 EXECUTION = re.compile(PATTERN)
 # It may run there. The server names the agent that has it, by its data folder, so that no other one begins it again.
 TWIN = "a job is that of another agent with the id of this host"

@@ -10,7 +10,8 @@ from typing import Any
 from fastapi import Response
 from fastapi.responses import StreamingResponse
 
-from backend.application.executions import ExecutionService, Recording
+from backend.application.executions import ExecutionService
+from backend.application.recordings import Recording
 from backend.core.dataclasses import dataclass
 from backend.core.decisions import Decision
 from backend.core.identity import Principal

@@ -8,7 +8,8 @@ from fastapi import Path as PathParameter
 from fastapi.responses import Response
 from slowapi import Limiter
 
-from backend.application.executions import ExecutionService, Recording
+from backend.application.executions import ExecutionService
+from backend.application.recordings import Recording
 from backend.core import ids
 from backend.core.decisions import Decision
 from backend.core.execution.refusals import hidden

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from backend.application import executions, submission
-from backend.application.executions import Output, Recording
+from backend.application import recordings, submission
+from backend.application.executions import Output
+from backend.application.recordings import Recording
 from backend.application.submission import CommandSpec, Existing, IdempotencyKey
 from backend.bus import memory
 from backend.core.audit.attempts import Attempt, Completion
@@ -263,7 +264,7 @@ class Waits:
 class TestViewers:
     @pytest.fixture
     def impatient(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(executions, "COUNT_AGAIN", 0)
+        monkeypatch.setattr(recordings, "COUNT_AGAIN", 0)
         monkeypatch.setattr(registry, "FIRST_VIEWER", 0.1)
 
     async def run(self, house: House) -> Execution:
@@ -403,7 +404,7 @@ class TestInstructing:
 class TestLoss:
     @pytest.fixture(autouse=True)
     def impatient(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(executions, "POLL", 0)
+        monkeypatch.setattr(recordings, "POLL", 0)
         monkeypatch.setattr(memory, "LAST_BLOCKS", 0)
 
     async def run_and_die(self, servers: Servers) -> tuple[House, str, Viewer, "asyncio.Task[Decision | None]"]:
@@ -468,7 +469,7 @@ class TestLoss:
         await third.gateway.close()
 
     async def test_who_waits_in_vain_is_told(self, servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(executions, "LOST_BOUND", 0)
+        monkeypatch.setattr(recordings, "LOST_BOUND", 0)
         third, _, _, following = await self.run_and_die(servers)
         assert rule(await following) == "execution.unreachable"
         await third.gateway.close()
@@ -557,7 +558,7 @@ class TestOutage:
     async def test_a_follower_waits_through_an_outage_for_the_loss(
         self, away: Servers, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(executions, "POLL", 0)
+        monkeypatch.setattr(recordings, "POLL", 0)
         monkeypatch.setattr(memory, "LAST_BLOCKS", 0)
         loss = TestLoss()
         third, _, viewer, following = await loss.run_and_die(away)

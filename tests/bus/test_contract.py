@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from backend.application.executions import BEHIND_ALL
+from backend.application.recordings import BEHIND_ALL
 from backend.bus.progress import LAST_BLOCKS
 from backend.core.execution.bus import Relay
 from backend.core.execution.model import (

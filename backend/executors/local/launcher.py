@@ -26,12 +26,12 @@ from backend.executors.local.process_spec import (
     Bounds,
     Launched,
     Owner,
-    PipelineUsage,
     Ports,
     Report,
     RoomEntrance,
     Stage,
     StageEnd,
+    Usage,
 )
 
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -288,7 +288,7 @@ class _Running:
         used = list(map(int, reported["usage"][0])) if reported["usage"] else [0, 0, 0, 0]
         return Report(
             tuple(_end(ends.get(index), errors.get(index, refused)) for index in range(self._stages)),
-            PipelineUsage(used[0] / 1e6, used[1] * 1024, used[2], used[3]),
+            Usage(used[0] / 1e6, used[1] * 1024, used[2], used[3]),
             _least(reported["applied"]),
             limits_met,
         )

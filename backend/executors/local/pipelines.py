@@ -50,7 +50,7 @@ from backend.executors.local.process_spec import (
 from backend.executors.local.readers import Readers
 from backend.executors.local.rooms import Rooms
 from backend.executors.local.shell_state import SIZE, StateError, left_state, state_file
-from backend.executors.local.streams import Captured, OutputBudget, OutputStream, StdinPump
+from backend.executors.local.streams import Budget, Captured, OutputStream, StdinPump
 from backend.executors.local.wiring import ParentEnds, Streams, Wiring
 from backend.executors.local.workspace_usage import UsageMonitors
 from backend.executors.local.workspace_users import folder_owner
@@ -379,7 +379,7 @@ class _Running:
             pipeline,
             instructions,
         )
-        self.budget = OutputBudget(pipeline.output_limit)
+        self.budget = Budget(pipeline.output_limit)
         written = Captured(pipeline.captured) if pipeline.captured else lines()
         self.streams = [
             OutputStream(readers, ours.stdout, "stdout", recorder, instructions, self.budget, written),

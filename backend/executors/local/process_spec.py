@@ -92,7 +92,7 @@ class StageEnd:
 
 
 @dataclass(frozen=True, slots=True)
-class PipelineUsage:
+class Usage:
     """The resources used by all programs of a pipeline; the peak is that of the largest process."""
 
     cpu_seconds: float
@@ -114,7 +114,7 @@ class Report:
     """How a pipeline ended."""
 
     ends: tuple[StageEnd, ...]  # one per stage, in order
-    usage: PipelineUsage
+    usage: Usage
     applied: Applied
     limits_met: frozenset[str] = frozenset()  # of the whole command: "memory", "pids", where control groups count them
 

@@ -23,7 +23,7 @@ PARTIAL_DELAY = 0.1  # seconds that the start of a line waits for its end
 PIPE_READS = (1 << 20) // READ_SIZE + 1  # reads that empty a pipe of the largest usual size, 1 MiB
 
 
-class OutputBudget:
+class Budget:
     """The bytes that a command may still write, both streams together."""
 
     def __init__(self, limit: int) -> None:
@@ -59,7 +59,7 @@ class OutputStream:
         name: str,
         recorder: RecordingWriter,
         instructions: Instructions,
-        budget: OutputBudget,
+        budget: Budget,
         assembler: LineAssembler,
     ) -> None:
         self.loop, self.readers, self.fd, self.name = readers.loop, readers, fd, name

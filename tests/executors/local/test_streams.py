@@ -14,7 +14,7 @@ from backend.core.execution.low_priority import PATIENCE
 from backend.core.recording.lines import LineAssembler
 from backend.core.recording.writer import Recorder
 from backend.executors.local.readers import Readers
-from backend.executors.local.streams import FAST_PIPE, FAST_READ, READ_SIZE, OutputBudget, OutputStream
+from backend.executors.local.streams import FAST_PIPE, FAST_READ, READ_SIZE, Budget, OutputStream
 from backend.storage.memory.recordings import MemoryRecordings
 from tests.client import BOUND
 
@@ -42,7 +42,7 @@ async def pipe() -> AsyncIterator[Pipe]:
     recorder = Recorder(ID, MemoryRecordings().create(ID), time.monotonic)
     instructions = Instructions(stdin=False)
     readers = Readers(asyncio.get_running_loop())
-    stream = OutputStream(readers, read, "stdout", recorder, instructions, OutputBudget(1 << 30), LineAssembler())
+    stream = OutputStream(readers, read, "stdout", recorder, instructions, Budget(1 << 30), LineAssembler())
     yield Pipe(stream, write)
     os.close(write)
     await stream.drain(BOUND)
@@ -65,7 +65,7 @@ async def test_a_pipe_that_is_filled_is_made_larger_and_read_in_larger_parts() -
     os.set_blocking(read, False)
     size, log = fcntl.fcntl(write, fcntl.F_GETPIPE_SZ), MemoryRecordings().create(ID)
     readers, recorder = Readers(asyncio.get_running_loop()), Recorder(ID, log, time.monotonic)
-    budget = OutputBudget(1 << 30)
+    budget = Budget(1 << 30)
     found = Pipe(
         OutputStream(readers, read, "stdout", recorder, Instructions(stdin=False), budget, LineAssembler()), write
     )
