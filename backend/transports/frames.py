@@ -23,7 +23,7 @@ Encode = Callable[[bytes], Iterator[bytes]]
 Key = tuple[Encode, int, bytes, bytes]  # the size of a block and its ends; the hash of all of it would take longer
 
 TEXT_FRAME = 0x81  # FIN and opcode 1
-PIECE = 32 * 1024  # bytes written at once, at least; of a client that does not read, one is kept
+PIECE = 64 * 1024  # bytes written at once, at least; of a client that does not read, one is kept
 TURN = 128 * 1024  # bytes after which others go first
 SHARED = 4 << 20  # bytes of frames that are kept for other viewers of the same recording
 ALONE = 1024  # bytes of a block whose frames are made as fast as they are found
