@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 
 import backend.runtime.wiring
 from backend.core.policy.profile import ProfileError
@@ -100,3 +101,10 @@ def test_a_server_imports_and_builds_only_what_each_one_uses() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
+
+
+def test_probes_have_no_model_of_their_answers(tmp_path: Path) -> None:
+    """FastAPI would import the first version of Pydantic for one, at the first probe of each server."""
+    routes = {route.path: route for route in make(tmp_path).routes if isinstance(route, APIRoute)}
+    probes = ("/", "/health", "/healthz", "/readyz", "/health/protection", "/metrics")
+    assert [path for path in probes if routes[path].response_field] == []
