@@ -19,7 +19,7 @@ from backend.core.dataclasses import dataclass
 from backend.executors.local import cgroups
 from backend.executors.local.cage_binary import MissingCage, find_cage
 from backend.executors.local.cage_call import VERSION, Descriptors, field, fields, pipe, spec_file
-from backend.executors.local.cage_server import find_server, numbered
+from backend.executors.local.cage_server import CageServer, find_server, numbered
 from backend.executors.local.confinement import SUPERVISOR_PID, landlock_rules, syscall_filter
 from backend.executors.local.process_spec import (
     Applied,
@@ -156,9 +156,10 @@ class CageLauncher:
             ended, life = pipe(ours, theirs)
             given = numbered([*group.descriptors, *_descriptors(stages), *([room.descriptor] if room else [])])
             spec = spec_file(self._spec(stages, user, given, group, room), theirs)
-            find_server(cage).start([status_write, life, control_read, spec, *given])
+            server = find_server(cage)
+            server.start([status_write, life, control_read, spec, *given])
             ours.keep()
-        return _Running(ended, control, status, len(stages), group)
+        return _Running(ended, control, status, len(stages), group, server)
 
     def usable_cage(self) -> Path:
         """The program to execute. OSError, before anything is started, where it would refuse anyway."""
@@ -244,10 +245,11 @@ class _Running:
         status: int,
         stages: int,
         group: cgroups.Group,
+        server: CageServer,
     ) -> None:
         self.ended = ended
         self._control, self._status, self._stages = control, status, stages
-        self._group = group
+        self._group, self._server = group, server
         self._reported = b""
         os.set_blocking(control, False)
         os.set_blocking(status, False)
@@ -267,6 +269,10 @@ class _Running:
 
     def kill(self) -> None:
         self.signal(signal.SIGKILL)
+
+    def give_up(self) -> None:
+        if not self._pid:
+            self._server.close()
 
     def signal(self, number: int) -> bool:
         with suppress(BrokenPipeError, BlockingIOError):

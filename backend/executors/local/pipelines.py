@@ -69,6 +69,7 @@ NEARLY_ALL, NEARLY_ALL_PART = (
     0.7,
 )  # has been used: less than the heap of node and what else it needs
 STOP_GRACE = 2.0  # seconds from SIGTERM to SIGKILL
+BEGIN_BOUND = 10.0  # seconds from SIGKILL until what has not even begun is given up
 UNFAILED = {0, -signal.SIGPIPE, EXIT_SIGNAL_BASE + signal.SIGPIPE}  # 141: a program says how its child ended
 EXIT_UNWIRED = 1  # of a program whose redirection failed, as in a shell
 UNWIRED = StageEnd(EXIT_UNWIRED)
@@ -411,12 +412,15 @@ class _Running:
         return Delivery.DELIVERED if sent else Delivery.NOT_RUNNING
 
     async def _stop(self) -> None:
-        """The stop ladder: SIGTERM, a grace, SIGKILL. What floods gets no grace."""
+        """The stop ladder: SIGTERM, a grace, SIGKILL, and the end of what did not begin it. What floods gets no grace."""
         if self.instructions.reason not in FLOODS:
             self.launched.terminate()
             await asyncio.wait([self.ended], timeout=STOP_GRACE)
         if not self.ended.done():
             self.launched.kill()
+            await asyncio.wait([self.ended], timeout=BEGIN_BOUND)
+        if not self.ended.done():
+            self.launched.give_up()
 
     async def _finish(self) -> Outcome:
         report = self.launched.finish()

@@ -136,6 +136,10 @@ class Launched(Protocol):
         """SIGKILL to every process, until none is left."""
         ...
 
+    def give_up(self) -> None:
+        """For one that was killed some time ago: if it has not begun, what was to begin it hangs, and is ended."""
+        ...
+
     def signal(self, number: int) -> bool:
         """A signal to every process of the command. False when they are gone."""
         ...

@@ -95,6 +95,25 @@ def test_what_it_never_read_is_an_error_of_that_command(cage: Cage) -> None:
     assert cage.run(["touch", "ran"]).codes == [0]
 
 
+def test_one_that_hangs_is_ended_by_a_command_that_gives_up(cage: Cage) -> None:
+    server = server_of(cage)
+    first = server.pid
+    runs, text = cage.start(shell("echo ready; sleep 1000"))
+    wait(text)
+    runs.give_up()
+    assert server.pid == first  # since it has begun that one
+    os.kill(first, signal.SIGSTOP)
+    launched, output = cage.start(["touch", "ran"])
+    launched.kill()
+    launched.give_up()
+    wait(launched.ended)
+    os.close(output)
+    assert launched.finish().ends[0].error == errno.EAGAIN
+    assert not (cage.root / "ran").exists()
+    assert cage.run(["touch", "ran"]).codes == [0]
+    end(runs, text)
+
+
 def test_when_it_gets_no_descriptors_that_is_an_error_of_that_command(cage: Cage) -> None:
     server = server_of(cage)
     usual = resource.prlimit(server.pid, resource.RLIMIT_NOFILE)

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from backend.core.recording.batches import read_batch
 from backend.core.recording.digest import RecordingDigest
 from backend.core.recording.reader import Send
 from backend.core.recording.writer import Recorder
+from backend.executors.local import pipelines
+from backend.executors.local.cage_server import find_server
 from backend.executors.local.cgroups import detect_groups
 from backend.executors.local.launcher import POLLING, CageLauncher, CageLimits, cage_environment
 from backend.executors.local.outside import OutsideProgram
@@ -69,6 +72,7 @@ class Bench:
         python, readable = caged_python()
         program = OutsideProgram((python, "-c", code), environment or {})
         launcher = CageLauncher(folder.parent / "cage", OWNER, limits or CageLimits())
+        self.cage = launcher.usable_cage()
         memory = launcher.limits.memory
         self.executor = LocalPipelines(launcher, {"x": program}, readable, owner=OWNER, memory=memory)
         give_folder(folder, OWNER)
@@ -274,6 +278,21 @@ async def test_input_that_nobody_reads_is_bounded(tmp_path: Path) -> None:
     assert taken < 40
     instructions.stop(StopReason.CANCELLED)
     assert (await running).status is Status.CANCELLED
+
+
+async def test_a_command_that_cannot_begin_since_its_cage_hangs_times_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipelines, "STOP_GRACE", 0.1)
+    monkeypatch.setattr(pipelines, "BEGIN_BOUND", 0.1)
+    bench = Bench(tmp_path, "print('ran')")
+    await bench.run()
+    server = find_server(bench.cage)
+    os.kill(server.pid, signal.SIGSTOP)
+    async with asyncio.timeout(20):
+        assert (await bench.run(timeout=0.1)).status is Status.TIMED_OUT
+    assert (await bench.run()).status is Status.SUCCEEDED
+    assert bench.log.text("stdout") == "ran\nran\n"
 
 
 async def test_a_line_that_is_never_ended_comes_in_time(tmp_path: Path) -> None:
