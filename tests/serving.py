@@ -18,7 +18,7 @@ from tests.ports import free_port
 from tests.preloaded import Before, Process
 
 ROOT = Path(__file__).parent.parent
-START_BOUND = 60.0  # seconds
+START_BOUND = 120.0  # seconds
 STOP_BOUND = 10.0  # seconds; what a platform gives a process between SIGTERM and SIGKILL
 
 PROGRAM = [sys.executable, "-m", "backend", "serve"]  # for tests that look at what a server was started with

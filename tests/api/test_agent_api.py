@@ -114,7 +114,7 @@ class TestExecute:
             True,
             "timed_out",
         )
-        assert 1 <= time.monotonic() - began < 10
+        assert 1 <= time.monotonic() - began < 30
 
     def test_a_refusal_is_400_with_the_reason_and_the_rule(self, world: World) -> None:
         answer = world.execute("ann", "sudo rm -rf /")

@@ -61,10 +61,10 @@ async def test_a_viewer_waits_for_the_end_that_is_on_record_and_gets_it(tmp_path
     local = LocalExecutions(Registry(), FileRecordings(tmp_path), history)
     seen: asyncio.Queue[bytes] = asyncio.Queue()
     following = asyncio.create_task(local.follow_here(ID, 0, seen.put))
-    assert b"two" in await asyncio.wait_for(seen.get(), 10)
+    assert b"two" in await asyncio.wait_for(seen.get(), 60)
     assert not following.done(), "its end is not on record"
     history.rows[ID] = Row(ended)
-    assert await asyncio.wait_for(following, 10)
+    assert await asyncio.wait_for(following, 60)
     messages: list[dict[str, Any]] = [json.loads(line) for line in seen.get_nowait().splitlines()]
     last = messages[-1]
     assert (last["type"], last["status"], last["exit_code"], last["signal"]) == (

@@ -72,10 +72,10 @@ async def test_an_outage_loses_and_doubles_nothing(redis: Redis, local: Local, o
             recording.write(f"during {number}\n" * 100)
         begun = time.monotonic()
         assert await bus.instruct(OWNER, ID, CloseInput()) is Delivery.UNREACHABLE
-        assert time.monotonic() - begun < 6
+        assert time.monotonic() - begun < 20
         begun = time.monotonic()
         assert await bus.follow(FOLDER, ID, 0, Viewer().send) is Relay.UNREACHABLE
-        assert time.monotonic() - begun < 6
+        assert time.monotonic() - begun < 20
         assert not await bus.check()
         redis.start()
         await eventually(lambda: bus.instruct(OWNER, ID, CloseInput()), Delivery.DELIVERED)
@@ -118,7 +118,7 @@ async def test_a_redis_that_hangs_is_away(redis: Redis, local: Local, other: Loc
             begun = time.monotonic()
             assert await bus.instruct(OWNER, ID, Write(b"late")) is Delivery.UNREACHABLE
             assert await bus.check() is False
-            assert time.monotonic() - begun < 5
+            assert time.monotonic() - begun < 20
         finally:
             redis.process.send_signal(signal.SIGCONT)
         await eventually(lambda: bus.instruct(OWNER, ID, Write(b"next")), Delivery.DELIVERED)
@@ -131,7 +131,7 @@ async def test_a_server_starts_without_redis_and_joins_later(redis: Redis, local
     begun = time.monotonic()
     async with pair(redis, local, other, reports) as bus:
         assert await bus.instruct(OWNER, ID, CloseInput()) is Delivery.UNREACHABLE
-        assert time.monotonic() - begun < 6
+        assert time.monotonic() - begun < 20
         assert len(reports) == 2
         redis.start()
         await eventually(lambda: bus.instruct(OWNER, ID, CloseInput()), Delivery.DELIVERED)
@@ -347,6 +347,7 @@ def hostile_items() -> list[bytes]:
     ]
 
 
+@pytest.mark.usefixtures("patient")
 async def test_hostile_content_is_ignored(redis: Redis, local: Local, other: Local) -> None:
     recording, viewer, reports = Recording(local.recordings), Viewer(), list[str]()
     async with connected(redis) as client, pair(redis, local, other, reports) as bus, asyncio.timeout(BOUND):

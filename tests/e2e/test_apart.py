@@ -106,7 +106,7 @@ async def test_a_server_that_stops_sends_the_end_of_what_it_ran_to_all_viewers(s
                 asyncio.create_task(messages_of(api, id, begun=event))
                 for (api, id), event in zip(views, begun, strict=True)
             ]
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 for event in begun:
                     await event.wait()
             await asyncio.to_thread(service.servers[2].stop)

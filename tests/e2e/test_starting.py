@@ -28,7 +28,7 @@ TOKEN = "token-for-wscat-0123"
 both_ways = pytest.mark.parametrize("program", [SERVE, UVICORN], ids=["serve", "uvicorn"])
 
 
-def _wscat(server: Server, *words: str, hold: float = 2) -> list[dict[str, Any]]:
+def _wscat(server: Server, *words: str, hold: float = 10) -> list[dict[str, Any]]:
     """`sleep N | wscat ...` of the README: with its input closed, wscat would end at once."""
     need(found := shutil.which("wscat"), "wscat")
     with subprocess.Popen(["sleep", str(hold)], stdout=subprocess.PIPE) as pause:
@@ -46,7 +46,7 @@ def _wscat(server: Server, *words: str, hold: float = 2) -> list[dict[str, Any]]
 
 
 async def test_wscat_runs_a_command(server: Server) -> None:
-    messages = await asyncio.to_thread(_wscat, server, "-x", '{"command":"pwd"}', "-w", "1")
+    messages = await asyncio.to_thread(_wscat, server, "-x", '{"command":"pwd"}', "-w", "3")
     assert [message["type"] for message in messages if message["type"] != "waking"] == [
         "ready", "started", "stdout", "complete",
     ]  # fmt: skip
@@ -54,14 +54,14 @@ async def test_wscat_runs_a_command(server: Server) -> None:
 
 
 async def test_wscat_may_ask_for_a_subprotocol(server: Server) -> None:
-    words = ("-s", BATCH, "-x", '{"command":"pyguard seq 3"}', "-w", "1")
+    words = ("-s", BATCH, "-x", '{"command":"pyguard seq 3"}', "-w", "3")
     messages = await asyncio.to_thread(_wscat, server, *words)
     assert output(messages) == "1\n2\n3\n"
 
 
 async def test_wscat_proves_itself_by_header(start_server: StartServer) -> None:
     server = start_server({"GATEPOST_ACCESS_TOKEN": TOKEN})
-    words = ("-H", f"Authorization: Bearer {TOKEN}", "-x", '{"command":"echo in"}', "-w", "1")
+    words = ("-H", f"Authorization: Bearer {TOKEN}", "-x", '{"command":"echo in"}', "-w", "3")
     assert output(await asyncio.to_thread(_wscat, server, *words)) == "in\n"
 
 
@@ -81,7 +81,7 @@ async def test_with_compression_the_same_comes(start_server: StartServer) -> Non
         await socket.send(json.dumps({"command": "pyguard seq 3000"}))
         messages: list[dict[str, Any]] = []
         while not messages or messages[-1]["type"] != "complete":
-            messages.append(json.loads(await asyncio.wait_for(socket.recv(), 10)))
+            messages.append(json.loads(await asyncio.wait_for(socket.recv(), 60)))
         assert output(messages) == "".join(f"{n}\n" for n in range(1, 3001))
 
 

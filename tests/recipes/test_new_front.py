@@ -84,7 +84,7 @@ async def test_what_waits_is_answered_when_it_runs(
 ) -> None:
     monkeypatch.setattr(executions, "POLL", 0)
     front = asyncio.create_task(mail(machines_of(house, SHOP).service, ANN, "echo hello", answer, SHOP))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not await house.runner.run_once():
             await asyncio.sleep(0)
         await front

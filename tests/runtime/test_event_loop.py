@@ -64,7 +64,7 @@ def test_a_connection_that_cannot_be_accepted_is_tried_once_a_second() -> None:
             server.close()
             await asyncio.sleep(1.1)  # the last timer finds the socket closed
 
-        loop.run_until_complete(asyncio.wait_for(serve(), 10))
+        loop.run_until_complete(asyncio.wait_for(serve(), 60))
         for client in clients:
             client.close()
         assert listening.attempts == len(errors) == 3, errors[-1]
@@ -84,7 +84,7 @@ def test_all_that_wait_are_accepted() -> None:
             for client in [socket.create_connection(address) for _ in range(WAITING)]:
                 client.close()
             for _ in range(WAITING):
-                await asyncio.wait_for(ended.acquire(), 10)
+                await asyncio.wait_for(ended.acquire(), 60)
             server.close()
 
         loop.run_until_complete(serve())

@@ -98,7 +98,7 @@ async def test_processes_that_write_at_once_make_one_chain(new_url: str, databas
     await store(database, signer).audit.prepare()
     processes = [writer(new_url, key, 20) for _ in range(3)]
     for process in processes:
-        assert await asyncio.to_thread(process.wait, 60) == 0
+        assert await asyncio.to_thread(process.wait, 180) == 0
         assert process.stdout
         process.stdout.close()
     verdict = await Chain(database).verify(trust(signer))
@@ -161,7 +161,7 @@ async def test_a_database_that_does_not_answer_is_told_to_all_that_wait_and_the_
             first, *(ledger.executions.open(attempt()) for _ in range(3)), return_exceptions=True
         )
         assert [type(result) for result in results] == [StorageError] * 4
-        assert time.monotonic() - begun < 1.5 * PATIENCE
+        assert time.monotonic() - begun < 3 * PATIENCE
     await other.dispose()
     await ledger.executions.open(attempt())
     assert (await whole(database)).events == 2
@@ -181,7 +181,7 @@ async def test_a_lease_that_is_extended_meanwhile_is_not_overlooked(
         extended = update(executions).where(executions.c.id == records[0].id).values(lease_until_ms=until + 1)
         await renewal.execute(extended)
         closing = asyncio.gather(*(ledger.ownership.close_expired(record, until, lost) for record in records))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not await _locks_waited_for(database):
                 pass
     assert await closing == [False, True]

@@ -335,10 +335,10 @@ async def test_what_waits_for_a_connection_is_not_given_up_while_others_end(data
 @pytest.mark.parametrize("new_url", ["postgresql"], indirect=True)
 async def test_what_waits_for_a_connection_is_given_up_with_those_that_get_no_answer(database: Database) -> None:
     begun = time.monotonic()
-    waiting = [database.read(rows(SLEEP, seconds=60), patience=2.0) for _ in range(4 * POOL)]
+    waiting = [database.read(rows(SLEEP, seconds=60), patience=5.0) for _ in range(4 * POOL)]
     errors = await asyncio.gather(*waiting, return_exceptions=True)
     assert all(isinstance(error, StorageError) for error in errors)
-    assert time.monotonic() - begun < 4 * 2.0, "not one after another"
+    assert time.monotonic() - begun < 4 * 5.0, "not one after another"
     assert await database.check()
 
 
@@ -397,7 +397,7 @@ async def test_close_waits_for_what_runs_and_interrupts_what_takes_too_long(
 
     reading, writing = asyncio.ensure_future(in_file.read(rows(endless))), asyncio.ensure_future(in_file.write(short))
     assert await asyncio.to_thread(begun.wait, 10)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await in_file.close()
     assert await writing == 1
     with pytest.raises(StorageError, match="interrupted"):

@@ -98,7 +98,7 @@ async def test_a_flood_is_told_at_its_end_though_nobody_comes_any_more(database:
         await ledger.executions.refuse(attempt(decision=refusal("role.forbidden")))
     if close:
         await ledger.finish()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not [event for event in await bodies(database) if "suppressed" in event]:
             await asyncio.sleep(0.02)
     assert (await bodies(database))[-1]["kind"] == "denied"

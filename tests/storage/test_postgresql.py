@@ -20,7 +20,7 @@ async def test_a_transaction_of_a_server_that_stopped_is_given_up_at_once(postgr
     await transaction.start()
     os.kill(pid, signal.SIGSTOP)
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(20):
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0.2):
                     try:

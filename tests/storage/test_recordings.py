@@ -172,11 +172,11 @@ async def test_what_another_process_writes_is_followed_to_its_end(
     following = asyncio.create_task(found.follow(1, seen.put))
     for word in (b"one\n", b"two\n"):
         elsewhere.stdin.write(word)
-        assert word.strip() in await asyncio.wait_for(seen.get(), 10)
+        assert word.strip() in await asyncio.wait_for(seen.get(), 60)
         assert not following.done()
     assert folder.is_written(ID)
     elsewhere.stdin.write(b"three\nend\n")
-    await asyncio.wait_for(following, 10)
+    await asyncio.wait_for(following, 60)
     rest = b"".join(seen.get_nowait() for _ in range(seen.qsize()))
     assert rest.count(b"three") == 1
     assert rest.count(b'"status":"succeeded"') == 1
@@ -194,7 +194,7 @@ async def test_what_a_process_that_dies_wrote_is_cut_off_for_all_who_follow(
     await asyncio.sleep(0)
     elsewhere.kill()
     elsewhere.wait()
-    first, second = await asyncio.wait_for(asyncio.gather(*following), 10)
+    first, second = await asyncio.wait_for(asyncio.gather(*following), 60)
     assert first == second
     assert [message["type"] for message in first] == ["started"]
     assert folder.cut_off(ID) == 1

@@ -19,7 +19,7 @@ from tests.recipes.house import build, shared
 from tests.serving import Server
 from tests.transports.in_process import served
 
-SLOWEST = 10.0  # seconds; floods, tests and service share few cores
+SLOWEST = 30.0  # seconds; floods, tests and service share few cores
 GROWTH = 64 << 20  # bytes
 PING, FRAGMENT, TEXT_START = 0x89, 0x00, 0x01
 
@@ -103,7 +103,7 @@ async def test_a_flood_of_messages_is_cut_off_without_a_handshake(monkeypatch: p
 )
 async def test_a_flood_that_never_becomes_a_message_is_cut_off(server: Server, frames: bytes) -> None:
     peer = await hostile(server.url, address(0))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         peer.writer.write(frames)
         with suppress(ConnectionError):
             while await peer.reader.read(65536):
@@ -128,7 +128,7 @@ async def test_a_client_is_not_silent_while_its_answer_waits_behind_what_it_sent
             for number in range(600):
                 assert await client.receive() == {"type": "pong", "id": str(number)}
         silent = await hostile(front.url, address(0))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             with suppress(ConnectionError):
                 while await silent.reader.read(65536):
                     pass

@@ -446,7 +446,7 @@ asyncio.run(main())
 
 def _python(script: str, folder: Path, *words: str) -> Any:
     done = subprocess.run(
-        [sys.executable, "-c", script, str(folder), *words], cwd=ROOT, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", script, str(folder), *words], cwd=ROOT, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])

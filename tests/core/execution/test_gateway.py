@@ -341,7 +341,7 @@ async def test_a_command_that_nobody_watches_is_stopped(make: Callable[..., Hous
     gateway = make(terms=ExecutionLimits(timeout=30, longest=30, output_limit=1000, detach_grace=0.05))
     execution = await start(gateway, "pyguard sleep 30")
     assert execution.task
-    await asyncio.wait_for(execution.task, 10)
+    await asyncio.wait_for(execution.task, 60)
     problem, complete = (await messages(gateway, execution))[-2:]
     assert (problem["rule"], complete["status"]) == ("limits.detach", "cancelled")
 
@@ -358,7 +358,7 @@ async def test_a_viewer_keeps_it_alive_until_the_last_one_goes(make: Callable[..
     assert execution.abandon is None
     viewers[1].cancel()
     assert execution.task
-    await asyncio.wait_for(execution.task, 10)
+    await asyncio.wait_for(execution.task, 60)
     assert execution.instructions.reason is StopReason.ABANDONED
 
 
@@ -407,7 +407,7 @@ async def test_an_unknown_execution_cannot_be_followed(make: Callable[..., House
 async def test_closing_stops_everything_and_lets_nothing_in(make: Callable[..., House]) -> None:
     gateway = make()
     running = [await start(gateway, "pyguard sleep 30") for _ in range(2)]
-    await asyncio.wait_for(gateway.close(), 10)
+    await asyncio.wait_for(gateway.close(), 60)
     for execution in running:
         problem, complete = (await messages(gateway, execution))[-2:]
         assert (problem["rule"], complete["status"]) == ("server.stopping", "cancelled")
@@ -522,7 +522,7 @@ async def test_a_detached_command_needs_no_viewer(make: Callable[..., House]) ->
     gateway = make(terms=ExecutionLimits(timeout=30, longest=30, output_limit=1000, detach_grace=0.01))
     execution = await start(gateway, "pyguard sleep 0.2", detached=True)
     assert execution.task
-    await asyncio.wait_for(execution.task, 10)
+    await asyncio.wait_for(execution.task, 60)
     assert execution.instructions.reason is None
 
 

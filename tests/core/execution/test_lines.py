@@ -70,7 +70,7 @@ class Bench:
         log = Log()
         pipelines = LocalPipelines(CageLauncher(self.folder.parent / "cage", OWNER), owner=OWNER, rooms=self.rooms)
         sequence = Sequence(self.scope, pipelines, NoSteps(), str, time.monotonic)
-        job = Job(ID, "local", ACTOR, line, plan, 20.0, 1 << 22, stdin=bool(given))
+        job = Job(ID, "local", ACTOR, line, plan, 120.0, 1 << 22, stdin=bool(given))
         recorder = Recorder(ID, log, asyncio.get_running_loop().time)
         instructions = Instructions(stdin=bool(given))
         instructions.stdin.write(given, last=True)

@@ -8,7 +8,7 @@ from functools import partial
 from backend.core.execution.timeouts import timeout
 
 SHORT = 0.02
-BOUND = 5.0
+BOUND = 30.0
 
 
 class Loop(asyncio.SelectorEventLoop):

@@ -21,7 +21,7 @@ FULL = Applied("L2", ("session", "rlimits", "uid:65534", "no_new_privs", "landlo
 def test_everything_holds(tmp_path: Path) -> None:
     begin = time.monotonic()
     found = probe(CageLauncher(tmp_path, RUN_AS))
-    assert time.monotonic() - begin < 10
+    assert time.monotonic() - begin < 20
     assert [test for test in found.tests if not test.passed] == []
     assert len(found.tests) == 9
     assert found.level == "L2"
