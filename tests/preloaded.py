@@ -8,6 +8,7 @@ import atexit
 import gc
 import importlib
 import json
+import mimetypes
 import os
 import runpy
 import select
@@ -247,6 +248,7 @@ def _main(descriptor: int) -> None:
     Masks.of((), DEFAULT_PATTERNS)  # Python keeps what it has compiled of them
     for name in shipped_names():
         load_profile(name)
+    mimetypes.init()  # reads files of the system
     make_least()
     gc.collect()
     gc.freeze()

@@ -2,11 +2,10 @@
 
 import gzip
 import json
+import os
 import random
 import re
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
+from tests import preloaded
 from tests.client import BATCH, assert_gapless, output, terminal
 from tests.conftest import StartServer
 from tests.needs import need
@@ -197,8 +197,8 @@ class TestPage:
         assert "'self'" in rules["connect-src"]
 
     def test_the_headers_stand_on_a_500_too(self, tmp_path: Path) -> None:
-        assert _python(ASK, tmp_path, "/nowhere") == [404, True]
-        assert _python(ASK, tmp_path, "/boom") == [500, True]
+        assert _asked(tmp_path, "ask", "/nowhere") == [404, True]
+        assert _asked(tmp_path, "ask", "/boom") == [500, True]
 
 
 class TestRecordings:
@@ -292,7 +292,7 @@ class TestLimits:
         assert [server.get(path).status for _ in range(3)] == [404, 404, 429]
 
     def test_every_route_is_limited_or_known_to_be_free(self, tmp_path: Path) -> None:
-        routes, limited = _python(LIST_ROUTES, tmp_path)
+        routes, limited = _asked(tmp_path, "routes")
         assert {"/", "/api/executions/{execution}/recording", "/health"} <= set(routes)
         # Those of the API are counted for each account, by the check that asks for its token; those of hooks for each hook.
         counted = {path for path in routes if path.startswith(("/api/", "/hooks/")) and path not in PUBLIC_API}
@@ -403,51 +403,9 @@ def _read_cast(body: bytes, version: int) -> tuple[dict[str, Any], list[list[Any
     return header, events
 
 
-# The application is looked at in a process of its own: making one changes the process (logs, reaping).
-LIST_ROUTES = """
-import json, sys
-from fastapi.routing import iter_route_contexts
-from backend.runtime.wiring import create_app
-from backend.runtime.settings import load_settings
-app = create_app(load_settings(data_dir=sys.argv[1]))
-routes = {}
-for context in iter_route_contexts(app.routes):
-    endpoint = getattr(context, "endpoint", None)
-    routes[context.path] = f"{endpoint.__module__}.{endpoint.__name__}" if endpoint else ""
-print(json.dumps([routes, sorted({*app.state.limiter._route_limits, *app.state.limiter._dynamic_route_limits})]))
-"""
-
-ASK = """
-import asyncio, json, sys
-from backend.runtime.wiring import create_app
-from backend.runtime.settings import load_settings
-app = create_app(load_settings(data_dir=sys.argv[1]))
-@app.get("/boom")
-async def boom():
-    raise RuntimeError("boom")
-async def main():
-    found = {}
-    async def receive():
-        return {"type": "http.request", "body": b"", "more_body": False}
-    async def send(message):
-        if message["type"] == "http.response.start":
-            found.update(status=message["status"], guarded=any(name == b"content-security-policy" for name, _ in message["headers"]))
-    scope = {"type": "http", "method": "GET", "path": sys.argv[2], "raw_path": sys.argv[2].encode(), "query_string": b"",
-             "headers": [(b"host", b"x")], "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 2), "scheme": "http",
-             "http_version": "1.1", "root_path": "", "asgi": {"version": "3.0"}}
-    try:
-        await app(scope, receive, send)
-    except RuntimeError:
-        pass
-    print(json.dumps([found["status"], found["guarded"]]))
-asyncio.run(main())
-"""
-
-
-def _python(script: str, folder: Path, *words: str) -> Any:
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(folder), *words], cwd=ROOT, capture_output=True, text=True, timeout=120
-    )
+def _asked(folder: Path, *words: str) -> Any:
+    env = {"PATH": os.environ["PATH"]}
+    done = preloaded.run([str(folder), *words], folder, env, program="tests.transports.asked")
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
