@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from backend.application import executions
+from backend.application import recordings
 from backend.application.submission import CommandSpec
 from backend.core.audit.attempts import Attempt
 from backend.core.decisions import Decision
@@ -58,7 +58,7 @@ def farm(house: House, *reached: TargetRef) -> Farm:
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch, servers: Servers) -> None:
     """`here` accepts what `there` runs."""
-    monkeypatch.setattr(executions, "POLL", 0)
+    monkeypatch.setattr(recordings, "POLL", 0)
     farm(servers.here)
     farm(servers.there, SHOP)
 

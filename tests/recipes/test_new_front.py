@@ -8,7 +8,7 @@ from typing import assert_never
 
 import pytest
 
-from backend.application import executions
+from backend.application import recordings
 from backend.application.executions import ExecutionService
 from backend.application.submission import CommandSpec, Existing, IdempotencyKey
 from backend.core.execution.registry import Execution
@@ -82,7 +82,7 @@ async def test_what_was_started_before_is_answered_again(house: House, answers: 
 async def test_what_waits_is_answered_when_it_runs(
     house: House, answers: list[str], answer: Line, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(executions, "POLL", 0)
+    monkeypatch.setattr(recordings, "POLL", 0)
     front = asyncio.create_task(mail(machines_of(house, SHOP).service, ANN, "echo hello", answer, SHOP))
     async with asyncio.timeout(60):
         while not await house.runner.run_once():
