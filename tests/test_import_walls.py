@@ -50,7 +50,6 @@ ROOMS = {
         "backend.application",
         "backend.bus.exchange",
         "backend.bus.expiry",
-        "backend.bus.held",
         "backend.bus.link",
         "backend.host_agent",
         "redis",

@@ -8,7 +8,6 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from backend.bus.held import HeldConnection
 from backend.bus.link import GONE, Command
 from backend.core.dataclasses import dataclass
 
@@ -26,10 +25,6 @@ class Exchange:
     patience: float
     _waiting: "list[tuple[tuple[Command, ...], asyncio.Future[list[Any]]]]" = field(default_factory=list)
     _task: "asyncio.Task[None] | None" = None
-    _connection: HeldConnection = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._connection = HeldConnection(self.client)
 
     async def send(self, *commands: Command) -> list[Any]:
         """The answers to commands. Raises what GONE names; whether Redis has executed them is then not known."""
@@ -60,14 +55,16 @@ class Exchange:
     async def _execute(self, commands: Sequence[Command]) -> list[Any]:
         """The answers, among them errors: one that Redis refuses must not make the others fail."""
         async with asyncio.timeout(self.patience):
-            return await self._connection.exchange(commands)
+            pipeline = self.client.pipeline(transaction=False)
+            for command in commands:
+                pipeline.execute_command(*command)
+            return await pipeline.execute(raise_on_error=False)
 
     async def close(self) -> None:
         """Finish what is being sent, and close the connections. Raises nothing."""
         if self._task:
             await asyncio.wait({self._task}, timeout=self.patience)
             self._task.cancel()
-        await self._connection.close()
         with suppress(*GONE):
             await self.client.aclose(close_connection_pool=True)
 

@@ -19,8 +19,7 @@ from redis.exceptions import ResponseError
 
 from backend.bus.exchange import Exchange
 from backend.bus.expiry import StreamExpiry
-from backend.bus.held import HeldConnection, read_group
-from backend.bus.link import FIRST_PAUSE, GONE, LONGEST_PAUSE, PATIENCE, Command
+from backend.bus.link import FIRST_PAUSE, GONE, LONGEST_PAUSE, PATIENCE
 from backend.core.dataclasses import dataclass
 from backend.core.hosts.envelope import Envelope, Party
 from backend.core.hosts.messages import SeenIds
@@ -41,7 +40,6 @@ class Reading:
 
     party: Party
     task: "asyncio.Task[None]"
-    connection: HeldConnection
     inboxes: dict[str, "asyncio.Queue[Envelope]"] = field(default_factory=dict)
     received: list[bytes] = field(default_factory=list)  # to be acknowledged by the next read
 
@@ -88,7 +86,7 @@ class RedisHostStreams:
         reading = self.readings.get(party.host)
         if reading is None or reading.task.done():
             task = asyncio.get_running_loop().create_task(self._read(party.host))
-            reading = self.readings[party.host] = Reading(party, task, HeldConnection(self.reader))
+            reading = self.readings[party.host] = Reading(party, task)
         reading.party = party
         inbox = reading.inboxes[execution] = asyncio.Queue(HELD)
         try:
@@ -115,32 +113,31 @@ class RedisHostStreams:
 
         After an interruption, first those that Redis has sent and that may not have arrived.
         """
-        pause, idle, start, reading = FIRST_PAUSE, 0, "0", self.readings[host]
-        try:
-            while idle < IDLE:
-                try:
-                    found = await self._read_batch(reading, start)
-                    start = "0" if found and start == "0" else ">"
-                    idle = 0 if found or reading.inboxes else idle + 1
-                    pause = FIRST_PAUSE
-                except GONE:
-                    start = "0"
-                    self.expiry.due.clear()
-                    await asyncio.sleep(pause * random.uniform(0.5, 1.0))
-                    pause = min(2 * pause, LONGEST_PAUSE)
-        finally:
-            await reading.connection.close()
+        pause, idle, start = FIRST_PAUSE, 0, "0"
+        while idle < IDLE:
+            try:
+                found = await self._read_batch(host, start)
+                start = "0" if found and start == "0" else ">"
+                idle = 0 if found or self.readings[host].inboxes else idle + 1
+                pause = FIRST_PAUSE
+            except GONE:
+                start = "0"
+                self.expiry.due.clear()
+                await asyncio.sleep(pause * random.uniform(0.5, 1.0))
+                pause = min(2 * pause, LONGEST_PAUSE)
 
-    async def _read_batch(self, reading: Reading, start: str) -> bool:
+    async def _read_batch(self, host: str, start: str) -> bool:
         """Acknowledge what was received, and receive what follows, in one exchange."""
-        stream = reply_stream(reading.party.host, self.server)
-        commands: list[Command] = []
+        stream, reading = reply_stream(host, self.server), self.readings[host]
+        pipeline = self.reader.pipeline(transaction=False)
         if reading.received:
-            commands += [("XACK", stream, GROUP, *reading.received), ("XDEL", stream, *reading.received)]
-            commands += self.expiry.renewal(stream)
-        commands.append(read_group(stream, GROUP, self.server, start, BATCH, BLOCK))
+            pipeline.xack(stream, GROUP, *reading.received)
+            pipeline.xdel(stream, *reading.received)
+            for command in self.expiry.renewal(stream):
+                pipeline.execute_command(*command)
+        pipeline.xreadgroup(GROUP, self.server, {stream: start}, count=BATCH, block=round(BLOCK * 1000))
         async with asyncio.timeout(BLOCK + PATIENCE):  # a connection that was cut silently never answers
-            *_, found = await reading.connection.exchange(commands)
+            *_, found = await pipeline.execute(raise_on_error=False)
         reading.received = []
         if isinstance(found, ResponseError) and "NOGROUP" in str(found):
             self.expiry.due.pop(stream, None)

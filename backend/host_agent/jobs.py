@@ -22,7 +22,6 @@ from backend.application.executions import ExecutionService
 from backend.application.submission import CommandSpec
 from backend.bus.exchange import Exchange
 from backend.bus.expiry import StreamExpiry
-from backend.bus.held import HeldConnection, read_group
 from backend.bus.link import GONE
 from backend.core.dataclasses import dataclass
 from backend.core.decisions import Decision
@@ -119,12 +118,10 @@ class Jobs:
     acknowledging: "asyncio.Task[None] | None" = None
     expiry: StreamExpiry = field(init=False)
     _sending: Exchange = field(init=False)
-    _reading: HeldConnection = field(init=False)
     _away: bool = False
 
     def __post_init__(self) -> None:
         self._sending = Exchange(self.client, PATIENCE)
-        self._reading = HeldConnection(self.client)
         self.expiry = StreamExpiry(self.now)
 
     @property
@@ -155,13 +152,16 @@ class Jobs:
         stream = jobs_stream(self.party.host)
         if start == "0" and self.unacknowledged:
             await self._acknowledge()
-        async with asyncio.timeout(BLOCK + PATIENCE):  # a connection that was cut silently never answers
-            [found] = await self._reading.exchange([read_group(stream, GROUP, CONSUMER, start, BATCH, BLOCK)])
-        if isinstance(found, ResponseError) and "NOGROUP" in str(found):
+        try:
+            async with asyncio.timeout(BLOCK + PATIENCE):  # a connection that was cut silently never answers
+                found = await self.client.xreadgroup(
+                    GROUP, CONSUMER, {stream: start}, count=BATCH, block=round(BLOCK * 1000)
+                )
+        except ResponseError as error:
+            if "NOGROUP" not in str(error):
+                raise
             await self.client.xgroup_create(stream, GROUP, id="0", mkstream=True)
             return "0"
-        if isinstance(found, Exception):
-            raise found
         entries = found[0][1] if found else []
         known = {job.message for job in self.jobs.values()} if start != ">" else set()
         for id, fields in entries:
@@ -447,7 +447,6 @@ class Jobs:
         for task in self.tasks:
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)
-        await self._reading.close()
         await self._sending.close()
 
     def _lost(self, error: Exception) -> None:
