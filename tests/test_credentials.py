@@ -234,24 +234,36 @@ def test_no_signed_claims_raise(claims: dict[str, Any]) -> None:
     assert found is None or (found.expires_at > NOW and found.expires_at - found.issued_at <= LONGEST_LIFE)
 
 
-def test_the_first_token_is_unavailable_while_no_descriptor_is_left() -> None:
-    program = """
-import resource, sys
-from backend.accounts.credentials import Tokens
+@pytest.mark.parametrize(
+    ("setup", "use", "what"),
+    [
+        (
+            "accounts.credentials import Tokens",
+            "Tokens(b'x' * 32, lambda: 1.0, lambda: 'x').verify('x.y.z')",
+            "Access tokens",
+        ),
+        ("accounts.credentials import hash_password", "len(hash_password('correct horse'))", "Passwords"),
+        ("core.language.bash import parse_bash", "len(parse_bash('echo a').commands)", "The grammar of bash"),
+        ("runtime.host_secrets import ParameterCipher", "len(ParameterCipher('x').seal('y'))", "Sensitive parameters"),
+    ],
+)
+def test_what_is_imported_late_is_unavailable_while_no_descriptor_is_left(setup: str, use: str, what: str) -> None:
+    program = f"""
+import resource
+from backend.{setup}
 from backend.core.errors import StorageError
-tokens = Tokens(b"\\xff" * 32, lambda: 1.0, lambda: "x")
-assert "jwt" not in sys.modules
 most = resource.getrlimit(resource.RLIMIT_NOFILE)
 resource.setrlimit(resource.RLIMIT_NOFILE, (3, most[1]))
 try:
-    tokens.verify("x.y.z")
+    {use}
 except StorageError as error:
     print(error)
 resource.setrlimit(resource.RLIMIT_NOFILE, most)
-print(tokens.verify("x.y.z"))
+{use}
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert done.stdout == "Access tokens cannot be used at the moment: Too many open files.\nNone\n", done.stderr
+    expected = f"{what} cannot be used at the moment: Too many open files.\n"
+    assert (done.stdout, done.returncode) == (expected, 0), done.stderr
 
 
 def test_a_password_is_known_by_its_hash() -> None:

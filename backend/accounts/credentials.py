@@ -11,7 +11,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from backend.core.dataclasses import replace
-from backend.core.errors import StorageError, reason_of
+from backend.core.errors import needed
 from backend.core.identity import LONGEST_PASSWORD, SHORTEST_PASSWORD, Claims, User
 from backend.core.ids import is_id
 
@@ -96,10 +96,8 @@ def _pyjwt() -> Any:
 
     Raises StorageError if its files cannot be opened then, as while no descriptor is left.
     """
-    try:
+    with needed("Access tokens"):
         import jwt
-    except (OSError, ImportError) as error:
-        raise StorageError(f"Access tokens cannot be used at the moment: {reason_of(error)}.") from error
     return jwt
 
 
@@ -148,8 +146,9 @@ def _claims(payload: Mapping[str, Any], now: float) -> Claims | None:
 
 @cache  # its libraries are imported for the first password
 def _argon2() -> "PasswordHash":
-    from pwdlib import PasswordHash
-    from pwdlib.hashers.argon2 import Argon2Hasher
+    with needed("Passwords"):
+        from pwdlib import PasswordHash
+        from pwdlib.hashers.argon2 import Argon2Hasher
 
     return PasswordHash((Argon2Hasher(),))
 

@@ -7,6 +7,9 @@ GatepostError
 └── StorageError        the database cannot be reached or rejects a statement
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 def reason_of(error: Exception) -> str:
     """What went wrong: the message of the operating system where it comes from there."""
@@ -34,3 +37,15 @@ class ShareUsedUpError(RecordingError):
 
 class StorageError(GatepostError):
     """The database cannot be reached, so nothing may run."""
+
+
+@contextmanager
+def needed(what: str) -> Iterator[None]:
+    """For imports that wait until they are needed. Raises StorageError where their files cannot be opened then.
+
+    So it is while no descriptor is left.
+    """
+    try:
+        yield
+    except (OSError, ImportError) as error:
+        raise StorageError(f"{what} cannot be used at the moment: {reason_of(error)}.") from error

@@ -5,6 +5,8 @@ import hashlib
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from backend.core.errors import needed
+
 if TYPE_CHECKING:  # imported for the first parameter: most processes encrypt none
     from cryptography.fernet import Fernet
 
@@ -21,7 +23,8 @@ class ParameterCipher:
 
     @cached_property
     def _fernet(self) -> "Fernet":
-        from cryptography.fernet import Fernet
+        with needed("Sensitive parameters"):
+            from cryptography.fernet import Fernet
 
         return Fernet(base64.urlsafe_b64encode(hashlib.sha256(self._secret.encode()).digest()))
 
@@ -39,9 +42,10 @@ class ParameterCipher:
 
     def decrypt(self, token: str) -> str:
         """The text in a token. Raises ValueError if it was not encrypted with this secret."""
+        fernet = self._fernet
         from cryptography.fernet import InvalidToken
 
         try:
-            return self._fernet.decrypt(token.encode()).decode()
+            return fernet.decrypt(token.encode()).decode()
         except InvalidToken:
             raise ValueError("not encrypted with this secret") from None

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from backend.core.dataclasses import dataclass
 from backend.core.decisions import Decision
+from backend.core.errors import needed
 from backend.core.language.lexer import hidden_character
 
 if TYPE_CHECKING:
@@ -202,16 +203,18 @@ def _evaluates_node(node: Node) -> bool:
 
 @cache
 def _language() -> Language:
-    import tree_sitter_bash  # for the first line: most profiles have no bash
-    from tree_sitter import Language
+    with needed("The grammar of bash"):  # for the first line: most profiles have no bash
+        import tree_sitter_bash
+        from tree_sitter import Language
 
     return Language(tree_sitter_bash.language())
 
 
 def _new_parser() -> Parser:
+    language = _language()
     from tree_sitter import Parser
 
-    return Parser(_language())
+    return Parser(language)
 
 
 def _tree(source: bytes) -> Node | None:
