@@ -8,7 +8,7 @@ import tomllib
 from pathlib import Path
 
 from backend.executors.local.outside import find_program
-from backend.runtime.agent_settings import agent_names
+from backend.runtime.agent_settings import AgentSettings
 from backend.runtime.settings import env_names
 from tests.client import output, terminal
 from tests.conftest import StartServer
@@ -71,7 +71,10 @@ def test_procfile_and_heroku_run_the_same() -> None:
 
 
 def test_the_example_environment_names_every_setting() -> None:
-    assert re.findall(r"^# ([A-Z_]+)=", (ROOT / ".env.example").read_text(), re.M) == [*env_names(), *agent_names()]
+    assert re.findall(r"^# ([A-Z_]+)=", (ROOT / ".env.example").read_text(), re.M) == [
+        *env_names(),
+        *env_names(AgentSettings),
+    ]
 
 
 def test_hadolint_has_nothing_to_say() -> None:

@@ -12,7 +12,6 @@ from backend.runtime.settings import (
     EnvironmentSettings,
     Settings,
     SettingsError,
-    env_names,
     read_environment,
     split_commas,
 )
@@ -147,8 +146,3 @@ class AgentSettings(EnvironmentSettings):
 def load_agent_settings(**overrides: Any) -> AgentSettings:
     """Read the settings. Raises SettingsError, which names each invalid variable but not its value."""
     return read_environment(AgentSettings, overrides)
-
-
-def agent_names() -> list[str]:
-    """The environment variables of these settings."""
-    return env_names(AgentSettings)
