@@ -101,7 +101,7 @@ class Sequence:
     async def run(self, job: Job, output: RecordingWriter, instructions: Instructions) -> Outcome:
         """Run a line to its end. The outcome is that of the last step that ran, with the output of all."""
         progress = Progress(NOTHING_YET, job.plan.start)
-        line = _Line(self, job, output, instructions, self.clock() + job.timeout, progress, job.plan.invocations)
+        line = _Line(self, job, output, instructions, self.clock() + job.timeout, progress)
         await line.steps(job.plan.script.steps, tested=False)
         await line.trapped()
         await line.remove_files()
@@ -110,7 +110,7 @@ class Sequence:
 
 @dataclass(frozen=True, slots=True)
 class _Line:
-    """A line that runs, until `end` at most. `judged` is what was judged before; `ran` counts its steps; `captured` is where the output of a substitution goes."""
+    """A line that runs, until `end` at most. `ran` counts its steps; `captured` is where the output of a substitution goes."""
 
     sequence: Sequence
     job: Job
@@ -118,7 +118,6 @@ class _Line:
     instructions: Instructions
     end: float
     progress: Progress
-    judged: frozenset[Invocation]
     ran: list[int] = field(default_factory=lambda: [0])
     captured: Capture | None = None
     input: Input | None = None
@@ -253,15 +252,15 @@ class _Line:
         before = self.progress.outcome
         self.progress.outcome = replace(before, stdout_bytes=before.stdout_bytes + len(data))
 
-    @contextmanager
-    def _recorded(self) -> Iterator[None]:
+    def _recorded(self) -> "_Recorded":
         """End the line where its output cannot be recorded."""
-        try:
-            yield
-        except RecordingError as error:
-            self.instructions.stop(unrecorded(error))
-            self.progress.outcome = stopped(unrecorded(error), self.progress.outcome)
-            self.progress.ended = True
+        return _Recorded(self)
+
+    def end_unrecorded(self, error: RecordingError) -> None:
+        """Nothing else of the line runs."""
+        self.instructions.stop(unrecorded(error))
+        self.progress.outcome = stopped(unrecorded(error), self.progress.outcome)
+        self.progress.ended = True
 
     async def _redirected(self, step: Step, *, tested: bool) -> None:
         texts = await self._substituted(step.substitutions, tested=tested)
@@ -491,7 +490,7 @@ class _Line:
         sequence = self.sequence
         # In a thread, since links and globs can take a while.
         verdict = await asyncio.to_thread(judge_step, step, sequence.target, self.progress.state)
-        if isinstance(verdict, Verdict) and not set(verdict.invocations) <= self.judged:
+        if isinstance(verdict, Verdict) and not set(verdict.invocations) <= self.job.plan.invocations:
             argvs = tuple(tuple(map(sequence.mask, each.argv)) for each in verdict.invocations)
             await sequence.log.step(self.job.execution, self.job.actor, argvs, verdict.decision)
         return verdict
@@ -628,6 +627,24 @@ class _Line:
     def _is_folder(self, folder: str) -> bool:
         entered = self.sequence.target.files.for_line().enter(str(normal(self.progress.state.cwd / folder)))
         return not isinstance(entered, Decision)
+
+
+class _Recorded:
+    """A context that ends a line where its output cannot be recorded; as a generator it would take five times as long."""
+
+    __slots__ = ("_line",)
+
+    def __init__(self, line: _Line) -> None:
+        self._line = line
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> bool:
+        if isinstance(error, RecordingError):
+            self._line.end_unrecorded(error)
+            return True
+        return False
 
 
 def _text(captured: Capture) -> str | Decision:

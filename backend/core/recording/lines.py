@@ -97,6 +97,8 @@ class LineAssembler:
 
     def flush(self, *, final: bool = False) -> list[Lines]:
         """Return what is held back as a partial line, except incomplete characters and possible secrets, unless `final`."""
+        if not self.pending:
+            return []
         data = b""
         for transform in self._transforms:
             data = transform.feed(data) + (transform.finish() if final else transform.release())
