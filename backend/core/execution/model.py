@@ -5,9 +5,10 @@ Outcome      how it ended
 Instruction  what is asked of a running execution, each answered with a `Delivery`
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import field, fields
 from enum import StrEnum
+from functools import cache
 from operator import add, attrgetter
 from typing import Any, assert_never
 
@@ -181,7 +182,8 @@ class Usage:
     @property
     def figures(self) -> dict[str, Any]:
         """The fields of messages, events, rows and the history: all but the layers."""
-        figures: dict[str, Any] = dict(zip(FIGURES, _figures(self), strict=True))
+        names, read = _figures(type(self))  # type: ignore[arg-type]  # mypy takes the hash of an instance for that of its class
+        figures: dict[str, Any] = dict(zip(names, read(self), strict=True))
         figures["protection"] = self.protection or None
         return figures
 
@@ -198,8 +200,13 @@ class Usage:
         return replace(weaker, **sums)
 
 
-FIGURES = tuple(each.name for each in fields(Usage) if each.name != "layers")
-_figures = attrgetter(*FIGURES)
+@cache
+def _figures(kind: type[Usage]) -> tuple[tuple[str, ...], Callable[[Usage], tuple[Any, ...]]]:
+    """The names of the fields that are figures, and what reads all of them."""
+    names = tuple(each.name for each in fields(kind) if each.name != "layers")
+    return names, attrgetter(*names)
+
+
 NOTHING_USED = Usage()
 
 

@@ -62,9 +62,8 @@ async def test_a_refused_command_shows_rule_reason_and_what_is_allowed(visit: Vi
 
 
 @ONE_LOOP
-async def test_what_reorders_a_line_is_shown_and_not_obeyed(visit: Visit) -> None:
-    account(visit.server, "mirror")
-    await log_in(visit, "mirror")
+async def test_what_reorders_a_line_is_shown_and_not_obeyed(tab: Tab, server: Server) -> None:
+    visit = await tab.open(login=account(server, "mirror"))
     await is_known(visit, "mirror · agent")
     await visit.type("echo '\u202etxt.exe\u2066'")
     await visit.sees("Refused by syntax.character")
