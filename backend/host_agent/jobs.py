@@ -259,10 +259,10 @@ class Jobs:
         reading = self.reading[job.server]
         if isinstance(started, Execution) and not reading.locked():
             async with reading:
-                await self._send_ended(job)
-        else:
-            self._begin_sending(job, started)
-            await self._all_sent(job, started)
+                if await self._send_ended(job, started):
+                    return
+        self._begin_sending(job, started)
+        await self._all_sent(job, started)
 
     async def _begun(self, job: Job, body: Mapping[str, Any]) -> "Execution | Known | Decision | None":
         """Begin a job. None: storage does not say whether it began before, so nothing can be said of it yet."""
@@ -348,16 +348,27 @@ class Jobs:
             problem = await self._read_recording(job, blocks)
         await self._send_unread(job, problem)
 
-    async def _send_ended(self, job: Job) -> None:
-        """Send the recording of a command that ends at once, as it is then."""
+    async def _send_ended(self, job: Job, execution: Execution) -> bool:
+        """Send a recording once it has ended, from memory: a reader of one that runs opens no file.
+
+        False: it cannot be read, and nothing is sent.
+        """
         job.begun = True
         blocks: asyncio.Queue[bytes] = asyncio.Queue()
         try:
-            problem = await self._read_recording(job, blocks)
+            recording = self.service.local.reader(job.execution)
+            if execution.task:
+                await asyncio.wait({execution.task})
+            if recording:
+                await recording.follow(job.after, blocks.put)
+        except OSError:
+            return False
         finally:
             self._ack(job.message)  # in the exchange in which its end is sent
-        await self._send_blocks(job, blocks)
-        await self._send_unread(job, problem)
+        blocks.put_nowait(b"")
+        if recording:
+            await self._send_blocks(job, blocks)
+        return recording is not None
 
     async def _read_recording(self, job: Job, blocks: "asyncio.Queue[bytes]") -> Decision | None:
         """Read a recording from `after` on until its end, behind which comes an empty block; or why it cannot be read."""

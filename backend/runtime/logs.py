@@ -3,6 +3,7 @@
 Arguments of commands stay out of them: they may hold secrets. The recording has them.
 """
 
+import json
 import logging
 import os
 import sys
@@ -22,6 +23,8 @@ from backend.core.execution.registry import Execution
 from backend.core.execution.requests import Request
 from backend.runtime.masking import masked_line
 
+ENCODER = json.JSONEncoder(default=repr)  # made once, as structlog's renderer does not
+
 
 def configure_logs(level: str, mask: Callable[[str], str]) -> None:
     """Send every log of this process, uvicorn's too, to standard output as JSON, with its texts masked."""
@@ -31,7 +34,7 @@ def configure_logs(level: str, mask: Callable[[str], str]) -> None:
     finish: list[Any] = [
         structlog.processors.format_exc_info,
         lambda _logger, _method, line: masked_line(line, mask),
-        structlog.processors.JSONRenderer(),
+        lambda _logger, _method, line: ENCODER.encode(line),
     ]
     structlog.configure(
         processors=[structlog.processors.add_log_level, stamp, *finish],

@@ -52,7 +52,9 @@ class Telemetry(LoggingObserver):
         self._executions = Counter(
             "gatepost_executions_total", "Commands that ended", ["result"], registry=self.registry
         )
-        self._running = Gauge("gatepost_executions_running", "Commands that are running", registry=self.registry)
+        self._running = 0  # counted without a lock: all on the event loop
+        running = Gauge("gatepost_executions_running", "Commands that are running", registry=self.registry)
+        running.set_function(lambda: self._running)
         self._duration = Histogram(
             "gatepost_execution_duration_seconds", "Time commands ran", buckets=DURATIONS, registry=self.registry
         )
@@ -78,17 +80,17 @@ class Telemetry(LoggingObserver):
 
     def started(self, execution: Execution) -> None:
         self._allowed(execution.attempt.decision.rule).inc()
-        self._running.inc()
+        self._running += 1
         super().started(execution)
 
     def ended(self, execution: Execution, completion: Completion) -> None:
-        self._running.dec()
+        self._running -= 1
         self._result(str(completion.status)).inc()
         self._duration.observe(completion.duration_ms / 1000)
         super().ended(execution, completion)
 
     def handed_over(self, execution: Execution) -> None:
-        self._running.dec()
+        self._running -= 1
         super().handed_over(execution)
 
     def on_audit_failure(self, execution: str, error: StorageError) -> None:
