@@ -38,9 +38,8 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
 LATE_SHOWN = 4096  # characters of a late answer that the audit contains
-LATE_RECORDED = Rate(
-    600, 3600
-)  # of a host: more than it can run at once, but one that is hostile cannot fill the audit
+# Of a host: more than it can run at once, but one that is hostile cannot fill the audit.
+LATE_RECORDED = Rate(600, 3600)
 LATE_AT_ONCE = 1000  # executions that have ended here, and of which output still arrives
 UNSIGNED = "Commands for hosts may be unsigned: every client of this Redis can run commands on hosts that accept them."
 
