@@ -21,8 +21,7 @@ ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
 CORE, TEST = ROOT / "requirements.txt", ROOT / "tests" / "requirements.txt"
 OLDEST = (3, 11)
-# Of the tests, many of which wait; `test -n 0` runs them in one process. Their order is that of tests/conftest.py.
-WORKERS = ["-n", "4", "--no-loadscope-reorder"]
+WORKERS = ["-n", "4"]  # of the tests, many of which wait; `test -n 0` runs them in one process
 DEBIAN = "On Debian and Ubuntu: apt-get install python3-venv, then run this again."
 SHOWN_LINES = 15  # of what pip said when it failed
 

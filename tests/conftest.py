@@ -44,10 +44,6 @@ ALONE = (
 )
 
 
-# Where tests take seconds: these begin first, so that all workers end at about the same time.
-SLOW = (*ALONE, "tests/e2e/", "tests/host_agent/", "tests/runner/", "tests/api/", "tests/test_")
-
-
 # Tests that take long, and whose promise a shorter one holds too: they run with `--long`.
 LONG = (
     "tests/api/test_description.py::test_whatever_is_asked_is_answered_as_described",
@@ -80,7 +76,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     _skip_without(config, items, "--long", LONG, "takes long")
     _skip_without(config, items, "--packages", PACKAGES, "installs packages from registries")
-    items.sort(key=lambda item: not item.nodeid.startswith(SLOW))
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
