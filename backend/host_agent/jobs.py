@@ -345,8 +345,11 @@ class Jobs:
         blocks: asyncio.Queue[bytes] = asyncio.Queue(READ_AHEAD)
         async with self.reading[job.server], asyncio.TaskGroup() as both:
             both.create_task(self._send_blocks(job, blocks))
-            problem = await self._read_recording(job, blocks)
-        await self._send_unread(job, problem)
+            problem = await self.service.follow_started(job.execution, job.after, blocks.put)
+            await blocks.put(b"")
+        if problem:
+            end = {"status": "lost", "error": problem.reason, "rule": problem.rule}
+            await self._until_sent(job, _output(job.after, job.after, end))
 
     async def _send_ended(self, job: Job, execution: Execution) -> bool:
         """Send a recording once it has ended, from memory: a reader of one that runs opens no file.
@@ -369,18 +372,6 @@ class Jobs:
         if recording:
             await self._send_blocks(job, blocks)
         return recording is not None
-
-    async def _read_recording(self, job: Job, blocks: "asyncio.Queue[bytes]") -> Decision | None:
-        """Read a recording from `after` on until its end, behind which comes an empty block; or why it cannot be read."""
-        problem = await self.service.follow_started(job.execution, job.after, blocks.put)
-        await blocks.put(b"")
-        return problem
-
-    async def _send_unread(self, job: Job, problem: Decision | None) -> None:
-        """Send that a recording could not be read to its end."""
-        if problem:
-            end = {"status": "lost", "error": problem.reason, "rule": problem.rule}
-            await self._until_sent(job, _output(job.after, job.after, end))
 
     async def _send_blocks(self, job: Job, blocks: "asyncio.Queue[bytes]") -> None:
         transcript = Transcript()
